@@ -1,0 +1,9 @@
+"""`python -m agentscope` is the `agentscope` command."""
+
+from __future__ import annotations
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,107 @@
+"""`agentscope check`: one tiny run to the configured backend, what was negotiated, and what to do when it fails."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from typing import Any, TextIO
+
+from .config import Config, env_name, from_env
+from .tracker import Tracker, create_tracker
+
+_WORDS = {
+    "agentscope-batch": "batches, each event stored once",
+    "agentscope-classic": "one request a record: this backend does not have the batch call",
+}
+
+_ADVICE = (
+    (r"refused", "Nothing listens there. Start a receiver with `agentscope serve`, or correct {url_setting}."),
+    (r"40[13]\b|unauthori|api key", "The backend is there, and refuses the key. Correct {key_setting}."),
+    (
+        r"redirect|\b30[12378]\b",
+        "Redirects are never followed, as the key would travel along. Set {url_setting} to the target.",
+    ),
+    (
+        r"certificate|\bTLS\b|\bSSL\b",
+        "TLS failed. For a private authority set REQUESTS_CA_BUNDLE to its file; check http or https.",
+    ),
+    (r"40[45]\b", "Something answers there, and it is not an AgentScope backend. Correct {url_setting}."),
+    (r"resolve|name or service|getaddrinfo|nodename|not known", "The host name is not known. Correct {url_setting}."),
+    (r"proxy", "A proxy is in the way. Add the host to NO_PROXY, or correct HTTP_PROXY and HTTPS_PROXY."),
+    (r"time|deadline|hang", "It did not answer in time. Try a longer --timeout; a firewall may swallow the packets."),
+    (r"unreachable|no route", "There is no way to that machine from here. Check the network and {url_setting}."),
+    (r"429|50[0-9]\b", "The backend is there, and in trouble. Its own log says more; try again later."),
+)
+
+
+def run_check(base_url: str | None, api_key: str | None, timeout: float, out: TextIO | None = None) -> int:
+    """Send one run with an end, wait at most `timeout` seconds for the acknowledgement, and print how it went.
+
+    `base_url` and `api_key` of None come from the environment. The answer is an exit status: 0 if it was acknowledged.
+    Raises `ConfigurationError` for a URL or a key that cannot work.
+    """
+    out = out or sys.stdout
+    address = Config.load({"base_url": base_url, "api_key": api_key, "enabled": True}).base_url
+    # What goes wrong is said below, once.
+    logging.getLogger("agentscope").addHandler(logging.NullHandler())
+    tracker = create_tracker(
+        api_key, base_url, timeout=timeout, enabled=True, sample_rate=1.0, fail_silently=True, shutdown_timeout=0.0
+    )
+    begin = time.monotonic()
+    run_id, acknowledged = _send(tracker, timeout)
+    took = time.monotonic() - begin
+    stats = tracker.stats()
+    result = tracker.shutdown(timeout=0)
+    _say(out, f"{address}  ({_source('base_url', base_url)})")
+    if acknowledged:
+        _say(
+            out,
+            f"✓ acknowledged after {took * 1000:.0f} ms, by {stats.protocol}: {_WORDS.get(stats.protocol or '', '')}",
+        )
+        _say(out, f'  the run is called "agentscope check", its id is {run_id}')
+        return 0
+    given_up = f"the events were given up: {', '.join(stats.dropped)}" if stats.dropped else "no answer in time"
+    problem = stats.problem or result.problem or given_up
+    _say(out, f"✗ not acknowledged after {took:.1f} s: {problem}")
+    _say(out, f"  {advice(problem, base_url, api_key)}")
+    return 1
+
+
+def _send(tracker: Tracker, timeout: float) -> tuple[Any, bool]:
+    deadline = time.monotonic() + timeout
+    run_id = tracker.start_run("agentscope check", input_data={"question": "does it arrive?"})
+    tracker.end_run(run_id=run_id, output={"answer": "it does"})
+    while True:
+        left = deadline - time.monotonic()
+        if tracker.flush(timeout=min(max(left, 0.0), 1.0)):
+            return run_id, True
+        stats = tracker.stats()
+        # A second of failing attempts is an answer: a person is waiting.
+        if left <= 0 or stats.dropped or stats.problem:
+            return run_id, False
+
+
+def advice(problem: str, base_url: str | None = None, api_key: str | None = None) -> str:
+    """What to do about a problem that the pipeline named, in one or two sentences."""
+    for pattern, sentence in _ADVICE:
+        if re.search(pattern, problem, re.IGNORECASE):
+            return sentence.format(
+                url_setting="--base-url" if base_url else env_name("base_url"),
+                key_setting="--api-key" if api_key else env_name("api_key"),
+            )
+    return (
+        f"Is {env_name('base_url')} the address of an AgentScope backend? `agentscope serve` runs one on this machine."
+    )
+
+
+def _source(option: str, argument: object) -> str:
+    if argument is not None:
+        return "from --" + option.replace("_", "-")
+    return f"from {env_name(option)}" if from_env(option) else "the default"
+
+
+def _say(out: TextIO, text: str) -> None:
+    encoding = out.encoding or "utf-8"
+    print("".join(c if c.isprintable() else "�" for c in text).encode(encoding, "replace").decode(encoding), file=out)

@@ -1,0 +1,193 @@
+"""The current run and step, and the runs that are open. Nothing here is locked: a signal handler may be the caller.
+
+A `Scope` is one link of a chain that hangs on a ContextVar, so tasks don't mix and nested blocks nest by themselves. Trackers
+of one destination share their runs: a step tracked in one module lands in the run that another module opened.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+MOST_OPEN_RUNS = 10_000
+"""Runs that are never ended must not grow without bound: beyond this the oldest is forgotten."""
+MOST_ENDED_RUNS = 1_000
+
+
+class Scope:
+    """One open run or step in this context; `outer` is what was current before it."""
+
+    __slots__ = ("key", "loose", "outer", "run_id", "runs", "step_id")
+
+    def __init__(
+        self, runs: Runs, run_id: str, step_id: str | None, outer: Scope | None, loose: bool, key: object = None
+    ) -> None:
+        self.runs = runs
+        self.run_id = run_id
+        self.step_id = step_id
+        self.outer = outer
+        self.loose = loose
+        """Opened by `start_run`, which no block closes: it counts only as long as its run is open."""
+        self.key = key or object()
+        """The same for a scope and its copies on another chain."""
+
+
+_current: ContextVar[Scope | None] = ContextVar("agentscope_scope", default=None)
+
+
+class Place(NamedTuple):
+    """Where a step belongs."""
+
+    run_id: str
+    parent_id: str | None
+
+
+class Runs:
+    """The runs of one destination that are open in this process, and the ids of the last ones that ended."""
+
+    __slots__ = ("__weakref__", "_ended", "_open")
+
+    def __init__(self) -> None:
+        self._open: dict[str, None] = {}
+        self._ended: dict[str, None] = {}
+
+    def opened(self, run_id: str) -> None:
+        self._open[run_id] = None
+        if len(self._open) > MOST_OPEN_RUNS:
+            self.ended(next(iter(list(self._open)), run_id))
+
+    def ended(self, run_id: str) -> None:
+        self._open.pop(run_id, None)
+        self._ended[run_id] = None
+        if len(self._ended) > MOST_ENDED_RUNS:
+            self._ended.pop(next(iter(list(self._ended)), run_id), None)
+
+    def is_open(self, run_id: str) -> bool:
+        return run_id in self._open
+
+    def has_ended(self, run_id: str) -> bool:
+        return run_id in self._ended
+
+    def count(self) -> int:
+        return len(self._open)
+
+    def sole(self) -> str | None:
+        """The one run that is open, if there is exactly one."""
+        if len(self._open) != 1:
+            return None
+        for run_id in list(self._open):
+            return run_id
+        return None
+
+    def place(self) -> Place | None:
+        """The innermost run of this destination in this context, and the step within it; else the sole open run."""
+        scope = _current.get()
+        while scope is not None:
+            if scope.runs is self and (not scope.loose or scope.run_id in self._open):
+                return Place(scope.run_id, scope.step_id)
+            scope = scope.outer
+        run_id = self.sole()
+        return None if run_id is None else Place(run_id, None)
+
+    def parent_in(self, run_id: str) -> str | None:
+        """The innermost step of this very run in this context."""
+        scope = _current.get()
+        while scope is not None:
+            if scope.runs is self and scope.run_id == run_id:
+                return scope.step_id
+            scope = scope.outer
+        return None
+
+    def enter(self, run_id: str, step_id: str | None = None, loose: bool = False) -> Scope:
+        """Make a run, or a step of a run, the current one."""
+        outer = _current.get()
+        if loose:
+            # Runs started one after the other in one context must not pile up behind each other.
+            while outer is not None and outer.loose and outer.run_id not in outer.runs._open:
+                outer = outer.outer
+        scope = Scope(self, run_id, step_id, outer, loose)
+        _current.set(scope)
+        return scope
+
+
+def current() -> Scope | None:
+    """What is current in this context, for `restored`."""
+    return _current.get()
+
+
+@contextmanager
+def restored(scope: Scope | None) -> Iterator[None]:
+    """Make what was current elsewhere current here."""
+    before = _current.get()
+    _current.set(scope)
+    try:
+        yield
+    finally:
+        _current.set(before)
+
+
+def leave(scope: Scope) -> None:
+    """Take a scope out of this context, if it is there: a block may be left in another context than it was entered in."""
+    current = _current.get()
+    if current is None:
+        return
+    if current.key is scope.key:
+        _current.set(current.outer)
+    else:
+        _current.set(_without(current, scope))
+
+
+def leave_run(runs: Runs, run_id: str) -> None:
+    """Take the scope that `start_run` made for this run out of this context, if it is there."""
+    scope = _current.get()
+    while scope is not None:
+        if scope.loose and scope.runs is runs and scope.run_id == run_id:
+            leave(scope)
+            return
+        scope = scope.outer
+
+
+def _without(chain: Scope, gone: Scope) -> Scope | None:
+    kept = []
+    link: Scope | None = chain
+    while link is not None and link.key is not gone.key:
+        kept.append(link)
+        link = link.outer
+    if link is None:
+        return chain
+    rest = link.outer
+    for link in reversed(kept):
+        rest = Scope(link.runs, link.run_id, link.step_id, rest, link.loose, link.key)
+    return rest
+
+
+_destinations: WeakValueDictionary[tuple[str, int], Runs] = WeakValueDictionary()
+
+
+def runs_of(base_url: str, api_key: str) -> Runs:
+    """The runs of a destination, shared by all its trackers."""
+    key = (base_url, hash(api_key))
+    runs = _destinations.get(key)
+    if runs is None:
+        runs = _destinations.setdefault(key, Runs())
+    return runs
+
+
+def new_id(raw: bytes | None = None) -> str:
+    """A random UUID (version 4). It never touches the `random` module, whose sequence belongs to the user."""
+    digits = (os.urandom(16) if raw is None else raw).hex()
+    return (
+        f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) & 3]}{digits[17:20]}-{digits[20:]}"
+    )
+
+
+def sampled(run_id: str, rate: float) -> bool:
+    """Whether a run is recorded at this sample rate: the same answer in every process."""
+    if rate >= 1.0:
+        return True
+    return zlib.crc32(run_id.encode("utf-8", "replace")) < rate * 2**32

@@ -1,0 +1,49 @@
+"""Events: patches to one run or one step, as they travel through the pipeline.
+
+An event names its run, perhaps its step, and carries only the fields it sets. Payload fields hold JSON that was encoded
+at the call, as UTF-8 `bytes`; every other field holds a plain str, int, float, bool or list of str.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+RUN_START = "run.start"
+RUN_UPDATE = "run.update"
+RUN_END = "run.end"
+STEP_START = "step.start"
+STEP_UPDATE = "step.update"
+STEP_END = "step.end"
+STEP = "step"
+
+EVENT_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END, STEP_START, STEP_UPDATE, STEP_END, STEP})
+
+PAYLOAD_FIELDS = ("input", "output", "error", "meta_data", "usage")
+"""The fields that hold encoded JSON."""
+
+
+class Event(NamedTuple):
+    """One patch. `(time_ns, session, seq)` is its place in the order; the event id is made of session and seq."""
+
+    type: str
+    seq: int
+    time_ns: int
+    """Wall clock, nanoseconds since the epoch, read in the caller's thread."""
+    run_id: str
+    step_id: str | None
+    parent_id: str | None
+    fields: dict[str, Any]
+    size: int
+    """Bytes this event is charged against the queue's bound."""
+
+
+class Session(NamedTuple):
+    """One sending process. A forked child has its own: ids never meet."""
+
+    id: str
+    event_prefix: str
+    """An event's id is this and its `seq` as twelve hexadecimal digits: made by the worker, at no cost to the caller."""
+
+    def event_id(self, seq: int) -> str:
+        """The idempotency key of the event with this `seq`, in the form of a UUID."""
+        return f"{self.event_prefix}{seq:012x}"

@@ -1,0 +1,164 @@
+"""The pipeline: from a call to a verdict for its event.
+
+    call ─ snapshot ─ queue ─┤ worker ├─ redact ─ batch ─ exporter ─ verdict ─ ledger
+
+`Pipeline` is what a face holds. It outlives forks: the child goes on with a worker, a session and an exporter of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import count
+from types import MappingProxyType
+from typing import Any
+
+from ..config import Config
+from ..context import new_id
+from ..events import Event
+from ..protocols import Exporter
+from ..types import FlushResult, Stats
+from . import lifecycle, threads
+from .ledger import SHUTDOWN
+from .notices import say
+from .worker import Worker
+
+__all__ = ["Pipeline"]
+
+OVERHEAD = 800
+"""What an event takes in memory besides its payloads, about, in bytes."""
+
+
+class Pipeline:
+    """Takes events from any thread at any moment, and delivers them in the background."""
+
+    def __init__(self, config: Config, exporter: Callable[[], Exporter], redact: Callable[[Event], Event]) -> None:
+        self._config = config
+        self._exporter = exporter
+        self._redact = redact
+        self._closed = False
+        self._said: set[str] = set()
+        self._inherited: list[Worker] = []
+        """A parent's workers, never used: their connections are the parent's, and must not be closed by a finalizer here."""
+        self._begin()
+        lifecycle.know(self)
+
+    def _begin(self) -> None:
+        self._worker = Worker(self._config, self._exporter(), self._redact, lambda: lifecycle.ended(self))
+        self._next = count(1).__next__  # one C call: every caller gets a number of its own
+        self._step_prefix = new_id()[:24]
+        self._dropped_at_flush = 0
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def new_step_id(self) -> str:
+        """A UUID: a counter behind a random prefix costs a tenth of a random one."""
+        return f"{self._step_prefix}{self._next():012x}"
+
+    def put(
+        self,
+        type_: str,
+        run_id: str,
+        step_id: str | None,
+        parent_id: str | None,
+        fields: dict[str, Any],
+        size: int,
+        urgent: bool,
+    ) -> bool:
+        """Enqueue one event, whose payloads take `size` bytes. True if it was accepted and is on its way.
+
+        Never blocks, never raises, takes no lock. `urgent` events may use the room that is kept for them.
+        """
+        worker = self._worker
+        if threads.in_callback():
+            worker.ledger.misused.add("inside_callback")
+            return False
+        if self._closed:
+            worker.ledger.refused.add(SHUTDOWN)
+            return False
+        size += OVERHEAD
+        if not urgent and worker.queue.crowded(size):
+            shed = [name for name, value in fields.items() if type(value) is bytes]
+            if shed:
+                fields = {name: value for name, value in fields.items() if type(value) is not bytes}
+                fields["truncated"] = sorted({*shed, *fields.get("truncated", ())})
+                size = OVERHEAD
+                worker.ledger.shed.add()
+        event = Event(type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields, size)
+        refusal = worker.queue.put(event, urgent)
+        if refusal is not None:
+            worker.ledger.refused.add(refusal)
+            return False
+        if not worker.running:
+            lifecycle.started(self)
+            worker.start()
+            if worker.finished:
+                worker.shipper.abandon()  # it ended between the check above and the append
+        return True
+
+    def flush(self, timeout: float) -> FlushResult:
+        """Wait until all that was accepted before is settled, for `timeout` seconds at most."""
+        return self._result(self._worker.flush(timeout))
+
+    def shutdown(self, timeout: float) -> FlushResult:
+        """Deliver what there is, as long as acknowledgements come in, for `timeout` seconds at most; then end."""
+        worker = self._worker
+        self._closed = True
+        worker.ask_to_stop(timeout)
+        worker.wait_until_stopped()
+        return self._result(worker.counts()[2])
+
+    def retire(self) -> None:
+        """The tracker is gone: deliver what there is and end the thread. Called by the garbage collector, so it takes no lock."""
+        self.ask_to_stop()
+
+    def ask_to_stop(self) -> None:
+        """Begin the end, and return at once."""
+        self._closed = True
+        self._worker.ask_to_stop(self._config.shutdown_timeout)
+
+    def wait_until_stopped(self) -> None:
+        self._worker.wait_until_stopped()
+
+    def after_fork_in_child(self) -> None:
+        """What was queued belongs to the parent."""
+        self._inherited.append(self._worker)
+        self._begin()
+
+    def misused(self, kind: str, message: str) -> None:
+        """Count a call that could not be recorded as it was meant, and say so once."""
+        self._worker.ledger.misused.add(kind)
+        if kind not in self._said:
+            self._said.add(kind)
+            say(message)
+
+    def sampled_out(self) -> None:
+        """Count an event of a run that `sample_rate` leaves out."""
+        self._worker.ledger.sampled_out.add()
+
+    def stats(self) -> Stats:
+        worker = self._worker
+        ledger = worker.ledger
+        accepted, delivered, pending, dropped = worker.counts()
+        return Stats(
+            accepted=accepted,
+            delivered=delivered,
+            dropped=MappingProxyType(dropped),
+            pending=pending,
+            queued_bytes=worker.queue.bytes,
+            duplicates=ledger.duplicates,
+            possibly_duplicated=ledger.possibly_duplicated,
+            payloads_shed=ledger.shed.value,
+            sampled_out=ledger.sampled_out.value,
+            misused=MappingProxyType(ledger.misused.values()),
+            attempts=ledger.attempts,
+            protocol=worker.exporter.protocol,
+            problem=worker.problem,
+        )
+
+    def _result(self, pending: int) -> FlushResult:
+        dropped = sum(self._worker.ledger.dropped().values())
+        since, self._dropped_at_flush = dropped - self._dropped_at_flush, dropped
+        return FlushResult(pending=pending, dropped=since, problem=self._worker.problem if pending or since else None)

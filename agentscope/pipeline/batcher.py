@@ -1,0 +1,57 @@
+"""When a batch is complete: by count, by bytes, or by age. Pure: every decision takes `now`, in monotonic seconds."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ..events import Event
+
+
+class Batcher:
+    """Events that wait for company."""
+
+    def __init__(self, max_events: int, max_bytes: int, max_age: float) -> None:
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._events: deque[Event] = deque()
+        self._bytes = 0
+        self._since = 0.0
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def add(self, event: Event, now: float) -> None:
+        if not self._events:
+            self._since = now
+        self._events.append(event)
+        self._bytes += event.size
+
+    def room(self) -> int:
+        """How many more events fit by count; none if the bytes are full."""
+        return 0 if self._bytes >= self._max_bytes else max(self._max_events - len(self._events), 0)
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until the batch has to go; 0 if it has to go now, None if there is nothing to wait for."""
+        if not self._events:
+            return None
+        if not self.room():
+            return 0.0
+        return max(self._since + self._max_age - now, 0.0)
+
+    def take(self, now: float) -> list[Event]:
+        """The next batch: never more than the limits, unless one event alone is larger."""
+        batch: list[Event] = []
+        size = 0
+        while self._events and len(batch) < self._max_events:
+            size += self._events[0].size
+            if batch and size > self._max_bytes:
+                break
+            batch.append(self._events.popleft())
+            self._bytes -= batch[-1].size
+        self._since = now
+        return batch
+
+    def clear(self) -> None:
+        self._events.clear()
+        self._bytes = 0

@@ -1,0 +1,106 @@
+"""The ledger: what became of every event. Exact without a lock, since a signal handler may be the one that counts.
+
+Callers only ever bump a `Tally`; everything else is written by the one thread that delivers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import count, islice
+
+QUEUE_FULL = "queue_full"
+TOO_LARGE = "too_large"
+ENCODE_ERROR = "encode_error"
+REDACTION_ERROR = "redaction_error"
+REJECTED = "rejected"
+SHUTDOWN = "shutdown"
+
+
+class Tally:
+    """A counter that any thread may bump at any moment, a signal handler included: one C call, so nothing gets between."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self) -> None:
+        self._count = count()
+
+    def add(self) -> None:
+        next(self._count)
+
+    def advance(self, by: int) -> int:
+        """Add `by`, at least 1, and return the new total."""
+        return next(islice(self._count, by - 1, None)) + 1
+
+    @property
+    def value(self) -> int:
+        # The one way to read a count without moving it that every Python version has.
+        return int(repr(self._count)[6:-1])
+
+
+class Tallies:
+    """Counters by name. A name's counter appears with its first event."""
+
+    __slots__ = ("_tallies",)
+
+    def __init__(self) -> None:
+        self._tallies: dict[str, Tally] = {}
+
+    def add(self, name: str) -> None:
+        tally = self._tallies.get(name)
+        if tally is None:
+            tally = self._tallies.setdefault(name, Tally())
+        tally.add()
+
+    def values(self) -> dict[str, int]:
+        return {name: tally.value for name, tally in list(self._tallies.items())}
+
+    def total(self) -> int:
+        return sum(self.values().values())
+
+
+class Ledger:
+    """Counts of one session."""
+
+    def __init__(self) -> None:
+        self.refused = Tallies()
+        """Accepted by the caller's reckoning and dropped at the call, by reason."""
+        self.misused = Tallies()
+        self.shed = Tally()
+        self.sampled_out = Tally()
+        self.taken = 0
+        """Events that left the queue."""
+        self.delivered = 0
+        self.duplicates = 0
+        self.possibly_duplicated = 0
+        self.attempts = 0
+        self._dropped: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
+
+    def drop(self, reason: str, number: int = 1) -> None:
+        self._dropped[reason] = self._dropped.get(reason, 0) + number
+
+    def dropped(self) -> dict[str, int]:
+        """All that was given up, by reason."""
+        return _sum((self._dropped.copy(), self.refused.values()))
+
+    def settled(self) -> int:
+        """Events taken from the queue that have their verdict."""
+        return self.delivered + sum(self._dropped.copy().values())
+
+    def unreported(self) -> dict[str, int]:
+        """What the backend has not been told yet."""
+        totals = self.dropped()
+        rest = {reason: number - self._reported.get(reason, 0) for reason, number in totals.items()}
+        return {reason: number for reason, number in rest.items() if number > 0}
+
+    def reported(self, counts: Mapping[str, int]) -> None:
+        """The backend acknowledged these counts."""
+        self._reported = _sum((self._reported, counts))
+
+
+def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for part in parts:
+        for reason, number in part.items():
+            totals[reason] = totals.get(reason, 0) + number
+    return totals

@@ -1,0 +1,81 @@
+"""The ends and the forks of a process. Everything is registered once, at import; no thread is started here."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import weakref
+from typing import Protocol
+
+from . import threads
+
+
+class Living(Protocol):
+    """What has to know of ends and forks."""
+
+    def ask_to_stop(self) -> None: ...
+
+    def wait_until_stopped(self) -> None: ...
+
+    def after_fork_in_child(self) -> None: ...
+
+
+_known: dict[int, weakref.ref[Living]] = {}
+"""All pipelines, for forks. A plain dict: each operation is one step, a WeakSet's are not."""
+_started: dict[int, Living] = {}
+"""Pipelines with something to deliver; they must outlive their trackers."""
+
+
+def know(pipeline: Living) -> None:
+    """Tell this pipeline of forks, as long as it lives."""
+    key = id(pipeline)
+    _known[key] = weakref.ref(pipeline, lambda _: _known.pop(key, None))
+
+
+def started(pipeline: Living) -> None:
+    """Stop this pipeline at exit. Safe to call again, and from a signal handler."""
+    if id(pipeline) in _started:
+        return
+    _started[id(pipeline)] = pipeline
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        # A child of multiprocessing ends by os._exit, after its own exit functions and without atexit's.
+        from multiprocessing.util import Finalize
+
+        Finalize(None, stop_all, exitpriority=10)
+
+
+def ended(pipeline: Living) -> None:
+    """This pipeline has nothing more to deliver."""
+    _started.pop(id(pipeline), None)
+
+
+def stop_all() -> None:
+    """At exit: all pipelines stop at the same time, so the delays don't add up."""
+    try:
+        pipelines = list(_started.values())
+        for pipeline in pipelines:
+            pipeline.ask_to_stop()
+        for pipeline in pipelines:
+            pipeline.wait_until_stopped()
+    except KeyboardInterrupt:
+        return  # a second Ctrl-C means at once; what was left has been counted by then
+
+
+def _after_fork_in_child() -> None:
+    threads.after_fork_in_child()
+    _started.clear()
+    for reference in list(_known.values()):
+        pipeline = reference()
+        if pipeline is not None:
+            pipeline.after_fork_in_child()
+
+
+atexit.register(stop_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=threads.before_fork,
+        after_in_parent=threads.after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

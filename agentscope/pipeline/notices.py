@@ -1,0 +1,94 @@
+"""What is said about the pipeline: a callback for drops, and few log lines, without payload or key."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from ..config import OnDrop
+from ..protocols import UNAUTHORIZED
+from . import threads
+from .ledger import SHUTDOWN
+
+logger = logging.getLogger("agentscope")
+
+INTERVAL = 60.0
+"""Seconds between two warnings of a kind."""
+
+
+class Notices:
+    """Belongs to the thread that delivers."""
+
+    def __init__(self, on_drop: OnDrop | None) -> None:
+        self._on_drop = on_drop
+        self._announced: dict[str, int] = {}
+        self._unlogged: dict[str, int] = {}
+        self._next_drop_line = 0.0
+        self._next_trouble_line = 0.0
+        self._next_crash_line = 0.0
+        self._trouble: str | None = None
+
+    def drops(self, totals: Mapping[str, int], now: float) -> None:
+        """Tell of events that were dropped since the last time."""
+        self.tell(totals)
+        if self._unlogged and now >= self._next_drop_line:
+            self._next_drop_line = now + INTERVAL
+            logger.warning("dropped events: %s", spelled(self._unlogged))
+            self._unlogged = {}
+
+    def tell(self, totals: Mapping[str, int]) -> None:
+        """Call `on_drop` for what is new."""
+        for reason, total in totals.items():
+            number = total - self._announced.get(reason, 0)
+            if number <= 0:
+                continue
+            self._announced[reason] = total
+            self._unlogged[reason] = self._unlogged.get(reason, 0) + number
+            if self._on_drop is not None:
+                try:
+                    with threads.callback():
+                        self._on_drop(reason, number)
+                except Exception as error:
+                    logger.warning("on_drop raised %s", type(error).__name__)
+
+    def trouble(self, problem: str, kind: str | None, failures: int, pending: int, now: float) -> None:
+        """Delivery does not get on. One failure alone is no news, unless it needs a person."""
+        if failures < 2 and kind != UNAUTHORIZED:
+            return
+        if problem != self._trouble or now >= self._next_trouble_line:
+            if now >= self._next_trouble_line:
+                logger.warning("%s; %d events are kept in memory and tried again", problem, pending)
+                self._next_trouble_line = now + INTERVAL
+            self._trouble = problem
+
+    def relief(self) -> None:
+        """Delivery gets on again."""
+        if self._trouble is not None:
+            self._trouble = None
+            logger.info("delivery gets on again")
+
+    def crash(self, error: Exception, now: float) -> None:
+        """The worker met an error of its own making."""
+        if now >= self._next_crash_line:
+            self._next_crash_line = now + INTERVAL
+            logger.warning("the worker stopped on %s and is started again", type(error).__name__)
+
+    def farewell(self, left: int, totals: Mapping[str, int], problem: str | None) -> None:
+        """The one line at the end, if anything was left, or dropped and not told of."""
+        self.tell(totals)
+        others = {reason: number for reason, number in self._unlogged.items() if reason != SHUTDOWN}
+        parts = [f"{left} events were left undelivered at the end and are lost"] if left else []
+        parts += [f"dropped before: {spelled(others)}"] if others else []
+        if parts:
+            logger.warning("%s%s", "; ".join(parts), f" ({problem})" if problem and left else "")
+        self._unlogged = {}
+
+
+def spelled(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in sorted(counts.items()))
+
+
+def say(message: str) -> None:
+    """Log a warning for a caller that may hold a logging handler's lock, as a handler that tracks does: from another thread."""
+    if not threads.start(lambda: logger.warning("%s", message), "agentscope-notice"):
+        logger.warning("%s", message)

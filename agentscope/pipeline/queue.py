@@ -1,0 +1,93 @@
+"""The queue between the agent's threads and the worker: bounded in bytes, and free of locks on the side that puts.
+
+A signal handler, a finalizer or a logging handler may put at any moment, even in the middle of another put: every step below
+is one C call on a deque, a counter or a `SimpleQueue`, each of them re-entrant.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from queue import Empty, SimpleQueue
+
+from ..events import Event
+from .ledger import QUEUE_FULL, Tally
+
+UNIT = 256
+"""Bytes are counted in these units: `Tally.advance` costs a little for each."""
+SHED_AT = 0.80
+"""From this share of the bound on, ordinary steps lose their payload."""
+REFUSE_AT = 0.95
+"""From this share on they are refused; the rest is kept for the start and end of runs, and for errors."""
+
+NEVER = 1 << 62
+
+
+class EventQueue:
+    """Events in the order of their calls, and what they are charged against the bound until they are settled."""
+
+    def __init__(self, max_bytes: int, batch_bytes: int) -> None:
+        self.events: deque[Event] = deque()
+        self.wake_at = NEVER
+        """Wake the worker when so many events wait. It says so itself before it goes to sleep, so a busy one costs nothing."""
+        self._max_units = max(max_bytes // UNIT, 1)
+        self._shed_units = int(self._max_units * SHED_AT)
+        self._batch_units = batch_bytes // UNIT
+        self._refuse_units = int(self._max_units * REFUSE_AT)
+        self._tally = Tally()
+        self._reserved = 0
+        self._released = 0
+        self._bell: SimpleQueue[None] = SimpleQueue()
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    @property
+    def bytes(self) -> int:
+        """What the events that are not settled are charged."""
+        return max(self._reserved - self._released, 0) * UNIT
+
+    def crowded(self, size: int) -> bool:
+        """Whether an ordinary event of this size should lose its payload."""
+        return self._reserved - self._released + size // UNIT > self._shed_units
+
+    def put(self, event: Event, urgent: bool) -> str | None:
+        """Append, or give the reason why not. `urgent` events may use the room that is kept for them."""
+        units = event.size // UNIT + 1
+        # Two threads may both read an old sum here; the bound is missed by an event a thread at most, and never drifts.
+        if self._reserved - self._released + units > (self._max_units if urgent else self._refuse_units):
+            self.nudge(1)
+            return QUEUE_FULL
+        self._reserved = self._tally.advance(units)
+        self.events.append(event)
+        self.nudge(self._batch_units)
+        return None
+
+    def nudge(self, units: int) -> None:
+        """Wake the worker if it waits for company and there is enough of it, by number or by bytes."""
+        wake_at = self.wake_at
+        if wake_at != NEVER and (len(self.events) >= wake_at or self._reserved - self._released > units):
+            self.ring()
+
+    def release(self, events: list[Event]) -> None:
+        """These are settled. Only the thread that delivers calls this."""
+        self._released += sum(event.size // UNIT + 1 for event in events)
+
+    def ring(self) -> None:
+        """Wake the worker, if it sleeps."""
+        self.wake_at = NEVER
+        self._bell.put(None)
+
+    def sleep(self, seconds: float | None, wake_at: int) -> None:
+        """Wait until `wake_at` events are queued, or somebody rings, or `seconds` are over. Only the worker calls this."""
+        self.wake_at = wake_at
+        if len(self.events) < wake_at:
+            try:
+                self._bell.get(timeout=seconds)
+            except Empty:
+                pass
+        self.wake_at = NEVER
+        try:
+            while True:
+                self._bell.get_nowait()
+        except Empty:
+            return

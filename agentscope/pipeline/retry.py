@@ -1,0 +1,92 @@
+"""How long to wait before the next attempt, and when to stop. Policies are tenacity's kind of value; `sleep` is an argument.
+
+tenacity is imported on first use: the worker pays for it, not `import agentscope`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..protocols import UNAUTHORIZED, Outcome
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+FIRST = 0.5
+LONGEST = 30.0
+RETRY_AFTER_LIMIT = 60.0
+PROBE_INTERVAL = 60.0
+"""A backend that needs a person (a wrong key, a wrong address) is asked once in this many seconds."""
+
+
+def warm_up() -> None:
+    """Import tenacity."""
+    import_module("tenacity")
+
+
+@dataclass
+class Attempts:
+    """Failures in a row. Progress, even of a part of a batch, begins the count anew."""
+
+    failures: int = 0
+
+    def note(self, outcome: Outcome) -> None:
+        progress = bool(outcome.delivered or outcome.dropped)
+        self.failures = 0 if progress else self.failures + 1
+
+
+def backoff(outcome: Outcome, failures: int, jitter: float, wall: float) -> float:
+    """Seconds to wait: what the backend asked for, else full jitter under an exponential bound.
+
+    `jitter` is random in [0, 1); `wall` is the time of day in seconds since the epoch, for dates in `Retry-After`.
+    """
+    if outcome.kind == UNAUTHORIZED:
+        return PROBE_INTERVAL
+    asked = retry_after(outcome.retry_after, wall)
+    if asked is not None:
+        return asked
+    if failures == 0:
+        return 0.0
+    return jitter * min(LONGEST, FIRST * 2.0 ** min(failures - 1, 32))
+
+
+def retry_after(value: str | None, wall: float) -> float | None:
+    """`Retry-After` in seconds, within 0 and 60; None if it is absent or makes no sense. RFC 9110, 10.2.3."""
+    if value is None:
+        return None
+    text = value.strip()
+    try:
+        seconds = float(text) if text[:1].isdigit() else parsedate_to_datetime(text).timestamp() - wall
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if math.isnan(seconds):
+        return None
+    return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)
+
+
+def persist(
+    attempt: Callable[[], Outcome],
+    *,
+    unfinished: Callable[[Outcome], bool],
+    wait: Callable[[Outcome], float],
+    sleep: Callable[[float], None],
+    stop: Callable[[], bool],
+) -> None:
+    """Call `attempt` until it is no longer `unfinished`, or until `stop()`; there is no limit on attempts."""
+    from tenacity import Retrying, retry_if_result
+
+    def pause(state: RetryCallState) -> float:
+        return 0.0 if state.outcome is None else wait(state.outcome.result())
+
+    Retrying(
+        retry=retry_if_result(unfinished),
+        wait=pause,
+        stop=lambda state: stop(),
+        sleep=sleep,
+        retry_error_callback=lambda state: None,
+    )(attempt)

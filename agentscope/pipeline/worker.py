@@ -1,0 +1,258 @@
+"""The worker: the one thread that delivers a session's events, and what other threads ask of it.
+
+All of its state is on objects, not in the thread: a thread that dies is followed by another with the same batch in hand, and
+where no thread can be had, `flush` and `shutdown` do the work in the caller's.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from ..config import Config
+from ..context import new_id
+from ..events import Event, Session
+from ..protocols import UNAUTHORIZED, Exporter, Outcome
+from . import retry, threads
+from .clock import monotonic
+from .ledger import Ledger
+from .notices import Notices
+from .queue import NEVER
+from .retry import Attempts, backoff, persist
+from .shipping import Shipper
+from .stopping import PATIENCE, Stop
+
+
+class Worker:
+    """One session: its queue, ledger, batch in hand, exporter, and the thread that works on them."""
+
+    def __init__(
+        self, config: Config, exporter: Exporter, redact: Callable[[Event], Event], on_end: Callable[[], None]
+    ) -> None:
+        prefix = new_id()[:24]
+        self.session = Session(new_id(), f"{prefix[:14]}8{prefix[15:]}")  # version 8: a UUID of our own making
+        self.ledger = Ledger()
+        self.shipper = Shipper(config, self.session, self.ledger, exporter, redact)
+        self.queue = self.shipper.queue
+        self.exporter = exporter
+        self.running = False
+        self.finished = False
+        """Nothing more will be delivered."""
+        self.problem: str | None = None
+        self._kind: str | None = None
+        self._config = config
+        self._on_end = on_end
+        self._flushes: deque[tuple[int, threading.Lock]] = deque()
+        self._stop: Stop | None = None
+        self._progress = monotonic()
+        self._starting = threading.Lock()
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._notices = Notices(config.on_drop)
+        self._random = random.Random(self.session.id)  # noqa: S311 - jitter, and never the user's own sequence
+
+    # ---- asked by any thread ---------------------------------------------------------------------------------------
+
+    def start(self) -> bool:
+        """See that a thread works on this. May be called by a signal handler. False if no thread can be had."""
+        if self.running or self.finished:
+            return True
+        if not self._starting.acquire(blocking=False):
+            return True  # somebody else is at it
+        self.running = True
+        if threads.start(self._main, "agentscope-worker"):
+            return True
+        self.running = False
+        self._starting.release()
+        return False
+
+    def counts(self) -> tuple[int, int, int, dict[str, int]]:
+        """(accepted, delivered, pending, dropped by reason), all of one moment."""
+        ledger, shipper = self.ledger, self.shipper
+        for _ in range(10_000):
+            moves, refused = shipper.moves, ledger.refused.total()
+            queued, unsettled = len(self.queue), shipper.unsettled
+            accepted = ledger.taken + queued + refused
+            delivered, dropped = ledger.delivered, ledger.dropped()
+            if not moves & 1 and moves == shipper.moves and refused == ledger.refused.total():
+                break
+            time.sleep(0)
+        return accepted, delivered, queued + unsettled, dropped
+
+    def flush(self, timeout: float) -> int:
+        """Wait until everything accepted so far is settled, for `timeout` seconds at most; gives how much is not.
+
+        Returns early when the backend needs a person first: waiting would not help.
+        """
+        accepted, _, pending, _ = self.counts()
+        if not pending or self.finished or threads.is_ours():
+            return pending
+        target = accepted - self.ledger.refused.total()
+        waiter = threading.Lock()
+        waiter.acquire()
+        entry = (target, waiter)
+        self._flushes.append(entry)
+        try:
+            self.queue.ring()
+            if self.start():
+                waiter.acquire(timeout=max(timeout, 0.0))
+            else:
+                self._inline(Stop(monotonic(), monotonic() + timeout))
+        finally:
+            self._flushes.remove(entry)
+        return min(max(target - self.shipper.through, 0), self.counts()[2])
+
+    def ask_to_stop(self, limit: float) -> None:
+        """Deliver what there is within `limit` seconds, and end. Returns at once and takes no lock."""
+        if self._stop is None:
+            now = monotonic()
+            self._stop = Stop(now, now + max(limit, 0.0))
+        self.queue.ring()
+
+    def wait_until_stopped(self) -> None:
+        """Wait as long as acknowledgements come in, up to the limit; then give up what is left."""
+        stop = self._stop
+        if stop is None or threads.is_ours():
+            return
+        try:
+            if not self._empty() and not self.start():
+                self._inline(stop)
+            while self.running and not self.finished:
+                left = stop.deadline(self._progress) - monotonic()
+                if left <= 0:
+                    break
+                if self._done.acquire(timeout=left + 0.01):
+                    self._done.release()
+                    break
+        finally:
+            self._end()
+
+    # ---- done by the thread that delivers --------------------------------------------------------------------------
+
+    def _main(self) -> None:
+        try:
+            with threads.warm_up():
+                retry.warm_up()
+                self.exporter.warm_up()
+            threads.hush()
+            while self._cycle():
+                pass
+        except Exception as error:
+            # What is in hand stays in hand: the next event, flush or shutdown starts another thread.
+            self._notices.crash(error, monotonic())
+        finally:
+            self.running = False
+            self._starting.release()
+            if self.finished:
+                self._done.release()
+            self._answer_flushes(everyone=True)
+
+    def _inline(self, stop: Stop) -> None:
+        """The same work in the caller's thread, for want of one of our own."""
+        if not self._starting.acquire(blocking=False):
+            return
+        before, self._stop = self._stop, stop
+
+        def work() -> None:
+            self.exporter.warm_up()
+            while not self._empty() and not self._given_up():
+                self._round()
+
+        try:
+            threads.own(work)()
+        finally:
+            self._stop = before
+            self._starting.release()
+
+    def _cycle(self) -> bool:
+        """One batch, or one sleep. False when it is time to end."""
+        self.shipper.collect(monotonic())
+        self._notices.drops(self.ledger.dropped(), monotonic())
+        self._answer_flushes()
+        if self._stop is not None and (self._empty() or self._given_up()):
+            self._end()
+            return False
+        wait = self.shipper.batcher.wait(monotonic())
+        if self.shipper.in_hand or (wait is not None and (wait == 0 or self._stop is not None or self._flushes)):
+            self._round()
+        elif wait is None:
+            self.queue.sleep(None, wake_at=1)
+        else:
+            self.queue.sleep(wait, wake_at=max(self.shipper.batcher.room(), 1))
+        return True
+
+    def _round(self) -> None:
+        """Take a batch in hand and keep at it until it is settled, or until the end."""
+        self.shipper.collect(monotonic())
+        self.shipper.load(monotonic())
+        attempts = Attempts()
+
+        def attempt() -> Outcome:
+            limit = self._config.timeout
+            if self._stop is not None:
+                limit = min(limit, PATIENCE, max(self._stop.deadline(self._progress) - monotonic(), 0.05))
+            outcome = self.shipper.attempt(limit, monotonic())
+            attempts.note(outcome)
+            self._note(outcome, attempts.failures)
+            return outcome
+
+        def wait(outcome: Outcome) -> float:
+            asked = backoff(outcome, attempts.failures, self._random.random(), time.time())
+            if self._stop is not None:
+                asked = self._stop.wait(outcome, asked, monotonic(), self._progress)
+            return asked
+
+        persist(
+            attempt,
+            unfinished=lambda outcome: self.shipper.in_hand,
+            wait=wait,
+            sleep=self._nap,
+            stop=self._given_up,
+        )
+
+    def _note(self, outcome: Outcome, failures: int) -> None:
+        if outcome.delivered or outcome.dropped:
+            self._progress = monotonic()
+        if self._stop is not None:
+            self._stop.note(outcome)
+        self.problem, self._kind = outcome.problem, outcome.kind
+        if outcome.problem is None:
+            self._notices.relief()
+        elif self._stop is None:
+            self._notices.trouble(outcome.problem, outcome.kind, failures, self.counts()[2], monotonic())
+        self._notices.drops(self.ledger.dropped(), monotonic())
+
+    def _nap(self, seconds: float) -> None:
+        """Wait for the next attempt. A flush or a stop ends it, but a backend that needs a person is not asked more often."""
+        end = monotonic() + seconds
+        stopping = self._stop is not None
+        while (left := end - monotonic()) > 0:
+            if self._kind == UNAUTHORIZED:
+                self._answer_flushes(everyone=True)
+            self.queue.sleep(left, wake_at=NEVER)
+            if (self._stop is not None) != stopping:
+                return
+            if self._flushes and self._kind != UNAUTHORIZED and not stopping:
+                return
+
+    def _answer_flushes(self, everyone: bool = False) -> None:
+        for target, waiter in list(self._flushes):
+            if (everyone or target <= self.shipper.through) and waiter.locked():
+                waiter.release()
+
+    def _empty(self) -> bool:
+        return not len(self.queue) and not self.shipper.unsettled
+
+    def _given_up(self) -> bool:
+        return self._stop is not None and self._stop.over(monotonic(), self._progress)
+
+    def _end(self) -> None:
+        if not self.finished:
+            self.finished = True
+            left = self.shipper.abandon()
+            self._notices.farewell(left, self.ledger.dropped(), self.problem)
+            self.exporter.close()
+            self._on_end()

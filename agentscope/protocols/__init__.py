@@ -1,0 +1,149 @@
+"""What the exporter and every wire protocol agree on. Protocols know nothing of sockets, threads or clocks.
+
+A protocol turns a `Batch` into a `Delivery`: rounds of independent lanes. A lane is a conversation with the backend, one request
+after the other; lanes of one round may go on at the same time. When all rounds are over, `Delivery.outcome` holds a verdict per
+event; events without a verdict are to be tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from ..events import Event, Session
+
+REFUSED = "refused"
+"""Kind of a failure: nobody listens there."""
+UNAUTHORIZED = "unauthorized"
+"""Kind of a failure: the key, or the backend's certificate, needs a person."""
+BUSY = "busy"
+"""Kind of a failure: any other reason to try again."""
+
+PATIENCE = 3
+"""After so many answers of HTTP 500 to a batch the culprit is looked for, and after so many of its own it is given up."""
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in lower case."""
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """No answer came. `unsent`: the request certainly never reached the backend."""
+
+    kind: str
+    """refused, timeout, tls, dns, connection, protocol or too_large."""
+    sentence: str
+    unsent: bool = False
+
+
+class Dropped(NamedTuple):
+    seq: int
+    reason: str
+    detail: str
+
+
+@dataclass
+class Batch:
+    """Events that are delivered together, in order. `dropped` counts ride along once."""
+
+    id: str
+    session: Session
+    events: Sequence[Event]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    server_errors: int = 0
+    """How often the backend answered 500 to this batch as a whole; after every few, it is split to find the culprit."""
+    strikes: dict[int, int] = field(default_factory=dict)
+    """How often an event, sent alone, was answered 500 while others were accepted."""
+    marks: dict[int, int] = field(default_factory=dict)
+    """How much the backend had accepted in all when an event was first answered 500."""
+    pieces: list[list[int]] = field(default_factory=list)
+    """How the protocol has split this batch so far, as lists of `seq`: kept from one attempt to the next."""
+
+
+@dataclass
+class Outcome:
+    """What became of a batch in one export. Sequence numbers that are in neither list are to be tried again."""
+
+    delivered: list[int] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    duplicates: int = 0
+    possibly_duplicated: int = 0
+    reported: bool = False
+    """The batch's `dropped` counts were acknowledged."""
+    problem: str | None = None
+    """Why something is left, in one sentence."""
+    kind: str | None = None
+    """REFUSED, UNAUTHORIZED or BUSY."""
+    retry_after: str | None = None
+    """The backend's own header, as it came."""
+
+    def add(self, other: Outcome) -> None:
+        """Take in what another lane found."""
+        self.delivered += other.delivered
+        self.dropped += other.dropped
+        self.duplicates += other.duplicates
+        self.possibly_duplicated += other.possibly_duplicated
+        self.reported = self.reported or other.reported
+        if other.problem is not None and self.kind != UNAUTHORIZED:
+            self.problem, self.kind = other.problem, other.kind
+            self.retry_after = other.retry_after or self.retry_after
+
+
+class Lane(Protocol):
+    def next(self) -> Request | None:
+        """The next request, or None when the lane is at its end or has to wait."""
+
+    def answer(self, reply: Response | Failure) -> None:
+        """What came of the request that `next` gave."""
+
+
+class Delivery(Protocol):
+    @property
+    def outcome(self) -> Outcome:
+        """What all rounds found. To be asked once, at the end."""
+
+    def lanes(self) -> Sequence[Lane]:
+        """The lanes of the next round; empty when there is nothing more to do now."""
+
+
+class WireProtocol(Protocol):
+    @property
+    def name(self) -> str | None:
+        """What was negotiated; None before the first answer."""
+
+    def warm_up(self) -> None:
+        """Import what is needed, before the first batch."""
+
+    def begin(self, batch: Batch) -> Delivery:
+        """Start one attempt at a batch."""
+
+
+class Exporter(Protocol):
+    """Delivers batches. The one seam between the pipeline and the world."""
+
+    @property
+    def protocol(self) -> str | None:
+        """What was negotiated; None before the first answer."""
+
+    def export(self, batch: Batch, timeout: float) -> Outcome:
+        """Try once, within about `timeout` seconds. Never raises for what a backend does."""
+
+    def warm_up(self) -> None:
+        """Import what is needed, before the first batch."""
+
+    def close(self) -> None:
+        """Let go of connections."""

@@ -1,0 +1,78 @@
+"""AgentScope ingest, both ways: the batch call where the backend has it, the classic calls everywhere else.
+
+WIRE.md describes both formats. Which of them a backend speaks is found out with the first batch and remembered: this object
+is shared by all exporters of a tracker, and by those of forked children, which know the runs of their parent from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...events import Event
+from .. import Batch, Lane, Outcome
+from .batch import BatchLane, BatchState
+from .classic import ClassicLane, ClassicState
+
+__all__ = ["BATCH", "CLASSIC", "AgentScopeProtocol"]
+
+BATCH = "agentscope-batch"
+CLASSIC = "agentscope-classic"
+
+
+class AgentScopeProtocol:
+    """`largest_body` is what one batch request may hold, in bytes; `compress` allows gzip or zstd where it is announced."""
+
+    def __init__(self, *, largest_body: int, compress: bool) -> None:
+        self.name: str | None = None
+        self.batch = BatchState(compress, largest_body)
+        self.classic = ClassicState()
+
+    def warm_up(self) -> None:
+        self.batch.warm_up()
+
+    def begin(self, batch: Batch) -> AgentScopeDelivery:
+        return AgentScopeDelivery(self, batch)
+
+
+class AgentScopeDelivery:
+    """One attempt at a batch: a round of the batch call, or of the classic calls, or of the one and then the other."""
+
+    def __init__(self, protocol: AgentScopeProtocol, batch: Batch) -> None:
+        self._protocol = protocol
+        self._batch = batch
+        self._total = Outcome()
+        self._batch_lane: BatchLane | None = None
+        self._classic_lanes: list[ClassicLane] | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """What all rounds found."""
+        protocol = self._protocol
+        if self._classic_lanes is not None:
+            if any(lane.outcome.delivered for lane in self._classic_lanes):
+                protocol.name = CLASSIC
+            for lane in self._classic_lanes:
+                self._total.add(lane.outcome)
+            self._classic_lanes = None
+        elif self._total.delivered:
+            protocol.name = BATCH
+        return self._total
+
+    def lanes(self) -> Sequence[Lane]:
+        if self._classic_lanes is not None:
+            return ()
+        if self._protocol.name == CLASSIC or (self._batch_lane is not None and self._batch_lane.unsupported):
+            self._classic_lanes = self._by_run()
+            return self._classic_lanes
+        if self._batch_lane is None:
+            self._batch_lane = BatchLane(self._protocol.batch, self._batch, self._total)
+            return (self._batch_lane,)
+        return ()
+
+    def _by_run(self) -> list[ClassicLane]:
+        runs: dict[str, list[Event]] = {}
+        settled = {*self._total.delivered, *(dropped.seq for dropped in self._total.dropped)}
+        for event in self._batch.events:
+            if event.seq not in settled:
+                runs.setdefault(event.run_id, []).append(event)
+        return [ClassicLane(self._protocol.classic, self._batch, events) for events in runs.values()]

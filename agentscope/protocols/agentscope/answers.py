@@ -1,0 +1,64 @@
+"""What an answer means, for both AgentScope protocols. Facts from HTTP and from what deployed platforms were seen to do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .. import BUSY, REFUSED, UNAUTHORIZED, Failure, Outcome, Response
+
+GONE = frozenset({404, 405})
+UNACCEPTABLE = frozenset({400, 415, 422})
+"""The body is at fault: sending it again would not help."""
+RETRIED = frozenset({408, 425, 429})
+
+
+def fail(outcome: Outcome, kind: str, sentence: str, retry_after: str | None = None) -> None:
+    """Note why something is left over."""
+    outcome.kind, outcome.problem, outcome.retry_after = kind, sentence, retry_after
+
+
+def note_failure(outcome: Outcome, failure: Failure) -> None:
+    """No answer came."""
+    kind = {"refused": REFUSED, "tls": UNAUTHORIZED}.get(failure.kind, BUSY)
+    fail(outcome, kind, failure.sentence)
+
+
+def note_refusal(outcome: Outcome, response: Response) -> None:
+    """An answer came that leaves the events where they are."""
+    status = response.status
+    retry_after = response.headers.get("retry-after")
+    if status in (401, 403):
+        fail(outcome, UNAUTHORIZED, f"the backend refuses the API key (HTTP {status}): check api_key")
+    elif 300 <= status < 400:
+        fail(outcome, UNAUTHORIZED, f"the backend redirects (HTTP {status}), which is never followed: check base_url")
+    elif status in RETRIED or status >= 500:
+        fail(outcome, BUSY, f"the backend answers HTTP {status}", retry_after)
+    elif 200 <= status < 300:
+        fail(outcome, BUSY, f"the backend's answer (HTTP {status}) is not an acknowledgement: check base_url")
+    else:
+        fail(outcome, UNAUTHORIZED, f"the backend answers HTTP {status}: check base_url")
+
+
+def json_object(response: Response) -> dict[str, Any] | None:
+    """The answer's body if it is a JSON object."""
+    try:
+        value = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def detail(response: Response) -> str:
+    """One printable, bounded sentence of why a record was refused; a backend may write anything at all there."""
+    value = json_object(response)
+    text: object = value.get("detail") if value else None
+    if isinstance(text, list) and text and isinstance(text[0], dict):
+        text = text[0].get("msg")  # the usual shape of a validation error
+    return clean(f"HTTP {response.status} {text if isinstance(text, str) else ''}")
+
+
+def clean(text: object) -> str:
+    """Printable and bounded: fit for a log line."""
+    printable = "".join(c if c.isprintable() else " " for c in str(text)[:400])
+    return " ".join(printable.split())[:200]

@@ -1,0 +1,248 @@
+"""The batch call: many patches a request, a verdict for each, and no event stored twice."""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from importlib import import_module
+from math import log2
+from typing import Any
+
+from ...events import Event
+from ...version import __version__
+from .. import PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response
+from .answers import GONE, UNACCEPTABLE, clean, detail, json_object, note_failure, note_refusal
+from .encoding import dumps, event_json
+
+PATH = "/api/ingest/batch"
+SMALLEST_COMPRESSED = 1024
+"""Below this many bytes compression costs more than it saves."""
+SMALLEST_FIELD = 256
+
+_HEAD = '{{"batch_id":"{}","sdk":{{"name":"agentscope-python","version":"{}"}},"session_id":"{}","events":['
+
+
+class BatchState:
+    """What is learnt of a backend's batch call, for as long as the process lives."""
+
+    def __init__(self, compress: bool, largest_body: int) -> None:
+        self.compress = compress
+        self.encoding: str | None = None
+        self.largest_body = largest_body
+        """Pieces of several events are kept under this."""
+        self.refused_size = 1 << 62
+        """The size of the smallest event that was refused, alone, as too large."""
+
+    def warm_up(self) -> None:
+        """Import the compressor, if it may be used."""
+        if self.compress:
+            _zstandard()
+
+    def learn(self, response: Response) -> None:
+        """A receiver announces what it can decode by `Accept-Encoding` in its answers (RFC 7694)."""
+        announced = response.headers.get("accept-encoding")
+        if self.compress and announced is not None and response.status != 415:
+            known = {name.split(";")[0].strip() for name in announced.lower().split(",")}
+            if "zstd" in known and _zstandard() is not None:
+                self.encoding = "zstd"
+            else:
+                self.encoding = "gzip" if "gzip" in known else None
+
+    def pack(self, body: bytes) -> tuple[bytes, dict[str, str]]:
+        headers = {"Content-Type": "application/json"}
+        if self.encoding is None or len(body) < SMALLEST_COMPRESSED:
+            return body, headers
+        headers["Content-Encoding"] = self.encoding
+        if self.encoding == "zstd":
+            compressor: Any = _zstandard()
+            packed: bytes = compressor.ZstdCompressor(level=1).compress(body)
+            return packed, headers
+        gzip = zlib.compressobj(1, zlib.DEFLATED, 31)
+        return gzip.compress(body) + gzip.flush(), headers
+
+
+def _zstandard() -> Any:
+    try:
+        return import_module("zstandard")
+    except ImportError:
+        return None
+
+
+class BatchLane:
+    """One conversation that delivers a batch: in one request if all goes well, in pieces where the backend refuses some."""
+
+    def __init__(self, state: BatchState, batch: Batch, outcome: Outcome) -> None:
+        self.unsupported = False
+        """The backend has no batch call."""
+        self._state = state
+        self._batch = batch
+        self._outcome = outcome
+        self._events = {event.seq: event for event in batch.events}
+        self._items = {seq: event_json(event, batch.session) for seq, event in self._events.items()}
+        self._pieces: deque[list[int]] = deque()
+        self._sent: list[int] = []
+        self._requests = 0
+        self._stopped = False
+        self._isolating = False
+        self._budget = 2 * int(log2(len(batch.events) + 1)) + 4
+        self._line_up()
+
+    def next(self) -> Request | None:
+        # What is not sent now stays split as it is, for the next attempt.
+        self._batch.pieces = [list(piece) for piece in self._pieces]
+        if self._stopped or not self._pieces:
+            return None
+        self._sent = self._pieces.popleft()
+        if len(self._sent) == 1:
+            self._fit(self._sent[0])
+        body, headers = self._state.pack(self._body(self._sent))
+        self._requests += 1
+        return Request("POST", PATH, headers, body)
+
+    def answer(self, reply: Response | Failure) -> None:
+        if isinstance(reply, Failure):
+            self._stop()
+            note_failure(self._outcome, reply)
+            return
+        self._state.learn(reply)
+        if 200 <= reply.status < 300:
+            self._acknowledge(reply)
+        elif reply.status in GONE:
+            self._stop()
+            self.unsupported = True
+        elif reply.status == 415 and self._state.encoding is not None:
+            self._state.encoding, self._state.compress = None, False
+            self._pieces.appendleft(self._sent)
+        elif reply.status == 413:
+            self._too_large()
+        elif reply.status in UNACCEPTABLE:
+            self._split_or_drop("rejected", detail(reply))
+        elif reply.status == 500 and "retry-after" not in reply.headers:
+            self._server_error(reply)
+        else:
+            self._stop()
+            note_refusal(self._outcome, reply)
+
+    def _body(self, piece: Sequence[int]) -> bytes:
+        carries_report = bool(self._batch.dropped) and not self._outcome.reported
+        # The receiver counts a report once for each batch id, so a piece without one goes by another id.
+        name = self._batch.id if carries_report else f"{self._batch.id[:-4]}{self._requests:04x}"
+        head = _HEAD.format(name, __version__, self._batch.session.id)
+        tail = "]}"
+        if carries_report:
+            report = [{"reason": reason, "count": count} for reason, count in self._batch.dropped.items()]
+            tail = f'],"dropped":{dumps(report)}}}'
+        return b"%b%b%b" % (head.encode(), b",".join([self._items[seq] for seq in piece]), tail.encode())
+
+    def _line_up(self) -> None:
+        """Queue all events: split as an earlier attempt left them, the others in pieces that the backend should take."""
+        rest = dict.fromkeys(self._events)
+        for earlier in self._batch.pieces:
+            kept = [seq for seq in earlier if seq in rest]
+            for seq in kept:
+                del rest[seq]
+            if kept:
+                self._pieces.append(kept)
+        piece: list[int] = []
+        size = 0
+        for seq in rest:
+            item = len(self._items[seq])
+            if piece and size + item > self._state.largest_body:
+                self._pieces.append(piece)
+                piece, size = [], 0
+            piece.append(seq)
+            size += item
+        if piece:
+            self._pieces.append(piece)
+
+    def _fit(self, seq: int) -> None:
+        """Cut an event that is as large as one that was refused."""
+        while len(self._items[seq]) >= self._state.refused_size:
+            smaller = cut_largest_field(self._events[seq])
+            if smaller is None:
+                return
+            self._events[seq] = smaller
+            self._items[seq] = event_json(smaller, self._batch.session)
+
+    def _acknowledge(self, response: Response) -> None:
+        """Believe the answer only if it parses and its counts add up to what was sent."""
+        answer = json_object(response) or {}
+        accepted, duplicates, rejected = answer.get("accepted"), answer.get("duplicates", 0), answer.get("rejected", [])
+        by_id = {self._batch.session.event_id(seq): seq for seq in self._sent}
+        believable = (
+            type(accepted) is int
+            and type(duplicates) is int
+            and isinstance(rejected, list)
+            and accepted >= 0
+            and duplicates >= 0
+            and accepted + duplicates + len(rejected) == len(self._sent)
+            and all(isinstance(item, dict) and item.get("id") in by_id for item in rejected)
+            and len({item["id"] for item in rejected}) == len(rejected)
+        )
+        if not believable:
+            self._stop()
+            note_refusal(self._outcome, response)
+            return
+        refused = {by_id[item["id"]]: clean(item.get("reason")) for item in rejected}
+        self._outcome.dropped += [Dropped(seq, "rejected", reason) for seq, reason in refused.items()]
+        self._outcome.delivered += [seq for seq in self._sent if seq not in refused]
+        self._outcome.duplicates += duplicates
+        self._outcome.reported = self._outcome.reported or bool(self._batch.dropped)
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self._pieces.appendleft(self._sent)
+
+    def _split(self) -> None:
+        middle = len(self._sent) // 2
+        self._pieces.extendleft((self._sent[middle:], self._sent[:middle]))
+
+    def _split_or_drop(self, reason: str, why: str) -> None:
+        if len(self._sent) > 1:
+            self._split()
+        else:
+            self._outcome.dropped.append(Dropped(self._sent[0], reason, why))
+
+    def _too_large(self) -> None:
+        size = sum(len(self._items[seq]) for seq in self._sent)
+        if len(self._sent) > 1:
+            self._state.largest_body = min(self._state.largest_body, max(size // 2, SMALLEST_COMPRESSED))
+            self._split()
+        elif cut_largest_field(self._events[self._sent[0]]) is None:
+            self._outcome.dropped.append(Dropped(self._sent[0], "too_large", "HTTP 413 to this event alone"))
+        else:
+            self._state.refused_size = min(self._state.refused_size, size)
+            self._pieces.appendleft(self._sent)
+
+    def _server_error(self, response: Response) -> None:
+        """HTTP 500 may mean an outage, or one event that the backend stumbles over: then only that one is given up."""
+        note_refusal(self._outcome, response)
+        if not self._isolating:
+            self._batch.server_errors += 1
+            if self._batch.server_errors % PATIENCE:
+                self._stop()
+                return
+            self._isolating = True
+        if self._requests >= self._budget and not self._outcome.delivered:
+            self._stop()
+        elif len(self._sent) > 1:
+            self._split()
+        elif self._outcome.delivered:
+            seq = self._sent[0]
+            self._batch.strikes[seq] = self._batch.strikes.get(seq, 0) + 1
+            if self._batch.strikes[seq] >= PATIENCE:
+                self._outcome.dropped.append(Dropped(seq, "rejected", "HTTP 500 to this event alone"))
+
+
+def cut_largest_field(event: Event) -> Event | None:
+    """The event with its largest payload cut to an eighth, or replaced if that is small; None if none is left to cut."""
+    payloads = {name: value for name, value in event.fields.items() if type(value) is bytes}
+    name = max(payloads, key=lambda name: len(payloads[name]), default=None)
+    if name is None or len(payloads[name]) < SMALLEST_FIELD:
+        return None
+    size = len(payloads[name])
+    start = payloads[name][: size // 8].decode("utf-8", "ignore") if size > 8 * SMALLEST_FIELD else ""
+    note = dumps(f"{start}…[cut: {size} bytes of JSON, more than the backend takes]").encode()
+    marked = [*event.fields.get("truncated", ()), name]
+    return event._replace(fields={**event.fields, name: note, "truncated": sorted(set(marked))})

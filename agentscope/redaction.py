@@ -1,0 +1,250 @@
+"""Redaction: what must not leave the process is masked in the worker, before an event touches disk or network.
+
+By default the values of secret-named keys are masked (`password`, `api_key`, `Authorization`, … at any depth, also in
+JSON inside strings), and so is what follows "Bearer". The tracker's own key is masked always.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .errors import ConfigurationError
+from .events import PAYLOAD_FIELDS, Event
+from .snapshot import encode, text
+
+__all__ = ["MASK", "Redactor"]
+
+MASK = "[redacted]"
+
+_IDENTITY = ("type", "run_id", "step_id", "parent_id")
+_SHORTEST_SECRET = 8  # characters; a shorter key would mask ordinary words
+_MAX_NESTING = 5  # JSON in strings in JSON …
+
+_ENDINGS = (
+    *("password", "passwords", "passwd", "pwd", "passphrase", "secret", "secrets", "token"),
+    *("apikey", "apikeys", "accesskey", "privatekey", "secretkey", "sessionkey", "signingkey", "encryptionkey"),
+    *("authorization", "cookie", "cookies", "credential", "credentials"),
+)
+"""How the names of secrets end, in lower case and without separators."""
+
+_NO_SECRETS = frozenset(
+    ("bostoken", "eostoken", "padtoken", "unktoken", "septoken", "clstoken", "masktoken", "stoptoken")
+    + ("pagetoken", "nextpagetoken", "nexttoken", "continuationtoken")
+)
+"""Names of tokens that models and result pages have."""
+
+_HINTS = (
+    *(b"password", b"passwd", b'pwd"', b"pwd=", b"passphrase", b"secret", b'token"', b"token=", b'key"', b"key="),
+    *(b'keys"', b"authorization", b"cookie", b"credential", b"bearer "),
+)
+"""One of these is in every payload that has something to mask: lower case, without backslashes, any quote as \"."""
+
+_SEPARATORS = str.maketrans("", "", "-_. ")
+_BEARER = re.compile(r"\b(bearer\s+)[\w.~+/=-]{6,}", re.IGNORECASE)
+_NAME = (
+    r"(?:password|passwd|pwd|passphrase|secret|token|authorization|cookie|credential"
+    r"|(?:api|access|private|secret|session|signing|encryption)[-_. ]?key)s?"
+)
+# What is not whole JSON: a repr, or JSON that was cut. The value ends at its own kind of quote, or with the text.
+_QUOTED = re.compile(
+    rf"""({_NAME}(?<!tokens)(?:\\{{0,8}}["'])?\s*[:=]\s*[bru]?(?P<quote>\\{{0,8}}["'])).*?(?P<end>(?<!\\)(?P=quote)|\Z)""",
+    re.IGNORECASE | re.DOTALL,
+)
+_QUERY = re.compile(rf"""([?&][\w.-]{{0,64}}?{_NAME}(?<!tokens)=)[^&#\s"']+""", re.IGNORECASE)
+
+Hook = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Redactor:
+    """Masks one event at a time; called in the worker thread.
+
+    `redact`:
+      - True: values of secret-named keys become "[redacted]", and "Bearer …" keeps only its first word.
+      - False: nothing but `secrets` is masked.
+      - patterns: regular expressions, as str or compiled; on top of the default, every match in a string value or a
+        text field (name, external id, …) becomes "[redacted]". A plain word is a pattern that matches itself.
+      - a callable: gets what the default masking left, as one dict that it may change: `type`, `run_id`, `step_id`,
+        `parent_id` and the event's fields, payloads as Python values. It returns a dict of the fields to send: what is
+        left out is not sent, and the four names above cannot be changed. It may not be a coroutine function. What it
+        returns is masked once more.
+
+    `secrets` (the API key) are masked wherever they appear, whatever `redact` says, from 8 characters on.
+
+    Raises `ConfigurationError` if `redact` cannot work.
+    """
+
+    def __init__(
+        self, redact: bool | Hook | Sequence[str | re.Pattern[str]] = True, secrets: Sequence[str] = ()
+    ) -> None:
+        self._names = redact is not False
+        self._hook = redact if callable(redact) else None
+        self._patterns = () if isinstance(redact, bool) or callable(redact) else _compiled(redact)
+        if self._hook is not None and inspect.iscoroutinefunction(self._hook):
+            raise ConfigurationError(
+                "redact must be a plain function: redaction runs in a thread without an event loop"
+            )
+        known = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+        self._secrets = re.compile("|".join(map(re.escape, known))) if known else None
+        # As they look in the bytes of a payload, in lower case like everything that is searched there.
+        self._hints = tuple(json.dumps(secret, ensure_ascii=False)[1:-1].lower().encode() for secret in known)
+
+    def __repr__(self) -> str:
+        kind = "callable" if self._hook else "patterns" if self._patterns else self._names
+        return f"Redactor(redact={kind})"
+
+    def __call__(self, event: Event) -> Event:
+        """The event as it may be sent: the same object if nothing had to be masked.
+
+        Raises what the callable raises, and TypeError if it returns something that cannot be sent; the event must then
+        be dropped.
+        """
+        fields = self._masked(event.fields)
+        if self._hook is not None:
+            fields = self._masked(_hooked(self._hook, event, fields))
+        return event if fields is event.fields else event._replace(fields=fields)
+
+    def _masked(self, fields: dict[str, Any]) -> dict[str, Any]:
+        changed: dict[str, Any] = {}
+        for name, value in fields.items():
+            if type(value) is bytes:
+                masked: Any = self._payload(value)
+            elif type(value) is str:
+                masked = self._text(value)
+            elif type(value) is list:
+                masked = [self._text(item) if type(item) is str else item for item in value]
+            else:
+                continue
+            if masked != value:
+                changed[name] = masked
+        return {**fields, **changed} if changed else fields
+
+    def _payload(self, payload: bytes) -> bytes:
+        if not self._patterns and not self._suspicious(payload):
+            return payload
+        value = json.loads(payload)
+        masked = self._value(value, 0)
+        # `is`, because the untouched payload is kept as it was written.
+        return payload if masked is value else encode(masked, 4 * len(payload) + 1024)[0]
+
+    def _suspicious(self, payload: bytes) -> bool:
+        lower = payload.lower()
+        if any(hint in lower for hint in self._hints):
+            return True
+        if not self._names:
+            return False
+        lower = lower.replace(b"\\", b"").replace(b"'", b'"')
+        return any(hint in lower for hint in _HINTS)
+
+    def _value(self, value: Any, nesting: int) -> Any:
+        """`value` masked: the same object if nothing had to be."""
+        if type(value) is str:
+            return self._string(value, nesting)
+        if type(value) is list:
+            items = [self._value(item, nesting) for item in value]
+            return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+        if type(value) is not dict:
+            return value
+        changed = False
+        told: dict[str, Any] = {}
+        # Beside its probability, a token is a piece of a model's answer.
+        sampled = "logprob" in value
+        for key, item in value.items():
+            name = self._text(key)
+            if self._names and _is_secret(key, item) and not (sampled and key == "token"):
+                new: Any = MASK
+            else:
+                new = self._value(item, nesting)
+            changed |= name is not key or new is not item
+            told[name] = new
+        return told if changed else value
+
+    def _string(self, value: str, nesting: int) -> str:
+        if self._names and nesting < _MAX_NESTING and value.lstrip()[:1] in ("{", "["):
+            try:
+                inner = json.loads(value)
+            except (ValueError, RecursionError):
+                pass
+            else:
+                masked = self._value(inner, nesting + 1)
+                return value if masked is inner else json.dumps(masked, ensure_ascii=False)
+        return self._text(value)
+
+    def _text(self, value: str) -> str:
+        """`value` with secrets, bearer tokens and patterns masked: the same object if there are none."""
+        masked = value
+        if self._secrets is not None:
+            masked = self._secrets.sub(MASK, masked)
+        if self._names:
+            masked = _BEARER.sub(rf"\g<1>{MASK}", masked)
+            masked = _QUOTED.sub(rf"\g<1>{MASK}\g<end>", masked)
+            masked = _QUERY.sub(rf"\g<1>{MASK}", masked)
+        for pattern in self._patterns:
+            masked = pattern.sub(MASK, masked)
+        return value if masked == value else masked
+
+
+def _is_secret(name: str, value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return False
+    bare = name.lower().translate(_SEPARATORS)
+    if not bare.endswith(_ENDINGS) or bare in _NO_SECRETS:
+        return False
+    # A number per token is a count, a price or a time.
+    return not (isinstance(value, (int, float)) and bare.endswith("token"))
+
+
+def _compiled(patterns: object) -> tuple[re.Pattern[str], ...]:
+    if isinstance(patterns, (str, bytes)) or not isinstance(patterns, Sequence):
+        raise ConfigurationError("redact must be True, False, a callable, or a sequence of regular expressions")
+    compiled = []
+    for index, pattern in enumerate(patterns):
+        # No message tells a pattern: it may well spell out what it hides.
+        try:
+            expression = re.compile(pattern)
+        except (re.error, TypeError, RecursionError, OverflowError):
+            raise ConfigurationError(f"redact[{index}] is not a regular expression") from None
+        if not isinstance(expression.pattern, str):
+            raise ConfigurationError(f"redact[{index}] is a pattern for bytes; it must be one for str")
+        if expression.search(""):
+            raise ConfigurationError(f"redact[{index}] matches the empty text, so it would mask everything")
+        compiled.append(expression)
+    return tuple(compiled)
+
+
+def _hooked(hook: Hook, event: Event, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that the hook wants sent, in the form that events have."""
+    given: dict[str, Any] = {name: getattr(event, name) for name in _IDENTITY}
+    for name, value in fields.items():
+        given[name] = json.loads(value) if type(value) is bytes else list(value) if type(value) is list else value
+    result = hook(given)
+    if not isinstance(result, dict):
+        raise TypeError(f"redact must return a dict of the fields to send, not {type(result).__name__}")
+    told: dict[str, Any] = {}
+    cut = []
+    for name, value in result.items():
+        if name in PAYLOAD_FIELDS:
+            told[name], lossy = encode(value, max(1 << 20, 2 * len(fields.get(name, b""))))
+            if lossy:
+                cut.append(name)
+        elif name not in _IDENTITY:
+            told[name] = _plain(name, value)
+    if cut:
+        told["truncated"] = list(dict.fromkeys([*told.get("truncated", ()), *cut]))
+    return told
+
+
+def _plain(name: object, value: Any) -> object:
+    """`value` if it is what a field that is no payload may hold. Raises TypeError otherwise."""
+    if type(name) is str:
+        if isinstance(value, str):
+            return text(value, len(value))
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return [text(item, len(item)) for item in value]
+        if value is None or type(value) in (bool, int) or (type(value) is float and math.isfinite(value)):
+            return value
+    raise TypeError(f"redact returned {type(value).__name__} for the field {text(name, 100)!r}, which cannot be sent")

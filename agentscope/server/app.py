@@ -1,0 +1,98 @@
+"""The receiver as a Starlette application: routes, and what each answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+try:
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+except ImportError as missing:
+    from agentscope.errors import ConfigurationError
+
+    raise ConfigurationError(
+        "The receiver needs starlette and uvicorn; install the server extra: pip install -e '.[server]'"
+    ) from missing
+
+from agentscope.protocols.agentscope.decode import DecodeError
+from agentscope.server.api import ReadAPI
+from agentscope.server.body import ENCODINGS
+from agentscope.server.ingest import Ingest
+from agentscope.server.limits import Limits, Refused
+from agentscope.server.security import Guard, Keys, loopback_hosts
+from agentscope.server.site import Site
+from agentscope.server.store import Store, Unavailable
+
+STATIC = Path(__file__).with_name("static")
+
+
+def create_app(
+    store: Store,
+    *,
+    api_key: str | None = None,
+    allowed_hosts: Iterable[str] | None = None,
+    limits: Limits | None = None,
+) -> Starlette:
+    """The receiver over `store`.
+
+    With `api_key`, ingest and reading need it; without, ingest takes any key and everything may be read, so bind it
+    to loopback only. `allowed_hosts` are exact Host values, by default those of loopback at port 8000.
+    """
+    keys = Keys(api_key)
+    ingest = Ingest(store, keys, limits or Limits())
+    api = ReadAPI(store, keys)
+    site = Site(store, keys, ingest.bodies, (STATIC / "style.css").read_bytes())
+    hosts = loopback_hosts(8000) if allowed_hosts is None else allowed_hosts
+    return Starlette(
+        routes=[
+            Route("/api/ingest/batch", ingest.batch, methods=["POST"]),
+            Route("/api/ingest/run", ingest.run, methods=["POST"]),
+            Route("/api/ingest/run/{run_id:path}/step", ingest.step, methods=["POST"]),
+            Route("/api/ingest/run/{run_id:path}", ingest.run_update, methods=["PATCH"]),
+            Route("/health", api.health),
+            Route("/api/runs", api.runs),
+            Route("/api/runs/{run_id:path}/events", api.events),
+            Route("/api/runs/{run_id:path}", api.run),
+            Route("/", site.index),
+            Route("/runs/{run_id:path}", site.run),
+            Route("/login", site.login_form),
+            Route("/login", site.login, methods=["POST"]),
+            Route("/static/style.css", site.style),
+        ],
+        middleware=[Middleware(Guard, allowed_hosts=hosts, encodings=ENCODINGS)],
+        exception_handlers={
+            HTTPException: _http_problem,
+            Refused: _refused,
+            DecodeError: _not_decoded,
+            Unavailable: _unavailable,
+            Exception: _failed,
+        },
+    )
+
+
+async def _http_problem(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, HTTPException)
+    return JSONResponse({"detail": f"{problem.detail}."}, problem.status_code, headers=problem.headers)
+
+
+async def _refused(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, Refused)
+    return JSONResponse({"detail": str(problem)}, problem.status, headers=problem.headers)
+
+
+async def _not_decoded(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, DecodeError)
+    return JSONResponse({"detail": str(problem)}, problem.status)
+
+
+async def _unavailable(request: Request, problem: Exception) -> Response:
+    return JSONResponse({"detail": f"Try again later: {problem}."}, 503, headers={"Retry-After": "1"})
+
+
+async def _failed(request: Request, problem: Exception) -> Response:
+    return JSONResponse({"detail": "The receiver failed on this request; its log says why."}, 500)

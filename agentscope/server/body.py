@@ -1,0 +1,138 @@
+"""Request bodies: read within a deadline and a bound, and inflated within another."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from agentscope.server.limits import Limits, Refused
+
+try:
+    zstandard: Any = import_module("zstandard")
+except ImportError:
+    zstandard = None
+
+ENCODINGS = "gzip, zstd" if zstandard is not None else "gzip"
+"""What the receiver announces in the `Accept-Encoding` header of its answers (RFC 7694)."""
+
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_ZSTD_WINDOW = 1 << 25
+
+
+class Bodies:
+    """Reads bodies for one application, and keeps what all of them hold in memory together below a bound."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._held = 0
+
+    @asynccontextmanager
+    async def hold(self, request: Request, content_type: str = "application/json") -> AsyncIterator[bytes]:
+        """The body as it came over the wire; its bytes count as held until the block is left. Raises `Refused`."""
+        length = self._checked_length(request, content_type)
+        held = 0
+        try:
+            chunks = []
+            end = asyncio.get_running_loop().time() + self._limits.body_seconds
+            stream = request.stream()
+            while (chunk := await self._next(stream, end)) is not None:
+                held += len(chunk)
+                self._held += len(chunk)
+                if held > self._limits.body_bytes:
+                    raise Refused(413, f"The body is larger than {self._limits.body_bytes} bytes.")
+                if self._held > self._limits.held_bytes:
+                    raise Refused(503, "Too many bodies are being read at the moment.", retry_after=1)
+                chunks.append(chunk)
+            if length is not None and held != length:
+                raise Refused(400, "The body is not as long as Content-Length says.")
+            yield b"".join(chunks)
+        finally:
+            self._held -= held
+
+    def _checked_length(self, request: Request, content_type: str) -> int | None:
+        headers = request.headers
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != content_type:
+            raise Refused(415, f"Content-Type must be {content_type}.")
+        given = headers.getlist("content-length")
+        if "transfer-encoding" in headers:
+            if given:
+                raise Refused(400, "Content-Length and Transfer-Encoding exclude each other.")
+            return None
+        if not given:
+            raise Refused(411, "Content-Length is required.")
+        if len(given) > 1 or not _DIGITS.fullmatch(given[0]):
+            raise Refused(400, "Content-Length must be a plain number.")
+        length = int(given[0])
+        if length > self._limits.body_bytes:
+            raise Refused(413, f"The body is larger than {self._limits.body_bytes} bytes.")
+        return length
+
+    async def _next(self, stream: AsyncIterator[bytes], end: float) -> bytes | None:
+        left = end - asyncio.get_running_loop().time()
+        try:
+            return await asyncio.wait_for(anext(stream, None), max(left, 0.001))
+        except asyncio.TimeoutError:
+            raise Refused(408, f"The body was not there within {self._limits.body_seconds:g} s.", close=True) from None
+        except ClientDisconnect:
+            raise Refused(400, "The connection was closed before the end of the body.", close=True) from None
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body without its content encoding, at most `limit` bytes.
+
+    Raises `Refused`: 400 for what is broken, 413 for what gets too large, 415 for an encoding that is not spoken.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name in ("gzip", "x-gzip"):
+        return _gunzip(body, limit)
+    if name == "zstd" and zstandard is not None:
+        return _unzstd(body, limit)
+    raise Refused(415, f"Content-Encoding must be one of identity, {ENCODINGS}.")
+
+
+def _gunzip(body: bytes, limit: int) -> bytes:
+    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        data = unpack.decompress(body, limit + 1)
+    except zlib.error:
+        raise Refused(400, "The body is not valid gzip.") from None
+    if len(data) > limit:
+        raise _too_large(limit)
+    if not unpack.eof or unpack.unused_data:
+        raise Refused(400, "The body is not one whole gzip stream.")
+    return data
+
+
+def _unzstd(body: bytes, limit: int) -> bytes:
+    unpack = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    try:
+        size = zstandard.get_frame_parameters(body).content_size
+        if size != zstandard.CONTENTSIZE_UNKNOWN:
+            if size > limit:
+                raise _too_large(limit)
+            data: bytes = unpack.decompress(body, allow_extra_data=False)
+            return data
+        with unpack.stream_reader(body) as reader:
+            data = reader.read(limit + 1)
+        if len(data) > limit:
+            raise _too_large(limit)
+        whole = unpack.decompressobj()  # the reader does not tell the end of a frame from the end of the body
+        whole.decompress(body)
+    except zstandard.ZstdError:
+        raise Refused(400, "The body is not valid zstd.") from None
+    if not whole.eof or whole.unused_data:
+        raise Refused(400, "The body is not one whole zstd frame.")
+    return data
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, f"The body is larger than {limit} bytes when inflated.")

@@ -1,0 +1,255 @@
+"""The fold: patches of one run or one step, in any order and number, into what they add up to. Pure.
+
+Fields are taken one by one: the last writer by `(time, session_id, seq)` wins, and an explicit null is a value. Two rules
+differ: `meta_data` objects are merged, later keys over earlier ones; and a null `parent_id` says nothing, since every
+event carries the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from agentscope.events import RUN_END, STEP, STEP_END
+from agentscope.protocols.agentscope.decode import Patch
+
+LLM_STEP = "llm_call"
+MAX_TOKENS = 10**12
+"""What one step may add to a total, so that sums stay far from the bounds of 64 bits."""
+
+_RUN_FIELDS = (
+    "agent_name",
+    "status",
+    "external_id",
+    "user_id",
+    "conversation_id",
+    "tags",
+    "source",
+    "input",
+    "output",
+    "error",
+    "started_at",
+    "ended_at",
+)
+_STEP_FIELDS = (
+    "name",
+    "step_type",
+    "status",
+    "input",
+    "output",
+    "error",
+    "tokens_used",
+    "usage",
+    "latency_ms",
+    "started_at",
+    "ended_at",
+)
+_ENDS = frozenset({RUN_END, STEP, STEP_END})
+_FAILED = frozenset({"failed", "error"})
+
+
+class StepRow(NamedTuple):
+    """What the store keeps of a step to compute totals."""
+
+    step_type: str
+    failed: bool
+    tokens: int | None
+
+
+class RunRow(NamedTuple):
+    """What the store keeps of a run to list and find it."""
+
+    agent_name: str
+    status: str
+    external_id: str | None
+    user_id: str | None
+    conversation_id: str | None
+    source: str | None
+    failed: bool
+    started_at: str | None
+    ended_at: str | None
+
+
+def place(patch: Patch) -> tuple[str, str, int, str]:
+    """The place of a patch in the order. The id decides between two that a faulty sender gave the same place."""
+    return patch.time, patch.session_id, patch.seq, patch.id
+
+
+def fold(patches: Iterable[Patch]) -> dict[str, Any]:
+    """The fields that patches of one run or step add up to, whatever their order; `first_at` is the earliest time."""
+    ordered = sorted(patches, key=place)
+    fields: dict[str, Any] = {"first_at": ordered[0].time, "ended": False}
+    for patch in ordered:
+        known = _RUN_FIELDS if patch.step_id is None else _STEP_FIELDS
+        event = patch.fields
+        for name in known:
+            if name in event:
+                fields[name] = event[name]
+        if event.get("parent_id") is not None:
+            fields["parent_id"] = event["parent_id"]
+        if "meta_data" in event:
+            fields["meta_data"] = _merged(fields.get("meta_data"), event["meta_data"])
+        if event.get("truncated"):
+            fields["truncated"] = sorted({*fields.get("truncated", ()), *event["truncated"]})
+        if patch.type in _ENDS:
+            fields["ended"] = True
+    return fields
+
+
+def step_row(fields: Mapping[str, Any]) -> StepRow:
+    """The row of a step, from its fold or, for a step of one event, from that event."""
+    return StepRow(
+        fields.get("step_type") or "other",
+        fields.get("status") in _FAILED or bool(fields.get("error")),
+        _step_tokens(fields),
+    )
+
+
+def run_row(fields: Mapping[str, Any]) -> RunRow:
+    """The row of a run, from its fold; from `{}` when only steps of it came so far."""
+    return RunRow(
+        fields.get("agent_name") or "unknown",
+        _status(fields),
+        fields.get("external_id"),
+        fields.get("user_id"),
+        fields.get("conversation_id"),
+        fields.get("source"),
+        fields.get("status") in _FAILED or bool(fields.get("error")),
+        fields.get("started_at"),
+        fields.get("ended_at"),
+    )
+
+
+def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
+    """All events of one run as the run that the read API shows, its steps ordered by start."""
+    run_patches: list[Patch] = []
+    step_patches: dict[str, list[Patch]] = {}
+    for patch in patches:
+        if patch.step_id is None:
+            run_patches.append(patch)
+        else:
+            step_patches.setdefault(patch.step_id, []).append(patch)
+    run = fold(run_patches) if run_patches else {}
+    folds = {step_id: fold(found) for step_id, found in step_patches.items()}
+    order = sorted(folds, key=lambda step_id: (_start(folds[step_id]), place(min(step_patches[step_id], key=place))))
+    parents = attach({step_id: folds[step_id].get("parent_id") for step_id in order})
+    rows = [step_row(folds[step_id]) for step_id in order]
+    row = run_row(run)
+    return {
+        "id": run_id,
+        **row._asdict(),
+        "tags": run.get("tags") or [],
+        "duration_ms": duration_ms(row.started_at, row.ended_at),
+        "step_count": len(rows),
+        "error_count": sum(step.failed for step in rows),
+        "tokens_used": run_tokens(rows),
+        "input": run.get("input"),
+        "output": run.get("output"),
+        "error": run.get("error"),
+        "meta_data": run.get("meta_data"),
+        "truncated": run.get("truncated", []),
+        "steps": [_step_view(step_id, index, folds[step_id], parents) for index, step_id in enumerate(order)],
+    }
+
+
+def run_tokens(rows: Sequence[StepRow]) -> int | None:
+    """A run's tokens: over its LLM steps where any carries usage (others repeat it), else over all; None if none does."""
+    of_llm = [row.tokens for row in rows if row.tokens is not None and row.step_type == LLM_STEP]
+    counted = of_llm or [row.tokens for row in rows if row.tokens is not None]
+    return sum(counted) if counted else None
+
+
+def attach(parents: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The parents that can be shown as a tree: one that is unknown, or that leads back to its own step, becomes None."""
+    attached = {step: parent if parent in parents else None for step, parent in parents.items()}
+    settled: set[str] = set()
+    for step in parents:
+        path: dict[str, None] = {}
+        here: str | None = step
+        while here is not None and here not in settled and here not in path:
+            path[here] = None
+            here = attached[here]
+        if here is not None and here in path:
+            attached[here] = None
+        settled.update(path)
+    return attached
+
+
+def duration_ms(started_at: str | None, ended_at: str | None) -> float | None:
+    """Milliseconds between two times in the form of `Patch.time`, never negative; None while one is missing."""
+    if started_at is None or ended_at is None:
+        return None
+    span = datetime.fromisoformat(ended_at[:-1]) - datetime.fromisoformat(started_at[:-1])
+    return max(0.0, round(span.total_seconds() * 1000, 3))
+
+
+def _step_view(
+    step_id: str, index: int, fields: Mapping[str, Any], parents: Mapping[str, str | None]
+) -> dict[str, Any]:
+    parent, given = parents[step_id], fields.get("parent_id")
+    latency = fields.get("latency_ms")
+    if latency is None:
+        latency = duration_ms(fields.get("started_at"), fields.get("ended_at"))
+    view = {
+        "id": step_id,
+        "parent_id": parent,
+        "step_index": index,
+        "step_type": fields.get("step_type") or "other",
+        "name": fields.get("name") or "step",
+        "status": _status(fields),
+        "input": fields.get("input"),
+        "output": fields.get("output"),
+        "error": fields.get("error"),
+        "meta_data": fields.get("meta_data"),
+        "tokens_used": _step_tokens(fields),
+        "usage": fields.get("usage"),
+        "latency_ms": latency,
+        "started_at": fields.get("started_at"),
+        "ended_at": fields.get("ended_at"),
+        "truncated": fields.get("truncated", []),
+    }
+    if parent != given:
+        view["unattached_parent_id"] = given
+    return view
+
+
+def _status(fields: Mapping[str, Any]) -> str:
+    """What the sender said; where it said nothing, what the events that came amount to."""
+    status: str | None = fields.get("status")
+    if status:
+        return status
+    if not fields.get("ended"):
+        return "running"
+    return "failed" if fields.get("error") else "completed"
+
+
+def _step_tokens(fields: Mapping[str, Any]) -> int | None:
+    """`tokens_used`, else the total of `usage`, else its input and output added up."""
+    tokens = _count(fields.get("tokens_used"))
+    usage = fields.get("usage")
+    if tokens is None and isinstance(usage, dict):
+        tokens = _count(usage.get("total_tokens"))
+        if tokens is None:
+            parts = [
+                _count(usage.get(name, usage.get(alias)))
+                for name, alias in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
+            ]
+            known = [part for part in parts if part is not None]
+            tokens = min(sum(known), MAX_TOKENS) if known else None
+    return tokens
+
+
+def _count(value: Any) -> int | None:
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return max(0, min(value, MAX_TOKENS)) if type(value) is int else None
+
+
+def _merged(earlier: Any, later: Any) -> Any:
+    return {**earlier, **later} if isinstance(earlier, dict) and isinstance(later, dict) else later
+
+
+def _start(fields: Mapping[str, Any]) -> str:
+    started: str = fields.get("started_at") or fields["first_at"]
+    return started

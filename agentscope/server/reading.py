@@ -1,0 +1,123 @@
+"""What the read API asks of the tables. Everything here runs inside one short read transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from agentscope.server.fold import duration_ms, run_view
+from agentscope.server.writing import stored_patches
+
+
+class Mark(NamedTuple):
+    """The last run of a page: the next page begins after it, whatever was inserted meanwhile."""
+
+    began: str
+    key: int
+
+
+class RunQuery(NamedTuple):
+    """Which runs to list: equal to `status` and `agent` where given, with `q` somewhere in a name or an id."""
+
+    limit: int = 50
+    after: Mark | None = None
+    status: str | None = None
+    agent: str | None = None
+    q: str | None = None
+
+
+# Each condition is void while its parameter is null.
+_LIST = """
+SELECT key, began, id, agent_name, status, external_id, user_id, conversation_id, source, failed, started_at, ended_at
+FROM runs
+WHERE (:began IS NULL OR (began, key) < (:began, :key))
+  AND (:status IS NULL OR status = :status)
+  AND (:agent IS NULL OR agent_name = :agent)
+  AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
+       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\')
+ORDER BY began DESC, key DESC LIMIT :limit
+"""
+_TOTALS = """
+SELECT run, count(*), sum(failed), sum(tokens), count(tokens), sum(CASE WHEN llm THEN tokens END),
+  count(CASE WHEN llm THEN tokens END)
+FROM steps WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run
+"""
+
+
+def list_runs(db: sqlite3.Connection, query: RunQuery) -> tuple[list[dict[str, Any]], Mark | None]:
+    """Runs as the read API lists them, newest first, and the mark of the last one if there are more."""
+    began, key = query.after or (None, None)
+    values = {"began": began, "key": key, "status": query.status, "agent": query.agent, "q": _pattern(query.q)}
+    rows = db.execute(_LIST, {**values, "limit": query.limit + 1}).fetchall()
+    more = len(rows) > query.limit
+    rows = rows[: query.limit]
+    totals = {run: found for run, *found in db.execute(_TOTALS, (json.dumps([row[0] for row in rows]),))}
+    runs = [_listed(row, totals.get(row[0], (0, 0, None, 0, None, 0))) for row in rows]
+    return runs, Mark(rows[-1][1], rows[-1][0]) if more else None
+
+
+def run_key(db: sqlite3.Connection, run_id: str) -> int | None:
+    """The key of a run in the other tables, or None."""
+    row = db.execute("SELECT key FROM runs WHERE id=?", (run_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def run_events(db: sqlite3.Connection, run_id: str) -> list[tuple[str, str]] | None:
+    """(session_id, body) of a run's events in the order they came, or None for an unknown run."""
+    key = run_key(db, run_id)
+    if key is None:
+        return None
+    return db.execute("SELECT session_id, body FROM events WHERE run=? ORDER BY key", (key,)).fetchall()
+
+
+def event(db: sqlite3.Connection, event_id: str) -> dict[str, Any] | None:
+    """One event as it came, or None."""
+    row = db.execute("SELECT body FROM events WHERE id=?", (event_id,)).fetchone()
+    return None if row is None else json.loads(row[0])
+
+
+def view(run_id: str, rows: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A run as the read API shows it, from all of its events."""
+    return run_view(run_id, stored_patches(rows))
+
+
+def health(db: sqlite3.Connection) -> dict[str, Any]:
+    """Counts of what is stored."""
+    events, runs = db.execute("SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM runs)").fetchone()
+    batches, duplicates, conflicts = db.execute(
+        "SELECT count(*), coalesce(sum(duplicates), 0), coalesce(sum(conflicts), 0) FROM batches"
+    ).fetchone()
+    dropped = dict(db.execute("SELECT reason, sum(count) FROM dropped GROUP BY reason"))
+    counts = {"events": events, "runs": runs, "batches": batches, "duplicates": duplicates, "conflicts": conflicts}
+    return {**counts, "dropped": dropped}
+
+
+def _listed(row: tuple[Any, ...], totals: Sequence[Any]) -> dict[str, Any]:
+    _, _, run_id, agent, status, external_id, user_id, conversation_id, source, failed, started, ended = row
+    steps, errors, tokens, with_tokens, llm_tokens, llm_with_tokens = totals
+    return {
+        "id": run_id,
+        "agent_name": agent,
+        "status": status,
+        "external_id": external_id,
+        "user_id": user_id,
+        "conversation_id": conversation_id,
+        "source": source,
+        "failed": bool(failed),
+        "started_at": started,
+        "ended_at": ended,
+        "duration_ms": duration_ms(started, ended),
+        "step_count": steps,
+        "error_count": errors,
+        "tokens_used": llm_tokens if llm_with_tokens else tokens if with_tokens else None,
+    }
+
+
+def _pattern(text: str | None) -> str | None:
+    if text is None:
+        return None
+    for special in ("\\", "%", "_"):
+        text = text.replace(special, "\\" + special)
+    return f"%{text}%"

@@ -1,0 +1,69 @@
+"""Deleting what is old, in transactions short enough to go unnoticed between those of the ingest."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+
+_STEPS = 200  # of one transaction
+_PAGES = 256  # given back to the file system at a time
+_PAUSE = 60.0  # seconds between looks, while there is nothing to do
+_YOUNGEST = 600.0  # seconds; what was received since is never deleted, however short the retention
+_BATCHES_KEPT = 30 * 86400.0  # seconds that batch ids are remembered, at the least
+
+
+class Sweeper:
+    """Deletes runs that nothing was received for in `age` seconds of the clock `now`, a portion at each call."""
+
+    def __init__(
+        self,
+        age: float,
+        now: Callable[[], float],
+        *,
+        youngest: float = _YOUNGEST,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._age = max(age, youngest)
+        self._now = now
+        self._steady = steady
+        self._next = steady()
+
+    def __call__(self, db: sqlite3.Connection) -> bool:
+        """Delete one portion if it is time to; true if more is waiting."""
+        if self._steady() < self._next:
+            return False
+        before = self._now() - self._age
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            more = _delete_portion(db, before)
+            if not more:
+                kept = self._now() - max(self._age, _BATCHES_KEPT)
+                db.execute(
+                    "DELETE FROM dropped WHERE batch_id IN (SELECT id FROM batches WHERE received_at<?)", (kept,)
+                )
+                db.execute("DELETE FROM batches WHERE received_at<?", (kept,))
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        if not more:
+            self._next = self._steady() + _PAUSE
+        db.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+        return more
+
+
+def _delete_portion(db: sqlite3.Connection, before: float) -> bool:
+    """Delete some steps of the oldest run, and the run itself with its last ones. False when no run is that old."""
+    row = db.execute("SELECT key FROM runs WHERE touched_at<? ORDER BY touched_at LIMIT 1", (before,)).fetchone()
+    if row is None:
+        return False
+    run = row[0]
+    steps = db.execute("SELECT run, id FROM steps WHERE run=? LIMIT ?", (run, _STEPS)).fetchall()
+    db.executemany("DELETE FROM events WHERE run=? AND step_id=?", steps)
+    db.executemany("DELETE FROM steps WHERE run=? AND id=?", steps)
+    if len(steps) < _STEPS:
+        db.execute("DELETE FROM events WHERE run=?", (run,))
+        db.execute("DELETE FROM runs WHERE key=?", (run,))
+    return True

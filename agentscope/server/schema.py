@@ -1,0 +1,144 @@
+"""The database file: its tables, how it is opened, and what happens when it turns out to be broken."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from pathlib import Path
+
+from agentscope.errors import ConfigurationError
+
+logger = logging.getLogger("agentscope.server")
+
+APPLICATION_ID = 0x41675363
+SCHEMA_VERSION = 1
+WAL_LIMIT = 64 << 20
+"""Bytes; a longer write-ahead log is checkpointed and truncated."""
+
+PAGE_SIZE = 16384
+"""Bytes; several events fit one page, which at SQLite's own 4096 most have to themselves."""
+
+_BUSY_TIMEOUT_MS = 2000
+_CHECKED_IN_FULL = 64 << 20  # bytes; to check a longer file takes longer than a start may
+_CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names for them
+
+# `events` is the log and only grows; `runs` and `steps` are folds over it, kept to list and to count.
+# `began` is the start of a run, or the time of the earliest event that came while that is unknown.
+_TABLES = """
+CREATE TABLE IF NOT EXISTS runs (
+  key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, agent_name TEXT NOT NULL, status TEXT NOT NULL, external_id TEXT,
+  user_id TEXT, conversation_id TEXT, source TEXT, failed INTEGER NOT NULL, started_at TEXT, ended_at TEXT,
+  first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS runs_by_time ON runs (began DESC, key DESC);
+CREATE INDEX IF NOT EXISTS runs_by_touch ON runs (touched_at);
+CREATE TABLE IF NOT EXISTS steps (
+  run INTEGER NOT NULL, id TEXT NOT NULL, llm INTEGER NOT NULL, failed INTEGER NOT NULL, tokens INTEGER,
+  PRIMARY KEY (run, id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+  key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, run INTEGER NOT NULL, step_id TEXT, session_id TEXT NOT NULL,
+  received_at REAL NOT NULL, body TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS events_by_step ON events (run, step_id);
+CREATE TABLE IF NOT EXISTS batches (
+  id TEXT PRIMARY KEY, received_at REAL NOT NULL, duplicates INTEGER NOT NULL, conflicts INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS batches_by_time ON batches (received_at);
+CREATE TABLE IF NOT EXISTS dropped (batch_id TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL);
+"""
+
+
+class Corrupt(Exception):
+    """The file is not a whole SQLite database."""
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Open the database for the writer thread, making it (mode 0600) where there is none.
+
+    A broken file is renamed and a fresh one made. Raises `ConfigurationError` for a database of another application
+    or a newer version, `OSError` or `sqlite3.OperationalError` where the place cannot be used.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        return _open(path)
+    except Corrupt as problem:
+        quarantine(path, str(problem))
+        return _open(path)
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open the database for one short read; nothing can be written through this connection."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    return connection
+
+
+def is_corrupt(problem: BaseException) -> bool:
+    """Whether SQLite says by this error that the file itself is broken."""
+    if not isinstance(problem, sqlite3.DatabaseError) or isinstance(problem, sqlite3.IntegrityError):
+        return False
+    code = getattr(problem, "sqlite_errorcode", None)  # Python 3.11 and newer
+    if code is not None:
+        return code & 0xFF in _CORRUPT
+    return "malformed" in str(problem) or "not a database" in str(problem)
+
+
+def quarantine(path: Path, problem: str) -> Path:
+    """Rename a broken database and what belongs to it, and say so loudly. The answer is its new path."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(target.with_name(target.name + suffix))
+    logger.error("The database %s is broken (%s). It is now %s; a fresh one is used.", path, problem, target)
+    return target
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    # SQLite gives its -wal and -shm files the mode of the database.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        _check(connection, path)
+        connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.executescript(_TABLES)
+    except sqlite3.DatabaseError as problem:
+        connection.close()
+        if is_corrupt(problem):
+            raise Corrupt(str(problem)) from problem
+        raise
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if not tables:
+        return
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise ConfigurationError(f"{path} is a database of another application; give another path.")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise ConfigurationError(f"{path} was written by a newer version of agentscope (schema {version}).")
+    if path.stat().st_size <= _CHECKED_IN_FULL:
+        verify(connection)
+
+
+def verify(connection: sqlite3.Connection) -> None:
+    """Look through the whole file; raises `Corrupt` for a broken one."""
+    answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if answer != "ok":
+        raise Corrupt(answer)

@@ -1,0 +1,136 @@
+"""Who may talk to the receiver: the Host allow-list, the Origin check, the key, and the headers of every answer."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Iterable
+from hmac import compare_digest
+from http.cookies import CookieError, SimpleCookie
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+KEY_HEADER = "x-agentscope-key"
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Keys:
+    """Checks API keys and browser sessions. Without a key any non-empty one is good, and everything may be read."""
+
+    def __init__(self, api_key: str | None) -> None:
+        self._key = None if api_key is None else api_key.encode()
+        self._session = secrets.token_urlsafe(32)
+
+    def __repr__(self) -> str:
+        return f"Keys(required={self.required})"
+
+    @property
+    def required(self) -> bool:
+        """Whether a key was set."""
+        return self._key is not None
+
+    def accepts(self, given: str) -> bool:
+        """Whether the value of a key header is good. Starlette reads the bytes of headers as Latin-1."""
+        return given != "" if self._key is None else compare_digest(given.encode("latin-1"), self._key)
+
+    def accepts_text(self, given: str) -> bool:
+        """Whether a key that was typed into the form is good."""
+        return given != "" if self._key is None else compare_digest(given.encode("utf-8", "replace"), self._key)
+
+    def may_read(self, scope: Scope) -> bool:
+        """Whether a request may see what is stored: by its key header, or by the cookie of a login."""
+        if self._key is None:
+            return True
+        headers = Headers(scope=scope)
+        given = headers.get(KEY_HEADER)
+        if given is not None:
+            return self.accepts(given)
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(cookie_name(scope))
+        except CookieError:
+            return False
+        return cookie is not None and compare_digest(cookie.value.encode(), self._session.encode())
+
+    def login_cookie(self, scope: Scope) -> str:
+        """The Set-Cookie value of a login. It names a session of this process, never the key."""
+        return f"{cookie_name(scope)}={self._session}; Path=/; HttpOnly; SameSite=Strict"
+
+
+def cookie_name(scope: Scope) -> str:
+    """Cookies know no ports, so that each receiver of a machine needs a name of its own."""
+    server = scope.get("server")
+    return f"agentscope_{server[1] if server else 0}"
+
+
+class Guard:
+    """ASGI middleware: refuses foreign hosts (421) and origins (403), and puts the security headers on every answer.
+
+    `allowed_hosts` are exact values of the Host header, port included. The address literal that a connection really
+    came in by is always good: a rebound name cannot look like it.
+    """
+
+    def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str], encodings: str) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in allowed_hosts)
+        self._headers = {**_HEADERS, "Accept-Encoding": encodings}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        refusal = self._refusal(scope)
+        await (refusal or self._app)(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not self._is_ours(hosts[0], scope):
+            return JSONResponse({"detail": "This host name is not one of the receiver's."}, 421)
+        origin = headers.get("origin")
+        scheme, _, origin_host = (origin or "").partition("://")
+        if origin is not None and (scheme != "http" or not self._is_ours(origin_host, scope)):
+            return JSONResponse({"detail": "Requests from pages of another origin are refused."}, 403)
+        if headers.get("sec-fetch-site", "").lower() == "cross-site":
+            return JSONResponse({"detail": "Requests from pages of another site are refused."}, 403)
+        return None
+
+    def _is_ours(self, host: str, scope: Scope) -> bool:
+        return host.lower() in self._hosts or host == _address(scope)
+
+
+def _address(scope: Scope) -> str | None:
+    server = scope.get("server")
+    if not server or server[1] is None:
+        return None
+    try:
+        address = ipaddress.ip_address(server[0])
+    except ValueError:
+        return None
+    return f"[{address}]:{server[1]}" if address.version == 6 else f"{address}:{server[1]}"
+
+
+def loopback_hosts(port: int) -> list[str]:
+    """The Host values of a receiver on loopback."""
+    hosts = [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
+    return [*hosts, "127.0.0.1", "localhost", "[::1]"] if port == 80 else hosts

@@ -1,0 +1,154 @@
+"""The one thread that writes: it joins waiting jobs into one transaction, and answers them after the commit."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agentscope.server.schema import PAGE_SIZE, WAL_LIMIT, Corrupt, is_corrupt, open_writer, quarantine
+
+logger = logging.getLogger("agentscope.server")
+
+T = TypeVar("T")
+_Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
+_GROUP = 64  # jobs of one transaction at most
+
+
+class Unavailable(Exception):
+    """The database cannot be written or read at the moment. Nothing was stored; try again later."""
+
+
+class Writer:
+    """Owns the writing connection to the database at `path`; the constructor raises what `open_writer` raises.
+
+    `idle` is called in the writer's thread, with the connection, after each transaction and every `idle_seconds`; it
+    answers whether it wants to be called again at once.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        idle: Callable[[sqlite3.Connection], bool] | None = None,
+        idle_seconds: float = 60.0,
+        wal_limit: int = WAL_LIMIT,
+    ) -> None:
+        self._path = path
+        self._idle = idle
+        self._idle_seconds = idle_seconds if idle is not None else None
+        self._wal = path.with_name(path.name + "-wal")
+        self._wal_limit = wal_limit
+        self._truncate_at = wal_limit
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._closing = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        opened: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(opened,), name="agentscope-store", daemon=True)
+        self._thread.start()
+        opened.result()
+
+    def submit(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Have `work` run inside a transaction. The future is done after the commit, or raises `Unavailable`."""
+        future: Future[T] = Future()
+        with self._closing:
+            if self._closed:
+                future.set_exception(Unavailable("the receiver is stopping"))
+            else:
+                self._jobs.put((work, future))
+        return future
+
+    def close(self) -> None:
+        """Finish what was handed in, move the write-ahead log into the file, and close it. Again does nothing."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self, opened: Future[None]) -> None:
+        try:
+            self._db = open_writer(self._path)
+        except BaseException as problem:
+            opened.set_exception(problem)
+            return
+        opened.set_result(None)
+        stop = again = False
+        while not stop:
+            jobs, stop = self._next_jobs(0.0 if again else self._idle_seconds)
+            if jobs:
+                self._commit(jobs)
+            again = not stop and self._upkeep()
+        if self._db is not None:
+            self._truncate(self._db)
+            self._db.close()
+
+    def _next_jobs(self, wait: float | None) -> tuple[list[_Job], bool]:
+        """What is waiting, for one transaction, and whether nothing comes after it."""
+        jobs: list[_Job] = []
+        while len(jobs) < _GROUP:
+            try:
+                job = self._jobs.get_nowait() if jobs or wait == 0 else self._jobs.get(timeout=wait)
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, True
+            if job[1].set_running_or_notify_cancel():
+                jobs.append(job)
+        return jobs, False
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        try:
+            if self._db is None:
+                self._db = open_writer(self._path)
+            self._db.execute("BEGIN IMMEDIATE")
+            results = [work(self._db) for work, _ in jobs]
+            self._db.execute("COMMIT")
+        except Exception as problem:
+            self._give_up(jobs, problem)
+            return
+        for (_, future), result in zip(jobs, results, strict=True):
+            future.set_result(result)
+
+    def _give_up(self, jobs: list[_Job], problem: Exception) -> None:
+        if self._db is not None and self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        if self._db is not None and (is_corrupt(problem) or isinstance(problem, Corrupt)):
+            self._db.close()
+            self._db = None
+            quarantine(self._path, str(problem))
+        elif len(jobs) > 1 and not isinstance(problem, (sqlite3.OperationalError, OSError)):
+            for job in jobs:  # one of them is at fault, and its neighbours need not suffer
+                self._commit([job])
+            return
+        if isinstance(problem, (sqlite3.Error, OSError, Corrupt)):
+            logger.error("nothing can be stored: %s", problem)
+            problem = Unavailable(f"the database cannot be written: {problem}")
+        for _, future in jobs:
+            future.set_exception(problem)
+
+    def _upkeep(self) -> bool:
+        if self._db is None:
+            return False
+        try:
+            if self._wal.stat().st_size > self._truncate_at:
+                self._truncate(self._db)
+            return self._idle is not None and self._idle(self._db)
+        except (OSError, sqlite3.Error) as problem:
+            logger.warning("the upkeep of the database did not work: %s", problem)
+            return False
+
+    def _truncate(self, db: sqlite3.Connection) -> None:
+        """Checkpoint, and cut the log to nothing unless a reader needs it; then try again only when it has grown."""
+        try:
+            busy, frames, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as problem:
+            logger.warning("the write-ahead log could not be checkpointed: %s", problem)
+            busy, frames = 1, 0
+        self._truncate_at = self._wal_limit + (frames * PAGE_SIZE if busy else 0)

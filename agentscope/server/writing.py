@@ -1,0 +1,136 @@
+"""What a write transaction does to the tables. Everything here runs in the writer thread, between BEGIN and COMMIT."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from agentscope.protocols.agentscope.decode import Batch, Patch
+from agentscope.server.fold import LLM_STEP, fold, run_row, step_row
+
+_INSERT_RUN = """
+INSERT INTO runs (agent_name, status, external_id, user_id, conversation_id, source, failed, started_at, ended_at,
+  key, id, first_at, began, touched_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_UPDATE_RUN = """
+UPDATE runs SET agent_name=?, status=?, external_id=?, user_id=?, conversation_id=?, source=?, failed=?, started_at=?,
+  ended_at=?, began=coalesce(?, first_at) WHERE key=?
+"""
+_TOUCH_RUN = """
+UPDATE runs SET first_at=min(first_at, ?1), began=coalesce(started_at, min(first_at, ?1)), touched_at=?2 WHERE key=?3
+"""
+# Names travel as one JSON list: a statement may be allowed as few as 999 variables.
+_EVENTS_OF = "SELECT id, body FROM events WHERE id IN (SELECT value FROM json_each(?))"
+_RUNS_OF = "SELECT id, key FROM runs WHERE id IN (SELECT value FROM json_each(?))"
+_STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
+
+
+class Counts(NamedTuple):
+    """What one batch came to: `accepted + duplicates` is the number of its patches."""
+
+    accepted: int
+    duplicates: int
+    conflicts: int
+    """Those duplicates whose body differs from the one that came first, which is kept."""
+    new_runs: int
+
+
+def write_batch(db: sqlite3.Connection, batch: Batch, now: float) -> Counts:
+    """Append what is new of a batch and bring the folds up to date. `now` is the receiver's clock in epoch seconds."""
+    fresh, duplicates, conflicts = _sift(db, batch.patches)
+    new_runs = _append(db, fresh, now) if fresh else 0
+    seen = db.execute("SELECT 1 FROM batches WHERE id=?", (batch.batch_id,)).fetchone()
+    if seen is None:
+        db.execute("INSERT INTO batches VALUES (?,?,?,?)", (batch.batch_id, now, duplicates, conflicts))
+        rows = [(batch.batch_id, reason, count) for reason, count in batch.dropped.items()]
+        db.executemany("INSERT INTO dropped VALUES (?,?,?)", rows)
+    elif duplicates:
+        change = "UPDATE batches SET duplicates=duplicates+?, conflicts=conflicts+? WHERE id=?"
+        db.execute(change, (duplicates, conflicts, batch.batch_id))
+    return Counts(len(fresh), duplicates, conflicts, new_runs)
+
+
+def stored_patches(rows: Iterable[tuple[str, str]]) -> list[Patch]:
+    """Patches from rows of (session_id, body)."""
+    patches = []
+    for session_id, body in rows:
+        event = json.loads(body)
+        head = (event["id"], event["type"], event["run_id"], event.get("step_id"), event["time"])
+        patches.append(Patch(*head, session_id, event["seq"], event, body))
+    return patches
+
+
+def _sift(db: sqlite3.Connection, patches: Sequence[Patch]) -> tuple[list[Patch], int, int]:
+    """The patches whose id is new, and how many are not, and how many of those differ from the first."""
+    fresh: dict[str, Patch] = {}
+    again: list[tuple[Patch, str]] = []
+    stored: dict[str, str] = dict(db.execute(_EVENTS_OF, (json.dumps([patch.id for patch in patches]),)))
+    for patch in patches:
+        if patch.id in stored:
+            again.append((patch, stored[patch.id]))
+        elif patch.id in fresh:
+            again.append((patch, fresh[patch.id].body))
+        else:
+            fresh[patch.id] = patch
+    conflicts = sum(patch.body != first and json.loads(patch.body) != json.loads(first) for patch, first in again)
+    return list(fresh.values()), len(again), conflicts
+
+
+def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float) -> int:
+    by_run: dict[str, dict[str | None, list[Patch]]] = {}
+    for patch in patches:
+        by_run.setdefault(patch.run_id, {}).setdefault(patch.step_id, []).append(patch)
+    keys: dict[str, int] = dict(db.execute(_RUNS_OF, (json.dumps(list(by_run)),)))
+    next_key = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]
+    new_runs = 0
+    for run_id, groups in by_run.items():
+        first_at = min(patch.time for group in groups.values() for patch in group)
+        key = keys.get(run_id)
+        if key is None:
+            next_key += 1
+            new_runs += 1
+            key = keys[run_id] = next_key
+            _insert_run(db, key, run_id, groups.get(None, ()), first_at, now)
+        else:
+            _update_run(db, key, groups.get(None, ()), first_at, now)
+        groups.pop(None, None)
+        _fold_steps(db, key, groups)
+    db.executemany(
+        "INSERT INTO events (id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?)",
+        [(patch.id, keys[patch.run_id], patch.step_id, patch.session_id, now, patch.body) for patch in patches],
+    )
+    return new_runs
+
+
+def _insert_run(
+    db: sqlite3.Connection, key: int, run_id: str, patches: Sequence[Patch], first_at: str, now: float
+) -> None:
+    row = run_row(fold(patches) if patches else {})
+    db.execute(_INSERT_RUN, (*row, key, run_id, first_at, row.started_at or first_at, now))
+
+
+def _update_run(db: sqlite3.Connection, key: int, patches: Sequence[Patch], first_at: str, now: float) -> None:
+    db.execute(_TOUCH_RUN, (first_at, now, key))
+    if patches:
+        row = run_row(fold([*_stored(db, key, None), *patches]))
+        db.execute(_UPDATE_RUN, (*row, row.started_at, key))
+
+
+def _fold_steps(db: sqlite3.Connection, run: int, groups: dict[str | None, list[Patch]]) -> None:
+    known = {step_id for (step_id,) in db.execute(_STEPS_OF, (run, json.dumps(list(groups))))}
+    rows = []
+    for step_id, patches in groups.items():
+        if step_id in known:
+            row = step_row(fold([*_stored(db, run, step_id), *patches]))
+        else:
+            row = step_row(patches[0].fields if len(patches) == 1 else fold(patches))
+        rows.append((run, step_id, row.step_type == LLM_STEP, row.failed, row.tokens))
+    db.executemany("INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?)", rows)
+
+
+def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> list[Patch]:
+    sql = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ?"
+    return stored_patches(db.execute(sql, (run, step_id)))

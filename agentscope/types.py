@@ -1,0 +1,104 @@
+"""Values that cross the public surface: literals, records of the synchronous client, results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+JSONDict = dict[str, Any]
+"""A JSON object. Payloads may be any value at all; what is not JSON is rendered as well as can be."""
+
+StepType = Literal["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other"]
+RunStatus = Literal["running", "completed", "failed"]
+
+STEP_TYPES: frozenset[str] = frozenset(get_args(StepType))
+RUN_STATUSES: frozenset[str] = frozenset(get_args(RunStatus))
+
+
+@dataclass
+class RunConfig:
+    """A run as `AgentScopeClient.create_run` takes it."""
+
+    external_id: str | None = None
+    agent_name: str = "unknown"
+    input: JSONDict | None = None
+    meta_data: JSONDict | None = None
+
+
+@dataclass
+class StepConfig:
+    """A step as `AgentScopeClient.add_step` takes it. `latency_ms` is in milliseconds."""
+
+    step_type: str = "other"
+    name: str = "step"
+    input: JSONDict | None = None
+    output: JSONDict | None = None
+    meta_data: JSONDict | None = None
+    error: JSONDict | None = None
+    tokens_used: int | None = None
+    latency_ms: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+@dataclass
+class RunResponse:
+    """A run as the platform answers it."""
+
+    id: str
+    project_id: str
+    external_id: str | None
+    agent_name: str
+    status: str
+    started_at: datetime
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class FlushResult:
+    """What `flush()` and `shutdown()` found. True only if all that was accepted before the call was acknowledged.
+
+    `pending` events were still waiting when the time was over; `dropped` were given up since the last flush.
+    """
+
+    pending: int = 0
+    dropped: int = 0
+    problem: str | None = None
+    """Why delivery does not get on, in one sentence; None when it does."""
+
+    def __bool__(self) -> bool:
+        return self.pending == 0 and self.dropped == 0
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The ledger at one moment: `accepted == delivered + sum(dropped.values()) + spooled + pending`."""
+
+    accepted: int = 0
+    delivered: int = 0
+    dropped: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Events given up, by reason: queue_full, too_large, encode_error, redaction_error, rejected, shutdown, …"""
+    spooled: int = 0
+    pending: int = 0
+    """Events in memory: queued, batched, or on the wire and not acknowledged yet."""
+    queued_bytes: int = 0
+    """What the pending events are charged against `max_queue_bytes`."""
+    duplicates: int = 0
+    """Delivered events that the backend already had (an earlier answer was lost)."""
+    possibly_duplicated: int = 0
+    """Delivered events that a backend without idempotency may have stored twice."""
+    payloads_shed: int = 0
+    """Steps that kept their place but lost their payload because the queue was nearly full."""
+    sampled_out: int = 0
+    """Events of runs that `sample_rate` left out; they are not part of `accepted`."""
+    misused: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Calls that could not be recorded or were mended, by kind: no_run, run_ended, unknown_step_type, …"""
+    attempts: int = 0
+    """Export attempts so far."""
+    protocol: str | None = None
+    """What was negotiated: "agentscope-batch", "agentscope-classic", or None before the first answer."""
+    problem: str | None = None
+    """Why delivery does not get on at the moment, in one sentence; None when it does."""

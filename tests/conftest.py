@@ -1,0 +1,44 @@
+"""What holds for every test: no option of the developer's own environment leaks in, and CI takes no skip for an answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AGENTSCOPE_")]:
+        monkeypatch.delenv(name)
+    # A proxy of the machine that the tests run on is not part of what they test.
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if SKIPS_ARE_FAILURES and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"skipped where CI forbids it: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if SKIPS_ARE_FAILURES and report.skipped:
+        report.outcome, report.longrepr = "failed", f"skipped where CI forbids it: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def receiver(tmp_path: object) -> Iterator[object]:
+    """A receiver of its own on loopback, with an empty database."""
+    from agentscope.server.serve import Receiver
+
+    with Receiver(port=0, db=f"{tmp_path}/receiver.db") as running:
+        yield running

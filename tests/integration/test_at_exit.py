@@ -1,0 +1,106 @@
+"""What happens to events, and to the delay, when a program ends."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from agentscope.server.serve import Receiver
+from tests.support.platform import DeployedPlatform
+from tests.support.program import Result, run_program
+from tests.support.proxy import FaultProxy
+from tests.support.stored import stored_steps
+
+PROGRAM = """
+    import atexit, sys, time
+    began = []
+    atexit.register(lambda: print(time.monotonic() - began[0]))   # registered first: runs last
+    from agentscope import create_tracker
+    tracker = create_tracker("ask_test", {url!r})
+    run_id = tracker.start_run("agent")
+    for i in range({steps}):
+        tracker.track_step(f"step {{i}}")
+    {ending}
+"""
+
+
+def run(url: str, steps: int = 10, ending: str = "") -> tuple[Result, float]:
+    """How the program ended, and how long its exit took in seconds."""
+    ending = ending.replace("END", "began.append(time.monotonic())")
+    result = run_program(PROGRAM.format(url=url, steps=steps, ending=ending or "began.append(time.monotonic())"))
+    return result, float(result.stdout.splitlines()[-1])
+
+
+def test_a_plain_return_delivers_everything(receiver: Receiver) -> None:
+    result, _ = run(receiver.url, 1_000)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert len(stored_steps(receiver.url)) == 1_000
+
+
+@pytest.mark.parametrize("ending", ["END; sys.exit(3)", "END; raise SystemExit(3)"])
+def test_sys_exit_delivers_everything_and_keeps_its_status(receiver: Receiver, ending: str) -> None:
+    result, _ = run(receiver.url, 100, ending)
+    assert result.returncode == 3
+    assert len(stored_steps(receiver.url)) == 100
+
+
+def test_an_uncaught_exception_delivers_everything(receiver: Receiver) -> None:
+    result, _ = run(receiver.url, 100, "END; 1 / 0")
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr
+    assert len(stored_steps(receiver.url)) == 100
+
+
+def test_a_program_that_tracked_nothing_ends_at_once_and_starts_no_thread(receiver: Receiver) -> None:
+    source = """
+        import threading, time
+        from agentscope import create_tracker
+        tracker = create_tracker("ask_test", {url!r})
+        print(threading.active_count())
+    """
+    result = run_program(source.format(url=receiver.url))
+    assert result.stdout == "1\n"
+
+
+def test_a_backend_that_hangs_delays_exit_by_two_seconds_and_the_line_says_how_many_events_were_left() -> None:
+    with FaultProxy(mode="hang") as proxy:
+        result, delay = run(proxy.url)
+    assert delay < 3  # two, and the machine's leisure: a bound, not a measurement
+    assert lines(result) == ["11 events were left undelivered at the end and are lost"]
+
+
+def test_a_backend_that_hangs_since_before_the_exit_does_not_delay_it_longer() -> None:
+    with FaultProxy(mode="hang") as proxy:
+        result, delay = run(proxy.url, ending="time.sleep(1.5); END")
+    assert delay < 3  # two, and the machine's leisure: a bound, not a measurement
+    assert lines(result) == ["11 events were left undelivered at the end and are lost"]
+
+
+def test_a_backend_that_refuses_delays_exit_by_one_more_try() -> None:
+    with FaultProxy(mode="refuse") as proxy:
+        result, delay = run(proxy.url, ending="time.sleep(0.5); END")
+    assert delay < 1
+    assert lines(result)[-1] == "11 events were left undelivered at the end and are lost"
+
+
+def test_a_backend_that_refuses_the_key_is_not_tried_again_at_exit() -> None:
+    with FaultProxy(mode="status", code=401) as proxy:
+        result, delay = run(proxy.url, ending="time.sleep(0.5); END")
+    assert delay < 1
+    assert lines(result)[-1] == "11 events were left undelivered at the end and are lost"
+
+
+def test_a_slow_platform_that_acknowledges_is_waited_for() -> None:
+    with DeployedPlatform(latency=0.03) as platform:
+        result, delay = run(platform.url, steps=98)
+        assert result.stderr == ""
+        assert [step["name"] for step in platform.only_run().steps] == [f"step {i}" for i in range(98)]
+    assert delay > 2.0  # longer than the patience without progress: it was the acknowledgements that kept it going
+
+
+def lines(result: Result) -> list[str]:
+    """The lines of our own on standard error, without what stands in brackets."""
+    assert "Traceback" not in result.stderr
+    return [re.sub(r" \(.*", "", line) for line in result.stderr.splitlines()]

@@ -1,0 +1,149 @@
+"""Each example runs as a program, and what arrives at a receiver is the tree it promises."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..support import reading
+from ..support.command import ROOT, run
+from ..support.program import Result
+
+EXAMPLES = ROOT / "examples"
+
+
+def start(name: str, receiver: Any) -> Result:
+    done = run(EXAMPLES / name, env={"AGENTSCOPE_BASE_URL": receiver.url}, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done
+
+
+def steps(run: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return [step for step in run["steps"] if step["name"] == name]
+
+
+def test_basic_usage(receiver: Any) -> None:
+    assert start("basic_usage.py", receiver).stdout == "12 * 7 + 5 = 89\n"
+    run = reading.only_run(receiver.url)
+    assert (run["agent_name"], run["status"]) == ("calculator", "completed")
+    assert (run["input"], run["output"]) == ({"question": "What is 12 * 7 + 5?"}, {"answer": "12 * 7 + 5 = 89"})
+    assert reading.outline(run) == ["reasoning find_expression", "tool_call calculate"]
+    assert steps(run, "calculate")[0]["output"] == {"result": 89}
+
+
+def test_context_manager(receiver: Any) -> None:
+    start("context_manager.py", receiver)
+    run = reading.only_run(receiver.url)
+    assert reading.outline(run) == ["tool_call read_file!", "tool_call read_file", "agent analyst", ["tool_call count"]]
+    failed, read = steps(run, "read_file")
+    assert failed["error"]["type"] == "FileNotFoundError"
+    assert read["output"] == {"characters": len((EXAMPLES / "context_manager.py").read_text())}
+    assert run["status"] == "completed"
+    assert list(steps(run, "analyst")[0]["output"]) == run["output"]["answer"]
+
+
+def test_decorator(receiver: Any) -> None:
+    assert start("decorator.py", receiver).stdout == "Paris and Tokyo differ in 5 letters\n"
+    run = reading.only_run(receiver.url)
+    below = ["retrieval look_up", "retrieval look_up", "tool_call distance", "llm_call write_answer"]
+    assert reading.outline(run) == ["agent compare", below]
+    assert [step["output"] for step in steps(run, "look_up")] == ["Paris", "Tokyo"]
+    assert steps(run, "look_up")[0]["input"] == {"country": "France"}
+    assert steps(run, "distance")[0]["output"] == 5
+    assert "differ in 5 letters" in str(steps(run, "write_answer")[0]["output"])
+
+
+def test_async_agent(receiver: Any) -> None:
+    assert start("async_agent.py", receiver).stdout == "looked up 3 hosts; delivered: True\n"
+    run = reading.only_run(receiver.url)
+    parents = {step["id"]: step["name"] for step in run["steps"]}
+    tree = {(parents.get(step["parent_id"]), step["step_type"], step["input"].get("host")) for step in run["steps"]}
+    assert tree == {
+        (None, "agent", None),
+        ("by_name", "tool_call", "localhost"),
+        ("by_number", "tool_call", "127.0.0.1"),
+        ("by_number", "tool_call", "127.0.0.2"),
+    }
+    assert run["output"] == {"looked_up": 3}
+
+
+def test_threads(receiver: Any) -> None:
+    start("threads.py", receiver)
+    run = reading.only_run(receiver.url)
+    files = {path.name for path in EXAMPLES.glob("*.py")}
+    assert reading.outline(run) == ["agent workers", ["tool_call digest"] * len(files)]
+    assert {step["input"]["file"] for step in steps(run, "digest")} == files
+    assert run["output"] == {"different": len(files)}
+
+
+def test_tuned(receiver: Any) -> None:
+    done = start("tuned.py", receiver)
+    assert done.stdout.startswith("accepted 502, delivered 502, in ")
+    run = reading.only_run(receiver.url)
+    assert {step["input"]["from"] for step in run["steps"]} == set(range(1, 501))
+    assert run["output"] == {"longest": 143}
+
+
+def test_custom_agent(receiver: Any) -> None:
+    assert start("custom_agent.py", receiver).stdout == "Athens\n"
+    run = reading.only_run(receiver.url)
+    asked = ["tool_call flight", "tool_call hotel", "memory remember"]
+    assert reading.outline(run) == [
+        "reasoning plan",
+        "agent price_agent",
+        ["tool_call flight", "tool_call hotel!", "tool_call hotel", "memory remember"],
+        "agent price_agent",
+        asked,
+        "agent price_agent",
+        asked,
+        "llm_call decide",
+    ]
+    failed, retried, *_ = steps(run, "hotel")
+    assert (failed["error"]["type"], failed["meta_data"], retried["meta_data"]) == (
+        "ConnectionError",
+        {"attempt": 1},
+        {"attempt": 2},
+    )
+    assert run["output"] == {"choice": "Athens", "prices": {"Athens": 290, "Lisbon": 280, "Oslo": 460}}
+    decided = steps(run, "decide")[0]
+    assert (decided["tokens_used"], decided["usage"]) == (42, {"input_tokens": 30, "output_tokens": 12})
+    assert run["tokens_used"] == 42
+
+
+@pytest.mark.skipif(importlib.util.find_spec("langchain_core") is None, reason="langchain-core is not installed")
+def test_langchain_example(receiver: Any) -> None:
+    assert start("langchain_example.py", receiver).stdout == "Paris.\n"
+    run = reading.only_run(receiver.url)
+    assert reading.outline(run) == ["reasoning prompt", "llm_call llm_call"]
+    messages = steps(run, "prompt")[0]["output"]["messages"]
+    assert [message["role"] for message in messages] == ["system", "human"]
+    assert messages[1]["content"] == "What is the capital of France?"
+    assert (steps(run, "llm_call")[0]["output"], steps(run, "llm_call")[0]["tokens_used"]) == (
+        {"response": "Paris."},
+        16,
+    )
+
+
+def test_langchain_example_says_what_it_needs_where_langchain_is_absent(tmp_path: Path, receiver: Any) -> None:
+    (tmp_path / "langchain_core.py").write_text("raise ImportError('not here')\n")
+    path = f"{tmp_path}:{ROOT}"
+    done = run(EXAMPLES / "langchain_example.py", env={"AGENTSCOPE_BASE_URL": receiver.url, "PYTHONPATH": path})
+    assert (done.returncode, done.stderr) == (1, "This example needs LangChain: pip install langchain-core\n")
+    assert reading.runs(receiver.url) == []
+
+
+def test_every_example_is_tested_and_listed() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == {name.removeprefix("test_") for name in globals() if name.removeprefix("test_") in names}
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert [name for name in names if f"({name}.py)" not in listed] == []
+
+
+def test_an_example_without_a_backend_still_does_its_work_and_says_what_was_lost() -> None:
+    done = run(EXAMPLES / "basic_usage.py", env={"AGENTSCOPE_BASE_URL": "http://127.0.0.1:9"}, timeout=10)
+    assert (done.returncode, done.stdout) == (0, "12 * 7 + 5 = 89\n")
+    assert "4 events" in done.stderr
+    assert "Traceback" not in done.stderr

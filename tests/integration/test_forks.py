@@ -1,0 +1,134 @@
+"""Processes that fork, or spawn: each event arrives once, from the process that tracked it."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentscope.server.serve import Receiver
+from tests.support.platform import DeployedPlatform
+from tests.support.program import run_program
+from tests.support.proxy import FaultProxy
+from tests.support.stored import stored_steps
+
+FORKS = """
+    import json, os, sys, threading
+    from agentscope import create_tracker
+    tracker = create_tracker("ask_test", {url!r}, flush_interval={interval})
+    run_id = tracker.start_run("agent")
+    children = []
+    for i in range({forks}):
+        tracker.track_step(f"parent {{i}}")
+        pid = os.fork()
+        if pid == 0:
+            tracker.track_step(f"child {{i}}")
+            {ending}
+        children.append(pid)
+    statuses = [os.waitpid(pid, 0)[1] for pid in children]
+    tracker.flush()
+    stats = tracker.stats()
+    print(json.dumps([statuses, stats.accepted, stats.delivered, stats.pending, dict(stats.dropped)]))
+"""
+
+
+@pytest.mark.parametrize("ending", ["sys.exit()", "assert tracker.flush(); os._exit(0)"])
+def test_forked_children_deliver_what_they_track_and_nothing_of_the_parent(receiver: Receiver, ending: str) -> None:
+    result = run_program(FORKS.format(url=receiver.url, forks=30, interval=0.01, ending=ending), timeout=90)
+    statuses, accepted, delivered, pending, dropped = result.last_line_json
+    assert statuses == [0] * 30
+    assert (accepted, delivered, pending, dropped) == (31, 31, 0, {})
+    expected = sorted([f"parent {i}" for i in range(30)] + [f"child {i}" for i in range(30)])
+    assert sorted(stored_steps(receiver.url)) == expected
+
+
+def test_a_fork_while_the_worker_waits_for_an_answer_loses_and_doubles_nothing(receiver: Receiver) -> None:
+    with FaultProxy(receiver.url) as proxy:
+        proxy.plan([("hang", {})])  # the first request never comes back; both processes deliver through others
+        source = FORKS.format(url=proxy.url, forks=3, interval=0.0, ending="sys.exit()").replace(
+            "flush_interval=0.0", "flush_interval=0.0, timeout=1.0"
+        )
+        result = run_program(source, timeout=90)
+    assert result.last_line_json[1:] == [4, 4, 0, {}]
+    assert sorted(stored_steps(receiver.url)) == sorted([f"{who} {i}" for who in ("parent", "child") for i in range(3)])
+
+
+def test_a_child_of_a_child_delivers_too(receiver: Receiver) -> None:
+    source = """
+        import os, sys
+        from agentscope import create_tracker
+        tracker = create_tracker("ask_test", {url!r})
+        with tracker.track_run("agent"):
+            for generation in range(3):
+                tracker.track_step(f"generation {{generation}}")
+                pid = os.fork()
+                if pid:
+                    os.waitpid(pid, 0)
+                    break
+    """
+    result = run_program(source.format(url=receiver.url), timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert sorted(stored_steps(receiver.url)) == [f"generation {i}" for i in range(3)]
+
+
+def test_a_fork_while_threads_track_loses_nothing(receiver: Receiver) -> None:
+    source = """
+        import json, os, sys, threading
+        from agentscope import create_tracker
+        tracker = create_tracker("ask_test", {url!r}, flush_interval=0.01)
+        run_id = tracker.start_run("agent")
+        stop = threading.Event()
+        counts = [0] * 3
+        def work(number):
+            while not stop.is_set():
+                counts[number] += tracker.track_step("thread", run_id=run_id)
+                stop.wait(0.0005)
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+        for thread in threads: thread.start()
+        for i in range(20):
+            pid = os.fork()
+            if pid == 0:
+                tracker.track_step("child", run_id=run_id)
+                assert tracker.flush()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+        stop.set()
+        for thread in threads: thread.join()
+        assert tracker.flush()
+        print(json.dumps(sum(counts)))
+    """
+    result = run_program(source.format(url=receiver.url), timeout=90)
+    names = stored_steps(receiver.url)
+    assert names.count("child") == 20
+    assert names.count("thread") == result.last_line_json
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_multiprocessing_deliver_before_they_end(receiver: Receiver, method: str) -> None:
+    source = """
+        import multiprocessing
+        from agentscope import create_tracker
+        tracker = create_tracker("ask_test", {url!r}, flush_interval=60)
+        def child(run_id, number):
+            for i in range(10):
+                tracker.track_step(f"child {{number}}.{{i}}", run_id=run_id)
+        if __name__ == "__main__":
+            context = multiprocessing.get_context({method!r})
+            with tracker.track_run("agent") as run_id:
+                children = [context.Process(target=child, args=(str(run_id), n)) for n in range(3)]
+                for process in children: process.start()
+                for process in children: process.join(20)
+                assert [process.exitcode for process in children] == [0, 0, 0]
+    """
+    result = run_program(source.format(url=receiver.url, method=method), timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert sorted(stored_steps(receiver.url)) == sorted(f"child {n}.{i}" for n in range(3) for i in range(10))
+
+
+def test_the_children_of_a_platform_know_the_runs_of_their_parent() -> None:
+    with DeployedPlatform() as platform:
+        result = run_program(FORKS.format(url=platform.url, forks=3, interval=0.0, ending="sys.exit()").replace(
+            "children = []", "children = []; assert tracker.flush()"
+        ))
+        assert result.last_line_json[1:] == [4, 4, 0, {}]
+        assert {path for _, path, _ in platform.refusals} == {"/api/ingest/batch"}
+        names = sorted(step["name"] for step in platform.only_run().steps)
+    assert names == sorted([f"{who} {i}" for who in ("parent", "child") for i in range(3)])

@@ -1,0 +1,217 @@
+"""What strangers may cost the receiver: size, depth, time and connections are bounded."""
+
+from __future__ import annotations
+
+import json
+import socket
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from agentscope.server import body as bodies
+from agentscope.server.limits import Limits, Refused
+from agentscope.server.serve import Receiver
+from tests.support.receiver import Client, connect, envelope, raw, read_all, step
+from tests.support.wait import until
+
+BATCH = "/api/ingest/batch"
+HEAD = b"POST /api/ingest/batch HTTP/1.1\r\nHost: {host}\r\nX-Agentscope-Key: k\r\nContent-Type: application/json\r\n"
+SMALL = Limits(
+    body_bytes=20_000, inflated_bytes=100_000, held_bytes=30_000, body_seconds=0.3, head_seconds=0.3, connections=8
+)
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[Receiver]:
+    with Receiver(db=tmp_path / "runs.db", limits=SMALL) as running:
+        yield running
+
+
+def zstd_of_unknown_size(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_content_size=False).compress(data)
+
+
+def test_a_body_larger_than_the_bound_is_refused_by_its_announced_length(receiver: Receiver) -> None:
+    client = Client(receiver.url)
+    assert client.send("POST", BATCH, b"x" * 20_001).status == 413
+    assert client.batch(step(input="x" * 15_000)).status == 200
+
+
+def test_a_chunked_body_is_taken_and_bounded_as_it_comes(receiver: Receiver) -> None:
+    body = json.dumps(envelope(step())).encode()
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    head = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    assert raw(receiver.url, head + chunked).startswith(b"HTTP/1.1 200")
+    endless = b"".join(b"1000\r\n" + b"x" * 4096 + b"\r\n" for _ in range(10)) + b"0\r\n\r\n"
+    assert raw(receiver.url, head + endless).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize(
+    ("lines", "statuses"),
+    [
+        (b"Content-Length: -1", (400,)),
+        (b"Content-Length: 1_0", (400,)),
+        (b"Content-Length: +5", (400,)),
+        (b"Content-Length: ", (400,)),
+        (b"Content-Length: 5\r\nContent-Length: 6", (400,)),
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked", (400,)),
+        (b"X-Nothing: 1", (411,)),
+        (b"Content-Length: 99999999999999999999999", (400, 413)),
+    ],
+)
+def test_a_missing_or_malformed_length_is_refused(receiver: Receiver, lines: bytes, statuses: tuple[int, ...]) -> None:
+    answer = raw(receiver.url, HEAD + lines + b"\r\n\r\n0\r\n\r\n")
+    assert int(answer.split(b" ", 2)[1]) in statuses
+    assert Client(receiver.url).events() == 0
+
+
+def test_pipelined_requests_are_answered_in_turn(receiver: Receiver) -> None:
+    body = json.dumps(envelope(step())).encode()
+    request = HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    last = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
+    answers = raw(receiver.url, request + last)
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert b'{"accepted":1' in answers
+    assert b'"duplicates":1' in answers
+
+
+def test_a_body_that_does_not_come_in_time_is_answered_with_408(receiver: Receiver) -> None:
+    with connect(receiver.url) as connection:
+        head = HEAD.replace(b"{host}", receiver.url[7:].encode())
+        connection.sendall(head + b'Content-Length: 100\r\n\r\n{"batch')
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"connection: close" in answer.lower()
+
+
+def test_a_sender_that_leaves_amid_its_body_stores_nothing(receiver: Receiver) -> None:
+    body = json.dumps(envelope(step())).encode()
+    raw(receiver.url, HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body) + 1, body))
+    assert Client(receiver.url).events() == 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+def test_a_connection_that_sends_no_whole_head_is_closed(receiver: Receiver, sent: bytes) -> None:
+    with connect(receiver.url) as connection:
+        connection.sendall(sent)
+        assert read_all(connection) == b""
+
+
+def test_a_second_request_on_a_connection_has_a_deadline_for_its_head_too(receiver: Receiver) -> None:
+    request = b"GET /health HTTP/1.1\r\nHost: %b\r\n\r\n" % receiver.url[7:].encode()
+    with connect(receiver.url) as connection:
+        connection.sendall(request)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(request[:20])
+        connection.sendall(request[20:30])
+        read_all(connection)
+
+
+def test_idle_connections_give_way_when_there_are_too_many(tmp_path: Path) -> None:
+    with Receiver(db=tmp_path / "runs.db", limits=Limits(connections=8)) as receiver:
+        idle = [connect(receiver.url) for _ in range(30)]
+        try:
+            assert Client(receiver.url).get("/health").status == 200
+            idle[0].settimeout(10)
+            assert idle[0].recv(1) == b""
+        finally:
+            for connection in idle:
+                connection.close()
+
+
+def test_all_bodies_together_are_bounded(receiver: Receiver) -> None:
+    head = HEAD.replace(b"{host}", receiver.url[7:].encode())
+    with connect(receiver.url) as first, connect(receiver.url) as second:
+        answers = []
+        for connection in (first, second):
+            connection.sendall(head + b"Content-Length: 19000\r\n\r\n" + b"x" * 18_000)
+        for connection in (first, second):
+            answers.append(read_all(connection).split(b"\r\n")[0])
+    assert sorted(answer.split(b" ")[1] for answer in answers) == [b"408", b"503"]
+    client = Client(receiver.url)
+    assert client.batch(step(input="x" * 15_000)).status == 200  # what was held is free again
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_body_that_inflates_beyond_the_bound_is_refused(receiver: Receiver, encoding: str) -> None:
+    bomb = b" " * 50_000_000
+    small = zlib.compress(bomb, wbits=31) if encoding == "gzip" else zstandard.ZstdCompressor().compress(bomb)
+    body = small[:20_000]
+    assert Client(receiver.url).send("POST", BATCH, body, content_encoding=encoding).status == 413
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status"),
+    [
+        (zlib.compress(b"x" * 200, wbits=31), "gzip", 413),
+        (zstandard.ZstdCompressor().compress(b"x" * 200), "zstd", 413),
+        (zstd_of_unknown_size(b"x" * 200), "zstd", 413),
+        (zlib.compress(b"x" * 50, wbits=31)[:-1], "gzip", 400),
+        (zlib.compress(b"x" * 50, wbits=31) + b"more", "gzip", 400),
+        (b"no gzip", "gzip", 400),
+        (zstandard.ZstdCompressor().compress(b"x" * 50)[:-1], "zstd", 400),
+        (zstandard.ZstdCompressor().compress(b"x" * 50) + b"more", "zstd", 400),
+        (zstd_of_unknown_size(b"x" * 50)[:-1], "zstd", 400),
+        (zstd_of_unknown_size(b"x" * 50) + b"more", "zstd", 400),
+        (b"", "zstd", 400),
+        (b"x", "gzip, gzip", 415),
+    ],
+)
+def test_what_does_not_inflate_cleanly_is_refused(body: bytes, encoding: str, status: int) -> None:
+    with pytest.raises(Refused) as caught:
+        bodies.inflate(body, encoding, 100)
+    assert caught.value.status == status
+
+
+def test_a_zstd_frame_that_does_not_say_its_size_is_inflated() -> None:
+    assert bodies.inflate(zstd_of_unknown_size(b"x" * 50), "zstd", 100) == b"x" * 50
+
+
+def test_zstd_is_not_spoken_where_the_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "zstandard", None)
+    with pytest.raises(Refused) as caught:
+        bodies.inflate(b"x", "zstd", 100)
+    assert caught.value.status == 415
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 19_000, b'{"events":' * 1_900, b'{"events":[' + b"[" * 90 + b"]" * 90 + b"]}", b'{"a": NaN}', b'"\xff"'],
+)
+def test_depth_bombs_and_broken_json_are_malformed(receiver: Receiver, body: bytes) -> None:
+    answer = Client(receiver.url).send("POST", BATCH, body)
+    assert (answer.status, list(answer.json)) == (400, ["detail"])
+
+
+def test_a_million_keys_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    keys = ",".join(f'"k{number}":1' for number in range(1_000_002))
+    with Receiver(db=tmp_path / "runs.db") as receiver:
+        answer = Client(receiver.url).zipped(f'{{"events":[{{{keys}}}]}}'.encode())
+    assert answer.status == 413
+
+
+def test_stopping_waits_for_a_request_in_flight_and_takes_no_more(tmp_path: Path) -> None:
+    body = json.dumps(envelope(step())).encode()
+    receiver = Receiver(db=tmp_path / "runs.db").start()
+    with connect(receiver.url) as slow, connect(receiver.url) as idle:
+        head = HEAD.replace(b"{host}", receiver.url[7:].encode())
+        slow.sendall(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body[:-1]))
+        thread = _in_thread(receiver.stop)
+        assert read_all(idle) == b""  # closed by the shutdown, which therefore has begun
+        slow.sendall(body[-1:])
+        assert read_all(slow).startswith(b"HTTP/1.1 200")
+        until(lambda: not thread.is_alive())
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", int(receiver.url.rpartition(":")[2])), timeout=5).close()
+
+
+def _in_thread(work: Any) -> Any:
+    import threading
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread

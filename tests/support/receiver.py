@@ -1,0 +1,142 @@
+"""A receiver to talk to: events to send, a plain HTTP client, raw sockets, and one in a process of its own."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).parents[2]
+JSON_HEADERS = {"X-Agentscope-Key": "any", "Content-Type": "application/json"}
+TIME = "2026-01-31T12:00:00.000000Z"
+
+
+def at(second: float) -> str:
+    """A time on the morning of the tests."""
+    return f"2026-01-31T12:{int(second) // 60:02d}:{second % 60:09.6f}Z"
+
+
+def step(run_id: str = "run-1", **fields: Any) -> dict[str, Any]:
+    """A finished step of a run, with ids of its own."""
+    event = {"id": str(uuid.uuid4()), "seq": 0, "time": TIME, "type": "step", "run_id": run_id}
+    defaults = {"step_id": str(uuid.uuid4()), "parent_id": None, "name": "search", "step_type": "tool_call"}
+    return {**event, **defaults, **fields}
+
+
+def run_start(run_id: str = "run-1", **fields: Any) -> dict[str, Any]:
+    """The start of a run."""
+    event = {"id": str(uuid.uuid4()), "seq": 0, "time": TIME, "type": "run.start", "run_id": run_id, "step_id": None}
+    defaults = {"parent_id": None, "agent_name": "tester", "status": "running", "started_at": fields.get("time", TIME)}
+    return {**event, **defaults, **fields}
+
+
+def run_end(run_id: str = "run-1", **fields: Any) -> dict[str, Any]:
+    """The end of a run, a minute after its start."""
+    event = {"id": str(uuid.uuid4()), "seq": 9, "time": at(60), "type": "run.end", "run_id": run_id, "step_id": None}
+    return {**event, "parent_id": None, "status": "completed", "ended_at": at(60), **fields}
+
+
+def envelope(*events: Any, **fields: Any) -> dict[str, Any]:
+    """The body of a batch call."""
+    head = {"batch_id": str(uuid.uuid4()), "sdk": {"name": "test", "version": "0"}, "session_id": "session-1"}
+    return {**head, "events": list(events), "dropped": [], **fields}
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """One request a connection, with nothing in between."""
+
+    def __init__(self, url: str, key: str = "any") -> None:
+        self.host = urlsplit(url).netloc
+        self.key = key
+
+    def send(self, method: str, path: str, body: Any = None, **headers: str | None) -> Answer:
+        """Send a request. Header names are given with underscores; None leaves one out. A str or bytes body is raw."""
+        if body is not None and not isinstance(body, (bytes, str)):
+            body = json.dumps(body)
+        given = {**JSON_HEADERS, "X-Agentscope-Key": self.key}
+        given.update({name.replace("_", "-").title(): value for name, value in headers.items()})
+        connection = http.client.HTTPConnection(self.host, timeout=30)
+        try:
+            sent = {name: value for name, value in given.items() if value is not None}
+            connection.request(method, path, body, sent)
+            answer = connection.getresponse()
+            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str | None) -> Answer:
+        return self.send("GET", path, None, **{"content_type": None, **headers})
+
+    def batch(self, *events: Any, **fields: Any) -> Answer:
+        return self.send("POST", "/api/ingest/batch", envelope(*events, **fields))
+
+    def zipped(self, body: bytes) -> Answer:
+        return self.send("POST", "/api/ingest/batch", gzip.compress(body), content_encoding="gzip")
+
+    def events(self) -> int:
+        count: int = self.get("/health").json["events"]
+        return count
+
+
+def connect(url: str) -> socket.socket:
+    """A plain connection to a receiver."""
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=30)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Everything until the other side closes."""
+    data = b""
+    try:
+        while part := connection.recv(65536):
+            data += part
+    except ConnectionResetError:
+        pass
+    return data
+
+
+def raw(url: str, request: bytes) -> bytes:
+    """What a receiver answers to these very bytes."""
+    with connect(url) as connection:
+        connection.sendall(request.replace(b"{host}", urlsplit(url).netloc.encode()))
+        connection.shutdown(socket.SHUT_WR)
+        return read_all(connection)
+
+
+_PROGRAM = """
+import sys
+from agentscope.server.serve import serve_forever
+serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flush=True))
+"""
+
+
+@contextmanager
+def receiver_process(db: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A receiver in its own process, and its address; killed at the end if it still runs."""
+    command = [sys.executable, "-c", _PROGRAM, str(db)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,33 @@
+"""What a receiver has stored, for comparing with what was tracked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote
+from urllib.request import ProxyHandler, build_opener
+
+_open = build_opener(ProxyHandler({})).open
+
+
+def get(url: str, path: str) -> Any:
+    """A parsed answer of the read API."""
+    with _open(url + path, timeout=30) as answer:
+        return json.load(answer)
+
+
+def stored_runs(url: str) -> list[dict[str, Any]]:
+    """Every run with its steps, the newest first."""
+    found: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        page = get(url, f"/api/runs?limit=100{cursor}")
+        found += [get(url, "/api/runs/" + quote(run["id"], safe="")) for run in page["runs"]]
+        if page["next"] is None:
+            return found
+        cursor = f"&cursor={page['next']}"
+
+
+def stored_steps(url: str) -> list[str]:
+    """The names of all steps of all runs. One that was stored twice is there twice."""
+    return [step["name"] for run in stored_runs(url) for step in run["steps"]]

@@ -1,0 +1,133 @@
+"""What a type checker must say of the public API. Checked by mypy in strict mode, never run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from typing_extensions import assert_type
+
+from agentscope import (
+    AgentScopeClient,
+    APIError,
+    FlushResult,
+    RunConfig,
+    RunTracker,
+    Stats,
+    StepConfig,
+    StepType,
+    Tracker,
+    create_tracker,
+)
+
+tracker = create_tracker("ask_key", "http://localhost:8000")
+assert_type(tracker, Tracker)
+create_tracker()
+create_tracker(api_key="ask_key", batch_size=200, flush_interval=1.0, timeout=5, sample_rate=0.5, enabled=True)
+create_tracker("ask_key", redact=["secret-[0-9]+", re.compile("x")], on_drop=lambda reason, count: print(reason, count))
+create_tracker("ask_key", redact=False, fail_silently=False, max_queue_bytes=1 << 20, shutdown_timeout=2.5)
+
+run_id = tracker.start_run("agent", {"query": "?"}, external_id="mine", meta_data={"a": 1})
+assert_type(run_id, str)
+assert_type(tracker.track_step("search", "tool_call", {"q": 1}, {"a": 2}, None, 50, 120, None, run_id), bool)
+assert_type(tracker.end_run("completed", output={"a": 1}, run_id=run_id), bool)
+
+kind: StepType = "retrieval"
+tracker.track_step("find", kind, parent_id="a step's id")
+# Payloads may be any value at all.
+tracker.track_step("find", input_data=["list"], output_data=object())
+
+
+def blocks() -> None:
+    with tracker.track_run("agent", input_data={"query": "?"}) as run:
+        text: str = run
+        run.output = {"answer": text}
+        with tracker.track_step_context("plan", step_type="llm_call", input_data={"a": 1}) as step:
+            step.output = {"a": 1}
+            step.tokens_used = 42
+            step.usage = {"input_tokens": 1}
+            step.meta_data = {"model": "m"}
+            assert_type(step.id, str)
+
+
+async def async_blocks() -> None:
+    async with tracker.track_run("agent") as run:
+        run.output = "any value"
+        async with tracker.track_step_context("plan") as step:
+            step.output = 1
+    assert_type(await tracker.aflush(timeout=5), FlushResult)
+    assert_type(await tracker.ashutdown(timeout=5), FlushResult)
+
+
+@tracker.observe(step_type="tool_call")
+def search(query: str, limit: int = 3) -> list[str]:
+    return [query] * limit
+
+
+@tracker.observe
+def bare(query: str) -> int:
+    return len(query)
+
+
+@tracker.observe(name="other name")
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+@tracker.observe()
+def stream(text: str) -> Iterator[str]:
+    yield text
+
+
+@tracker.observe()
+async def astream(text: str) -> AsyncIterator[str]:
+    yield text
+
+
+class Agent:
+    @tracker.observe(step_type="agent")
+    def act(self, goal: str) -> bool:
+        return bool(goal)
+
+
+async def observed() -> None:
+    """The decorator keeps parameters and results."""
+    assert_type(search("a", limit=2), list[str])
+    assert_type(bare("a"), int)
+    assert_type(await fetch("a"), bytes)
+    assert_type(stream("a"), Iterator[str])
+    assert_type(astream("a"), AsyncIterator[str])
+    assert_type(Agent().act("a"), bool)
+
+
+def work(number: int, text: str = "") -> float:
+    return float(number)
+
+
+carried: Callable[..., float] = tracker.propagate(work)
+assert_type(tracker.propagate(work)(1, text="a"), float)
+
+assert_type(tracker.flush(), FlushResult)
+assert_type(tracker.shutdown(timeout=1.5), FlushResult)
+stats = tracker.stats()
+assert_type(stats, Stats)
+assert_type(stats.accepted, int)
+assert_type(stats.dropped["queue_full"], int)
+assert_type(stats.problem, "str | None")
+older: RunTracker = tracker
+
+client = AgentScopeClient("ask_key", base_url="http://localhost:8000", timeout=30, fail_silently=False)
+assert_type(client.create_run(RunConfig(agent_name="agent", input={"a": 1})), "str | None")
+assert_type(client.add_step("run", StepConfig(step_type="tool_call", name="find", latency_ms=12)), bool)
+assert_type(client.complete_run("run", "failed", error={"message": "no"}), bool)
+client.close()
+assert_type(APIError("no", 500).status_code, "int | None")
+
+
+def wrong() -> None:
+    """What a checker must refuse: an `ignore` that is not needed is an error in strict mode."""
+    anything: Any = None
+    search(1)  # type: ignore[arg-type]
+    tracker.flush("soon")  # type: ignore[arg-type]
+    create_tracker("ask_key", batchsize=anything)  # type: ignore[call-arg]
