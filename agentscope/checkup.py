@@ -24,13 +24,16 @@ _ADVICE = (
         "Redirects are never followed, as the key would travel along. Set {url_setting} to the target.",
     ),
     (
-        r"certificate|\bTLS\b|\bSSL\b",
+        r"certificate|\bTLS\b|CA bundle",
         "TLS failed. For a private authority set REQUESTS_CA_BUNDLE to its file; check http or https.",
     ),
     (r"40[45]\b", "Something answers there, and it is not an AgentScope backend. Correct {url_setting}."),
-    (r"resolve|name or service|getaddrinfo|nodename|not known", "The host name is not known. Correct {url_setting}."),
+    (r"resolve", "The host name is not known. Correct {url_setting}."),
     (r"proxy", "A proxy is in the way. Add the host to NO_PROXY, or correct HTTP_PROXY and HTTPS_PROXY."),
-    (r"time|deadline|hang", "It did not answer in time. Try a longer --timeout; a firewall may swallow the packets."),
+    (
+        r"in time|within|no time",
+        "It did not answer in time. Try a longer --timeout; a firewall may swallow the packets.",
+    ),
     (r"unreachable|no route", "There is no way to that machine from here. Check the network and {url_setting}."),
     (r"429|50[0-9]\b", "The backend is there, and in trouble. Its own log says more; try again later."),
 )
@@ -53,7 +56,8 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float, out: Te
     run_id, acknowledged = _send(tracker, timeout)
     took = time.monotonic() - begin
     stats = tracker.stats()
-    result = tracker.shutdown(timeout=0)
+    # The worker may be in the middle of an attempt; the process must not end under it while it is in the TLS library.
+    result = tracker.shutdown(timeout=0.5)
     _say(out, f"{address}  ({_source('base_url', base_url)})")
     if acknowledged:
         _say(

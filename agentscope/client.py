@@ -10,7 +10,6 @@ import logging
 import operator
 import os
 import time
-import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from . import config as _config
+from .context import new_id
 from .errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
 from .exporters.transport import Transport
 from .protocols import Failure
@@ -167,7 +167,7 @@ class AgentScopeClient:
         return answer
 
     def _exchange(self, method: str, path: str, body: bytes) -> dict[str, Any] | AgentScopeError:
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        headers = {"Idempotency-Key": new_id()}
         reply = self._transport.send(method, path, body, headers, self.timeout)
         if isinstance(reply, Failure):
             return APIError(f"{method} failed: {reply.sentence}")

@@ -6,7 +6,6 @@ cannot work raises `ConfigurationError`, which names the option, where the value
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -142,7 +141,11 @@ def _bad(option: str, source: str, what: str) -> ConfigurationError:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:60] if isinstance(value, (str, int, float, bool)) else type(value).__name__
+    if type(value) is str:
+        return repr(value[:60])
+    if type(value) is int and value.bit_length() > 64:
+        return f"one of {value.bit_length()} bits"  # Python itself refuses to print very long ones
+    return repr(value) if type(value) in (int, float, bool) else type(value).__name__
 
 
 def _integer(lowest: int, highest: int) -> Callable[[Any, str, str], int]:
@@ -165,7 +168,7 @@ def _number(lowest: float, highest: float) -> Callable[[Any, str, str], float]:
                 number = float(value)
             except ValueError:
                 number = None
-        if type(number) not in (int, float) or math.isnan(number) or not lowest <= number <= highest:
+        if type(number) not in (int, float) or not lowest <= number <= highest:  # NaN is neither
             raise _bad(option, source, f"must be a number from {lowest:g} to {highest:g}, not {_shown(value)}")
         return float(number)
 
@@ -192,21 +195,26 @@ def _boolean(value: Any, option: str, source: str) -> bool:
 
 
 def _redact(value: Any, option: str, source: str) -> Redact:
-    if isinstance(value, str):
+    if isinstance(value, str) and value.strip().lower() in _WORDS:
         return _boolean(value, option, source)
     if isinstance(value, bool):
         return value
     if callable(value):
         function: Callable[[dict[str, Any]], dict[str, Any]] = value
         return function
-    if not isinstance(value, Sequence) or not all(isinstance(p, (str, re.Pattern)) for p in value):
-        raise _bad(option, source, "must be True, False, a callable, or a sequence of regular expressions")
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(map(_is_pattern, value)):
+        allowed = "must be True, False, a callable, or a sequence of regular expressions"
+        raise _bad(option, source, allowed if source == "argument" else "must be true or false")
     for pattern in value:
         try:
             re.compile(pattern)
-        except re.error:
+        except (re.error, OverflowError, RecursionError):
             raise _bad(option, source, "holds a pattern that is not a regular expression") from None
     return tuple(value)
+
+
+def _is_pattern(value: object) -> bool:
+    return isinstance(value.pattern if isinstance(value, re.Pattern) else value, str)
 
 
 def _on_drop(value: Any, option: str, source: str) -> OnDrop:

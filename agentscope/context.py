@@ -17,12 +17,14 @@ from weakref import WeakValueDictionary
 MOST_OPEN_RUNS = 10_000
 """Runs that are never ended must not grow without bound: beyond this the oldest is forgotten."""
 MOST_ENDED_RUNS = 1_000
+MOST_STACKED = 100
+"""Runs begun by `start_run` on top of each other in one context, of which none has ended."""
 
 
 class Scope:
     """One open run or step in this context; `outer` is what was current before it."""
 
-    __slots__ = ("key", "loose", "outer", "run_id", "runs", "step_id")
+    __slots__ = ("height", "key", "loose", "outer", "run_id", "runs", "step_id")
 
     def __init__(
         self, runs: Runs, run_id: str, step_id: str | None, outer: Scope | None, loose: bool, key: object = None
@@ -35,6 +37,8 @@ class Scope:
         """Opened by `start_run`, which no block closes: it counts only as long as its run is open."""
         self.key = key or object()
         """The same for a scope and its copies on another chain."""
+        self.height: int = outer.height + 1 if loose and outer is not None and outer.loose else 0
+        """How many loose scopes it stands on."""
 
 
 _current: ContextVar[Scope | None] = ContextVar("agentscope_scope", default=None)
@@ -58,14 +62,12 @@ class Runs:
 
     def opened(self, run_id: str) -> None:
         self._open[run_id] = None
-        if len(self._open) > MOST_OPEN_RUNS:
-            self.ended(next(iter(list(self._open)), run_id))
+        _bounded(self._open, MOST_OPEN_RUNS)
 
     def ended(self, run_id: str) -> None:
         self._open.pop(run_id, None)
         self._ended[run_id] = None
-        if len(self._ended) > MOST_ENDED_RUNS:
-            self._ended.pop(next(iter(list(self._ended)), run_id), None)
+        _bounded(self._ended, MOST_ENDED_RUNS)
 
     def is_open(self, run_id: str) -> bool:
         return run_id in self._open
@@ -107,12 +109,30 @@ class Runs:
         """Make a run, or a step of a run, the current one."""
         outer = _current.get()
         if loose:
-            # Runs started one after the other in one context must not pile up behind each other.
+            # Runs started one after the other in one context must not pile up behind each other,
             while outer is not None and outer.loose and outer.run_id not in outer.runs._open:
                 outer = outer.outer
+            # nor those that nobody ends.
+            if outer is not None and outer.height >= MOST_STACKED:
+                outer = _floor(outer)
         scope = Scope(self, run_id, step_id, outer, loose)
         _current.set(scope)
         return scope
+
+
+def _floor(scope: Scope) -> Scope | None:
+    """What a stack of loose scopes stands on."""
+    below: Scope | None = scope
+    while below is not None and below.loose:
+        below = below.outer
+    return below
+
+
+def _bounded(ids: dict[str, None], most: int) -> None:
+    """Forget the oldest, a tenth at a time: a copy of all of them for each would cost too much."""
+    if len(ids) > most:
+        for run_id in list(ids)[: max(most // 10, 1)]:
+            ids.pop(run_id, None)
 
 
 def current() -> Scope | None:
@@ -120,11 +140,17 @@ def current() -> Scope | None:
     return _current.get()
 
 
+def switch(scope: Scope | None) -> Scope | None:
+    """Make something else current, and give what was."""
+    before = _current.get()
+    _current.set(scope)
+    return before
+
+
 @contextmanager
 def restored(scope: Scope | None) -> Iterator[None]:
     """Make what was current elsewhere current here."""
-    before = _current.get()
-    _current.set(scope)
+    before = switch(scope)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import linecache
+import re
 from collections import deque
 from types import CodeType, TracebackType
 
@@ -19,9 +20,12 @@ _CONTEXT = "During handling of the above exception, another exception occurred:"
 _GROUP = getattr(builtins, "BaseExceptionGroup", ())  # Python 3.11
 
 
+_LONE = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
+
+
 def mend(value: str) -> str:
-    """`value` without lone surrogates; a high one and a low one that stand together become their character."""
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """`value` with U+FFFD for lone surrogates; a high one and a low one that stand together become their character."""
+    return _LONE.sub("\ufffd", value).encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def text(value: object, limit: int) -> str:

@@ -6,21 +6,18 @@ may run here and may raise: the caller guards every call. Nothing is consumed th
 
 from __future__ import annotations
 
-import base64
+import binascii
 import dataclasses
 from collections import OrderedDict, UserString, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set, ValuesView
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from enum import Enum
 from functools import partial
 from itertools import islice
 from operator import getitem
-from pathlib import PurePath
 from re import Pattern
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
-from uuid import UUID
 
 HIDDEN = "<hidden>"
 """In place of a field whose author keeps it out of its class's own `repr` or dump: often a secret."""
@@ -58,6 +55,9 @@ class Note(NamedTuple):
 
 Form = bool | int | float | str | Items | Pairs | Inner | Note | None
 
+_TEXTS = frozenset({("decimal", "Decimal"), ("uuid", "UUID"), ("pathlib", "PurePath")})
+"""Classes whose `str()` says it all, by module and name: importing them would take longer than the rest of this package."""
+
 
 def form(value: Any, room: int, most: int) -> Form:
     """The form of `value`, with at most `most` members or about `room` bytes. Raises whatever foreign code raises."""
@@ -66,6 +66,8 @@ def form(value: Any, room: int, most: int) -> Form:
         known = _KINDS.get(base)
         if known is not None:
             return known(value, room, most)
+        if (base.__module__.partition(".")[0], base.__name__) in _TEXTS:
+            return str(value)
     if dataclasses.is_dataclass(kind):
         return _fields(value, ((field.name, field.repr) for field in dataclasses.fields(kind)))
     if isinstance(attributes := getattr(kind, "__attrs_attrs__", None), tuple):
@@ -169,7 +171,7 @@ def _bytes(value: Any, room: int, most: int) -> Form:
     head = "data:application/octet-stream;base64,"
     fits = max(0, room - len(head) - 40) // 4 * 3
     told = bytes(value[:fits])[:fits]
-    text = head + base64.b64encode(told).decode()
+    text = head + binascii.b2a_base64(told, newline=False).decode()
     return text if len(told) == length else Note(f"{text}…[cut: {length} bytes]")
 
 
@@ -242,6 +244,6 @@ _KINDS: dict[type, Callable[[Any, int, int], Form]] = {
     BaseException: _exception,
     Pattern: lambda value, room, most: Inner(value.pattern),
     SimpleNamespace: lambda value, room, most: _dict(value.__dict__, room, most),
-    **dict.fromkeys((Decimal, UUID, PurePath, UserString, complex), lambda value, room, most: str(value)),
+    **dict.fromkeys((UserString, complex), lambda value, room, most: str(value)),
     **dict.fromkeys((range, type), lambda value, room, most: _repr(value)),
 }

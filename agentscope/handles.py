@@ -4,52 +4,75 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from .context import Scope, leave
+from .context import Place, Scope, leave
+from .recording import Fields
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+T = TypeVar("T")
 
 
-class Recorder(Protocol):
-    """What handles ask of their tracker. None of it raises."""
+class OpenStep(NamedTuple):
+    """What was settled when a step's block began: nothing that is set on the handle changes it."""
 
-    def _open_run(self, run: Run) -> Scope | None: ...
+    scope: Scope
+    step_id: str
+    place: Place
+    fields: Fields
 
-    def _close_run(self, run: Run, error: BaseException | None) -> None: ...
 
-    def _open_step(self, step: Step) -> Scope | None: ...
+class InProcess:
+    """Belongs to this process: a copy is the thing itself, so an agent that is copied goes on recording to the same place."""
 
-    def _close_step(self, step: Step, error: BaseException | None) -> None: ...
+    def __copy__(self: T) -> T:
+        return self
 
-    def _enter(self, run_id: str | None, step_id: str | None) -> Scope | None: ...
+    def __deepcopy__(self: T, memo: object) -> T:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"a {type(self).__name__} cannot be pickled: each process makes its own")
 
 
 class _Block:
     """Both kinds of `with`. Entering and leaving never raises, and never swallows the block's own exception."""
 
+    _recorder: Recorder | None
+    """None: nothing is recorded."""
     _scope: Scope | None = None
+    """Set from the beginning of the block to its end, if it is recorded."""
+    _entered = False
 
-    def _open(self) -> Scope | None:
+    def _open(self, recorder: Recorder) -> Scope | None:
         raise NotImplementedError
 
-    def _close(self, error: BaseException | None) -> None:
+    def _close(self, recorder: Recorder, error: BaseException | None) -> None:
         raise NotImplementedError
 
-    def _resume(self) -> None:
-        """Make this current again, after `_suspend`: a generator's block is left while its consumer works."""
-        raise NotImplementedError
-
-    def _suspend(self) -> None:
-        if self._scope is not None:
-            leave(self._scope)
-            self._scope = None
+    def _begin(self) -> None:
+        recorder = self._recorder
+        if recorder is None:
+            return
+        if self._entered:
+            recorder.misused("block_reused", "a block was entered again; each `with` needs a track_… call of its own")
+            return
+        self._entered = True
+        self._scope = self._open(recorder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._suspend()
+        recorder, scope = self._recorder, self._scope
+        if recorder is None or scope is None:
+            return
+        self._scope = None
+        leave(scope)
         try:
             # A generator that is closed early was not needed to the end: that is no failure.
-            self._close(None if isinstance(error, GeneratorExit) else error)
+            self._close(recorder, None if issubclass(type(error), GeneratorExit) else error)
         except Exception:
             if error is None:
                 raise  # fail_silently=False; but the block's own exception goes first
@@ -72,18 +95,22 @@ class Run(_Block, str):
     agent_name: Any
 
     def __new__(
-        cls, recorder: Recorder, run_id: str, agent_name: Any, input_data: Any, external_id: Any, meta_data: Any
+        cls,
+        recorder: Recorder | None,
+        run_id: str,
+        agent_name: Any,
+        input_data: Any = None,
+        external_id: Any = None,
+        meta_data: Any = None,
     ) -> Run:
         run = super().__new__(cls, run_id)
         run._recorder = recorder
-        run._scope = None
         run.agent_name = agent_name
         run._start = (input_data, external_id, meta_data)
         run.output = run.error = run.meta_data = None
         return run
 
     def __init__(self, *_: Any) -> None:
-        self._recorder: Recorder
         self._start: tuple[Any, Any, Any]
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
@@ -94,24 +121,23 @@ class Run(_Block, str):
         """The id as a plain str."""
         return str.__str__(self)
 
-    def _open(self) -> Scope | None:
-        return self._recorder._open_run(self)
+    def _open(self, recorder: Recorder) -> Scope | None:
+        start, self._start = self._start, (None, None, None)
+        return recorder.open_run(self, *start)
 
-    def _close(self, error: BaseException | None) -> None:
-        self._recorder._close_run(self, error)
-
-    def _resume(self) -> None:
-        self._scope = self._recorder._enter(self.id, None)
+    def _close(self, recorder: Recorder, error: BaseException | None) -> None:
+        recorder.close_run(self, error)
 
     def __enter__(self) -> Run:
-        self._scope = self._open()
+        self._begin()
         return self
 
     async def __aenter__(self) -> Run:
-        return self.__enter__()
+        self._begin()
+        return self
 
 
-class Step(_Block):
+class Step(_Block, InProcess):
     """A step that is going on. Its duration is that of its block, unless `latency_ms` is set.
 
     Set `output`, `error`, `meta_data`, `usage` (any value), `tokens_used` or `latency_ms` (numbers) before the block ends.
@@ -119,20 +145,20 @@ class Step(_Block):
 
     def __init__(
         self,
-        recorder: Recorder,
+        recorder: Recorder | None,
         step_id: str,
         name: Any,
         step_type: Any,
-        input_data: Any,
-        run_id: str | None,
-        parent_id: str | None,
+        input_data: Any = None,
+        run_id: Any = None,
+        parent_id: Any = None,
     ) -> None:
         self.id = step_id
         self.name = name
         self.step_type = step_type
-        self.run_id = run_id
-        """The run this step belongs to; None before the block begins, and when no run could be found."""
-        self.parent_id = parent_id
+        self.run_id: str | None = run_id if recorder is not None else None
+        """The run this step belongs to; None when no run could be found."""
+        self.parent_id: str | None = parent_id
         self.output: Any = None
         self.error: Any = None
         self.meta_data: Any = None
@@ -140,28 +166,30 @@ class Step(_Block):
         self.tokens_used: int | None = None
         self.latency_ms: float | None = None
         self._recorder = recorder
-        self._fields: dict[str, Any] = {"input": input_data}
-        self._scope: Scope | None = None
+        self._input = input_data
+        self._opened: OpenStep | None = None
         self._started_at = 0
         self._began = 0
 
     def __repr__(self) -> str:
         return f"<Step {self.id}>"
 
-    def _open(self) -> Scope | None:
+    def _open(self, recorder: Recorder) -> Scope | None:
         self._started_at = time.time_ns()
         self._began = time.perf_counter_ns()
-        return self._recorder._open_step(self)
+        given, self._input = self._input, None
+        self._opened = recorder.open_step(self, given)
+        return None if self._opened is None else self._opened.scope
 
-    def _close(self, error: BaseException | None) -> None:
-        self._recorder._close_step(self, error)
-
-    def _resume(self) -> None:
-        self._scope = self._recorder._enter(self.run_id, self.id)
+    def _close(self, recorder: Recorder, error: BaseException | None) -> None:
+        elapsed = time.perf_counter_ns() - self._began
+        if self._opened is not None:
+            recorder.close_step(self, self._opened, self._started_at, elapsed, error)
 
     def __enter__(self) -> Step:
-        self._scope = self._open()
+        self._begin()
         return self
 
     async def __aenter__(self) -> Step:
-        return self.__enter__()
+        self._begin()
+        return self

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
-from .context import current, restored
+from .context import current, restored, switch
 from .handles import Run, Step
 from .recording import Encoded
 from .snapshot import encode
 
 if TYPE_CHECKING:
-    from .tracker import Tracker
+    from .recorder import Recorder
 
 MOST_ITEMS = 1_000
 """Items of a generator that are recorded one by one; the others are counted."""
+_NOTE_ROOM = 160
+"""Bytes of a list's brackets, the note at its end, and the least that an item takes when it is cut."""
 
 
 class Arguments:
@@ -27,8 +30,8 @@ class Arguments:
         self._rest = "args"
         try:
             parameters = list(inspect.signature(function).parameters.values())
-        except (TypeError, ValueError):
-            parameters = []  # some callables of C tell nothing
+        except Exception:
+            parameters = []  # some callables of C tell nothing, and `__signature__` may be anything
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 self._names.append(parameter.name)
@@ -50,32 +53,35 @@ class Items:
     """What a generator gave, encoded as it came, and bounded: texts are joined, anything else makes a list."""
 
     def __init__(self, limit: int) -> None:
-        self._room = limit
         self._limit = limit
+        self._room = limit - _NOTE_ROOM
         self._texts: list[str] | None = []
         self._encoded: list[bytes] = []
         self._lossy = False
         self._more = 0
 
     def add(self, item: Any) -> None:
+        if self._room <= 0:
+            self._more += 1
+        elif self._texts is not None and type(item) is str:
+            self._texts.append(item)
+            self._room -= len(item) + 1
+        else:
+            if self._texts:
+                self._room = self._limit - _NOTE_ROOM
+                for text in self._texts:
+                    self._encode(text)
+            self._texts = None
+            self._encode(item)
+
+    def _encode(self, item: Any) -> None:
         if self._room <= 0 or len(self._encoded) >= MOST_ITEMS:
             self._more += 1
             return
-        if self._texts is not None and type(item) is str:
-            self._texts.append(item)
-            self._room -= len(item) + 1
-            return
-        if self._texts is not None:
-            earlier, self._texts = self._texts, None
-            for text in earlier:
-                self._encode(text)
-        self._encode(item)
-
-    def _encode(self, item: Any) -> None:
-        data, lossy = encode(item, self._limit)
+        data, lossy = encode(item, self._room)
         self._encoded.append(data)
         self._lossy = self._lossy or lossy
-        self._room -= len(data)
+        self._room -= len(data) + 1
 
     def output(self) -> Any:
         note = f"…[cut: {self._more} more items]"
@@ -93,48 +99,66 @@ class Observer:
 
     def __init__(
         self,
-        tracker: Tracker,
+        recorder: Recorder,
         function: Any,
         name: str | None,
         step_type: Any,
         capture_input: bool,
         capture_output: bool,
     ) -> None:
-        self._tracker = tracker
-        self._name = name or getattr(function, "__qualname__", type(function).__name__).replace("<locals>.", "")
+        self._recorder = recorder
+        self._name = name or _name_of(function)
         self._step_type = step_type
         self._arguments = Arguments(function) if capture_input else None
-        self.capture_output = capture_output
+        self.capture_output = bool(capture_output)
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run | Step:
         """A step of the current run; a run of its own if there is none."""
         arguments = self._arguments(args, kwargs) if self._arguments is not None else None
-        if self._tracker.current_run_id is None:
-            return self._tracker.track_run(self._name, arguments or None)
-        return self._tracker.track_step_context(self._name, self._step_type, arguments or None)
+        if self._recorder.current_run_id() is None:
+            return self._recorder.new_run(self._name, arguments or None)
+        return self._recorder.new_step(self._name, self._step_type, arguments or None)
 
     def items(self) -> Items:
-        return Items(self._tracker.payload_limit if self.capture_output else 0)
+        return Items(self._recorder.limit if self.capture_output else 0)
 
 
 def observed(
-    tracker: Tracker, function: Any, name: str | None, step_type: Any, capture_input: bool, capture_output: bool
+    recorder: Recorder, function: Any, name: str | None, step_type: Any, capture_input: bool, capture_output: bool
 ) -> Any:
     """The function, recorded; what is no function at all is given back as it is."""
     if isinstance(function, (staticmethod, classmethod)):
-        inner = observed(tracker, function.__func__, name, step_type, capture_input, capture_output)
+        inner = observed(recorder, function.__func__, name, step_type, capture_input, capture_output)
         return type(function)(inner)
     if not callable(function) or inspect.isclass(function):
-        tracker._misused("not_observable", "observe() takes functions; a class or a value is left as it is")
+        recorder.misused("not_observable", "observe() takes functions; a class or a value is left as it is")
         return function
-    observer = Observer(tracker, function, name, step_type, capture_input, capture_output)
-    if inspect.isasyncgenfunction(function):
-        return _async_generator(observer, function)
-    if inspect.iscoroutinefunction(function):
-        return _coroutine(observer, function)
-    if inspect.isgeneratorfunction(function):
-        return _generator(observer, function)
-    return _plain(observer, function)
+    try:
+        observer = Observer(recorder, function, name, step_type, capture_input, capture_output)
+        return _form(function)(observer, function)
+    except Exception as error:  # a callable whose attributes are traps
+        recorder._failed("observe", error)
+        return function
+
+
+def _name_of(function: Any) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    name = getattr(function, "__qualname__", None)
+    return name.replace("<locals>.", "") if type(name) is str else type(function).__name__
+
+
+def _form(function: Any) -> Callable[[Observer, Callable[..., Any]], Callable[..., Any]]:
+    """How a call of this goes on, which an object says by its class's `__call__`."""
+    bodies = (function, type(function).__call__)
+    for is_one, form in (
+        (inspect.isasyncgenfunction, _async_generator),
+        (inspect.iscoroutinefunction, _coroutine),
+        (inspect.isgeneratorfunction, _generator),
+    ):
+        if any(is_one(body) for body in bodies):
+            return form
+    return _plain
 
 
 def _plain(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -165,32 +189,31 @@ def _generator(observer: Observer, function: Callable[..., Any]) -> Callable[...
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         items = observer.items()
-        with observer.begin(args, kwargs) as block:
-            inner = function(*args, **kwargs)
-            resume = _bind(inner.send, None)
-            try:
-                while True:
-                    item = resume()
-                    items.add(item)
-                    # The consumer's own steps must not become children of this one.
-                    block._suspend()
-                    try:
-                        sent = yield item
-                    except GeneratorExit:
-                        block._resume()
-                        inner.close()
-                        raise
-                    except BaseException as error:
-                        block._resume()
-                        resume = _bind(inner.throw, error)
-                    else:
-                        block._resume()
-                        resume = _bind(inner.send, sent)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                if observer.capture_output:
-                    block.output = items.output()
+        outside = current()
+        try:
+            with observer.begin(args, kwargs) as block:
+                inner = function(*args, **kwargs)
+                proceed, value = inner.send, None
+                try:
+                    while True:
+                        item = proceed(value)
+                        items.add(item)
+                        # What is current in here is not current where the items go: the consumer's steps are its own.
+                        inside = switch(outside)
+                        try:
+                            value = yield item
+                            proceed = inner.send
+                        except BaseException as error:
+                            proceed, value = inner.throw, _as_thrown(error)
+                        outside = switch(inside)
+                except StopIteration as stop:
+                    return stop.value
+                finally:
+                    value = None  # an exception that was thrown in would keep this frame alive
+                    if observer.capture_output:
+                        block.output = items.output()
+        finally:
+            switch(outside)
 
     return call
 
@@ -199,37 +222,51 @@ def _async_generator(observer: Observer, function: Callable[..., Any]) -> Callab
     @wraps(function)
     async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         items = observer.items()
-        with observer.begin(args, kwargs) as block:
-            inner = function(*args, **kwargs)
-            resume = _bind(inner.asend, None)
-            try:
-                while True:
-                    item = await resume()
-                    items.add(item)
-                    block._suspend()
-                    try:
-                        sent = yield item
-                    except GeneratorExit:
-                        block._resume()
-                        await inner.aclose()
-                        raise
-                    except BaseException as error:
-                        block._resume()
-                        resume = _bind(inner.athrow, error)
-                    else:
-                        block._resume()
-                        resume = _bind(inner.asend, sent)
-            except StopAsyncIteration:
-                return
-            finally:
-                if observer.capture_output:
-                    block.output = items.output()
+        outside = current()
+        try:
+            with observer.begin(args, kwargs) as block:
+                inner = function(*args, **kwargs)
+                proceed, value = partial(_begun, inner), None
+                try:
+                    while True:
+                        item = await proceed(value)
+                        items.add(item)
+                        inside = switch(outside)
+                        try:
+                            value = yield item
+                            proceed = inner.asend
+                        except BaseException as error:
+                            proceed, value = inner.athrow, _as_thrown(error)
+                        outside = switch(inside)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    value = None
+                    if observer.capture_output:
+                        block.output = items.output()
+        finally:
+            switch(outside)
 
     return call
 
 
-def _bind(function: Callable[[Any], Any], value: Any) -> Callable[[], Any]:
-    return lambda: function(value)
+def _as_thrown(error: BaseException) -> BaseException:
+    """The exception as the consumer threw it in: without the frame that it passed here."""
+    trace = error.__traceback__
+    return error.with_traceback(None if trace is None else trace.tb_next)
+
+
+def _begun(inner: AsyncGenerator[Any, Any], first: Any) -> Any:
+    """The first step of an async generator that only its wrapper ends.
+
+    An event loop closes all that it knows of when it ends, at once: of this one it must not know.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return inner.asend(first)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 def propagated(function: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from operator import index
 from typing import Any, NamedTuple
 
 from .snapshot import describe_exception, encode, text
@@ -29,7 +29,7 @@ class Fields:
         self.limit = limit
         self.values = values
         self.size = 0
-        """Bytes of the payloads."""
+        """Bytes of the payloads and names."""
         self.mended: list[tuple[str, str]] = []
         """What the caller should know: (kind, sentence)."""
 
@@ -45,46 +45,103 @@ class Fields:
 
     def error(self, value: Any) -> None:
         """An exception, or any value that tells of one."""
-        self.payload("error", describe_exception(value) if isinstance(value, BaseException) else value)
+        self.payload("error", describe_exception(value) if issubclass(type(value), BaseException) else value)
 
-    def name(self, field: str, value: Any) -> None:
-        """A short text. None is not set."""
-        if value is None:
+    def name(self, field: str, value: Any, default: str | None = None) -> None:
+        """A short text. None is not set, unless there is a default: then it should have been a text."""
+        if value is None and default is None:
             return
-        if not isinstance(value, str):
+        told = _plain_text(value)
+        if told is None:
             self.mended.append(("wrong_type", f"{field} takes a str; another value is recorded as its str()"))
-        self.values[field] = text(value, LONGEST_NAME)
+            told = value if value is not None else default
+        self.values[field] = name = text(told, LONGEST_NAME)
+        self.size += len(name)
 
     def number(self, field: str, value: Any) -> None:
-        """A whole number; a float is rounded, anything else is left out."""
+        """A whole number; a fraction is rounded, what is no number is left out."""
+        number = self._number(field, value)
+        if number is not None:
+            self.values[field] = round(number)
+
+    def milliseconds(self, field: str, value: Any) -> None:
+        """A duration, to the microsecond."""
+        number = self._number(field, value)
+        if number is not None:
+            self.values[field] = round(number, 3)
+
+    def _number(self, field: str, value: Any) -> int | float | None:
         if value is None:
-            return
-        number: Any = value
-        if isinstance(value, float):
-            number = round(value) if math.isfinite(value) else None
-        if isinstance(number, bool) or not isinstance(number, int) or abs(number) > _INT64:
+            return None
+        number = _plain_number(value)
+        if number is None:
             self.mended.append(("wrong_type", f"{field} takes a number; other values are left out"))
-        else:
-            self.values[field] = int(number)
+        return number
+
+    def step(self, name: Any, step_type: Any, output: Any, error: Any, tokens_used: Any, meta_data: Any) -> None:
+        """What every step has."""
+        self.name("name", name, default="step")
+        self.step_type(step_type, meta_data)
+        self.payload("output", output)
+        self.error(error)
+        self.number("tokens_used", tokens_used)
 
     def step_type(self, value: Any, meta_data: Any) -> None:
         """One of the step types; another becomes `other`, and what it was goes into `meta_data` as `step_type`."""
-        if isinstance(value, str) and value in STEP_TYPES:
-            self.values["step_type"] = value
+        known = _plain_text(value)
+        if known in STEP_TYPES:
+            self.values["step_type"] = known
         else:
             self.values["step_type"] = "other"
-            original = text(value, LONGEST_NAME)
-            kept = meta_data if isinstance(meta_data, dict) else {} if meta_data is None else {"value": meta_data}
-            meta_data = {**kept, "step_type": original}
+            original = text(value if known is None else known, LONGEST_NAME)
+            meta_data = {**_plain_dict(meta_data), "step_type": original}
             allowed = ", ".join(sorted(STEP_TYPES))
             self.mended.append(("unknown_step_type", f"an unknown step_type is recorded as other; known are {allowed}"))
         self.payload("meta_data", meta_data)
 
     def status(self, value: Any, failed: bool) -> None:
         """How a run ended; an unknown status becomes `failed` if there is an error, else `completed`."""
-        if isinstance(value, str) and value in RUN_STATUSES and value != "running":
-            self.values["status"] = value
+        known = _plain_text(value)
+        if known in RUN_STATUSES and known != "running":
+            self.values["status"] = known
         else:
             self.values["status"] = "failed" if failed else "completed"
             sentence = "a run ends as completed or failed; another status is recorded as the one of them that fits"
             self.mended.append(("unknown_status", sentence))
+
+
+def _plain_text(value: Any) -> str | None:
+    """A str as exactly that, whatever its class makes of it (an enum's member, say); None for anything else."""
+    return str.__str__(value) if issubclass(type(value), str) else None
+
+
+def _plain_dict(value: Any) -> dict[Any, Any]:
+    """A dict as a new one, past what its class makes of it; anything else under the key `value`."""
+    if value is None:
+        return {}
+    if issubclass(type(value), dict):
+        try:
+            return dict(list(dict.items(value)))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # keys are foreign code, too
+            pass
+    return {"value": value}
+
+
+def _plain_number(value: Any) -> int | float | None:
+    """A number as Python's own, numpy's and `decimal`'s too; None for what is none, or not finite, or beyond 64 bits."""
+    kind = type(value)
+    number: Any = value
+    if kind is not int and kind is not float:
+        try:
+            number = (
+                index(value) if hasattr(kind, "__index__") else float(value) if hasattr(kind, "__float__") else None
+            )
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # foreign code, such as an array's
+            return None
+    if number is None or kind is bool:
+        return None
+    return number if -_INT64 <= number <= _INT64 else None

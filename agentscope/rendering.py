@@ -19,7 +19,8 @@ from agentscope.forms import Form, Inner, Items, Note, Pairs, class_name, form, 
 MAX_DEPTH = 50
 """Containers inside one another."""
 MAX_NODES = 100_000
-"""Values in one payload."""
+"""Values in one payload that is plain JSON."""
+_MAX_CAREFUL = 20_000  # values that are rendered one by one, which takes microseconds each
 MIN_INT, MAX_INT = -(2**63), 2**64 - 1
 """What is a number in JSON: every reader of the wire takes it."""
 
@@ -41,8 +42,16 @@ _brief.maxstring = _brief.maxother = _MAX_KEY
 
 def render(value: object, limit: int, plain: Plain) -> tuple[bytes, bool]:
     """JSON of `value` in at most `max(limit, 96)` bytes, and whether anything was lost. Lets KeyboardInterrupt pass."""
-    renderer = _Renderer(plain)
-    return renderer.value(value, limit, 1), renderer.lossy
+    renderer = _Renderer(plain, fair=False)
+    try:
+        return renderer.value(value, limit, 1), renderer.lossy
+    except _NoRoom:  # what fits is told whole; only what does not is shared out
+        renderer = _Renderer(plain, fair=True)
+        return renderer.value(value, limit, 1), renderer.lossy
+
+
+class _NoRoom(Exception):
+    """Not everything fits into the limit."""
 
 
 def quote(value: str) -> tuple[bytes, bool]:
@@ -56,10 +65,11 @@ def quote(value: str) -> tuple[bytes, bool]:
 class _Renderer:
     """One rendering. Every method that takes `room` returns at most `max(room, _LEAST)` bytes."""
 
-    def __init__(self, plain: Plain) -> None:
+    def __init__(self, plain: Plain, fair: bool) -> None:
         self.lossy = False
+        self._fair = fair
         self._plain = plain
-        self._nodes = MAX_NODES
+        self._nodes = _MAX_CAREFUL
         self._tries = 2 * MAX_NODES  # values that the quick way may look at in vain
         self._open: set[int] = set()
 
@@ -71,12 +81,13 @@ class _Renderer:
         try:
             if kind in _SCALARS:
                 return self._scalar(value, room)
+            if kind is Note:
+                return self._form(value, room, depth)
             if id(value) in self._open:
                 return self._note("<cycle>")
-            if depth > 1 and (kind is dict or kind is list or kind is tuple):
-                encoded, seen = self._plain(value, room, MAX_DEPTH - depth + 1, min(self._nodes, self._tries))
+            if 1 < depth <= MAX_DEPTH and self._tries > 0 and (kind is dict or kind is list or kind is tuple):
+                encoded, seen = self._plain(value, room, MAX_DEPTH - depth + 1, min(MAX_NODES, self._tries))
                 if encoded is not None:
-                    self._nodes -= seen
                     return encoded
                 self._tries -= seen
             self._open.add(id(value))
@@ -84,7 +95,7 @@ class _Renderer:
                 return self._form(form(value, room, min(room // 2, self._nodes) + 1), room, depth)
             finally:
                 self._open.discard(id(value))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, _NoRoom):
             raise
         except BaseException:
             return self._note(f"<{class_name(value)}: cannot be rendered>")
@@ -108,10 +119,13 @@ class _Renderer:
         entries = self._named(form.pairs)
         parts, cut = self._members(entries, room, depth)
         if cut := cut + form.total - len(form.pairs):
-            parts.append(b'"\xe2\x80\xa6[cut]":' + self._note(f"{cut} keys"))
+            name = "…[cut]"
+            while any(prefix == quote(name)[0] + b":" for prefix, _ in entries):
+                name = f"…{name}"
+            parts.append(quote(name)[0] + b":" + self._note(f"{cut} keys"))
         return b"{%b}" % b",".join(parts)
 
-    def _members(self, entries: list[tuple[bytes, object]], room: int, depth: int) -> tuple[list[bytes], int]:
+    def _members(self, entries: list[tuple[bytes, Any]], room: int, depth: int) -> tuple[list[bytes], int]:
         """Render (key with its colon, or nothing; value), in order; also how many there was no room for."""
         parts = [b""] * len(entries)
         later: list[int] = []
@@ -122,27 +136,29 @@ class _Renderer:
             elif type(value) not in _SCALARS or (type(value) is str and len(value) > _SMALL):
                 later.append(index)
             else:
-                part = prefix + self.value(value, _LEAST, depth + 1)
+                self._nodes -= 1
+                part = prefix + self._scalar(value, 6 * _SMALL + 2)
                 if len(part) < room:
                     parts[index] = part
                     room -= len(part) + 1
                 else:
-                    cut += 1
+                    cut += self._no_room()
         for done, index in enumerate(later):
             prefix, value = entries[index]
             free = room - len(prefix) - 1
-            if free < _LEAST or self._nodes <= 0:
+            if self._nodes <= 0:
                 cut += 1
-                continue
-            parts[index] = part = prefix + self.value(
-                value, max(free // (len(later) - done), min(free, _SHARE)), depth + 1
-            )
-            room -= len(part) + 1
+            elif free < _LEAST:
+                cut += self._no_room()
+            else:
+                share = max(free // (len(later) - done), min(free, _SHARE)) if self._fair else free
+                parts[index] = part = prefix + self.value(value, share, depth + 1)
+                room -= len(part) + 1
         return [part for part in parts if part], cut
 
-    def _named(self, pairs: list[tuple[object, object]]) -> list[tuple[bytes, object]]:
+    def _named(self, pairs: list[tuple[object, object]]) -> list[tuple[bytes, Any]]:
         """Every key as `"key":`, no two alike. A str that is fit to be a key keeps its name; others give way."""
-        entries: list[tuple[bytes, object]] = []
+        entries: list[tuple[bytes, Any]] = []
         taken = {key for key, _ in pairs if type(key) is str}
         counts: dict[str, int] = {}
         for key, value in pairs:
@@ -177,17 +193,26 @@ class _Renderer:
             return self._note(f"<int of {bits} bits>")
         return b'"%d"' % value
 
+    def _no_room(self) -> int:
+        if not self._fair:
+            raise _NoRoom
+        return 1
+
     def _note(self, text: str) -> bytes:
         self.lossy = True
-        return self._text(text, _LEAST)
+        encoded = quote(text)[0]
+        return encoded if len(encoded) <= _LEAST else self._cut(text, _LEAST)
 
     def _text(self, value: str, room: int) -> bytes:
-        room = max(room, _LEAST)
         if len(value) <= room:
             encoded, mended = quote(value)
             if len(encoded) <= room:
                 self.lossy |= mended
                 return encoded
+        self._no_room()
+        return self._cut(value, room)
+
+    def _cut(self, value: str, room: int) -> bytes:
         self.lossy = True
         note = f"…[cut: {len(value)} characters]".encode()
         room -= len(note) + 2

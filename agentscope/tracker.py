@@ -2,61 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-import weakref
 from collections.abc import Callable
-from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from . import context
 from .config import Config, OnDrop, Redact
-from .context import Place, Scope
-from .delivery import pipeline_for
-from .errors import AgentScopeError, APIError, AuthenticationError
-from .events import RUN_END, RUN_START, STEP
-from .handles import Run, Step
+from .context import new_id
+from .errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
+from .handles import InProcess, Run, Step
 from .observe import observed, propagated
-from .recording import Fields
-from .snapshot import text
+from .recorder import Recorder, safe
 from .types import FlushResult, RunStatus, Stats, StepType
 
 if TYPE_CHECKING:
     from .client import AgentScopeClient
 
-P = ParamSpec("P")
-R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 
-LONGEST_ID = 255
+LONGEST_WAIT = 4_000_000.0
+"""Seconds; the operating system's own clocks end somewhere above."""
 
 
-def _safe(
-    fallback: Callable[[Tracker], R],
-) -> Callable[[Callable[Concatenate[Tracker, P], R]], Callable[Concatenate[Tracker, P], R]]:
-    """A public call: what goes wrong in it is counted and said, and the agent goes on with what `fallback` gives."""
-
-    def around(method: Callable[Concatenate[Tracker, P], R]) -> Callable[Concatenate[Tracker, P], R]:
-        @wraps(method)
-        def call(self: Tracker, /, *args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return method(self, *args, **kwargs)
-            except Exception as error:
-                if not self._config.fail_silently:
-                    raise
-                self._pipeline.misused("wrong_call", f"{method.__name__}() was called wrongly: {type(error).__name__}")
-                return fallback(self)
-
-        return call
-
-    return around
+def _as_it_is(function: Any) -> Any:
+    return function
 
 
-def _no_scope(_: Tracker) -> Scope | None:
-    return None
-
-
-class Tracker:
+class Tracker(InProcess):
     """Records runs and their steps. No call waits for the network, and none raises, unless `fail_silently=False`.
 
     Every option may also come from the environment (`AGENTSCOPE_` and its name in capitals); `agentscope.config.Config` has
@@ -89,29 +59,24 @@ class Tracker:
     ) -> None:
         options = {name: value for name, value in locals().items() if name not in ("self", "client")}
         if client is not None:
-            for name in ("api_key", "base_url", "timeout", "fail_silently"):
-                if options[name] is None:
-                    options[name] = getattr(client, name)
+            _borrow(client, options)
         self.client = client
         self._config = Config.load(options)
-        self._limit = self._config.max_payload_bytes
-        self._runs = context.runs_of(self._config.base_url, self._config.api_key)
+        from .delivery import pipeline_for  # the first tracker pays for it, and no `import agentscope` alone
+
         self._pipeline = pipeline_for(self._config)
-        weakref.finalize(self, self._pipeline.retire).atexit = False
+        self._recorder = Recorder(self._config, self._pipeline)
 
     # ---- runs ------------------------------------------------------------------------------------------------------
 
-    @_safe(lambda self: context.new_id())
+    @safe(lambda *_: new_id())
     def start_run(
         self, agent_name: str, input_data: Any = None, external_id: str | None = None, meta_data: Any = None
     ) -> str:
         """Start a run and make it the current one of this context, until `end_run`. Returns its id, made here."""
-        run_id = context.new_id()
-        if self._begin_run(run_id, agent_name, input_data, external_id, meta_data):
-            self._runs.enter(run_id, loose=True)
-        return run_id
+        return self._recorder.start_run(agent_name, input_data, external_id, meta_data)
 
-    @_safe(lambda self: False)
+    @safe(lambda *_: False)
     def end_run(
         self, status: RunStatus = "completed", output: Any = None, error: Any = None, run_id: str | None = None
     ) -> bool:
@@ -119,21 +84,9 @@ class Tracker:
 
         `error` may be an exception, or any value that tells of one.
         """
-        if not self._config.enabled:
-            return False
-        if run_id is None:
-            place = self._place(None, None)
-            if place is None:
-                return False
-            run_id = place.run_id
-        else:
-            run_id = text(run_id, LONGEST_ID)
-            if self._runs.has_ended(run_id):
-                self._misused("run_ended", "end_run() was called again for a run that has ended")
-                return False
-            self._check_known(run_id)
-        return self._end_run(run_id, status, output, error, None)
+        return self._recorder.end_run(status, output, error, run_id)
 
+    @safe(lambda *_: Run(None, new_id(), None))
     def track_run(
         self, agent_name: str, input_data: Any = None, external_id: str | None = None, meta_data: Any = None
     ) -> Run:
@@ -141,11 +94,11 @@ class Tracker:
 
         An exception that leaves the block ends the run as failed, and goes on unchanged.
         """
-        return Run(self, context.new_id(), agent_name, input_data, external_id, meta_data)
+        return self._recorder.new_run(agent_name, input_data, external_id, meta_data)
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
-    @_safe(lambda self: False)
+    @safe(lambda *_: False)
     def track_step(
         self,
         name: str,
@@ -163,21 +116,11 @@ class Tracker:
 
         `latency_ms` is how long it took, in milliseconds; `parent_id` the step it is part of, else the current one.
         """
-        if not self._config.enabled:
-            return False
-        place = self._place(run_id, parent_id)
-        if place is None:
-            return False
-        now = time.time_ns()
-        fields = Fields(self._limit, {"name": "", "status": "completed" if error is None else "failed"})
-        fields.number("latency_ms", latency_ms)
-        fields.values["started_at"] = now - max(fields.values.get("latency_ms", 0), 0) * 1_000_000
-        fields.values["ended_at"] = now
-        fields.payload("input", input_data)
-        return self._step(
-            fields, place, self._pipeline.new_step_id(), name, step_type, output_data, error, tokens_used, meta_data
+        return self._recorder.track_step(
+            name, step_type, input_data, output_data, error, tokens_used, latency_ms, meta_data, run_id, parent_id
         )
 
+    @safe(lambda *_: Step(None, new_id(), None, "other"))
     def track_step_context(
         self,
         name: str,
@@ -194,7 +137,7 @@ class Tracker:
 
         Its duration is measured. An exception that leaves the block is recorded, and goes on unchanged.
         """
-        step = Step(self, self._pipeline.new_step_id(), name, step_type, input_data, run_id, parent_id)
+        step = self._recorder.new_step(name, step_type, input_data, run_id, parent_id)
         step.output, step.meta_data = output_data, meta_data
         step.tokens_used, step.latency_ms = tokens_used, latency_ms
         return step
@@ -225,6 +168,7 @@ class Tracker:
         capture_output: bool = True,
     ) -> Callable[[F], F]: ...
 
+    @safe(lambda self, function=None, *_: function if callable(function) else _as_it_is)
     def observe(
         self,
         function: Any = None,
@@ -240,11 +184,16 @@ class Tracker:
         Arguments (without `self` and `cls`) and result are recorded unless `capture_input` or `capture_output` is False.
         """
 
+        if isinstance(function, str):
+            self._recorder.misused("not_observable", 'observe() takes a function; its name is given as name="…"')
+            function, name = None, name or function
+
         def decorate(function: Any) -> Any:
-            return observed(self, function, name, step_type, capture_input, capture_output)
+            return observed(self._recorder, function, name, step_type, capture_input, capture_output)
 
         return decorate if function is None else decorate(function)
 
+    @safe(lambda self, function=_as_it_is, *_: function)
     def propagate(self, function: F) -> F:
         """`function` with the run and step that are current now: for a thread, which inherits no context by itself."""
         carried: F = propagated(function)
@@ -252,30 +201,35 @@ class Tracker:
 
     # ---- delivery --------------------------------------------------------------------------------------------------
 
+    @safe(lambda self, *_: self._pipeline.flush(30.0))
     def flush(self, timeout: float = 30.0) -> FlushResult:
         """Wait until everything accepted so far is delivered, for `timeout` seconds at most.
 
         The result is true only if all of it was acknowledged and nothing was dropped since the last flush. With
         `fail_silently=False` anything else raises `AuthenticationError` or `APIError`.
         """
-        return self._checked(self._pipeline.flush(timeout))
+        return self._checked(self._pipeline.flush(self._seconds(timeout, 30.0)))
 
+    @safe(lambda self, *_: self._pipeline.shutdown(10.0))
     def shutdown(self, timeout: float = 10.0) -> FlushResult:
         """Deliver what is left and end the worker; nothing can be recorded afterwards. Happens at exit by itself.
 
         Goes on for `timeout` seconds as long as acknowledgements come in, and gives up after 2 s without one. What is left
         then is counted as dropped.
         """
-        return self._checked(self._pipeline.shutdown(timeout))
+        return self._checked(self._pipeline.shutdown(self._seconds(timeout, 10.0)))
 
+    @safe(lambda self, *_: _in_thread(self.flush, 30.0))
     async def aflush(self, timeout: float = 30.0) -> FlushResult:
         """`flush` without blocking the event loop."""
-        return await asyncio.to_thread(self.flush, timeout)
+        return await _in_thread(self.flush, timeout)
 
+    @safe(lambda self, *_: _in_thread(self.shutdown, 10.0))
     async def ashutdown(self, timeout: float = 10.0) -> FlushResult:
         """`shutdown` without blocking the event loop."""
-        return await asyncio.to_thread(self.shutdown, timeout)
+        return await _in_thread(self.shutdown, timeout)
 
+    @safe(lambda self, *_: self._pipeline.stats())
     def stats(self) -> Stats:
         """The ledger at this moment."""
         return self._pipeline.stats()
@@ -283,175 +237,39 @@ class Tracker:
     @property
     def current_run_id(self) -> str | None:
         """The run that a step tracked here and now would belong to."""
-        place = self._runs.place()
-        return None if place is None else place.run_id
-
-    @property
-    def payload_limit(self) -> int:
-        """Bytes that one payload field may take (`max_payload_bytes`)."""
-        return self._limit
+        return self._recorder.current_run_id()
 
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            self.shutdown()
+        except AgentScopeError:
+            if error is None:
+                raise  # the block's own exception goes first
 
     async def __aenter__(self) -> Tracker:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.ashutdown()
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            await self.ashutdown()
+        except AgentScopeError:
+            if error is None:
+                raise
 
     def __repr__(self) -> str:
         return f"<Tracker to {self._config.base_url}>"
 
-    def __copy__(self) -> Tracker:
-        return self
+    def _failed(self, call: str, error: Exception) -> None:
+        self._recorder._failed(call, error)
 
-    def __deepcopy__(self, memo: object) -> Tracker:
-        return self  # an agent that is copied goes on recording to the same place
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a Tracker cannot be pickled: make one in each process with create_tracker()")
-
-    # ---- what handles ask for --------------------------------------------------------------------------------------
-
-    @_safe(_no_scope)
-    def _open_run(self, run: Run) -> Scope | None:
-        begun = self._begin_run(run.id, run.agent_name, *run._start)
-        return self._runs.enter(run.id) if begun else None
-
-    @_safe(lambda self: None)
-    def _close_run(self, run: Run, error: BaseException | None) -> None:
-        if self._runs.is_open(run.id):
-            failed = error if error is not None else run.error
-            status: RunStatus = "completed" if failed is None else "failed"
-            self._end_run(run.id, status, run.output, failed, run.meta_data)
-
-    @_safe(_no_scope)
-    def _open_step(self, step: Step) -> Scope | None:
-        if not self._config.enabled:
-            step.run_id = None
-            return None
-        place = self._place(step.run_id, step.parent_id)
-        if place is None:
-            step.run_id = None
-            return None
-        step.run_id, step.parent_id = place
-        fields = Fields(self._limit, {})
-        fields.payload("input", step._fields["input"])
-        step._fields = {"fields": fields}
-        return self._runs.enter(place.run_id, step.id)
-
-    @_safe(lambda self: None)
-    def _close_step(self, step: Step, error: BaseException | None) -> None:
-        fields = step._fields.get("fields")
-        if step.run_id is None or fields is None:
-            return
-        elapsed = time.perf_counter_ns() - step._began
-        failed = error if error is not None else step.error
-        fields.values["status"] = "completed" if failed is None else "failed"
-        fields.number("latency_ms", elapsed / 1e6 if step.latency_ms is None else step.latency_ms)
-        fields.values["started_at"] = step._started_at
-        fields.values["ended_at"] = step._started_at + elapsed
-        fields.payload("usage", step.usage)
-        place = Place(step.run_id, step.parent_id)
-        self._step(
-            fields, place, step.id, step.name, step.step_type, step.output, failed, step.tokens_used, step.meta_data
-        )
-
-    def _enter(self, run_id: str | None, step_id: str | None) -> Scope | None:
-        return None if run_id is None or not self._config.enabled else self._runs.enter(run_id, step_id)
-
-    # ---- inside ----------------------------------------------------------------------------------------------------
-
-    def _begin_run(self, run_id: str, agent_name: Any, input_data: Any, external_id: Any, meta_data: Any) -> bool:
-        if not self._config.enabled:
-            return False
-        fields = Fields(self._limit, {"status": "running", "started_at": time.time_ns()})
-        fields.name("agent_name", agent_name)
-        fields.name("external_id", external_id)
-        fields.payload("input", input_data)
-        fields.payload("meta_data", meta_data)
-        self._put(RUN_START, run_id, None, None, fields, urgent=True)
-        self._runs.opened(run_id)
-        return True
-
-    def _end_run(self, run_id: str, status: Any, output: Any, error: Any, meta_data: Any) -> bool:
-        fields = Fields(self._limit, {"ended_at": time.time_ns()})
-        fields.status(status, failed=error is not None)
-        fields.payload("output", output)
-        fields.error(error)
-        fields.payload("meta_data", meta_data)
-        accepted = self._put(RUN_END, run_id, None, None, fields, urgent=True)
-        self._runs.ended(run_id)
-        context.leave_run(self._runs, run_id)
-        return accepted
-
-    def _step(
-        self,
-        fields: Fields,
-        place: Place,
-        step_id: str,
-        name: Any,
-        step_type: Any,
-        output: Any,
-        error: Any,
-        tokens_used: Any,
-        meta_data: Any,
-    ) -> bool:
-        fields.name("name", name)
-        fields.step_type(step_type, meta_data)
-        fields.payload("output", output)
-        fields.error(error)
-        fields.number("tokens_used", tokens_used)
-        return self._put(STEP, place.run_id, step_id, place.parent_id, fields, urgent=error is not None)
-
-    def _place(self, run_id: Any, parent_id: Any) -> Place | None:
-        """Where a step belongs; None, and said, if no run can be found."""
-        parent = None if parent_id is None else text(parent_id, LONGEST_ID)
-        if run_id is not None:
-            run_id = text(run_id, LONGEST_ID)
-            self._check_known(run_id)
-            return Place(run_id, self._runs.parent_in(run_id) if parent is None else parent)
-        place = self._runs.place()
-        if place is not None:
-            return place if parent is None else Place(place.run_id, parent)
-        if self._runs.count() > 1:
-            self._misused(
-                "ambiguous_run",
-                "several runs are open and this thread or task inherited none of them: "
-                "pass run_id=…, or wrap its function in tracker.propagate()",
-            )
-        elif self._pipeline.closed:
-            self._misused("after_shutdown", "a call came after shutdown() and is not recorded")
-        else:
-            self._misused("no_run", "no run is open: call start_run() first, or use `with tracker.track_run(...)`")
-        return None
-
-    def _check_known(self, run_id: str) -> None:
-        if not self._runs.is_open(run_id) and not self._runs.has_ended(run_id):
-            self._misused(
-                "unknown_run", "a run_id was named that was not started in this process; it is sent all the same"
-            )
-
-    def _put(
-        self, type_: str, run_id: str, step_id: str | None, parent_id: str | None, fields: Fields, urgent: bool
-    ) -> bool:
-        for kind, sentence in fields.mended:
-            self._misused(kind, sentence)
-        if not context.sampled(run_id, self._config.sample_rate):
-            self._pipeline.sampled_out()
-            return False
-        if self._pipeline.closed:
-            self._misused("after_shutdown", "a call came after shutdown() and is not recorded")
-        return self._pipeline.put(type_, run_id, step_id, parent_id, fields.values, fields.size, urgent)
-
-    def _misused(self, kind: str, sentence: str) -> None:
-        self._pipeline.misused(kind, sentence)
-        if not self._config.fail_silently:
-            raise AgentScopeError(sentence)
+    def _seconds(self, value: Any, default: float) -> float:
+        if not issubclass(type(value), (int, float)) or value != value:
+            self._recorder.misused("wrong_type", "a timeout is a number of seconds; the default is used instead")
+            return default
+        return float(min(max(value, 0), LONGEST_WAIT))
 
     def _checked(self, result: FlushResult) -> FlushResult:
         if result or self._config.fail_silently:
@@ -459,6 +277,28 @@ class Tracker:
         problem = result.problem or "not everything was delivered"
         sentence = f"{problem} ({result.pending} events pending, {result.dropped} dropped)"
         raise AuthenticationError(sentence) if "API key" in problem else APIError(sentence)
+
+
+async def _in_thread(call: Callable[[float], FlushResult], timeout: float) -> FlushResult:
+    import asyncio  # who awaits has it already; who doesn't need not pay for it
+
+    try:
+        return await asyncio.to_thread(call, timeout)
+    except RuntimeError:
+        return call(timeout)  # another library's loop, or one that is closing: better to block it than to lose events
+
+
+def _borrow(client: AgentScopeClient, options: dict[str, Any]) -> None:
+    """Take what is not given from the client."""
+    for name in ("api_key", "base_url", "timeout", "fail_silently"):
+        try:
+            lent = getattr(client, name)
+        except AttributeError:
+            raise ConfigurationError(
+                f"client (from argument) must be an AgentScopeClient, not {type(client).__name__}; "
+                "the key is given as api_key=…"
+            ) from None
+        options[name] = lent if options[name] is None else options[name]
 
 
 RunTracker = Tracker

@@ -43,7 +43,7 @@ tracker.track_step(
     step_type="tool_call",
     input_data={"expression": expression},
     output_data={"result": result},
-    latency_ms=round((time.perf_counter() - begin) * 1000),
+    latency_ms=int((time.perf_counter() - begin) * 1000),
 )
 
 tracker.end_run(status="completed", output={"answer": f"{expression} = {result}"})

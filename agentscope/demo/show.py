@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import queue
+import signal
 import statistics
 import sys
 import tempfile
 import textwrap
-import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -71,9 +74,12 @@ class _Demo:
             self._show_run(run_id)
         fault = self._show_ledger(flushed, stats, stored)
         self._show_cost(costs)
-        self._show_address(runs[-1], leave)
-        if not leave:
-            wait_for_interrupt()
+        if leave:
+            self._show_address(runs[-1], leave)
+        else:
+            with signals() as wait:
+                self._show_address(runs[-1], leave)
+                wait()
         return 1 if fault else 0
 
     def _work(self, tracker: Tracker) -> list[str]:
@@ -156,6 +162,21 @@ class _Demo:
         self.out.flush()
 
 
+@contextmanager
+def signals() -> Iterator[Callable[[], int]]:
+    """Collect SIGINT and SIGTERM from here on; what it gives waits for the first. An exception could be raised inside a
+    finalizer, which would swallow it.
+    """
+    got: queue.SimpleQueue[int] = queue.SimpleQueue()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda signum, _: got.put(signum)) for number in numbers}
+    try:
+        yield got.get
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def measure(tracker: Tracker, calls: int = CALLS) -> tuple[str, list[float]]:
     """Time `calls` tracking calls with a payload like the agent's. Returns the run they are in, and microseconds each."""
     passage = "What an agent reads and answers is mostly text, so this is text as well. " * 6
@@ -170,11 +191,3 @@ def measure(tracker: Tracker, calls: int = CALLS) -> tuple[str, list[float]]:
         costs.append((clock() - begin) / 1000)
     tracker.end_run(run_id=run_id)
     return run_id, costs[_WARM_UP:]
-
-
-def wait_for_interrupt() -> None:
-    """Return at the first Ctrl-C."""
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        pass

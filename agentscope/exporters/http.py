@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol as Interface
 
@@ -62,16 +61,14 @@ class HTTPExporter:
 
     def _converse(self, lanes: Sequence[Lane], timeout: float, end: float) -> None:
         """Go through all lanes, up to `max_connections` at once."""
-        waiting = deque(lanes)
+        waiting = iter(lanes)  # one step of it is one C call, so every lane is taken once
         errors: list[BaseException] = []
         finished: list[threading.Lock] = []
 
         def work() -> None:
             try:
-                while waiting and self._clock() < end:
-                    self._follow(waiting.popleft(), timeout, end)
-            except IndexError:
-                return  # another thread took the last one
+                for lane in waiting:
+                    self._follow(lane, timeout, end)
             except Exception as error:
                 errors.append(error)
 

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakSet
 
 import requests
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
@@ -53,7 +54,12 @@ class _Attempt(threading.local):
     failure: OSError | None = None
     """The newest error of a socket, before the HTTP library wrapped it."""
 
-    def begin(self, timeout: float) -> None:
+    def __init__(self) -> None:
+        self.sockets: WeakSet[socket.socket] = WeakSet()
+
+    def begin(self, timeout: float, sockets: WeakSet[socket.socket]) -> None:
+        """sockets: where the connections that are made for it are noted."""
+        self.sockets = sockets
         self.deadline = _now() + timeout
         self.connecting = False
         self.received = 0
@@ -104,6 +110,7 @@ class _Timed(socket.socket):
 
 class _TimedTLS(_Timed, ssl.SSLSocket):
     def do_handshake(self, *args: Any, **kwargs: Any) -> None:
+        _attempt.sockets.add(self)  # it has taken the place of a plain one
         self._within(super().do_handshake, *args, **kwargs)
 
 
@@ -139,6 +146,7 @@ def _dial(host: str, port: int, options: Any) -> socket.socket:
             failure = error
             continue
         try:
+            _attempt.sockets.add(connection)
             connection.settimeout(_attempt.left() / (len(addresses) - position))
             for option in options:
                 connection.setsockopt(*option)
@@ -220,12 +228,13 @@ class Session:
         self._bundle_name = next((name for name in _BUNDLES if os.environ.get(name)), None)
         self._bundle = os.environ[self._bundle_name] if self._bundle_name else None
         self._adapter = _Adapter(self._bundle, max_connections)
+        self._sockets: WeakSet[socket.socket] = WeakSet()
 
     def send(
         self, method: str, url: str, body: bytes, headers: Mapping[str, str], timeout: float
     ) -> Response | Failure:
         """One attempt, as `Transport.send` promises it."""
-        _attempt.begin(timeout)
+        _attempt.begin(timeout, self._sockets)
         try:
             request = requests.Request(method, url, headers=headers, data=body, auth=_no_credentials).prepare()
             if self._bundle is not None and not os.path.exists(self._bundle):
@@ -242,6 +251,13 @@ class Session:
             return self._explained(error, timeout)
 
     def close(self) -> None:
+        """Close what is kept, and end attempts that other threads are at: nobody waits for them any more."""
+        for connection in list(self._sockets):
+            try:
+                # Past the TLS layer, whose own objects the other thread is using.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            except OSError:
+                pass
         self._adapter.close()
 
     def _explained(self, error: Exception, timeout: float) -> Failure:

@@ -84,7 +84,7 @@ class Transport:
         return self._opened().send(method, self._base_url + path, body, merged, timeout)
 
     def close(self) -> None:
-        """Close the kept connections. A transport that is used again opens new ones."""
+        """Close the kept connections, and end attempts that are under way. One that is used again opens new ones."""
         with self._lock:
             session, self._session = self._session, None
         if session is not None:

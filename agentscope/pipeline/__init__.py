@@ -79,18 +79,20 @@ class Pipeline:
             worker.ledger.refused.add(SHUTDOWN)
             return False
         size += OVERHEAD
+        shed: list[str] = []
         if not urgent and worker.queue.crowded(size):
             shed = [name for name, value in fields.items() if type(value) is bytes]
             if shed:
                 fields = {name: value for name, value in fields.items() if type(value) is not bytes}
                 fields["truncated"] = sorted({*shed, *fields.get("truncated", ())})
-                size = OVERHEAD
-                worker.ledger.shed.add()
+                size = OVERHEAD + sum(len(value) for value in fields.values() if type(value) is str)
         event = Event(type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields, size)
         refusal = worker.queue.put(event, urgent)
         if refusal is not None:
             worker.ledger.refused.add(refusal)
             return False
+        if shed:
+            worker.ledger.shed.add()
         if not worker.running:
             lifecycle.started(self)
             worker.start()

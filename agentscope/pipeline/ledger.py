@@ -14,6 +14,9 @@ ENCODE_ERROR = "encode_error"
 REDACTION_ERROR = "redaction_error"
 REJECTED = "rejected"
 SHUTDOWN = "shutdown"
+UNAUTHORIZED = "unauthorized"
+AT_THE_END = frozenset({SHUTDOWN, UNAUTHORIZED})
+"""Reasons of what was still waiting when the end came; the second if it was the key that was refused."""
 
 
 class Tally:

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Mapping
 
 from ..config import OnDrop
-from ..protocols import UNAUTHORIZED
+from ..protocols import NEEDS_PERSON
 from . import threads
-from .ledger import SHUTDOWN
+from .ledger import AT_THE_END
 
 logger = logging.getLogger("agentscope")
 
@@ -27,6 +27,7 @@ class Notices:
         self._next_trouble_line = 0.0
         self._next_crash_line = 0.0
         self._trouble: str | None = None
+        self._callback_blamed = False
 
     def drops(self, totals: Mapping[str, int], now: float) -> None:
         """Tell of events that were dropped since the last time."""
@@ -49,11 +50,13 @@ class Notices:
                     with threads.callback():
                         self._on_drop(reason, number)
                 except Exception as error:
-                    logger.warning("on_drop raised %s", type(error).__name__)
+                    if not self._callback_blamed:
+                        self._callback_blamed = True
+                        logger.warning("on_drop raised %s; this is said once", type(error).__name__)
 
     def trouble(self, problem: str, kind: str | None, failures: int, pending: int, now: float) -> None:
         """Delivery does not get on. One failure alone is no news, unless it needs a person."""
-        if failures < 2 and kind != UNAUTHORIZED:
+        if failures < 2 and kind not in NEEDS_PERSON:
             return
         if problem != self._trouble or now >= self._next_trouble_line:
             if now >= self._next_trouble_line:
@@ -67,7 +70,7 @@ class Notices:
             self._trouble = None
             logger.info("delivery gets on again")
 
-    def crash(self, error: Exception, now: float) -> None:
+    def crash(self, error: BaseException, now: float) -> None:
         """The worker met an error of its own making."""
         if now >= self._next_crash_line:
             self._next_crash_line = now + INTERVAL
@@ -76,7 +79,7 @@ class Notices:
     def farewell(self, left: int, totals: Mapping[str, int], problem: str | None) -> None:
         """The one line at the end, if anything was left, or dropped and not told of."""
         self.tell(totals)
-        others = {reason: number for reason, number in self._unlogged.items() if reason != SHUTDOWN}
+        others = {reason: number for reason, number in self._unlogged.items() if reason not in AT_THE_END}
         parts = [f"{left} events were left undelivered at the end and are lost"] if left else []
         parts += [f"dropped before: {spelled(others)}"] if others else []
         if parts:

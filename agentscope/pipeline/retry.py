@@ -5,14 +5,12 @@ tenacity is imported on first use: the worker pays for it, not `import agentscop
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..protocols import UNAUTHORIZED, Outcome
+from ..protocols import NEEDS_PERSON, Outcome
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -45,7 +43,7 @@ def backoff(outcome: Outcome, failures: int, jitter: float, wall: float) -> floa
 
     `jitter` is random in [0, 1); `wall` is the time of day in seconds since the epoch, for dates in `Retry-After`.
     """
-    if outcome.kind == UNAUTHORIZED:
+    if outcome.kind in NEEDS_PERSON:
         return PROBE_INTERVAL
     asked = retry_after(outcome.retry_after, wall)
     if asked is not None:
@@ -59,12 +57,12 @@ def retry_after(value: str | None, wall: float) -> float | None:
     """`Retry-After` in seconds, within 0 and 60; None if it is absent or makes no sense. RFC 9110, 10.2.3."""
     if value is None:
         return None
+    from email.utils import parsedate_to_datetime  # imports much, and few answers have this header
+
     text = value.strip()
     try:
         seconds = float(text) if text[:1].isdigit() else parsedate_to_datetime(text).timestamp() - wall
     except (ValueError, TypeError, OverflowError):
-        return None
-    if math.isnan(seconds):
         return None
     return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)
 

@@ -97,8 +97,8 @@ class Shipper:
         self._take_in(batch, outcome)
         return outcome
 
-    def abandon(self) -> int:
-        """Drop all that is left as `shutdown`, for good, and say how much that was. May be called from any thread."""
+    def abandon(self, reason: str = SHUTDOWN) -> int:
+        """Drop all that is left, for good, and say how much that was. May be called from any thread."""
         with self._move():
             self._abandoned = True
             left = self.unsettled
@@ -108,7 +108,8 @@ class Shipper:
                 left += 1
             self.batcher.clear()
             self._held.clear()
-            self.ledger.drop(SHUTDOWN, left)
+            if left:
+                self.ledger.drop(reason, left)
             self.through = self.ledger.taken
         return left
 
@@ -164,6 +165,6 @@ class Shipper:
 
     def _top_up(self, batch: Batch, now: float) -> None:
         """A batch that the backend stumbles over needs healthy company to tell the culprit, and must not hold up the rest."""
-        if len(self._held) < self._batch_size:
+        if len(self._held) < 2 * self._batch_size:
             self.collect(now)
             batch.events = [*batch.events, *self._redacted(self._hold(now))]

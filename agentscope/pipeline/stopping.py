@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..protocols import BUSY, REFUSED, UNAUTHORIZED, Outcome
+from ..protocols import BUSY, NEEDS_PERSON, REFUSED, Outcome
 
 PATIENCE = 2.0
 """Seconds without an acknowledgement after which the end waits no longer."""
@@ -24,9 +24,8 @@ class Stop:
 
     def note(self, outcome: Outcome) -> None:
         """An attempt came back. Nobody listening is tried once more, a refused key not at all."""
-        if outcome.kind == REFUSED:
-            self.refusals += 1
-        self.hopeless = outcome.kind == UNAUTHORIZED or self.refusals > 1
+        self.refusals = self.refusals + 1 if outcome.kind == REFUSED and not outcome.delivered else 0
+        self.hopeless = outcome.kind in NEEDS_PERSON or self.refusals > 1
 
     def deadline(self, progress: float) -> float:
         """When to give up, if the last acknowledgement came at `progress`."""

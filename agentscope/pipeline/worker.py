@@ -15,15 +15,18 @@ from collections.abc import Callable
 from ..config import Config
 from ..context import new_id
 from ..events import Event, Session
-from ..protocols import UNAUTHORIZED, Exporter, Outcome
+from ..protocols import NEEDS_PERSON, UNAUTHORIZED, Exporter, Outcome
 from . import retry, threads
 from .clock import monotonic
-from .ledger import Ledger
+from .ledger import SHUTDOWN, Ledger
 from .notices import Notices
 from .queue import NEVER
 from .retry import Attempts, backoff, persist
 from .shipping import Shipper
 from .stopping import PATIENCE, Stop
+
+LAST_GRACE = 0.1
+"""Seconds that the end waits for a thread whose connection has been cut."""
 
 
 class Worker:
@@ -129,6 +132,10 @@ class Worker:
                     break
         finally:
             self._end()
+            # A thread that is inside the TLS library while the process takes it down can crash it. The connection has
+            # been cut by now, so this one comes back soon; if it doesn't, it isn't waited for.
+            if self.running and self._done.acquire(timeout=LAST_GRACE):
+                self._done.release()
 
     # ---- done by the thread that delivers --------------------------------------------------------------------------
 
@@ -140,8 +147,9 @@ class Worker:
             threads.hush()
             while self._cycle():
                 pass
-        except Exception as error:
-            # What is in hand stays in hand: the next event, flush or shutdown starts another thread.
+        except BaseException as error:
+            # A thread of ours prints no traceback. What is in hand stays in hand: the next event, flush or shutdown
+            # starts another thread.
             self._notices.crash(error, monotonic())
         finally:
             self.running = False
@@ -230,12 +238,12 @@ class Worker:
         end = monotonic() + seconds
         stopping = self._stop is not None
         while (left := end - monotonic()) > 0:
-            if self._kind == UNAUTHORIZED:
+            if self._kind in NEEDS_PERSON:
                 self._answer_flushes(everyone=True)
             self.queue.sleep(left, wake_at=NEVER)
             if (self._stop is not None) != stopping:
                 return
-            if self._flushes and self._kind != UNAUTHORIZED and not stopping:
+            if self._flushes and self._kind not in NEEDS_PERSON and not stopping:
                 return
 
     def _answer_flushes(self, everyone: bool = False) -> None:
@@ -252,7 +260,7 @@ class Worker:
     def _end(self) -> None:
         if not self.finished:
             self.finished = True
-            left = self.shipper.abandon()
+            left = self.shipper.abandon(UNAUTHORIZED if self._kind == UNAUTHORIZED else SHUTDOWN)
             self._notices.farewell(left, self.ledger.dropped(), self.problem)
             self.exporter.close()
             self._on_end()

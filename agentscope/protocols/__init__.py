@@ -16,12 +16,16 @@ from ..events import Event, Session
 REFUSED = "refused"
 """Kind of a failure: nobody listens there."""
 UNAUTHORIZED = "unauthorized"
-"""Kind of a failure: the key, or the backend's certificate, needs a person."""
+"""Kind of a failure: the backend refuses the key."""
+MISPLACED = "misplaced"
+"""Kind of a failure: this is not the backend that was meant, or its certificate is not good."""
+NEEDS_PERSON = frozenset({UNAUTHORIZED, MISPLACED})
+"""Trying again does not help before somebody has mended something."""
 BUSY = "busy"
 """Kind of a failure: any other reason to try again."""
 
 PATIENCE = 3
-"""After so many answers of HTTP 500 to a batch the culprit is looked for, and after so many of its own it is given up."""
+"""After so many answers of HTTP 500 the culprit is looked for, and after so many strikes it is given up."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,32 @@ class Dropped(NamedTuple):
 
 
 @dataclass
+class Suspect:
+    """What speaks against an event that was answered 500 when it was sent alone."""
+
+    accepted: int
+    """How much the backend had accepted in all by its newest answer of 500."""
+    errors: int = 0
+    """How often it was answered 500."""
+    strikes: int = 0
+    """How often that was after others had got through since the time before: in an outage, never."""
+    yields: bool = False
+    """Its followers are to be tried before it is sent again."""
+
+    def is_ripe(self, accepted: int) -> bool:
+        """Whether others have got through since: only then the next answer tells something about this event."""
+        return accepted > self.accepted
+
+    def note(self, accepted: int) -> bool:
+        """It was answered 500 again. True if that is a strike."""
+        struck = self.is_ripe(accepted)
+        self.accepted = accepted
+        self.errors += 1
+        self.strikes += struck
+        return struck
+
+
+@dataclass
 class Batch:
     """Events that are delivered together, in order. `dropped` counts ride along once."""
 
@@ -65,11 +95,11 @@ class Batch:
     events: Sequence[Event]
     dropped: Mapping[str, int] = field(default_factory=dict)
     server_errors: int = 0
-    """How often the backend answered 500 to this batch as a whole; after every few, it is split to find the culprit."""
-    strikes: dict[int, int] = field(default_factory=dict)
-    """How often an event, sent alone, was answered 500 while others were accepted."""
-    marks: dict[int, int] = field(default_factory=dict)
-    """How much the backend had accepted in all when an event was first answered 500."""
+    """How often the backend answered 500 to what could not be told apart; after every few, the culprit is looked for."""
+    searching: bool = False
+    """The culprit is being looked for, by halves."""
+    suspects: dict[int, Suspect] = field(default_factory=dict)
+    """By `seq`: events that were answered 500 when they were sent alone."""
     pieces: list[list[int]] = field(default_factory=list)
     """How the protocol has split this batch so far, as lists of `seq`: kept from one attempt to the next."""
 
@@ -87,7 +117,7 @@ class Outcome:
     problem: str | None = None
     """Why something is left, in one sentence."""
     kind: str | None = None
-    """REFUSED, UNAUTHORIZED or BUSY."""
+    """REFUSED, UNAUTHORIZED, MISPLACED or BUSY."""
     retry_after: str | None = None
     """The backend's own header, as it came."""
 
@@ -98,7 +128,7 @@ class Outcome:
         self.duplicates += other.duplicates
         self.possibly_duplicated += other.possibly_duplicated
         self.reported = self.reported or other.reported
-        if other.problem is not None and self.kind != UNAUTHORIZED:
+        if other.problem is not None and self.kind not in NEEDS_PERSON:
             self.problem, self.kind = other.problem, other.kind
             self.retry_after = other.retry_after or self.retry_after
 

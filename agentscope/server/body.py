@@ -36,27 +36,34 @@ class Bodies:
     @asynccontextmanager
     async def hold(self, request: Request, content_type: str = "application/json") -> AsyncIterator[bytes]:
         """The body as it came over the wire; its bytes count as held until the block is left. Raises `Refused`."""
-        length = self._checked_length(request, content_type)
-        held = 0
+        self._check_head(request, content_type)
+        chunks: list[bytes] = []
         try:
-            chunks = []
-            end = asyncio.get_running_loop().time() + self._limits.body_seconds
-            stream = request.stream()
-            while (chunk := await self._next(stream, end)) is not None:
-                held += len(chunk)
-                self._held += len(chunk)
-                if held > self._limits.body_bytes:
-                    raise Refused(413, f"The body is larger than {self._limits.body_bytes} bytes.")
-                if self._held > self._limits.held_bytes:
-                    raise Refused(503, "Too many bodies are being read at the moment.", retry_after=1)
-                chunks.append(chunk)
-            if length is not None and held != length:
-                raise Refused(400, "The body is not as long as Content-Length says.")
+            await self._read_in_time(request, chunks)
             yield b"".join(chunks)
         finally:
-            self._held -= held
+            self._held -= sum(map(len, chunks))
 
-    def _checked_length(self, request: Request, content_type: str) -> int | None:
+    async def _read_in_time(self, request: Request, chunks: list[bytes]) -> None:
+        try:
+            await asyncio.wait_for(self._read(request, chunks), self._limits.body_seconds)
+        except asyncio.TimeoutError:
+            raise Refused(408, f"The body was not there within {self._limits.body_seconds:g} s.", close=True) from None
+        except ClientDisconnect:
+            raise Refused(400, "The connection was closed before the end of the body.", close=True) from None
+
+    async def _read(self, request: Request, chunks: list[bytes]) -> None:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            self._held += len(chunk)
+            chunks.append(chunk)
+            if size > self._limits.body_bytes:
+                raise Refused(413, f"The body is larger than {self._limits.body_bytes} bytes.")
+            if self._held > self._limits.held_bytes:
+                raise Refused(503, "Too many bodies are being read at the moment.", retry_after=1)
+
+    def _check_head(self, request: Request, content_type: str) -> None:
         headers = request.headers
         if headers.get("content-type", "").partition(";")[0].strip().lower() != content_type:
             raise Refused(415, f"Content-Type must be {content_type}.")
@@ -64,24 +71,13 @@ class Bodies:
         if "transfer-encoding" in headers:
             if given:
                 raise Refused(400, "Content-Length and Transfer-Encoding exclude each other.")
-            return None
+            return
         if not given:
             raise Refused(411, "Content-Length is required.")
         if len(given) > 1 or not _DIGITS.fullmatch(given[0]):
             raise Refused(400, "Content-Length must be a plain number.")
-        length = int(given[0])
-        if length > self._limits.body_bytes:
+        if int(given[0]) > self._limits.body_bytes:
             raise Refused(413, f"The body is larger than {self._limits.body_bytes} bytes.")
-        return length
-
-    async def _next(self, stream: AsyncIterator[bytes], end: float) -> bytes | None:
-        left = end - asyncio.get_running_loop().time()
-        try:
-            return await asyncio.wait_for(anext(stream, None), max(left, 0.001))
-        except asyncio.TimeoutError:
-            raise Refused(408, f"The body was not there within {self._limits.body_seconds:g} s.", close=True) from None
-        except ClientDisconnect:
-            raise Refused(400, "The connection was closed before the end of the body.", close=True) from None
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:

@@ -6,7 +6,6 @@ import ipaddress
 import secrets
 from collections.abc import Iterable
 from hmac import compare_digest
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -57,11 +56,11 @@ class Keys:
         given = headers.get(KEY_HEADER)
         if given is not None:
             return self.accepts(given)
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(cookie_name(scope))
-        except CookieError:
-            return False
-        return cookie is not None and compare_digest(cookie.value.encode(), self._session.encode())
+        for part in headers.get("cookie", "").split(";"):
+            name, _, value = part.strip().partition("=")
+            if name == cookie_name(scope):
+                return compare_digest(value.encode(), self._session.encode())
+        return False
 
     def login_cookie(self, scope: Scope) -> str:
         """The Set-Cookie value of a login. It names a session of this process, never the key."""
@@ -111,7 +110,9 @@ class Guard:
         scheme, _, origin_host = (origin or "").partition("://")
         if origin is not None and (scheme != "http" or not self._is_ours(origin_host, scope)):
             return JSONResponse({"detail": "Requests from pages of another origin are refused."}, 403)
-        if headers.get("sec-fetch-site", "").lower() == "cross-site":
+        # Following a link to a page shows it to nobody but the person who followed it.
+        link = scope["method"] in ("GET", "HEAD") and headers.get("sec-fetch-mode", "").lower() == "navigate"
+        if headers.get("sec-fetch-site", "").lower() == "cross-site" and not link:
             return JSONResponse({"detail": "Requests from pages of another site are refused."}, 403)
         return None
 

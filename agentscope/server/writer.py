@@ -117,12 +117,9 @@ class Writer:
             future.set_result(result)
 
     def _give_up(self, jobs: list[_Job], problem: Exception) -> None:
-        if self._db is not None and self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-        if self._db is not None and (is_corrupt(problem) or isinstance(problem, Corrupt)):
-            self._db.close()
-            self._db = None
-            quarantine(self._path, str(problem))
+        self._roll_back()
+        if is_corrupt(problem) or isinstance(problem, Corrupt):
+            self._start_afresh(problem)
         elif len(jobs) > 1 and not isinstance(problem, (sqlite3.OperationalError, OSError)):
             for job in jobs:  # one of them is at fault, and its neighbours need not suffer
                 self._commit([job])
@@ -132,6 +129,27 @@ class Writer:
             problem = Unavailable(f"the database cannot be written: {problem}")
         for _, future in jobs:
             future.set_exception(problem)
+
+    def _roll_back(self) -> None:
+        """Leave the transaction; a connection that cannot even do that is given up, and the next job opens another."""
+        if self._db is None or not self._db.in_transaction:
+            return
+        try:
+            self._db.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._db.close()
+            self._db = None
+
+    def _start_afresh(self, problem: Exception) -> None:
+        """Put the broken file aside and open a new one at once, since readers need one too."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        try:
+            quarantine(self._path, str(problem))
+            self._db = open_writer(self._path)
+        except (OSError, sqlite3.Error) as another:
+            logger.error("no fresh database could be made: %s", another)
 
     def _upkeep(self) -> bool:
         if self._db is None:

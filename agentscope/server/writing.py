@@ -20,7 +20,8 @@ UPDATE runs SET agent_name=?, status=?, external_id=?, user_id=?, conversation_i
   ended_at=?, began=coalesce(?, first_at) WHERE key=?
 """
 _TOUCH_RUN = """
-UPDATE runs SET first_at=min(first_at, ?1), began=coalesce(started_at, min(first_at, ?1)), touched_at=?2 WHERE key=?3
+UPDATE runs SET first_at=min(first_at, :first_at), began=coalesce(started_at, min(first_at, :first_at)), touched_at=:now
+WHERE key=:key
 """
 # Names travel as one JSON list: a statement may be allowed as few as 999 variables.
 _EVENTS_OF = "SELECT id, body FROM events WHERE id IN (SELECT value FROM json_each(?))"
@@ -113,7 +114,7 @@ def _insert_run(
 
 
 def _update_run(db: sqlite3.Connection, key: int, patches: Sequence[Patch], first_at: str, now: float) -> None:
-    db.execute(_TOUCH_RUN, (first_at, now, key))
+    db.execute(_TOUCH_RUN, {"first_at": first_at, "now": now, "key": key})
     if patches:
         row = run_row(fold([*_stored(db, key, None), *patches]))
         db.execute(_UPDATE_RUN, (*row, row.started_at, key))

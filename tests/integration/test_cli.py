@@ -130,28 +130,36 @@ def test_demo_is_not_disturbed_by_the_users_own_settings() -> None:
     assert command.agentscope("demo", "--exit", env=theirs).returncode == 0
 
 
+@contextmanager
+def demonstrating(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A demonstration that stays up, with `folder` for its temporary files, and what it printed."""
+    process = command.start("-m", "agentscope", "demo", env={"TMPDIR": str(folder)})
+    assert process.stdout
+    try:
+        yield process, "".join(iter(process.stdout.readline, "Press Ctrl-C to end; the recordings are deleted then.\n"))
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_demo_stays_up_until_ctrl_c_and_then_leaves_nothing(tmp_path: Path) -> None:
-    demo = command.start("-m", "agentscope", "demo", env={"TMPDIR": str(tmp_path)})
-    assert demo.stdout
-    lines = list(iter(demo.stdout.readline, "Press Ctrl-C to end; the recordings are deleted then.\n"))
-    page = re.search(r"http://\S+/runs/\S+", "".join(lines))
-    assert page
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(page[0], timeout=10) as answer:
-        assert answer.status == 200
-    assert list(tmp_path.iterdir())
-    demo.send_signal(signal.SIGINT)
-    out, err = demo.communicate(timeout=10)
-    assert (demo.returncode, out, err) == (0, "", "")
+    with demonstrating(tmp_path) as (demo, printed):
+        page = re.search(r"http://\S+/runs/\S+", printed)
+        assert page
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(page[0], timeout=10) as answer:
+            assert answer.status == 200
+        assert list(tmp_path.iterdir())
+        demo.send_signal(signal.SIGINT)
+        out, err = demo.communicate(timeout=10)
+        assert (demo.returncode, out, err) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_demo_removes_its_files_on_sigterm(tmp_path: Path) -> None:
-    demo = command.start("-m", "agentscope", "demo", env={"TMPDIR": str(tmp_path)})
-    assert demo.stdout
-    list(iter(demo.stdout.readline, "Press Ctrl-C to end; the recordings are deleted then.\n"))
-    demo.terminate()
-    demo.communicate(timeout=10)
+    with demonstrating(tmp_path) as (demo, _):
+        demo.terminate()
+        demo.communicate(timeout=10)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
-import zlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zstandard
@@ -20,6 +20,7 @@ from tests.support.wait import until
 
 BATCH = "/api/ingest/batch"
 HEAD = b"POST /api/ingest/batch HTTP/1.1\r\nHost: {host}\r\nX-Agentscope-Key: k\r\nContent-Type: application/json\r\n"
+DEEP = json.dumps(envelope(step(input=json.loads("[" * 90 + "]" * 90)))).encode()
 SMALL = Limits(
     body_bytes=20_000, inflated_bytes=100_000, held_bytes=30_000, body_seconds=0.3, head_seconds=0.3, connections=8
 )
@@ -46,8 +47,8 @@ def test_a_chunked_body_is_taken_and_bounded_as_it_comes(receiver: Receiver) -> 
     chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     head = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     assert raw(receiver.url, head + chunked).startswith(b"HTTP/1.1 200")
-    endless = b"".join(b"1000\r\n" + b"x" * 4096 + b"\r\n" for _ in range(10)) + b"0\r\n\r\n"
-    assert raw(receiver.url, head + endless).startswith(b"HTTP/1.1 413")
+    large = b"".join(b"1000\r\n" + b"x" * 4096 + b"\r\n" for _ in range(10)) + b"0\r\n\r\n"
+    assert raw(receiver.url, head + large).startswith(b"HTTP/1.1 413")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_a_chunked_body_is_taken_and_bounded_as_it_comes(receiver: Receiver) -> 
     ],
 )
 def test_a_missing_or_malformed_length_is_refused(receiver: Receiver, lines: bytes, statuses: tuple[int, ...]) -> None:
-    answer = raw(receiver.url, HEAD + lines + b"\r\n\r\n0\r\n\r\n")
+    answer = raw(receiver.url, HEAD + lines + b"\r\nConnection: close\r\n\r\n0\r\n\r\n")
     assert int(answer.split(b" ", 2)[1]) in statuses
     assert Client(receiver.url).events() == 0
 
@@ -90,7 +91,11 @@ def test_a_body_that_does_not_come_in_time_is_answered_with_408(receiver: Receiv
 
 def test_a_sender_that_leaves_amid_its_body_stores_nothing(receiver: Receiver) -> None:
     body = json.dumps(envelope(step())).encode()
-    raw(receiver.url, HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body) + 1, body))
+    head = HEAD.replace(b"{host}", receiver.url[7:].encode())
+    with connect(receiver.url) as connection:
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n%b" % (len(body) + 1, body))
+        connection.shutdown(socket.SHUT_WR)
+        read_all(connection)
     assert Client(receiver.url).events() == 0
 
 
@@ -116,7 +121,6 @@ def test_idle_connections_give_way_when_there_are_too_many(tmp_path: Path) -> No
         idle = [connect(receiver.url) for _ in range(30)]
         try:
             assert Client(receiver.url).get("/health").status == 200
-            idle[0].settimeout(10)
             assert idle[0].recv(1) == b""
         finally:
             for connection in idle:
@@ -130,8 +134,8 @@ def test_all_bodies_together_are_bounded(receiver: Receiver) -> None:
         for connection in (first, second):
             connection.sendall(head + b"Content-Length: 19000\r\n\r\n" + b"x" * 18_000)
         for connection in (first, second):
-            answers.append(read_all(connection).split(b"\r\n")[0])
-    assert sorted(answer.split(b" ")[1] for answer in answers) == [b"408", b"503"]
+            answers.append(connection.recv(65536).split(b" ")[1])
+    assert sorted(answers) == [b"408", b"503"]
     client = Client(receiver.url)
     assert client.batch(step(input="x" * 15_000)).status == 200  # what was held is free again
 
@@ -139,7 +143,7 @@ def test_all_bodies_together_are_bounded(receiver: Receiver) -> None:
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 def test_a_body_that_inflates_beyond_the_bound_is_refused(receiver: Receiver, encoding: str) -> None:
     bomb = b" " * 50_000_000
-    small = zlib.compress(bomb, wbits=31) if encoding == "gzip" else zstandard.ZstdCompressor().compress(bomb)
+    small = gzip.compress(bomb) if encoding == "gzip" else zstandard.ZstdCompressor().compress(bomb)
     body = small[:20_000]
     assert Client(receiver.url).send("POST", BATCH, body, content_encoding=encoding).status == 413
 
@@ -147,11 +151,11 @@ def test_a_body_that_inflates_beyond_the_bound_is_refused(receiver: Receiver, en
 @pytest.mark.parametrize(
     ("body", "encoding", "status"),
     [
-        (zlib.compress(b"x" * 200, wbits=31), "gzip", 413),
+        (gzip.compress(b"x" * 200), "gzip", 413),
         (zstandard.ZstdCompressor().compress(b"x" * 200), "zstd", 413),
         (zstd_of_unknown_size(b"x" * 200), "zstd", 413),
-        (zlib.compress(b"x" * 50, wbits=31)[:-1], "gzip", 400),
-        (zlib.compress(b"x" * 50, wbits=31) + b"more", "gzip", 400),
+        (gzip.compress(b"x" * 50)[:-1], "gzip", 400),
+        (gzip.compress(b"x" * 50) + b"more", "gzip", 400),
         (b"no gzip", "gzip", 400),
         (zstandard.ZstdCompressor().compress(b"x" * 50)[:-1], "zstd", 400),
         (zstandard.ZstdCompressor().compress(b"x" * 50) + b"more", "zstd", 400),
@@ -180,7 +184,7 @@ def test_zstd_is_not_spoken_where_the_library_is_missing(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     "body",
-    [b"[" * 19_000, b'{"events":' * 1_900, b'{"events":[' + b"[" * 90 + b"]" * 90 + b"]}", b'{"a": NaN}', b'"\xff"'],
+    [b"[" * 19_000, b'{"events":' * 1_900, DEEP, b'{"a": NaN}', b'"\xff"'],
 )
 def test_depth_bombs_and_broken_json_are_malformed(receiver: Receiver, body: bytes) -> None:
     answer = Client(receiver.url).send("POST", BATCH, body)
@@ -200,18 +204,11 @@ def test_stopping_waits_for_a_request_in_flight_and_takes_no_more(tmp_path: Path
     with connect(receiver.url) as slow, connect(receiver.url) as idle:
         head = HEAD.replace(b"{host}", receiver.url[7:].encode())
         slow.sendall(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body[:-1]))
-        thread = _in_thread(receiver.stop)
+        thread = threading.Thread(target=receiver.stop)
+        thread.start()
         assert read_all(idle) == b""  # closed by the shutdown, which therefore has begun
         slow.sendall(body[-1:])
         assert read_all(slow).startswith(b"HTTP/1.1 200")
         until(lambda: not thread.is_alive())
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", int(receiver.url.rpartition(":")[2])), timeout=5).close()
-
-
-def _in_thread(work: Any) -> Any:
-    import threading
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    return thread

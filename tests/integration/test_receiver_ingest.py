@@ -43,7 +43,8 @@ def test_redelivered_events_are_counted_and_change_nothing(client: Client) -> No
     events = [run_start(), step(id="a"), step(id="b")]
     client.batch(*events)
     before = client.get("/api/runs/run-1").json
-    again = client.batch(*events, step(id="b", name="other"), step(id="c"), step(id="c"))
+    third = step(id="c")
+    again = client.batch(*events, step(id="b", name="other"), third, third)
     assert again.json == {"accepted": 1, "duplicates": 5, "rejected": []}
     health = client.get("/health").json
     assert (health["events"], health["duplicates"], health["conflicts"]) == (4, 5, 1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentscope.errors import ConfigurationError
-from agentscope.server.security import Keys, loopback_hosts
+from agentscope.server.security import Guard, Keys, loopback_hosts
 from agentscope.server.serve import Receiver, is_loopback
 from tests.support.receiver import Client, envelope, raw, run_start, step
 
@@ -75,6 +77,12 @@ def test_requests_from_pages_of_others_are_refused(open_one: Receiver, headers: 
 
 def test_requests_from_its_own_pages_are_served(open_one: Receiver) -> None:
     assert Client(open_one.url).get("/api/runs", origin=open_one.url, sec_fetch_site="same-origin").status == 200
+
+
+def test_a_link_on_another_site_may_lead_to_a_page(open_one: Receiver) -> None:
+    link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    assert Client(open_one.url).get("/", **link).status == 200
+    assert Client(open_one.url).get("/", sec_fetch_site="cross-site", sec_fetch_mode="no-cors").status == 403
 
 
 @pytest.mark.parametrize("route", [*ROUTES, "/nothing"])
@@ -196,3 +204,40 @@ def test_a_receiver_on_ipv6_loopback_has_a_bracketed_address(tmp_path: Path) -> 
 def test_on_the_port_of_http_the_host_may_come_without_it() -> None:
     assert "localhost" in loopback_hosts(80)
     assert "localhost" not in loopback_hosts(8000)
+
+
+def test_a_cookie_that_is_none_opens_nothing() -> None:
+    scope = {"type": "http", "headers": [(b"cookie", b"a\x00=b; =;[]=1")], "server": None}
+    assert not Keys("k").may_read(scope)
+
+
+def test_the_guard_lets_pass_what_is_no_request() -> None:
+    passed = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        passed.append(scope["type"])
+
+    asyncio.run(Guard(app, [], "gzip")({"type": "lifespan"}, _nothing, _nothing))
+    assert passed == ["lifespan"]
+
+
+@pytest.mark.parametrize("server", [None, ("/run/socket", None), ("receiver.example", 80)])
+def test_only_the_literal_address_of_a_connection_is_a_good_host_by_itself(server: Any) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"receiver.example:80")]}
+    asyncio.run(Guard(_nothing, [], "gzip")({**scope, "server": server}, _nothing, send))
+    assert sent[0]["status"] == 421
+
+
+async def _nothing(*_: Any) -> Any:
+    return None
+
+
+def test_localhost_may_be_given_by_name(tmp_path: Path) -> None:
+    with Receiver("localhost", db=tmp_path / "a.db") as receiver:
+        assert receiver.url.startswith("http://localhost:")
+        assert Client(receiver.url).get("/health").status == 200

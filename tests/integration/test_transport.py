@@ -19,6 +19,7 @@ from agentscope.exporters.transport import Transport
 from agentscope.protocols import Failure, Response
 from tests.support.platform import DeployedPlatform
 from tests.support.proxy import FaultProxy, HangServer
+from tests.support.wait import until
 
 CANARY = "ask_canary_0123456789"
 RUN = b'{"agent_name":"a"}'
@@ -284,7 +285,7 @@ class TestDeadline:
     def test_a_socket_whose_time_is_over_does_not_wait_at_all(self):
         near, far = socket.socketpair()
         with session._Timed(fileno=near.detach()) as timed, far:
-            session._attempt.begin(-1)
+            session._attempt.begin(-1, session.WeakSet())
             for operation in (lambda: timed.recv(1), lambda: timed.send(b"x"), lambda: timed.sendall(b"x")):
                 with pytest.raises(TimeoutError):
                     operation()
@@ -331,6 +332,20 @@ class TestBounds:
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
 
+def _whole_request(connection: socket.socket) -> bytes:
+    """A request with its body: a server that closes on unread bytes resets the connection, and its answer is lost."""
+    received = b""
+    while True:
+        head, found, body = received.partition(b"\r\n\r\n")
+        length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+        if found and len(body) >= (int(length[0].split(b":")[1]) if length else 0):
+            return received
+        more = connection.recv(65536)
+        if not more:
+            return b""
+        received += more
+
+
 class TLSServer:
     """Answers each connection's first request with 200, or drips the answer; a context manager."""
 
@@ -365,7 +380,7 @@ class TLSServer:
                 return
             try:
                 with self._context.wrap_socket(connection, server_side=True) as secured:
-                    if secured.recv(65536):
+                    if _whole_request(secured):
                         self.requests += 1
                         self._answer(secured)
             except OSError:
@@ -484,3 +499,16 @@ class TestProxies:
         assert (error.kind, error.unsent) == ("connection", True)
         assert error.sentence == "platform.invalid:443: the proxy does not let it through"
         assert all(CANARY not in str(request) for request in proxy.requests)
+
+
+def test_closing_ends_an_attempt_that_another_thread_is_at() -> None:
+    found: list[Response | Failure] = []
+    with HangServer() as server:
+        transport = Transport(server.url)
+        thread = threading.Thread(target=lambda: found.append(transport.send("POST", "/", b"{}", timeout=60)))
+        thread.start()
+        until(lambda: server.counts["hang"])
+        transport.close()
+        thread.join(10)
+    assert isinstance(found[0], Failure)
+    assert not found[0].unsent

@@ -115,10 +115,9 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def raw(url: str, request: bytes) -> bytes:
-    """What a receiver answers to these very bytes."""
+    """What a receiver answers to these very bytes, until it closes the connection."""
     with connect(url) as connection:
         connection.sendall(request.replace(b"{host}", urlsplit(url).netloc.encode()))
-        connection.shutdown(socket.SHUT_WR)
         return read_all(connection)
 
 

@@ -123,6 +123,10 @@ def test_nulls_are_kept_as_values_and_whole_floats_become_token_counts() -> None
     assert type(patch.fields["tokens_used"]) is int
 
 
+def test_a_token_count_beyond_64_bits_is_taken() -> None:
+    assert decoded(step(tokens_used=10**30)).patches[0].fields["tokens_used"] == pytest.approx(10**30)
+
+
 def test_times_come_out_in_one_form_that_sorts_as_text() -> None:
     patch = decoded(step(time="2026-01-31T13:00:00.5+01:00", started_at="2026-01-31 12:00:00")).patches[0]
     assert patch.time == patch.fields["time"] == "2026-01-31T12:00:00.500000Z"
@@ -209,9 +213,10 @@ def test_what_the_sender_dropped_is_added_up_by_reason() -> None:
     assert decoded(dropped=None).dropped == {}
 
 
-@pytest.mark.parametrize("depth", [61, 62, 63, 240, 600])
+@pytest.mark.parametrize("depth", [61, 62, 63, 240, 600, 970])
 def test_depth_is_bounded_to_64_from_the_root_of_the_body(depth: int) -> None:
-    body = json.dumps(envelope(step(input=nested(depth)))).encode()
+    deep = "[" * depth + "]" * depth
+    body = json.dumps(envelope(step(input="DEEP"))).replace('"DEEP"', deep).encode()
     if depth <= 61:  # the envelope, its list and the event are the other three
         assert decode_batch(body).patches
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ LAYERS = (
     ("agentscope.server.site", 5),
     # 4: the faces
     ("agentscope.tracker", 4),
+    ("agentscope.recorder", 4),
     ("agentscope.observe", 4),
     ("agentscope.handles", 4),
     ("agentscope.client", 4),
@@ -87,6 +89,8 @@ HOMES = {
 # Decisions and values know no sockets, files, threads or clocks.
 EFFECTS = frozenset({"socket", "ssl", "http", "sqlite3", "subprocess", "asyncio", "threading", "time", "selectors"})
 
+UNPLACED = 6
+
 EDGE_OF_BOTH = ("agentscope.cli", "agentscope.demo*")
 
 MODULES = {
@@ -99,7 +103,7 @@ def layer(module: str) -> int:
     for pattern, number in LAYERS:
         if fnmatchcase(module, pattern):
             return number
-    raise AssertionError(f"{module} has no place in the table of layers")
+    return UNPLACED
 
 
 def matches(module: str, patterns: tuple[str, ...]) -> bool:
@@ -178,6 +182,10 @@ def test_a_module_fits_a_reader(module: str) -> None:
     assert lines <= 350, f"{module} has {lines} lines; 300 is the habit: what is its second reason to change?"
 
 
+def test_every_module_has_its_place_in_the_table_of_layers() -> None:
+    assert [module for module in MODULES if layer(module) == UNPLACED] == []
+
+
 def test_the_table_of_layers_names_no_module_that_is_gone() -> None:
     later = {"agentscope.testing"}
     gone = [
@@ -194,5 +202,7 @@ def test_importing_the_package_stays_light() -> None:
         capture_output=True,
         text=True,
         check=True,
+        # Measuring coverage imports a good deal of its own.
+        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
     )
     assert [name for name in heavy if name in done.stdout.split()] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .. import BUSY, REFUSED, UNAUTHORIZED, Failure, Outcome, Response
+from .. import BUSY, MISPLACED, REFUSED, UNAUTHORIZED, Failure, Outcome, Response
 
 GONE = frozenset({404, 405})
 UNACCEPTABLE = frozenset({400, 415, 422})
@@ -20,7 +20,7 @@ def fail(outcome: Outcome, kind: str, sentence: str, retry_after: str | None = N
 
 def note_failure(outcome: Outcome, failure: Failure) -> None:
     """No answer came."""
-    kind = {"refused": REFUSED, "tls": UNAUTHORIZED}.get(failure.kind, BUSY)
+    kind = {"refused": REFUSED, "tls": MISPLACED}.get(failure.kind, BUSY)
     fail(outcome, kind, failure.sentence)
 
 
@@ -31,13 +31,13 @@ def note_refusal(outcome: Outcome, response: Response) -> None:
     if status in (401, 403):
         fail(outcome, UNAUTHORIZED, f"the backend refuses the API key (HTTP {status}): check api_key")
     elif 300 <= status < 400:
-        fail(outcome, UNAUTHORIZED, f"the backend redirects (HTTP {status}), which is never followed: check base_url")
+        fail(outcome, MISPLACED, f"the backend redirects (HTTP {status}), which is never followed: check base_url")
     elif status in RETRIED or status >= 500:
         fail(outcome, BUSY, f"the backend answers HTTP {status}", retry_after)
     elif 200 <= status < 300:
         fail(outcome, BUSY, f"the backend's answer (HTTP {status}) is not an acknowledgement: check base_url")
     else:
-        fail(outcome, UNAUTHORIZED, f"the backend answers HTTP {status}: check base_url")
+        fail(outcome, MISPLACED, f"the backend answers HTTP {status}: check base_url")
 
 
 def json_object(response: Response) -> dict[str, Any] | None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from ...events import Event
 from ...version import __version__
-from .. import PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response
+from .. import PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
 from .answers import GONE, UNACCEPTABLE, clean, detail, json_object, note_failure, note_refusal
-from .encoding import dumps, event_json
+from .encoding import UNENCODABLE, dumps, event_json
 
 PATH = "/api/ingest/batch"
 SMALLEST_COMPRESSED = 1024
@@ -29,6 +29,8 @@ class BatchState:
     def __init__(self, compress: bool, largest_body: int) -> None:
         self.compress = compress
         self.encoding: str | None = None
+        self.accepted = 0
+        """Events that were stored so far: the sign that others get through while one does not."""
         self.largest_body = largest_body
         """Pieces of several events are kept under this."""
         self.refused_size = 1 << 62
@@ -78,19 +80,17 @@ class BatchLane:
         self._state = state
         self._batch = batch
         self._outcome = outcome
-        self._events = {event.seq: event for event in batch.events}
-        self._items = {seq: event_json(event, batch.session) for seq, event in self._events.items()}
+        self._events: dict[int, Event] = {}
+        self._items: dict[int, bytes] = {}
         self._pieces: deque[list[int]] = deque()
         self._sent: list[int] = []
         self._requests = 0
         self._stopped = False
-        self._isolating = False
         self._budget = 2 * int(log2(len(batch.events) + 1)) + 4
+        self._encode()
         self._line_up()
 
     def next(self) -> Request | None:
-        # What is not sent now stays split as it is, for the next attempt.
-        self._batch.pieces = [list(piece) for piece in self._pieces]
         if self._stopped or not self._pieces:
             return None
         self._sent = self._pieces.popleft()
@@ -101,6 +101,11 @@ class BatchLane:
         return Request("POST", PATH, headers, body)
 
     def answer(self, reply: Response | Failure) -> None:
+        self._judge(reply)
+        # This may have been the last request of the attempt: the next one goes on with what is split off by now.
+        self._batch.pieces = [list(piece) for piece in self._pieces]
+
+    def _judge(self, reply: Response | Failure) -> None:
         if isinstance(reply, Failure):
             self._stop()
             note_failure(self._outcome, reply)
@@ -135,9 +140,23 @@ class BatchLane:
             tail = f'],"dropped":{dumps(report)}}}'
         return b"%b%b%b" % (head.encode(), b",".join([self._items[seq] for seq in piece]), tail.encode())
 
+    def _encode(self) -> None:
+        for event in self._batch.events:
+            try:
+                self._items[event.seq] = event_json(event, self._batch.session)
+                self._events[event.seq] = event
+            except UNENCODABLE as error:
+                self._outcome.dropped.append(Dropped(event.seq, "encode_error", type(error).__name__))
+
     def _line_up(self) -> None:
-        """Queue all events: split as an earlier attempt left them, the others in pieces that the backend should take."""
-        rest = dict.fromkeys(self._events)
+        """Queue all events: split as an earlier attempt left them, the others in pieces that the backend should take.
+
+        Suspects are sent alone, and after others: whether those get through is what tells.
+        """
+        suspects = {seq: suspect for seq, suspect in self._batch.suspects.items() if seq in self._events}
+        ripe = [seq for seq, suspect in suspects.items() if suspect.is_ripe(self._state.accepted)]
+        rest = dict.fromkeys(seq for seq in self._events if seq not in suspects)
+        self._pieces.extend([seq] for seq in ripe)
         for earlier in self._batch.pieces:
             kept = [seq for seq in earlier if seq in rest]
             for seq in kept:
@@ -155,6 +174,7 @@ class BatchLane:
             size += item
         if piece:
             self._pieces.append(piece)
+        self._pieces.extend([seq] for seq in suspects if seq not in ripe)
 
     def _fit(self, seq: int) -> None:
         """Cut an event that is as large as one that was refused."""
@@ -177,17 +197,18 @@ class BatchLane:
             and accepted >= 0
             and duplicates >= 0
             and accepted + duplicates + len(rejected) == len(self._sent)
-            and all(isinstance(item, dict) and item.get("id") in by_id for item in rejected)
+            and all(isinstance(item, dict) and type(item.get("id")) is str and item["id"] in by_id for item in rejected)
             and len({item["id"] for item in rejected}) == len(rejected)
         )
         if not believable:
             self._stop()
             note_refusal(self._outcome, response)
             return
-        refused = {by_id[item["id"]]: clean(item.get("reason")) for item in rejected}
+        refused = {by_id[item["id"]]: _reason(item) for item in rejected}
         self._outcome.dropped += [Dropped(seq, "rejected", reason) for seq, reason in refused.items()]
         self._outcome.delivered += [seq for seq in self._sent if seq not in refused]
         self._outcome.duplicates += duplicates
+        self._state.accepted += accepted + duplicates
         self._outcome.reported = self._outcome.reported or bool(self._batch.dropped)
 
     def _stop(self) -> None:
@@ -218,21 +239,31 @@ class BatchLane:
     def _server_error(self, response: Response) -> None:
         """HTTP 500 may mean an outage, or one event that the backend stumbles over: then only that one is given up."""
         note_refusal(self._outcome, response)
-        if not self._isolating:
-            self._batch.server_errors += 1
-            if self._batch.server_errors % PATIENCE:
-                self._stop()
-                return
-            self._isolating = True
-        if self._requests >= self._budget and not self._outcome.delivered:
+        if len(self._sent) == 1 and self._struck(self._sent[0]):
+            return
+        batch = self._batch
+        if batch.searching:
+            batch.searching = self._requests < self._budget or bool(self._outcome.delivered)
+        else:
+            batch.server_errors += 1
+            batch.searching = batch.server_errors % PATIENCE == 0
+        if not batch.searching:
             self._stop()
         elif len(self._sent) > 1:
             self._split()
-        elif self._outcome.delivered:
-            seq = self._sent[0]
-            self._batch.strikes[seq] = self._batch.strikes.get(seq, 0) + 1
-            if self._batch.strikes[seq] >= PATIENCE:
-                self._outcome.dropped.append(Dropped(seq, "rejected", "HTTP 500 to this event alone"))
+
+    def _struck(self, seq: int) -> bool:
+        """Whether this answer speaks against the event and not against the backend, which took others meanwhile."""
+        suspect = self._batch.suspects.setdefault(seq, Suspect(self._state.accepted))
+        struck = suspect.note(self._state.accepted)
+        if suspect.strikes >= PATIENCE:
+            self._outcome.dropped.append(Dropped(seq, "rejected", "HTTP 500 to this event alone"))
+        return struck
+
+
+def _reason(item: dict[str, Any]) -> str:
+    reason = item.get("reason")
+    return clean(reason) if isinstance(reason, str) else "no reason given"
 
 
 def cut_largest_field(event: Event) -> Event | None:

@@ -6,9 +6,10 @@ from collections import OrderedDict
 from urllib.parse import quote
 
 from ...events import RUN_END, RUN_START, RUN_UPDATE, STEP, Event
-from .. import BUSY, PATIENCE, UNAUTHORIZED, Batch, Dropped, Failure, Outcome, Request, Response
+from .. import MISPLACED, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
 from .answers import GONE, UNACCEPTABLE, detail, fail, json_object, note_failure, note_refusal
 from .batch import cut_largest_field
+from .encoding import UNENCODABLE
 from .records import run_record, step_record, update_record
 
 MOST_RUNS = 10_000
@@ -33,6 +34,10 @@ class ClassicState:
 
     def server_id(self, run_id: str) -> str:
         """The platform's id of a run. One that was not started here is taken to be the platform's own."""
+        try:
+            self._run_ids.move_to_end(run_id)
+        except KeyError:
+            return run_id
         return self._run_ids.get(run_id, run_id)
 
     def learn(self, run_id: str, server_id: str) -> None:
@@ -42,24 +47,32 @@ class ClassicState:
 
 
 class ClassicLane:
-    """The events of one run, in order, each in its own request."""
+    """The events of one run, in order, each in its own request.
+
+    Only a record that is answered 500 again and again is passed by others: whether they get through tells if it is to blame.
+    If it is not, it arrives late, which is better than never.
+    """
 
     def __init__(self, state: ClassicState, batch: Batch, events: list[Event]) -> None:
         self.outcome = Outcome()
-        self.missing = False
-        """The platform does not even have the classic calls."""
         self._state = state
         self._batch = batch
         self._events = events
         self._at = 0
+        """Where the next event is: behind those that the platform stumbles over."""
         self._sent = b""
-        self._suspect: Event | None = None
-        """An event that the platform stumbles over: if the next one gets through, it is to blame."""
+        self._stopped = False
 
     def next(self) -> Request | None:
-        while self._at < len(self._events):
+        while not self._stopped and self._at < len(self._events):
             event = self._events[self._at]
-            request = self._request(event)
+            if self._yields(event):
+                continue
+            try:
+                request = self._request(event)
+            except UNENCODABLE as error:
+                self._verdict(event, "encode_error", type(error).__name__)
+                continue
             if request is not None:
                 return request
             self._verdict(event, "encode_error", f"the classic calls cannot carry {event.type}")
@@ -71,7 +84,7 @@ class ClassicLane:
             if not reply.unsent:
                 self._doubt(event)
             note_failure(self.outcome, reply)
-            self._stop()
+            self._stopped = True
         elif 200 <= reply.status < 300:
             self._stored(event, reply)
         elif reply.status in GONE:
@@ -87,7 +100,19 @@ class ClassicLane:
             if reply.status in AMBIGUOUS:
                 self._doubt(event)
             note_refusal(self.outcome, reply)
-            self._stop()
+            self._stopped = True
+
+    def _yields(self, event: Event) -> bool:
+        """Whether this one lets the next go first; it does so once for each answer of 500."""
+        suspect = self._batch.suspects.get(event.seq)
+        if suspect is None or not suspect.yields or not self._has_followers():
+            return False
+        suspect.yields = False
+        self._at += 1
+        return True
+
+    def _has_followers(self) -> bool:
+        return self._at + 1 < len(self._events)
 
     def _request(self, event: Event) -> Request | None:
         """The call for this event, its largest fields cut if the platform refuses records of that size."""
@@ -127,38 +152,35 @@ class ClassicLane:
         answer = json_object(response)
         if event.type == RUN_START and answer is not None:
             server_id = answer.get("id")
-            if not isinstance(server_id, (str, int)) or not str(server_id):
+            if type(server_id) not in (str, int) or server_id == "":
                 answer = None
             else:
                 self._state.learn(event.run_id, str(server_id))
         if answer is None:
             self._doubt(event)
             note_refusal(self.outcome, response)
-            self._stop()
+            self._stopped = True
             return
         self._confirm()
         self._state.accepted += 1
-        if self._suspect is not None:
-            self._verdict(self._suspect, "rejected", "HTTP 500 to this record alone")
-            self._suspect = None
         self.outcome.delivered.append(event.seq)
         if self._id(event) in self._state.uncertain:
             self._state.uncertain.discard(self._id(event))
             # An update can be repeated; a run or a step that was created twice is there twice.
             self.outcome.possibly_duplicated += event.type in (RUN_START, STEP)
-        self._at += 1
+        del self._events[self._at]
+        self._at = 0
 
     def _not_found(self, event: Event, response: Response) -> None:
         if self._state.confirmed and event.type != RUN_START:
             self._verdict(event, "rejected", detail(response))  # the platform does not know this run
             return
-        self.missing = True
         fail(
             self.outcome,
-            UNAUTHORIZED,
+            MISPLACED,
             f"there is no AgentScope API at this address (HTTP {response.status}): check base_url",
         )
-        self._stop()
+        self._stopped = True
 
     def _too_large(self, event: Event) -> None:
         if cut_largest_field(event) is None:
@@ -169,25 +191,20 @@ class ClassicLane:
     def _server_error(self, event: Event, response: Response) -> None:
         """HTTP 500 may mean an outage, or a record that the platform stumbles over: then only that one is given up."""
         note_refusal(self.outcome, response)
-        strikes = self._batch.strikes.get(event.seq, 0) + 1
-        if strikes == 1:
-            self._batch.marks[event.seq] = self._state.accepted
-        self._batch.strikes[event.seq] = strikes
-        if self._suspect is not None or strikes < PATIENCE:
-            self._stop()
-        elif self._state.accepted > self._batch.marks.get(event.seq, self._state.accepted):
+        suspect = self._batch.suspects.setdefault(event.seq, Suspect(self._state.accepted))
+        suspect.note(self._state.accepted)
+        self._batch.server_errors = max(self._batch.server_errors, suspect.errors)
+        if suspect.strikes >= PATIENCE:
             self._verdict(event, "rejected", "HTTP 500 to this record alone")
-        elif event.type == RUN_START or self._at + 1 >= len(self._events):
-            self._stop()
+        elif suspect.errors >= PATIENCE and self._at < PATIENCE and event.type != RUN_START and self._has_followers():
+            suspect.yields = True
         else:
-            self._suspect = event
-            self._at += 1
+            self._stopped = True
 
     def _verdict(self, event: Event, reason: str, why: str) -> None:
         self.outcome.dropped.append(Dropped(event.seq, reason, why))
         self._state.uncertain.discard(self._id(event))
-        if event is not self._suspect:
-            self._at += 1
+        del self._events[self._at]
 
     def _confirm(self) -> None:
         self._state.confirmed = True
@@ -197,8 +214,3 @@ class ClassicLane:
 
     def _id(self, event: Event) -> str:
         return self._batch.session.event_id(event.seq)
-
-    def _stop(self) -> None:
-        if self.outcome.problem is None:
-            fail(self.outcome, BUSY, "the platform did not answer")
-        self._at = len(self._events)

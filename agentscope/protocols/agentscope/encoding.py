@@ -12,6 +12,9 @@ from ...events import Event, Session
 dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 """Strict and compact; what it gives still has to be encoded as UTF-8."""
 
+UNENCODABLE = (ValueError, TypeError, OverflowError, RecursionError)
+"""What encoding an event may raise, if a hook has put something into it that is not JSON."""
+
 _EPOCH = datetime(1970, 1, 1)
 
 

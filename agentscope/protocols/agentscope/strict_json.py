@@ -31,8 +31,8 @@ class DecodeError(ValueError):
 def parse(body: bytes) -> tuple[Any, Callable[[Any], str]]:
     """The document, and what turns a part of it back into JSON text.
 
-    That function raises `ValueError` for what JSON or UTF-8 cannot hold, `TypeError` or `RecursionError` for too much
-    depth. Raises `DecodeError`: 400 for what is not strict JSON, 413 for too many values.
+    That function raises `ValueError` for what JSON or UTF-8 cannot hold, `RecursionError` for too much depth. Raises
+    `DecodeError`: 400 for what is not strict JSON, 413 for too many values.
     """
     if len(body) > LIGHT_BODY and body.count(b",") + 2 * body.count(b"[") + 3 * body.count(b"{") > MAX_WEIGHT:
         raise DecodeError(413, "The body holds too many values; send it in parts.")
@@ -94,5 +94,8 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _dump_quick(value: Any) -> str:
-    text: str = orjson.dumps(value).decode()
+    try:
+        text: str = orjson.dumps(value).decode()
+    except TypeError:  # it knows 64 bits and some 250 levels
+        return dump_plain(value)
     return text

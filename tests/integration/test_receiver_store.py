@@ -1,0 +1,447 @@
+"""The database under the receiver: durable, private, and honest about what goes wrong with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentscope.errors import ConfigurationError
+from agentscope.protocols.agentscope.decode import Batch, decode_batch
+from agentscope.server import reading
+from agentscope.server import store as stores
+from agentscope.server.reading import RunQuery
+from agentscope.server.retention import Sweeper
+from agentscope.server.schema import is_corrupt, open_reader, open_writer
+from agentscope.server.serve import Receiver
+from agentscope.server.store import Store, Unavailable
+from agentscope.server.writer import Writer
+from agentscope.server.writing import write_batch
+from tests.support.receiver import Client, envelope, run_end, run_start, step
+from tests.support.wait import until
+
+DAY = 86400.0
+
+
+def batch(*events: Any, **fields: Any) -> Batch:
+    return decode_batch(json.dumps(envelope(*events, **fields)).encode())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "runs.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    opened = Store(path)
+    yield opened
+    opened.close()
+
+
+def run_ids(store: Store) -> list[str]:
+    return [run["id"] for run in store.list_runs(RunQuery())[0]]
+
+
+def test_what_was_stored_is_there_after_a_restart(path: Path) -> None:
+    first = Store(path)
+    first.ingest(batch(run_start("a"), step("a"))).result()
+    first.close()
+    assert not path.with_name("runs.db-wal").exists()
+    second = Store(path)
+    assert run_ids(second) == ["a"]
+    assert second.ingest(batch(run_start("b"))).result().new_runs == 1
+    second.close()
+
+
+def test_the_files_are_for_their_owner_only(path: Path, store: Store) -> None:
+    store.ingest(batch(step())).result()
+    files = list(path.parent.iterdir())
+    assert len(files) == 3
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_temporary_store_is_gone_after_its_end() -> None:
+    store = Store()
+    assert store.ingest(batch(step())).result().accepted == 1
+    assert store.path.exists()
+    store.close()
+    store.close()
+    assert not store.path.parent.exists()
+    with pytest.raises(Unavailable, match="stopping"):
+        store.ingest(batch(step())).result()
+
+
+def test_a_full_disk_is_answered_with_503_and_stores_nothing_while_reading_goes_on(tmp_path: Path) -> None:
+    with Receiver(db=tmp_path / "runs.db") as receiver:
+        client = Client(receiver.url)
+        assert client.batch(run_start()).status == 200
+        writer = receiver.store._writer
+
+        def limit(db: sqlite3.Connection) -> None:
+            pages = db.execute("PRAGMA page_count").fetchone()[0]
+            db.execute(f"PRAGMA max_page_count={pages + 1}")
+
+        writer.submit(limit).result()
+        answer = client.batch(*(step(input="x" * 20_000) for _ in range(20)))
+        assert answer.status == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "detail" in answer.json
+        assert client.events() == 1
+        assert client.get("/api/runs/run-1").json["step_count"] == 0
+        writer.submit(lambda db: db.execute("PRAGMA max_page_count=1000000").fetchone()).result()
+        assert client.batch(step()).status == 200
+
+
+def test_a_database_that_another_process_holds_is_answered_with_503(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentscope.server.schema._BUSY_TIMEOUT_MS", 50)
+    with Receiver(db=tmp_path / "runs.db") as receiver:
+        client = Client(receiver.url)
+        other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert client.batch(step()).status == 503
+        assert client.get("/api/runs").status == 200
+        other.close()
+        assert client.batch(step()).status == 200
+
+
+def test_a_broken_file_is_put_aside_at_the_start_and_said_loudly(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database " * 1000)
+    path.with_name("runs.db.corrupt-1").write_bytes(b"from before")
+    store = Store(path)
+    assert store.ingest(batch(step())).result().accepted == 1
+    store.close()
+    assert path.with_name("runs.db.corrupt-2").read_bytes().startswith(b"this is no database")
+    assert "is broken" in caplog.text
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_flipped_bytes_are_found_at_the_start(path: Path) -> None:
+    store = Store(path)
+    store.ingest(batch(*(step(input="x" * 5000) for _ in range(100)))).result()
+    store.close()
+    damaged = bytearray(path.read_bytes())
+    damaged[16384 : 16384 * 30] = b"\xa5" * (16384 * 29)
+    path.write_bytes(damaged)
+    store = Store(path)
+    assert store.health()["events"] == 0
+    store.close()
+    assert path.with_name("runs.db.corrupt-1").exists()
+
+
+def test_damage_that_shows_while_running_is_put_aside_and_a_fresh_file_used(path: Path, store: Store) -> None:
+    store.ingest(batch(*(step(input="x" * 5000) for _ in range(100)))).result()
+
+    def damage(db: sqlite3.Connection) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with pytest.raises(Unavailable):
+        store._writer.submit(damage).result()
+    assert path.with_name("runs.db.corrupt-1").exists()
+    assert store.ingest(batch(run_start("fresh"))).result().accepted == 1
+    assert run_ids(store) == ["fresh"]
+
+
+def test_damage_that_a_reader_meets_makes_the_writer_look(path: Path, store: Store) -> None:
+    store.ingest(batch(*(step(input="x" * 5000) for _ in range(100)))).result()
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    other.close()
+    with path.open("r+b") as file:
+        file.seek(16384)
+        file.write(b"\xa5" * 16384 * 30)
+
+    def read() -> bool:
+        try:
+            return store.health()["events"] == 0
+        except Unavailable:
+            return False
+
+    until(read)
+    assert path.with_name("runs.db.corrupt-1").exists()
+
+
+def test_the_database_of_another_application_is_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE theirs (x)")
+    other.close()
+    with pytest.raises(ConfigurationError, match="another application"):
+        Store(path)
+    with pytest.raises(ConfigurationError):
+        Receiver(db=path).start()
+
+
+def test_a_database_of_a_newer_version_is_left_alone(path: Path) -> None:
+    Store(path).close()
+    newer = sqlite3.connect(path)
+    newer.execute("PRAGMA user_version=99")
+    newer.close()
+    with pytest.raises(ConfigurationError, match="newer version"):
+        Store(path)
+
+
+def test_a_place_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        Store(tmp_path)
+
+
+def test_corruption_is_told_from_other_problems() -> None:
+    for problem, expected in (
+        (sqlite3.DatabaseError("database disk image is malformed"), True),
+        (sqlite3.DatabaseError("file is not a database"), True),
+        (sqlite3.OperationalError("database is locked"), False),
+        (sqlite3.IntegrityError("malformed"), False),
+        (ValueError("malformed"), False),
+    ):
+        assert is_corrupt(problem) is expected
+
+
+def test_a_job_that_fails_does_not_take_its_neighbours_with_it(store: Store) -> None:
+    def fail(db: sqlite3.Connection) -> None:
+        db.execute("DELETE FROM events")
+        raise KeyError("a bug")
+
+    until_release = _hold(store)
+    futures = [store.ingest(batch(run_start("a"))), store._writer.submit(fail), store.ingest(batch(run_start("b")))]
+    until_release()
+    assert futures[0].result().accepted == futures[2].result().accepted == 1
+    with pytest.raises(KeyError):
+        futures[1].result()
+    assert sorted(run_ids(store)) == ["a", "b"]
+
+
+def test_a_job_that_was_cancelled_while_it_waited_is_left_out(store: Store) -> None:
+    release = _hold(store)
+    cancelled = store.ingest(batch(run_start("a")))
+    kept = store.ingest(batch(run_start("b")))
+    assert cancelled.cancel()
+    release()
+    assert kept.result().accepted == 1
+    assert run_ids(store) == ["b"]
+
+
+def _hold(store: Store) -> Callable[[], None]:
+    """Keep the writer busy until the answer is called, so that jobs wait and are joined."""
+    started, gate = threading.Event(), threading.Event()
+
+    def wait(db: sqlite3.Connection) -> None:
+        started.set()
+        assert gate.wait(10)
+
+    store._writer.submit(wait)
+    assert started.wait(10)
+    return gate.set
+
+
+def test_a_read_that_takes_too_long_is_interrupted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    monkeypatch.setattr(stores, "READ_SECONDS", 0.05)
+    with pytest.raises(Unavailable, match="interrupted"):
+        store._read(lambda db: db.execute(endless).fetchone())
+
+
+def test_a_reader_can_write_nothing(path: Path, store: Store) -> None:
+    reader = open_reader(path)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.execute("DELETE FROM events")
+    reader.close()
+
+
+def test_health_is_unavailable_when_the_database_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(db: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(reading, "health", locked)
+    with Receiver(db=tmp_path / "runs.db") as receiver:
+        answer = Client(receiver.url).get("/health")
+    assert (answer.status, answer.json["status"]) == (503, "unavailable")
+
+
+def test_a_bug_is_answered_with_500_and_no_detail_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(db: sqlite3.Connection, query: RunQuery) -> None:
+        raise KeyError("secret detail")
+
+    monkeypatch.setattr(reading, "list_runs", broken)
+    with Receiver(db=tmp_path / "runs.db") as receiver:
+        answer = Client(receiver.url).get("/api/runs")
+    assert answer.status == 500
+    assert b"secret detail" not in answer.body
+
+
+def test_a_long_write_ahead_log_is_cut_and_a_reader_only_delays_that(path: Path) -> None:
+    writer = Writer(path, wal_limit=200_000)
+    wal = path.with_name("runs.db-wal")
+
+    def fill() -> None:
+        writer.submit(lambda db: write_batch(db, batch(*(step(input="x" * 9000) for _ in range(60))), 0.0)).result()
+
+    fill()
+    until(lambda: wal.stat().st_size == 0)
+    reader = open_reader(path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM events").fetchone()
+    fill()
+    assert wal.stat().st_size > 200_000
+    reader.close()
+    fill()
+    fill()
+    until(lambda: wal.stat().st_size == 0)
+    writer.close()
+
+
+def test_a_connection_that_cannot_roll_back_is_replaced(path: Path, store: Store) -> None:
+    store.ingest(batch(run_start("a"))).result()
+
+    def lose(db: sqlite3.Connection) -> None:
+        store._writer._db = connection = _Stubborn(path, isolation_level=None)
+        db.close()
+        connection.execute("BEGIN")
+        connection.stubborn = True
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(Unavailable):
+        store._writer.submit(lose).result()
+    assert store.ingest(batch(run_start("b"))).result().accepted == 1
+    assert sorted(run_ids(store)) == ["a", "b"]
+
+
+class _Stubborn(sqlite3.Connection):
+    stubborn = False
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        if self.stubborn:
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(*given)
+
+
+def test_without_a_place_for_a_fresh_file_the_next_job_tries_again(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damage(db: sqlite3.Connection) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", _refuse)
+        with pytest.raises(Unavailable):
+            store._writer.submit(damage).result()
+    assert "no fresh database" in caplog.text
+    assert store.ingest(batch(step())).result().accepted == 1
+
+
+def _refuse(*_: Any) -> None:
+    raise OSError("no space left")
+
+
+def test_a_checkpoint_that_fails_is_logged_and_the_end_is_in_order(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = Writer(path)
+    stubborn = _Stubborn(path, isolation_level=None, check_same_thread=False)
+    stubborn.stubborn = True
+    writer.submit(lambda db: db.close() or setattr(writer, "_db", stubborn))
+    writer.close()
+    assert "could not be checkpointed" in caplog.text
+
+
+def test_upkeep_that_fails_is_logged_and_the_writer_lives_on(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def idle(db: sqlite3.Connection) -> bool:
+        raise sqlite3.OperationalError("database is locked")
+
+    writer = Writer(path, idle=idle)
+    for _ in range(2):
+        writer.submit(lambda db: None).result()
+    until(lambda: "upkeep" in caplog.text)
+    assert writer.submit(lambda db: 5).result() == 5
+    writer.close()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100 * DAY
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def db(path: Path) -> Iterator[sqlite3.Connection]:
+    opened = open_writer(path)
+    yield opened
+    opened.close()
+
+
+def write(db: sqlite3.Connection, now: float, *events: Any, **fields: Any) -> None:
+    db.execute("BEGIN IMMEDIATE")
+    write_batch(db, batch(*events, **fields), now)
+    db.execute("COMMIT")
+
+
+def test_runs_that_nothing_came_for_in_the_retention_are_deleted_in_portions(db: sqlite3.Connection) -> None:
+    clock = Clock()
+    drops = [{"reason": "queue_full", "count": 1}]
+    write(db, 10 * DAY, run_start("old"), *(step("old") for _ in range(450)), run_end("old"), dropped=drops)
+    write(db, 10 * DAY, run_start("revived"))
+    write(db, 99 * DAY, step("revived"))
+    write(db, 99 * DAY, run_start("young"))
+    sweep = Sweeper(7 * DAY, clock, steady=clock)
+    portions = 0
+    while sweep(db):
+        portions += 1
+        assert db.execute("SELECT count(*) FROM events WHERE step_id IS NOT NULL").fetchone()[0] % 200 in (51, 1)
+    assert portions == 3
+    runs, _ = reading.list_runs(db, RunQuery())
+    assert {run["id"] for run in runs} == {"revived", "young"}
+    health = reading.health(db)
+    assert (health["events"], health["runs"], health["batches"], health["dropped"]) == (3, 2, 2, {})
+
+
+def test_the_sweeper_rests_when_there_is_nothing_to_do_and_never_takes_what_just_came(db: sqlite3.Connection) -> None:
+    clock = Clock()
+    sweep = Sweeper(0.001, clock, steady=clock)
+    write(db, clock.now - 300, run_start("just now"))
+    assert sweep(db) is False
+    clock.now += 30
+    assert sweep(db) is False
+    assert reading.health(db)["runs"] == 1
+    clock.now += 600
+    assert sweep(db) is True
+    assert reading.health(db)["runs"] == 0
+
+
+def test_a_sweep_that_fails_leaves_no_transaction_open(db: sqlite3.Connection) -> None:
+    clock = Clock()
+    db.execute("ALTER TABLE batches RENAME TO gone")
+    with pytest.raises(sqlite3.OperationalError):
+        Sweeper(DAY, clock, steady=clock)(db)
+    assert not db.in_transaction
+
+
+def test_a_store_with_retention_deletes_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(path)
+    store.ingest(batch(run_start("old"))).result()
+    store._writer.submit(lambda db: db.execute("UPDATE runs SET touched_at=0").rowcount).result()
+    store.close()
+    store = Store(path, retention_days=1)
+    store.ingest(batch(run_start("new"))).result()
+    until(lambda: run_ids(store) == ["new"])
+    store.close()
+
+
+def test_the_clock_of_a_store_does_not_jump_with_the_wall(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = store.now()
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert store.now() >= before

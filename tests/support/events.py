@@ -1,0 +1,232 @@
+"""Events, batches and answers for tests, two backends in memory, and the loop that the pipeline goes through with them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+from urllib.parse import unquote
+
+import zstandard
+
+from agentscope.events import RUN_END, RUN_START, STEP, Event, Session
+from agentscope.protocols import PATIENCE, Batch, Dropped, Failure, Lane, Outcome, Request, Response, WireProtocol
+
+SESSION = Session("5e550000-0000-4000-8000-000000000001", "ab12cd34-0000-8000-8000-")
+NOON = 1_769_860_800_000_000_000
+"""2026-01-31T12:00:00Z, in nanoseconds since the epoch."""
+
+Backend = Callable[[Request], Response | Failure]
+
+
+def event(seq: int, type_: str = STEP, run_id: str = "run-1", size: int = 100, **fields: Any) -> Event:
+    """An event with what its type needs. `seq` makes its id and its time."""
+    defaults: dict[str, dict[str, Any]] = {
+        RUN_START: {"agent_name": "agent"},
+        RUN_END: {"status": "completed"},
+        STEP: {"name": f"step {seq}", "step_type": "llm_call"},
+    }
+    step_id = f"step-{seq}" if type_.startswith("step") else None
+    return Event(type_, seq, NOON + seq * 1000, run_id, step_id, None, {**defaults.get(type_, {}), **fields}, size)
+
+
+def run_of(steps: int, run_id: str = "run-1", first: int = 1, **fields: Any) -> list[Event]:
+    """A run's start, so many steps, and its end."""
+    inner = [event(first + i, run_id=run_id, **fields) for i in range(1, steps + 1)]
+    return [event(first, RUN_START, run_id), *inner, event(first + steps + 1, RUN_END, run_id)]
+
+
+def batch(events: Iterable[Event], dropped: Mapping[str, int] | None = None) -> Batch:
+    return Batch("ba7c4000-0000-4000-8000-00000000ffff", SESSION, list(events), dropped or {})
+
+
+def event_id(seq: int) -> str:
+    return SESSION.event_id(seq)
+
+
+def answer(status: int, body: object = b"", **headers: str) -> Response:
+    """`body` is bytes, or a value that is written as JSON; `retry_after="3"` is the header `retry-after`."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
+
+
+def acknowledged(accepted: int, duplicates: int = 0, rejected: Sequence[object] = (), **headers: str) -> Response:
+    body = {"accepted": accepted, "duplicates": duplicates, "rejected": list(rejected)}
+    return answer(200, body, **headers)
+
+
+def strict(body: bytes) -> Any:
+    """Parsed JSON; raises for what strict readers refuse: NaN, bad UTF-8, a key twice."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(constant)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len({name for name, _ in pairs}) == len(pairs), f"a key twice: {pairs}"
+        return dict(pairs)
+
+    return json.loads(body.decode("utf-8"), parse_constant=refuse, object_pairs_hook=once)
+
+
+def inflated(request: Request) -> bytes:
+    encoding = request.headers.get("Content-Encoding")
+    if encoding == "gzip":
+        return gzip.decompress(request.body)
+    if encoding == "zstd":
+        return zstandard.ZstdDecompressor().decompress(request.body)
+    assert encoding is None
+    return request.body
+
+
+@dataclass
+class BatchBackend:
+    """The batch call as a receiver answers it. Sets hold the `seq` of events."""
+
+    unacceptable: set[int] = field(default_factory=set)
+    """Answered 422, with all their company."""
+    crashing: set[int] = field(default_factory=set)
+    """Answered 500, with all their company."""
+    rejected: set[int] = field(default_factory=set)
+    limit: int = 1 << 62
+    """Bytes of a body before 413."""
+    announces: str = ""
+    stored: Counter[int] = field(default_factory=Counter)
+    reports: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """By batch id, each counted once."""
+    requests: list[Any] = field(default_factory=list)
+
+    def __call__(self, request: Request) -> Response:
+        assert (request.method, request.path) == ("POST", "/api/ingest/batch")
+        assert request.headers["Content-Type"] == "application/json"
+        body = inflated(request)
+        document = strict(body)
+        self.requests.append(document)
+        events = {item["seq"]: item for item in document["events"]}
+        headers = {"accept_encoding": self.announces} if self.announces else {}
+        if len(body) > self.limit:
+            return answer(413, **headers)
+        if events.keys() & self.unacceptable:
+            return answer(422, {"detail": "no"}, **headers)
+        if events.keys() & self.crashing:
+            return answer(500, **headers)
+        refused = events.keys() & self.rejected
+        taken = events.keys() - refused
+        duplicates = sum(seq in self.stored for seq in taken)
+        self.stored.update(seq for seq in taken if seq not in self.stored)
+        if "dropped" in document:
+            self.reports.setdefault(document["batch_id"], document["dropped"])
+        verdicts = [{"id": event_id(seq), "reason": "bad"} for seq in sorted(refused)]
+        return acknowledged(len(taken) - duplicates, duplicates, verdicts, **headers)
+
+
+@dataclass
+class ClassicBackend:
+    """The classic calls as a deployed platform answers them: ids of its own, and no idempotency."""
+
+    unacceptable: set[int] = field(default_factory=set)
+    crashing: set[int] = field(default_factory=set)
+    limit: int = 1 << 62
+    runs: dict[str, list[int]] = field(default_factory=dict)
+    """Server id of a run to the `seq` of what was stored for it, in order of arrival."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Server id of a run to the id that the client made."""
+    asked: list[int] = field(default_factory=list)
+    """The `seq` of every request."""
+
+    def __call__(self, request: Request) -> Response:
+        if request.path == "/api/ingest/batch":
+            return answer(404, {"detail": "Not Found"})
+        seq = int(request.headers["Idempotency-Key"].removeprefix(SESSION.event_prefix), 16)
+        body = strict(request.body)
+        self.asked.append(seq)
+        if len(request.body) > self.limit:
+            return answer(413)
+        if seq in self.unacceptable:
+            return answer(422, {"detail": [{"msg": "no"}]})
+        if seq in self.crashing:
+            return answer(500)
+        if (request.method, request.path) == ("POST", "/api/ingest/run"):
+            server_id = f"srv/{len(self.runs)}"
+            self.runs[server_id] = [seq]
+            self.names[server_id] = body["meta_data"]["agentscope_run_id"]
+            return answer(200, {"id": server_id, "status": "running"})
+        match = re.fullmatch(r"/api/ingest/run/([^/]+)(/step)?", request.path)
+        assert match is not None
+        assert request.method == ("POST" if match[2] else "PATCH")
+        server_id = unquote(match[1])
+        if server_id not in self.runs:
+            return answer(404, {"detail": "Run not found"})
+        self.runs[server_id].append(seq)
+        return answer(200, {"message": "ok"})
+
+
+@dataclass
+class Ending:
+    """What became of all events."""
+
+    delivered: list[int] = field(default_factory=list)
+    dropped: dict[int, Dropped] = field(default_factory=dict)
+    possibly_duplicated: int = 0
+    duplicates: int = 0
+    attempts: int = 0
+    left: list[int] = field(default_factory=list)
+    last: Outcome = field(default_factory=Outcome)
+
+    @property
+    def reasons(self) -> dict[int, str]:
+        return {seq: dropped.reason for seq, dropped in self.dropped.items()}
+
+
+def attempt(protocol: WireProtocol, sent: Batch, backend: Backend, requests: int = 1 << 30) -> Outcome:
+    """One export, its lanes side by side, with so many requests in a round at most."""
+    delivery = protocol.begin(sent)
+    while lanes := delivery.lanes():
+        budget = count()
+        going: list[Lane] = list(lanes)
+        while going:
+            for lane in list(going):
+                request = lane.next() if next(budget) < requests else None
+                if request is None:
+                    going.remove(lane)
+                else:
+                    lane.answer(backend(request))
+    return delivery.outcome
+
+
+def deliver(
+    protocol: WireProtocol,
+    sent: Batch,
+    backend: Backend,
+    *,
+    requests: int = 1 << 30,
+    attempts: int = 1000,
+    more: Iterable[list[Event]] = (),
+) -> Ending:
+    """Attempts until all is settled, as the pipeline makes them. `more` is what it tops up a batch with that is answered 500."""
+    ending = Ending()
+    company = iter(more)
+    while sent.events and ending.attempts < attempts:
+        if sent.server_errors >= PATIENCE:
+            sent.events = [*sent.events, *next(company, [])]
+        ending.attempts += 1
+        ending.last = outcome = attempt(protocol, sent, backend, requests)
+        settled = [*outcome.delivered, *(dropped.seq for dropped in outcome.dropped)]
+        held = {event.seq for event in sent.events}
+        assert len(set(settled)) == len(settled), "settled twice"
+        assert held.issuperset(settled), "settled what was not sent"
+        ending.delivered += outcome.delivered
+        ending.dropped.update((dropped.seq, dropped) for dropped in outcome.dropped)
+        ending.possibly_duplicated += outcome.possibly_duplicated
+        ending.duplicates += outcome.duplicates
+        if outcome.reported:
+            sent.dropped = {}
+        sent.events = [event for event in sent.events if event.seq not in set(settled)]
+        assert (outcome.problem is None) == (outcome.kind is None)
+        assert outcome.problem is None or sent.events, "a problem, but nothing is left"
+    ending.left = [event.seq for event in sent.events]
+    return ending

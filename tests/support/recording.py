@@ -1,0 +1,128 @@
+"""A tracker with a real pipeline whose exporter keeps what it is given: no network, no receiver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+from uuid import uuid4
+
+import agentscope.delivery
+from agentscope import Stats, Tracker, create_tracker
+from agentscope.config import Config
+from agentscope.context import current, switch
+from agentscope.events import Event
+from agentscope.pipeline import Pipeline
+from agentscope.protocols import Batch, Outcome
+
+URL = "http://memory.test"
+
+
+class Memory:
+    """An exporter that delivers everything, at once, into a list."""
+
+    protocol: str | None = "memory"
+
+    def __init__(self, kept: list[Event]) -> None:
+        self._kept = kept
+
+    def export(self, batch: Batch, timeout: float) -> Outcome:
+        self._kept.extend(batch.events)
+        return Outcome(delivered=[event.seq for event in batch.events], reported=True)
+
+    def warm_up(self) -> None:
+        """There is nothing to import."""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def decoded(event: Event) -> dict[str, Any]:
+    """An event as a flat dictionary, its payloads parsed strictly."""
+
+    def refuse(constant: str) -> Any:
+        raise AssertionError(f"{constant} is not JSON")
+
+    told: dict[str, Any] = {name: getattr(event, name) for name in ("type", "run_id", "step_id", "parent_id")}
+    for name, value in event.fields.items():
+        told[name] = json.loads(value, parse_constant=refuse) if type(value) is bytes else value
+    json.dumps(told)  # the rest is plain as well
+    return told
+
+
+class Recording:
+    """A tracker, and what it has delivered so far."""
+
+    def __init__(self, tracker: Tracker, kept: list[Event]) -> None:
+        self.tracker = tracker
+        self.raw = kept
+
+    def events(self, type_: str | None = None) -> list[dict[str, Any]]:
+        """Everything recorded so far, in order; of one type if it is named."""
+        assert self.tracker._pipeline.flush(10).pending == 0
+        told = [decoded(event) for event in sorted(self.raw, key=lambda event: event.seq)]
+        return [event for event in told if type_ in (None, event["type"])]
+
+    def steps(self) -> list[dict[str, Any]]:
+        return self.events("step")
+
+    def step(self) -> dict[str, Any]:
+        """The one step there is."""
+        (only,) = self.steps()
+        return only
+
+    def parents(self) -> dict[str, str | None]:
+        """Each step's name, and that of the step it is part of."""
+        steps = self.steps()
+        names = {step["step_id"]: step["name"] for step in steps}
+        return {step["name"]: names.get(step["parent_id"], step["parent_id"]) for step in steps}
+
+    def end(self) -> dict[str, Any]:
+        """The one end of a run there is."""
+        (only,) = self.events("run.end")
+        return only
+
+    @property
+    def misused(self) -> dict[str, int]:
+        return dict(self.tracker.stats().misused)
+
+
+def balanced(stats: Stats) -> bool:
+    """The identity of the ledger."""
+    return stats.accepted == stats.delivered + sum(stats.dropped.values()) + stats.spooled + stats.pending
+
+
+def make(kept: list[Event], make_tracker: Callable[..., Tracker] = create_tracker, **options: Any) -> Tracker:
+    """A tracker that keeps its events in this list. Those of one `api_key` have one destination."""
+
+    def pipeline_for(config: Config) -> Pipeline:
+        return Pipeline(config, lambda: Memory(kept), lambda event: event)
+
+    options.setdefault("api_key", f"ask_{uuid4()}")
+    options.setdefault("base_url", URL)
+    with patch.object(agentscope.delivery, "pipeline_for", pipeline_for):
+        return make_tracker(**options)
+
+
+@contextmanager
+def recorded(**options: Any) -> Iterator[Recording]:
+    """A tracker of a destination of its own, in a context in which nothing is current. At the end its ledger must add up."""
+    before = switch(None)
+    kept: list[Event] = []
+    recording = Recording(make(kept, **options), kept)
+    try:
+        yield recording
+        assert recording.tracker._pipeline.flush(10).pending == 0
+        stats = recording.tracker.stats()
+        assert balanced(stats), stats
+        assert stats.delivered == len(kept)
+    finally:
+        recording.tracker._pipeline.shutdown(10)
+        switch(before)
+
+
+def current_scope() -> object:
+    """What is current in this context: the same before and after whatever cleans up behind itself."""
+    return current()

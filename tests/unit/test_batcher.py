@@ -1,0 +1,86 @@
+"""Batches close by count, by bytes or by age."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentscope.pipeline.batcher import Batcher
+from tests.support.events import event
+
+
+def filled(number: int, size: int = 10, now: float = 0.0, **limits: float) -> Batcher:
+    batcher = Batcher(**{"max_events": 5, "max_bytes": 100, "max_age": 2.0, **limits})
+    for seq in range(number):
+        batcher.add(event(seq, size=size), now)
+    return batcher
+
+
+def seqs(batcher: Batcher, now: float = 0.0) -> list[int]:
+    return [taken.seq for taken in batcher.take(now)]
+
+
+def test_an_empty_batcher_waits_for_nothing():
+    batcher = filled(0)
+    assert (batcher.wait(0.0), batcher.room(), len(batcher), seqs(batcher)) == (None, 5, 0, [])
+
+
+def test_a_batch_that_is_full_by_count_goes_at_once():
+    assert filled(4).wait(0.0) == 2.0
+    assert filled(5).wait(0.0) == 0.0
+    assert [filled(number).room() for number in (0, 3, 5, 7)] == [5, 2, 0, 0]
+
+
+def test_a_batch_that_is_full_by_bytes_goes_at_once():
+    assert filled(3, size=33).wait(0.0) == 2.0
+    assert filled(3, size=34).wait(0.0) == 0.0
+    assert filled(3, size=34).room() == 0
+
+
+def test_a_batch_goes_when_its_first_event_is_old_enough():
+    batcher = filled(1, now=10.0)
+    batcher.add(event(1, size=10), now=11.5)
+    assert [batcher.wait(now) for now in (10.0, 11.5, 12.0, 99.0)] == [2.0, 0.5, 0.0, 0.0]
+
+
+def test_a_batch_never_holds_more_than_the_limits():
+    batcher = filled(7)
+    assert seqs(batcher) == [0, 1, 2, 3, 4]
+    assert seqs(batcher) == [5, 6]
+    assert seqs(filled(4, size=40)) == [0, 1]
+
+
+def test_one_event_that_is_larger_than_the_limit_goes_alone():
+    batcher = filled(1, size=1000)
+    batcher.add(event(1, size=10), 0.0)
+    assert seqs(batcher) == [0]
+    assert seqs(batcher) == [1]
+
+
+def test_what_a_batch_leaves_behind_waits_anew():
+    batcher = filled(6, now=0.0)
+    batcher.take(1.5)
+    assert batcher.wait(1.5) == 2.0
+
+
+def test_a_cleared_batcher_is_like_a_new_one():
+    batcher = filled(5, size=100)
+    batcher.clear()
+    assert (len(batcher), batcher.wait(9.0), batcher.room()) == (0, None, 5)
+    batcher.add(event(9, size=99), 9.0)
+    assert batcher.wait(9.0) == 2.0
+
+
+@given(st.lists(st.integers(0, 150), max_size=40), st.integers(1, 6), st.integers(1, 200))
+def test_every_event_comes_out_once_in_order_in_batches_within_the_limits(sizes, max_events, max_bytes):
+    batcher = Batcher(max_events, max_bytes, 1.0)
+    for seq, size in enumerate(sizes):
+        batcher.add(event(seq, size=size), 0.0)
+    out = []
+    while batch := batcher.take(0.0):
+        assert len(batch) <= max_events
+        assert len(batch) == 1 or sum(taken.size for taken in batch) <= max_bytes
+        out += [taken.seq for taken in batch]
+        assert len(batcher) == len(sizes) - len(out)
+    assert out == list(range(len(sizes)))
+    assert batcher.room() == max_events

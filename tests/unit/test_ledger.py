@@ -1,0 +1,115 @@
+"""The ledger: exact counts from any thread, and what a backend still has to be told."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentscope.pipeline.ledger import Ledger, Tallies, Tally
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads that take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def together(work, number: int = 8) -> None:
+    """Run `work(i)` in so many threads that start at the same moment."""
+    barrier = threading.Barrier(number)
+
+    def run(i: int) -> None:
+        barrier.wait(10)
+        work(i)
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(number)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+@given(st.lists(st.integers(1, 5000), max_size=20))
+def test_a_tally_gives_the_new_total_and_reading_does_not_move_it(steps):
+    tally = Tally()
+    total = 0
+    for by in steps:
+        total += by
+        assert tally.advance(by) == total
+        assert tally.value == tally.value == total
+
+
+def test_adding_is_advancing_by_one():
+    tally = Tally()
+    tally.add()
+    tally.add()
+    assert tally.value == 2
+    assert tally.advance(1) == 3
+
+
+def test_a_tally_is_exact_under_eight_threads(hasty_threads):
+    tally = Tally()
+    totals: list[list[int]] = [[] for _ in range(8)]
+
+    def work(i: int) -> None:
+        for n in range(1, 2001):
+            totals[i].append(tally.advance(n % 7 + 1))
+            tally.add()
+
+    together(work)
+    assert tally.value == 8 * sum(n % 7 + 2 for n in range(1, 2001))
+    everyone = [total for mine in totals for total in mine]
+    assert len(set(everyone)) == len(everyone)
+    assert all(mine == sorted(mine) for mine in totals)
+
+
+def test_tallies_by_name_are_exact_under_eight_threads_that_bring_new_names(hasty_threads):
+    tallies = Tallies()
+
+    def work(i: int) -> None:
+        for n in range(2000):
+            tallies.add(f"name {n % 50}")
+
+    together(work)
+    assert tallies.values() == {f"name {n}": 8 * 40 for n in range(50)}
+    assert tallies.total() == 16_000
+
+
+def test_dropped_is_what_was_refused_at_the_call_and_what_was_given_up_later():
+    ledger = Ledger()
+    ledger.refused.add("queue_full")
+    ledger.refused.add("shutdown")
+    ledger.drop("shutdown", 3)
+    ledger.drop("rejected")
+    assert ledger.dropped() == {"queue_full": 1, "shutdown": 4, "rejected": 1}
+
+
+def test_settled_counts_only_what_was_taken_from_the_queue():
+    ledger = Ledger()
+    ledger.refused.add("queue_full")
+    ledger.delivered = 5
+    ledger.drop("rejected", 2)
+    assert ledger.settled() == 7
+
+
+def test_what_a_backend_acknowledged_is_not_told_again_and_what_came_meanwhile_is():
+    ledger = Ledger()
+    assert ledger.unreported() == {}
+    ledger.drop("rejected", 2)
+    ledger.refused.add("queue_full")
+    told = ledger.unreported()
+    assert told == {"rejected": 2, "queue_full": 1}
+    ledger.drop("rejected")
+    assert ledger.unreported() == {"rejected": 3, "queue_full": 1}
+    ledger.reported(told)
+    assert ledger.unreported() == {"rejected": 1}
+    ledger.reported({"rejected": 1})
+    assert ledger.unreported() == {}
