@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 MOST_OPEN_RUNS = 10_000
@@ -57,17 +57,22 @@ class Runs:
     __slots__ = ("__weakref__", "_ended", "_open")
 
     def __init__(self) -> None:
-        self._open: dict[str, None] = {}
+        self._open: dict[str, int] = {}
         self._ended: dict[str, None] = {}
 
-    def opened(self, run_id: str) -> None:
-        self._open[run_id] = None
+    def opened(self, run_id: str, started_at: int = 0) -> None:
+        """`started_at` is in nanoseconds since the epoch."""
+        self._open[run_id] = started_at
         _bounded(self._open, MOST_OPEN_RUNS)
 
     def ended(self, run_id: str) -> None:
         self._open.pop(run_id, None)
         self._ended[run_id] = None
         _bounded(self._ended, MOST_ENDED_RUNS)
+
+    def started_at(self, run_id: str) -> int:
+        """When an open run began; 0 for one that is not open here."""
+        return self._open.get(run_id, 0)
 
     def is_open(self, run_id: str) -> bool:
         return run_id in self._open
@@ -128,7 +133,7 @@ def _floor(scope: Scope) -> Scope | None:
     return below
 
 
-def _bounded(ids: dict[str, None], most: int) -> None:
+def _bounded(ids: dict[str, Any], most: int) -> None:
     """Forget the oldest, a tenth at a time: a copy of all of them for each would cost too much."""
     if len(ids) > most:
         for run_id in list(ids)[: max(most // 10, 1)]:

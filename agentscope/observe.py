@@ -127,10 +127,11 @@ def observed(
     recorder: Recorder, function: Any, name: str | None, step_type: Any, capture_input: bool, capture_output: bool
 ) -> Any:
     """The function, recorded; what is no function at all is given back as it is."""
-    if isinstance(function, (staticmethod, classmethod)):
+    kind = type(function)  # what it says of its class is foreign code
+    if issubclass(kind, (staticmethod, classmethod)):
         inner = observed(recorder, function.__func__, name, step_type, capture_input, capture_output)
-        return type(function)(inner)
-    if not callable(function) or inspect.isclass(function):
+        return kind(inner)
+    if not callable(function) or issubclass(kind, type):
         recorder.misused("not_observable", "observe() takes functions; a class or a value is left as it is")
         return function
     try:
@@ -272,7 +273,7 @@ def _begun(inner: AsyncGenerator[Any, Any], first: Any) -> Any:
 def propagated(function: Any) -> Any:
     """The function, with the run and step that are current now wherever it is called."""
     scope = current()
-    if inspect.iscoroutinefunction(function):
+    if callable(function) and inspect.iscoroutinefunction(function):
 
         @wraps(function)
         async def call_async(*args: Any, **kwargs: Any) -> Any:
@@ -285,4 +286,4 @@ def propagated(function: Any) -> Any:
         with restored(scope):
             return function(*args, **kwargs)
 
-    return wraps(function)(call) if hasattr(function, "__name__") else call
+    return wraps(function)(call) if callable(function) and hasattr(function, "__name__") else call

@@ -122,8 +122,10 @@ class Recorder:
         now = time.time_ns()
         fields = Fields(self.limit, {"status": "completed" if error is None else "failed"})
         fields.milliseconds("latency_ms", latency_ms)
-        # Whatever the caller says, the start is a time that can be told: between the epoch and now.
-        fields.values["started_at"] = min(max(now - int(fields.values.get("latency_ms", 0) * 1e6), 0), now)
+        # Whatever the caller says, the start lies between that of the run and now: with a latency that is only estimated,
+        # steps would change places where they are shown in order.
+        earliest = min(self.runs.started_at(place.run_id), now)
+        fields.values["started_at"] = min(max(now - int(fields.values.get("latency_ms", 0) * 1e6), earliest), now)
         fields.values["ended_at"] = now
         fields.payload("input", input_data)
         fields.step(name, step_type, output_data, error, tokens_used, meta_data)
@@ -218,7 +220,7 @@ class Recorder:
         self._put(RUN_START, run_id, None, None, fields, urgent=True)
         if self._pipeline.closed:
             return False
-        self.runs.opened(run_id)
+        self.runs.opened(run_id, fields.values["started_at"])
         return True
 
     def _end(self, status: Any, output: Any, error: Any, meta_data: Any) -> Fields:

@@ -58,25 +58,19 @@ class Fields:
         self.values[field] = name = text(told, LONGEST_NAME)
         self.size += len(name)
 
-    def number(self, field: str, value: Any) -> None:
-        """A whole number; a fraction is rounded, what is no number is left out."""
-        number = self._number(field, value)
-        if number is not None:
-            self.values[field] = round(number)
-
-    def milliseconds(self, field: str, value: Any) -> None:
-        """A duration, to the microsecond."""
-        number = self._number(field, value)
-        if number is not None:
-            self.values[field] = round(number, 3)
-
-    def _number(self, field: str, value: Any) -> int | float | None:
+    def number(self, field: str, value: Any, digits: int | None = None) -> None:
+        """A number, rounded to a whole one or to so many digits; what is no number is left out."""
         if value is None:
-            return None
+            return
         number = _plain_number(value)
         if number is None:
             self.mended.append(("wrong_type", f"{field} takes a number; other values are left out"))
-        return number
+        else:
+            self.values[field] = number if type(number) is int else round(number, digits)
+
+    def milliseconds(self, field: str, value: Any) -> None:
+        """A duration, to the microsecond."""
+        self.number(field, value, digits=3)
 
     def step(self, name: Any, step_type: Any, output: Any, error: Any, tokens_used: Any, meta_data: Any) -> None:
         """What every step has."""
@@ -112,6 +106,8 @@ class Fields:
 
 def _plain_text(value: Any) -> str | None:
     """A str as exactly that, whatever its class makes of it (an enum's member, say); None for anything else."""
+    if type(value) is str:
+        return value
     return str.__str__(value) if issubclass(type(value), str) else None
 
 

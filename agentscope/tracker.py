@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .config import Config, OnDrop, Redact
@@ -184,7 +184,7 @@ class Tracker(InProcess):
         Arguments (without `self` and `cls`) and result are recorded unless `capture_input` or `capture_output` is False.
         """
 
-        if isinstance(function, str):
+        if issubclass(type(function), str):
             self._recorder.misused("not_observable", 'observe() takes a function; its name is given as name="…"')
             function, name = None, name or function
 
@@ -219,15 +219,15 @@ class Tracker(InProcess):
         """
         return self._checked(self._pipeline.shutdown(self._seconds(timeout, 10.0)))
 
-    @safe(lambda self, *_: _in_thread(self.flush, 30.0))
+    @safe(lambda self, *_: _in_thread(lambda: self.flush(30.0)))
     async def aflush(self, timeout: float = 30.0) -> FlushResult:
         """`flush` without blocking the event loop."""
-        return await _in_thread(self.flush, timeout)
+        return await _in_thread(lambda: self.flush(timeout))
 
-    @safe(lambda self, *_: _in_thread(self.shutdown, 10.0))
+    @safe(lambda self, *_: _in_thread(lambda: self.shutdown(10.0)))
     async def ashutdown(self, timeout: float = 10.0) -> FlushResult:
         """`shutdown` without blocking the event loop."""
-        return await _in_thread(self.shutdown, timeout)
+        return await _in_thread(lambda: self.shutdown(timeout))
 
     @safe(lambda self, *_: self._pipeline.stats())
     def stats(self) -> Stats:
@@ -279,13 +279,10 @@ class Tracker(InProcess):
         raise AuthenticationError(sentence) if "API key" in problem else APIError(sentence)
 
 
-async def _in_thread(call: Callable[[float], FlushResult], timeout: float) -> FlushResult:
-    import asyncio  # who awaits has it already; who doesn't need not pay for it
+def _in_thread(call: Callable[[], FlushResult]) -> Awaitable[FlushResult]:
+    from .pipeline import threads  # as for the pipeline itself: not before there is a tracker
 
-    try:
-        return await asyncio.to_thread(call, timeout)
-    except RuntimeError:
-        return call(timeout)  # another library's loop, or one that is closing: better to block it than to lose events
+    return threads.awaited(call, "agentscope-flush")
 
 
 def _borrow(client: AgentScopeClient, options: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """An outage in the middle of a run: 20 events a second, the backend answers 503, then refuses, then hangs. Nothing may be lost.
 
-    python -m benchmarks.outage [seconds of outage, 25]
+python -m benchmarks.outage [seconds of outage, 25]
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def main() -> None:
                 while time.monotonic() < end:
                     tracked += tracker.track_step("step", "tool_call", {"n": tracked})
                     time.sleep(1 / RATE)
-                print(f"{mode:7} {tracker.stats().pending:5} pending, {tracker.stats().problem or 'no problem'}", flush=True)
+                print(
+                    f"{mode:7} {tracker.stats().pending:5} pending, {tracker.stats().problem or 'no problem'}",
+                    flush=True,
+                )
         began = time.monotonic()
         result = tracker.flush(30)
         stats = tracker.stats()

@@ -8,6 +8,8 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
+from agentscope import context
+
 # A busy machine is no reason for a test to fail.
 settings.register_profile("agentscope", deadline=None)
 settings.load_profile("agentscope")
@@ -22,6 +24,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     # A proxy of the machine that the tests run on is not part of what they test.
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_current_run() -> None:
+    """A run that another test began and never ended is not this one's."""
+    context.switch(None)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,7 +18,7 @@ from ..context import new_id
 from ..events import Event
 from ..protocols import Exporter
 from ..types import FlushResult, Stats
-from . import lifecycle, threads
+from . import clock, lifecycle, threads
 from .ledger import SHUTDOWN
 from .notices import say
 from .worker import Worker
@@ -102,15 +102,17 @@ class Pipeline:
 
     def flush(self, timeout: float) -> FlushResult:
         """Wait until all that was accepted before is settled, for `timeout` seconds at most."""
-        return self._result(self._worker.flush(timeout))
+        before = self._dropped_at_flush
+        return self._result(self._worker.flush(timeout), before)
 
     def shutdown(self, timeout: float) -> FlushResult:
         """Deliver what there is, as long as acknowledgements come in, for `timeout` seconds at most; then end."""
-        worker = self._worker
+        worker, before = self._worker, self._dropped_at_flush
         self._closed = True
         worker.ask_to_stop(timeout)
         worker.wait_until_stopped()
-        return self._result(worker.counts()[2])
+        worker.wait_for_thread(clock.monotonic() + lifecycle.LAST_GRACE)
+        return self._result(worker.counts()[2], before)
 
     def retire(self) -> None:
         """The tracker is gone: deliver what there is and end the thread. Called by the garbage collector, so it takes no lock."""
@@ -123,6 +125,9 @@ class Pipeline:
 
     def wait_until_stopped(self) -> None:
         self._worker.wait_until_stopped()
+
+    def wait_for_thread(self, until: float) -> None:
+        self._worker.wait_for_thread(until)
 
     def after_fork_in_child(self) -> None:
         """What was queued belongs to the parent."""
@@ -160,7 +165,8 @@ class Pipeline:
             problem=worker.problem,
         )
 
-    def _result(self, pending: int) -> FlushResult:
+    def _result(self, pending: int, before: int) -> FlushResult:
+        """`before` is what had been dropped at the flush before: of two that go on at once, both tell of a drop."""
         dropped = sum(self._worker.ledger.dropped().values())
-        since, self._dropped_at_flush = dropped - self._dropped_at_flush, dropped
+        since, self._dropped_at_flush = dropped - before, max(dropped, self._dropped_at_flush)
         return FlushResult(pending=pending, dropped=since, problem=self._worker.problem if pending or since else None)

@@ -9,6 +9,7 @@ import weakref
 from typing import Protocol
 
 from . import threads
+from .clock import monotonic
 
 
 class Living(Protocol):
@@ -18,8 +19,22 @@ class Living(Protocol):
 
     def wait_until_stopped(self) -> None: ...
 
+    def wait_for_thread(self, until: float) -> None: ...
+
     def after_fork_in_child(self) -> None: ...
 
+
+LAST_GRACE = 0.1
+"""Seconds that an end waits for threads whose connections have been cut, all of them together."""
+
+
+class _Process:
+    """What has happened in this process."""
+
+    finalized = False
+
+
+_process = _Process()
 
 _known: dict[int, weakref.ref[Living]] = {}
 """All pipelines, for forks. A plain dict: each operation is one step, a WeakSet's are not."""
@@ -43,7 +58,9 @@ def started(pipeline: Living) -> None:
         # A child of multiprocessing ends by os._exit, after its own exit functions and without atexit's.
         from multiprocessing.util import Finalize
 
-        Finalize(None, stop_all, exitpriority=10)
+        if not _process.finalized:
+            _process.finalized = True
+            Finalize(None, stop_all, exitpriority=10)
 
 
 def ended(pipeline: Living) -> None:
@@ -53,18 +70,26 @@ def ended(pipeline: Living) -> None:
 
 def stop_all() -> None:
     """At exit: all pipelines stop at the same time, so the delays don't add up."""
+    threads.end()
+    # What an exit handler tracks after this one could not be delivered any more: it is refused, counted and said.
+    for reference in list(_known.values()):
+        unused = reference()
+        if unused is not None:
+            unused.ask_to_stop()
     try:
         pipelines = list(_started.values())
         for pipeline in pipelines:
-            pipeline.ask_to_stop()
-        for pipeline in pipelines:
             pipeline.wait_until_stopped()
+        grace = monotonic() + LAST_GRACE
+        for pipeline in pipelines:
+            pipeline.wait_for_thread(grace)
     except KeyboardInterrupt:
         return  # a second Ctrl-C means at once; what was left has been counted by then
 
 
 def _after_fork_in_child() -> None:
     threads.after_fork_in_child()
+    _process.finalized = False
     _started.clear()
     for reference in list(_known.values()):
         pipeline = reference()

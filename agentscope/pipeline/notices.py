@@ -49,7 +49,9 @@ class Notices:
                 try:
                     with threads.callback():
                         self._on_drop(reason, number)
-                except Exception as error:
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
                     if not self._callback_blamed:
                         self._callback_blamed = True
                         logger.warning("on_drop raised %s; this is said once", type(error).__name__)
@@ -92,6 +94,9 @@ def spelled(counts: Mapping[str, int]) -> str:
 
 
 def say(message: str) -> None:
-    """Log a warning for a caller that may hold a logging handler's lock, as a handler that tracks does: from another thread."""
-    if not threads.start(lambda: logger.warning("%s", message), "agentscope-notice"):
+    """Log a warning for a caller that may hold a logging handler's lock, as a handler that tracks does: from another thread.
+
+    At exit a new thread might never get to run.
+    """
+    if threads.ending() or not threads.start(lambda: logger.warning("%s", message), "agentscope-notice"):
         logger.warning("%s", message)

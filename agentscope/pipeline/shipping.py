@@ -10,7 +10,6 @@ from ..config import Config
 from ..context import new_id
 from ..events import Event, Session
 from ..protocols import BUSY, PATIENCE, Batch, Dropped, Exporter, Outcome
-from . import threads
 from .batcher import Batcher
 from .ledger import ENCODE_ERROR, REDACTION_ERROR, SHUTDOWN, Ledger
 from .queue import EventQueue
@@ -92,7 +91,9 @@ class Shipper:
         self.ledger.attempts += 1
         try:
             outcome = self._exporter.export(batch, timeout)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             outcome = self._crashed(error, batch)
         self._take_in(batch, outcome)
         return outcome
@@ -124,13 +125,14 @@ class Shipper:
         kept = []
         for event in events:
             try:
-                with threads.callback():
-                    kept.append(self._redact(event))
-            except Exception:
+                kept.append(self._redact(event))
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # a hook may call sys.exit, and extension modules have panics that are no Exception
                 self._settle([], [(event.seq, REDACTION_ERROR)])
         return kept
 
-    def _crashed(self, error: Exception, batch: Batch) -> Outcome:
+    def _crashed(self, error: BaseException, batch: Batch) -> Outcome:
         self._crashes += 1
         if self._crashes < MOST_CRASHES:
             return Outcome(problem=f"the exporter raised {type(error).__name__}", kind=BUSY)

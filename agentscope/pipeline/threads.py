@@ -7,6 +7,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+R = TypeVar("R")
 
 _ours: set[int] = set()
 _in_callbacks: set[int] = set()
@@ -63,18 +66,20 @@ def own(target: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def start(target: Callable[[], object], name: str) -> bool:
-    """Run `target` in a daemon thread of ours. False if this machine, or this interpreter, gives no more threads.
+def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
+    """Run `target` in a daemon thread, one of ours or a caller's. False if no more threads can be had.
 
     `threading.Thread.start` takes locks of the threading module, which the code that a signal handler interrupted may hold.
     A bare thread takes none; it starts the proper one, which debuggers and profilers see under its name.
     """
 
+    work = own(target) if ours else target
+
     def bootstrap() -> None:
         try:
-            threading.Thread(target=own(target), name=name, daemon=True).start()
+            threading.Thread(target=work, name=name, daemon=True).start()
         except RuntimeError:
-            own(target)()
+            work()
 
     try:
         _thread.start_new_thread(bootstrap, ())
@@ -89,6 +94,7 @@ class _Gate:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.held_by_fork = False
+        self.ending = False
 
 
 _gate = _Gate()
@@ -99,6 +105,16 @@ def warm_up() -> Iterator[None]:
     """Around imports in a thread of ours."""
     with _gate.lock:
         yield
+
+
+def ending() -> bool:
+    """Whether the process is at its exit handlers."""
+    return _gate.ending
+
+
+def end() -> None:
+    """The process is at its exit handlers."""
+    _gate.ending = True
 
 
 def before_fork() -> None:
@@ -114,6 +130,38 @@ def after_fork_in_parent() -> None:
 
 def after_fork_in_child() -> None:
     """None of the parent's threads live on, and their numbers may be given anew."""
-    _gate.lock, _gate.held_by_fork = threading.Lock(), False
+    _gate.lock, _gate.held_by_fork, _gate.ending = threading.Lock(), False, False
     _ours.clear()
     _in_callbacks.clear()
+
+
+async def awaited(call: Callable[[], R], name: str) -> R:
+    """What `call` gives, from a daemon thread of its own, without blocking the event loop.
+
+    The loop's executor won't do: it may be full of the agent's work, and whoever closes the loop waits for it.
+    """
+    import asyncio  # who awaits has it already; who doesn't need not pay for it
+
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return call()  # another library's loop: better to block it than to lose events
+    settled: asyncio.Future[R] = loop.create_future()
+
+    def tell(settle: Callable[[Any], None], value: Any) -> None:
+        if not settled.done():  # it may have been cancelled
+            settle(value)
+
+    def work() -> None:
+        try:
+            settle: tuple[Callable[[Any], None], Any] = (settled.set_result, call())
+        except Exception as error:
+            settle = (settled.set_exception, error)
+        try:
+            loop.call_soon_threadsafe(tell, *settle)
+        except RuntimeError:
+            return  # the loop has been closed: nobody waits any more
+
+    if not start(work, name, ours=False):
+        return call()
+    return await settled

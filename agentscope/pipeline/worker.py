@@ -25,9 +25,6 @@ from .retry import Attempts, backoff, persist
 from .shipping import Shipper
 from .stopping import PATIENCE, Stop
 
-LAST_GRACE = 0.1
-"""Seconds that the end waits for a thread whose connection has been cut."""
-
 
 class Worker:
     """One session: its queue, ledger, batch in hand, exporter, and the thread that works on them."""
@@ -132,10 +129,16 @@ class Worker:
                     break
         finally:
             self._end()
-            # A thread that is inside the TLS library while the process takes it down can crash it. The connection has
-            # been cut by now, so this one comes back soon; if it doesn't, it isn't waited for.
-            if self.running and self._done.acquire(timeout=LAST_GRACE):
-                self._done.release()
+
+    def wait_for_thread(self, until: float) -> None:
+        """Wait for the thread itself, after the end and until this moment of the monotonic clock.
+
+        A thread that is inside the TLS library while the process takes it down can crash it. Its connection has been cut by
+        the end, so it comes back soon; if it doesn't, it isn't waited for.
+        """
+        left = until - monotonic()
+        if self.running and left > 0 and not threads.is_ours() and self._done.acquire(timeout=left):
+            self._done.release()
 
     # ---- done by the thread that delivers --------------------------------------------------------------------------
 
@@ -150,13 +153,17 @@ class Worker:
         except BaseException as error:
             # A thread of ours prints no traceback. What is in hand stays in hand: the next event, flush or shutdown
             # starts another thread.
-            self._notices.crash(error, monotonic())
+            self._crash(error)
         finally:
             self.running = False
             self._starting.release()
             if self.finished:
                 self._done.release()
             self._answer_flushes(everyone=True)
+
+    def _crash(self, error: BaseException) -> None:
+        self.problem = f"the worker stopped on {type(error).__name__}"
+        self._notices.crash(error, monotonic())
 
     def _inline(self, stop: Stop) -> None:
         """The same work in the caller's thread, for want of one of our own."""
@@ -171,6 +178,10 @@ class Worker:
 
         try:
             threads.own(work)()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._crash(error)
         finally:
             self._stop = before
             self._starting.release()
@@ -222,6 +233,8 @@ class Worker:
         )
 
     def _note(self, outcome: Outcome, failures: int) -> None:
+        if self.finished:
+            return  # the attempt was cut off by the end: that is not what was wrong
         if outcome.delivered or outcome.dropped:
             self._progress = monotonic()
         if self._stop is not None:
@@ -261,6 +274,8 @@ class Worker:
         if not self.finished:
             self.finished = True
             left = self.shipper.abandon(UNAUTHORIZED if self._kind == UNAUTHORIZED else SHUTDOWN)
-            self._notices.farewell(left, self.ledger.dropped(), self.problem)
-            self.exporter.close()
-            self._on_end()
+            try:
+                self._notices.farewell(left, self.ledger.dropped(), self.problem)
+                self.exporter.close()
+            finally:
+                self._on_end()

@@ -100,6 +100,8 @@ class Batch:
     """The culprit is being looked for, by halves."""
     suspects: dict[int, Suspect] = field(default_factory=dict)
     """By `seq`: events that were answered 500 when they were sent alone."""
+    refused_size: int = 1 << 62
+    """The size of the smallest of these events that was refused, alone, as too large."""
     pieces: list[list[int]] = field(default_factory=list)
     """How the protocol has split this batch so far, as lists of `seq`: kept from one attempt to the next."""
 

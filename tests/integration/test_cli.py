@@ -347,7 +347,7 @@ def check(url: str, *options: str, env: dict[str, str] | None = None) -> Any:
 def test_check_where_nothing_listens_advises_to_start_a_receiver_and_does_not_dally() -> None:
     done = check(f"http://127.0.0.1:{free_port()}")
     assert "agentscope serve" in done.stdout
-    assert done.seconds < 4
+    assert done.seconds < 10  # a bound, whatever the machine is doing
 
 
 def test_check_with_a_wrong_key_advises_to_correct_it() -> None:

@@ -43,29 +43,31 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("mode", "options"), FAULTS, ids=[f"{mode}{options.get('code', '')}" for mode, options in FAULTS])
+@pytest.mark.parametrize(
+    ("mode", "options"), FAULTS, ids=[f"{mode}{options.get('code', '')}" for mode, options in FAULTS]
+)
 def test_an_outage_loses_nothing_and_stores_nothing_twice(
     receiver: Receiver, mode: str, options: dict[str, Any]
 ) -> None:
     with (
         FaultProxy(receiver.url) as proxy,
         create_tracker("ask_test", proxy.url, flush_interval=0.02, timeout=0.5) as tracker,
+        tracker.track_run("agent"),
     ):
-        with tracker.track_run("agent"):
-            tracker.track_step("before")
-            assert tracker.flush()
-            proxy.set(mode, **options)
-            attempts = tracker.stats().attempts
-            for i in range(50):
-                tracker.track_step(f"during {i}")
-            until(failed(tracker, attempts + 2))
-            assert tracker.stats().delivered == 2
-            proxy.set("pass")
-            tracker.track_step("after")
-            assert tracker.flush()
-            stats = whole(tracker.stats())
-            assert (stats.accepted, stats.delivered, stats.pending, dict(stats.dropped)) == (53, 53, 0, {})
-            assert stats.problem is None
+        tracker.track_step("before")
+        assert tracker.flush()
+        proxy.set(mode, **options)
+        attempts = tracker.stats().attempts
+        for i in range(50):
+            tracker.track_step(f"during {i}")
+        until(failed(tracker, attempts + 2))
+        assert tracker.stats().delivered == 2
+        proxy.set("pass")
+        tracker.track_step("after")
+        assert tracker.flush()
+        stats = whole(tracker.stats())
+        assert (stats.accepted, stats.delivered, stats.pending, dict(stats.dropped)) == (53, 53, 0, {})
+        assert stats.problem is None
     assert sorted(stored_steps(receiver.url)) == sorted(["before", *(f"during {i}" for i in range(50)), "after"])
 
 
@@ -121,19 +123,21 @@ def test_a_redirect_is_not_followed_and_nothing_is_lost(receiver: Receiver) -> N
 
 
 def test_a_full_queue_drops_steps_with_a_reason_and_keeps_room_for_the_end_of_the_run(receiver: Receiver) -> None:
-    with FaultProxy(receiver.url, mode="hang") as proxy:
-        with create_tracker("ask_test", proxy.url, timeout=1, max_queue_bytes=1 << 20, sample_rate=1.0) as tracker:
-            with tracker.track_run("agent"):
-                accepted = [tracker.track_step(f"step {i}", output_data="x" * 2_000) for i in range(5_000)]
-            stats = whole(tracker.stats())
-            assert stats.dropped == {"queue_full": accepted.count(False)}
-            assert stats.payloads_shed > 0
-            assert stats.queued_bytes <= 1 << 20
-            proxy.set("pass")
-            tracker.flush()
-            stats = whole(tracker.stats())
-            assert (stats.pending, stats.queued_bytes) == (0, 0)
-            assert stats.delivered == accepted.count(True) + 2
+    with (
+        FaultProxy(receiver.url, mode="hang") as proxy,
+        create_tracker("ask_test", proxy.url, timeout=1, max_queue_bytes=1 << 20, sample_rate=1.0) as tracker,
+    ):
+        with tracker.track_run("agent"):
+            accepted = [tracker.track_step(f"step {i}", output_data="x" * 2_000) for i in range(5_000)]
+        stats = whole(tracker.stats())
+        assert stats.dropped == {"queue_full": accepted.count(False)}
+        assert stats.payloads_shed > 0
+        assert stats.queued_bytes <= 1 << 20
+        proxy.set("pass")
+        tracker.flush()
+        stats = whole(tracker.stats())
+        assert (stats.pending, stats.queued_bytes) == (0, 0)
+        assert stats.delivered == accepted.count(True) + 2
     names = stored_steps(receiver.url)
     assert names == [f"step {i}" for i, kept in enumerate(accepted) if kept]
     run = get(receiver.url, "/api/runs")["runs"][0]

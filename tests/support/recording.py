@@ -55,9 +55,11 @@ def decoded(event: Event) -> dict[str, Any]:
 class Recording:
     """A tracker, and what it has delivered so far."""
 
-    def __init__(self, tracker: Tracker, kept: list[Event]) -> None:
+    def __init__(self, tracker: Tracker, kept: list[Event], said: list[str]) -> None:
         self.tracker = tracker
         self.raw = kept
+        self.said = said
+        """What would have been logged, from another thread, about calls."""
 
     def events(self, type_: str | None = None) -> list[dict[str, Any]]:
         """Everything recorded so far, in order; of one type if it is named."""
@@ -110,10 +112,10 @@ def make(kept: list[Event], make_tracker: Callable[..., Tracker] = create_tracke
 def recorded(**options: Any) -> Iterator[Recording]:
     """A tracker of a destination of its own, in a context in which nothing is current. At the end its ledger must add up."""
     before = switch(None)
-    kept: list[Event] = []
-    recording = Recording(make(kept, **options), kept)
+    recording = Recording(make(kept := [], **options), kept, said := [])
     try:
-        yield recording
+        with patch.object(agentscope.pipeline, "say", said.append):
+            yield recording
         assert recording.tracker._pipeline.flush(10).pending == 0
         stats = recording.tracker.stats()
         assert balanced(stats), stats

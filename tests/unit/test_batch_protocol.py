@@ -525,12 +525,10 @@ def test_a_field_that_is_too_large_is_cut_marked_and_the_event_delivered():
 
 
 def test_an_event_as_large_as_one_that_was_refused_is_cut_before_it_is_sent():
+    sent = batch([event(1, output=b'"%b"' % (b"y" * 10_000))])
+    sent.refused_size = 3000
     backend = BatchBackend(limit=3000)
-    used = protocol()
-    payload = b'"%b"' % (b"y" * 10_000)
-    deliver(used, batch([event(1, output=payload)]), backend)
-    backend.requests.clear()
-    assert deliver(used, batch([event(2, output=payload)]), backend).delivered == [2]
+    assert deliver(protocol(), sent, backend).delivered == [1]
     assert len(backend.requests) == 1
 
 
@@ -540,10 +538,20 @@ def test_an_event_with_nothing_left_to_cut_is_dropped_as_too_large():
 
 
 def test_an_event_without_a_field_worth_cutting_is_sent_as_it_is_though_its_size_was_refused():
+    sent = batch([event(1, name="n" * 5000)])
+    sent.refused_size = 1000
+    assert deliver(protocol(), sent, BatchBackend()).delivered == [1]
+
+
+def test_one_event_that_was_too_large_does_not_cut_those_of_later_batches():
     used = protocol()
-    used.batch.refused_size = 1000
-    backend = BatchBackend()
-    assert deliver(used, batch([event(1, name="n" * 5000)]), backend).delivered == [1]
+    backend = BatchBackend(limit=3000)
+    deliver(used, batch([event(1, input=b'"%b"' % (b"x" * 9000))]), backend)
+    later = event(2, input=b'"%b"' % (b"y" * 9000))
+    ending = deliver(used, batch([later]), BatchBackend())
+    assert ending.delivered == [2]
+    (lane,) = used.begin(batch([later])).lanes()
+    assert b"y" * 9000 in lane.next().body
 
 
 @PATIENT

@@ -164,6 +164,13 @@ def test_runs_that_nobody_ends_do_not_pile_up_and_take_no_block_with_them(runs: 
     assert chain()[-1] == ("block", None)
 
 
+def test_an_open_run_knows_when_it_began(runs: Runs) -> None:
+    runs.opened("run", 5)
+    assert (runs.started_at("run"), runs.started_at("unknown")) == (5, 0)
+    runs.ended("run")
+    assert runs.started_at("run") == 0
+
+
 def test_runs_that_nobody_ends_are_forgotten_the_oldest_first(runs: Runs) -> None:
     for number in range(context.MOST_OPEN_RUNS + 1):
         runs.opened(str(number))
@@ -191,7 +198,7 @@ def test_the_sole_open_run_is_the_place_where_nothing_is_current(runs: Runs) -> 
 
 
 def test_the_sole_run_survives_another_thread_ending_it_meanwhile(runs: Runs) -> None:
-    class Vanishing(dict[str, None]):
+    class Vanishing(dict[str, int]):
         def __iter__(self) -> Iterator[str]:
             return iter(())
 

@@ -198,7 +198,7 @@ def test_importing_the_package_stays_light() -> None:
     heavy = ("requests", "tenacity", "urllib3", "starlette", "uvicorn", "asyncio", "ssl", "http.client", "sqlite3")
     program = "import sys, agentscope; print(*sorted(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {program}"],
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); {program}"],
         capture_output=True,
         text=True,
         check=True,

@@ -78,8 +78,21 @@ def test_what_is_not_to_be_captured_is_not(recording: Recording, tracker: Tracke
     def items(word: str) -> Iterator[str]:
         yield word
 
+    @tracker.observe(name="secret coroutine", capture_input=False, capture_output=False)
+    async def coroutine(word: str) -> str:
+        return word
+
+    @tracker.observe(name="secret async items", capture_input=False, capture_output=False)
+    async def async_items(word: str) -> AsyncIterator[str]:
+        yield word
+
+    async def main() -> list[str]:
+        return [await coroutine("hunter2"), *[item async for item in async_items("hunter2")]]
+
     assert function("hunter2") == "hunter2"
     assert list(items("hunter2")) == ["hunter2"]
+    assert asyncio.run(main()) == ["hunter2", "hunter2"]
+    assert len(recording.steps()) == 4
     assert "hunter2" not in str(recording.events())
     assert all({"input", "output"} & set(step) == set() for step in recording.steps())
 

@@ -29,7 +29,9 @@ class Scripted:
     def export(self, batch: Batch, timeout: float) -> Outcome:
         self.batches.append([event.seq for event in batch.events])
         self.reports.append(dict(batch.dropped))
-        step = self.plan.pop(0) if self.plan else Outcome(delivered=[event.seq for event in batch.events], reported=True)
+        step = (
+            self.plan.pop(0) if self.plan else Outcome(delivered=[event.seq for event in batch.events], reported=True)
+        )
         if isinstance(step, Exception):
             raise step
         return step
@@ -102,7 +104,9 @@ def test_what_has_no_verdict_stays_in_hand_and_only_that_is_tried_again() -> Non
 def test_a_verdict_given_twice_or_for_a_stranger_counts_once() -> None:
     bench = Bench()
     bench.put(2)
-    bench.exporter.plan = [Outcome(delivered=[1, 1, 77], dropped=[Dropped(1, "rejected", ""), Dropped(2, "rejected", "")])]
+    bench.exporter.plan = [
+        Outcome(delivered=[1, 1, 77], dropped=[Dropped(1, "rejected", ""), Dropped(2, "rejected", "")])
+    ]
     bench.load()
     bench.shipper.attempt(1.0, 0.0)
     bench.check()
@@ -255,4 +259,3 @@ def test_the_identity_holds_after_every_move_whatever_the_exporter_says(
             assert set(sent) == set(range(1, bench.seq + 1))
         else:
             assert all(seq % 2 == 0 for seq in sent)
-

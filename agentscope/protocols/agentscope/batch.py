@@ -11,14 +11,16 @@ from typing import Any
 
 from ...events import Event
 from ...version import __version__
-from .. import PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
-from .answers import GONE, UNACCEPTABLE, clean, detail, json_object, note_failure, note_refusal
+from .. import BUSY, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
+from .answers import GONE, UNACCEPTABLE, clean, detail, fail, json_object, note_failure, note_refusal
 from .encoding import UNENCODABLE, dumps, event_json
 
 PATH = "/api/ingest/batch"
 SMALLEST_COMPRESSED = 1024
 """Below this many bytes compression costs more than it saves."""
 SMALLEST_FIELD = 256
+MOST_ABSENCES = 10
+"""So often in a row a backend that had the batch call may answer that it has none, before that is believed."""
 
 _HEAD = '{{"batch_id":"{}","sdk":{{"name":"agentscope-python","version":"{}"}},"session_id":"{}","events":['
 
@@ -33,8 +35,10 @@ class BatchState:
         """Events that were stored so far: the sign that others get through while one does not."""
         self.largest_body = largest_body
         """Pieces of several events are kept under this."""
-        self.refused_size = 1 << 62
-        """The size of the smallest event that was refused, alone, as too large."""
+        self.confirmed = False
+        """The batch call has been acknowledged before: a 404 now is more likely a proxy's than the backend's."""
+        self.absences = 0
+        """Answers of 404 or 405 in a row."""
 
     def warm_up(self) -> None:
         """Import the compressor, if it may be used."""
@@ -115,7 +119,10 @@ class BatchLane:
             self._acknowledge(reply)
         elif reply.status in GONE:
             self._stop()
-            self.unsupported = True
+            self._state.absences += 1
+            self.unsupported = not self._state.confirmed or self._state.absences > MOST_ABSENCES
+            if not self.unsupported:
+                fail(self._outcome, BUSY, f"the backend answers HTTP {reply.status}, which it did not before")
         elif reply.status == 415 and self._state.encoding is not None:
             self._state.encoding, self._state.compress = None, False
             self._pieces.appendleft(self._sent)
@@ -178,7 +185,7 @@ class BatchLane:
 
     def _fit(self, seq: int) -> None:
         """Cut an event that is as large as one that was refused."""
-        while len(self._items[seq]) >= self._state.refused_size:
+        while len(self._items[seq]) >= self._batch.refused_size:
             smaller = cut_largest_field(self._events[seq])
             if smaller is None:
                 return
@@ -209,6 +216,7 @@ class BatchLane:
         self._outcome.delivered += [seq for seq in self._sent if seq not in refused]
         self._outcome.duplicates += duplicates
         self._state.accepted += accepted + duplicates
+        self._state.confirmed, self._state.absences = True, 0
         self._outcome.reported = self._outcome.reported or bool(self._batch.dropped)
 
     def _stop(self) -> None:
@@ -233,7 +241,7 @@ class BatchLane:
         elif cut_largest_field(self._events[self._sent[0]]) is None:
             self._outcome.dropped.append(Dropped(self._sent[0], "too_large", "HTTP 413 to this event alone"))
         else:
-            self._state.refused_size = min(self._state.refused_size, size)
+            self._batch.refused_size = min(self._batch.refused_size, size)
             self._pieces.appendleft(self._sent)
 
     def _server_error(self, response: Response) -> None:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from urllib.parse import quote
 
 from ...events import RUN_END, RUN_START, RUN_UPDATE, STEP, Event
-from .. import MISPLACED, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
+from .. import BUSY, MISPLACED, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
 from .answers import GONE, UNACCEPTABLE, detail, fail, json_object, note_failure, note_refusal
 from .batch import cut_largest_field
 from .encoding import UNENCODABLE
@@ -28,8 +28,6 @@ class ClassicState:
         """Records that were stored so far: the sign that others get through while one does not."""
         self.uncertain: set[str] = set()
         """Ids of events that were sent and not answered; sent again, they may be stored twice."""
-        self.refused_size = 1 << 62
-        """The size of the smallest record that was refused as too large."""
         self._run_ids: OrderedDict[str, str] = OrderedDict()
 
     def server_id(self, run_id: str) -> str:
@@ -117,7 +115,7 @@ class ClassicLane:
     def _request(self, event: Event) -> Request | None:
         """The call for this event, its largest fields cut if the platform refuses records of that size."""
         call = self._call(event)
-        while call is not None and len(call[2]) >= self._state.refused_size:
+        while call is not None and len(call[2]) >= self._batch.refused_size:
             smaller = cut_largest_field(event)
             if smaller is None:
                 break
@@ -175,6 +173,11 @@ class ClassicLane:
         if self._state.confirmed and event.type != RUN_START:
             self._verdict(event, "rejected", detail(response))  # the platform does not know this run
             return
+        if event.type != RUN_START:
+            # It may only be that the run's start, which another tracker has in hand, has not come yet.
+            fail(self.outcome, BUSY, f"the platform answers HTTP {response.status} to a step or the end of a run")
+            self._stopped = True
+            return
         fail(
             self.outcome,
             MISPLACED,
@@ -186,7 +189,7 @@ class ClassicLane:
         if cut_largest_field(event) is None:
             self._verdict(event, "too_large", "HTTP 413 to this record")
         else:
-            self._state.refused_size = min(self._state.refused_size, len(self._sent))
+            self._batch.refused_size = min(self._batch.refused_size, len(self._sent))
 
     def _server_error(self, event: Event, response: Response) -> None:
         """HTTP 500 may mean an outage, or a record that the platform stumbles over: then only that one is given up."""
