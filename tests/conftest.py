@@ -10,8 +10,10 @@ from hypothesis import settings
 
 from agentscope import context
 
-# A busy machine is no reason for a test to fail.
-settings.register_profile("agentscope", deadline=None)
+# A busy machine is no reason for a test to fail. How many examples a property is tried on may be told from outside.
+settings.register_profile(
+    "agentscope", deadline=None, max_examples=int(os.environ.get("AGENTSCOPE_TEST_EXAMPLES", "100"))
+)
 settings.load_profile("agentscope")
 
 SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))

@@ -788,7 +788,7 @@ trees = st.recursive(
 
 
 @given(value=trees, limit=st.sampled_from([1 << 20, 4096, 300, 0]))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 def test_any_tree_of_values_becomes_strict_json_within_the_limit(value: object, limit: int) -> None:
     encoded, _ = encode(value, limit)
     strict(encoded)
