@@ -47,6 +47,8 @@ class Worker:
         self._on_end = on_end
         self._flushes: deque[tuple[int, threading.Lock]] = deque()
         self._stop: Stop | None = None
+        self._warm = False
+        """What delivery needs has been imported."""
         self._progress = monotonic()
         self._starting = threading.Lock()
         self._done = threading.Lock()
@@ -121,7 +123,8 @@ class Worker:
             if not self._empty() and not self.start():
                 self._inline(stop)
             while self.running and not self.finished:
-                left = stop.deadline(self._progress) - monotonic()
+                # On a machine with much else to do the imports alone may take seconds: that is not the backend's fault.
+                left = stop.deadline(self._progress if self._warm else monotonic()) - monotonic()
                 if left <= 0:
                     break
                 if self._done.acquire(timeout=left + 0.01):
@@ -148,6 +151,7 @@ class Worker:
                 retry.warm_up()
                 self.exporter.warm_up()
             threads.hush()
+            self._warmed_up()
             while self._cycle():
                 pass
         except BaseException as error:
@@ -160,6 +164,11 @@ class Worker:
             if self.finished:
                 self._done.release()
             self._answer_flushes(everyone=True)
+
+    def _warmed_up(self) -> None:
+        if not self._warm:
+            self._warm = True
+            self._progress = max(self._progress, monotonic() - PATIENCE / 2)
 
     def _crash(self, error: BaseException) -> None:
         self.problem = f"the worker stopped on {type(error).__name__}"
