@@ -7,6 +7,7 @@ as dropped with a reason. Start with `create_tracker`.
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
+from .destinations import AgentScopeExporter, OTLPExporter, VoltAgentExporter
 from .errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
 from .handles import Run, Step
 from .tracker import RunTracker, Tracker, create_tracker
@@ -20,11 +21,13 @@ __all__ = [
     "APIError",
     "AgentScopeClient",
     "AgentScopeError",
+    "AgentScopeExporter",
     "AuthenticationError",
     "Config",
     "ConfigurationError",
     "FlushResult",
     "JSONDict",
+    "OTLPExporter",
     "Run",
     "RunConfig",
     "RunResponse",
@@ -35,6 +38,7 @@ __all__ = [
     "StepConfig",
     "StepType",
     "Tracker",
+    "VoltAgentExporter",
     "__version__",
     "create_tracker",
 ]

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .config import CHECKS, DEFAULT_BASE_URL, check_api_key, env_name, from_env
+from .checks import check_api_key
+from .config import CHECKS, DEFAULT_BASE_URL, env_name, from_env
 from .errors import AgentScopeError
 from .version import __version__
 

@@ -21,8 +21,8 @@ from .context import new_id
 from .errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
 from .exporters.transport import Transport
 from .protocols import Failure
-from .protocols.agentscope.answers import detail, json_object
 from .protocols.agentscope.records import run_record, step_record, update_record
+from .protocols.answers import detail, json_object
 from .snapshot import encode, text
 from .types import JSONDict, RunConfig, RunStatus, StepConfig
 

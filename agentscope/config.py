@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
-from urllib.parse import urlsplit
 
-from .errors import ConfigurationError
+from .checks import WORDS, bad, boolean, check_api_key, check_base_url, check_headers, choice, integer, number, words
+from .destinations import NO_HEADERS, OVERRIDES, AgentScopeExporter, Exporter, OTLPExporter, VoltAgentExporter
 
 MiB = 1 << 20
 
@@ -53,6 +53,18 @@ class Config:
     """How many runs are sent at once to a platform that takes one record a request."""
     shutdown_timeout: float = 10.0
     """How long exit may be delayed while the backend keeps acknowledging; without progress it is 2 s at most."""
+    max_retries: int | None = None
+    """After so many failed attempts in a row a batch is dropped, as retry_limit; None: never, while there is room."""
+    retry_delay: float = 0.5
+    """The bound of the first wait before another attempt; it doubles with each failure, up to 30 s."""
+    protocol: str = "agentscope"
+    """`agentscope`, or `otlp` for an OpenTelemetry backend: then `endpoint` and `headers` say where and with which key."""
+    endpoint: str = ""
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    service_name: str = ""
+    """What OpenTelemetry backends show as the service; default `OTEL_SERVICE_NAME`."""
+    exporters: tuple[Exporter, ...] = ()
+    """Several destinations: each event goes to all of them. Then `api_key`, `base_url`, `protocol`, `endpoint` are not used."""
     redact: Redact = True
     on_drop: OnDrop | None = None
 
@@ -60,7 +72,7 @@ class Config:
         shown = []
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name == "api_key":
+            if item.name in ("api_key", "headers"):
                 value = "…" if value else None
             elif item.name == "redact" and not isinstance(value, bool):
                 value = "…"  # patterns may well spell out what they hide
@@ -84,12 +96,43 @@ class Config:
                     value, source = text, f"environment variable {env_name(item.name)}"
             if value is not None:
                 values[item.name] = CHECKS[item.name](value, item.name, source)
-        if not values.get("api_key") and values.get("enabled", True):
-            raise ConfigurationError(
-                f"api_key is missing: pass api_key=… or set {env_name('api_key')} "
-                "(a local receiver without a key takes any non-empty one)"
-            )
-        return cls(**values)
+        config = cls(**values)
+        if not config.enabled:
+            return config
+        return replace(config, exporters=tuple(item.checked(environ) for item in config._destinations()))
+
+    def _inheriting(self, exporter: Exporter) -> Exporter:
+        if not isinstance(exporter, AgentScopeExporter):
+            return exporter
+        same = exporter.base_url or self.base_url
+        return replace(exporter, api_key=exporter.api_key or self.api_key, base_url=same)
+
+    @property
+    def address(self) -> str:
+        """Where everything goes: the URL, or all of them."""
+        return " ".join(exporter.url for exporter in self.exporters) or self.base_url
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be sent as part of an event."""
+        return tuple(secret for exporter in self.exporters for secret in exporter.secrets) or (self.api_key,)
+
+    @property
+    def family(self) -> str:
+        """The kind of backend, if there is but one."""
+        return type(self.exporters[0]).__name__ if len(self.exporters) == 1 else ""
+
+    @property
+    def announces(self) -> bool:
+        """Whether the start of a step has to be sent before what is inside it: VoltAgent's backend makes the ids."""
+        return any(isinstance(exporter, VoltAgentExporter) for exporter in self.exporters)
+
+    def _destinations(self) -> tuple[Exporter, ...]:
+        if self.exporters:
+            return tuple(map(self._inheriting, self.exporters))
+        if self.protocol == "otlp":
+            return (OTLPExporter(endpoint=self.endpoint, headers=self.headers),)
+        return (AgentScopeExporter(api_key=self.api_key, base_url=self.base_url),)
 
 
 def env_name(option: str) -> str:
@@ -102,101 +145,9 @@ def from_env(option: str, environ: Mapping[str, str] | None = None) -> str | Non
     return (os.environ if environ is None else environ).get(env_name(option)) or None
 
 
-def check_api_key(value: object, source: str = "argument", option: str = "api_key") -> str:
-    """The key, without surrounding blanks. The value itself is never shown."""
-    if not isinstance(value, str):
-        raise _bad(option, source, f"must be a str, not {type(value).__name__}")
-    key = value.strip(" \t")
-    if not key:
-        raise _bad(option, source, "is empty")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise _bad(option, source, "must be one line of printable ASCII without blanks")
-    return key
-
-
-def check_base_url(value: object, source: str = "argument", option: str = "base_url") -> str:
-    """An http or https URL with a host, no credentials, no query; a path is kept, a trailing slash is not."""
-    allowed = 'must be an http:// or https:// URL with a host, such as "http://localhost:8000"'
-    if not isinstance(value, str):
-        raise _bad(option, source, f"{allowed}, not {type(value).__name__}")
-    url = value.strip()
-    try:
-        parts = urlsplit(url)
-        port, host = parts.port, parts.hostname
-    except ValueError:
-        raise _bad(option, source, allowed) from None
-    if parts.scheme not in ("http", "https") or not host or port == 0:
-        raise _bad(option, source, allowed)
-    if any(c.isspace() or not c.isprintable() for c in url) or "\\" in url:
-        raise _bad(option, source, f"{allowed}; blanks and control characters are not allowed")
-    if parts.username is not None or parts.password is not None:
-        raise _bad(option, source, "must not carry a user name or password; the key goes into api_key")
-    if parts.query or parts.fragment or url.endswith(("?", "#")):
-        raise _bad(option, source, "must not have a query or a fragment")
-    return url.rstrip("/")
-
-
-def _bad(option: str, source: str, what: str) -> ConfigurationError:
-    return ConfigurationError(f"{option} (from {source}) {what}")
-
-
-def _shown(value: object) -> str:
-    if type(value) is str:
-        return repr(value[:60])
-    if type(value) is int and value.bit_length() > 64:
-        return f"one of {value.bit_length()} bits"  # Python itself refuses to print very long ones
-    return repr(value) if type(value) in (int, float, bool) else type(value).__name__
-
-
-def _integer(lowest: int, highest: int) -> Callable[[Any, str, str], int]:
-    def check(value: Any, option: str, source: str) -> int:
-        number: Any = value
-        if isinstance(value, str):
-            number = int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value) else None
-        if type(number) is not int or not lowest <= number <= highest:
-            raise _bad(option, source, f"must be a whole number from {lowest} to {highest}, not {_shown(value)}")
-        return number
-
-    return check
-
-
-def _number(lowest: float, highest: float) -> Callable[[Any, str, str], float]:
-    def check(value: Any, option: str, source: str) -> float:
-        number: Any = value
-        if isinstance(value, str):
-            try:
-                number = float(value)
-            except ValueError:
-                number = None
-        if type(number) not in (int, float) or not lowest <= number <= highest:  # NaN is neither
-            raise _bad(option, source, f"must be a number from {lowest:g} to {highest:g}, not {_shown(value)}")
-        return float(number)
-
-    return check
-
-
-_WORDS = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
-
-
-def _boolean(value: Any, option: str, source: str) -> bool:
-    known = _WORDS.get(value.strip().lower()) if isinstance(value, str) else value
-    if not isinstance(known, bool):
-        raise _bad(option, source, f"must be true or false, not {_shown(value)}")
-    return known
-
-
 def _redact(value: Any, option: str, source: str) -> Redact:
-    if isinstance(value, str) and value.strip().lower() in _WORDS:
-        return _boolean(value, option, source)
+    if isinstance(value, str) and value.strip().lower() in WORDS:
+        return boolean(value, option, source)
     if isinstance(value, bool):
         return value
     if callable(value):
@@ -204,12 +155,12 @@ def _redact(value: Any, option: str, source: str) -> Redact:
         return function
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(map(_is_pattern, value)):
         allowed = "must be True, False, a callable, or a sequence of regular expressions"
-        raise _bad(option, source, allowed if source == "argument" else "must be true or false")
+        raise bad(option, source, allowed if source == "argument" else "must be true or false")
     for pattern in value:
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError):
-            raise _bad(option, source, "holds a pattern that is not a regular expression") from None
+            raise bad(option, source, "holds a pattern that is not a regular expression") from None
     return tuple(value)
 
 
@@ -219,27 +170,37 @@ def _is_pattern(value: object) -> bool:
 
 def _on_drop(value: Any, option: str, source: str) -> OnDrop:
     if not callable(value):
-        raise _bad(option, source, "must be callable with (reason, count)")
+        raise bad(option, source, "must be callable with (reason, count)")
     checked: OnDrop = value
     return checked
 
 
-_NOT_IN_ENVIRONMENT = frozenset({"on_drop"})
+def _exporters(value: Any, option: str, source: str) -> tuple[Exporter, ...]:
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(item, Exporter) for item in value):
+        raise bad(
+            option,
+            source,
+            "must be a list of AgentScopeExporter(…), OTLPExporter(…) or VoltAgentExporter(…), at least one",
+        )
+    return tuple(value)
+
+
+_NOT_IN_ENVIRONMENT = frozenset({"on_drop", "exporters"})
 
 CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
+    **OVERRIDES,
+    "protocol": choice("agentscope", "otlp"),
+    "endpoint": lambda value, option, source: check_base_url(value, source, option),
+    "headers": check_headers,
+    "service_name": words,
+    "exporters": _exporters,
     "api_key": lambda value, option, source: check_api_key(value, source, option),
     "base_url": lambda value, option, source: check_base_url(value, source, option),
-    "batch_size": _integer(1, 10_000),
-    "flush_interval": _number(0.0, 3600.0),
-    "timeout": _number(0.05, 600.0),
-    "fail_silently": _boolean,
-    "enabled": _boolean,
-    "sample_rate": _number(0.0, 1.0),
-    "max_queue_bytes": _integer(64 * 1024, 64 << 30),
-    "max_batch_bytes": _integer(1024, 30 * MiB),
-    "max_payload_bytes": _integer(256, 16 * MiB),
-    "max_connections": _integer(1, 64),
-    "shutdown_timeout": _number(0.0, 600.0),
+    "fail_silently": boolean,
+    "enabled": boolean,
+    "sample_rate": number(0.0, 1.0),
+    "max_payload_bytes": integer(256, 16 * MiB),
+    "max_connections": integer(1, 64),
     "redact": _redact,
     "on_drop": _on_drop,
 }

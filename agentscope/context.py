@@ -21,18 +21,33 @@ MOST_STACKED = 100
 """Runs begun by `start_run` on top of each other in one context, of which none has ended."""
 
 
+BLOCK, HANDLE, REMOTE = "block", "handle", "remote"
+"""Sorts of scopes: of a block or `start_run`, of a handle with methods of its own (VoltAgent's), of another process."""
+
+
 class Scope:
     """One open run or step in this context; `outer` is what was current before it."""
 
-    __slots__ = ("height", "key", "loose", "outer", "run_id", "runs", "step_id")
+    __slots__ = ("height", "key", "loose", "opened_as", "outer", "run_id", "runs", "sort", "step_id")
 
     def __init__(
-        self, runs: Runs, run_id: str, step_id: str | None, outer: Scope | None, loose: bool, key: object = None
+        self,
+        runs: Runs,
+        run_id: str,
+        step_id: str | None,
+        outer: Scope | None,
+        loose: bool,
+        key: object = None,
+        opened_as: str | None = None,
+        sort: str = BLOCK,
     ) -> None:
         self.runs = runs
         self.run_id = run_id
         self.step_id = step_id
         self.outer = outer
+        self.opened_as = opened_as or run_id
+        """The id under which `start_run` gave it: not the run's if it is a run within another."""
+        self.sort = sort
         self.loose = loose
         """Opened by `start_run`, which no block closes: it counts only as long as its run is open."""
         self.key = key or object()
@@ -54,11 +69,34 @@ class Place(NamedTuple):
 class Runs:
     """The runs of one destination that are open in this process, and the ids of the last ones that ended."""
 
-    __slots__ = ("__weakref__", "_ended", "_open")
+    __slots__ = ("__weakref__", "_address", "_ended", "_family", "_open", "_within")
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "", family: str = "") -> None:
+        self._address = address
+        self._family = family
         self._open: dict[str, int] = {}
         self._ended: dict[str, None] = {}
+        self._within: dict[str, Place] = {}
+
+    def knows(self, scope: Scope) -> bool:
+        """Whether what is tracked here belongs into this scope: of this destination, or of the other face to the same address."""
+        runs = scope.runs
+        near = runs is self or (runs._address == self._address and runs._family != self._family)
+        return near and (not scope.loose or scope.opened_as in runs._open)
+
+    def joined(self, own_id: str, place: Place) -> None:
+        """A run that is recorded as a step of another one: steps that name it belong below that step."""
+        self._within[own_id] = place
+        _bounded(self._within, MOST_OPEN_RUNS)
+
+    def within(self, own_id: str) -> Place | None:
+        """Where a run stands that is a step of another; None for a run of its own."""
+        return self._within.get(own_id)
+
+    def placed(self, run_id: str) -> Place:
+        """Where steps belong that name this run."""
+        within = self._within.get(run_id)
+        return Place(run_id, None) if within is None else Place(within.run_id, run_id)
 
     def opened(self, run_id: str, started_at: int = 0) -> None:
         """`started_at` is in nanoseconds since the epoch."""
@@ -92,35 +130,59 @@ class Runs:
         return None
 
     def place(self) -> Place | None:
-        """The innermost run of this destination in this context, and the step within it; else the sole open run."""
-        scope = _current.get()
-        while scope is not None:
-            if scope.runs is self and (not scope.loose or scope.run_id in self._open):
-                return Place(scope.run_id, scope.step_id)
-            scope = scope.outer
+        """The innermost run in this context, and the step within it; else the sole open run of this destination."""
+        scope = self.innermost()
+        if scope is not None:
+            return Place(scope.run_id, scope.step_id)
         run_id = self.sole()
-        return None if run_id is None else Place(run_id, None)
+        return None if run_id is None else self.placed(run_id)
+
+    def innermost(self) -> Scope | None:
+        """The innermost scope in this context that what is tracked here belongs into."""
+        scope = _current.get()
+        while scope is not None and not self.knows(scope):
+            scope = scope.outer
+        return scope
+
+    def below(self, run_id: str, step_id: str | None) -> str | None:
+        """The parent of what a handle adds to this step (None: to the run itself), here in this context.
+
+        It is the handle's own step, unless blocks of the other face have been entered inside it.
+        """
+        innermost = scope = self.innermost()
+        while scope is not None and scope.run_id == run_id:
+            if scope.sort == HANDLE and innermost is not None:
+                return innermost.step_id if scope.step_id == step_id else step_id
+            scope = scope.outer
+        return step_id
 
     def parent_in(self, run_id: str) -> str | None:
         """The innermost step of this very run in this context."""
         scope = _current.get()
         while scope is not None:
-            if scope.runs is self and scope.run_id == run_id:
+            if scope.run_id == run_id and self.knows(scope):
                 return scope.step_id
             scope = scope.outer
         return None
 
-    def enter(self, run_id: str, step_id: str | None = None, loose: bool = False) -> Scope:
+    def enter(
+        self,
+        run_id: str,
+        step_id: str | None = None,
+        loose: bool = False,
+        opened_as: str | None = None,
+        sort: str = BLOCK,
+    ) -> Scope:
         """Make a run, or a step of a run, the current one."""
         outer = _current.get()
         if loose:
             # Runs started one after the other in one context must not pile up behind each other,
-            while outer is not None and outer.loose and outer.run_id not in outer.runs._open:
+            while outer is not None and outer.loose and outer.opened_as not in outer.runs._open:
                 outer = outer.outer
             # nor those that nobody ends.
             if outer is not None and outer.height >= MOST_STACKED:
                 outer = _floor(outer)
-        scope = Scope(self, run_id, step_id, outer, loose)
+        scope = Scope(self, run_id, step_id, outer, loose, None, opened_as, sort)
         _current.set(scope)
         return scope
 
@@ -177,7 +239,7 @@ def leave_run(runs: Runs, run_id: str) -> None:
     """Take the scope that `start_run` made for this run out of this context, if it is there."""
     scope = _current.get()
     while scope is not None:
-        if scope.loose and scope.runs is runs and scope.run_id == run_id:
+        if scope.loose and scope.runs is runs and scope.opened_as == run_id:
             leave(scope)
             return
         scope = scope.outer
@@ -193,19 +255,19 @@ def _without(chain: Scope, gone: Scope) -> Scope | None:
         return chain
     rest = link.outer
     for link in reversed(kept):
-        rest = Scope(link.runs, link.run_id, link.step_id, rest, link.loose, link.key)
+        rest = Scope(link.runs, link.run_id, link.step_id, rest, link.loose, link.key, link.opened_as, link.sort)
     return rest
 
 
-_destinations: WeakValueDictionary[tuple[str, int], Runs] = WeakValueDictionary()
+_destinations: WeakValueDictionary[tuple[object, ...], Runs] = WeakValueDictionary()
 
 
-def runs_of(base_url: str, api_key: str) -> Runs:
-    """The runs of a destination, shared by all its trackers."""
-    key = (base_url, hash(api_key))
+def runs_of(address: str, credentials: object, family: str = "") -> Runs:
+    """The runs of a destination, shared by all its trackers. `family` is the face whose backend it is."""
+    key = (address, hash(credentials), family)
     runs = _destinations.get(key)
     if runs is None:
-        runs = _destinations.setdefault(key, Runs())
+        runs = _destinations.setdefault(key, Runs(address, family))
     return runs
 
 

@@ -2,46 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any
 from weakref import WeakValueDictionary
 
 from .config import Config, Redact
+from .destinations import AgentScopeExporter, Exporter, OTLPExporter, VoltAgentExporter, service_name
 from .exporters.http import HTTPExporter
 from .exporters.transport import Transport, is_loopback
 from .pipeline import Pipeline, clock, threads
+from .pipeline.fanout import FanOut
+from .protocols import WireProtocol
 from .protocols.agentscope import AgentScopeProtocol
 from .redaction import Redactor
 
-_protocols: WeakValueDictionary[tuple[str, int], AgentScopeProtocol] = WeakValueDictionary()
+_protocols: WeakValueDictionary[tuple[object, ...], WireProtocol] = WeakValueDictionary()
 
 
-def pipeline_for(config: Config) -> Pipeline:
-    """A pipeline to the AgentScope backend that `config` names."""
-    protocol = _protocol_for(config)
+def pipeline_for(config: Config) -> Pipeline | FanOut:
+    """A pipeline to the destinations that `config` names."""
+    unused = AgentScopeExporter(api_key=config.api_key, base_url=config.base_url)  # of a tracker that is not enabled
+    destinations = config.exporters or (unused,)
+    secrets = tuple(secret for destination in destinations for secret in destination.secrets)
+    pipelines = [_pipeline(config, destination, secrets) for destination in destinations]
+    return pipelines[0] if len(pipelines) == 1 else FanOut(pipelines)
+
+
+def _pipeline(config: Config, destination: Exporter, secrets: tuple[str, ...]) -> Pipeline:
+    own = replace(config, **destination.overrides())
+    protocol = _protocol_for(own, destination)
+    headers, certificate = _headers(destination)
 
     def exporter() -> HTTPExporter:
         return HTTPExporter(
             protocol,
-            Transport(config.base_url, {"X-Agentscope-Key": config.api_key}, max_connections=config.max_connections),
+            Transport(destination.url, headers, max_connections=config.max_connections, certificate=certificate),
             max_connections=config.max_connections,
             clock=clock.monotonic,
             start_thread=threads.start,
         )
 
-    return Pipeline(config, exporter, Redactor(_watched(config.redact), secrets=(config.api_key,)))
+    return Pipeline(own, exporter, Redactor(_watched(config.redact), secrets=secrets))
 
 
-def _protocol_for(config: Config) -> AgentScopeProtocol:
+def _headers(destination: Exporter) -> tuple[Mapping[str, str], str | None]:
+    """What is sent with each request, and the certificates that are trusted."""
+    if isinstance(destination, OTLPExporter):
+        return destination.headers, destination.certificate
+    if isinstance(destination, VoltAgentExporter):
+        keys = {"X-Public-Key": destination.public_key, "X-Secret-Key": destination.secret_key}
+        return {**destination.headers, **keys}, None
+    assert isinstance(destination, AgentScopeExporter)
+    return {"X-Agentscope-Key": destination.api_key}, None
+
+
+def _protocol_for(config: Config, destination: Exporter) -> WireProtocol:
     """What is learnt of a backend serves all trackers that go there, as they share its runs, and outlives a fork."""
-    key = (config.base_url, hash(config.api_key))
+    compress = not is_loopback(destination.url)
+    resource = service_name(config.service_name)
+    detail: tuple[object, ...] = ()
+    if isinstance(destination, OTLPExporter):
+        compress = compress if destination.compression is None else destination.compression == "gzip"
+        detail = (destination.encoding, compress, *resource.items())
+    key = (type(destination), destination.url, hash(destination.secrets), *detail)
     known = _protocols.get(key)
-    if known is not None:
-        return known
-    compress = not is_loopback(config.base_url)
-    return _protocols.setdefault(key, AgentScopeProtocol(largest_body=config.max_batch_bytes, compress=compress))
+    return known or _protocols.setdefault(key, _protocol(config, destination, compress, resource))
+
+
+def _protocol(config: Config, destination: Exporter, compress: bool, resource: dict[str, str]) -> WireProtocol:
+    largest = config.max_batch_bytes
+    if isinstance(destination, AgentScopeExporter):
+        return AgentScopeProtocol(largest_body=largest, compress=compress)
+    from .protocols.otlp.protocol import OTLPProtocol, OTLPState
+
+    if isinstance(destination, OTLPExporter):
+        encoding = destination.encoding or "protobuf"
+        return OTLPProtocol(
+            OTLPState(path="", encoding=encoding, compress=compress, largest_body=largest, resource=resource)
+        )
+    from .protocols.voltagent.protocol import OTLP_PATH, VoltAgentProtocol
+
+    # Its own exporter sends JSON; whether it takes protobuf is not known.
+    return VoltAgentProtocol(
+        OTLPState(
+            path=OTLP_PATH,
+            encoding="json",
+            compress=compress,
+            largest_body=largest,
+            resource=resource,
+            voltops=True,
+        )
+    )
 
 
 def _watched(redact: Redact) -> Redact:

@@ -6,6 +6,7 @@ at the call, as UTF-8 `bytes`; every other field holds a plain str, int, float, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 RUN_START = "run.start"
@@ -15,6 +16,8 @@ STEP_START = "step.start"
 STEP_UPDATE = "step.update"
 STEP_END = "step.end"
 STEP = "step"
+RUN = "run"
+"""A finished run in one event: what a start, updates and an end are joined to for protocols that send runs whole."""
 
 EVENT_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END, STEP_START, STEP_UPDATE, STEP_END, STEP})
 
@@ -35,6 +38,19 @@ class Event(NamedTuple):
     fields: dict[str, Any]
     size: int
     """Bytes this event is charged against the queue's bound."""
+
+
+class Deferred(dict[str, Any]):
+    """Fields that the worker makes, in the caller's stead: what they are made of does not change any more.
+
+    Empty until then. `make` gives them; what it raises drops the event.
+    """
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
+        super().__init__()
+        self.make = make
 
 
 class Session(NamedTuple):

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from .context import Place, Scope, leave
+from .context import REMOTE, Place, Scope, leave
 from .recording import Fields
 
 if TYPE_CHECKING:
@@ -191,5 +191,34 @@ class Step(_Block, InProcess):
         return self
 
     async def __aenter__(self) -> Step:
+        self._begin()
+        return self
+
+
+class Extracted(_Block, InProcess):
+    """A block, `with` or `async with`, in which the run and step of a request's headers are current.
+
+    `run_id` and `step_id` are None where the headers named none: then the block changes nothing.
+    """
+
+    def __init__(self, recorder: Recorder | None, run_id: str | None = None, step_id: str | None = None) -> None:
+        self._recorder = recorder if run_id is not None else None
+        self.run_id = run_id
+        self.step_id = step_id
+
+    def __bool__(self) -> bool:
+        return self.run_id is not None
+
+    def _open(self, recorder: Recorder) -> Scope | None:
+        return recorder.runs.enter(self.run_id or "", self.step_id, sort=REMOTE)
+
+    def _close(self, recorder: Recorder, error: BaseException | None) -> None:
+        """What happens in the sender's run is the sender's to say."""
+
+    def __enter__(self) -> Extracted:
+        self._begin()
+        return self
+
+    async def __aenter__(self) -> Extracted:
         self._begin()
         return self

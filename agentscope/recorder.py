@@ -13,14 +13,16 @@ from . import context
 from .config import Config
 from .context import Place, Scope
 from .errors import AgentScopeError
-from .events import RUN_END, RUN_START, STEP
+from .events import RUN_END, RUN_START, STEP, STEP_END, STEP_START
 from .handles import OpenStep, Run, Step
+from .protocols.trace_context import STATE, Remote, headers_of, remote_of
 from .recording import Fields
 from .snapshot import text
 from .types import RunStatus
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
+    from .pipeline.fanout import FanOut
 
 LONGEST_ID = 255
 
@@ -65,12 +67,13 @@ def safe(fallback: Callable[..., Any]) -> Callable[[M], M]:
 class Recorder:
     """Turns calls into events of one pipeline. It lives as long as its tracker, or any handle or function that records by it."""
 
-    def __init__(self, config: Config, pipeline: Pipeline) -> None:
+    def __init__(self, config: Config, pipeline: Pipeline | FanOut) -> None:
         self.enabled = config.enabled
         self.limit = config.max_payload_bytes
         """Bytes that one payload field may take."""
-        self.runs = context.runs_of(config.base_url, config.api_key)
+        self.runs = context.runs_of(config.address, config.secrets, config.family)
         self._loud = not config.fail_silently
+        self._announces = config.announces
         self._sample_rate = config.sample_rate
         self._pipeline = pipeline
         weakref.finalize(self, pipeline.retire).atexit = False
@@ -80,7 +83,8 @@ class Recorder:
     def start_run(self, agent_name: Any, input_data: Any, external_id: Any, meta_data: Any) -> str:
         run_id = context.new_id()
         if self._begin_run(run_id, agent_name, input_data, external_id, meta_data):
-            self.runs.enter(run_id, loose=True)
+            place = self.runs.placed(run_id)
+            self.runs.enter(*place, loose=True, opened_as=run_id)
         return run_id
 
     def end_run(self, status: Any, output: Any, error: Any, run_id: Any) -> bool:
@@ -91,14 +95,15 @@ class Recorder:
             place = self.place(None, None)
             if place is None:
                 return False
-            named = place.run_id
+            scope = self.runs.innermost()
+            named = self.runs.sole() or place.run_id if scope is None else scope.opened_as
         elif self.runs.has_ended(named):
             self.misused("run_ended", "end_run() was called again for a run that has ended")
             return False
         else:
             self._check_known(named)
         fields = self._end(status, output, error, None)
-        self._say_mended(fields)
+        self.say_mended(fields)
         return self._put_end(named, fields)
 
     def track_step(
@@ -129,8 +134,8 @@ class Recorder:
         fields.values["ended_at"] = now
         fields.payload("input", input_data)
         fields.step(name, step_type, output_data, error, tokens_used, meta_data)
-        self._say_mended(fields)
-        return self._put(STEP, place.run_id, self._pipeline.new_step_id(), place.parent_id, fields, error is not None)
+        self.say_mended(fields)
+        return self.put(STEP, place.run_id, self._pipeline.new_step_id(), place.parent_id, fields, error is not None)
 
     def new_run(self, agent_name: Any, input_data: Any = None, external_id: Any = None, meta_data: Any = None) -> Run:
         recorder = self if self.enabled else None
@@ -148,7 +153,7 @@ class Recorder:
     def open_run(self, run: Run, input_data: Any, external_id: Any, meta_data: Any) -> Scope | None:
         """The block of `run` begins; None if nothing of it will be recorded."""
         begun = self._begin_run(run.id, run.agent_name, input_data, external_id, meta_data)
-        return self.runs.enter(run.id) if begun else None
+        return self.runs.enter(*self.runs.placed(run.id), opened_as=run.id) if begun else None
 
     @safe(lambda *_: None)
     def close_run(self, run: Run, error: BaseException | None) -> None:
@@ -168,7 +173,11 @@ class Recorder:
             return None
         fields = Fields(self.limit, {})
         fields.payload("input", input_data)
-        return OpenStep(self.runs.enter(place.run_id, step.id), step.id, place, fields)
+        if self._announces:
+            fields = self._announce(step, place, fields)
+        outer = self.runs.innermost()
+        opened_as = outer.opened_as if outer is not None and outer.run_id == place.run_id else None
+        return OpenStep(self.runs.enter(place.run_id, step.id, opened_as=opened_as), step.id, place, fields)
 
     @safe(lambda *_: None)
     def close_step(
@@ -184,8 +193,34 @@ class Recorder:
         fields.payload("usage", step.usage)
         fields.step(step.name, step.step_type, step.output, failed, step.tokens_used, step.meta_data)
         # What was wrong is said afterwards: a block's work must not be lost over it.
-        self._put(STEP, place.run_id, step_id, place.parent_id, fields, failed is not None)
-        self._say_mended(fields)
+        type_ = STEP_END if self._announces else STEP
+        self.put(type_, place.run_id, step_id, place.parent_id, fields, failed is not None)
+        self.say_mended(fields)
+
+    def _announce(self, step: Step, place: Place, fields: Fields) -> Fields:
+        """Send the start of a step by itself, for a backend that has to know it before what is inside.
+
+        Gives the fields of its end.
+        """
+        fields.values["status"] = "running"
+        fields.values["started_at"] = time.time_ns()
+        fields.step(step.name, step.step_type, None, None, None, None)
+        self.put(STEP_START, place.run_id, step.id, place.parent_id, fields, urgent=True)
+        return Fields(self.limit, {})
+
+    def inject(self, headers: Any) -> Any:
+        place = self.runs.place()
+        if place is None:
+            return headers
+        names = {name.lower() if isinstance(name, str) else name: name for name in headers}
+        state = headers.get(names.get(STATE, STATE))
+        sampled = context.sampled(place.run_id, self._sample_rate)
+        for name, value in headers_of(*place, sampled, state if isinstance(state, str) else None).items():
+            headers[names.get(name, name)] = value
+        return headers
+
+    def extract(self, headers: Any) -> Remote | None:
+        return remote_of(headers) if self.enabled else None
 
     def current_run_id(self) -> str | None:
         place = self.runs.place()
@@ -216,12 +251,27 @@ class Recorder:
         fields.name("external_id", external_id)
         fields.payload("input", input_data)
         fields.payload("meta_data", meta_data)
-        self._say_mended(fields)
-        self._put(RUN_START, run_id, None, None, fields, urgent=True)
+        self.say_mended(fields)
+        return self.begin(run_id, fields, self._surroundings())
+
+    def begin(self, run_id: str, fields: Fields, within: Place | None = None) -> bool:
+        """Record the start of a run; `within` another one it is a step there, an agent's. False if nothing can be recorded."""
+        if within is None:
+            self.put(RUN_START, run_id, None, None, fields, urgent=True)
+        else:
+            self.runs.joined(run_id, within)
+            values = fields.values
+            values.update(name=values.pop("agent_name"), step_type="agent")
+            self.put(STEP_START, within.run_id, run_id, within.parent_id, fields, urgent=True)
         if self._pipeline.closed:
             return False
         self.runs.opened(run_id, fields.values["started_at"])
         return True
+
+    def _surroundings(self) -> Place | None:
+        """The step of another process that a run is begun in: there it belongs."""
+        scope = self.runs.innermost()
+        return Place(scope.run_id, scope.step_id) if scope is not None and scope.sort == context.REMOTE else None
 
     def _end(self, status: Any, output: Any, error: Any, meta_data: Any) -> Fields:
         fields = Fields(self.limit, {"ended_at": time.time_ns()})
@@ -232,8 +282,13 @@ class Recorder:
         return fields
 
     def _put_end(self, run_id: str, fields: Fields) -> bool:
+        within = self.runs.within(run_id)
         try:
-            return self._put(RUN_END, run_id, None, None, fields, urgent=True)
+            if within is None:
+                return self.put(RUN_END, run_id, None, None, fields, urgent=True)
+            fields.values.setdefault("started_at", self.runs.started_at(run_id) or fields.values["ended_at"])
+            fields.values["step_type"] = "agent"
+            return self.put(STEP_END, within.run_id, run_id, within.parent_id, fields, urgent=True)
         finally:
             self.runs.ended(run_id)
             context.leave_run(self.runs, run_id)
@@ -243,7 +298,8 @@ class Recorder:
         parent, named = _id(parent_id), _id(run_id)
         if named is not None:
             self._check_known(named)
-            return Place(named, self.runs.parent_in(named) if parent is None else parent)
+            run, step = self.runs.placed(named)
+            return Place(run, parent or self.runs.parent_in(run) or step)
         place = self.runs.place()
         if place is not None:
             return place if parent is None else Place(place.run_id, parent)
@@ -265,16 +321,21 @@ class Recorder:
                 "unknown_run", "a run_id was named that was not started in this process; it is sent all the same"
             )
 
-    def _say_mended(self, fields: Fields) -> None:
+    def new_step_id(self) -> str:
+        """A UUID."""
+        return self._pipeline.new_step_id()
+
+    def say_mended(self, fields: Fields) -> None:
         for kind, sentence in fields.mended:
             self.misused(kind, sentence)
 
     def _say_closed(self) -> None:
         self.misused("after_shutdown", "a call came after shutdown() and is not recorded")
 
-    def _put(
+    def put(
         self, type_: str, run_id: str, step_id: str | None, parent_id: str | None, fields: Fields, urgent: bool
     ) -> bool:
+        """Enqueue one event, unless its run is sampled out. True if it was accepted."""
         if not context.sampled(run_id, self._sample_rate):
             self._pipeline.sampled_out()
             return False

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .config import Config, OnDrop, Redact
 from .context import new_id
-from .errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
-from .handles import InProcess, Run, Step
+from .errors import ConfigurationError
+from .face import Face
+from .handles import Extracted, Run, Step
 from .observe import observed, propagated
-from .recorder import Recorder, safe
-from .types import FlushResult, RunStatus, Stats, StepType
+from .recorder import safe
+from .types import RunStatus, StepType
 
 if TYPE_CHECKING:
     from .client import AgentScopeClient
+    from .destinations import Exporter
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-LONGEST_WAIT = 4_000_000.0
-"""Seconds; the operating system's own clocks end somewhere above."""
+H = TypeVar("H", bound=MutableMapping[Any, Any])
 
 
 def _as_it_is(function: Any) -> Any:
     return function
 
 
-class Tracker(InProcess):
+class Tracker(Face):
     """Records runs and their steps. No call waits for the network, and none raises, unless `fail_silently=False`.
 
     Every option may also come from the environment (`AGENTSCOPE_` and its name in capitals); `agentscope.config.Config` has
@@ -54,18 +54,29 @@ class Tracker(InProcess):
         max_payload_bytes: int | None = None,
         max_connections: int | None = None,
         shutdown_timeout: float | None = None,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
+        protocol: str | None = None,
+        endpoint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        service_name: str | None = None,
+        exporters: Sequence[Exporter] | None = None,
         redact: Redact | None = None,
         on_drop: OnDrop | None = None,
     ) -> None:
         options = {name: value for name, value in locals().items() if name not in ("self", "client")}
         if client is not None:
             _borrow(client, options)
-        self.client = client
-        self._config = Config.load(options)
-        from .delivery import pipeline_for  # the first tracker pays for it, and no `import agentscope` alone
+        self.client: AgentScopeClient | None = client
+        super().__init__(Config.load(options))
 
-        self._pipeline = pipeline_for(self._config)
-        self._recorder = Recorder(self._config, self._pipeline)
+    @classmethod
+    def over(cls, face: Face) -> Tracker:
+        """A tracker that records by another face's pipeline, into the same runs."""
+        tracker = cls.__new__(cls)
+        tracker.client = None
+        tracker._config, tracker._pipeline, tracker._recorder = face._config, face._pipeline, face._recorder
+        return tracker
 
     # ---- runs ------------------------------------------------------------------------------------------------------
 
@@ -199,90 +210,32 @@ class Tracker(InProcess):
         carried: F = propagated(function)
         return carried
 
-    # ---- delivery --------------------------------------------------------------------------------------------------
+    # ---- other processes -------------------------------------------------------------------------------------------
 
-    @safe(lambda self, *_: self._pipeline.flush(30.0))
-    def flush(self, timeout: float = 30.0) -> FlushResult:
-        """Wait until everything accepted so far is delivered, for `timeout` seconds at most.
+    @safe(lambda self, headers, *_: headers)
+    def inject(self, headers: H) -> H:
+        """Put the current run and step into the headers of a request, and return them: `traceparent` and `tracestate`.
 
-        The result is true only if all of it was acknowledged and nothing was dropped since the last flush. With
-        `fail_silently=False` anything else raises `AuthenticationError` or `APIError`.
+        headers: a mapping that can be changed, such as a dict. Unchanged if no run is current.
+        https://www.w3.org/TR/trace-context/
         """
-        return self._checked(self._pipeline.flush(self._seconds(timeout, 30.0)))
+        injected: H = self._recorder.inject(headers)
+        return injected
 
-    @safe(lambda self, *_: self._pipeline.shutdown(10.0))
-    def shutdown(self, timeout: float = 10.0) -> FlushResult:
-        """Deliver what is left and end the worker; nothing can be recorded afterwards. Happens at exit by itself.
+    @safe(lambda *_: Extracted(None))
+    def extract(self, headers: Any) -> Extracted:
+        """A block, `with` or `async with`, in which the run and step are current that a request's headers name.
 
-        Goes on for `timeout` seconds as long as acknowledgements come in, and gives up after 2 s without one. What is left
-        then is counted as dropped.
+        Steps inside it become part of the sender's run, and a run inside it becomes a step of that run, an `agent`. headers: a
+        mapping, or pairs of name and value, as str or bytes. Headers that name nothing change nothing.
         """
-        return self._checked(self._pipeline.shutdown(self._seconds(timeout, 10.0)))
-
-    @safe(lambda self, *_: _in_thread(lambda: self.flush(30.0)))
-    async def aflush(self, timeout: float = 30.0) -> FlushResult:
-        """`flush` without blocking the event loop."""
-        return await _in_thread(lambda: self.flush(timeout))
-
-    @safe(lambda self, *_: _in_thread(lambda: self.shutdown(10.0)))
-    async def ashutdown(self, timeout: float = 10.0) -> FlushResult:
-        """`shutdown` without blocking the event loop."""
-        return await _in_thread(lambda: self.shutdown(timeout))
-
-    @safe(lambda self, *_: self._pipeline.stats())
-    def stats(self) -> Stats:
-        """The ledger at this moment."""
-        return self._pipeline.stats()
+        remote = self._recorder.extract(headers)
+        return Extracted(None) if remote is None else Extracted(self._recorder, remote.run_id, remote.step_id)
 
     @property
     def current_run_id(self) -> str | None:
         """The run that a step tracked here and now would belong to."""
         return self._recorder.current_run_id()
-
-    def __enter__(self) -> Tracker:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            self.shutdown()
-        except AgentScopeError:
-            if error is None:
-                raise  # the block's own exception goes first
-
-    async def __aenter__(self) -> Tracker:
-        return self
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            await self.ashutdown()
-        except AgentScopeError:
-            if error is None:
-                raise
-
-    def __repr__(self) -> str:
-        return f"<Tracker to {self._config.base_url}>"
-
-    def _failed(self, call: str, error: Exception) -> None:
-        self._recorder._failed(call, error)
-
-    def _seconds(self, value: Any, default: float) -> float:
-        if not issubclass(type(value), (int, float)) or value != value:
-            self._recorder.misused("wrong_type", "a timeout is a number of seconds; the default is used instead")
-            return default
-        return float(min(max(value, 0), LONGEST_WAIT))
-
-    def _checked(self, result: FlushResult) -> FlushResult:
-        if result or self._config.fail_silently:
-            return result
-        problem = result.problem or "not everything was delivered"
-        sentence = f"{problem} ({result.pending} events pending, {result.dropped} dropped)"
-        raise AuthenticationError(sentence) if "API key" in problem else APIError(sentence)
-
-
-def _in_thread(call: Callable[[], FlushResult]) -> Awaitable[FlushResult]:
-    from .pipeline import threads  # as for the pipeline itself: not before there is a tracker
-
-    return threads.awaited(call, "agentscope-flush")
 
 
 def _borrow(client: AgentScopeClient, options: dict[str, Any]) -> None:
@@ -316,6 +269,13 @@ def create_tracker(
     max_payload_bytes: int | None = None,
     max_connections: int | None = None,
     shutdown_timeout: float | None = None,
+    max_retries: int | None = None,
+    retry_delay: float | None = None,
+    protocol: str | None = None,
+    endpoint: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    service_name: str | None = None,
+    exporters: Sequence[Exporter] | None = None,
     redact: Redact | None = None,
     on_drop: OnDrop | None = None,
 ) -> Tracker:

@@ -84,6 +84,9 @@ class Stats:
     spooled: int = 0
     pending: int = 0
     """Events in memory: queued, batched, or on the wire and not acknowledged yet."""
+    unfinished: int = 0
+    """Those of the pending events whose run or step goes on, where the protocol sends them only as a whole. A flush does not
+    wait for them."""
     queued_bytes: int = 0
     """What the pending events are charged against `max_queue_bytes`."""
     duplicates: int = 0
@@ -99,6 +102,9 @@ class Stats:
     attempts: int = 0
     """Export attempts so far."""
     protocol: str | None = None
-    """What was negotiated: "agentscope-batch", "agentscope-classic", or None before the first answer."""
+    """What was negotiated: "agentscope-batch", "agentscope-classic", "otlp", "voltagent-history", or None before the first
+    answer."""
     problem: str | None = None
     """Why delivery does not get on at the moment, in one sentence; None when it does."""
+    exporters: tuple[Stats, ...] = ()
+    """With several exporters, the counts of each, in their order; those above are then their sums."""

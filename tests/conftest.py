@@ -21,7 +21,7 @@ SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("AGENTSCOPE_")]:
+    for name in [name for name in os.environ if name.startswith(("AGENTSCOPE_", "VOLTAGENT_", "OTEL_"))]:
         monkeypatch.delenv(name)
     # A proxy of the machine that the tests run on is not part of what they test.
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):

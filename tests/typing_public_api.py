@@ -10,14 +10,17 @@ from typing_extensions import assert_type
 
 from agentscope import (
     AgentScopeClient,
+    AgentScopeExporter,
     APIError,
     FlushResult,
+    OTLPExporter,
     RunConfig,
     RunTracker,
     Stats,
     StepConfig,
     StepType,
     Tracker,
+    VoltAgentExporter,
     create_tracker,
 )
 
@@ -27,6 +30,12 @@ create_tracker()
 create_tracker(api_key="ask_key", batch_size=200, flush_interval=1.0, timeout=5, sample_rate=0.5, enabled=True)
 create_tracker("ask_key", redact=["secret-[0-9]+", re.compile("x")], on_drop=lambda reason, count: print(reason, count))
 create_tracker("ask_key", redact=False, fail_silently=False, max_queue_bytes=1 << 20, shutdown_timeout=2.5)
+
+create_tracker(protocol="otlp", endpoint="http://localhost:4318", headers={"x": "1"}, service_name="shop")
+create_tracker(exporters=[AgentScopeExporter(api_key="k"), OTLPExporter(encoding="json"), VoltAgentExporter()])
+assert_type(tracker.inject({"accept": "*/*"}), dict[str, str])
+with tracker.extract({"traceparent": "…"}) as remote:
+    assert_type(remote.run_id, str | None)
 
 run_id = tracker.start_run("agent", {"query": "?"}, external_id="mine", meta_data={"a": 1})
 assert_type(run_id, str)

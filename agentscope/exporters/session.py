@@ -27,7 +27,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context
 
 from ..protocols import Failure, Response
-from ..protocols.agentscope.answers import clean
+from ..protocols.answers import clean
 from .transport import MAX_REPLY_BYTES, is_loopback, target_of
 
 _P = ParamSpec("_P")
@@ -222,11 +222,13 @@ def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedReque
 class Session:
     """Connections to one host. Proxies and certificates of the environment are looked up once."""
 
-    def __init__(self, base_url: str, max_connections: int) -> None:
+    def __init__(self, base_url: str, max_connections: int, certificate: str | None = None) -> None:
         self._target = target_of(base_url)
         self._proxies = {} if is_loopback(base_url) else requests.utils.get_environ_proxies(base_url, no_proxy=None)
         self._bundle_name = next((name for name in _BUNDLES if os.environ.get(name)), None)
         self._bundle = os.environ[self._bundle_name] if self._bundle_name else None
+        if certificate is not None:
+            self._bundle_name, self._bundle = "the option certificate", certificate
         self._adapter = _Adapter(self._bundle, max_connections)
         self._sockets: WeakSet[socket.socket] = WeakSet()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ..protocols import Failure, Response
-from ..protocols.agentscope.answers import clean
+from ..protocols.answers import clean
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Transport:
 
     base_url: `http://` or `https://`, with or without a path.
     headers: sent with each request; the place for keys. They show in no repr, log or failure.
-    max_connections: how many idle connections are kept.
+    max_connections: how many idle connections are kept. certificate: a file of certificates to trust instead of the usual.
 
     Redirects are not followed, cookies neither kept nor sent, `.netrc` is not read. Proxies of the environment are used
     for all hosts but this one, and `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE` name other certificates to trust; nothing
@@ -48,10 +48,12 @@ class Transport:
         *,
         max_connections: int = 4,
         user_agent: str = USER_AGENT,
+        certificate: str | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._headers = {"User-Agent": user_agent, "Accept": "application/json", **headers}
         self._max_connections = max_connections
+        self._certificate = certificate
         self._lock = threading.Lock()
         self._session: Session | None = None
 
@@ -103,7 +105,7 @@ class Transport:
             if self._session is None:
                 from .session import Session
 
-                self._session = Session(self._base_url, self._max_connections)
+                self._session = Session(self._base_url, self._max_connections, self._certificate)
             return self._session
 
 

@@ -37,6 +37,7 @@ class Pipeline:
         self._exporter = exporter
         self._redact = redact
         self._closed = False
+        self._before_stop: list[Callable[[], object]] = []
         self._said: set[str] = set()
         self._inherited: list[Worker] = []
         """A parent's workers, never used: their connections are the parent's, and must not be closed by a finalizer here."""
@@ -102,26 +103,40 @@ class Pipeline:
 
     def flush(self, timeout: float) -> FlushResult:
         """Wait until all that was accepted before is settled, for `timeout` seconds at most."""
-        before = self._dropped_at_flush
-        return self._result(self._worker.flush(timeout), before)
+        return self.begin_flush()(timeout)
+
+    def begin_flush(self) -> Callable[[float], FlushResult]:
+        """Have all that was accepted before sent now, and return at once. What it gives waits for it, as `flush` does."""
+        worker, before = self._worker, self._dropped_at_flush
+        flush = worker.begin_flush()
+        return lambda timeout: self._result(worker.wait_for_flush(flush, timeout), before)
 
     def shutdown(self, timeout: float) -> FlushResult:
         """Deliver what there is, as long as acknowledgements come in, for `timeout` seconds at most; then end."""
         worker, before = self._worker, self._dropped_at_flush
-        self._closed = True
+        self._close()
         worker.ask_to_stop(timeout)
         worker.wait_until_stopped()
         worker.wait_for_thread(clock.monotonic() + lifecycle.LAST_GRACE)
         return self._result(worker.counts()[2], before)
 
+    def call_before_stop(self, hook: Callable[[], object]) -> None:
+        """Have this called before events are refused for good: it may still put some, but neither wait nor raise."""
+        self._before_stop.append(hook)
+
     def retire(self) -> None:
         """The tracker is gone: deliver what there is and end the thread. Called by the garbage collector, so it takes no lock."""
         self.ask_to_stop()
 
-    def ask_to_stop(self) -> None:
-        """Begin the end, and return at once."""
+    def ask_to_stop(self, timeout: float | None = None) -> None:
+        """Begin the end, which may take `timeout` seconds, by default `shutdown_timeout`; and return at once."""
+        self._close()
+        self._worker.ask_to_stop(self._config.shutdown_timeout if timeout is None else timeout)
+
+    def _close(self) -> None:
+        while self._before_stop:
+            self._before_stop.pop()()
         self._closed = True
-        self._worker.ask_to_stop(self._config.shutdown_timeout)
 
     def wait_until_stopped(self) -> None:
         self._worker.wait_until_stopped()
@@ -154,6 +169,7 @@ class Pipeline:
             delivered=delivered,
             dropped=MappingProxyType(dropped),
             pending=pending,
+            unfinished=worker.shipper.parked,
             queued_bytes=worker.queue.bytes,
             duplicates=ledger.duplicates,
             possibly_duplicated=ledger.possibly_duplicated,

@@ -13,6 +13,8 @@ TOO_LARGE = "too_large"
 ENCODE_ERROR = "encode_error"
 REDACTION_ERROR = "redaction_error"
 REJECTED = "rejected"
+RETRY_LIMIT = "retry_limit"
+"""Only with `max_retries`: the backend took none of a batch for so many attempts."""
 SHUTDOWN = "shutdown"
 UNAUTHORIZED = "unauthorized"
 AT_THE_END = frozenset({SHUTDOWN, UNAUTHORIZED})

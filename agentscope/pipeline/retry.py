@@ -38,8 +38,8 @@ class Attempts:
         self.failures = 0 if progress else self.failures + 1
 
 
-def backoff(outcome: Outcome, failures: int, jitter: float, wall: float) -> float:
-    """Seconds to wait: what the backend asked for, else full jitter under an exponential bound.
+def backoff(outcome: Outcome, failures: int, jitter: float, wall: float, first: float = FIRST) -> float:
+    """Seconds to wait: what the backend asked for, else full jitter under an exponential bound that begins with `first`.
 
     `jitter` is random in [0, 1); `wall` is the time of day in seconds since the epoch, for dates in `Retry-After`.
     """
@@ -50,7 +50,7 @@ def backoff(outcome: Outcome, failures: int, jitter: float, wall: float) -> floa
         return asked
     if failures == 0:
         return 0.0
-    return jitter * min(LONGEST, FIRST * 2.0 ** min(failures - 1, 32))
+    return jitter * min(LONGEST, first * 2.0 ** min(failures - 1, 32))
 
 
 def retry_after(value: str | None, wall: float) -> float | None:

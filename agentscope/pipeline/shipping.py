@@ -8,14 +8,16 @@ from contextlib import contextmanager
 
 from ..config import Config
 from ..context import new_id
-from ..events import Event, Session
-from ..protocols import BUSY, PATIENCE, Batch, Dropped, Exporter, Outcome
+from ..events import Deferred, Event, Session
+from ..protocols import BUSY, PATIENCE, Batch, Dropped, Exporter, Outcome, Part
 from .batcher import Batcher
 from .ledger import ENCODE_ERROR, REDACTION_ERROR, SHUTDOWN, Ledger
 from .queue import EventQueue
 
 MOST_CRASHES = 3
 """A batch whose export has raised so often is given up."""
+MOST_PARKED = 20_000
+"""Events that may wait for the end of their run or step; beyond that the oldest are sent as they are."""
 
 
 class Shipper:
@@ -36,6 +38,14 @@ class Shipper:
         self._redact = redact
         self._batch_size = config.batch_size
         self._held: dict[int, Event] = {}
+        self._parked: dict[Part, list[Event]] = {}
+        """Redacted events that the protocol keeps for the end of their run or step."""
+        self._parts: dict[int, Part] = {}
+        """Where each parked event is, by its `seq`."""
+        self._parked_bytes = 0
+        self._most_parked_bytes = config.max_queue_bytes // 2
+        self._closing: set[Part] = set()
+        self._redacted_before: set[int] = set()
         self._batch: Batch | None = None
         self._crashes = 0
         self._abandoned = False
@@ -45,11 +55,21 @@ class Shipper:
     @property
     def unsettled(self) -> int:
         """Events taken from the queue that have no verdict yet."""
-        return len(self.batcher) + len(self._held)
+        return len(self.batcher) + len(self._held) + len(self._parts)
+
+    @property
+    def parked(self) -> int:
+        """Those of them that wait for the end of their run or step."""
+        return len(self._parts)
 
     @property
     def in_hand(self) -> bool:
         return bool(self._held)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to be sent now."""
+        return bool(self._held) or len(self.batcher) > 0 or len(self.queue) > 0
 
     @contextmanager
     def _move(self) -> Iterator[bool]:
@@ -83,7 +103,14 @@ class Shipper:
         batch = self._batch
         if batch is None:
             events = self._redacted(list(self._held.values()))
-            batch = self._batch = Batch(new_id(), self._session, events, self.ledger.unreported())
+            batch = self._batch = Batch(
+                new_id(),
+                self._session,
+                events,
+                self.ledger.unreported(),
+                parked=self._parked,
+                closing=self._closing,
+            )
         elif batch.server_errors >= PATIENCE:
             self._top_up(batch, now)
         if not batch.events:
@@ -96,7 +123,12 @@ class Shipper:
         except BaseException as error:
             outcome = self._crashed(error, batch)
         self._take_in(batch, outcome)
+        self._relieve(now)
         return outcome
+
+    def give_up(self, reason: str) -> None:
+        """Drop what is in hand."""
+        self._settle([], [(seq, reason) for seq in list(self._held)])
 
     def abandon(self, reason: str = SHUTDOWN) -> int:
         """Drop all that is left, for good, and say how much that was. May be called from any thread."""
@@ -109,10 +141,60 @@ class Shipper:
                 left += 1
             self.batcher.clear()
             self._held.clear()
+            self._parked.clear()
+            self._parts.clear()
             if left:
                 self.ledger.drop(reason, left)
             self.through = self.ledger.taken
         return left
+
+    def finish(self, now: float) -> None:
+        """The end: once all else is settled, what is parked is sent as it is."""
+        if self._parts and not self.busy:
+            self._close(list(self._parked), now)
+
+    def _close(self, parts: Iterable[Part], now: float) -> None:
+        """Have these parts sent as they are. Their last event goes ahead, and takes the others along."""
+        with self._move() as allowed:
+            for part in parts if allowed else ():
+                last = self._parked[part][-1]
+                self._unpark(last.seq)
+                self._closing.add(part)
+                self._redacted_before.add(last.seq)
+                self.batcher.add(last, now)
+
+    def _relieve(self, now: float) -> None:
+        """What never ends must not fill the queue: the oldest of it is sent as it is."""
+        if len(self._parts) > MOST_PARKED or self._parked_bytes > self._most_parked_bytes:
+            self._close(list(self._parked)[: len(self._parked) // 10 + 1], now)
+
+    def _park(self, batch: Batch, seqs: set[int]) -> None:
+        """Keep events for the end of their run or step."""
+        for event in batch.events if seqs else ():
+            if event.seq in seqs and self._held.pop(event.seq, None) is not None:
+                part = (event.run_id, event.step_id)
+                self._parked.setdefault(part, []).append(event)
+                self._parts[event.seq] = part
+                self._parked_bytes += event.size
+
+    def _unpark(self, seq: int) -> Event | None:
+        part = self._parts.pop(seq, None)
+        if part is None:
+            return None
+        event = next(event for event in self._parked[part] if event.seq == seq)
+        self._parked_bytes -= event.size
+        self._parked[part].remove(event)
+        if not self._parked[part]:
+            del self._parked[part]
+        return event
+
+    def _pop(self, seq: int) -> Event | None:
+        """Take an event that has its verdict from where it is."""
+        event = self._held.pop(seq, None)
+        if event is None:
+            return self._unpark(seq)
+        self._closing.discard((event.run_id, event.step_id))
+        return event
 
     def _hold(self, now: float) -> list[Event]:
         with self._move() as allowed:
@@ -124,6 +206,16 @@ class Shipper:
         """The events as they may be sent. One whose redaction fails is dropped, never sent as it is."""
         kept = []
         for event in events:
+            if event.seq in self._redacted_before:
+                self._redacted_before.discard(event.seq)
+                kept.append(event)
+                continue
+            if type(event.fields) is Deferred:
+                try:
+                    event = event._replace(fields=event.fields.make())
+                except Exception:
+                    self._settle([], [(event.seq, ENCODE_ERROR)])
+                    continue
             try:
                 kept.append(self._redact(event))
             except KeyboardInterrupt:
@@ -145,6 +237,7 @@ class Shipper:
             if outcome.reported:
                 self.ledger.reported(batch.dropped)
                 batch.dropped = {}
+            self._park(batch, set(outcome.parked))
             self.ledger.duplicates += outcome.duplicates
             self.ledger.possibly_duplicated += outcome.possibly_duplicated
             self._settle(outcome.delivered, [(seq, reason) for seq, reason, _ in outcome.dropped])
@@ -154,10 +247,10 @@ class Shipper:
         with self._move() as allowed:
             if not allowed:
                 return
-            gone = [event for seq in delivered if (event := self._held.pop(seq, None)) is not None]
+            gone = [event for seq in delivered if (event := self._pop(seq)) is not None]
             self.ledger.delivered += len(gone)
             for seq, reason in dropped:
-                event = self._held.pop(seq, None)
+                event = self._pop(seq)
                 if event is not None:
                     gone.append(event)
                     self.ledger.drop(reason)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ..config import Config
 from ..context import new_id
@@ -18,12 +19,19 @@ from ..events import Event, Session
 from ..protocols import NEEDS_PERSON, UNAUTHORIZED, Exporter, Outcome
 from . import retry, threads
 from .clock import monotonic
-from .ledger import SHUTDOWN, Ledger
+from .ledger import RETRY_LIMIT, SHUTDOWN, Ledger
 from .notices import Notices
 from .queue import NEVER
 from .retry import Attempts, backoff, persist
 from .shipping import Shipper
 from .stopping import PATIENCE, Stop
+
+
+class Flush(NamedTuple):
+    """Somebody waits until so many of the events that came through the queue are settled."""
+
+    target: int
+    waiter: threading.Lock
 
 
 class Worker:
@@ -45,7 +53,7 @@ class Worker:
         self._kind: str | None = None
         self._config = config
         self._on_end = on_end
-        self._flushes: deque[tuple[int, threading.Lock]] = deque()
+        self._flushes: deque[Flush] = deque()
         self._stop: Stop | None = None
         self._warm = False
         """What delivery needs has been imported."""
@@ -89,23 +97,31 @@ class Worker:
 
         Returns early when the backend needs a person first: waiting would not help.
         """
+        return self.wait_for_flush(self.begin_flush(), timeout)
+
+    def begin_flush(self) -> Flush | None:
+        """Have everything accepted so far sent now, and return at once; None if there is nothing to wait for."""
         accepted, _, pending, _ = self.counts()
         if not pending or self.finished or threads.is_ours():
-            return pending
-        target = accepted - self.ledger.refused.total()
-        waiter = threading.Lock()
-        waiter.acquire()
-        entry = (target, waiter)
-        self._flushes.append(entry)
+            return None
+        flush = Flush(accepted - self.ledger.refused.total(), threading.Lock())
+        flush.waiter.acquire()
+        self._flushes.append(flush)
+        self.queue.ring()
+        return flush
+
+    def wait_for_flush(self, flush: Flush | None, timeout: float) -> int:
+        """Wait for what `begin_flush` gave, for `timeout` seconds at most; gives how much of it is not settled."""
+        if flush is None:
+            return self.counts()[2] - (0 if self.finished else self.shipper.parked)
         try:
-            self.queue.ring()
             if self.start():
-                waiter.acquire(timeout=max(timeout, 0.0))
+                flush.waiter.acquire(timeout=max(timeout, 0.0))
             else:
                 self._inline(Stop(monotonic(), monotonic() + timeout))
         finally:
-            self._flushes.remove(entry)
-        return min(max(target - self.shipper.through, 0), self.counts()[2])
+            self._flushes.remove(flush)
+        return min(max(flush.target - self.shipper.through, 0), self.counts()[2])
 
     def ask_to_stop(self, limit: float) -> None:
         """Deliver what there is within `limit` seconds, and end. Returns at once and takes no lock."""
@@ -182,7 +198,11 @@ class Worker:
 
         def work() -> None:
             self.exporter.warm_up()
-            while not self._empty() and not self._given_up():
+            while not self._given_up():
+                if before is stop:
+                    self.shipper.finish(monotonic())
+                if not self.shipper.busy:
+                    break
                 self._round()
 
         try:
@@ -200,6 +220,8 @@ class Worker:
         self.shipper.collect(monotonic())
         self._notices.drops(self.ledger.dropped(), monotonic())
         self._answer_flushes()
+        if self._stop is not None:
+            self.shipper.finish(monotonic())
         if self._stop is not None and (self._empty() or self._given_up()):
             self._end()
             return False
@@ -228,17 +250,25 @@ class Worker:
             return outcome
 
         def wait(outcome: Outcome) -> float:
-            asked = backoff(outcome, attempts.failures, self._random.random(), time.time())
+            jitter, first = self._random.random(), self._config.retry_delay
+            asked = backoff(outcome, attempts.failures, jitter, time.time(), first)
             if self._stop is not None:
                 asked = self._stop.wait(outcome, asked, monotonic(), self._progress)
             return asked
+
+        def given_up() -> bool:
+            most = self._config.max_retries
+            if most is not None and attempts.failures > most:
+                self.shipper.give_up(RETRY_LIMIT)
+                return True
+            return self._given_up()
 
         persist(
             attempt,
             unfinished=lambda outcome: self.shipper.in_hand,
             wait=wait,
             sleep=self._nap,
-            stop=self._given_up,
+            stop=given_up,
         )
 
     def _note(self, outcome: Outcome, failures: int) -> None:

@@ -7,11 +7,14 @@ event; events without a verdict are to be tried again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from ..events import Event, Session
+
+Part = tuple[str, str | None]
+"""What an event tells of: (run id, step id), or (run id, None) for the run itself."""
 
 REFUSED = "refused"
 """Kind of a failure: nobody listens there."""
@@ -104,14 +107,20 @@ class Batch:
     """The size of the smallest of these events that was refused, alone, as too large."""
     pieces: list[list[int]] = field(default_factory=list)
     """How the protocol has split this batch so far, as lists of `seq`: kept from one attempt to the next."""
+    parked: Mapping[Part, Sequence[Event]] = field(default_factory=dict)
+    """Events of earlier batches that a protocol has parked: it sends runs and steps only as a whole."""
+    closing: Collection[Part] = ()
+    """What is to be sent as it is now, ended or not."""
 
 
 @dataclass
 class Outcome:
-    """What became of a batch in one export. Sequence numbers that are in neither list are to be tried again."""
+    """What became of a batch in one export. Sequence numbers that are in none of the lists are to be tried again."""
 
     delivered: list[int] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
+    parked: list[int] = field(default_factory=list)
+    """To be kept for the event that ends their run or step, and given with every batch until they have a verdict."""
     duplicates: int = 0
     possibly_duplicated: int = 0
     reported: bool = False
@@ -127,6 +136,7 @@ class Outcome:
         """Take in what another lane found."""
         self.delivered += other.delivered
         self.dropped += other.dropped
+        self.parked += other.parked
         self.duplicates += other.duplicates
         self.possibly_duplicated += other.possibly_duplicated
         self.reported = self.reported or other.reported

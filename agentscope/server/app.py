@@ -22,8 +22,11 @@ except ImportError as missing:
 from agentscope.protocols.agentscope.decode import DecodeError
 from agentscope.server.api import ReadAPI
 from agentscope.server.body import ENCODINGS
+from agentscope.server.history import History
 from agentscope.server.ingest import Ingest
+from agentscope.server.intake import Intake
 from agentscope.server.limits import Limits, Refused
+from agentscope.server.otlp import OTLP
 from agentscope.server.security import Guard, Keys, loopback_hosts
 from agentscope.server.site import Site
 from agentscope.server.store import Store, Unavailable
@@ -40,13 +43,16 @@ def create_app(
 ) -> Starlette:
     """The receiver over `store`.
 
-    With `api_key`, ingest and reading need it; without, ingest takes any key and everything may be read, so bind it
-    to loopback only. `allowed_hosts` are exact Host values, by default those of loopback at port 8000.
+    With `api_key`, ingest and reading need it; without, ingest takes any key, OTLP even none, and everything may be read,
+    so bind it to loopback only. `allowed_hosts` are exact Host values, by default those of loopback at port 8000.
     """
     keys = Keys(api_key)
-    ingest = Ingest(store, keys, limits or Limits())
+    intake = Intake(store, limits or Limits())
+    ingest = Ingest(intake, keys)
+    otlp = OTLP(intake, keys)
+    history = History(intake, store, keys)
     api = ReadAPI(store, keys)
-    site = Site(store, keys, ingest.bodies, (STATIC / "style.css").read_bytes())
+    site = Site(store, keys, intake.bodies, (STATIC / "style.css").read_bytes())
     hosts = loopback_hosts(8000) if allowed_hosts is None else allowed_hosts
     return Starlette(
         routes=[
@@ -54,6 +60,12 @@ def create_app(
             Route("/api/ingest/run", ingest.run, methods=["POST"]),
             Route("/api/ingest/run/{run_id:path}/step", ingest.step, methods=["POST"]),
             Route("/api/ingest/run/{run_id:path}", ingest.run_update, methods=["PATCH"]),
+            Route("/v1/traces", otlp.traces, methods=["POST"]),
+            Route("/api/public/otel/v1/traces", otlp.traces, methods=["POST"]),
+            Route("/history", history.create, methods=["POST"]),
+            Route("/history/{run_id:path}", history.update, methods=["PATCH"]),
+            Route("/history-events", history.add_event, methods=["POST"]),
+            Route("/history-events/{event_id:path}", history.update_event, methods=["PATCH"]),
             Route("/health", api.health),
             Route("/api/runs", api.runs),
             Route("/api/runs/{run_id:path}/events", api.events),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
@@ -19,11 +19,13 @@ try:
 except ImportError:
     zstandard = None
 
-ENCODINGS = "gzip, zstd" if zstandard is not None else "gzip"
+ENCODINGS = "gzip, deflate, zstd" if zstandard is not None else "gzip, deflate"
 """What the receiver announces in the `Accept-Encoding` header of its answers (RFC 7694)."""
+JSON = "application/json"
 
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _ZSTD_WINDOW = 1 << 25
+_ZLIB_BITS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
 class Bodies:
@@ -34,9 +36,12 @@ class Bodies:
         self._held = 0
 
     @asynccontextmanager
-    async def hold(self, request: Request, content_type: str = "application/json") -> AsyncIterator[bytes]:
-        """The body as it came over the wire; its bytes count as held until the block is left. Raises `Refused`."""
-        self._check_head(request, content_type)
+    async def hold(self, request: Request, *content_types: str) -> AsyncIterator[bytes]:
+        """The body as it came over the wire, of one of these content types, in lower case.
+
+        Its bytes count as held until the block is left. Raises `Refused`.
+        """
+        self._check_head(request, content_types)
         chunks: list[bytes] = []
         try:
             await self._read_in_time(request, chunks)
@@ -63,10 +68,10 @@ class Bodies:
             if self._held > self._limits.held_bytes:
                 raise Refused(503, "Too many bodies are being read at the moment.", retry_after=1)
 
-    def _check_head(self, request: Request, content_type: str) -> None:
+    def _check_head(self, request: Request, content_types: Sequence[str]) -> None:
         headers = request.headers
-        if headers.get("content-type", "").partition(";")[0].strip().lower() != content_type:
-            raise Refused(415, f"Content-Type must be {content_type}.")
+        if content_type(request) not in content_types:
+            raise Refused(415, f"Content-Type must be {' or '.join(content_types)}.")
         given = headers.getlist("content-length")
         if "transfer-encoding" in headers:
             if given:
@@ -80,6 +85,11 @@ class Bodies:
             raise Refused(413, f"The body is larger than {self._limits.body_bytes} bytes.")
 
 
+def content_type(request: Request) -> str:
+    """The media type that a request names, in lower case and without parameters; empty if it names none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     """The body without its content encoding, at most `limit` bytes.
 
@@ -88,23 +98,23 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return body
-    if name in ("gzip", "x-gzip"):
-        return _gunzip(body, limit)
+    if name in _ZLIB_BITS:
+        return _unzlib(body, name, limit)
     if name == "zstd" and zstandard is not None:
         return _unzstd(body, limit)
     raise Refused(415, f"Content-Encoding must be one of identity, {ENCODINGS}.")
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
-    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+def _unzlib(body: bytes, name: str, limit: int) -> bytes:
+    unpack = zlib.decompressobj(wbits=_ZLIB_BITS[name])
     try:
         data = unpack.decompress(body, limit + 1)
     except zlib.error:
-        raise Refused(400, "The body is not valid gzip.") from None
+        raise Refused(400, f"The body is not valid {name}.") from None
     if len(data) > limit:
         raise _too_large(limit)
     if not unpack.eof or unpack.unused_data:
-        raise Refused(400, "The body is not one whole gzip stream.")
+        raise Refused(400, f"The body is not one whole {name} stream.")
     return data
 
 

@@ -7,12 +7,13 @@ event carries the field.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from agentscope.events import RUN_END, STEP, STEP_END
 from agentscope.protocols.agentscope.decode import Patch
+from agentscope.protocols.ids import span_id_of
 
 LLM_STEP = "llm_call"
 MAX_TOKENS = 10**12
@@ -29,6 +30,8 @@ _RUN_FIELDS = (
     "input",
     "output",
     "error",
+    "usage",
+    "span_id",
     "started_at",
     "ended_at",
 )
@@ -45,6 +48,9 @@ _STEP_FIELDS = (
     "started_at",
     "ended_at",
 )
+_TOTAL = ("total_tokens", "totalTokens")
+_INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "promptTokens")
+_OUTPUT = ("output_tokens", "completion_tokens", "outputTokens", "completionTokens")
 _ENDS = frozenset({RUN_END, STEP, STEP_END})
 _FAILED = frozenset({"failed", "error"})
 
@@ -69,6 +75,8 @@ class RunRow(NamedTuple):
     failed: bool
     started_at: str | None
     ended_at: str | None
+    tokens: int | None
+    """What was said of the run as a whole; it counts only where no step carries any."""
 
 
 def place(patch: Patch) -> tuple[str, str, int, str]:
@@ -102,7 +110,7 @@ def step_row(fields: Mapping[str, Any]) -> StepRow:
     return StepRow(
         fields.get("step_type") or "other",
         fields.get("status") in _FAILED or bool(fields.get("error")),
-        _step_tokens(fields),
+        _tokens(fields),
     )
 
 
@@ -118,6 +126,7 @@ def run_row(fields: Mapping[str, Any]) -> RunRow:
         fields.get("status") in _FAILED or bool(fields.get("error")),
         fields.get("started_at"),
         fields.get("ended_at"),
+        _tokens(fields),
     )
 
 
@@ -133,23 +142,32 @@ def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
     run = fold(run_patches) if run_patches else {}
     folds = {step_id: fold(found) for step_id, found in step_patches.items()}
     order = sorted(folds, key=lambda step_id: (_start(folds[step_id]), place(min(step_patches[step_id], key=place))))
-    parents = attach({step_id: folds[step_id].get("parent_id") for step_id in order})
+    roots = {span_id_of(run_id), run.get("span_id")}
+    given = resolved(roots, {step_id: folds[step_id].get("parent_id") for step_id in order})
+    parents = attach(given)
     rows = [step_row(folds[step_id]) for step_id in order]
     row = run_row(run)
+    tokens = run_tokens(rows)
+    columns = row._asdict()
+    del columns["tokens"]
     return {
         "id": run_id,
-        **row._asdict(),
+        **columns,
         "tags": run.get("tags") or [],
         "duration_ms": duration_ms(row.started_at, row.ended_at),
         "step_count": len(rows),
         "error_count": sum(step.failed for step in rows),
-        "tokens_used": run_tokens(rows),
+        "tokens_used": row.tokens if tokens is None else tokens,
+        "usage": run.get("usage"),
         "input": run.get("input"),
         "output": run.get("output"),
         "error": run.get("error"),
         "meta_data": run.get("meta_data"),
         "truncated": run.get("truncated", []),
-        "steps": [_step_view(step_id, index, folds[step_id], parents) for index, step_id in enumerate(order)],
+        "steps": [
+            _step_view(step_id, index, folds[step_id], parents[step_id], given[step_id])
+            for index, step_id in enumerate(order)
+        ],
     }
 
 
@@ -158,6 +176,22 @@ def run_tokens(rows: Sequence[StepRow]) -> int | None:
     of_llm = [row.tokens for row in rows if row.tokens is not None and row.step_type == LLM_STEP]
     counted = of_llm or [row.tokens for row in rows if row.tokens is not None]
     return sum(counted) if counted else None
+
+
+def resolved(roots: Collection[str | None], parents: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Parents by the ids that steps go by here, where another emitter named them by their span ids.
+
+    `roots` are the span ids of the run itself.
+    """
+    strange = {parent for parent in parents.values() if parent is not None and parent not in parents}
+    if not strange:
+        return dict(parents)
+    by_span: dict[str, str | None] = {span_id_of(step_id): step_id for step_id in parents}
+    by_span.update((root, None) for root in roots if root is not None)
+    return {
+        step_id: by_span.get(parent, parent) if parent in strange and parent is not None else parent
+        for step_id, parent in parents.items()
+    }
 
 
 def attach(parents: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -185,9 +219,8 @@ def duration_ms(started_at: str | None, ended_at: str | None) -> float | None:
 
 
 def _step_view(
-    step_id: str, index: int, fields: Mapping[str, Any], parents: Mapping[str, str | None]
+    step_id: str, index: int, fields: Mapping[str, Any], parent: str | None, given: str | None
 ) -> dict[str, Any]:
-    parent, given = parents[step_id], fields.get("parent_id")
     latency = fields.get("latency_ms")
     if latency is None:
         latency = duration_ms(fields.get("started_at"), fields.get("ended_at"))
@@ -202,7 +235,7 @@ def _step_view(
         "output": fields.get("output"),
         "error": fields.get("error"),
         "meta_data": fields.get("meta_data"),
-        "tokens_used": _step_tokens(fields),
+        "tokens_used": _tokens(fields),
         "usage": fields.get("usage"),
         "latency_ms": latency,
         "started_at": fields.get("started_at"),
@@ -224,20 +257,22 @@ def _status(fields: Mapping[str, Any]) -> str:
     return "failed" if fields.get("error") else "completed"
 
 
-def _step_tokens(fields: Mapping[str, Any]) -> int | None:
+def _tokens(fields: Mapping[str, Any]) -> int | None:
     """`tokens_used`, else the total of `usage`, else its input and output added up."""
     tokens = _count(fields.get("tokens_used"))
     usage = fields.get("usage")
     if tokens is None and isinstance(usage, dict):
-        tokens = _count(usage.get("total_tokens"))
+        tokens = _named(usage, _TOTAL)
         if tokens is None:
-            parts = [
-                _count(usage.get(name, usage.get(alias)))
-                for name, alias in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
-            ]
+            parts = [_named(usage, _INPUT), _named(usage, _OUTPUT)]
             known = [part for part in parts if part is not None]
             tokens = min(sum(known), MAX_TOKENS) if known else None
     return tokens
+
+
+def _named(usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """The first of these counts that is one."""
+    return next((count for name in names if (count := _count(usage.get(name))) is not None), None)
 
 
 def _count(value: Any) -> int | None:

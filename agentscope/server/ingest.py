@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timezone
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -20,35 +16,28 @@ from agentscope.protocols.agentscope.decode import (
     decode_run,
     decode_run_update,
     decode_step,
-    time_text,
 )
-from agentscope.server.body import Bodies, inflate
-from agentscope.server.limits import Limits, Refused
+from agentscope.server.intake import Intake
+from agentscope.server.limits import Refused
 from agentscope.server.security import KEY_HEADER, Keys
-from agentscope.server.store import Store
 
 _SPACE = uuid.UUID("5f0c1a52-7d0e-4a55-9a5e-0a4c7be0f6a1")
 _PROJECT_ID = str(uuid.uuid5(_SPACE, "project"))
 _MAX_KEY = 255
-_DECODED_AT_ONCE = 2  # bodies; each may cost many times its size while it is taken apart
 
 
 class Ingest:
     """Takes events in, and answers after the commit."""
 
-    def __init__(self, store: Store, keys: Keys, limits: Limits) -> None:
-        self.bodies = Bodies(limits)
-        self._store = store
+    def __init__(self, intake: Intake, keys: Keys) -> None:
+        self._intake = intake
         self._keys = keys
-        self._limits = limits
-        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
-        self._seq = itertools.count()
 
     async def batch(self, request: Request) -> Response:
         """`POST /api/ingest/batch`."""
         async with self._body(request) as body:
-            batch = await self._decoded(request, body, decode_batch)
-            counts = await asyncio.wrap_future(self._store.ingest(batch))
+            batch = await self._intake.decoded(request, body, decode_batch)
+            counts = await self._intake.commit(batch)
         answer = {"accepted": counts.accepted, "duplicates": counts.duplicates, "rejected": batch.rejected}
         return JSONResponse(answer)
 
@@ -57,10 +46,10 @@ class Ingest:
         event_id, run_id = self._classic_ids(request, "run")
         await self._store_classic(
             request,
-            lambda body, now: decode_run(body, event_id=event_id, run_id=run_id, now=now, seq=next(self._seq)),
+            lambda body, now: decode_run(body, event_id=event_id, run_id=run_id, now=now, seq=self._intake.next_seq()),
         )
         # What is stored is answered, so that a repeated call gets the same answer.
-        fields = await run_in_threadpool(self._store.event, event_id) or {}
+        fields = await self._intake.event(event_id) or {}
         return JSONResponse(
             {
                 "id": run_id,
@@ -80,7 +69,7 @@ class Ingest:
         await self._store_classic(
             request,
             lambda body, now: decode_step(
-                body, event_id=event_id, run_id=run_id, step_id=step_id, now=now, seq=next(self._seq)
+                body, event_id=event_id, run_id=run_id, step_id=step_id, now=now, seq=self._intake.next_seq()
             ),
         )
         return JSONResponse({"message": "Step added."})
@@ -91,33 +80,25 @@ class Ingest:
         event_id, _ = self._classic_ids(request, f"update:{run_id}")
         await self._store_classic(
             request,
-            lambda body, now: decode_run_update(body, event_id=event_id, run_id=run_id, now=now, seq=next(self._seq)),
+            lambda body, now: decode_run_update(
+                body, event_id=event_id, run_id=run_id, now=now, seq=self._intake.next_seq()
+            ),
         )
         return JSONResponse({"message": "Run updated."})
 
     async def _store_classic(self, request: Request, decode: Callable[[bytes, str], Patch]) -> None:
         def decode_one(body: bytes) -> Batch:
-            now = time_text(datetime.fromtimestamp(self._store.now(), timezone.utc))
-            return Batch(str(uuid.uuid4()), "classic", [decode(body, now)], [], {})
+            return Batch(str(uuid.uuid4()), "classic", [decode(body, self._intake.now())], [], {})
 
         async with self._body(request) as body:
-            batch = await self._decoded(request, body, decode_one)
+            batch = await self._intake.decoded(request, body, decode_one)
             # A repeated call carries another time, so that it must not be taken for a conflict.
-            if await run_in_threadpool(self._store.event, batch.patches[0].id) is None:
-                await asyncio.wrap_future(self._store.ingest(batch))
+            if await self._intake.event(batch.patches[0].id) is None:
+                await self._intake.commit(batch)
 
     def _body(self, request: Request) -> AbstractAsyncContextManager[bytes]:
         self._authorise(request)
-        return self.bodies.hold(request)
-
-    async def _decoded(self, request: Request, body: bytes, decode: Callable[[bytes], Batch]) -> Batch:
-        encoding = request.headers.get("content-encoding", "")
-
-        def work() -> Batch:
-            return decode(inflate(body, encoding, self._limits.inflated_bytes))
-
-        async with self._decoding:
-            return await run_in_threadpool(work)
+        return self._intake.hold(request)
 
     def _authorise(self, request: Request) -> None:
         given = request.headers.get(KEY_HEADER)
@@ -129,7 +110,7 @@ class Ingest:
     async def _known_run(self, request: Request) -> str:
         self._authorise(request)
         run_id: str = request.path_params["run_id"]
-        if not await run_in_threadpool(self._store.has_run, run_id):
+        if not await self._intake.has_run(run_id):
             raise Refused(404, "There is no run with this id.")
         return run_id
 

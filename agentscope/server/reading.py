@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from agentscope.protocols.agentscope.decode import Patch
 from agentscope.server.fold import duration_ms, run_view
 from agentscope.server.writing import stored_patches
 
@@ -30,7 +31,8 @@ class RunQuery(NamedTuple):
 
 # Each condition is void while its parameter is null.
 _LIST = """
-SELECT key, began, id, agent_name, status, external_id, user_id, conversation_id, source, failed, started_at, ended_at
+SELECT key, began, id, agent_name, status, external_id, user_id, conversation_id, source, failed, started_at, ended_at,
+  tokens
 FROM runs
 WHERE (:began IS NULL OR (began, key) < (:began, :key))
   AND (:status IS NULL OR status = :status)
@@ -78,6 +80,12 @@ def event(db: sqlite3.Connection, event_id: str) -> dict[str, Any] | None:
     return None if row is None else json.loads(row[0])
 
 
+def patches(db: sqlite3.Connection, run_id: str, step_id: str | None) -> list[Patch]:
+    """What is stored of one step, or of a run itself, in the order it came."""
+    sql = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ? ORDER BY key"
+    return stored_patches(db.execute(sql, (run_key(db, run_id), step_id)))
+
+
 def view(run_id: str, rows: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """A run as the read API shows it, from all of its events."""
     return run_view(run_id, stored_patches(rows))
@@ -95,7 +103,7 @@ def health(db: sqlite3.Connection) -> dict[str, Any]:
 
 
 def _listed(row: tuple[Any, ...], totals: Sequence[Any]) -> dict[str, Any]:
-    _, _, run_id, agent, status, external_id, user_id, conversation_id, source, failed, started, ended = row
+    _, _, run_id, agent, status, external_id, user_id, conversation_id, source, failed, started, ended, own = row
     steps, errors, tokens, with_tokens, llm_tokens, llm_with_tokens = totals
     return {
         "id": run_id,
@@ -111,7 +119,7 @@ def _listed(row: tuple[Any, ...], totals: Sequence[Any]) -> dict[str, Any]:
         "duration_ms": duration_ms(started, ended),
         "step_count": steps,
         "error_count": errors,
-        "tokens_used": llm_tokens if llm_with_tokens else tokens if with_tokens else None,
+        "tokens_used": llm_tokens if llm_with_tokens else tokens if with_tokens else own,
     }
 
 

@@ -12,7 +12,7 @@ from agentscope.errors import ConfigurationError
 logger = logging.getLogger("agentscope.server")
 
 APPLICATION_ID = 0x41675363
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WAL_LIMIT = 64 << 20
 """Bytes; a longer write-ahead log is checkpointed and truncated."""
 
@@ -29,7 +29,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
   key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, agent_name TEXT NOT NULL, status TEXT NOT NULL, external_id TEXT,
   user_id TEXT, conversation_id TEXT, source TEXT, failed INTEGER NOT NULL, started_at TEXT, ended_at TEXT,
-  first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL
+  first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL, tokens INTEGER
 );
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (began DESC, key DESC);
 CREATE INDEX IF NOT EXISTS runs_by_touch ON runs (touched_at);
@@ -48,6 +48,10 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE INDEX IF NOT EXISTS batches_by_time ON batches (received_at);
 CREATE TABLE IF NOT EXISTS dropped (batch_id TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL);
 """
+
+
+# What brings a file of each earlier version to the next.
+_CHANGES = {1: "ALTER TABLE runs ADD COLUMN tokens INTEGER"}
 
 
 class Corrupt(Exception):
@@ -110,6 +114,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
+        _upgrade(connection)
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.executescript(_TABLES)
@@ -135,6 +140,13 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigurationError(f"{path} was written by a newer version of agentscope (schema {version}).")
     if path.stat().st_size <= _CHECKED_IN_FULL:
         verify(connection)
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    for step in range(version, SCHEMA_VERSION) if version else ():
+        # One transaction, so that a process that is killed in between leaves a file of the one version or the other.
+        connection.executescript(f"BEGIN IMMEDIATE; {_CHANGES[step]}; PRAGMA user_version={step + 1}; COMMIT")
 
 
 def verify(connection: sqlite3.Connection) -> None:

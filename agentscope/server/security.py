@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import secrets
 from collections.abc import Iterable
@@ -12,6 +14,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 KEY_HEADER = "x-agentscope-key"
+
+_OTLP_HEADERS = (KEY_HEADER, "x-api-key", "x-secret-key")
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -48,6 +52,22 @@ class Keys:
         """Whether a key that was typed into the form is good."""
         return given != "" if self._key is None else compare_digest(given.encode("utf-8", "replace"), self._key)
 
+    def accepts_pair(self, public: str, secret: str) -> bool:
+        """Whether the values of VoltAgent's two key headers are good: the secret one is the key, the other any name."""
+        return public != "" and self.accepts(secret)
+
+    def accepts_otlp(self, headers: Headers) -> bool:
+        """Whether a sender of OTLP is welcome. It may carry the key in any of the ways that such backends ask for.
+
+        `Authorization: Bearer <key>`, or `Basic` with the key as password (Langfuse), `X-Agentscope-Key`, `x-api-key`
+        (LangSmith) or `X-Secret-Key` (VoltAgent). Without a key no header is needed: exporters send none by themselves.
+        """
+        if self._key is None:
+            return True
+        given = [headers.get(name, "").encode("latin-1") for name in _OTLP_HEADERS]
+        given += [_password(value) for value in headers.getlist("authorization")]
+        return any(compare_digest(value, self._key) for value in given)
+
     def may_read(self, scope: Scope) -> bool:
         """Whether a request may see what is stored: by its key header, or by the cookie of a login."""
         if self._key is None:
@@ -65,6 +85,20 @@ class Keys:
     def login_cookie(self, scope: Scope) -> str:
         """The Set-Cookie value of a login. It names a session of this process, never the key."""
         return f"{cookie_name(scope)}={self._session}; Path=/; HttpOnly; SameSite=Strict"
+
+
+def _password(authorization: str) -> bytes:
+    """What the value of an `Authorization` header carries as its secret; nothing if it is in no known form."""
+    scheme, _, rest = authorization.strip().partition(" ")
+    value = rest.strip().encode("latin-1")
+    if scheme.lower() == "bearer":
+        return value
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(value, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
 
 
 def cookie_name(scope: Scope) -> str:

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agentscope.protocols.agentscope.decode import Batch
+from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server import reading
 from agentscope.server.retention import Sweeper
 from agentscope.server.schema import is_corrupt, open_reader, verify
@@ -79,6 +79,10 @@ class Store:
     def event(self, event_id: str) -> dict[str, Any] | None:
         """One event as it came, or None."""
         return self._read(lambda db: reading.event(db, event_id))
+
+    def patches(self, run_id: str, step_id: str | None = None) -> list[Patch]:
+        """What is stored of one step, or without one of the run itself, in the order it came; empty if nothing is."""
+        return self._read(lambda db: reading.patches(db, run_id, step_id))
 
     def close(self) -> None:
         """Finish what was handed in, checkpoint, and close the file. Again does nothing."""

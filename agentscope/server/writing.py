@@ -12,12 +12,12 @@ from agentscope.server.fold import LLM_STEP, fold, run_row, step_row
 
 _INSERT_RUN = """
 INSERT INTO runs (agent_name, status, external_id, user_id, conversation_id, source, failed, started_at, ended_at,
-  key, id, first_at, began, touched_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+  tokens, key, id, first_at, began, touched_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _UPDATE_RUN = """
 UPDATE runs SET agent_name=?, status=?, external_id=?, user_id=?, conversation_id=?, source=?, failed=?, started_at=?,
-  ended_at=?, began=coalesce(?, first_at) WHERE key=?
+  ended_at=?, tokens=?, began=coalesce(?, first_at) WHERE key=?
 """
 _TOUCH_RUN = """
 UPDATE runs SET first_at=min(first_at, :first_at), began=coalesce(started_at, min(first_at, :first_at)), touched_at=:now

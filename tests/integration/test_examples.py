@@ -113,6 +113,29 @@ def test_custom_agent(receiver: Any) -> None:
     assert run["tokens_used"] == 42
 
 
+def test_processes(receiver: Any) -> None:
+    assert start("processes.py", receiver).stdout.startswith("4 words, counted by process ")
+    run = reading.only_run(receiver.url)
+    assert run["agent_name"] == "editor"
+    assert reading.outline(run) == ["agent ask_counter", ["agent counter", ["tool_call split"]]]
+    assert steps(run, "counter")[0]["output"] == run["output"] == {"words": 4}
+
+
+def test_otlp(receiver: Any) -> None:
+    assert start("otlp.py", receiver).stdout == "delivered: True, by otlp\n"
+    run = reading.only_run(receiver.url)
+    assert reading.outline(run) == ["retrieval find_notes", "llm_call write"]
+    assert (run["agent_name"], run["tokens_used"]) == ("cook", 15)
+    assert run["output"]["answer"].startswith("Boil water")
+
+
+def test_opentelemetry_spans(receiver: Any) -> None:
+    assert start("opentelemetry_spans.py", receiver).stdout == "recorded: 5 events\n"
+    run = reading.only_run(receiver.url)
+    assert (run["agent_name"], run["tokens_used"], run["output"]) == ("forecaster", 17, {"celsius": -3})
+    assert reading.outline(run) == ["agent weather", ["tool_call thermometer", "llm_call chat a-small-model"]]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("langchain_core") is None, reason="langchain-core is not installed")
 def test_langchain_example(receiver: Any) -> None:
     assert start("langchain_example.py", receiver).stdout == "Paris.\n"

@@ -27,7 +27,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(
-    "program", PROGRAMS, ids=lambda program: re.findall(r'(?:track|start)_run\("(\w+)"', program)[0]
+    "program", PROGRAMS, ids=lambda program: re.findall(r'(?:(?:track|start)_run\(|agentId=)"(\w+)"', program)[0]
 )
 def test_a_program_of_the_readme_runs_and_its_run_arrives(program: str, tmp_path: Path, receiver: Any) -> None:
     file = tmp_path / "program.py"
@@ -40,6 +40,8 @@ def test_a_program_of_the_readme_runs_and_its_run_arrives(program: str, tmp_path
     assert {step["name"] for step in stored["steps"]} == set(
         re.findall(r'track_step(?:_context)?\(\s*"(\w+)"', program)
         + re.findall(r"observe\(.*\)\n(?:async )?def (\w+)", program)
+        + re.findall(r'start_as_current_span\("(\w+)"', program)
+        + re.findall(r'"name": "(\w+)"', program)
     )
 
 
@@ -79,9 +81,10 @@ def test_the_table_of_options_is_the_configuration() -> None:
     table = {option: (variable.strip("`"), default.strip("`")) for option, variable, default, _ in rows}
     expected = {}
     for item in fields(Config):
-        default = "–" if item.default in (None, "") else str(item.default)
+        value = getattr(Config(), item.name)
+        default = "–" if value in (None, "", (), {}) else str(value)
         variable = "–" if item.name in _NOT_IN_ENVIRONMENT else env_name(item.name)
-        expected[item.name] = (variable, default.lower() if isinstance(item.default, bool) else default)
+        expected[item.name] = (variable, default.lower() if isinstance(value, bool) else default)
     assert table == expected
 
 

@@ -19,7 +19,7 @@ from types import ModuleType
 import pytest
 
 from agentscope.errors import ConfigurationError
-from agentscope.protocols.agentscope import strict_json
+from agentscope.protocols import strict_json
 from agentscope.server import app, body, serve
 from agentscope.server.serve import Receiver, serve_forever
 from tests.support.receiver import Client, receiver_process, run_start, step

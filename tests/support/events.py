@@ -14,8 +14,8 @@ from urllib.parse import unquote
 
 import zstandard
 
-from agentscope.events import RUN_END, RUN_START, STEP, Event, Session
-from agentscope.protocols import PATIENCE, Batch, Dropped, Failure, Lane, Outcome, Request, Response, WireProtocol
+from agentscope.events import RUN_END, RUN_START, STEP, STEP_END, STEP_START, Event, Session
+from agentscope.protocols import PATIENCE, Batch, Dropped, Failure, Lane, Outcome, Part, Request, Response, WireProtocol
 
 SESSION = Session("5e550000-0000-4000-8000-000000000001", "ab12cd34-0000-8000-8000-")
 NOON = 1_769_860_800_000_000_000
@@ -39,6 +39,13 @@ def run_of(steps: int, run_id: str = "run-1", first: int = 1, **fields: Any) -> 
     """A run's start, so many steps, and its end."""
     inner = [event(first + i, run_id=run_id, **fields) for i in range(1, steps + 1)]
     return [event(first, RUN_START, run_id), *inner, event(first + steps + 1, RUN_END, run_id)]
+
+
+def opened(first: int, last: int, step_id: str, run_id: str = "run-1", **fields: Any) -> tuple[Event, Event]:
+    """The start of a step and its end, with these `seq`."""
+    start = event(first, STEP_START, run_id, name=step_id, step_type="tool_call", status="running", started_at=NOON)
+    end = event(last, STEP_END, run_id, status="completed", ended_at=NOON + 1_000_000, **fields)
+    return start._replace(step_id=step_id), end._replace(step_id=step_id)
 
 
 def batch(events: Iterable[Event], dropped: Mapping[str, int] | None = None) -> Batch:
@@ -175,6 +182,8 @@ class Ending:
     duplicates: int = 0
     attempts: int = 0
     left: list[int] = field(default_factory=list)
+    parked: list[int] = field(default_factory=list)
+    """What waits for the end of its run or step."""
     last: Outcome = field(default_factory=Outcome)
 
     @property
@@ -217,16 +226,33 @@ def deliver(
         ending.last = outcome = attempt(protocol, sent, backend, requests)
         settled = [*outcome.delivered, *(dropped.seq for dropped in outcome.dropped)]
         held = {event.seq for event in sent.events}
+        waiting = {event.seq for events in sent.parked.values() for event in events}
         assert len(set(settled)) == len(settled), "settled twice"
-        assert held.issuperset(settled), "settled what was not sent"
+        assert (held | waiting).issuperset(settled), "settled what was not sent"
+        assert held.issuperset(outcome.parked)
+        assert not set(settled) & set(outcome.parked)
+        sent.parked = parked_after(sent, outcome)
         ending.delivered += outcome.delivered
         ending.dropped.update((dropped.seq, dropped) for dropped in outcome.dropped)
         ending.possibly_duplicated += outcome.possibly_duplicated
         ending.duplicates += outcome.duplicates
         if outcome.reported:
             sent.dropped = {}
-        sent.events = [event for event in sent.events if event.seq not in set(settled)]
+        gone = {*settled, *outcome.parked}
+        sent.events = [event for event in sent.events if event.seq not in gone]
         assert (outcome.problem is None) == (outcome.kind is None)
         assert outcome.problem is None or sent.events, "a problem, but nothing is left"
     ending.left = [event.seq for event in sent.events]
+    ending.parked = sorted(event.seq for events in sent.parked.values() for event in events)
     return ending
+
+
+def parked_after(sent: Batch, outcome: Outcome) -> dict[Part, list[Event]]:
+    """What is parked once this outcome of an attempt is known."""
+    settled = {*outcome.delivered, *(dropped.seq for dropped in outcome.dropped)}
+    parked: dict[Part, list[Event]] = {}
+    for event in [*(event for events in sent.parked.values() for event in events), *sent.events]:
+        known = event in sent.parked.get((event.run_id, event.step_id), ())
+        if event.seq not in settled and (known or event.seq in outcome.parked):
+            parked.setdefault((event.run_id, event.step_id), []).append(event)
+    return parked

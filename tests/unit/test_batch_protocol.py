@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE, Event
 from agentscope.protocols import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure
+from agentscope.protocols import pieces as pieces_module
 from agentscope.protocols.agentscope import BATCH, AgentScopeProtocol
-from agentscope.protocols.agentscope import batch as batch_module
-from agentscope.protocols.agentscope.batch import cut_largest_field
+from agentscope.protocols.pieces import cut_largest_field
 from agentscope.version import __version__
 from tests.support.events import (
     NOON,
@@ -257,7 +257,7 @@ def test_without_the_zstandard_package_gzip_is_used_or_nothing(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(batch_module, "import_module", missing)
+    monkeypatch.setattr(pieces_module, "import_module", missing)
     assert encodings("gzip, zstd") == [None, "gzip"]
     assert encodings("zstd") == [None, None]
 
@@ -299,7 +299,7 @@ def test_a_compressed_body_holds_the_same_json():
 @pytest.mark.parametrize(("compress", "looked_up"), [(True, ["zstandard"]), (False, [])])
 def test_warming_up_imports_what_compression_may_need(monkeypatch, compress, looked_up):
     asked: list[str] = []
-    monkeypatch.setattr(batch_module, "import_module", asked.append)
+    monkeypatch.setattr(pieces_module, "import_module", asked.append)
     protocol(compress=compress).warm_up()
     assert asked == looked_up
 

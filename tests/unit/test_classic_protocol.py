@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE
+from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_UPDATE
 from agentscope.protocols import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure
 from agentscope.protocols.agentscope import CLASSIC, AgentScopeProtocol
 from agentscope.protocols.agentscope.classic import MOST_RUNS, ClassicState
@@ -21,6 +21,7 @@ from tests.support.events import (
     deliver,
     event,
     event_id,
+    opened,
     run_of,
     strict,
 )
@@ -106,13 +107,31 @@ def test_a_repeated_request_carries_the_same_idempotency_key():
     assert keys == [event_id(1)] * 3
 
 
-@pytest.mark.parametrize("type_", [STEP_START, STEP_UPDATE, STEP_END])
-def test_what_the_classic_calls_have_no_place_for_is_dropped_and_its_neighbours_are_not(type_):
-    backend = ClassicBackend()
-    events = [event(1, RUN_START), event(2, type_), event(3)]
-    ending = deliver(protocol(), batch(events), backend)
-    assert ending.dropped == {2: (2, "encode_error", f"the classic calls cannot carry {type_}")}
+def test_what_the_classic_calls_have_no_place_for_is_dropped_and_its_neighbours_are_not():
+    events = [event(1, RUN_START), event(2, "run.pause"), event(3)]
+    ending = deliver(protocol(), batch(events), ClassicBackend())
+    assert ending.dropped == {2: (2, "encode_error", "the AgentScope API cannot carry run.pause")}
     assert ending.delivered == [1, 3]
+
+
+def test_a_step_that_was_announced_is_one_record_once_it_has_ended():
+    backend = ClassicBackend()
+    shared = protocol()
+    start, end = opened(2, 5, "a", output=b'{"x":1}')
+    first = batch([event(1, RUN_START), start, event(3)])
+    ending = deliver(shared, first, backend)
+    assert (ending.delivered, ending.parked, ending.left) == ([1, 3], [2], [])
+    second = batch([event(4, STEP_UPDATE)._replace(step_id="a"), end])
+    second.parked = first.parked
+    ending = deliver(shared, second, backend)
+    assert (sorted(ending.delivered), ending.parked) == ([2, 4, 5], [])
+    assert list(backend.runs.values()) == [[1, 3, 5]]
+
+
+def test_a_step_that_is_refused_is_refused_with_its_start():
+    backend = ClassicBackend(unacceptable={3})
+    ending = deliver(protocol(), batch([event(1, RUN_START), *opened(2, 3, "a")]), backend)
+    assert ending.reasons == {2: "rejected", 3: "rejected"}
 
 
 def test_an_event_that_a_hook_made_unencodable_is_dropped_and_its_neighbours_are_not():
@@ -333,7 +352,7 @@ def test_a_step_of_a_run_that_the_platform_does_not_know_is_dropped():
 def test_before_a_platform_has_shown_that_it_is_one_404_to_a_creation_means_the_address(status):
     outcome = attempt(protocol(), batch([event(1, RUN_START)]), lambda request: answer(status))
     assert (outcome.delivered, outcome.dropped, outcome.kind) == ([], [], MISPLACED)
-    assert "check base_url" in (outcome.problem or "")
+    assert "check the address" in (outcome.problem or "")
 
 
 @pytest.mark.parametrize("type_", [STEP, RUN_END])

@@ -131,7 +131,7 @@ def test_the_demo_gives_the_signal_handler_back(monkeypatch: pytest.MonkeyPatch)
         ("localhost:8000: the connection was refused", "agentscope serve"),
         ("the backend answers HTTP 401", "AGENTSCOPE_API_KEY"),
         ("HTTP 403", "AGENTSCOPE_API_KEY"),
-        ("the backend redirects (HTTP 302), which is never followed: check base_url", "target"),
+        ("the backend redirects (HTTP 302), which is never followed: check the address", "target"),
         ("no TLS connection (self-signed)", "REQUESTS_CA_BUNDLE"),
         ("HTTP 404", "not an AgentScope backend"),
         ("the host name cannot be resolved", "host name is not known"),

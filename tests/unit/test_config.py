@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeClient, Config, ConfigurationError, Tracker, create_tracker
-from agentscope.config import CHECKS, check_api_key, check_base_url, env_name, from_env
+from agentscope.checks import check_api_key, check_base_url
+from agentscope.config import CHECKS, env_name, from_env
+from agentscope.destinations import AgentScopeExporter, OTLPExporter
 
 KEY = "ask_do_not_tell_anyone"
 
@@ -35,6 +37,13 @@ GOOD: dict[str, tuple[Any, Any, str | None, Any]] = {
     "max_payload_bytes": (512, 512, "256", 256),
     "max_connections": (1, 1, "64", 64),
     "shutdown_timeout": (0, 0.0, "600", 600.0),
+    "max_retries": (0, 0, "7", 7),
+    "retry_delay": (2, 2.0, "0.1", 0.1),
+    "protocol": ("OTLP", "otlp", "agentscope", "agentscope"),
+    "endpoint": ("http://a.example:4318/", "http://a.example:4318", "http://b.example", "http://b.example"),
+    "headers": ({"a": "1"}, {"a": "1"}, "a=1,b=2=3", {"a": "1", "b": "2=3"}),
+    "service_name": (" shop ", "shop", "till", "till"),
+    "exporters": ([OTLPExporter()], None, None, None),
     "redact": (["a+"], ("a+",), "false", False),
     "on_drop": (drop, drop, None, None),
 }
@@ -56,13 +65,25 @@ def test_every_option_is_in_the_table_of_this_test() -> None:
     assert set(GOOD) == {item.name for item in fields(Config)} == set(CHECKS)
 
 
-@pytest.mark.parametrize("option", GOOD)
+@pytest.mark.parametrize("option", [option for option in GOOD if option != "exporters"])
 def test_an_option_that_is_not_given_has_its_default(option: str) -> None:
-    default = next(item.default for item in fields(Config) if item.name == option)
+    default = getattr(Config(), option)
     assert getattr(load(), option) == (KEY if option == "api_key" else default)
 
 
-@pytest.mark.parametrize("option", GOOD)
+def test_without_exporters_everything_goes_to_the_one_backend_that_is_named() -> None:
+    assert load(base_url="http://a.test").exporters == (AgentScopeExporter(api_key=KEY, base_url="http://a.test"),)
+    told = Config.load({"protocol": "otlp", "endpoint": "http://b.test", "headers": {"x": "1"}}, {})
+    (exporter,) = told.exporters
+    assert (exporter.url, exporter.secrets) == ("http://b.test/v1/traces", ("1",))
+
+
+def test_an_agentscope_exporter_takes_what_it_lacks_from_the_tracker() -> None:
+    (exporter,) = load(base_url="http://a.test", exporters=[AgentScopeExporter(timeout=3)]).exporters
+    assert exporter == AgentScopeExporter(api_key=KEY, base_url="http://a.test", timeout=3)
+
+
+@pytest.mark.parametrize("option", [option for option in GOOD if option != "exporters"])
 def test_an_argument_counts_before_the_environment(option: str) -> None:
     argument, expected, other, _ = GOOD[option]
     assert getattr(load({env_name(option): other or "ignored"}, **{option: argument}), option) == expected
@@ -123,6 +144,19 @@ BAD: list[tuple[str, Any, str]] = [
     ("max_payload_bytes", 255, "a whole number from 256"),
     ("max_connections", 0, "a whole number from 1 to 64"),
     ("shutdown_timeout", -1, "a number from 0 to 600"),
+    ("max_retries", -1, "a whole number from 0"),
+    ("retry_delay", 61, "a number from 0 to 60"),
+    ("protocol", "grpc", "one of agentscope, otlp, not 'grpc'"),
+    ("protocol", 1, "one of agentscope, otlp, not 1"),
+    ("endpoint", "collector:4317", "an http:// or https:// URL"),
+    ("headers", ["a"], "a mapping of header names to values, not list"),
+    ("headers", {"a b": "1"}, "a name that is not a header's"),
+    ("headers", {"a": "1\n2"}, "a value for a that is not one line"),
+    ("headers", {"a": 1}, "a value for a that is not one line"),
+    ("service_name", " ", "a str that is not empty"),
+    ("exporters", [], "at least one"),
+    ("exporters", ["otlp"], "a list of AgentScopeExporter"),
+    ("exporters", OTLPExporter(), "a list of AgentScopeExporter"),
     ("redact", 5, "a callable, or a sequence of regular expressions"),
     ("redact", "secret", "a callable, or a sequence of regular expressions"),
     ("redact", ["ok", 5], "a sequence of regular expressions"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.protocols.agentscope import strict_json
+from agentscope.protocols import strict_json
 from agentscope.protocols.agentscope.decode import (
     Batch,
     DecodeError,

@@ -15,11 +15,13 @@ PUBLIC = [
     "APIError",
     "AgentScopeClient",
     "AgentScopeError",
+    "AgentScopeExporter",
     "AuthenticationError",
     "Config",
     "ConfigurationError",
     "FlushResult",
     "JSONDict",
+    "OTLPExporter",
     "Run",
     "RunConfig",
     "RunResponse",
@@ -30,6 +32,7 @@ PUBLIC = [
     "StepConfig",
     "StepType",
     "Tracker",
+    "VoltAgentExporter",
     "__version__",
     "create_tracker",
 ]
@@ -134,7 +137,7 @@ def public_callables() -> list[str]:
 
 @pytest.mark.parametrize("name", public_callables())
 def test_every_public_class_function_and_method_is_documented(name: str) -> None:
-    documentation = vars(find(name)).get("__doc__") if inspect.isclass(find(name)) else find(name).__doc__
+    documentation = vars(find(name)).get("__doc__") if inspect.isclass(find(name)) else inspect.getdoc(find(name))
     assert documentation
     assert not re.match(rf"{name}\(", documentation), "this is what a dataclass writes by itself"
 

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from ...events import Event
 from .. import Batch, Lane, Outcome
-from .batch import BatchLane, BatchState
+from ..joining import by_run, joined
+from ..pieces import PieceState
+from .batch import BatchLane
 from .classic import ClassicLane, ClassicState
 
 __all__ = ["BATCH", "CLASSIC", "AgentScopeProtocol"]
@@ -24,7 +26,7 @@ class AgentScopeProtocol:
 
     def __init__(self, *, largest_body: int, compress: bool) -> None:
         self.name: str | None = None
-        self.batch = BatchState(compress, largest_body)
+        self.batch = PieceState(compress, largest_body)
         self.classic = ClassicState()
 
     def warm_up(self) -> None:
@@ -43,6 +45,8 @@ class AgentScopeDelivery:
         self._total = Outcome()
         self._batch_lane: BatchLane | None = None
         self._classic_lanes: list[ClassicLane] | None = None
+        self._covered: dict[int, tuple[int, ...]] = {}
+        """What the classic calls send as one record: its `seq`, and that of all events it was joined from."""
 
     @property
     def outcome(self) -> Outcome:
@@ -52,11 +56,12 @@ class AgentScopeDelivery:
             if any(lane.outcome.delivered for lane in self._classic_lanes):
                 protocol.name = CLASSIC
             for lane in self._classic_lanes:
-                self._total.add(lane.outcome)
+                self._total.add(self._uncovered(lane.outcome))
             self._classic_lanes = None
         elif self._total.delivered:
             protocol.name = BATCH
-        if len(self._total.delivered) + len(self._total.dropped) == len(self._batch.events):
+        settled = {*self._total.delivered, *self._total.parked, *(dropped.seq for dropped in self._total.dropped)}
+        if all(event.seq in settled for event in self._batch.events):
             # What went wrong on the way has been overcome.
             self._total.problem = self._total.kind = self._total.retry_after = None
         return self._total
@@ -73,11 +78,11 @@ class AgentScopeDelivery:
         return ()
 
     def _by_run(self) -> list[ClassicLane]:
-        runs: dict[str, list[Event]] = {}
         settled = {*self._total.delivered, *(dropped.seq for dropped in self._total.dropped)}
-        for event in self._batch.events:
-            if event.seq not in settled:
-                runs.setdefault(event.run_id, []).append(event)
+        # There is no call for the start of a step: it waits for its end.
+        wholes, self._total.parked = joined(self._batch, runs=False)
+        self._covered = {whole.event.seq: whole.seqs for whole in wholes}
+        runs = by_run(whole.event for whole in wholes if whole.event.seq not in settled)
         classic, suspects = self._protocol.classic, self._batch.suspects
 
         def is_stuck(events: list[Event]) -> bool:
@@ -85,4 +90,10 @@ class AgentScopeDelivery:
             return suspect is not None and not suspect.is_ripe(classic.accepted)
 
         # Where the time is up after few requests, a run that the platform stumbles over must not be the first for ever.
-        return [ClassicLane(classic, self._batch, events) for events in sorted(runs.values(), key=is_stuck)]
+        return [ClassicLane(classic, self._batch, events) for events in sorted(runs, key=is_stuck)]
+
+    def _uncovered(self, found: Outcome) -> Outcome:
+        """A verdict on a record is one on every event that it was joined from."""
+        found.delivered = [seq for record in found.delivered for seq in self._covered[record]]
+        found.dropped = [dropped._replace(seq=seq) for dropped in found.dropped for seq in self._covered[dropped.seq]]
+        return found

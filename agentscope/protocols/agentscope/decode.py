@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeGuard
 
 from agentscope.events import EVENT_TYPES, RUN_END, RUN_START, RUN_UPDATE, STEP
-from agentscope.protocols.agentscope.strict_json import (
+from agentscope.protocols.strict_json import (
     MAX_DEPTH,
     DecodeError,
     deeper_than,
@@ -169,26 +169,26 @@ def _patch(event: Any, session_id: str, dump: Callable[[Any], str]) -> Patch:
     event.pop("session_id", None)  # the envelope's is the one that counts
     get = event.get
     event_id, run_id, step_id, kind, seq = get("id"), get("run_id"), get("step_id"), get("type"), get("seq")
-    if not _is_id(event_id):
+    if not is_id(event_id):
         raise _Rejected(f"id must be {_AN_ID}")
-    if not _is_id(run_id):
+    if not is_id(run_id):
         raise _Rejected(f"run_id must be {_AN_ID}")
     if type(kind) is not str or kind not in EVENT_TYPES:
         raise _Rejected("type must be one of " + ", ".join(sorted(EVENT_TYPES)))
     if kind in _RUN_TYPES:
         if step_id is not None:
             raise _Rejected(f"an event of type {kind} names no step")
-    elif not _is_id(step_id):
+    elif not is_id(step_id):
         raise _Rejected(f"step_id must be {_AN_ID}")
     parent_id = get("parent_id")
-    if parent_id is not None and not _is_id(parent_id):
+    if parent_id is not None and not is_id(parent_id):
         raise _Rejected(f"parent_id must be null or {_AN_ID}")
     if type(seq) is not int or not 0 <= seq <= MAX_SEQ:
         raise _Rejected("seq must be a whole number from 0 to 2^63 - 1")
     time = get("time")
     if type(time) is not str:
         raise _Rejected("time must be an RFC 3339 time")
-    wrong = _check_fields(event)
+    wrong = check_fields(event)
     if wrong:
         raise _Rejected(wrong)
     try:
@@ -206,7 +206,7 @@ def _patch(event: Any, session_id: str, dump: Callable[[Any], str]) -> Patch:
     return Patch(event_id, kind, run_id, step_id, time, session_id, seq, event, body)
 
 
-def _check_fields(fields: dict[str, Any]) -> str | None:
+def check_fields(fields: dict[str, Any]) -> str | None:
     """Check the fields whose type is fixed, and bring times into their normal form. The answer says what is wrong."""
     for name in fields.keys() & _EXPECTED.keys():
         value = fields[name]
@@ -238,7 +238,7 @@ def _classic_fields(body: bytes, allowed: tuple[str, ...]) -> dict[str, Any]:
     if deeper_than(document, MAX_DEPTH):
         too_deep()
     fields = {name: document[name] for name in allowed if document.get(name) is not None}
-    wrong = _check_fields(fields)
+    wrong = check_fields(fields)
     if wrong:
         raise DecodeError(422, f"{wrong}.")
     try:
@@ -258,12 +258,12 @@ def _classic(
 
 def _envelope_id(document: dict[str, Any], name: str) -> str:
     value = document.get(name)
-    if not _is_id(value) or not is_text(value):
+    if not is_id(value) or not is_text(value):
         raise DecodeError(422, f"{name} must be {_AN_ID}.")
     return value
 
 
-def _is_id(value: object) -> TypeGuard[str]:
+def is_id(value: object) -> TypeGuard[str]:
     return type(value) is str and 0 < len(value) <= MAX_ID and "\0" not in value
 
 
@@ -275,7 +275,7 @@ def _dropped(reports: Any) -> dict[str, int]:
         raise DecodeError(422, "dropped must be a list.")
     for report in reports:
         reason, count = (report.get("reason"), report.get("count")) if isinstance(report, dict) else (None, None)
-        if not _is_id(reason) or not is_text(reason):
+        if not is_id(reason) or not is_text(reason):
             raise DecodeError(422, f"reason must be {_AN_ID}, in each item of dropped.")
         if type(count) is not int or not 0 <= count <= 1 << 53:
             raise DecodeError(422, "count must be a whole number from 0 to 2^53, in each item of dropped.")

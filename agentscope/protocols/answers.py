@@ -1,11 +1,11 @@
-"""What an answer means, for both AgentScope protocols. Facts from HTTP and from what deployed platforms were seen to do."""
+"""What an answer means, for every protocol. Facts from HTTP and from what deployed platforms were seen to do."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from .. import BUSY, MISPLACED, REFUSED, UNAUTHORIZED, Failure, Outcome, Response
+from . import BUSY, MISPLACED, REFUSED, UNAUTHORIZED, Failure, Outcome, Response
 
 GONE = frozenset({404, 405})
 UNACCEPTABLE = frozenset({400, 415, 422})
@@ -29,15 +29,15 @@ def note_refusal(outcome: Outcome, response: Response) -> None:
     status = response.status
     retry_after = response.headers.get("retry-after")
     if status in (401, 403):
-        fail(outcome, UNAUTHORIZED, f"the backend refuses the API key (HTTP {status}): check api_key")
+        fail(outcome, UNAUTHORIZED, f"the backend refuses the API key (HTTP {status}): check the key")
     elif 300 <= status < 400:
-        fail(outcome, MISPLACED, f"the backend redirects (HTTP {status}), which is never followed: check base_url")
+        fail(outcome, MISPLACED, f"the backend redirects (HTTP {status}), which is never followed: check the address")
     elif status in RETRIED or status >= 500:
         fail(outcome, BUSY, f"the backend answers HTTP {status}", retry_after)
     elif 200 <= status < 300:
-        fail(outcome, BUSY, f"the backend's answer (HTTP {status}) is not an acknowledgement: check base_url")
+        fail(outcome, BUSY, f"the backend's answer (HTTP {status}) is not an acknowledgement: check the address")
     else:
-        fail(outcome, MISPLACED, f"the backend answers HTTP {status}: check base_url")
+        fail(outcome, MISPLACED, f"the backend answers HTTP {status}: check the address")
 
 
 def json_object(response: Response) -> dict[str, Any] | None:
@@ -52,7 +52,7 @@ def json_object(response: Response) -> dict[str, Any] | None:
 def detail(response: Response) -> str:
     """One printable, bounded sentence of why a record was refused; a backend may write anything at all there."""
     value = json_object(response)
-    text: object = value.get("detail") if value else None
+    text: object = (value.get("detail") or value.get("message")) if value else None
     if isinstance(text, list) and text and isinstance(text[0], dict):
         text = text[0].get("msg")  # the usual shape of a validation error
     return clean(f"HTTP {response.status} {text if isinstance(text, str) else ''}")

@@ -1,4 +1,4 @@
-"""Pieces of JSON that both AgentScope protocols are made of."""
+"""Pieces of JSON that protocols are made of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from ...events import Event, Session
+from ..events import Event, Session
 
 dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 """Strict and compact; what it gives still has to be encoded as UTF-8."""

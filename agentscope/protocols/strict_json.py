@@ -28,14 +28,19 @@ class DecodeError(ValueError):
         self.status = status
 
 
+def weigh(body: bytes) -> None:
+    """Raise `DecodeError` (413) for a body whose JSON, wherever it stands in there, would cost too much as Python values."""
+    if len(body) > LIGHT_BODY and body.count(b",") + 2 * body.count(b"[") + 3 * body.count(b"{") > MAX_WEIGHT:
+        raise DecodeError(413, "The body holds too many values; send it in parts.")
+
+
 def parse(body: bytes) -> tuple[Any, Callable[[Any], str]]:
     """The document, and what turns a part of it back into JSON text.
 
     That function raises `ValueError` for what JSON or UTF-8 cannot hold, `RecursionError` for too much depth. Raises
     `DecodeError`: 400 for what is not strict JSON, 413 for too many values.
     """
-    if len(body) > LIGHT_BODY and body.count(b",") + 2 * body.count(b"[") + 3 * body.count(b"{") > MAX_WEIGHT:
-        raise DecodeError(413, "The body holds too many values; send it in parts.")
+    weigh(body)
     if orjson is not None:
         try:
             return orjson.loads(body), _dump_quick

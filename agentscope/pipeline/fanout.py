@@ -1,0 +1,103 @@
+"""Several pipelines that look like one: every event goes to all of them, and none waits for another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from ..types import FlushResult, Stats
+from . import Pipeline, clock
+
+_SUMS = (
+    "accepted",
+    "delivered",
+    "spooled",
+    "pending",
+    "unfinished",
+    "queued_bytes",
+    "duplicates",
+    "possibly_duplicated",
+    "payloads_shed",
+    "sampled_out",
+    "attempts",
+)
+
+
+class FanOut:
+    """Has each pipeline's queue bound, retry and counts; its own counts are their sums."""
+
+    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
+        self._pipelines = tuple(pipelines)
+        self._first = self._pipelines[0]
+
+    @property
+    def closed(self) -> bool:
+        return self._first.closed
+
+    def new_step_id(self) -> str:
+        """A UUID."""
+        return self._first.new_step_id()
+
+    def put(self, *event: Any, **more: Any) -> bool:
+        """Enqueue one event everywhere, as `Pipeline.put` does. True if any of them accepted it."""
+        taken = [pipeline.put(*event, **more) for pipeline in self._pipelines]
+        return any(taken)
+
+    def flush(self, timeout: float) -> FlushResult:
+        """Wait until all that was accepted before is settled everywhere, for `timeout` seconds at most."""
+        waits = [pipeline.begin_flush() for pipeline in self._pipelines]
+        return self._all(waits, timeout)
+
+    def shutdown(self, timeout: float) -> FlushResult:
+        """`Pipeline.shutdown` of all at the same time."""
+        for pipeline in self._pipelines:
+            pipeline.ask_to_stop(timeout)
+        return self._all([pipeline.shutdown for pipeline in self._pipelines], timeout)
+
+    def call_before_stop(self, hook: Callable[[], object]) -> None:
+        """`Pipeline.call_before_stop`, of whichever stops first."""
+        for pipeline in self._pipelines:
+            pipeline.call_before_stop(hook)
+
+    def retire(self) -> None:
+        for pipeline in self._pipelines:
+            pipeline.retire()
+
+    def misused(self, kind: str, message: str) -> None:
+        """Count a call that could not be recorded as it was meant, once, and say so once."""
+        self._first.misused(kind, message)
+
+    def sampled_out(self) -> None:
+        for pipeline in self._pipelines:
+            pipeline.sampled_out()
+
+    def stats(self) -> Stats:
+        """Sums over all, and each by itself in `exporters`."""
+        each = tuple(pipeline.stats() for pipeline in self._pipelines)
+        sums: dict[str, Any] = {name: sum(getattr(stats, name) for stats in each) for name in _SUMS}
+        return Stats(
+            **sums,
+            dropped=_added(stats.dropped for stats in each),
+            misused=_added(stats.misused for stats in each),
+            protocol=", ".join(stats.protocol for stats in each if stats.protocol) or None,
+            problem=next((stats.problem for stats in each if stats.problem), None),
+            exporters=each,
+        )
+
+    def _all(self, waits: Iterable[Callable[[float], FlushResult]], timeout: float) -> FlushResult:
+        end = clock.monotonic() + timeout
+        results = [wait(max(end - clock.monotonic(), 0.0)) for wait in waits]
+        return FlushResult(
+            pending=sum(result.pending for result in results),
+            dropped=sum(result.dropped for result in results),
+            problem=next((result.problem for result in results if result.problem), None),
+        )
+
+
+def _added(parts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    totals: dict[str, int] = {}
+    for part in parts:
+        for name, number in part.items():
+            totals[name] = totals.get(name, 0) + number
+    return MappingProxyType(totals)

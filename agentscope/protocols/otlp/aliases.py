@@ -1,0 +1,263 @@
+"""Every name under which spans of others tell what we know.
+
+These are the GenAI conventions of each year, OpenInference, VoltOps, OpenLLMetry (`traceloop.*`), Langfuse, MLflow, Pydantic AI,
+Google ADK, the Vercel AI SDK and MCP.
+
+The names were taken from the packages that write them and from the backends that read them. The first that is there counts.
+"""
+
+from __future__ import annotations
+
+INPUTS = (
+    "langfuse.observation.input",
+    "input.value",
+    "gen_ai.input.messages",
+    "input",
+    "gen_ai.tool.call.arguments",
+    "tool_arguments",
+    "traceloop.entity.input",
+    "mlflow.spanInputs",
+    "llm.messages",
+    "agent.messages",
+    "ai.prompt.messages",
+    "ai.prompt",
+    "ai.toolCall.args",
+    "ai.value",
+    "gcp.vertex.agent.tool_call_args",
+    "gcp.vertex.agent.llm_request",
+    "gen_ai.retrieval.query.text",
+    "gen_ai.memory.query.text",
+    "reranker.query",
+    "mcp.request.argument",
+    "gen_ai.task.input",
+    "langfuse.trace.input",
+    "gen_ai.prompt",
+    "prompt",
+)
+OUTPUTS = (
+    "langfuse.observation.output",
+    "output.value",
+    "gen_ai.output.messages",
+    "output",
+    "gen_ai.tool.call.result",
+    "tool_response",
+    "final_result",
+    "traceloop.entity.output",
+    "mlflow.spanOutputs",
+    "ai.response.text",
+    "ai.response.object",
+    "ai.response.toolCalls",
+    "ai.result.text",
+    "ai.result.object",
+    "ai.toolCall.result",
+    "gcp.vertex.agent.tool_response",
+    "gcp.vertex.agent.llm_response",
+    "gen_ai.retrieval.documents",
+    "gen_ai.memory.records",
+    "mcp.response.value",
+    "gen_ai.task.output",
+    "langfuse.trace.output",
+    "gen_ai.completion",
+)
+ALL_JSON = frozenset({"mlflow.spanInputs", "mlflow.spanOutputs", "mlflow.spanType"})
+"""Attributes whose text is JSON even where it is only a string or a number."""
+CONVERSATIONS = ("pydantic_ai.all_messages", "all_messages_events")
+"""Everything that an agent was told and said, as one list."""
+
+INPUT_LISTS = (
+    "llm.input_messages",
+    "gen_ai.prompt",
+    "llm.prompts",
+    "reranker.input_documents",
+    "embedding.embeddings",
+    "input.documents",
+)
+OUTPUT_LISTS = (
+    "retrieval.documents",
+    "llm.output_messages",
+    "gen_ai.completion",
+    "llm.choices",
+    "reranker.output_documents",
+    "output.documents",
+)
+"""Lists that were flattened: `llm.input_messages.0.message.role`."""
+
+TOKENS = {
+    "input": (
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.prompt_tokens",
+        "llm.token_count.prompt",
+        "llm.usage.prompt_tokens",
+        "llm.usage.input_tokens",
+        "usage.prompt_tokens",
+        "usage.input_tokens",
+        "ai.usage.inputTokens",
+        "ai.usage.promptTokens",
+        "gen_ai.aggregated_usage.input_tokens",
+    ),
+    "output": (
+        "gen_ai.usage.output_tokens",
+        "gen_ai.usage.completion_tokens",
+        "llm.token_count.completion",
+        "llm.usage.completion_tokens",
+        "llm.usage.output_tokens",
+        "usage.completion_tokens",
+        "usage.output_tokens",
+        "ai.usage.outputTokens",
+        "ai.usage.completionTokens",
+        "gen_ai.aggregated_usage.output_tokens",
+    ),
+    "total": (
+        "gen_ai.usage.total_tokens",
+        "llm.token_count.total",
+        "llm.usage.total_tokens",
+        "usage.total_tokens",
+        "ai.usage.totalTokens",
+        "ai.usage.tokens",
+        "gen_ai.aggregated_usage.total_tokens",
+    ),
+    "cached": (
+        "gen_ai.usage.cache_read.input_tokens",
+        "gen_ai.usage.cache_read_input_tokens",
+        "gen_ai.usage.cache_read_tokens",
+        "gen_ai.usage.cached_input_tokens",
+        "gen_ai.usage.cached_tokens",
+        "llm.token_count.prompt_details.cache_read",
+        "llm.usage.cached_tokens",
+        "llm.usage.cache_read_input_tokens",
+        "usage.cached_tokens",
+        "ai.usage.cachedInputTokens",
+        "gen_ai.aggregated_usage.cache_read.input_tokens",
+        "gen_ai.usage.details.cache_read_input_tokens",
+        "gen_ai.usage.details.cache_read_tokens",
+        "gen_ai.usage.details.cached_tokens",
+    ),
+    "cache_write": (
+        "gen_ai.usage.cache_write.input_tokens",
+        "gen_ai.usage.cache_creation.input_tokens",
+        "gen_ai.usage.cache_write_input_tokens",
+        "gen_ai.usage.cache_creation_input_tokens",
+        "gen_ai.usage.cache_write_tokens",
+        "gen_ai.usage.cache_creation_tokens",
+        "llm.token_count.prompt_details.cache_write",
+        "llm.usage.cache_creation_input_tokens",
+        "gen_ai.aggregated_usage.cache_write.input_tokens",
+        "gen_ai.aggregated_usage.cache_creation.input_tokens",
+        "gen_ai.usage.details.cache_creation_input_tokens",
+        "gen_ai.usage.details.cache_write_tokens",
+    ),
+    "reasoning": (
+        "gen_ai.usage.reasoning.output_tokens",
+        "gen_ai.usage.reasoning_tokens",
+        "llm.token_count.completion_details.reasoning",
+        "llm.usage.reasoning_tokens",
+        "usage.reasoning_tokens",
+        "ai.usage.reasoningTokens",
+        "gen_ai.aggregated_usage.reasoning.output_tokens",
+        "gen_ai.usage.details.reasoning_tokens",
+    ),
+}
+USAGE_OBJECTS = ("langfuse.observation.usage_details", "mlflow.chat.tokenUsage")
+"""Counts as one JSON object."""
+
+MODELS = (
+    "gen_ai.response.model",
+    "gen_ai.request.model",
+    "llm.response.model_name",
+    "llm.model_name",
+    "llm.request.model_name",
+    "llm.model",
+    "embedding.model_name",
+    "reranker.model_name",
+    "langfuse.observation.model.name",
+    "ai.response.model",
+    "ai.model.id",
+    "ai.model.name",
+    "model.name",
+    "model_name",
+    "mlflow.llm.model",
+)
+PROVIDERS = (
+    "gen_ai.provider.name",
+    "gen_ai.system",
+    "llm.provider",
+    "llm.system",
+    "ai.model.provider",
+    "mlflow.llm.provider",
+)
+FINISH_REASONS = (
+    "gen_ai.response.finish_reasons",
+    "gen_ai.response.finish_reason",
+    "gen_ai.response.stop_reason",
+    "llm.response.finish_reason",
+    "llm.response.stop_reason",
+    "llm.finish_reason",
+    "ai.response.finishReason",
+    "ai.response.finish_reason",
+)
+
+TOOL_NAMES = ("gen_ai.tool.name", "tool.name", "ai.toolCall.name", "traceloop.entity.name", "mcp.tool.name")
+AGENT_NAMES = (
+    "subagent.name",
+    "gen_ai.agent.name",
+    "agent.name",
+    "agent_name",
+    "entity.name",
+    "gen_ai.workflow.name",
+    "traceloop.entity.name",
+)
+"""VoltAgent's sub-agents carry their parent's `entity.name`, so the first comes first."""
+RETRIEVER_NAMES = ("retriever.name", "gen_ai.data_source.id", "traceloop.entity.name")
+OTHER_NAMES = ("traceloop.entity.name", "gen_ai.workflow.name", "workflow.step.name")
+
+USERS = (
+    "user.id",
+    "enduser.id",
+    "langfuse.user.id",
+    "gen_ai.user",
+    "llm.user",
+    "traceloop.association.properties.user_id",
+    "ai.telemetry.metadata.userId",
+)
+SESSIONS = (
+    "gen_ai.conversation.id",
+    "conversation.id",
+    "session.id",
+    "langfuse.session.id",
+    "traceloop.association.properties.session_id",
+    "traceloop.association.properties.conversation_id",
+    "voltagent.conversation_id",
+    "gcp.vertex.agent.session_id",
+    "ai.telemetry.metadata.sessionId",
+)
+TAGS = ("tag.tags", "langfuse.trace.tags", "langfuse.tags", "ai.telemetry.metadata.tags")
+OF_RUN = (*USERS, *SESSIONS, *TAGS)
+"""What tells of the whole run, on whatever span it stands."""
+
+ERROR_TYPES = ("error.type", "error.name")
+ERROR_MESSAGES = ("error.message", "langfuse.observation.status_message")
+ERROR_TRACES = ("error.stack",)
+
+META_OBJECTS = ("metadata", "langfuse.observation.metadata")
+META_PREFIXES = ("langfuse.observation.metadata.", "traceloop.association.properties.", "ai.telemetry.metadata.")
+TRACE_META_OBJECTS = ("langfuse.trace.metadata",)
+TRACE_META_PREFIXES = ("langfuse.trace.metadata.",)
+
+NOISE = frozenset(
+    {
+        "openinference.span.kind",
+        "span.type",
+        "gen_ai.operation.name",
+        "traceloop.span.kind",
+        "mlflow.spanType",
+        "langfuse.observation.type",
+        "langsmith.span.kind",
+        "llm.request.type",
+        "ai.operationId",
+        "input.mime_type",
+        "output.mime_type",
+        "logfire.json_schema",
+        "mlflow.traceRequestId",
+    }
+)
+"""What says nothing more once a span has been understood."""

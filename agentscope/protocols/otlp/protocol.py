@@ -1,0 +1,217 @@
+"""OTLP over HTTP: runs and steps as spans, for every OpenTelemetry backend.
+
+The format is WIRE.md section 4, https://opentelemetry.io/docs/specs/otlp/#otlphttp. A span is sent once, when its run or step is
+over: events of those that go on are parked until then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from ...events import Event
+from ...version import __version__
+from .. import BUSY, MISPLACED, Batch, Lane, Outcome, Response
+from ..answers import clean, fail, json_object, note_refusal
+from ..ids import span_id_of
+from ..joining import joined
+from ..pieces import PieceLane, PieceState
+from . import json_form, protobuf
+from .rules import Form
+from .spans import Value
+from .writing import span_of
+
+__all__ = ["OTLP", "OTLPLane", "OTLPProtocol", "OTLPState"]
+
+OTLP = "otlp"
+SCOPE = "agentscope"
+"""The name of the instrumentation scope that our spans come from."""
+_FORMS: Mapping[str, Form] = {"protobuf": protobuf, "json": json_form}
+_SPAN_ID = re.compile(r"\b[0-9a-f]{16}\b")
+
+
+class OTLPState(PieceState):
+    """What is learnt of an OTLP backend, for as long as the process lives.
+
+    path: what follows the transport's base URL. encoding: `protobuf` or `json`; the other is tried where it is refused.
+    compress: whether bodies are sent as gzip, which every OTLP backend has to know. resource: what the spans come from.
+    voltops: it is VoltAgent's, which has names of its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        encoding: str,
+        compress: bool,
+        largest_body: int,
+        resource: Mapping[str, Value],
+        voltops: bool = False,
+    ) -> None:
+        super().__init__(compress, largest_body)
+        self.path = path
+        self.voltops = voltops
+        self.resource: Mapping[str, Value] = {
+            **resource,
+            "telemetry.sdk.name": "agentscope",
+            "telemetry.sdk.language": "python",
+            "telemetry.sdk.version": __version__,
+        }
+        self.form = encoding
+        self.refused: set[str] = set()
+        """The encodings that the backend answered 415 to."""
+        self._zips = compress
+        if compress:
+            self.encoding = "gzip"
+
+    def learn(self, response: Response) -> None:
+        """An OTLP backend announces nothing: gzip is used until it is refused."""
+
+    def pack(self, body: bytes, content_type: str) -> tuple[bytes, dict[str, str]]:
+        packed, headers = super().pack(body, content_type)
+        return packed, {**headers, "Accept": content_type}
+
+    def other_form(self) -> bool:
+        """The backend does not take this encoding: change to the other. False if that was refused as well."""
+        self.refused.add(self.form)
+        left = sorted(_FORMS.keys() - self.refused)
+        if not left:
+            self.refused.clear()  # what is refused today may be mended tomorrow
+            return False
+        self.form = left[0]
+        if self._zips:  # it was given up before it was known what the backend refuses
+            self.compress, self.encoding = True, "gzip"
+        return True
+
+
+class OTLPProtocol:
+    """A backend that speaks OTLP only."""
+
+    def __init__(self, state: OTLPState) -> None:
+        self._state = state
+        self.name: str | None = None
+
+    def warm_up(self) -> None:
+        self._state.warm_up()
+
+    def begin(self, batch: Batch) -> OTLPDelivery:
+        return OTLPDelivery(self, self._state, batch)
+
+
+class OTLPDelivery:
+    """One attempt at a batch: one lane."""
+
+    def __init__(self, protocol: OTLPProtocol, state: OTLPState, batch: Batch) -> None:
+        self._protocol = protocol
+        self._batch = batch
+        self._outcome = Outcome()
+        self._lane: OTLPLane | None = OTLPLane(state, batch, self._outcome)
+        self._begun = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the lane found."""
+        outcome = self._outcome
+        if outcome.delivered:
+            self._protocol.name = OTLP
+        settled = {*outcome.delivered, *outcome.parked, *(dropped.seq for dropped in outcome.dropped)}
+        if all(event.seq in settled for event in self._batch.events):
+            outcome.problem = outcome.kind = outcome.retry_after = None
+        return outcome
+
+    def lanes(self) -> Sequence[Lane]:
+        if self._begun or self._lane is None:
+            if self._lane is not None and self._lane.unsupported:
+                fail(self._outcome, MISPLACED, "there is no OTLP endpoint for traces at this address: check it")
+            return ()
+        self._begun = True
+        return (self._lane,)
+
+
+class OTLPLane(PieceLane):
+    """Delivers the spans of a batch, and parks the events of what goes on."""
+
+    _state: OTLPState
+
+    def __init__(self, state: OTLPState, batch: Batch, outcome: Outcome) -> None:
+        wholes, waiting = joined(batch)
+        self._all = [(whole.event, whole.seqs) for whole in wholes]
+        outcome.parked += waiting
+        super().__init__(state, batch, outcome)
+
+    @property
+    def _path(self) -> str:
+        return self._state.path
+
+    @property
+    def _form(self) -> Form:
+        return _FORMS[self._state.form]
+
+    @property
+    def _content_type(self) -> str:
+        return self._form.CONTENT_TYPE
+
+    def _wholes(self) -> Iterable[tuple[Event, tuple[int, ...]]]:
+        return self._all
+
+    def _item(self, event: Event) -> bytes:
+        return self._form.encode_span(span_of(event, voltops=self._state.voltops))
+
+    def _body(self, piece: Sequence[int]) -> bytes:
+        spans = [self._items[seq] for seq in piece]
+        return self._form.encode_request(spans, self._state.resource, SCOPE, __version__)
+
+    def _unsupported_media(self) -> bool:
+        if super()._unsupported_media():
+            return True  # it may have been the compression
+        if not self._state.other_form():
+            return False
+        for seq, event in self._events.items():
+            self._items[seq] = self._item(event)
+        return True
+
+    def _acknowledge(self, reply: Response) -> None:
+        answer = _partial_success(reply)
+        if answer is None:
+            self._stop()
+            note_refusal(self._outcome, reply)
+            return
+        rejected, message = answer
+        if not 0 <= rejected <= len(self._sent):
+            self._stop()
+            fail(self._outcome, BUSY, f"the backend rejects {rejected} of {len(self._sent)} spans, which cannot be")
+            return
+        refused = self._blamed(rejected, message)
+        for seq in refused:
+            self._drop(seq, "rejected", clean(message) or "no reason given")
+        self._deliver(seq for seq in self._sent if seq not in refused)
+        self._confirm(len(self._sent))
+
+    def _blamed(self, number: int, message: str) -> set[int]:
+        """Which spans were rejected. OTLP tells only how many: the message may name them, as our own receiver's does.
+
+        Where it doesn't, any of them stand for the number, so that at least the counts are right.
+        """
+        if not number:
+            return set()
+        named = set(_SPAN_ID.findall(message))
+        blamed = [seq for seq in self._sent if _span_id(self._events[seq]) in named] if named else []
+        others = [seq for seq in reversed(self._sent) if seq not in blamed]
+        return set([*blamed, *others][:number])
+
+
+def _span_id(event: Event) -> str:
+    return span_id_of(event.run_id if event.step_id is None else event.step_id)
+
+
+def _partial_success(reply: Response) -> tuple[int, str] | None:
+    """(number of rejected spans, why) of an answer of success; None if it is none of OTLP."""
+    kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == protobuf.CONTENT_TYPE:
+        return protobuf.decode_response(reply.body)
+    if not reply.body.strip():
+        return 0, ""
+    if kind in ("", json_form.CONTENT_TYPE):
+        # Some backends answer in JSON of their own to whatever was sent.
+        return json_form.decode_response(reply.body) or (None if json_object(reply) is None else (0, ""))
+    return protobuf.decode_response(reply.body) if kind == "application/octet-stream" else None

@@ -1,0 +1,59 @@
+"""Spans as values, between the events of this package and the two encodings of OTLP.
+
+The format is opentelemetry-proto's `ExportTraceServiceRequest` (opentelemetry/proto/collector/trace/v1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Union
+
+Value = Union[str, bool, int, float, bytes, None, Sequence["Value"], Mapping[str, "Value"]]  # noqa: UP007
+"""What an attribute may hold (`AnyValue`); None is an empty one."""
+
+INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5
+"""Kinds of a span; 0 is unspecified."""
+UNSET, OK, ERROR = 0, 1, 2
+"""Codes of a span's status."""
+
+
+class SpanEvent(NamedTuple):
+    name: str
+    time_ns: int
+    attributes: Mapping[str, Value]
+
+
+class Span(NamedTuple):
+    """One span. Times are in nanoseconds since the epoch; `end_ns` 0 means that it has not ended."""
+
+    trace_id: str
+    """32 hexadecimal digits, lower case."""
+    span_id: str
+    """16 hexadecimal digits, lower case."""
+    parent_span_id: str
+    """As `span_id`; empty for a root."""
+    name: str
+    kind: int
+    start_ns: int
+    end_ns: int
+    attributes: Mapping[str, Value]
+    status: int = UNSET
+    status_message: str = ""
+    events: Sequence[SpanEvent] = ()
+    trace_state: str = ""
+
+
+class Unreadable(NamedTuple):
+    """A span that cannot be stored. `span_id` as it came, or empty."""
+
+    span_id: str
+    reason: str
+
+
+class SpanGroup(NamedTuple):
+    """Spans of one resource and one instrumentation scope (`ResourceSpans` and `ScopeSpans`, flattened)."""
+
+    resource: Mapping[str, Value]
+    scope_name: str
+    scope_version: str
+    spans: Sequence[Span | Unreadable]

@@ -1,0 +1,278 @@
+"""Bodies of the history calls into patches. Pure: no clock, no I/O, no ids of its own. WIRE.md section 3 has the format.
+
+A start event begins a step, and a success or error event below it ends the same step; any other event is a step of its own.
+Events of this SDK carry a note, and become what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE
+from agentscope.protocols.agentscope.decode import Patch, is_id, normal_time
+from agentscope.protocols.strict_json import (
+    MAX_DEPTH,
+    DecodeError,
+    deeper_than,
+    dump_plain,
+    parse,
+    too_deep,
+)
+from agentscope.protocols.voltagent.names import CANCELLED, STEP_TYPES, verb_of
+from agentscope.protocols.voltagent.notes import read_note
+
+SESSION = "history"
+"""Session of all patches that come by these calls: their order is that of arrival."""
+
+_RUN_STATUSES = {"working": "running", "running": "running", "completed": "completed", "error": "failed"}
+_STEP_STATUSES = {"running": "running", "completed": "completed", "error": "failed", CANCELLED: CANCELLED}
+_ENDED = frozenset({"completed", "failed", CANCELLED})
+_USUAL_LEVELS = frozenset({"INFO", "ERROR"})
+
+
+class Arrival(NamedTuple):
+    """What the receiver gives a record: the id of its event, its own clock as a `Patch.time`, and a number."""
+
+    event_id: str
+    now: str
+    seq: int
+
+
+# ---- what a body says ------------------------------------------------------------------------------------------------
+
+
+def read(body: bytes) -> dict[str, Any]:
+    """The record in a body: what it sets of what the API knows, in snake_case, with times in the form of `Patch.time`.
+
+    Raises `DecodeError`: 400 for what is not strict JSON or too deep, 413 for too many values, 422 for a field that is wrong.
+    """
+    document, dump = parse(body)
+    if not isinstance(document, dict):
+        raise DecodeError(422, "The body must be a JSON object.")
+    if deeper_than(document, MAX_DEPTH):
+        too_deep()
+    given = {_ALIASES.get(name, name): value for name, value in document.items() if value is not None}
+    record: dict[str, Any] = {}
+    for name in _CHECKS.keys() & given.keys():
+        check, expected = _CHECKS[name]
+        try:
+            record[name] = check(given[name])
+        except ValueError:
+            raise DecodeError(422, f"{name} must be {expected}.") from None
+    try:
+        dump(record)
+    except ValueError:
+        raise DecodeError(422, "A number is out of range or a text is not valid Unicode.") from None
+    return record
+
+
+def _id(value: Any) -> str:
+    if not is_id(value):
+        raise ValueError
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError
+    return value
+
+
+def _time(value: Any) -> str:
+    return normal_time(_text(value))
+
+
+def _texts(value: Any) -> list[str]:
+    if type(value) is not list:
+        raise ValueError
+    return [_text(item) for item in value]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ValueError
+    return value
+
+
+def _anything(value: Any) -> Any:
+    return value
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    **dict.fromkeys(("id", "history_id", "parent_event_id"), (_id, "a string of 1 to 255 characters without NUL")),
+    **dict.fromkeys(("agent_id", "user_id", "conversation_id"), (_text, "a string")),
+    **dict.fromkeys(("event_type", "event_name", "version", "level", "status"), (_text, "a string")),
+    **dict.fromkeys(("start_time", "end_time", "completion_start_time"), (_time, "an ISO 8601 time")),
+    **dict.fromkeys(("metadata", "usage"), (_object, "an object")),
+    # The API takes objects only; there is no reason to lose anything else.
+    **dict.fromkeys(("input", "output", "status_message"), (_anything, "JSON")),
+    "tags": (_texts, "a list of strings"),
+}
+_ALIASES = {
+    "userId": "user_id",
+    "conversationId": "conversation_id",
+    "startTime": "start_time",
+    "endTime": "end_time",
+    "completionStartTime": "completion_start_time",
+}
+
+
+# ---- records into patches --------------------------------------------------------------------------------------------
+
+
+def run_started(record: Mapping[str, Any], run_id: str, arrival: Arrival) -> Patch:
+    """The patch of `POST /history`. Raises `DecodeError` (422) for a record without an agent."""
+    if "agent_id" not in record:
+        raise DecodeError(422, "agent_id is required.")
+    note = read_note(record, RUN_START)
+    if note is not None:
+        return _patch(RUN_START, run_id, None, None, note.fields, arrival)
+    fields = {
+        "agent_name": record["agent_id"],
+        "status": _status(record, _RUN_STATUSES, "working"),
+        "started_at": record.get("start_time", arrival.now),
+        "source": "voltagent",
+        **_same(record, "user_id", "conversation_id", "tags", "input"),
+    }
+    meta_data = _meta_data(record, "version", "level", "completion_start_time")
+    if meta_data:
+        fields["meta_data"] = meta_data
+    return _patch(RUN_START, run_id, None, None, fields, arrival)
+
+
+def run_changed(record: Mapping[str, Any], run_id: str, arrival: Arrival) -> Patch:
+    """The patch of `PATCH /history/{id}`: the end of the run, unless it still works."""
+    note = read_note(record, RUN_UPDATE, RUN_END)
+    if note is not None:
+        return _patch(note.type, run_id, None, None, note.fields, arrival)
+    fields = _same(record, "input", "output", "usage", "tags")
+    meta_data = _meta_data(record, "version", "level", "completion_start_time")
+    if "status" in record:
+        fields["status"] = _status(record, _RUN_STATUSES)
+    ended = fields.get("status") in _ENDED
+    if ended or "end_time" in record:
+        fields["ended_at"] = record.get("end_time", arrival.now)
+    if fields.get("status") == "failed" and meta_data.get("error") is not None:
+        error = meta_data.pop("error")
+        fields["error"] = {"message": error} if isinstance(error, str) else error
+    if meta_data:
+        fields["meta_data"] = meta_data
+    return _patch(RUN_END if ended else RUN_UPDATE, run_id, None, None, fields, arrival)
+
+
+def event_added(record: Mapping[str, Any], parent: Mapping[str, Any] | None, arrival: Arrival) -> Patch:
+    """The patch of `POST /history-events`. `parent` is the stored event that `parent_event_id` names, if there is one.
+
+    Raises `DecodeError` (422) for a record without a history, a type or a name.
+    """
+    for name in ("history_id", "event_type", "event_name"):
+        if name not in record:
+            raise DecodeError(422, f"{name} is required.")
+    run_id = record["history_id"]
+    above = parent if parent is not None and parent["run_id"] == run_id else None
+    said = _same(record, "event_type", "event_name", "parent_event_id")
+    note = read_note(record, STEP_START, STEP_END)
+    if note is not None:
+        fields = {**note.fields, **said}
+        return _patch(note.type, run_id, note.step_id, note.parent_id, fields, arrival)
+    status = _status(record, _STEP_STATUSES, "running")
+    fields = {**said, "status": status, **_same(record, "input", "output"), **_event_details(record, status)}
+    began = record.get("start_time", arrival.now)
+    if status in _ENDED:
+        fields["ended_at"] = record.get("end_time", began)
+        if above is not None and _is_verdict_on(record, above):
+            return _patch(STEP_END, run_id, above["step_id"], None, fields, arrival)
+    fields.update(
+        name=_name(record) or record["event_name"],
+        step_type=STEP_TYPES.get(record["event_type"], "other"),
+        started_at=began,
+    )
+    parent_id = record.get("parent_event_id") if above is None else above["step_id"]
+    kind = STEP if status in _ENDED else STEP_START
+    return _patch(kind, run_id, arrival.event_id, None if parent_id == run_id else parent_id, fields, arrival)
+
+
+def event_changed(record: Mapping[str, Any], target: Mapping[str, Any], arrival: Arrival) -> Patch:
+    """The patch of `PATCH /history-events/{id}`. `target` is the stored event with this id; its step is what changes."""
+    run_id, step_id = target["run_id"], target["step_id"]
+    note = read_note(record, STEP_UPDATE)
+    if note is not None:
+        return _patch(note.type, run_id, step_id, note.parent_id, note.fields, arrival)
+    status = _status(record, _STEP_STATUSES) if "status" in record else None
+    fields = {**_same(record, "input", "output"), **_event_details(record, status)}
+    if status is not None:
+        fields["status"] = status
+    if "start_time" in record:
+        fields["started_at"] = record["start_time"]
+    if status in _ENDED or "end_time" in record:
+        fields["ended_at"] = record.get("end_time", arrival.now)
+    name = _name(record)
+    if name is not None:
+        fields["name"] = name
+    return _patch(STEP_END if status in _ENDED else STEP_UPDATE, run_id, step_id, None, fields, arrival)
+
+
+def _is_verdict_on(record: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    """Whether an event tells how the one above it ended, rather than being something that happened below it."""
+    same_type = above["type"] == STEP_START and above.get("event_type") == record["event_type"]
+    return same_type and verb_of(record["event_name"]) in ("success", "error")
+
+
+def _event_details(record: Mapping[str, Any], status: str | None) -> dict[str, Any]:
+    """The error, the usage and the `meta_data` of an event. What says what is the default anyway is left out."""
+    found: dict[str, Any] = {}
+    named = ["version", "tags"]
+    if record.get("level") not in _USUAL_LEVELS:
+        named.append("level")
+    message = record.get("status_message")
+    if status == "failed" and message is not None:
+        found["error"] = {"message": message} if isinstance(message, str) else message
+    else:
+        named.append("status_message")
+    meta_data = _meta_data(record, *named)
+    name = _name(record)
+    for key, usual in (("displayName", name), ("id", name), ("instructions", None)):
+        if key in meta_data and meta_data[key] == usual:
+            del meta_data[key]
+    if isinstance(meta_data.get("usage"), dict):
+        found["usage"] = meta_data.pop("usage")
+    if "event_type" in record and record["event_type"] not in STEP_TYPES:
+        meta_data["eventType"] = record["event_type"]
+    if meta_data:
+        found["meta_data"] = meta_data
+    return found
+
+
+def _meta_data(record: Mapping[str, Any], *named: str) -> dict[str, Any]:
+    """The metadata, and those fields of the record that a run or a step has no place of its own for."""
+    extra = {_CAMEL.get(name, name): record[name] for name in named if name in record}
+    return {**record.get("metadata", {}), **extra}
+
+
+_CAMEL = {"completion_start_time": "completionStartTime", "status_message": "statusMessage"}
+
+
+def _name(record: Mapping[str, Any]) -> str | None:
+    metadata = record.get("metadata", {})
+    return next((name for key in ("displayName", "id") if isinstance(name := metadata.get(key), str) and name), None)
+
+
+def _status(record: Mapping[str, Any], known: Mapping[str, str], default: str | None = None) -> str:
+    status = known.get(record.get("status", default))
+    if status is None:
+        raise DecodeError(422, f"status must be one of {', '.join(known)}.")
+    return status
+
+
+def _same(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: record[name] for name in names if name in record}
+
+
+def _patch(
+    kind: str, run_id: str, step_id: str | None, parent_id: str | None, fields: Mapping[str, Any], arrival: Arrival
+) -> Patch:
+    event_id, now, seq = arrival
+    head = {"id": event_id, "seq": seq, "time": now, "type": kind, "run_id": run_id, "step_id": step_id}
+    event = {**head, "parent_id": parent_id, **fields}
+    return Patch(event_id, kind, run_id, step_id, now, SESSION, seq, event, dump_plain(event))

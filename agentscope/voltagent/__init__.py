@@ -1,0 +1,126 @@
+"""The VoltAgent face: the same pipeline under the names of the `voltagent` package, with every example of its document working.
+
+from agentscope.voltagent import VoltAgentSDK
+
+sdk = VoltAgentSDK(base_url="http://localhost:8000", public_key="any", secret_key="any")
+async with sdk.trace(agentId="weather-agent") as trace:
+    async with trace.add_agent({"name": "Weather Agent"}) as agent:
+        tool = await agent.add_tool({"name": "weather_api", "input": {"city": "Istanbul"}})
+        await tool.success(output={"temperature": 22})
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ..version import __version__
+from .enums import EventLevel, EventStatus, TraceStatus
+from .errors import APIError, TimeoutError, ValidationError, VoltAgentError  # noqa: A004 - the published name
+from .handles import (
+    Agent,
+    AgentContext,
+    EventContext,
+    Memory,
+    MemoryContext,
+    Operation,
+    Retriever,
+    RetrieverContext,
+    Tool,
+    ToolContext,
+    Trace,
+    TraceContext,
+)
+from .sdk import VoltAgentSDK
+from .types import (
+    AddEventRequest,
+    AgentErrorOptions,
+    AgentOptions,
+    AgentSuccessOptions,
+    CreateHistoryRequest,
+    ErrorOptions,
+    Event,
+    History,
+    MemoryErrorOptions,
+    MemoryOptions,
+    MemorySuccessOptions,
+    RetrieverErrorOptions,
+    RetrieverOptions,
+    RetrieverSuccessOptions,
+    SuccessOptions,
+    TimelineEvent,
+    TokenUsage,
+    ToolErrorOptions,
+    ToolOptions,
+    ToolSuccessOptions,
+    TraceOptions,
+    UpdateEventRequest,
+    UpdateHistoryRequest,
+    VoltAgentConfig,
+    convert_metadata_to_camel_case,
+    snake_to_camel,
+)
+
+if TYPE_CHECKING:
+    from .client import VoltAgentCoreAPI
+
+__all__ = [
+    "APIError",
+    "AddEventRequest",
+    "Agent",
+    "AgentContext",
+    "AgentErrorOptions",
+    "AgentOptions",
+    "AgentSuccessOptions",
+    "CreateHistoryRequest",
+    "ErrorOptions",
+    "Event",
+    "EventContext",
+    "EventLevel",
+    "EventStatus",
+    "History",
+    "Memory",
+    "MemoryContext",
+    "MemoryErrorOptions",
+    "MemoryOptions",
+    "MemorySuccessOptions",
+    "Operation",
+    "Retriever",
+    "RetrieverContext",
+    "RetrieverErrorOptions",
+    "RetrieverOptions",
+    "RetrieverSuccessOptions",
+    "SuccessOptions",
+    "TimelineEvent",
+    "TimeoutError",
+    "TokenUsage",
+    "Tool",
+    "ToolContext",
+    "ToolErrorOptions",
+    "ToolOptions",
+    "ToolSuccessOptions",
+    "Trace",
+    "TraceContext",
+    "TraceOptions",
+    "TraceStatus",
+    "UpdateEventRequest",
+    "UpdateHistoryRequest",
+    "ValidationError",
+    "VoltAgentConfig",
+    "VoltAgentCoreAPI",
+    "VoltAgentError",
+    "VoltAgentSDK",
+    "__version__",
+    "convert_metadata_to_camel_case",
+    "snake_to_camel",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Who only records need not import the direct client.
+    if name == "VoltAgentCoreAPI":
+        from .client import VoltAgentCoreAPI
+
+        return VoltAgentCoreAPI
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

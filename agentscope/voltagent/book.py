@@ -1,0 +1,335 @@
+"""The runs and steps that an SDK has begun and not ended, and how their starts, updates and ends become events.
+
+Nothing here is locked: a signal handler or the garbage collector may be the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..context import HANDLE, MOST_OPEN_RUNS, Place, _bounded, new_id, sampled
+from ..events import RUN_END, RUN_UPDATE, STEP_END, STEP_START, STEP_UPDATE
+from ..protocols.voltagent.names import STEP_TYPES
+from ..recorder import LONGEST_ID, Recorder
+from ..recording import Fields, _plain_text
+from ..snapshot import text
+from ..types import STEP_TYPES as KNOWN_STEP_TYPES
+from .options import FINAL, add_error, add_metadata, add_tags, add_usage, level_of, moment_of, status_of, tags_of, take
+from .part import Part
+
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+    from ..pipeline.fanout import FanOut
+
+UNFINISHED = "unfinished"
+"""Status of what was never ended."""
+
+
+class Kept(dict[str, object]):
+    """Handles by id, of what is told of by its id alone: it would end with its handle's collection."""
+
+    def keep(self, id_: str, handle: object) -> None:
+        """Keep this one, and the newest others."""
+        self[id_] = handle
+        _bounded(self, MOST_OPEN_RUNS)
+
+
+class Book:
+    """Records by one recorder, which its handles keep alive: the pipeline holds the book, and must not hold them.
+
+    `parts` are those that go on, by id, the oldest first. Of more than `MOST_OPEN_RUNS` the oldest are forgotten: they end as
+    their handles do, but the end of the process no longer closes them.
+    """
+
+    def __init__(self, recorder: Recorder, pipeline: Pipeline | FanOut, sample_rate: float) -> None:
+        self.parts: dict[str, Part] = {}
+        self._recorder = weakref.ref(recorder)
+        self._runs = recorder.runs
+        self._pipeline = pipeline
+        self._sample_rate = sample_rate
+        self._kept: Callable[[], Kept | None] = lambda: None
+        self._closed = False
+        pipeline.call_before_stop(self.close_all)
+
+    @property
+    def recorder(self) -> Recorder:
+        """For as long as anybody is there to call."""
+        recorder = self._recorder()
+        assert recorder is not None
+        return recorder
+
+    def keeper(self) -> Kept:
+        """What keeps handles alive until they end, for as long as its owner lives."""
+        kept = Kept()
+        self._kept = weakref.ref(kept)
+        return kept
+
+    def find(self, id_: Any) -> Part | None:
+        """The part with this id that goes on; None if there is none."""
+        return self.parts.get(_id(id_) or "")
+
+    def elsewhere(self, trace_id: Any) -> Part:
+        """A part for a trace that does not go on here: another process may have begun it."""
+        runs, run_id = self._runs, _id(trace_id) or new_id()
+        if not runs.has_ended(run_id):
+            sentence = "a trace was named that was not begun in this process; what is said of it is sent all the same"
+            self.recorder.misused("unknown_run", sentence)
+        place = runs.placed(run_id)
+        part = Part(place.run_id, place.parent_id, None, "unknown", "agent", 0)
+        part.is_trace = True
+        return part
+
+    # ---- starts ----------------------------------------------------------------------------------------------------
+
+    def begin_trace(self, given: dict[str, Any], fields: Fields) -> Part:
+        """A run begins; inside a block of the other face, or of another process, it is a step there."""
+        values, recorder = fields.values, self.recorder
+        run_id = _id(take(given, "id")) or new_id()
+        started_at = moment_of(take(given, "startTime", "start_time"), fields) or time.time_ns()
+        values.update(status="running", started_at=started_at)
+        fields.name("agent_name", take(given, "agentId", "agent_id", "name"), default="unknown")
+        agent_name = values["agent_name"]
+        about = {
+            "agentId": agent_name,
+            "version": take(given, "version"),
+            "level": level_of(take(given, "level"), fields),
+            "completionStartTime": take(given, "completionStartTime", "completion_start_time"),
+        }
+        user_id, conversation_id = take(given, "userId", "user_id"), take(given, "conversationId", "conversation_id")
+        tags = take(given, "tags")
+        within = self._surroundings()
+        if within is None:
+            values["source"] = "voltagent"
+            fields.name("user_id", user_id)
+            fields.name("conversation_id", conversation_id)
+            add_tags(fields, tags)
+        else:  # a step has no place of its own for these
+            about.update(userId=user_id, conversationId=conversation_id, tags=tags_of(tags, fields))
+        fields.payload("input", take(given, "input"))
+        metadata = take(given, "metadata")
+        add_metadata(fields, given, metadata, {name: value for name, value in about.items() if value is not None})
+        recorder.say_mended(fields)
+        own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
+        part = Part(own, step_id, parent_id, agent_name, "agent", started_at)
+        part.is_trace = True
+        if recorder.begin(run_id, fields, within):
+            self._add(part)
+        return part
+
+    def begin_step(
+        self,
+        above: Part,
+        step_type: str,
+        given: dict[str, Any],
+        fields: Fields,
+        *,
+        own: Mapping[str, Any] | None = None,
+        step_id: str | None = None,
+        parent_id: str | None = None,
+        started_at: int | None = None,
+    ) -> Part:
+        """A step begins: below the part that it is added to, or below what is current inside that."""
+        recorder, values, run_id = self.recorder, fields.values, above.run_id
+        step_id = step_id or recorder.new_step_id()
+        started_at = started_at or time.time_ns()
+        values["status"] = "running"
+        values["started_at"] = started_at
+        values["step_type"] = step_type
+        fields.name("name", given.pop("name", None), default=step_type)
+        fields.payload("input", given.pop("input", None))
+        metadata = given.pop("metadata", None)
+        if metadata is not None or given or own:
+            add_metadata(fields, given, metadata, own)
+        if fields.mended:
+            recorder.say_mended(fields)
+        parent_id = parent_id or self._runs.below(run_id, above.step_id)
+        part = Part(run_id, step_id, parent_id, values["name"], step_type, started_at)
+        self._add(part)
+        recorder.put(STEP_START, run_id, step_id, parent_id, fields, step_type == "agent")
+        return part
+
+    def begin_event(self, above: Part, given: dict[str, Any], fields: Fields) -> Part:
+        """An event of the caller's own making begins; one with a final status is over at once."""
+        event_type = _plain_text(take(given, "type", "event_type", "eventType"))
+        step_type = STEP_TYPES.get(event_type or "", event_type if event_type in KNOWN_STEP_TYPES else "other")
+        own = {"eventType": event_type} if event_type and step_type == "other" else {}
+        for name in ("version", "tags"):
+            value = take(given, name)
+            if value is not None:
+                own[name] = value
+        status = status_of(take(given, "status"), fields)
+        level = level_of(take(given, "level"), fields)
+        if level is not None:
+            fields.values["level"] = level
+        ended_at = moment_of(take(given, "endTime", "end_time"), fields)
+        error, output = take(given, "statusMessage", "status_message"), take(given, "output")
+        take(given, "traceId", "trace_id")
+        over = status in FINAL
+        if not over:
+            fields.payload("output", output)
+        part = self.begin_step(
+            above,
+            step_type,
+            given,
+            fields,
+            own=own,
+            step_id=_id(take(given, "id")),
+            parent_id=_id(take(given, "parentEventId", "parent_event_id")),
+            started_at=moment_of(take(given, "startTime", "start_time"), fields),
+        )
+        if over:
+            self.end(part, status or "", output=output, error=error, ended_at=ended_at)
+        return part
+
+    # ---- updates and ends ------------------------------------------------------------------------------------------
+
+    def update(self, part: Part, given: dict[str, Any], ends: bool = False) -> bool:
+        """Record what has changed. A final status is the end only where `ends` says so; else the end will repeat it."""
+        recorder = self.recorder
+        if self.is_over(part):
+            recorder.misused("updated_after_end", "an update came for something that has ended, and is left out")
+            return False
+        fields = Fields(recorder.limit, {})
+        status = status_of(take(given, "status"), fields)
+        level, tags = level_of(take(given, "level"), fields), take(given, "tags")
+        own = {"version": take(given, "version")}
+        if part.step_id is None:
+            own["level"] = level
+            own["completionStartTime"] = take(given, "completionStartTime", "completion_start_time")
+            add_tags(fields, tags)
+        else:
+            own["tags"] = tags_of(tags, fields)
+            if level is not None:
+                fields.values["level"] = level
+            name = take(given, "name")
+            if name is not None:
+                fields.name("name", name)
+                part.name = fields.values["name"]
+        ended_at = moment_of(take(given, "endTime", "end_time"), fields)
+        error = take(given, "statusMessage", "status_message", "error")
+        self._results(fields, take(given, "output"), take(given, "usage"), error)
+        fields.payload("input", take(given, "input"))
+        metadata = take(given, "metadata")
+        add_metadata(fields, given, metadata, {name: value for name, value in own.items() if value is not None})
+        if status is not None:
+            fields.values["status"] = status
+            part.status = status if status in FINAL else None
+        if ends and status in FINAL:
+            accepted = self._end(part, fields, ended_at)
+        elif fields.values:
+            type_ = RUN_UPDATE if part.step_id is None else STEP_UPDATE
+            accepted = recorder.put(type_, part.run_id, part.step_id, part.parent_id, fields, urgent=False)
+        else:
+            accepted = False
+        recorder.say_mended(fields)
+        return accepted
+
+    def end(
+        self,
+        part: Part,
+        status: str,
+        *,
+        output: Any = None,
+        usage: Any = None,
+        metadata: Any = None,
+        error: Any = None,
+        ended_at: int | None = None,
+    ) -> bool:
+        """Record how it ended. Only the first end counts."""
+        if self.is_over(part):
+            self._say_ended()
+            return False
+        fields = Fields(self.recorder.limit, {"status": status})
+        self._results(fields, output, usage, error)
+        if metadata is not None:
+            add_metadata(fields, {}, metadata)
+        accepted = self._end(part, fields, ended_at)
+        if fields.mended:
+            self.recorder.say_mended(fields)
+        return accepted
+
+    def close(self, part: Part) -> None:
+        """Nobody can end it any more, or nobody has: it ends as unfinished. In a forked child that is not its business."""
+        if not part.ended and not self._closed and part.pid == os.getpid() and not self.is_over(part):
+            self._end(part, Fields(0, {"status": part.status or UNFINISHED}), None)
+
+    def close_all(self) -> None:
+        """The pipeline is about to end. What was begun last ends first."""
+        for part in reversed(list(self.parts.values())):
+            try:
+                self.close(part)
+            except Exception:  # fail_silently=False, but nobody is there to be told
+                pass
+        self._closed = True
+        self.parts.clear()
+
+    def is_over(self, part: Part) -> bool:
+        """Whether it has ended. The other face may have ended a trace's run, too."""
+        runs = self._runs
+        if part.is_trace and not part.ended and runs.has_ended(part.id) and not runs.is_open(part.id):
+            part.claim()
+            self._remove(part)
+        return part.ended
+
+    # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def _results(self, fields: Fields, output: Any, usage: Any, error: Any) -> None:
+        fields.payload("output", output)
+        if usage is not None:
+            add_usage(fields, usage)
+        if error is not None:
+            add_error(fields, error)
+
+    def _end(self, part: Part, fields: Fields, ended_at: int | None) -> bool:
+        if not part.claim():
+            self._say_ended()
+            return False
+        self._remove(part)
+        values, started_at = fields.values, part.started_at
+        values["ended_at"] = max(ended_at or time.time_ns(), started_at)
+        type_ = RUN_END
+        if part.step_id is not None:
+            # The start may have been dropped.
+            type_ = STEP_END
+            values["name"] = part.name
+            values["step_type"] = part.step_type
+            values["started_at"] = started_at
+        urgent = part.step_type == "agent" or values["status"] != "completed"
+        event = (type_, part.run_id, part.step_id, part.parent_id)
+        recorder = self._recorder()
+        if recorder is not None:
+            accepted = recorder.put(*event, fields, urgent)
+        else:  # it is being collected, together with whatever had begun this
+            known = sampled(part.run_id, self._sample_rate)
+            accepted = known and self._pipeline.put(*event, fields.values, fields.size, urgent)
+        if part.is_trace:
+            self._runs.ended(part.id)
+        return accepted
+
+    def _say_ended(self) -> None:
+        self.recorder.misused("ended_twice", "something was ended again that has ended; how it ended first stands")
+
+    def _add(self, part: Part) -> None:
+        self.parts[part.id] = part
+        if len(self.parts) > MOST_OPEN_RUNS:
+            _bounded(self.parts, MOST_OPEN_RUNS)
+
+    def _remove(self, part: Part) -> None:
+        if self.parts.get(part.id) is part:
+            self.parts.pop(part.id, None)
+        kept = self._kept()
+        if kept:
+            kept.pop(part.id, None)
+
+    def _surroundings(self) -> Place | None:
+        """The step or run that is current here, unless that is a trace's own."""
+        scope = self._runs.innermost()
+        return None if scope is None or scope.sort == HANDLE else Place(scope.run_id, scope.step_id)
+
+
+def _id(value: Any) -> str | None:
+    return None if value is None else text(value, LONGEST_ID) or None

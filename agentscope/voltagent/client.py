@@ -1,0 +1,210 @@
+"""The direct client of the history API: each call is one request, and returns when it has been answered.
+
+An SDK is the better choice for an agent: its calls do not wait. This client is for scripts that need to know at once what was
+stored. The calls are those of WIRE.md section 3, the answers those of the published package.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote
+
+from ..checks import check_api_key, check_base_url, check_headers
+from ..exporters.transport import Transport
+from ..pipeline import threads
+from ..protocols import Failure, Response
+from ..protocols.answers import clean, json_object
+from ..snapshot import encode
+from .errors import APIError, TimeoutError, ValidationError  # noqa: A004 - the published name
+from .model import Record
+from .types import (
+    AddEventRequest,
+    CreateHistoryRequest,
+    Event,
+    History,
+    TimelineEvent,
+    UpdateEventRequest,
+    UpdateHistoryRequest,
+    VoltAgentConfig,
+)
+
+R = TypeVar("R", bound=Record)
+
+MOST_BYTES = 16 << 20
+"""Of a request's body; what does not fit is cut."""
+
+
+class VoltAgentCoreAPI:
+    """Creates and changes histories (traces) and their events, one request a call.
+
+    config: a `VoltAgentConfig` or a dict of its fields; `timeout` is that of one request as a whole, in seconds. Raises
+    `ConfigurationError` for a value that cannot work.
+
+    `APIError` is raised where the API cannot be reached or refuses a request, `TimeoutError` where it does not answer in time,
+    `ValidationError` for a record or an answer that lacks a field. Nothing is sent twice: a call whose answer was lost may have
+    been stored all the same. Threads may share a client, and a forked child opens its own connections. Each call has a twin
+    for asyncio, which does not block the event loop.
+    """
+
+    def __init__(self, config: VoltAgentConfig | Mapping[str, Any]) -> None:
+        self.config = config if isinstance(config, VoltAgentConfig) else VoltAgentConfig(**dict(config))
+        self.base_url = check_base_url(self.config.base_url)
+        self.timeout = self.config.timeout
+        keys = {name: check_api_key(getattr(self.config, name), option=name) for name in ("public_key", "secret_key")}
+        self._secrets = tuple(keys.values())
+        self._headers = {
+            **check_headers(self.config.headers or {}, "headers", "argument"),
+            "Content-Type": "application/json",
+            "X-Public-Key": keys["public_key"],
+            "X-Secret-Key": keys["secret_key"],
+        }
+        self._transport, self._pid = Transport(self.base_url, self._headers), os.getpid()
+
+    # ---- histories -------------------------------------------------------------------------------------------------
+
+    def add_history(self, data: CreateHistoryRequest) -> History:
+        """Create a history, which is a trace."""
+        return self._call(
+            History, "POST", "/history", _record(CreateHistoryRequest, data).model_dump(exclude_none=True)
+        )
+
+    async def add_history_async(self, data: CreateHistoryRequest) -> History:
+        """`add_history` for asyncio."""
+        return await threads.awaited(lambda: self.add_history(data), "agentscope-client")
+
+    def update_history(self, data: UpdateHistoryRequest) -> History:
+        """Change a history."""
+        record = _record(UpdateHistoryRequest, data)
+        return self._call(
+            History, "PATCH", f"/history/{_quoted(record.id)}", record.model_dump(exclude={"id"}, exclude_none=True)
+        )
+
+    async def update_history_async(self, data: UpdateHistoryRequest) -> History:
+        """`update_history` for asyncio."""
+        return await threads.awaited(lambda: self.update_history(data), "agentscope-client")
+
+    # ---- events ----------------------------------------------------------------------------------------------------
+
+    def add_event(self, data: AddEventRequest) -> Event:
+        """Add an event to a history."""
+        record = _record(AddEventRequest, data)
+        return self._call(Event, "POST", "/history-events", _event_body(record.event, record.history_id))
+
+    async def add_event_async(self, data: AddEventRequest) -> Event:
+        """`add_event` for asyncio."""
+        return await threads.awaited(lambda: self.add_event(data), "agentscope-client")
+
+    def update_event(self, data: UpdateEventRequest) -> Event:
+        """Change an event."""
+        record = _record(UpdateEventRequest, data)
+        return self._call(
+            Event,
+            "PATCH",
+            f"/history-events/{_quoted(record.id)}",
+            record.model_dump(exclude={"id"}, exclude_none=True),
+        )
+
+    async def update_event_async(self, data: UpdateEventRequest) -> Event:
+        """`update_event` for asyncio."""
+        return await threads.awaited(lambda: self.update_event(data), "agentscope-client")
+
+    # ---- the rest --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connections. A call after this opens new ones."""
+        self._transport.close()
+
+    async def aclose(self) -> None:
+        """`close` for asyncio."""
+        self.close()
+
+    def __enter__(self) -> VoltAgentCoreAPI:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> VoltAgentCoreAPI:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"VoltAgentCoreAPI(base_url={self.base_url!r}, public_key=…, secret_key=…, timeout={self.timeout!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a VoltAgentCoreAPI cannot be copied or pickled: it holds keys and connections; create another")
+
+    def _call(self, kind: type[R], method: str, path: str, fields: Mapping[str, Any]) -> R:
+        if self._pid != os.getpid():
+            # After a fork both processes hold the same sockets: their requests would mix.
+            self._transport, self._pid = Transport(self.base_url, self._headers), os.getpid()
+        body, _ = encode({name: value for name, value in fields.items() if value is not None}, MOST_BYTES)
+        reply = self._transport.send(method, path, body, {}, float(self.timeout))
+        if isinstance(reply, Failure):
+            if reply.kind == "timeout":
+                raise TimeoutError(f"Request timeout: no answer within {self.timeout} s")
+            raise APIError(f"Network error: {reply.sentence}", status_code=0)
+        answer = self._answer(method, reply)
+        try:
+            return kind(**answer)
+        except ValidationError as error:
+            raise ValidationError(f"Invalid response data: {error}") from None
+
+    def _answer(self, method: str, reply: Response) -> dict[str, Any]:
+        data = json_object(reply)
+        if 200 <= reply.status < 300:
+            if data is None:
+                sentence = f"Invalid JSON response: HTTP {reply.status} without a JSON object: check base_url"
+                raise APIError(sentence, reply.status)
+            return data
+        if 300 <= reply.status < 400:
+            sentence = f"the API redirects (HTTP {reply.status}), which is never followed: check base_url"
+            raise APIError(sentence, reply.status)
+        said = (data or {}).get("message")
+        message = clean(said) if isinstance(said, str) else f"{method} was refused: HTTP {reply.status}"
+        for secret in self._secrets:  # an answer may quote the request
+            message = message.replace(secret, "…")
+        raise APIError(message, reply.status, data)
+
+
+def _event_body(event: TimelineEvent, history_id: str) -> dict[str, Any]:
+    return {
+        "history_id": history_id,
+        "event_type": event.type,
+        "event_name": event.name,
+        "start_time": event.startTime,
+        "end_time": event.endTime,
+        "status": event.status,
+        "status_message": event.statusMessage,
+        "level": event.level,
+        "version": event.version,
+        "parent_event_id": event.parentEventId,
+        "tags": event.tags,
+        "metadata": event.metadata,
+        "input": event.input,
+        "output": event.output,
+    }
+
+
+def _record(kind: type[R], data: Any) -> R:
+    if isinstance(data, kind):
+        return data
+    if not isinstance(data, Mapping):
+        raise ValidationError(f"a {kind.__name__} or a dict of its fields is expected, not {type(data).__name__}")
+    return kind(**data)
+
+
+def _quoted(id_: str) -> str:
+    # "." and ".." are steps in a path, however they are quoted.
+    if id_ in ("", ".", ".."):
+        raise ValidationError("id must be one that the API gave")
+    return quote(id_, safe="", errors="replace")

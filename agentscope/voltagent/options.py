@@ -1,0 +1,202 @@
+"""From what a caller gives a handle to the fields of an event. Never raises; notes in `Fields.mended` what had to be mended."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from ..protocols.voltagent.names import LEVELS
+from ..recording import Fields, _plain_dict, _plain_text
+from ..snapshot import text
+from .model import Record
+from .naming import camel_case_metadata
+
+MOST_TAGS = 1_000
+LONGEST_TAG = 1_024
+"""Characters."""
+
+STATUSES = {
+    "running": "running",
+    "working": "running",
+    "completed": "completed",
+    "success": "completed",
+    "error": "failed",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+"""The API's words, and ours, as events have them."""
+
+FINAL = frozenset({"completed", "failed", "cancelled"})
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens")
+_LATEST = 1 << 63
+_STR = frozenset({str})
+
+
+def spread(options: Any, more: dict[str, Any], fields: Fields) -> dict[Any, Any]:
+    """What was given, by name: a new dict. `options` is a dict, a typed object, or the name alone; `more` goes over it."""
+    kind = type(options)
+    if options is None:
+        given = dict(more)
+    elif kind is dict:
+        given = {**options, **more}
+    elif issubclass(kind, str):
+        given = {"name": options, **more}
+    else:
+        try:
+            given = {**_attributes(options), **more}
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # foreign code
+            sentence = "options are a dict or an object such as ToolOptions; another value is left out"
+            fields.mended.append(("wrong_type", sentence))
+            given = dict(more)
+    # Looking for a name compares it with keys that stand in its place: with foreign code, if they are no plain texts.
+    return (
+        given
+        if _STR.issuperset(map(type, given))
+        else {text(key, LONGEST_TAG): value for key, value in list(given.items())}
+    )
+
+
+def _attributes(options: Any) -> dict[Any, Any]:
+    kind = type(options)
+    if issubclass(kind, Record):
+        found: dict[Any, Any] = options.model_dump(exclude_none=True)
+    elif issubclass(kind, dict):
+        found = _plain_dict(options)
+    elif issubclass(kind, Mapping):
+        found = dict(options)
+    elif dataclasses.is_dataclass(kind):
+        found = {item.name: getattr(options, item.name) for item in dataclasses.fields(kind)}
+    else:
+        found = dict(vars(options))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def take(given: dict[Any, Any], *names: str) -> Any:
+    """The value under the first of these names that is set; all of them are taken out."""
+    found = None
+    for name in names:
+        value = given.pop(name, None)
+        found = value if found is None else found
+    return found
+
+
+def add_metadata(fields: Fields, given: dict[Any, Any], metadata: Any, own: Mapping[str, Any] | None = None) -> None:
+    """`meta_data`: what is our own, options that nobody knows, and over both what the caller calls metadata."""
+    found = metadata
+    if metadata is not None and type(metadata) is not dict:
+        found = _object(metadata, fields)
+    if given:
+        found = {**{name: value for name, value in given.items() if value is not None}, **(found or {})}
+    if found or own:
+        found = camel_case_metadata(found) if found else {}
+        fields.payload("meta_data", {**own, **found} if own else found)
+
+
+def _object(value: Any, fields: Fields) -> dict[Any, Any]:
+    try:
+        return _attributes(value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        fields.mended.append(("wrong_type", "metadata is a dict; another value is recorded as its key `value`"))
+        return {"value": value}
+
+
+def add_usage(fields: Fields, usage: Any) -> None:
+    """`usage`: a dict as it is, a number as the total, or the counts that an object has for attributes."""
+    if usage is None or type(usage) is dict:
+        fields.payload("usage", usage)
+    elif issubclass(type(usage), Record):
+        fields.payload("usage", usage.model_dump(exclude_none=True))
+    elif type(usage) is int:
+        fields.payload("usage", {"total_tokens": usage})
+    else:
+        fields.payload("usage", _counts(usage) or usage)
+
+
+def _counts(usage: Any) -> dict[str, Any]:
+    found = {}
+    for name in () if issubclass(type(usage), Mapping) else _COUNTS:
+        try:
+            value = getattr(usage, name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # foreign code, or there is no such attribute
+            value = None
+        if type(value) in (int, float):
+            found[name] = value
+    return found
+
+
+def add_error(fields: Fields, error: Any) -> None:
+    """`error`: an exception with its traceback, a text as the message, anything else as it is."""
+    told = _plain_text(error)
+    fields.error(error if told is None else {"message": told})
+
+
+def add_tags(fields: Fields, tags: Any) -> None:
+    """`tags`: a list of texts."""
+    found = tags_of(tags, fields)
+    if found is not None:
+        fields.values["tags"] = found
+        fields.size += sum(map(len, found))
+
+
+def tags_of(tags: Any, fields: Fields) -> list[str] | None:
+    """Tags as a list of plain texts; None if there are none."""
+    if tags is None:
+        return None
+    if issubclass(type(tags), str):
+        tags = (tags,)
+    if type(tags) not in (list, tuple, set, frozenset):
+        fields.mended.append(("wrong_type", "tags are a list of str; another value is left out"))
+        return None
+    return [text(tag, LONGEST_TAG) for tag in list(tags)[:MOST_TAGS]]
+
+
+def status_of(status: Any, fields: Fields) -> str | None:
+    """A status as events have it; None for none, and for one that nobody knows."""
+    if status is None:
+        return None
+    known = STATUSES.get((_plain_text(status) or "").lower())
+    if known is None:
+        allowed = "running, completed, error and cancelled"
+        fields.mended.append(("unknown_status", f"an unknown status is left out; known are {allowed}"))
+    return known
+
+
+def level_of(level: Any, fields: Fields) -> str | None:
+    """A level in capitals; None for none, and for one that nobody knows."""
+    if level is None:
+        return None
+    known = (_plain_text(level) or "").upper()
+    if known not in LEVELS:
+        fields.mended.append(("unknown_level", f"an unknown level is left out; known are {', '.join(sorted(LEVELS))}"))
+        return None
+    return known
+
+
+def moment_of(moment: Any, fields: Fields) -> int | None:
+    """A time in nanoseconds since the epoch: ISO 8601 or a datetime, in UTC where it names no zone."""
+    if moment is None:
+        return None
+    told = _plain_text(moment)
+    try:
+        found = moment if told is None else datetime.fromisoformat(told.strip().replace("Z", "+00:00"))
+        if issubclass(type(found), datetime):
+            aware = found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+            nanoseconds = (aware - _EPOCH) // timedelta(microseconds=1) * 1000
+            if 0 <= nanoseconds < _LATEST:
+                return nanoseconds
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # no time, or a time zone of foreign code
+        pass
+    fields.mended.append(("wrong_type", "a time is ISO 8601 or a datetime; another value is left out"))
+    return None

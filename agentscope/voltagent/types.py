@@ -1,0 +1,283 @@
+"""The records that the published package names: those of its API, its configuration, and options of its handles.
+
+Names and fields are those of `voltagent` 0.1.1 on PyPI. Options may as well be given as plain dicts, which are not checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..protocols.voltagent.names import camel_case
+from .enums import EventLevel, EventStatus, TraceStatus
+from .model import (
+    ANYTHING,
+    FLAG,
+    MESSAGE,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    TEXT_PAIRS,
+    TEXTS,
+    WHOLE,
+    Record,
+    one_of,
+    optional,
+    record,
+    required,
+)
+from .naming import camel_case_metadata
+
+_record = dataclass(init=False, repr=False, eq=False)
+_Object = dict[str, Any]
+
+
+def snake_to_camel(snake_str: str) -> str:
+    """`model_parameters` becomes `modelParameters`."""
+    return camel_case(snake_str)
+
+
+def convert_metadata_to_camel_case(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A new dict with camelCase keys, those of dicts in it as well. Lists, and what is in them, stay as they are."""
+    return camel_case_metadata(metadata) if metadata else metadata
+
+
+_EVENT_STATUS, _LEVEL, _TRACE_STATUS = one_of(EventStatus), one_of(EventLevel), one_of(TraceStatus)
+
+
+# ---- what the API answers --------------------------------------------------------------------------------------------
+
+
+@_record
+class TokenUsage(Record):
+    """Tokens that a model call or an agent used. Other counts may be given as well."""
+
+    prompt_tokens: int | None = optional(WHOLE)
+    completion_tokens: int | None = optional(WHOLE)
+    total_tokens: int | None = optional(WHOLE)
+
+
+@_record
+class TimelineEvent(Record):
+    """An event as it is added to a trace. Times are ISO 8601."""
+
+    name: str = required(TEXT)
+    type: str = required(TEXT)
+    id: str | None = optional(TEXT)
+    startTime: str | None = optional(TEXT)
+    endTime: str | None = optional(TEXT)
+    status: EventStatus = optional(_EVENT_STATUS, EventStatus.RUNNING)
+    level: EventLevel = optional(_LEVEL, EventLevel.INFO)
+    statusMessage: str | _Object | None = optional(MESSAGE)
+    parentEventId: str | None = optional(TEXT)
+    traceId: str | None = optional(TEXT)
+    input: _Object | None = optional(OBJECT)
+    output: _Object | None = optional(OBJECT)
+    tags: list[str] | None = optional(TEXTS)
+    metadata: _Object | None = optional(OBJECT)
+    version: str | None = optional(TEXT)
+
+
+@_record
+class Event(Record):
+    """An event as the API answers it."""
+
+    id: str = required(TEXT)
+    history_id: str = required(TEXT)
+    event_type: str = required(TEXT)
+    event_name: str = required(TEXT)
+    status: EventStatus = required(_EVENT_STATUS)
+    start_time: str | None = optional(TEXT)
+    end_time: str | None = optional(TEXT)
+    status_message: str | _Object | None = optional(MESSAGE)
+    level: EventLevel = optional(_LEVEL, EventLevel.INFO)
+    parent_event_id: str | None = optional(TEXT)
+    input: _Object | None = optional(OBJECT)
+    output: _Object | None = optional(OBJECT)
+    tags: list[str] | None = optional(TEXTS)
+    metadata: _Object | None = optional(OBJECT)
+    version: str | None = optional(TEXT)
+    created_at: str | None = optional(TEXT)
+    updated_at: str | None = optional(TEXT)
+
+
+@_record
+class History(Record):
+    """A trace as the API answers it."""
+
+    id: str = required(TEXT)
+    agent_id: str = required(TEXT)
+    user_id: str | None = optional(TEXT)
+    conversation_id: str | None = optional(TEXT)
+    start_time: str | None = optional(TEXT)
+    end_time: str | None = optional(TEXT)
+    completion_start_time: str | None = optional(TEXT)
+    status: TraceStatus = optional(_TRACE_STATUS, TraceStatus.WORKING)
+    input: _Object | None = optional(OBJECT)
+    output: _Object | None = optional(OBJECT)
+    tags: list[str] | None = optional(TEXTS)
+    metadata: _Object | None = optional(OBJECT)
+    version: str | None = optional(TEXT)
+    level: EventLevel | None = optional(_LEVEL)
+    usage: TokenUsage | None = optional(record(TokenUsage))
+    created_at: str | None = optional(TEXT)
+    updated_at: str | None = optional(TEXT)
+
+
+# ---- what the API is asked -------------------------------------------------------------------------------------------
+
+
+@_record
+class CreateHistoryRequest(Record):
+    """The body of `POST /history`."""
+
+    agent_id: str = required(TEXT)
+    id: str | None = optional(TEXT)
+    userId: str | None = optional(TEXT)
+    conversationId: str | None = optional(TEXT)
+    startTime: str | None = optional(TEXT)
+    completionStartTime: str | None = optional(TEXT)
+    status: TraceStatus = optional(_TRACE_STATUS, TraceStatus.WORKING)
+    input: _Object | None = optional(OBJECT)
+    tags: list[str] | None = optional(TEXTS)
+    metadata: _Object | None = optional(OBJECT)
+    version: str | None = optional(TEXT)
+    level: EventLevel | None = optional(_LEVEL)
+
+
+@_record
+class UpdateHistoryRequest(Record):
+    """The body of `PATCH /history/{id}`."""
+
+    id: str = required(TEXT)
+    end_time: str | None = optional(TEXT)
+    completion_start_time: str | None = optional(TEXT)
+    status: TraceStatus | None = optional(_TRACE_STATUS)
+    input: _Object | None = optional(OBJECT)
+    output: _Object | None = optional(OBJECT)
+    tags: list[str] | None = optional(TEXTS)
+    metadata: _Object | None = optional(OBJECT)
+    version: str | None = optional(TEXT)
+    level: EventLevel | None = optional(_LEVEL)
+    usage: TokenUsage | None = optional(record(TokenUsage))
+
+
+@_record
+class AddEventRequest(Record):
+    """What `POST /history-events` is made of."""
+
+    history_id: str = required(TEXT)
+    event: TimelineEvent = required(record(TimelineEvent))
+
+
+@_record
+class UpdateEventRequest(Record):
+    """The body of `PATCH /history-events/{id}`."""
+
+    id: str = required(TEXT)
+    end_time: str | None = optional(TEXT)
+    status: EventStatus | None = optional(_EVENT_STATUS)
+    status_message: str | _Object | None = optional(MESSAGE)
+    level: EventLevel | None = optional(_LEVEL)
+    input: _Object | None = optional(OBJECT)
+    output: _Object | None = optional(OBJECT)
+    tags: list[str] | None = optional(TEXTS)
+    metadata: _Object | None = optional(OBJECT)
+    version: str | None = optional(TEXT)
+
+
+# ---- configuration ---------------------------------------------------------------------------------------------------
+
+
+@_record
+class VoltAgentConfig(Record):
+    """Where a client or an SDK sends to, and how. Times are in seconds.
+
+    `max_retries` None, unlike the published 3: nothing is given up in an outage as long as there is room for it.
+    """
+
+    base_url: str = required(TEXT)
+    public_key: str = required(TEXT)
+    secret_key: str = required(TEXT)
+    timeout: int | float = optional(NUMBER, 30)
+    headers: dict[str, str] | None = optional(TEXT_PAIRS)
+    auto_flush: bool = optional(FLAG, True)
+    flush_interval: int | float = optional(NUMBER, 5)
+    max_retries: int | None = optional(WHOLE)
+    retry_delay: int | float = optional(NUMBER, 1.0)
+
+
+# ---- options of handles ----------------------------------------------------------------------------------------------
+
+
+@_record
+class TraceOptions(Record):
+    """What `VoltAgentSDK.trace` takes. Times are ISO 8601."""
+
+    agentId: str = required(TEXT)
+    id: str | None = optional(TEXT)
+    userId: str | None = optional(TEXT)
+    conversationId: str | None = optional(TEXT)
+    input: _Object | None = optional(OBJECT)
+    tags: list[str] | None = optional(TEXTS)
+    metadata: _Object | None = optional(OBJECT)
+    version: str | None = optional(TEXT)
+    level: EventLevel | None = optional(_LEVEL)
+    startTime: str | None = optional(TEXT)
+    completionStartTime: str | None = optional(TEXT)
+
+
+@_record
+class _StepOptions(Record):
+    name: str = required(TEXT)
+    input: _Object | None = optional(OBJECT)
+    metadata: _Object | None = optional(OBJECT)
+
+
+@_record
+class AgentOptions(_StepOptions):
+    """What `add_agent` takes."""
+
+    instructions: str | None = optional(TEXT)
+
+
+@_record
+class ToolOptions(_StepOptions):
+    """What `add_tool` takes."""
+
+
+@_record
+class MemoryOptions(_StepOptions):
+    """What `add_memory` takes."""
+
+
+@_record
+class RetrieverOptions(_StepOptions):
+    """What `add_retriever` takes."""
+
+
+@_record
+class SuccessOptions(Record):
+    """What a success may tell."""
+
+    output: _Object | None = optional(OBJECT)
+    metadata: _Object | None = optional(OBJECT)
+
+
+@_record
+class AgentSuccessOptions(SuccessOptions):
+    """What an agent's success may tell."""
+
+    usage: TokenUsage | None = optional(record(TokenUsage))
+
+
+@_record
+class ErrorOptions(Record):
+    """What an error may tell."""
+
+    status_message: Any = required(ANYTHING)
+    metadata: _Object | None = optional(OBJECT)
+
+
+ToolSuccessOptions = MemorySuccessOptions = RetrieverSuccessOptions = SuccessOptions
+ToolErrorOptions = MemoryErrorOptions = RetrieverErrorOptions = AgentErrorOptions = ErrorOptions

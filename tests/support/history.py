@@ -1,0 +1,197 @@
+"""The history API in memory, for tests: as a backend that makes its own ids, and as our receiver decodes and folds it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from agentscope.events import RUN_START, Event
+from agentscope.protocols import Batch, Lane, Outcome, Request, Response
+from agentscope.protocols.agentscope.decode import DecodeError, Patch
+from agentscope.protocols.joining import by_run
+from agentscope.protocols.voltagent.decode import (
+    Arrival,
+    event_added,
+    event_changed,
+    read,
+    run_changed,
+    run_started,
+)
+from agentscope.protocols.voltagent.history import HistoryLane, HistoryState
+from agentscope.protocols.voltagent.views import added_view, changed_view, history_view
+from agentscope.server.fold import fold, run_view
+from tests.support.events import SESSION, answer, event, strict
+from tests.support.receiver import at
+
+_PATH = re.compile(r"/(history|history-events)(?:/([^/]+))?")
+
+
+class HistoryProtocol:
+    """The history calls and nothing else, with one lane a run."""
+
+    def __init__(self) -> None:
+        self.name = "history"
+        self.history = HistoryState()
+
+    def warm_up(self) -> None:
+        pass
+
+    def begin(self, batch: Batch) -> HistoryDelivery:
+        return HistoryDelivery(self.history, batch)
+
+
+class HistoryDelivery:
+    """One round: the lanes of all runs."""
+
+    def __init__(self, state: HistoryState, batch: Batch) -> None:
+        self._batch = batch
+        runs = sorted(by_run(batch.events), key=lambda events: self._is_stuck(state, events))
+        self._lanes = [HistoryLane(state, batch, events) for events in runs]
+        self._given = False
+
+    def _is_stuck(self, state: HistoryState, events: Sequence[Event]) -> bool:
+        suspect = self._batch.suspects.get(events[0].seq)
+        return suspect is not None and not suspect.is_ripe(state.accepted)
+
+    @property
+    def outcome(self) -> Outcome:
+        total = Outcome()
+        for lane in self._lanes:
+            total.add(lane.outcome)
+        if len(total.delivered) + len(total.dropped) == len(self._batch.events):
+            total.problem = total.kind = total.retry_after = None
+        return total
+
+    def lanes(self) -> Sequence[Lane]:
+        lanes = [] if self._given else self._lanes
+        self._given = True
+        return lanes
+
+
+def seq_of(request: Request) -> int:
+    """The `seq` of the event that a request carries, by its idempotency key."""
+    return int(request.headers["Idempotency-Key"].removeprefix(SESSION.event_prefix).removesuffix("-start"), 16)
+
+
+def call_of(request: Request) -> tuple[str, str, str | None]:
+    """(method, history or history-events, id or None) of a request; AssertionError for what is no call of this API."""
+    match = _PATH.fullmatch(request.path)
+    assert match is not None, request.path
+    assert (request.method == "PATCH") == (match[2] is not None), (request.method, request.path)
+    assert request.headers["Content-Type"] == "application/json"
+    return request.method, match[1], None if match[2] is None else unquote(match[2])
+
+
+@dataclass
+class HistoryBackend:
+    """A backend that makes ids of its own, for runs too, and knows no idempotency. Sets hold the `seq` of events."""
+
+    unacceptable: set[int] = field(default_factory=set)
+    """Answered 422."""
+    crashing: set[int] = field(default_factory=set)
+    """Answered 500."""
+    limit: int = 1 << 62
+    """Bytes of a body before 413."""
+    runs: dict[str, list[int]] = field(default_factory=dict)
+    """Server id of a run to the `seq` of what was stored for it, in order of arrival."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Server id of a run to the id that the client made."""
+    events: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Server id of an event to its record."""
+    asked: list[int] = field(default_factory=list)
+
+    def __call__(self, request: Request) -> Response:
+        method, kind, own_id = call_of(request)
+        seq, body = seq_of(request), strict(request.body)
+        self.asked.append(seq)
+        if len(request.body) > self.limit:
+            return answer(413)
+        if seq in self.unacceptable:
+            return answer(422, {"message": "no"})
+        if seq in self.crashing:
+            return answer(500, {"message": "oops"})
+        if (method, kind) == ("POST", "history"):
+            own_id = f"srv/{len(self.runs)}"
+            self.runs[own_id] = [seq]
+            self.names[own_id] = body["id"]
+            return answer(200, {"id": own_id, "agent_id": body["agent_id"], "status": body["status"]})
+        if kind == "history":
+            if own_id not in self.runs:
+                return answer(404, {"message": "History not found"})
+            self.runs[own_id].append(seq)
+            return answer(200, {"id": own_id, "agent_id": "a", "status": body.get("status", "working")})
+        if method == "PATCH":
+            if own_id not in self.events:
+                return answer(404, {"message": "Event not found"})
+            self.runs[self.events[own_id]["history_id"]].append(seq)
+            return answer(200, {"id": own_id, **self.events[own_id]})
+        if body["history_id"] not in self.runs:
+            return answer(404, {"message": "History not found"})
+        assert body.get("parent_event_id") is None or body["parent_event_id"] in self.events
+        own_id = f"event/{len(self.events)}"
+        self.events[own_id] = body
+        self.runs[body["history_id"]].append(seq)
+        return answer(200, {"id": own_id, **body})
+
+
+@dataclass
+class MemoryReceiver:
+    """What a receiver of ours makes of the calls, without a server or a store."""
+
+    patches: dict[str, Patch] = field(default_factory=dict)
+    """By event id, in order of arrival."""
+
+    def __call__(self, request: Request) -> Response:
+        method, kind, own_id = call_of(request)
+        try:
+            record = read(request.body)
+            if kind == "history":
+                return answer(200, self._history(record, own_id, request.headers["Idempotency-Key"]))
+            key = f"event {request.headers['Idempotency-Key']}"
+            if method == "POST":
+                parent = self.patches.get(record.get("parent_event_id", ""))
+                patch = event_added(record, parent and parent.fields, self._arrival(key))
+                return answer(200, added_view(key, record, self._keep(patch).time))
+            if own_id not in self.patches:
+                return answer(404, {"message": "There is no event with this id."})
+            target = self.patches[own_id].fields
+            patch = self._keep(event_changed(record, target, self._arrival(f"change {key}")))
+            return answer(200, changed_view(target, fold(self.of(patch.run_id, patch.step_id)), patch.time))
+        except DecodeError as problem:
+            return answer(problem.status, {"message": str(problem)})
+
+    def view(self, run_id: str) -> dict[str, Any]:
+        return run_view(run_id, [patch for patch in self.patches.values() if patch.run_id == run_id])
+
+    def of(self, run_id: str, step_id: str | None) -> list[Patch]:
+        return [patch for patch in self.patches.values() if (patch.run_id, patch.step_id) == (run_id, step_id)]
+
+    def _history(self, record: dict[str, Any], own_id: str | None, key: str) -> dict[str, Any]:
+        run_id: str = own_id or record["id"]
+        if own_id is not None:
+            self._keep(run_changed(record, run_id, self._arrival(f"update {key}")))
+        elif not any(patch.type == RUN_START for patch in self.of(run_id, None)):
+            self._keep(run_started(record, run_id, self._arrival(f"start {run_id}")))
+        return history_view(run_id, fold(self.of(run_id, None)), at(0))
+
+    def _keep(self, patch: Patch) -> Patch:
+        return self.patches.setdefault(patch.id, patch)
+
+    def _arrival(self, event_id: str) -> Arrival:
+        number = len(self.patches)
+        return Arrival(event_id, at(3000 + number / 1000), number)
+
+
+def started(seq: int, step_id: str, run_id: str = "run-1", parent_id: str | None = None, **fields: Any) -> Event:
+    """A step.start."""
+    given = {"name": step_id, "step_type": "tool_call", "status": "running", **fields}
+    return event(seq, "step.start", run_id, **given)._replace(step_id=step_id, parent_id=parent_id)
+
+
+def ended(seq: int, step_id: str, run_id: str = "run-1", parent_id: str | None = None, **fields: Any) -> Event:
+    """A step.end."""
+    given = {"name": step_id, "step_type": "tool_call", "status": "completed", **fields}
+    return event(seq, "step.end", run_id, **given)._replace(step_id=step_id, parent_id=parent_id)

@@ -1,0 +1,195 @@
+"""OTLP as others speak it: random spans, the same by opentelemetry-proto, and what its messages say as our values."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+
+from agentscope.protocols.otlp.spans import Span, SpanEvent, SpanGroup, Value
+from agentscope.protocols.strict_json import DecodeError
+
+TRACE_ID = "5b8efff798038103d269b633813fc60c"
+SPAN_ID = "eee19b7ec3c1b174"
+
+_ID_NAMES = {"traceId", "spanId", "parentSpanId", "trace_id", "span_id", "parent_span_id"}
+
+times = st.integers(0, (1 << 64) - 1)
+texts = st.text(max_size=12)
+plain_values = st.one_of(
+    st.none(),
+    texts,
+    st.booleans(),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.binary(max_size=12),
+)
+values = st.recursive(
+    plain_values,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+mappings = st.dictionaries(texts, values, max_size=4)
+
+
+def ids(size: int) -> st.SearchStrategy[str]:
+    """Hexadecimal digits of so many bytes, not all zero."""
+    return st.binary(min_size=size, max_size=size).filter(any).map(bytes.hex)
+
+
+events = st.builds(SpanEvent, texts, times, mappings)
+spans = st.builds(
+    Span,
+    trace_id=ids(16),
+    span_id=ids(8),
+    parent_span_id=st.just("") | ids(8),
+    name=texts,
+    kind=st.integers(0, 5),
+    start_ns=times,
+    end_ns=times,
+    attributes=mappings,
+    status=st.integers(0, 2),
+    status_message=texts,
+    events=st.lists(events, max_size=2),
+    trace_state=texts,
+)
+groups = st.builds(SpanGroup, mappings, texts, texts, st.lists(spans, max_size=2))
+
+
+def span(**fields: Any) -> Span:
+    """A plain span, but for what is given."""
+    plain = Span(
+        TRACE_ID, SPAN_ID, "", "a span", 1, 1_700_000_000_000_000_000, 1_700_000_001_000_000_000, {}, events=[]
+    )
+    return plain._replace(**fields)
+
+
+def attempt(decode: Callable[[bytes], list[SpanGroup]], body: bytes) -> list[SpanGroup] | int:
+    """What a body is decoded to, or the status that it is refused with."""
+    try:
+        return decode(body)
+    except DecodeError as problem:
+        return problem.status
+
+
+def message_of(found: Sequence[SpanGroup]) -> ExportTraceServiceRequest:
+    """The groups as a message of opentelemetry-proto."""
+    request = ExportTraceServiceRequest()
+    for group in found:
+        outer = request.resource_spans.add()
+        outer.resource.SetInParent()
+        _put(outer.resource.attributes, group.resource)
+        inner = outer.scope_spans.add()
+        inner.scope.SetInParent()
+        inner.scope.name, inner.scope.version = group.scope_name, group.scope_version
+        for each in group.spans:
+            assert isinstance(each, Span)
+            message = inner.spans.add(
+                trace_id=bytes.fromhex(each.trace_id),
+                span_id=bytes.fromhex(each.span_id),
+                parent_span_id=bytes.fromhex(each.parent_span_id),
+                trace_state=each.trace_state,
+                name=each.name,
+                kind=each.kind,
+                start_time_unix_nano=each.start_ns,
+                end_time_unix_nano=each.end_ns,
+            )
+            _put(message.attributes, each.attributes)
+            for event in each.events:
+                _put(message.events.add(name=event.name, time_unix_nano=event.time_ns).attributes, event.attributes)
+            if each.status or each.status_message:
+                message.status.code, message.status.message = each.status, each.status_message
+    return request
+
+
+def groups_of(request: Any) -> list[SpanGroup]:
+    """What a message of opentelemetry-proto says."""
+    return [
+        SpanGroup(
+            _taken(outer.resource.attributes),
+            inner.scope.name,
+            inner.scope.version,
+            [
+                Span(
+                    each.trace_id.hex(),
+                    each.span_id.hex(),
+                    each.parent_span_id.hex(),
+                    each.name,
+                    each.kind,
+                    each.start_time_unix_nano,
+                    each.end_time_unix_nano,
+                    _taken(each.attributes),
+                    each.status.code,
+                    each.status.message,
+                    [SpanEvent(e.name, e.time_unix_nano, _taken(e.attributes)) for e in each.events],
+                    each.trace_state,
+                )
+                for each in inner.spans
+            ],
+        )
+        for outer in request.resource_spans
+        for inner in outer.scope_spans
+    ]
+
+
+def with_ids_as(document: Any, convert: Any) -> Any:
+    """JSON of a request with every id converted: protobuf's own mapping has base64 where OTLP has hexadecimal digits."""
+    if isinstance(document, dict):
+        return {
+            name: convert(value) if name in _ID_NAMES and isinstance(value, str) else with_ids_as(value, convert)
+            for name, value in document.items()
+        }
+    return [with_ids_as(item, convert) for item in document] if isinstance(document, list) else document
+
+
+def hex_of(text: str) -> str:
+    return base64.b64decode(text).hex()
+
+
+def base64_of(digits: str) -> str:
+    return base64.b64encode(bytes.fromhex(digits)).decode()
+
+
+def _put(attributes: Any, values: Any) -> None:
+    for name, value in values.items():
+        _set(attributes.add(key=name).value, value)
+
+
+def _set(message: Any, value: Value) -> None:
+    if isinstance(value, str):
+        message.string_value = value
+    elif isinstance(value, bool):
+        message.bool_value = value
+    elif isinstance(value, int):
+        message.int_value = value
+    elif isinstance(value, float):
+        message.double_value = value
+    elif isinstance(value, bytes):
+        message.bytes_value = value
+    elif isinstance(value, dict):
+        message.kvlist_value.SetInParent()
+        _put(message.kvlist_value.values, value)
+    elif value is None:
+        message.SetInParent()
+    else:
+        message.array_value.SetInParent()
+        for item in value:
+            _set(message.array_value.values.add(), item)
+
+
+def _taken(attributes: Any) -> dict[str, Value]:
+    return {item.key: _value(item.value) for item in attributes}
+
+
+def _value(message: AnyValue) -> Value:
+    member = message.WhichOneof("value")
+    if member == "array_value":
+        return [_value(item) for item in message.array_value.values]
+    if member == "kvlist_value":
+        return _taken(message.kvlist_value.values)
+    found: Value = None if member is None or member.endswith("strindex") else getattr(message, member)
+    return found
