@@ -66,6 +66,13 @@ class Place(NamedTuple):
     parent_id: str | None
 
 
+class Within(NamedTuple):
+    """A run that is a step of another one."""
+
+    place: Place
+    name: str
+
+
 class Runs:
     """The runs of one destination that are open in this process, and the ids of the last ones that ended."""
 
@@ -76,7 +83,7 @@ class Runs:
         self._family = family
         self._open: dict[str, int] = {}
         self._ended: dict[str, None] = {}
-        self._within: dict[str, Place] = {}
+        self._within: dict[str, Within] = {}
 
     def knows(self, scope: Scope) -> bool:
         """Whether what is tracked here belongs into this scope: of this destination, or of the other face to the same address."""
@@ -84,29 +91,29 @@ class Runs:
         near = runs is self or (runs._address == self._address and runs._family != self._family)
         return near and (not scope.loose or scope.opened_as in runs._open)
 
-    def joined(self, own_id: str, place: Place) -> None:
+    def joined(self, own_id: str, place: Place, name: str = "") -> None:
         """A run that is recorded as a step of another one: steps that name it belong below that step."""
-        self._within[own_id] = place
-        _bounded(self._within, MOST_OPEN_RUNS)
+        self._within[own_id] = Within(place, name)
+        bounded(self._within, MOST_OPEN_RUNS)
 
-    def within(self, own_id: str) -> Place | None:
-        """Where a run stands that is a step of another; None for a run of its own."""
+    def within(self, own_id: str) -> Within | None:
+        """Where a run stands that is a step of another, and its name; None for a run of its own."""
         return self._within.get(own_id)
 
     def placed(self, run_id: str) -> Place:
         """Where steps belong that name this run."""
         within = self._within.get(run_id)
-        return Place(run_id, None) if within is None else Place(within.run_id, run_id)
+        return Place(run_id, None) if within is None else Place(within.place.run_id, run_id)
 
     def opened(self, run_id: str, started_at: int = 0) -> None:
         """`started_at` is in nanoseconds since the epoch."""
         self._open[run_id] = started_at
-        _bounded(self._open, MOST_OPEN_RUNS)
+        bounded(self._open, MOST_OPEN_RUNS)
 
     def ended(self, run_id: str) -> None:
         self._open.pop(run_id, None)
         self._ended[run_id] = None
-        _bounded(self._ended, MOST_ENDED_RUNS)
+        bounded(self._ended, MOST_ENDED_RUNS)
 
     def started_at(self, run_id: str) -> int:
         """When an open run began; 0 for one that is not open here."""
@@ -195,7 +202,7 @@ def _floor(scope: Scope) -> Scope | None:
     return below
 
 
-def _bounded(ids: dict[str, Any], most: int) -> None:
+def bounded(ids: dict[str, Any], most: int) -> None:
     """Forget the oldest, a tenth at a time: a copy of all of them for each would cost too much."""
     if len(ids) > most:
         for run_id in list(ids)[: max(most // 10, 1)]:

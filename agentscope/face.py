@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 
 from .config import Config
 from .errors import AgentScopeError, APIError, AuthenticationError
+from .guarding import safe
 from .handles import InProcess
-from .recorder import Recorder, safe
+from .recorder import Recorder
 from .types import FlushResult, Stats
 
 T = TypeVar("T")

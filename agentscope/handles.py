@@ -57,7 +57,7 @@ class _Block:
         if recorder is None:
             return
         if self._entered:
-            recorder.misused("block_reused", "a block was entered again; each `with` needs a track_… call of its own")
+            recorder.misused("block_reused", "a block was entered again; each `with` needs a call of its own")
             return
         self._entered = True
         self._scope = self._open(recorder)

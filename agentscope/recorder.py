@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
-from functools import wraps
-from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from . import context
 from .config import Config
 from .context import Place, Scope
 from .errors import AgentScopeError
 from .events import RUN_END, RUN_START, STEP, STEP_END, STEP_START
+from .guarding import safe
 from .handles import OpenStep, Run, Step
 from .protocols.trace_context import STATE, Remote, headers_of, remote_of
 from .recording import Fields
@@ -25,43 +23,6 @@ if TYPE_CHECKING:
     from .pipeline.fanout import FanOut
 
 LONGEST_ID = 255
-
-
-M = TypeVar("M", bound=Callable[..., Any])
-
-
-class Guarded(Protocol):
-    """What has calls that must not raise into the agent."""
-
-    def _failed(self, call: str, error: Exception) -> None: ...
-
-
-def safe(fallback: Callable[..., Any]) -> Callable[[M], M]:
-    """A method of a `Guarded` that never raises, unless `fail_silently=False`: what goes wrong is counted and said.
-
-    The agent goes on with what `fallback` gives, which is asked with the object and the call's positional arguments.
-    """
-
-    def around(method: Any) -> Any:
-        @wraps(method)
-        def call(self: Guarded, /, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return method(self, *args, **kwargs)
-            except Exception as error:
-                self._failed(method.__name__, error)
-                return fallback(self, *args)
-
-        @wraps(method)
-        async def call_async(self: Guarded, /, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return await method(self, *args, **kwargs)
-            except Exception as error:
-                self._failed(method.__name__, error)
-                return await fallback(self, *args)
-
-        return call_async if iscoroutinefunction(method) else call
-
-    return around
 
 
 class Recorder:
@@ -95,8 +56,12 @@ class Recorder:
             place = self.place(None, None)
             if place is None:
                 return False
-            scope = self.runs.innermost()
-            named = self.runs.sole() or place.run_id if scope is None else scope.opened_as
+            named = self.runs.to_end(place)
+            if named is None:
+                self.misused(
+                    "foreign_run", "end_run() found only the run of another process, which is the sender's to end"
+                )
+                return False
         elif self.runs.has_ended(named):
             self.misused("run_ended", "end_run() was called again for a run that has ended")
             return False
@@ -259,9 +224,9 @@ class Recorder:
         if within is None:
             self.put(RUN_START, run_id, None, None, fields, urgent=True)
         else:
-            self.runs.joined(run_id, within)
             values = fields.values
             values.update(name=values.pop("agent_name"), step_type="agent")
+            self.runs.joined(run_id, within, values["name"])
             self.put(STEP_START, within.run_id, run_id, within.parent_id, fields, urgent=True)
         if self._pipeline.closed:
             return False
@@ -287,8 +252,9 @@ class Recorder:
             if within is None:
                 return self.put(RUN_END, run_id, None, None, fields, urgent=True)
             fields.values.setdefault("started_at", self.runs.started_at(run_id) or fields.values["ended_at"])
-            fields.values["step_type"] = "agent"
-            return self.put(STEP_END, within.run_id, run_id, within.parent_id, fields, urgent=True)
+            fields.values.update(name=within.name, step_type="agent")
+            place = within.place
+            return self.put(STEP_END, place.run_id, run_id, place.parent_id, fields, urgent=True)
         finally:
             self.runs.ended(run_id)
             context.leave_run(self.runs, run_id)

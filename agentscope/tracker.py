@@ -9,9 +9,9 @@ from .config import Config, OnDrop, Redact
 from .context import new_id
 from .errors import ConfigurationError
 from .face import Face
+from .guarding import safe
 from .handles import Extracted, Run, Step
 from .observe import observed, propagated
-from .recorder import safe
 from .types import RunStatus, StepType
 
 if TYPE_CHECKING:

@@ -23,6 +23,16 @@ from agentscope import (
     VoltAgentExporter,
     create_tracker,
 )
+from agentscope.voltagent import (
+    Agent as AgentHandle,
+    History,
+    TokenUsage,
+    Tool,
+    ToolOptions,
+    Trace,
+    VoltAgentCoreAPI,
+    VoltAgentSDK,
+)
 
 tracker = create_tracker("ask_key", "http://localhost:8000")
 assert_type(tracker, Tracker)
@@ -140,3 +150,30 @@ def wrong() -> None:
     search(1)  # type: ignore[arg-type]
     tracker.flush("soon")  # type: ignore[arg-type]
     create_tracker("ask_key", batchsize=anything)  # type: ignore[call-arg]
+
+
+def voltagent() -> None:
+    sdk = VoltAgentSDK(
+        base_url="http://localhost:8000", public_key="a", secret_key="b", auto_flush=True, flush_interval=5
+    )
+    with sdk.trace({"agentId": "x"}) as trace:
+        agent = trace.add_agent("A")
+        assert_type(agent, AgentHandle)
+        assert_type(agent.add_tool(ToolOptions(name="t")), Tool)
+        agent.success(usage=TokenUsage(total_tokens=1))
+    result: FlushResult = sdk.flush()
+    assert not result
+    assert_type(sdk.tracker, Tracker)
+    assert_type(sdk.client, VoltAgentCoreAPI)
+
+
+async def voltagent_async(sdk: VoltAgentSDK) -> None:
+    async with sdk.trace(agentId="a", input={"q": 1}) as trace:
+        assert_type(trace, Trace)
+        async with trace.add_agent({"name": "A", "metadata": {"a": {"b": 1}}}) as agent:
+            tool = await agent.add_tool({"name": "t"})
+            assert_type(tool, Tool)
+            assert_type(await tool.success(output={"a": 1}), bool)
+            await agent.success(output={}, usage={"total_tokens": 1})
+    assert_type(await sdk.flush(), FlushResult)
+    assert_type(await sdk.get_trace("x"), History | None)

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..context import Place
+from ..context import Place, bounded
 from ..errors import ConfigurationError
 from ..events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, Deferred
+from ..guarding import Guarded, safe
 from ..protocols.agentscope.decode import Patch
 from ..protocols.ids import run_id_of
 from ..protocols.otlp.aliases import OF_RUN
 from ..protocols.otlp.reading import is_run, patches_of
 from ..protocols.otlp.spans import ERROR, Span, SpanEvent, SpanGroup
-from ..recorder import Guarded, safe
 from ..recording import Fields
 
 try:
@@ -89,7 +89,7 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
             else:
                 place, own = self._begin_run(span, f"{context.trace_id:032x}"), None
         self._places[context.span_id] = _Open(place, own)
-        _bounded(self._places)
+        bounded(self._places, MOST_OPEN_SPANS)
 
     @safe(lambda *_: None)
     def on_end(self, span: ReadableSpan) -> None:
@@ -131,7 +131,7 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         if not told or self._told.get(run_id) == told:
             return False
         self._told[run_id] = told
-        _bounded(self._told)
+        bounded(self._told, MOST_OPEN_SPANS)
         return True
 
     def _put(self, type_: str, reading: _Reading, step_id: str | None, urgent: bool) -> None:
@@ -174,12 +174,6 @@ class _Reading:
 
 def _is_plain(name: str) -> bool:
     return name not in PAYLOAD_FIELDS and name not in _ON_THE_CALL
-
-
-def _bounded(known: dict[Any, Any]) -> None:
-    if len(known) > MOST_OPEN_SPANS:
-        for oldest in list(known)[: MOST_OPEN_SPANS // 10]:
-            known.pop(oldest, None)
 
 
 def _hex(span_id: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 
 from ..events import Event
 
@@ -21,11 +22,21 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._events)
 
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._events)
+
     def add(self, event: Event, now: float) -> None:
         if not self._events:
             self._since = now
         self._events.append(event)
         self._bytes += event.size
+
+    def put_back(self, events: Sequence[Event], now: float) -> None:
+        """Add events that came before all others."""
+        if not self._events:
+            self._since = now
+        self._events.extendleft(reversed(events))
+        self._bytes += sum(event.size for event in events)
 
     def room(self) -> int:
         """How many more events fit by count; none if the bytes are full."""

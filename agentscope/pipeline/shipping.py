@@ -122,7 +122,7 @@ class Shipper:
             raise
         except BaseException as error:
             outcome = self._crashed(error, batch)
-        self._take_in(batch, outcome)
+        self._take_in(batch, outcome, now)
         self._relieve(now)
         return outcome
 
@@ -166,7 +166,17 @@ class Shipper:
     def _relieve(self, now: float) -> None:
         """What never ends must not fill the queue: the oldest of it is sent as it is."""
         if len(self._parts) > MOST_PARKED or self._parked_bytes > self._most_parked_bytes:
-            self._close(list(self._parked)[: len(self._parked) // 10 + 1], now)
+            # What is on its way takes its parked events along: sent before it or after it, they would be torn apart.
+            moving = {(event.run_id, event.step_id) for event in (*self._held.values(), *self.batcher)}
+            oldest = [part for part in self._parked if part not in moving]
+            self._close(oldest[: len(self._parked) // 10 + 1], now)
+
+    def _release(self, now: float) -> None:
+        """Have everything that is parked sent event by event, before what came after it."""
+        events = [event for seq in sorted(self._parts) if (event := self._unpark(seq)) is not None]
+        self._redacted_before.update(event.seq for event in events)
+        self.batcher.put_back(events, now)
+        self.through = self.ledger.taken - len(self.batcher)
 
     def _park(self, batch: Batch, seqs: set[int]) -> None:
         """Keep events for the end of their run or step."""
@@ -230,7 +240,7 @@ class Shipper:
             return Outcome(problem=f"the exporter raised {type(error).__name__}", kind=BUSY)
         return Outcome(dropped=[Dropped(event.seq, ENCODE_ERROR, type(error).__name__) for event in batch.events])
 
-    def _take_in(self, batch: Batch, outcome: Outcome) -> None:
+    def _take_in(self, batch: Batch, outcome: Outcome, now: float) -> None:
         with self._move() as allowed:
             if not allowed:
                 return
@@ -241,6 +251,9 @@ class Shipper:
             self.ledger.duplicates += outcome.duplicates
             self.ledger.possibly_duplicated += outcome.possibly_duplicated
             self._settle(outcome.delivered, [(seq, reason) for seq, reason, _ in outcome.dropped])
+            # What is still in hand goes first: it may be of the same runs, and takes what is parked along.
+            if outcome.released and not self._held:
+                self._release(now)
         batch.events = [event for event in batch.events if event.seq in self._held]
 
     def _settle(self, delivered: Iterable[int], dropped: Iterable[tuple[int, str]]) -> None:

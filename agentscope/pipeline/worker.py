@@ -113,7 +113,8 @@ class Worker:
     def wait_for_flush(self, flush: Flush | None, timeout: float) -> int:
         """Wait for what `begin_flush` gave, for `timeout` seconds at most; gives how much of it is not settled."""
         if flush is None:
-            return self.counts()[2] - (0 if self.finished else self.shipper.parked)
+            # What came in since it was begun is no part of it.
+            return self.counts()[2] - self.shipper.parked if threads.is_ours() else 0
         try:
             if self.start():
                 flush.waiter.acquire(timeout=max(timeout, 0.0))

@@ -121,6 +121,8 @@ class Outcome:
     dropped: list[Dropped] = field(default_factory=list)
     parked: list[int] = field(default_factory=list)
     """To be kept for the event that ends their run or step, and given with every batch until they have a verdict."""
+    released: bool = False
+    """This backend takes everything event by event, as it is known by now: what is still parked waits for nothing."""
     duplicates: int = 0
     possibly_duplicated: int = 0
     reported: bool = False

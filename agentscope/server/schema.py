@@ -143,10 +143,20 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    for step in range(version, SCHEMA_VERSION) if version else ():
-        # One transaction, so that a process that is killed in between leaves a file of the one version or the other.
-        connection.executescript(f"BEGIN IMMEDIATE; {_CHANGES[step]}; PRAGMA user_version={step + 1}; COMMIT")
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name='runs'").fetchone() is None:
+        return  # new, or of a process that was killed before it had made the tables
+    # One transaction, so that a process that is killed in between leaves a file of the one version or the other; and the
+    # version is read within, since another process may be at the same.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        for step in range(version, SCHEMA_VERSION):
+            connection.execute(_CHANGES[step])
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
 
 
 def verify(connection: sqlite3.Connection) -> None:

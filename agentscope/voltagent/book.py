@@ -1,4 +1,4 @@
-"""The runs and steps that an SDK has begun and not ended, and how their starts, updates and ends become events.
+"""The runs and steps that an SDK has begun and not ended, and how their updates and ends become events.
 
 Nothing here is locked: a signal handler or the garbage collector may be the caller.
 """
@@ -8,16 +8,14 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..context import HANDLE, MOST_OPEN_RUNS, Place, _bounded, new_id, sampled
-from ..events import RUN_END, RUN_UPDATE, STEP_END, STEP_START, STEP_UPDATE
-from ..protocols.voltagent.names import STEP_TYPES
+from ..context import MOST_OPEN_RUNS, bounded, new_id, sampled
+from ..events import RUN_END, RUN_UPDATE, STEP_END, STEP_UPDATE
 from ..recorder import LONGEST_ID, Recorder
-from ..recording import Fields, _plain_text
+from ..recording import Fields
 from ..snapshot import text
-from ..types import STEP_TYPES as KNOWN_STEP_TYPES
 from .options import FINAL, add_error, add_metadata, add_tags, add_usage, level_of, moment_of, status_of, tags_of, take
 from .part import Part
 
@@ -35,7 +33,7 @@ class Kept(dict[str, object]):
     def keep(self, id_: str, handle: object) -> None:
         """Keep this one, and the newest others."""
         self[id_] = handle
-        _bounded(self, MOST_OPEN_RUNS)
+        bounded(self, MOST_OPEN_RUNS)
 
 
 class Book:
@@ -48,7 +46,7 @@ class Book:
     def __init__(self, recorder: Recorder, pipeline: Pipeline | FanOut, sample_rate: float) -> None:
         self.parts: dict[str, Part] = {}
         self._recorder = weakref.ref(recorder)
-        self._runs = recorder.runs
+        self.runs = recorder.runs
         self._pipeline = pipeline
         self._sample_rate = sample_rate
         self._kept: Callable[[], Kept | None] = lambda: None
@@ -70,119 +68,23 @@ class Book:
 
     def find(self, id_: Any) -> Part | None:
         """The part with this id that goes on; None if there is none."""
-        return self.parts.get(_id(id_) or "")
+        return self.parts.get(id_of(id_) or "")
+
+    def add(self, part: Part) -> None:
+        """It has begun."""
+        self.parts[part.id] = part
+        if len(self.parts) > MOST_OPEN_RUNS:
+            bounded(self.parts, MOST_OPEN_RUNS)
 
     def elsewhere(self, trace_id: Any) -> Part:
         """A part for a trace that does not go on here: another process may have begun it."""
-        runs, run_id = self._runs, _id(trace_id) or new_id()
+        runs, run_id = self.runs, id_of(trace_id) or new_id()
         if not runs.has_ended(run_id):
             sentence = "a trace was named that was not begun in this process; what is said of it is sent all the same"
             self.recorder.misused("unknown_run", sentence)
         place = runs.placed(run_id)
         part = Part(place.run_id, place.parent_id, None, "unknown", "agent", 0)
         part.is_trace = True
-        return part
-
-    # ---- starts ----------------------------------------------------------------------------------------------------
-
-    def begin_trace(self, given: dict[str, Any], fields: Fields) -> Part:
-        """A run begins; inside a block of the other face, or of another process, it is a step there."""
-        values, recorder = fields.values, self.recorder
-        run_id = _id(take(given, "id")) or new_id()
-        started_at = moment_of(take(given, "startTime", "start_time"), fields) or time.time_ns()
-        values.update(status="running", started_at=started_at)
-        fields.name("agent_name", take(given, "agentId", "agent_id", "name"), default="unknown")
-        agent_name = values["agent_name"]
-        about = {
-            "agentId": agent_name,
-            "version": take(given, "version"),
-            "level": level_of(take(given, "level"), fields),
-            "completionStartTime": take(given, "completionStartTime", "completion_start_time"),
-        }
-        user_id, conversation_id = take(given, "userId", "user_id"), take(given, "conversationId", "conversation_id")
-        tags = take(given, "tags")
-        within = self._surroundings()
-        if within is None:
-            values["source"] = "voltagent"
-            fields.name("user_id", user_id)
-            fields.name("conversation_id", conversation_id)
-            add_tags(fields, tags)
-        else:  # a step has no place of its own for these
-            about.update(userId=user_id, conversationId=conversation_id, tags=tags_of(tags, fields))
-        fields.payload("input", take(given, "input"))
-        metadata = take(given, "metadata")
-        add_metadata(fields, given, metadata, {name: value for name, value in about.items() if value is not None})
-        recorder.say_mended(fields)
-        own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
-        part = Part(own, step_id, parent_id, agent_name, "agent", started_at)
-        part.is_trace = True
-        if recorder.begin(run_id, fields, within):
-            self._add(part)
-        return part
-
-    def begin_step(
-        self,
-        above: Part,
-        step_type: str,
-        given: dict[str, Any],
-        fields: Fields,
-        *,
-        own: Mapping[str, Any] | None = None,
-        step_id: str | None = None,
-        parent_id: str | None = None,
-        started_at: int | None = None,
-    ) -> Part:
-        """A step begins: below the part that it is added to, or below what is current inside that."""
-        recorder, values, run_id = self.recorder, fields.values, above.run_id
-        step_id = step_id or recorder.new_step_id()
-        started_at = started_at or time.time_ns()
-        values["status"] = "running"
-        values["started_at"] = started_at
-        values["step_type"] = step_type
-        fields.name("name", given.pop("name", None), default=step_type)
-        fields.payload("input", given.pop("input", None))
-        metadata = given.pop("metadata", None)
-        if metadata is not None or given or own:
-            add_metadata(fields, given, metadata, own)
-        if fields.mended:
-            recorder.say_mended(fields)
-        parent_id = parent_id or self._runs.below(run_id, above.step_id)
-        part = Part(run_id, step_id, parent_id, values["name"], step_type, started_at)
-        self._add(part)
-        recorder.put(STEP_START, run_id, step_id, parent_id, fields, step_type == "agent")
-        return part
-
-    def begin_event(self, above: Part, given: dict[str, Any], fields: Fields) -> Part:
-        """An event of the caller's own making begins; one with a final status is over at once."""
-        event_type = _plain_text(take(given, "type", "event_type", "eventType"))
-        step_type = STEP_TYPES.get(event_type or "", event_type if event_type in KNOWN_STEP_TYPES else "other")
-        own = {"eventType": event_type} if event_type and step_type == "other" else {}
-        for name in ("version", "tags"):
-            value = take(given, name)
-            if value is not None:
-                own[name] = value
-        status = status_of(take(given, "status"), fields)
-        level = level_of(take(given, "level"), fields)
-        if level is not None:
-            fields.values["level"] = level
-        ended_at = moment_of(take(given, "endTime", "end_time"), fields)
-        error, output = take(given, "statusMessage", "status_message"), take(given, "output")
-        take(given, "traceId", "trace_id")
-        over = status in FINAL
-        if not over:
-            fields.payload("output", output)
-        part = self.begin_step(
-            above,
-            step_type,
-            given,
-            fields,
-            own=own,
-            step_id=_id(take(given, "id")),
-            parent_id=_id(take(given, "parentEventId", "parent_event_id")),
-            started_at=moment_of(take(given, "startTime", "start_time"), fields),
-        )
-        if over:
-            self.end(part, status or "", output=output, error=error, ended_at=ended_at)
         return part
 
     # ---- updates and ends ------------------------------------------------------------------------------------------
@@ -269,7 +171,7 @@ class Book:
 
     def is_over(self, part: Part) -> bool:
         """Whether it has ended. The other face may have ended a trace's run, too."""
-        runs = self._runs
+        runs = self.runs
         if part.is_trace and not part.ended and runs.has_ended(part.id) and not runs.is_open(part.id):
             part.claim()
             self._remove(part)
@@ -307,16 +209,11 @@ class Book:
             known = sampled(part.run_id, self._sample_rate)
             accepted = known and self._pipeline.put(*event, fields.values, fields.size, urgent)
         if part.is_trace:
-            self._runs.ended(part.id)
+            self.runs.ended(part.id)
         return accepted
 
     def _say_ended(self) -> None:
         self.recorder.misused("ended_twice", "something was ended again that has ended; how it ended first stands")
-
-    def _add(self, part: Part) -> None:
-        self.parts[part.id] = part
-        if len(self.parts) > MOST_OPEN_RUNS:
-            _bounded(self.parts, MOST_OPEN_RUNS)
 
     def _remove(self, part: Part) -> None:
         if self.parts.get(part.id) is part:
@@ -325,11 +222,7 @@ class Book:
         if kept:
             kept.pop(part.id, None)
 
-    def _surroundings(self) -> Place | None:
-        """The step or run that is current here, unless that is a trace's own."""
-        scope = self._runs.innermost()
-        return None if scope is None or scope.sort == HANDLE else Place(scope.run_id, scope.step_id)
 
-
-def _id(value: Any) -> str | None:
+def id_of(value: Any) -> str | None:
+    """An id that a caller named; None if it named none, or an empty one."""
     return None if value is None else text(value, LONGEST_ID) or None

@@ -16,13 +16,15 @@ from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 
 from ..context import HANDLE, Scope, new_id
+from ..guarding import safe
 from ..handles import InProcess, _Block
-from ..recorder import Recorder, safe
+from ..recorder import Recorder
 from ..recording import Fields
 from .awaiting import ACCEPTED, REFUSED, Ready, Settled
 from .book import Book
 from .options import FINAL, spread, status_of
 from .part import Part
+from .starts import begin_event, begin_step
 from .types import AgentOptions, MemoryOptions, RetrieverOptions, TimelineEvent, ToolOptions
 
 Given = Mapping[str, Any]
@@ -162,7 +164,7 @@ class _Around(Handle):
             return Operation(None, idle(), self)
         self._say_late(book)
         fields = Fields(book.recorder.limit, {})
-        return Operation(book, book.begin_event(self._part, spread(event_data, more, fields), fields), self)
+        return Operation(book, begin_event(book, self._part, spread(event_data, more, fields), fields), self)
 
     def _add(self, kind: type[S], step_type: str, options: Any, more: dict[str, Any]) -> S:
         book, part = self._book, self._part
@@ -171,7 +173,7 @@ class _Around(Handle):
         if part.ended:
             self._say_late(book)
         fields = Fields(book.recorder.limit, {})
-        return kind(book, book.begin_step(part, step_type, spread(options, more, fields), fields), self)
+        return kind(book, begin_step(book, part, step_type, spread(options, more, fields), fields), self)
 
     def _say_late(self, book: Book) -> None:
         if self._part.ended:

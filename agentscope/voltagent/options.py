@@ -8,8 +8,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ..protocols.voltagent.names import LEVELS
-from ..recording import Fields, _plain_dict, _plain_text
-from ..snapshot import text
+from ..recording import Encoded, Fields, _plain_dict, _plain_text
+from ..snapshot import encode, text
 from .model import Record
 from .naming import camel_case_metadata
 
@@ -109,7 +109,7 @@ def _object(value: Any, fields: Fields) -> dict[Any, Any]:
 
 
 def add_usage(fields: Fields, usage: Any) -> None:
-    """`usage`: a dict as it is, a number as the total, or the counts that an object has for attributes."""
+    """`usage`: a dict as it is, a number as the total, an object by its fields, or else by the counts among its attributes."""
     if usage is None or type(usage) is dict:
         fields.payload("usage", usage)
     elif issubclass(type(usage), Record):
@@ -117,12 +117,13 @@ def add_usage(fields: Fields, usage: Any) -> None:
     elif type(usage) is int:
         fields.payload("usage", {"total_tokens": usage})
     else:
-        fields.payload("usage", _counts(usage) or usage)
+        told = Encoded(*encode(usage, fields.limit))
+        fields.payload("usage", told if told.data.startswith(b"{") else _counts(usage) or told)
 
 
 def _counts(usage: Any) -> dict[str, Any]:
     found = {}
-    for name in () if issubclass(type(usage), Mapping) else _COUNTS:
+    for name in _COUNTS:
         try:
             value = getattr(usage, name)
         except KeyboardInterrupt:

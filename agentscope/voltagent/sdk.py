@@ -9,8 +9,9 @@ from ..config import OnDrop, Redact
 from ..destinations import VoltAgentExporter
 from ..errors import AgentScopeError, ConfigurationError
 from ..face import Face
+from ..guarding import safe
 from ..protocols.encoding import zoned_utc
-from ..recorder import LONGEST_ID, safe
+from ..recorder import LONGEST_ID
 from ..recording import Fields
 from ..snapshot import text
 from ..tracker import Tracker
@@ -20,6 +21,7 @@ from .handles import Given, Operation, Trace, idle
 from .options import spread, take
 from .part import Part
 from .settings import load
+from .starts import begin_event, begin_trace
 from .types import History, TimelineEvent, TraceOptions, VoltAgentConfig
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ class VoltAgentSDK(Face):
         given = spread(options, more, fields)
         if not self._recorder.enabled:
             return Trace(None, idle(text(take(given, "agentId", "agent_id") or "unknown", LONGEST_ID)))
-        return Trace(self._book, self._book.begin_trace(given, fields))
+        return Trace(self._book, begin_trace(self._book, given, fields))
 
     @safe(lambda *_: Trace(None, idle()))
     def create_trace(self, options: TraceOptions | Given | None = None, **more: Any) -> Trace:
@@ -128,7 +130,7 @@ class VoltAgentSDK(Face):
             return Operation(None, idle())
         part = self._book.find(trace_id) or self._book.elsewhere(trace_id)
         fields = Fields(self._recorder.limit, {})
-        event = self._book.begin_event(part, spread(event_data, more, fields), fields)
+        event = begin_event(self._book, part, spread(event_data, more, fields), fields)
         handle = Operation(self._book, event, Trace(None, part))
         if not event.ended:
             self._kept.keep(event.id, handle)

@@ -16,7 +16,8 @@ EXAMPLES = ROOT / "examples"
 
 
 def start(name: str, receiver: Any) -> Result:
-    done = run(EXAMPLES / name, env={"AGENTSCOPE_BASE_URL": receiver.url}, timeout=30)
+    places = {"AGENTSCOPE_BASE_URL": receiver.url, "VOLTAGENT_BASE_URL": receiver.url}
+    done = run(EXAMPLES / name, env=places, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     return done
 
@@ -134,6 +135,34 @@ def test_opentelemetry_spans(receiver: Any) -> None:
     run = reading.only_run(receiver.url)
     assert (run["agent_name"], run["tokens_used"], run["output"]) == ("forecaster", 17, {"celsius": -3})
     assert reading.outline(run) == ["agent weather", ["tool_call thermometer", "llm_call chat a-small-model"]]
+
+
+def test_voltagent_quickstart(receiver: Any) -> None:
+    found = [path for path in EXAMPLES.glob("*.py") if "import asyncio" in path.read_text(encoding="utf-8")]
+    done = start("voltagent_quickstart.py", receiver)
+    assert done.stdout == f"{len(found)} examples have it\ndelivered: True\n"
+    run = reading.only_run(receiver.url)
+    assert (run["agent_name"], run["user_id"], run["tags"]) == ("librarian", "user-1", ["examples"])
+    assert (run["status"], run["tokens_used"]) == ("completed", 13)
+    below = ["retrieval examples", "memory remember", "tool_call read!"]
+    assert reading.outline(run) == ["agent Librarian", below]
+    assert steps(run, "examples")[0]["output"] == {"documents": sorted(path.name for path in found)}
+    assert steps(run, "remember")[0]["meta_data"] == {"cacheHit": False}
+    assert steps(run, "read")[0]["error"]["type"] == "FileNotFoundError"
+    assert run["output"] == {"answer": f"{len(found)} examples have it"}
+
+
+def test_voltagent_nested(receiver: Any) -> None:
+    assert start("voltagent_nested.py", receiver).stdout == "22.0 USD, 3200.0 JPY\n"
+    run = reading.only_run(receiver.url)
+    asked = ["agent converter", ["tool_call rate"]]
+    failed = ["agent converter!", ["tool_call rate!"]]
+    assert reading.outline(run) == ["agent planner", [*asked, *failed, "other skipped", *asked]]
+    assert steps(run, "converter")[1]["error"]["type"] == "KeyError"
+    assert steps(run, "skipped")[0]["meta_data"] == {"eventType": "note"}
+    assert run["tokens_used"] == 20
+    assert (run["meta_data"]["priority"], run["meta_data"]["currenciesAsked"]) == ("low", 3)
+    assert run["output"] == {"USD": 22.0, "JPY": 3200.0}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("langchain_core") is None, reason="langchain-core is not installed")

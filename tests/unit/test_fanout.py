@@ -72,6 +72,34 @@ def test_one_that_is_down_does_not_hold_up_another() -> None:
     assert each_balanced(fan.stats())
 
 
+class Late(Memory):
+    """An exporter whose backend answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.let = threading.Event()
+
+    def export(self, batch: Batch, timeout: float) -> Outcome:
+        self.let.wait(10)
+        return super().export(batch, timeout)
+
+
+def test_a_flush_does_not_count_what_comes_while_it_waits_for_another() -> None:
+    late, other = Late(), Late()
+    slow, fast = pipeline(late), pipeline(other)
+    fan = FanOut([slow, fast])
+    step(fan)
+    other.let.set()
+    assert fast.flush(10)
+    other.let.clear()
+    waits = [each.begin_flush() for each in (slow, fast)]
+    step(fan)
+    late.let.set()
+    assert [wait(10).pending for wait in waits] == [0, 0]
+    other.let.set()
+    assert fan.shutdown(5)
+
+
 def test_each_has_a_queue_bound_of_its_own() -> None:
     kept: list[Event] = []
     small = replace(CONFIG, max_queue_bytes=64 * 1024)

@@ -41,6 +41,7 @@ LAYERS = (
     ("agentscope.tracker", 4),
     ("agentscope.voltagent*", 4),
     ("agentscope.face", 4),
+    ("agentscope.guarding", 4),
     ("agentscope.recorder", 4),
     ("agentscope.observe", 4),
     ("agentscope.handles", 4),

@@ -157,7 +157,7 @@ MISUSES: dict[str, tuple[Misuse, Any, str, str]] = {
         "after shutdown()",
     ),
     "a thread among several runs": (ambiguous, False, "ambiguous_run", "tracker.propagate()"),
-    "a block entered again": (reused, None, "block_reused", "a track_… call of its own"),
+    "a block entered again": (reused, None, "block_reused", "a call of its own"),
     "a timeout that is no number": (lambda t: bool(t.flush("soon")), True, "wrong_type", "number of seconds"),
     "a timeout that is none": (lambda t: bool(t.shutdown(float("nan"))), True, "wrong_type", "number of seconds"),
     "a class observed": (lambda t: t.observe(Recording), Recording, "not_observable", "takes functions"),

@@ -116,3 +116,11 @@ def test_outcomes_of_lanes_add_up_and_the_gravest_problem_stays():
         kind=UNAUTHORIZED,
         retry_after="5",
     )
+
+
+def test_where_the_batch_call_is_taken_nothing_has_to_stay_parked(protocol):
+    assert attempt(protocol, batch(run_of(2)), BatchBackend()).released
+
+
+def test_where_the_classic_calls_are_used_starts_of_steps_stay_parked(protocol):
+    assert not attempt(protocol, batch(run_of(2)), ClassicBackend()).released

@@ -258,6 +258,12 @@ def test_one_without_it_gets_the_history_calls_and_is_never_asked_again() -> Non
     assert protocol.name == HISTORY
 
 
+def test_where_the_history_calls_are_used_nothing_has_to_stay_parked() -> None:
+    protocol = voltagent()
+    assert not attempt(protocol, batch([event(1, RUN_START)]), History()).released
+    assert attempt(protocol, batch(run_of(1)), History()).released
+
+
 def test_what_was_parked_for_otlp_is_sent_once_the_history_calls_are_used() -> None:
     backend, protocol = History(), voltagent()
     first = batch([event(1, RUN_START), opened(2, 9, "a")[0]])

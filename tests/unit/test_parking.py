@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope.config import Config
-from agentscope.events import STEP_END, STEP_START, Event, Session
+from agentscope.events import STEP_END, STEP_START, STEP_UPDATE, Event, Session
 from agentscope.pipeline import Pipeline, shipping, threads
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.shipping import Shipper
@@ -140,6 +140,60 @@ def test_when_too_much_is_parked_the_oldest_is_sent_as_it_is() -> None:
             bench.send(opened(seq, 100, f"step-{seq}")[0])
     assert bench.shipper.parked <= 10
     assert bench.exporter.seqs == [(seq,) for seq in range(len(bench.exporter.sent))]
+
+
+def test_what_gives_way_is_not_torn_from_an_end_that_is_on_its_way() -> None:
+    bench = Bench(WholeOnly(refusals=2))
+    first, *others = [opened(seq, 100 + seq, f"step-{seq}") for seq in range(8)]
+    with patch.object(shipping, "MOST_PARKED", 5):
+        bench.send(first[0], *(start for start, _ in others[:4]))
+        bench.send(first[1], *(start for start, _ in others[4:]))
+        bench.finish()
+    assert (0, 100) in bench.exporter.seqs
+    assert sorted(seq for seqs in bench.exporter.seqs for seq in seqs) == [*range(8), 100]
+
+
+def test_what_is_on_its_way_already_does_not_give_way_again() -> None:
+    bench = Bench(WholeOnly(refusals=4), replace(CONFIG, batch_size=1))
+    start, _ = opened(0, 100, "a")
+    bench.send(start, *(start._replace(type=STEP_UPDATE, seq=seq) for seq in range(1, 8)))
+    with patch.object(shipping, "MOST_PARKED", 2):
+        bench.send(opened(20, 21, "b")[1])
+        bench.finish()
+    assert bench.exporter.seqs == [(21,), tuple(range(8))]
+
+
+class Learning(WholeOnly):
+    """An exporter that finds out with the first end that its backend takes everything event by event."""
+
+    def export(self, sent: Batch, timeout: float) -> Outcome:
+        if not any(event.type == STEP_END for event in sent.events) and not self.sent:
+            return Outcome(parked=[event.seq for event in sent.events])
+        self.sent += [Whole(event, (event.seq,)) for event in sent.events]
+        return Outcome(delivered=[event.seq for event in sent.events], released=True)
+
+
+def test_once_a_backend_takes_everything_as_it_comes_nothing_stays_parked() -> None:
+    bench = Bench(Learning())
+    (start, end), (other, _), (third, _) = opened(1, 4, "a"), opened(2, 9, "b"), opened(3, 9, "c")
+    bench.send(start, other, third)
+    assert bench.shipper.parked == 3
+    bench.send(end)
+    assert bench.exporter.seqs == [(4,), (1,), (2,), (3,)]
+    assert (bench.shipper.parked, bench.shipper.unsettled, bench.shipper.through) == (0, 0, 4)
+
+
+def test_a_flush_waits_for_what_is_parked_no_longer() -> None:
+    pipeline = Pipeline(CONFIG, Learning, lambda event: event)
+    for step_id in "abc":
+        put(pipeline, STEP_START, step_id)
+    assert pipeline.flush(10)
+    assert pipeline.stats().unfinished == 3
+    put(pipeline, STEP_END, "a")
+    assert pipeline.flush(10)
+    stats = pipeline.stats()
+    assert (stats.delivered, stats.pending) == (4, 0)
+    pipeline.shutdown(1)
 
 
 def test_what_is_parked_may_take_half_of_the_room_at_most() -> None:

@@ -55,6 +55,7 @@ def test_a_run_started_inside_another_process_ends_by_its_id_from_anywhere() -> 
         assert recording.parents() == {"sole": inner, "named": inner}
         (end,) = recording.events("step.end")
         assert (end["run_id"], end["step_id"], end["status"], end["error"]) == (RUN, inner, "failed", "no luck")
+        assert end["name"] == "worker"
 
 
 def test_end_run_without_an_id_ends_the_inner_run_and_not_the_senders() -> None:
@@ -128,7 +129,12 @@ def test_for_voltagent_a_step_is_announced_before_what_is_inside(announced: Reco
     told = announced.events()
     assert [event["type"] for event in told] == ["run.start", "step.start", "step", "step.end", "run.end"]
     start, inner, end = told[1:4]
-    assert (start["name"], start["step_type"], start["status"], start["input"]) == ("outer", "agent", "running", {"x": 1})
+    assert (start["name"], start["step_type"], start["status"], start["input"]) == (
+        "outer",
+        "agent",
+        "running",
+        {"x": 1},
+    )
     assert inner["parent_id"] == start["step_id"] == end["step_id"] == outer.id
     assert (end["name"], end["step_type"], end["status"], end["output"]) == ("outer", "agent", "completed", "done")
     assert "input" not in end
@@ -197,5 +203,5 @@ def test_runs_within_others_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatc
     runs = Runs()
     for number in range(30):
         runs.joined(f"inner-{number}", Place("outer", None))
-    assert runs.within("inner-29") == Place("outer", None)
+    assert runs.within("inner-29") == (Place("outer", None), "")
     assert runs.within("inner-0") is None

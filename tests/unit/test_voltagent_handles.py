@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -258,6 +258,13 @@ def test_a_trace_has_the_id_it_is_given_and_knows_its_agent(volt: Traced) -> Non
     assert repr(tool) == f"<Tool {tool.id}>"
 
 
+class Counted:
+    """Tells what it counted by attributes only."""
+
+    input_tokens = 3
+    output_tokens = None
+
+
 @dataclass
 class Spec:
     name: str
@@ -306,7 +313,7 @@ def test_objects_of_other_packages_are_read_by_their_fields(volt: Traced) -> Non
     volt.sdk.trace(agentId="a").add_tool(options(name="t", input=[1])).success(usage=usage())
     step = volt.whole("t")
     assert (step["input"], step["meta_data"]) == ([1], {"displayName": "T"})
-    assert step["usage"] == {"prompt_tokens": 1, "total_tokens": 3}
+    assert step["usage"] == {"prompt_tokens": 1, "total_tokens": 3, "details": None}
     assert volt.misused == {}
 
 
@@ -374,8 +381,9 @@ def test_an_error_may_be_an_exception_a_text_a_dict_or_anything() -> None:
         ({"input_tokens": 1, "cache_read": 2}, {"input_tokens": 1, "cache_read": 2}),
         (TokenUsage(prompt_tokens=150, completion_tokens=85, total_tokens=235), USAGE),
         (TokenUsage(total_tokens=5, cached=1), {"total_tokens": 5, "cached": 1}),
-        (SimpleNamespace(**USAGE, private=object()), USAGE),
-        (SimpleNamespace(input_tokens=3, output_tokens=None), {"input_tokens": 3}),
+        (SimpleNamespace(**USAGE, details={"cached": 3}), {**USAGE, "details": {"cached": 3}}),
+        (MappingProxyType(USAGE), USAGE),
+        (Counted(), {"input_tokens": 3}),
         (7, {"total_tokens": 7}),
     ],
 )
@@ -901,6 +909,16 @@ def test_the_other_face_may_end_the_run_of_a_trace(volt: Traced) -> None:
     assert volt.misused == {"ended_twice": 1, "updated_after_end": 1}
 
 
+def test_end_run_inside_a_trace_ends_the_trace_and_not_the_run_around_it(volt: Traced) -> None:
+    tracker = volt.sdk.tracker
+    with tracker.track_run("outer"):
+        with volt.sdk.trace(agentId="a") as trace, trace.add_agent("A"):
+            assert tracker.end_run("failed")
+        tracker.track_step("after")
+    assert volt.outcomes() == {"outer": "completed", "a": "failed", "A": "completed", "after": "completed"}
+    assert volt.misused == {}
+
+
 def test_tasks_do_not_mix(volt: Traced) -> None:
     tracker = volt.sdk.tracker
 
@@ -1143,6 +1161,13 @@ def test_whatever_is_called_in_whatever_order_each_has_one_start_and_one_end(cal
             assert kinds[0] in STARTS
             assert kinds[-1] in ENDS
         assert volt.sdk.stats().dropped == {}
+
+
+def test_nothing_ends_before_it_began(volt: Traced) -> None:
+    with volt.sdk.trace(agentId="a", startTime="2126-01-31T12:00:00Z") as trace:
+        trace.add_event({"name": "e", "type": "t", "status": "completed", "endTime": "2026-01-31T12:00:00Z"})
+    for name in ("a", "e"):
+        assert volt.whole(name)["ended_at"] == volt.whole(name)["started_at"]
 
 
 def test_times_may_be_given_as_datetimes_of_any_zone(volt: Traced) -> None:

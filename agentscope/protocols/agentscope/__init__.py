@@ -60,6 +60,7 @@ class AgentScopeDelivery:
             self._classic_lanes = None
         elif self._total.delivered:
             protocol.name = BATCH
+            self._total.released = True  # starts of steps that the classic calls have parked, if any
         settled = {*self._total.delivered, *self._total.parked, *(dropped.seq for dropped in self._total.dropped)}
         if all(event.seq in settled for event in self._batch.events):
             # What went wrong on the way has been overcome.

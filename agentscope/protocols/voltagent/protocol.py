@@ -54,6 +54,8 @@ class VoltAgentDelivery:
             for lane in self._history_lanes:
                 total.add(lane.outcome)
             self._history_lanes = None
+            # The time may have been up before all that had been parked was sent.
+            total.released = protocol.name == HISTORY
         elif total.delivered:
             protocol.name = OTLP
         settled = {*total.delivered, *total.parked, *(dropped.seq for dropped in total.dropped)}

@@ -1,0 +1,44 @@
+"""Calls that must not raise into the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any, Protocol, TypeVar
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+class Guarded(Protocol):
+    """What has calls that must not raise into the agent."""
+
+    def _failed(self, call: str, error: Exception) -> None: ...
+
+
+def safe(fallback: Callable[..., Any]) -> Callable[[M], M]:
+    """A method of a `Guarded` that never raises, unless `fail_silently=False`: what goes wrong is counted and said.
+
+    The agent goes on with what `fallback` gives, which is asked with the object and the call's positional arguments.
+    """
+
+    def around(method: Any) -> Any:
+        @wraps(method)
+        def call(self: Guarded, /, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(self, *args, **kwargs)
+            except Exception as error:
+                self._failed(method.__name__, error)
+                return fallback(self, *args)
+
+        @wraps(method)
+        async def call_async(self: Guarded, /, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await method(self, *args, **kwargs)
+            except Exception as error:
+                self._failed(method.__name__, error)
+                return await fallback(self, *args)
+
+        return call_async if iscoroutinefunction(method) else call
+
+    return around
