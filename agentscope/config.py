@@ -176,7 +176,11 @@ def _on_drop(value: Any, option: str, source: str) -> OnDrop:
 
 
 def _exporters(value: Any, option: str, source: str) -> tuple[Exporter, ...]:
-    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(item, Exporter) for item in value):
+    if (
+        not isinstance(value, (list, tuple))
+        or not value
+        or not all(isinstance(item, (AgentScopeExporter, OTLPExporter, VoltAgentExporter)) for item in value)
+    ):
         raise bad(
             option,
             source,

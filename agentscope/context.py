@@ -94,7 +94,11 @@ class Runs:
     def joined(self, own_id: str, place: Place, name: str = "") -> None:
         """A run that is recorded as a step of another one: steps that name it belong below that step."""
         self._within[own_id] = Within(place, name)
-        bounded(self._within, MOST_OPEN_RUNS)
+        if len(self._within) > MOST_OPEN_RUNS:
+            # Not those that are open: their ends would go astray.
+            over = [known for known in list(self._within) if known not in self._open and known != own_id]
+            for known in (over or list(self._within))[: max(MOST_OPEN_RUNS // 10, 1)]:
+                self._within.pop(known, None)
 
     def within(self, own_id: str) -> Within | None:
         """Where a run stands that is a step of another, and its name; None for a run of its own."""
@@ -143,6 +147,17 @@ class Runs:
             return Place(scope.run_id, scope.step_id)
         run_id = self.sole()
         return None if run_id is None else self.placed(run_id)
+
+    def to_end(self, place: Place) -> str | None:
+        """The run that a call ends which names none, at this place; None if it belongs to another process."""
+        link = scope = self.innermost()
+        if scope is None:
+            return self.sole() or place.run_id
+        while link is not None and link.opened_as == scope.opened_as:
+            if link.sort == REMOTE:
+                return None
+            link = link.outer
+        return scope.opened_as
 
     def innermost(self) -> Scope | None:
         """The innermost scope in this context that what is tracked here belongs into."""
@@ -202,7 +217,7 @@ def _floor(scope: Scope) -> Scope | None:
     return below
 
 
-def bounded(ids: dict[str, Any], most: int) -> None:
+def bounded(ids: dict[Any, Any], most: int) -> None:
     """Forget the oldest, a tenth at a time: a copy of all of them for each would cost too much."""
     if len(ids) > most:
         for run_id in list(ids)[: max(most // 10, 1)]:

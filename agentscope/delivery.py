@@ -63,10 +63,10 @@ def _protocol_for(config: Config, destination: Exporter) -> WireProtocol:
     """What is learnt of a backend serves all trackers that go there, as they share its runs, and outlives a fork."""
     compress = not is_loopback(destination.url)
     resource = service_name(config.service_name)
-    detail: tuple[object, ...] = ()
+    detail: tuple[object, ...] = () if isinstance(destination, AgentScopeExporter) else tuple(resource.items())
     if isinstance(destination, OTLPExporter):
         compress = compress if destination.compression is None else destination.compression == "gzip"
-        detail = (destination.encoding, compress, *resource.items())
+        detail = (destination.encoding, compress, *detail)
     key = (type(destination), destination.url, hash(destination.secrets), *detail)
     known = _protocols.get(key)
     return known or _protocols.setdefault(key, _protocol(config, destination, compress, resource))

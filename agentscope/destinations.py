@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from .checks import (
     choice,
     integer,
     number,
+    words,
 )
 from .errors import ConfigurationError
 
@@ -23,6 +25,8 @@ MiB = 1 << 20
 TRACES_PATH = "/v1/traces"
 DEFAULT_OTLP_URL = "http://localhost:4318"
 DEFAULT_VOLTAGENT_URL = "https://api.voltagent.dev"
+_MOST_SECONDS = 60
+_SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -112,7 +116,7 @@ class AgentScopeExporter(Exporter):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class OTLPExporter(Exporter):
-    """Any OpenTelemetry backend, over OTLP/HTTP.
+    """Any OpenTelemetry backend, over OTLP/HTTP. VoltAgent's reads names of its own: `VoltAgentExporter` writes those.
 
     What is missing is taken from the standard variables, those with `_TRACES` first: `OTEL_EXPORTER_OTLP_ENDPOINT`,
     `_HEADERS`, `_TIMEOUT`, `_PROTOCOL`, `_COMPRESSION` and `_CERTIFICATE`.
@@ -137,13 +141,14 @@ class OTLPExporter(Exporter):
         assert isinstance(own, OTLPExporter)
         env = os.environ if environ is None else environ
         headers: Mapping[str, str] = check_headers(own.headers or _otel_headers(env), "headers", "argument")
+        certificate, source = (own.certificate, "argument") if own.certificate else _otel(env, "CERTIFICATE")
         return replace(
             own,
             endpoint=_otlp_endpoint(own.endpoint, env),
             headers=headers,
             encoding=_otlp_encoding(own.encoding, env),
             compression=_otel_choice(own.compression, "compression", "COMPRESSION", ("gzip", "none"), env),
-            certificate=own.certificate or _otel(env, "CERTIFICATE")[0],
+            certificate=None if certificate is None else words(certificate, "certificate", source),
             timeout=_otlp_timeout(own.timeout, env),
         )
 
@@ -153,8 +158,8 @@ class OTLPExporter(Exporter):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        # A header's value often begins with a word such as Bearer.
-        return tuple(value.rpartition(" ")[2] for value in self.headers.values())
+        # A header's value often begins with a word such as Bearer. One that holds no key, but a tenant's name, say, is no secret.
+        return tuple(value.rpartition(" ")[2] for name, value in self.headers.items() if _SECRET_NAME.search(name))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -273,8 +278,11 @@ def _otlp_timeout(given: float | None, env: Mapping[str, str]) -> float | None:
     if given is not None:
         return given
     value, source = _otel(env, "TIMEOUT")
-    # The specification counts milliseconds here.
-    return None if value is None else integer(50, 600_000)(value, "timeout", source) / 1000
+    if value is None:
+        return None
+    told = number(0.05, 600_000)(value, "timeout", source)
+    # The specification counts milliseconds here, OpenTelemetry's own Python SDK seconds: nobody means 10 milliseconds.
+    return told if told <= _MOST_SECONDS else told / 1000
 
 
 def _otel_headers(env: Mapping[str, str]) -> dict[str, str]:

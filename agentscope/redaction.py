@@ -259,6 +259,8 @@ def _hooked(hook: Hook, event: Event, fields: dict[str, Any]) -> dict[str, Any]:
                 cut.append(name)
         elif name not in _IDENTITY:
             told[name] = _plain(name, value)
+    if type(told.get("truncated")) is not list:
+        told.pop("truncated", None)  # ours, not the hook's: what joins and cuts events counts on a list
     if cut:
         told["truncated"] = list(dict.fromkeys([*told.get("truncated", ()), *cut]))
     return told

@@ -25,6 +25,8 @@ from agentscope import (
 )
 from agentscope.voltagent import (
     Agent as AgentHandle,
+)
+from agentscope.voltagent import (
     History,
     TokenUsage,
     Tool,

@@ -19,6 +19,7 @@ from ..protocols.agentscope.decode import Patch
 from ..protocols.ids import run_id_of
 from ..protocols.otlp.aliases import OF_RUN
 from ..protocols.otlp.reading import is_run, patches_of
+from ..protocols.otlp.rules import sound
 from ..protocols.otlp.spans import ERROR, Span, SpanEvent, SpanGroup
 from ..recording import Fields
 
@@ -98,7 +99,11 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         if context is None:
             return
         known = self._places.pop(context.span_id, None)
-        if known is None or (self._only is not None and not self._only(span)):
+        if known is None:
+            return
+        if not self._is_wanted(span):
+            if known.own is None:  # the run has been begun, and other spans of the trace may be in it
+                self._end_run(span, known.place.run_id)
             return
         reading = _Reading(span, known.place, self._recorder.limit)
         failed = span.status.status_code.value == ERROR
@@ -111,11 +116,12 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
 
     def shutdown(self) -> None:
         """Deliver what there is."""
-        self._tracker.flush()
+        self._tracker._pipeline.flush(30.0)
 
+    @safe(lambda *_: False)
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Whether everything was delivered within this time."""
-        return bool(self._tracker.flush(timeout_millis / 1000))
+        return bool(self._tracker._pipeline.flush(timeout_millis / 1000))
 
     def _begin_run(self, span: LiveSpan, trace_id: str) -> Place:
         """The trace is a run of its own, which is seen from its start on."""
@@ -124,6 +130,18 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         fields.name("agent_name", span.name)
         self._recorder.put(RUN_START, run_id, None, None, fields, urgent=True)
         return Place(run_id, None)
+
+    @safe(lambda *_: False)
+    def _is_wanted(self, span: ReadableSpan) -> bool:
+        return self._only is None or bool(self._only(span))
+
+    def _end_run(self, span: ReadableSpan, run_id: str) -> None:
+        """The end of a run whose span is not to be recorded: nothing but that."""
+        failed = span.status.status_code.value == ERROR
+        fields = Fields(
+            self._recorder.limit, {"status": "failed" if failed else "completed", "ended_at": span.end_time}
+        )
+        self._recorder.put(RUN_END, run_id, None, None, fields, urgent=True)
 
     def _is_news(self, attributes: Mapping[str, Any] | None, run_id: str) -> bool:
         """Whether a span tells a user, a conversation or tags of its run: many emitters repeat them on every span."""
@@ -141,7 +159,8 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         self._recorder.put(type_, place.run_id, step_id, place.parent_id if step_id else None, fields, urgent)
 
     def _failed(self, call: str, error: Exception) -> None:
-        self._recorder.misused("span_not_recorded", f"a span could not be recorded: {type(error).__name__}")
+        # Past `fail_silently=False`, which is for the tracker's own calls: this one is the application's.
+        self._tracker._pipeline.misused("span_not_recorded", f"a span could not be recorded: {type(error).__name__}")
 
 
 class _Reading:
@@ -150,7 +169,8 @@ class _Reading:
     def __init__(self, span: ReadableSpan, place: Place, limit: int) -> None:
         self.place = place
         self.span = _value(span, place)
-        self.size = sum(len(value) for value in self.span.attributes.values() if type(value) is str)
+        told = (self.span.attributes, *(event.attributes for event in self.span.events))
+        self.size = sum(len(value) for attributes in told for value in attributes.values() if type(value) is str)
         self._source = span
         self._limit = limit
         self._patches: list[Patch] | None = None
@@ -158,7 +178,7 @@ class _Reading:
     def fields(self, type_: str, step_id: str | None) -> dict[str, Any]:
         """The fields of the event of this type. Raises `ValueError` for a span that cannot be recorded."""
         if self._patches is None:
-            self._patches = patches_of(self.span, _group(self._source))
+            self._patches = patches_of(_sound(self.span), _sound(_group(self._source)))
         told: Mapping[str, Any] = next(
             (patch.fields for patch in self._patches if (patch.step_id is None) == (step_id is None)), {}
         )
@@ -170,6 +190,17 @@ class _Reading:
             if name in told:
                 fields.payload(name, told[name])
         return fields.values
+
+
+def _sound(value: Any) -> Any:
+    """The same without lone surrogates, which models do write and JSON cannot carry."""
+    if isinstance(value, str):
+        return value if value.isascii() else sound(value)
+    if isinstance(value, Mapping):
+        return {_sound(name): _sound(item) for name, item in value.items()}
+    if isinstance(value, (Span, SpanEvent, SpanGroup)):
+        return type(value)(*map(_sound, value))
+    return [_sound(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_plain(name: str) -> bool:

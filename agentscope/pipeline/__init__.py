@@ -134,8 +134,12 @@ class Pipeline:
         self._worker.ask_to_stop(self._config.shutdown_timeout if timeout is None else timeout)
 
     def _close(self) -> None:
-        while self._before_stop:
-            self._before_stop.pop()()
+        for hook in list(self._before_stop):
+            try:
+                self._before_stop.remove(hook)
+            except ValueError:
+                continue  # another thread ends it, too
+            hook()
         self._closed = True
 
     def wait_until_stopped(self) -> None:

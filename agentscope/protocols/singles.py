@@ -15,6 +15,9 @@ from .pieces import cut_largest_field
 AMBIGUOUS = frozenset({502, 504})
 """A gateway's word that it got no answer: the backend behind it may have stored the record."""
 
+MOST_UNCERTAIN = 100_000
+"""Ids of events that are remembered as sent and not answered: those of batches that are given up are never settled."""
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -240,7 +243,10 @@ class SingleLane:
         self._state.confirmed = True
 
     def _doubt(self, event: Event) -> None:
-        self._state.uncertain.add(self._id(event))
+        uncertain = self._state.uncertain
+        if len(uncertain) >= MOST_UNCERTAIN:
+            uncertain.pop()
+        uncertain.add(self._id(event))
 
     def _id(self, event: Event) -> str:
         return self._batch.session.event_id(event.seq)

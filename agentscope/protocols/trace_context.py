@@ -20,6 +20,7 @@ _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})
 _KEY = "agentscope"
 _MOST_MEMBERS = 32
 _LONGEST_VALUE = 256
+_LONGEST_ID = 255
 _SAFE = "~.!*'()"
 """Besides letters, digits, `-` and `_`: what a value may hold as it is. Commas and equals signs it may not."""
 
@@ -75,7 +76,10 @@ def _own(state: str) -> tuple[str, str] | None:
         key, _, value = member.partition("=")
         if key == _KEY:
             parts = dict(part.split(":", 1) for part in value.split(";") if ":" in part)
-            return unquote(parts.get("r", "")), unquote(parts.get("s", ""))
+            run_id, step_id = unquote(parts.get("r", "")), unquote(parts.get("s", ""))
+            # Anybody may have sent this: what no backend takes as an id would cost the events that name it.
+            sound = all(len(own_id) <= _LONGEST_ID and "\0" not in own_id for own_id in (run_id, step_id))
+            return (run_id, step_id) if sound else None
     return None
 
 

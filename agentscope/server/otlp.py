@@ -22,6 +22,8 @@ from agentscope.server.store import Unavailable
 
 _FORMS: dict[str, Form] = {protobuf.CONTENT_TYPE: protobuf, json_form.CONTENT_TYPE: json_form}
 _LONGEST_MESSAGE = 4000
+MOST_STORED = 128 << 20
+"""Characters that the spans of one body may come to. Each root tells of its resource, which the body has only once."""
 
 
 class OTLP:
@@ -62,8 +64,12 @@ class OTLP:
 
 
 def batch_of(groups: Iterable[SpanGroup]) -> Batch:
-    """The patches that spans amount to. `rejected` names, by their own ids, those that cannot be stored."""
+    """The patches that spans amount to. `rejected` names, by their own ids, those that cannot be stored.
+
+    Raises `DecodeError` (413) for spans that come to many times the size of their body.
+    """
     patches: list[Patch] = []
+    room = MOST_STORED
     rejected: list[dict[str, Any]] = []
     for group in groups:
         for span in group.spans:
@@ -71,9 +77,14 @@ def batch_of(groups: Iterable[SpanGroup]) -> Batch:
                 rejected.append({"id": span.span_id, "reason": span.reason})
                 continue
             try:
-                patches += patches_of(span, group)
+                found = patches_of(span, group)
             except ValueError as wrong:
                 rejected.append({"id": span.span_id, "reason": str(wrong)})
+                continue
+            patches += found
+            room -= sum(len(patch.body) for patch in found)
+            if room < 0:
+                raise DecodeError(413, "The spans are too large with what their resources tell; send them in parts.")
     return Batch(str(uuid.uuid4()), SESSION, without_repeats(patches), rejected, {})
 
 

@@ -223,3 +223,33 @@ def test_a_span_that_cannot_be_read_is_dropped_and_its_neighbours_are_not(
     assert not tracker.flush()
     assert tracker.stats().dropped == {"encode_error": 1}
     assert only_run(receiver.url)["agent_name"] == "root"
+
+
+def test_a_root_that_is_not_wanted_ends_its_run_all_the_same(tracker: Tracker, receiver: Receiver) -> None:
+    provider = TracerProvider()
+    provider.add_span_processor(AgentScopeSpanProcessor(tracker, only=lambda span: span.name.startswith("chat")))
+    spans = provider.get_tracer("a.framework")
+    with spans.start_as_current_span("GET /"), spans.start_as_current_span("chat"):
+        pass
+    tracker.flush()
+    run = only_run(receiver.url)
+    assert (run["status"], [step["name"] for step in run["steps"]]) == ("completed", ["chat"])
+
+
+def test_text_that_is_no_unicode_costs_no_span(tracker: Tracker, receiver: Receiver, spans: trace.Tracer) -> None:
+    with spans.start_as_current_span("half \ud83d", attributes={"notes": ["\ud83d", "whole"]}):
+        pass
+    assert tracker.flush()
+    run = only_run(receiver.url)
+    assert (run["agent_name"], run["status"]) == ("half \ufffd", "completed")
+    assert run["meta_data"]["notes"] == ["\ufffd", "whole"]
+
+
+def test_no_method_raises_even_where_the_calls_of_the_tracker_do() -> None:
+    tracker = create_tracker(api_key="ask_test", base_url="http://127.0.0.1:9", fail_silently=False)
+    provider = TracerProvider()
+    provider.add_span_processor(AgentScopeSpanProcessor(tracker, only=lambda span: bool(1 / 0)))
+    provider.get_tracer("a.framework").start_span("step").end()
+    assert not provider.force_flush(50)
+    assert tracker.stats().misused == {"span_not_recorded": 1}
+    tracker._pipeline.shutdown(0.0)

@@ -35,7 +35,11 @@ def shape(run: dict[str, Any]) -> Any:
     """What a run is, without times and ids."""
     names = {step["id"]: step["name"] for step in run["steps"]}
     steps = [
-        (step["name"], names.get(step["parent_id"]), *(step[name] for name in ("step_type", "status", "input", "output")))
+        (
+            step["name"],
+            names.get(step["parent_id"]),
+            *(step[name] for name in ("step_type", "status", "input", "output")),
+        )
         for step in run["steps"]
     ]
     head = ("agent_name", "status", "input", "output", "tokens_used", "step_count", "error_count")

@@ -169,6 +169,16 @@ def test_the_reasons_for_many_rejections_are_bounded_and_counted(client: Client)
 
 
 @both
+def test_what_a_small_body_would_be_stored_as_is_bounded(client: Client, form: Form) -> None:
+    roots = [form.encode_span(span(trace_id=f"{number:032x}")) for number in range(1, 3001)]
+    body = form.encode_request(roots, {"service.name": "x" * 100_000}, "scope", "1")
+    answer = post(client, form, body)
+    assert len(body) < 1 << 20
+    assert (answer.status, "send them in parts" in told(form, answer)) == (413, True)
+    assert client.get("/health").json["events"] == 0
+
+
+@both
 def test_a_request_without_spans_is_answered_and_leaves_nothing(client: Client, form: Form) -> None:
     assert post(client, form, body_of(form)).status == 200
     assert client.get("/health").json["batches"] == 0

@@ -8,6 +8,8 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from agentscope.server.serve import Receiver
 from agentscope.server.store import Store, Unavailable
 from agentscope.server.writer import Writer
 from agentscope.server.writing import write_batch
-from tests.support.receiver import Client, envelope, run_end, run_start, step
+from tests.support.receiver import Client, at, envelope, run_end, run_start, step
 from tests.support.wait import until
 
 DAY = 86400.0
@@ -445,3 +447,51 @@ def test_the_clock_of_a_store_does_not_jump_with_the_wall(store: Store, monkeypa
     before = store.now()
     monkeypatch.setattr("time.time", lambda: 0.0)
     assert store.now() >= before
+
+
+def _version_1(path: Path) -> sqlite3.Connection:
+    """A file as version 1 made it, but for what both versions have alike."""
+    open_writer(path).close()
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("ALTER TABLE runs DROP COLUMN tokens")
+    db.execute("PRAGMA user_version=1")
+    return db
+
+
+def _schema(path: Path) -> tuple[int, list[str]]:
+    with closing(open_reader(path)) as db:
+        columns = [row[1] for row in db.execute("PRAGMA table_info(runs)")]
+        return db.execute("PRAGMA user_version").fetchone()[0], columns
+
+
+def test_a_database_of_version_1_is_brought_to_the_next_with_what_is_in_it(path: Path) -> None:
+    db = _version_1(path)
+    db.execute(
+        "INSERT INTO runs (id, agent_name, status, failed, first_at, began, touched_at) VALUES ('r', 'a', 'running', 0, ?, ?, 1)",
+        (at(1), at(1)),
+    )
+    db.close()
+    store = Store(path)
+    assert [run["id"] for run in store.list_runs(RunQuery())[0]] == ["r"]
+    store.ingest(batch(step("r", tokens_used=3))).result()
+    assert store.list_runs(RunQuery())[0][0]["tokens_used"] == 3
+    store.close()
+    version, columns = _schema(path)
+    assert (version, columns.count("tokens")) == (2, 1)
+
+
+def test_a_database_that_was_never_finished_is_finished(path: Path) -> None:
+    db = _version_1(path)
+    for table in ("runs", "steps", "events", "batches", "dropped"):
+        db.execute(f"DROP TABLE {table}")
+    db.close()
+    open_writer(path).close()
+    assert _schema(path)[1].count("tokens") == 1
+
+
+def test_two_that_open_a_database_of_version_1_at_once_both_succeed(path: Path) -> None:
+    _version_1(path).close()
+    with ThreadPoolExecutor(4) as pool:
+        for opened in [pool.submit(lambda: open_writer(path).close()) for _ in range(4)]:
+            opened.result()
+    assert _schema(path)[1].count("tokens") == 1

@@ -73,7 +73,7 @@ def test_an_option_that_is_not_given_has_its_default(option: str) -> None:
 
 def test_without_exporters_everything_goes_to_the_one_backend_that_is_named() -> None:
     assert load(base_url="http://a.test").exporters == (AgentScopeExporter(api_key=KEY, base_url="http://a.test"),)
-    told = Config.load({"protocol": "otlp", "endpoint": "http://b.test", "headers": {"x": "1"}}, {})
+    told = Config.load({"protocol": "otlp", "endpoint": "http://b.test", "headers": {"x-key": "1"}}, {})
     (exporter,) = told.exporters
     assert (exporter.url, exporter.secrets) == ("http://b.test/v1/traces", ("1",))
 

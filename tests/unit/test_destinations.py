@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agentscope.config import Config
 from agentscope.destinations import AgentScopeExporter, Exporter, OTLPExporter, VoltAgentExporter, service_name
 from agentscope.errors import ConfigurationError
 
@@ -71,6 +72,16 @@ def test_arguments_count_before_the_standard_variables() -> None:
     assert (told.compression, told.certificate) == ("gzip", "/a.pem")
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("10", 10.0), ("0.5", 0.5), ("60", 60.0), ("500", 0.5), ("10000", 10.0)])
+def test_a_timeout_is_read_as_either_of_the_units_in_use(text: str, seconds: float) -> None:
+    assert OTLPExporter().checked({"OTEL_EXPORTER_OTLP_TIMEOUT": text}).timeout == seconds
+
+
+def test_only_headers_that_hold_a_key_are_secrets() -> None:
+    headers = {"X-Scope-OrgID": "production", "Authorization": "Bearer abc", "x-api-key": "def"}
+    assert OTLPExporter(headers=headers).secrets == ("abc", "def")
+
+
 @pytest.mark.parametrize(
     ("exporter", "environ", "what"),
     [
@@ -80,6 +91,7 @@ def test_arguments_count_before_the_standard_variables() -> None:
         (OTLPExporter(), {"OTEL_EXPORTER_OTLP_HEADERS": "a b=1"}, "a name that is not a header's"),
         (OTLPExporter(encoding="xml"), {}, "one of protobuf, json, not 'xml'"),
         (OTLPExporter(compression="br"), {}, "one of gzip, none, not 'br'"),
+        (OTLPExporter(certificate=5), {}, "certificate (from argument) must be a str"),  # type: ignore[arg-type]
         (OTLPExporter(batch_size=0), {}, "a whole number from 1"),
         (AgentScopeExporter(), {}, "api_key is missing"),
         (VoltAgentExporter(public_key="pk"), {}, "secret_key is missing"),
@@ -136,3 +148,9 @@ def test_the_service_is_named_as_opentelemetry_has_it(
     given: str, environ: dict[str, str], resource: dict[str, str]
 ) -> None:
     assert service_name(given, environ) == resource
+
+
+@pytest.mark.parametrize("given", [[Exporter()], [AgentScopeExporter], AgentScopeExporter(api_key=KEY), []])
+def test_what_is_no_list_of_destinations_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"exporters .* must be a list of"):
+        Config.load({"exporters": given}, {})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -131,3 +133,23 @@ def test_after_the_end_nothing_is_accepted_anywhere() -> None:
     assert not step(fan)
     assert fan.stats().dropped == {"shutdown": 2}
     assert each_balanced(fan.stats())
+
+
+class Shared(list[Callable[[], object]]):
+    """A list that another thread empties between a look at it and a change."""
+
+    def pop(self, *at: Any) -> Callable[[], object]:
+        self.clear()
+        return super().pop(*at)
+
+    def remove(self, item: Callable[[], object]) -> None:
+        self.clear()
+        super().remove(item)
+
+
+def test_two_that_stop_it_at_once_do_not_meet_over_what_is_called_before() -> None:
+    called: list[int] = []
+    stopping = pipeline(Memory([]))
+    stopping._before_stop = Shared([lambda: called.append(1)])
+    assert stopping.shutdown(1)
+    assert called == []  # by this one

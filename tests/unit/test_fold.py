@@ -209,3 +209,9 @@ def test_a_duration_is_never_negative_and_none_while_an_end_is_missing() -> None
     assert duration_ms(at(2), at(1)) == 0
     assert duration_ms(at(2), None) is None
     assert duration_ms(None, at(2)) is None
+
+
+@pytest.mark.parametrize("told", [[1], {"a": 1}, 5, None])
+def test_a_span_id_that_is_none_hides_no_run(told: Any) -> None:
+    view = run_view("r", patches({**run_start("r"), "span_id": told}, step("r")))
+    assert (view["id"], view["step_count"]) == ("r", 1)

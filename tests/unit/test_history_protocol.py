@@ -578,3 +578,11 @@ def test_a_creation_that_is_answered_500_holds_its_run_up_and_no_other():
     assert ending.dropped == {}
     backend.crashing.clear()
     assert deliver(HistoryProtocol(), batch(mixed(1, whole=True)), backend).delivered == [100, 101, 102, 103, 104]
+
+
+def test_what_was_never_answered_is_not_remembered_without_end(monkeypatch):
+    monkeypatch.setattr("agentscope.protocols.singles.MOST_UNCERTAIN", 10)
+    protocol = HistoryProtocol()
+    for seq in range(30):  # each of these is given up
+        attempt(protocol, batch([started(seq, "a")]), lambda request: Failure("timeout", "no answer"))
+    assert 0 < len(protocol.history.uncertain) <= 10

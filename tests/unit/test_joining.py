@@ -84,7 +84,9 @@ def test_a_parent_that_only_one_of_them_names_is_the_parent() -> None:
     assert merged(parts).parent_id == "p"
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([STEP_START, STEP_UPDATE, STEP_END, STEP])), max_size=12))
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([STEP_START, STEP_UPDATE, STEP_END, STEP])), max_size=12)
+)
 def test_every_event_is_sent_once_or_waits(steps: list[tuple[str, str]]) -> None:
     events = [on(step_id, seq, type_) for seq, (step_id, type_) in enumerate(steps)]
     wholes, waiting = joined(batch(events))

@@ -330,6 +330,12 @@ def test_what_a_callable_returns_is_masked_once_more() -> None:
     assert json.loads(sent.fields["input"]) == {"api_key": MASK, "x": MASK}
 
 
+@pytest.mark.parametrize("value", [None, 5, "input"])
+def test_a_callable_may_not_make_of_what_was_cut_anything_but_a_list(value: object) -> None:
+    sent = Redactor(lambda told: {**told, "name": None, "truncated": value})(event(name="x", truncated=["input"]))
+    assert sent.fields == {"name": None}
+
+
 def test_a_payload_that_a_callable_made_lossy_is_marked() -> None:
     sent = Redactor(lambda told: {"input": float("nan"), "output": {1}, "truncated": ["error"]})(event(input=1))
     assert sent.fields == {"input": b'"NaN"', "output": b"[1]", "truncated": ["error", "input"]}

@@ -205,3 +205,32 @@ def test_runs_within_others_are_forgotten_in_time(monkeypatch: pytest.MonkeyPatc
         runs.joined(f"inner-{number}", Place("outer", None))
     assert runs.within("inner-29") == (Place("outer", None), "")
     assert runs.within("inner-0") is None
+
+
+def test_without_a_name_the_run_of_another_process_is_not_ended() -> None:
+    with recorded() as recording:
+        tracker = recording.tracker
+        with tracker.extract(HEADERS):
+            assert not tracker.end_run()
+            with tracker.track_step_context("inside"):
+                assert not tracker.end_run()
+            inner = tracker.start_run("worker")
+            assert tracker.end_run()
+            assert not tracker.end_run()
+        assert [event["step_id"] for event in recording.events("step.end")] == [inner]
+        assert not recording.events("run.end")
+        assert tracker.stats().misused == {"foreign_run": 3}
+
+
+def test_of_runs_within_others_those_that_are_open_are_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "MOST_OPEN_RUNS", 10)
+    runs = Runs()
+    runs.joined("long", Place(RUN, None))
+    runs.opened("long")
+    for number in range(50):
+        runs.joined(f"run-{number}", Place(RUN, None))
+        runs.opened(f"run-{number}")
+        runs.ended(f"run-{number}")
+    assert runs.placed("long") == Place(RUN, "long")
+    assert runs.placed("run-49") == Place(RUN, "run-49")
+    assert runs.placed("run-0") == Place("run-0", None)

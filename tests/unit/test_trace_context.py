@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -118,3 +119,11 @@ def test_a_run_id_without_a_single_bit_is_no_trace_id() -> None:
 
 def test_a_step_that_came_as_a_foreign_span_keeps_its_span_id() -> None:
     assert span_id_of("b7ad6b7169203331") == "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize("run_id", ["r" * 256, "a\0b"])
+def test_ids_that_no_backend_takes_are_not_taken_from_anybody(run_id: str) -> None:
+    parent = f"00-{trace_id_of(run_id)}-{span_id_of(run_id)}-01"
+    found = remote_of({"traceparent": parent, "tracestate": f"agentscope=s:;r:{quote(run_id)}"})
+    assert found is not None
+    assert found.run_id == run_id_of(trace_id_of(run_id))
