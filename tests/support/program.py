@@ -66,7 +66,9 @@ def start_program(
     script = folder / "program.py"
     script.write_text(textwrap.dedent(source), encoding="utf-8")
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
-    if variables.get("COVERAGE_PROCESS_START"):
+    if not variables.get("COVERAGE_PROCESS_START"):
+        variables.pop("COVERAGE_PROCESS_START", None)  # empty, it is taken for a request to measure
+    else:
         (folder / "sitecustomize.py").write_text("import coverage\n\ncoverage.process_startup()\n", encoding="utf-8")
     places = [str(ROOT), str(folder), variables.get("PYTHONPATH", "")]
     process = subprocess.Popen(
