@@ -18,16 +18,16 @@ _WORDS = {
 
 _ADVICE = (
     (r"refused", "Nothing listens there. Start a receiver with `agentscope serve`, or correct {url_setting}."),
-    (r"40[13]\b|unauthori|api key", "The backend is there, and refuses the key. Correct {key_setting}."),
+    (r"HTTP 40[13]\b|unauthori|api key", "The backend is there, and refuses the key. Correct {key_setting}."),
     (
-        r"redirect|\b30[12378]\b",
+        r"redirect|HTTP 30[12378]\b",
         "Redirects are never followed, as the key would travel along. Set {url_setting} to the target.",
     ),
     (
         r"certificate|\bTLS\b|CA bundle",
         "TLS failed. For a private authority set REQUESTS_CA_BUNDLE to its file; check http or https.",
     ),
-    (r"40[45]\b", "Something answers there, and it is not an AgentScope backend. Correct {url_setting}."),
+    (r"HTTP 40[45]\b", "Something answers there, and it is not an AgentScope backend. Correct {url_setting}."),
     (r"resolve", "The host name is not known. Correct {url_setting}."),
     (r"proxy", "A proxy is in the way. Add the host to NO_PROXY, or correct HTTP_PROXY and HTTPS_PROXY."),
     (
@@ -35,7 +35,7 @@ _ADVICE = (
         "It did not answer in time. Try a longer --timeout; a firewall may swallow the packets.",
     ),
     (r"unreachable|no route", "There is no way to that machine from here. Check the network and {url_setting}."),
-    (r"429|50[0-9]\b", "The backend is there, and in trouble. Its own log says more; try again later."),
+    (r"HTTP (429|50[0-9])\b", "The backend is there, and in trouble. Its own log says more; try again later."),
 )
 
 

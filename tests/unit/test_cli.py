@@ -141,6 +141,10 @@ def test_the_demo_gives_the_signal_handler_back(monkeypatch: pytest.MonkeyPatch)
         ("network is unreachable", "network"),
         ("HTTP 503", "in trouble"),
         ("something else", "AGENTSCOPE_BASE_URL"),
+        # A port is no status.
+        ("127.0.0.1:46405: not a whole answer within 0.18 s", "--timeout"),
+        ("127.0.0.1:40401: not connected within 1 s", "--timeout"),
+        ("127.0.0.1:45503: something else", "AGENTSCOPE_BASE_URL"),
     ],
 )
 def test_each_problem_has_its_advice(problem: str, word: str) -> None:
