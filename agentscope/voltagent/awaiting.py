@@ -168,9 +168,11 @@ def deliver(call: Callable[[], FlushResult], so_far: Callable[[], Stats]) -> Del
 
 
 def _in_event_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")  # where nobody has imported it, no loop is running
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False  # where nobody has imported it, no loop is running
     try:
-        asyncio.get_running_loop()  # type: ignore[union-attr]
-    except (RuntimeError, AttributeError):
+        asyncio.get_running_loop()
+    except RuntimeError:
         return False
     return True

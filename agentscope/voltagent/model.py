@@ -59,6 +59,7 @@ class Record:
 
     def model_dump(self, *, exclude: Collection[str] = (), exclude_none: bool = False) -> dict[str, Any]:
         """The fields and the extra ones as a new dict, records in them as well. `exclude` names fields to leave out."""
+        # Whatever is made of this class is a dataclass; the class itself is none.
         found = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
         return {
             name: value.model_dump(exclude_none=exclude_none) if isinstance(value, Record) else value

@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import voltagent
+from voltagent import TokenUsage
 
 from agentscope.server.serve import Receiver
 from tests.support.reading import get, only_run, outline
-
-voltagent = pytest.importorskip("voltagent", reason="the published VoltAgent SDK is not installed")
-TokenUsage = voltagent.TokenUsage
 
 Example = Callable[[Any], Awaitable[Any]]
 

@@ -19,9 +19,9 @@ from tests.support.reading import only_run, outline
 
 pydantic_ai = pytest.importorskip("pydantic_ai", reason="pydantic-ai-slim is not installed")
 
-from pydantic_ai.capabilities import Instrumentation  # noqa: E402
-from pydantic_ai.models.instrumented import InstrumentationSettings  # noqa: E402
-from pydantic_ai.models.test import TestModel  # noqa: E402
+from pydantic_ai.capabilities import Instrumentation  # noqa: E402 - only where it is installed
+from pydantic_ai.models.instrumented import InstrumentationSettings  # noqa: E402 - only where it is installed
+from pydantic_ai.models.test import TestModel  # noqa: E402 - only where it is installed
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def _running(receiver: RealReceiver, arguments: list[str], variables: Mapping[st
         while not _answers(receiver.url + health):
             if process.poll() is not None or time.monotonic() > end:
                 pytest.fail(f"{arguments[1]} did not start:\n{log.read_text(errors='replace')[-4000:]}")
-            time.sleep(0.2)
+            time.sleep(0.2)  # a program of others has no other way to say that it is up
         yield
     finally:
         try:

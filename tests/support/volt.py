@@ -26,7 +26,7 @@ class Traced(Recording):
     """An SDK, and what it has delivered so far."""
 
     def __init__(self, sdk: VoltAgentSDK, kept: list[Event], said: list[str]) -> None:
-        super().__init__(sdk, kept, said)  # type: ignore[arg-type]  # it asks for what both faces have
+        super().__init__(sdk, kept, said)  # it asks for what both faces have
         self.sdk = sdk
 
     def parts(self) -> dict[tuple[str, str | None], list[dict[str, Any]]]:

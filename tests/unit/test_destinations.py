@@ -91,7 +91,7 @@ def test_only_headers_that_hold_a_key_are_secrets() -> None:
         (OTLPExporter(), {"OTEL_EXPORTER_OTLP_HEADERS": "a b=1"}, "a name that is not a header's"),
         (OTLPExporter(encoding="xml"), {}, "one of protobuf, json, not 'xml'"),
         (OTLPExporter(compression="br"), {}, "one of gzip, none, not 'br'"),
-        (OTLPExporter(certificate=5), {}, "certificate (from argument) must be a str"),  # type: ignore[arg-type]
+        (OTLPExporter(certificate=5), {}, "certificate (from argument) must be a str"),
         (OTLPExporter(batch_size=0), {}, "a whole number from 1"),
         (AgentScopeExporter(), {}, "api_key is missing"),
         (VoltAgentExporter(public_key="pk"), {}, "secret_key is missing"),

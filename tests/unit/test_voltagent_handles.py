@@ -17,6 +17,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -307,7 +308,6 @@ def test_options_may_be_a_name_alone_or_keywords(volt: Traced, given: Any) -> No
 
 
 def test_objects_of_other_packages_are_read_by_their_fields(volt: Traced) -> None:
-    pydantic = pytest.importorskip("pydantic")
     options = pydantic.create_model("Options", name=(str, ...), input=(Any, None), display_name=(str, "T"))
     usage = pydantic.create_model("Usage", prompt_tokens=(int, 1), total_tokens=(int, 3), details=(Any, None))
     volt.sdk.trace(agentId="a").add_tool(options(name="t", input=[1])).success(usage=usage())
@@ -323,8 +323,8 @@ def test_what_is_changed_after_the_call_does_not_change_what_is_recorded(volt: T
     with volt.sdk.trace(agentId="a") as trace:
         tool = trace.add_tool(options)
         assert options == before
-        options["input"]["list"].append(2)  # type: ignore[index]
-        options["metadata"]["a_b"]["c"] = 2  # type: ignore[index]
+        options["input"]["list"].append(2)
+        options["metadata"]["a_b"]["c"] = 2
         tool.success()
     assert volt.whole("t")["input"] == {"list": [1]}
     assert volt.whole("t")["meta_data"] == {"aB": {"c": 1}}
@@ -924,9 +924,9 @@ def test_tasks_do_not_mix(volt: Traced) -> None:
 
     async def work(name: str) -> None:
         async with volt.sdk.trace(agentId=name) as trace, trace.add_agent(f"agent {name}"):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the other tasks get their turn
             tracker.track_step(f"step {name}")
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # and again
 
     async def main() -> None:
         await asyncio.gather(*(work(name) for name in "abc"))

@@ -145,7 +145,7 @@ def test_a_value_that_cannot_work_is_named_with_its_source(
 
 def test_an_option_that_there_is_not_is_refused() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'flush'"):
-        VoltAgentSDK(**KEYS, flush=5)  # type: ignore[call-arg]
+        VoltAgentSDK(**KEYS, flush=5)
 
 
 def test_the_repr_shows_the_address_and_no_key() -> None:
@@ -183,7 +183,7 @@ def test_an_sdk_that_is_switched_off_needs_no_key_and_records_nothing() -> None:
 
 
 def test_the_options_of_an_sdk_that_is_switched_off_are_not_checked() -> None:
-    assert VoltAgentSDK(enabled=False, base_url=5).config.base_url == "https://api.voltagent.dev"  # type: ignore[arg-type]
+    assert VoltAgentSDK(enabled=False, base_url=5).config.base_url == "https://api.voltagent.dev"
 
 
 def test_traces_that_are_sampled_out_are_counted_and_nothing_of_them_is_kept() -> None:
@@ -252,7 +252,7 @@ def test_a_flush_inside_an_event_loop_can_be_a_task_and_be_cancelled(sdk: VoltAg
             await task
         flushing = sdk.flush()
         task = asyncio.create_task(flushing)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # so that the task begins
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -284,8 +284,8 @@ def test_a_failed_delivery_raises_where_that_was_asked_for() -> None:
 
 def test_a_flush_called_wrongly_flushes_all_the_same(volt: Traced) -> None:
     volt.sdk.trace(agentId="a").end()
-    assert volt.sdk.flush(1, 2, 3)  # type: ignore[call-arg]
-    assert volt.sdk.flush("soon")  # type: ignore[arg-type]
+    assert volt.sdk.flush(1, 2, 3)
+    assert volt.sdk.flush("soon")
     assert set(volt.misused) == {"wrong_call", "wrong_type"}
     assert len(volt.raw) == 2
 
@@ -331,7 +331,7 @@ def test_what_leaves_the_block_of_an_sdk_goes_on_even_where_delivery_fails(how: 
 
     def failing() -> VoltAgentSDK:
         sdk = make([], fail_silently=False)
-        sdk._pipeline.shutdown = lambda timeout: FlushResult(1, 0, "nobody listens there")  # type: ignore[method-assign]
+        sdk._pipeline.shutdown = lambda timeout: FlushResult(1, 0, "nobody listens there")
         return sdk
 
     async def asynchronous(error: Exception | None) -> None:
@@ -416,9 +416,9 @@ def test_the_process_end_closes_what_was_never_ended_of_several_destinations_at_
     with patch.object(agentscope.delivery, "pipeline_for", fan_out):
         sdk = VoltAgentSDK(base_url=URL, **KEYS)
     trace = sdk.trace(agentId="a")
-    for pipeline in sdk._pipeline._pipelines:  # type: ignore[union-attr]
+    for pipeline in sdk._pipeline._pipelines:
         pipeline.ask_to_stop()  # as it is done at exit
-    for pipeline in sdk._pipeline._pipelines:  # type: ignore[union-attr]
+    for pipeline in sdk._pipeline._pipelines:
         pipeline.wait_until_stopped()
     for kept in (first, second):
         assert [(event.type, event.fields["status"]) for event in kept] == [

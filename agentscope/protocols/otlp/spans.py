@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Union
 
-Value = Union[str, bool, int, float, bytes, None, Sequence["Value"], Mapping[str, "Value"]]  # noqa: UP007
+Value = Union[str, bool, int, float, bytes, None, Sequence["Value"], Mapping[str, "Value"]]  # noqa: UP007 - a name in quotes knows no `|
 """What an attribute may hold (`AnyValue`); None is an empty one."""
 
 INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5
