@@ -68,6 +68,9 @@ async def measure(url: str, number: int) -> None:
     began = time.perf_counter()
     result = await ours.shutdown()
     print(f"the rest was delivered in {time.perf_counter() - began:.2f} s: {result}")
+    stats = ours.stats()
+    if not result or stats.delivered != stats.accepted:
+        sys.exit(f"what was fast was not delivered: {stats}")
 
 
 def main() -> None:
