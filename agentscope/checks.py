@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -122,6 +123,17 @@ def words(value: Any, option: str, source: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise bad(option, source, f"must be a str that is not empty, not {shown(value)}")
     return value.strip()
+
+
+def directory(value: Any, option: str, source: str) -> str:
+    """The absolute path of a directory, whether it is there or not: the working directory may change."""
+    try:
+        path = os.fspath(value)
+    except TypeError:
+        path = None
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
+        raise bad(option, source, f"must be the path of a directory, not {shown(value)}")
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def check_headers(value: Any, option: str, source: str) -> Mapping[str, str]:

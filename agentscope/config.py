@@ -12,7 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from .checks import WORDS, bad, boolean, check_api_key, check_base_url, check_headers, choice, integer, number, words
+from .checks import (
+    WORDS,
+    bad,
+    boolean,
+    check_api_key,
+    check_base_url,
+    check_headers,
+    choice,
+    directory,
+    integer,
+    number,
+    words,
+)
 from .destinations import NO_HEADERS, OVERRIDES, AgentScopeExporter, Exporter, OTLPExporter, VoltAgentExporter
 
 MiB = 1 << 20
@@ -65,6 +77,12 @@ class Config:
     """What OpenTelemetry backends show as the service; default `OTEL_SERVICE_NAME`."""
     exporters: tuple[Exporter, ...] = ()
     """Several destinations: each event goes to all of them. Then `api_key`, `base_url`, `protocol`, `endpoint` are not used."""
+    spool_dir: str = ""
+    """A directory for what is not delivered yet: accepted events are on disk within 250 ms, and survive `SIGKILL`."""
+    spool_max_bytes: int = 512 * MiB
+    """What all files in `spool_dir` may take together; beyond it events wait in memory, as without a spool."""
+    flush_on_signal: bool = False
+    """True: SIGTERM and SIGHUP deliver what there is before they end the process, or call the handler that was there."""
     redact: Redact = True
     on_drop: OnDrop | None = None
 
@@ -205,6 +223,9 @@ CHECKS: dict[str, Callable[[Any, str, str], Any]] = {
     "sample_rate": number(0.0, 1.0),
     "max_payload_bytes": integer(256, 16 * MiB),
     "max_connections": integer(1, 64),
+    "spool_dir": directory,
+    "spool_max_bytes": integer(MiB, 1 << 50),
+    "flush_on_signal": boolean,
     "redact": _redact,
     "on_drop": _on_drop,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -53,6 +54,9 @@ class Tracker(Face):
         max_batch_bytes: int | None = None,
         max_payload_bytes: int | None = None,
         max_connections: int | None = None,
+        spool_dir: str | os.PathLike[str] | None = None,
+        spool_max_bytes: int | None = None,
+        flush_on_signal: bool | None = None,
         shutdown_timeout: float | None = None,
         max_retries: int | None = None,
         retry_delay: float | None = None,
@@ -268,6 +272,9 @@ def create_tracker(
     max_batch_bytes: int | None = None,
     max_payload_bytes: int | None = None,
     max_connections: int | None = None,
+    spool_dir: str | os.PathLike[str] | None = None,
+    spool_max_bytes: int | None = None,
+    flush_on_signal: bool | None = None,
     shutdown_timeout: float | None = None,
     max_retries: int | None = None,
     retry_delay: float | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,9 @@ class VoltAgentSDK(Face):
         max_batch_bytes: int | None = None,
         max_payload_bytes: int | None = None,
         max_connections: int | None = None,
+        spool_dir: str | os.PathLike[str] | None = None,
+        spool_max_bytes: int | None = None,
+        flush_on_signal: bool | None = None,
         shutdown_timeout: float | None = None,
         service_name: str | None = None,
         exporters: Sequence[Exporter] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +37,9 @@ GOOD: dict[str, tuple[Any, Any, str | None, Any]] = {
     "max_batch_bytes": (2048, 2048, "+4096", 4096),
     "max_payload_bytes": (512, 512, "256", 256),
     "max_connections": (1, 1, "64", 64),
+    "spool_dir": (Path("/var/spool/a"), "/var/spool/a", "/tmp/../b", "/b"),
+    "spool_max_bytes": (1 << 20, 1 << 20, "1048577", 1048577),
+    "flush_on_signal": (True, True, "yes", True),
     "shutdown_timeout": (0, 0.0, "600", 600.0),
     "max_retries": (0, 0, "7", 7),
     "retry_delay": (2, 2.0, "0.1", 0.1),
@@ -143,6 +147,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("max_batch_bytes", 1023, "a whole number from 1024"),
     ("max_payload_bytes", 255, "a whole number from 256"),
     ("max_connections", 0, "a whole number from 1 to 64"),
+    ("spool_dir", b"/tmp", "the path of a directory, not bytes"),
+    ("spool_dir", "a\0b", "the path of a directory"),
+    ("spool_dir", 5, "the path of a directory, not 5"),
+    ("spool_max_bytes", 1 << 19, "a whole number from 1048576"),
+    ("flush_on_signal", "maybe", "true or false, not 'maybe'"),
     ("shutdown_timeout", -1, "a number from 0 to 600"),
     ("max_retries", -1, "a whole number from 0"),
     ("retry_delay", 61, "a number from 0 to 60"),
