@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from .config import Config, Redact
@@ -18,6 +18,9 @@ from .pipeline.fanout import FanOut
 from .protocols import WireProtocol
 from .protocols.agentscope import AgentScopeProtocol
 from .redaction import Redactor
+
+if TYPE_CHECKING:
+    from .pipeline.spool import Place
 
 _protocols: WeakValueDictionary[tuple[object, ...], WireProtocol] = WeakValueDictionary()
 
@@ -45,7 +48,16 @@ def _pipeline(config: Config, destination: Exporter, secrets: tuple[str, ...]) -
             start_thread=threads.start,
         )
 
-    return Pipeline(own, exporter, Redactor(_watched(config.redact), secrets=secrets))
+    return Pipeline(own, exporter, Redactor(_watched(config.redact), secrets=secrets), _place(config, destination))
+
+
+def _place(config: Config, destination: Exporter) -> Place | None:
+    """Where events for this destination are kept until they are delivered; None if nowhere."""
+    if not config.spool_dir or not config.enabled:
+        return None
+    from .pipeline.spool import place_for
+
+    return place_for(config, type(destination).__name__, destination.url, destination.secrets)
 
 
 def _headers(destination: Exporter) -> tuple[Mapping[str, str], str | None]:

@@ -68,9 +68,11 @@ class FlushResult:
     dropped: int = 0
     problem: str | None = None
     """Why delivery does not get on, in one sentence; None when it does."""
+    spooled: int = 0
+    """Events that were not acknowledged in time, and are on disk: this process or another will deliver them."""
 
     def __bool__(self) -> bool:
-        return self.pending == 0 and self.dropped == 0
+        return self.pending == 0 and self.dropped == 0 and self.spooled == 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ class Stats:
     dropped: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Events given up, by reason: queue_full, too_large, encode_error, redaction_error, rejected, shutdown, …"""
     spooled: int = 0
+    """Events that are on disk and not acknowledged yet. Always 0 without a `spool_dir`."""
+    recovered: int = 0
+    """Events of earlier processes that were found in the spool and delivered; they are not part of `accepted`."""
     pending: int = 0
     """Events in memory: queued, batched, or on the wire and not acknowledged yet."""
     unfinished: int = 0

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from itertools import count
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..context import new_id
@@ -19,9 +19,13 @@ from ..events import Event
 from ..protocols import Exporter
 from ..types import FlushResult, Stats
 from . import clock, lifecycle, threads
+from .counts import Left
 from .ledger import SHUTDOWN
 from .notices import say
 from .worker import Worker
+
+if TYPE_CHECKING:
+    from .spool import Place
 
 __all__ = ["Pipeline"]
 
@@ -32,10 +36,17 @@ OVERHEAD = 800
 class Pipeline:
     """Takes events from any thread at any moment, and delivers them in the background."""
 
-    def __init__(self, config: Config, exporter: Callable[[], Exporter], redact: Callable[[Event], Event]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        exporter: Callable[[], Exporter],
+        redact: Callable[[Event], Event],
+        place: Place | None = None,
+    ) -> None:
         self._config = config
         self._exporter = exporter
         self._redact = redact
+        self._place = place
         self._closed = False
         self._before_stop: list[Callable[[], object]] = []
         self._said: set[str] = set()
@@ -45,7 +56,7 @@ class Pipeline:
         lifecycle.know(self)
 
     def _begin(self) -> None:
-        self._worker = Worker(self._config, self._exporter(), self._redact, lambda: lifecycle.ended(self))
+        self._worker = Worker(self._config, self._exporter(), self._redact, lambda: lifecycle.ended(self), self._place)
         self._next = count(1).__next__  # one C call: every caller gets a number of its own
         self._step_prefix = new_id()[:24]
         self._dropped_at_flush = 0
@@ -108,7 +119,7 @@ class Pipeline:
     def begin_flush(self) -> Callable[[float], FlushResult]:
         """Have all that was accepted before sent now, and return at once. What it gives waits for it, as `flush` does."""
         worker, before = self._worker, self._dropped_at_flush
-        flush = worker.begin_flush()
+        flush = worker.begin_flush(self._next())
         return lambda timeout: self._result(worker.wait_for_flush(flush, timeout), before)
 
     def shutdown(self, timeout: float) -> FlushResult:
@@ -118,7 +129,8 @@ class Pipeline:
         worker.ask_to_stop(timeout)
         worker.wait_until_stopped()
         worker.wait_for_thread(clock.monotonic() + lifecycle.LAST_GRACE)
-        return self._result(worker.counts()[2], before)
+        counts = worker.counts()
+        return self._result(Left(counts.pending, counts.spooled), before)
 
     def call_before_stop(self, hook: Callable[[], object]) -> None:
         """Have this called before events are refused for good: it may still put some, but neither wait nor raise."""
@@ -167,12 +179,14 @@ class Pipeline:
     def stats(self) -> Stats:
         worker = self._worker
         ledger = worker.ledger
-        accepted, delivered, pending, dropped = worker.counts()
+        accepted, delivered, pending, dropped, spooled = worker.counts()
         return Stats(
             accepted=accepted,
             delivered=delivered,
             dropped=MappingProxyType(dropped),
             pending=pending,
+            spooled=spooled,
+            recovered=worker.spooling.recovery.recovered if worker.spooling is not None else 0,
             unfinished=worker.shipper.parked,
             queued_bytes=worker.queue.bytes,
             duplicates=ledger.duplicates,
@@ -185,8 +199,11 @@ class Pipeline:
             problem=worker.problem,
         )
 
-    def _result(self, pending: int, before: int) -> FlushResult:
+    def _result(self, left: Left, before: int) -> FlushResult:
         """`before` is what had been dropped at the flush before: of two that go on at once, both tell of a drop."""
         dropped = sum(self._worker.ledger.dropped().values())
         since, self._dropped_at_flush = dropped - before, max(dropped, self._dropped_at_flush)
-        return FlushResult(pending=pending, dropped=since, problem=self._worker.problem if pending or since else None)
+        wrong = left.pending or left.spooled or since
+        return FlushResult(
+            pending=left.pending, dropped=since, spooled=left.spooled, problem=self._worker.problem if wrong else None
+        )

@@ -13,6 +13,7 @@ _SUMS = (
     "accepted",
     "delivered",
     "spooled",
+    "recovered",
     "pending",
     "unfinished",
     "queued_bytes",
@@ -91,6 +92,7 @@ class FanOut:
         return FlushResult(
             pending=sum(result.pending for result in results),
             dropped=sum(result.dropped for result in results),
+            spooled=sum(result.spooled for result in results),
             problem=next((result.problem for result in results if result.problem), None),
         )
 

@@ -16,8 +16,12 @@ REJECTED = "rejected"
 RETRY_LIMIT = "retry_limit"
 """Only with `max_retries`: the backend took none of a batch for so many attempts."""
 SHUTDOWN = "shutdown"
+SPOOL_FULL = "spool_full"
+"""Only with a spool: there was no room on disk nor in memory."""
+SPOOL_ERROR = "spool_error"
+"""Only with a spool: it did not work, and at the end that was all there was; or a file of it was lost."""
 UNAUTHORIZED = "unauthorized"
-AT_THE_END = frozenset({SHUTDOWN, UNAUTHORIZED})
+AT_THE_END = frozenset({SHUTDOWN, UNAUTHORIZED, SPOOL_FULL, SPOOL_ERROR})
 """Reasons of what was still waiting when the end came; the second if it was the key that was refused."""
 
 
@@ -82,7 +86,8 @@ class Ledger:
         self._reported: dict[str, int] = {}
 
     def drop(self, reason: str, number: int = 1) -> None:
-        self._dropped[reason] = self._dropped.get(reason, 0) + number
+        if number:
+            self._dropped[reason] = self._dropped.get(reason, 0) + number
 
     def dropped(self) -> dict[str, int]:
         """All that was given up, by reason."""

@@ -8,7 +8,7 @@ import sys
 import weakref
 from typing import Protocol
 
-from . import threads
+from . import spooldir, threads
 from .clock import monotonic
 
 
@@ -89,6 +89,7 @@ def stop_all() -> None:
 
 def _after_fork_in_child() -> None:
     threads.after_fork_in_child()
+    spooldir.after_fork_in_child()
     _process.finalized = False
     _started.clear()
     for reference in list(_known.values()):

@@ -62,7 +62,7 @@ class Notices:
             return
         if problem != self._trouble or now >= self._next_trouble_line:
             if now >= self._next_trouble_line:
-                logger.warning("%s; %d events are kept in memory and tried again", problem, pending)
+                logger.warning("%s; %d events are kept and tried again", problem, pending)
                 self._next_trouble_line = now + INTERVAL
             self._trouble = problem
 
@@ -78,14 +78,17 @@ class Notices:
             self._next_crash_line = now + INTERVAL
             logger.warning("the worker stopped on %s and is started again", type(error).__name__)
 
-    def farewell(self, left: int, totals: Mapping[str, int], problem: str | None) -> None:
+    def farewell(self, left: int, totals: Mapping[str, int], problem: str | None, spooled: int = 0) -> None:
         """The one line at the end, if anything was left, or dropped and not told of."""
         self.tell(totals)
         others = {reason: number for reason, number in self._unlogged.items() if reason not in AT_THE_END}
         parts = [f"{left} events were left undelivered at the end and are lost"] if left else []
+        parts += (
+            [f"{spooled} events are kept in the spool, for the next process or `agentscope replay`"] if spooled else []
+        )
         parts += [f"dropped before: {spelled(others)}"] if others else []
         if parts:
-            logger.warning("%s%s", "; ".join(parts), f" ({problem})" if problem and left else "")
+            logger.warning("%s%s", "; ".join(parts), f" ({problem})" if problem and (left or spooled) else "")
         self._unlogged = {}
 
 

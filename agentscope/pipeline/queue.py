@@ -37,6 +37,8 @@ class EventQueue:
         self._reserved = 0
         self._released = 0
         self._bell: SimpleQueue[None] = SimpleQueue()
+        self.full_reason = QUEUE_FULL
+        """Why what is refused for want of room is refused."""
 
     def __len__(self) -> int:
         return len(self.events)
@@ -56,7 +58,7 @@ class EventQueue:
         # Two threads may both read an old sum here; the bound is missed by an event a thread at most, and never drifts.
         if self._reserved - self._released + units > (self._max_units if urgent else self._refuse_units):
             self.nudge(1)
-            return QUEUE_FULL
+            return self.full_reason
         self._reserved = self._tally.advance(units)
         self.events.append(event)
         self.nudge(self._batch_units)
@@ -69,8 +71,12 @@ class EventQueue:
             self.ring()
 
     def release(self, events: list[Event]) -> None:
-        """These are settled. Only the thread that delivers calls this."""
+        """These are settled, or on disk only. Called by one thread at a time."""
         self._released += sum(event.size // UNIT + 1 for event in events)
+
+    def take_back(self, events: list[Event]) -> None:
+        """These are charged again: they have been read back from disk. Called as `release` is."""
+        self._released -= sum(event.size // UNIT + 1 for event in events)
 
     def ring(self) -> None:
         """Wake the worker, if it sleeps."""

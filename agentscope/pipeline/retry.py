@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FIRST = 0.5
 LONGEST = 30.0
+FRESH = 4.0
+"""The longest wait while new events come in: they arrive within seconds of the end of an outage."""
 RETRY_AFTER_LIMIT = 60.0
 PROBE_INTERVAL = 60.0
 """A backend that needs a person (a wrong key, a wrong address) is asked once in this many seconds."""

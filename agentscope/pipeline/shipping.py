@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..context import new_id
-from ..events import Deferred, Event, Session
+from ..events import Event, Session
 from ..protocols import BUSY, PATIENCE, Batch, Dropped, Exporter, Outcome, Part
 from .batcher import Batcher
-from .ledger import ENCODE_ERROR, REDACTION_ERROR, SHUTDOWN, Ledger
+from .cleaning import clean
+from .counts import Counts
+from .ledger import ENCODE_ERROR, SHUTDOWN, Ledger
 from .queue import EventQueue
+
+if TYPE_CHECKING:
+    from .staging import Stage
 
 MOST_CRASHES = 3
 """A batch whose export has raised so often is given up."""
@@ -33,7 +40,11 @@ class Shipper:
         """Odd while events are between two places: whoever counts then looks again."""
         self.through = 0
         """How many of the events taken from the queue are settled, counted in the queue's order."""
-        self._session = session
+        self.stage: Stage | None = None
+        """Where events go to disk first, if there is a spool."""
+        self.on_settled: Callable[[list[Event]], None] | None = None
+        """Told of events that have their verdict, inside a move."""
+        self.session = session
         self._exporter = exporter
         self._redact = redact
         self._batch_size = config.batch_size
@@ -55,7 +66,13 @@ class Shipper:
     @property
     def unsettled(self) -> int:
         """Events taken from the queue that have no verdict yet."""
-        return len(self.batcher) + len(self._held) + len(self._parts)
+        staged = 0 if self.stage is None else self.stage.waiting
+        return staged + len(self.batcher) + len(self._held) + len(self._parts)
+
+    @property
+    def spooled(self) -> int:
+        """Those of them that are on disk."""
+        return 0 if self.stage is None else self.stage.spooled
 
     @property
     def parked(self) -> int:
@@ -69,10 +86,41 @@ class Shipper:
     @property
     def busy(self) -> bool:
         """Whether there is anything to be sent now."""
-        return bool(self._held) or len(self.batcher) > 0 or len(self.queue) > 0
+        staged = self.stage is not None and self.stage.waiting > 0
+        return staged or bool(self._held) or len(self.batcher) > 0 or len(self.queue) > 0
+
+    def counts(self) -> Counts:
+        """What became of all events so far."""
+        ledger = self.ledger
+        for _ in range(10_000):
+            moves, refused = self.moves, ledger.refused.total()
+            queued, unsettled, spooled = len(self.queue), self.unsettled, self.spooled
+            accepted = ledger.taken + queued + refused
+            delivered, dropped = ledger.delivered, ledger.dropped()
+            if not moves & 1 and moves == self.moves and refused == ledger.refused.total():
+                break
+            time.sleep(0)
+        return Counts(accepted, delivered, queued + unsettled - spooled, dropped, spooled)
+
+    def in_batches(self) -> Iterator[Event]:
+        """Events that are batched, in hand or parked."""
+        yield from self.batcher
+        yield from self._held.values()
+        for events in self._parked.values():
+            yield from events
+
+    def has_before(self, seq: int) -> bool:
+        """Whether an event that came before this one has no verdict and is not parked. Only where there is a spool."""
+        assert self.stage is not None
+        with self.move():
+            return (
+                (bool(self.queue.events) and self.queue.events[0].seq < seq)
+                or self.stage.has_before(seq)
+                or any(event.seq < seq for event in (*self.batcher, *self._held.values()))
+            )
 
     @contextmanager
-    def _move(self) -> Iterator[bool]:
+    def move(self) -> Iterator[bool]:
         """Events change places here; gives False when everything has been abandoned and nothing may be moved any more."""
         with self._settling:
             self._depth += 1
@@ -86,7 +134,14 @@ class Shipper:
     def collect(self, now: float) -> None:
         """Take what fits into the next batch out of the queue."""
         events, batcher = self.queue.events, self.batcher
-        with self._move() as allowed:
+        if self.stage is not None:
+            if batcher.room():
+                self.stage.refill()
+            with self.move() as allowed:
+                while allowed and batcher.room() and (event := self.stage.next()) is not None:
+                    batcher.add(event, now)
+            return
+        with self.move() as allowed:
             while allowed and events and batcher.room():
                 batcher.add(events.popleft(), now)
                 self.ledger.taken += 1
@@ -105,7 +160,7 @@ class Shipper:
             events = self._redacted(list(self._held.values()))
             batch = self._batch = Batch(
                 new_id(),
-                self._session,
+                self.session,
                 events,
                 self.ledger.unreported(),
                 parked=self._parked,
@@ -131,10 +186,17 @@ class Shipper:
         self._settle([], [(seq, reason) for seq in list(self._held)])
 
     def abandon(self, reason: str = SHUTDOWN) -> int:
-        """Drop all that is left, for good, and say how much that was. May be called from any thread."""
-        with self._move():
+        """Drop all that is left, for good, and say how much that was. What is on disk stays there.
+
+        May be called from any thread.
+        """
+        with self.move():
             self._abandoned = True
             left = self.unsettled
+            if self.stage is not None:
+                left -= self.stage.forget()
+                if self.stage.spool.problem is not None and reason == SHUTDOWN:
+                    reason = self.stage.spool.reason
             while self.queue.events:
                 self.queue.events.popleft()
                 self.ledger.taken += 1
@@ -155,12 +217,12 @@ class Shipper:
 
     def _close(self, parts: Iterable[Part], now: float) -> None:
         """Have these parts sent as they are. Their last event goes ahead, and takes the others along."""
-        with self._move() as allowed:
+        with self.move() as allowed:
             for part in parts if allowed else ():
                 last = self._parked[part][-1]
                 self._unpark(last.seq)
                 self._closing.add(part)
-                self._redacted_before.add(last.seq)
+                self._note_redacted((last,))
                 self.batcher.add(last, now)
 
     def _relieve(self, now: float) -> None:
@@ -174,7 +236,7 @@ class Shipper:
     def _release(self, now: float) -> None:
         """Have everything that is parked sent event by event, before what came after it."""
         events = [event for seq in sorted(self._parts) if (event := self._unpark(seq)) is not None]
-        self._redacted_before.update(event.seq for event in events)
+        self._note_redacted(events)
         self.batcher.put_back(events, now)
         self.through = self.ledger.taken - len(self.batcher)
 
@@ -207,31 +269,30 @@ class Shipper:
         return event
 
     def _hold(self, now: float) -> list[Event]:
-        with self._move() as allowed:
+        with self.move() as allowed:
             events = self.batcher.take(now) if allowed else []
             self._held.update((event.seq, event) for event in events)
         return events
 
+    def _note_redacted(self, events: Iterable[Event]) -> None:
+        if self.stage is None:
+            self._redacted_before.update(event.seq for event in events)
+
     def _redacted(self, events: list[Event]) -> list[Event]:
         """The events as they may be sent. One whose redaction fails is dropped, never sent as it is."""
+        if self.stage is not None:
+            return events  # that was done before they went to disk
         kept = []
         for event in events:
             if event.seq in self._redacted_before:
                 self._redacted_before.discard(event.seq)
                 kept.append(event)
                 continue
-            if type(event.fields) is Deferred:
-                try:
-                    event = event._replace(fields=event.fields.make())
-                except Exception:
-                    self._settle([], [(event.seq, ENCODE_ERROR)])
-                    continue
-            try:
-                kept.append(self._redact(event))
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # a hook may call sys.exit, and extension modules have panics that are no Exception
-                self._settle([], [(event.seq, REDACTION_ERROR)])
+            cleaned = clean(event, self._redact)
+            if isinstance(cleaned, str):
+                self._settle([], [(event.seq, cleaned)])
+            else:
+                kept.append(cleaned)
         return kept
 
     def _crashed(self, error: BaseException, batch: Batch) -> Outcome:
@@ -241,7 +302,7 @@ class Shipper:
         return Outcome(dropped=[Dropped(event.seq, ENCODE_ERROR, type(error).__name__) for event in batch.events])
 
     def _take_in(self, batch: Batch, outcome: Outcome, now: float) -> None:
-        with self._move() as allowed:
+        with self.move() as allowed:
             if not allowed:
                 return
             if outcome.reported:
@@ -257,7 +318,7 @@ class Shipper:
         batch.events = [event for event in batch.events if event.seq in self._held]
 
     def _settle(self, delivered: Iterable[int], dropped: Iterable[tuple[int, str]]) -> None:
-        with self._move() as allowed:
+        with self.move() as allowed:
             if not allowed:
                 return
             gone = [event for seq in delivered if (event := self._pop(seq)) is not None]
@@ -268,6 +329,8 @@ class Shipper:
                     gone.append(event)
                     self.ledger.drop(reason)
             self.queue.release(gone)
+            if self.on_settled is not None:
+                self.on_settled(gone)
             if not self._held:
                 self.through = self.ledger.taken - len(self.batcher)
 

@@ -8,6 +8,8 @@ from ..protocols import BUSY, NEEDS_PERSON, REFUSED, Outcome
 
 PATIENCE = 2.0
 """Seconds without an acknowledgement after which the end waits no longer."""
+SPOOLED_PATIENCE = 0.8
+"""The same where everything is on disk already: another process can deliver it."""
 LAST_WAIT = 0.05
 """Seconds before the one more try that a refused connection gets."""
 SHORTEST_WAIT = 0.1
@@ -19,6 +21,7 @@ class Stop:
 
     since: float
     until: float
+    patience: float = PATIENCE
     refusals: int = 0
     hopeless: bool = False
 
@@ -29,7 +32,7 @@ class Stop:
 
     def deadline(self, progress: float) -> float:
         """When to give up, if the last acknowledgement came at `progress`."""
-        return min(self.until, max(progress, self.since) + PATIENCE)
+        return min(self.until, max(progress, self.since) + self.patience)
 
     def over(self, now: float, progress: float) -> bool:
         return self.hopeless or now >= self.deadline(progress)
@@ -38,5 +41,5 @@ class Stop:
         """Seconds before the next attempt, where `asked` is what would be waited otherwise."""
         if outcome.kind == REFUSED:
             return LAST_WAIT
-        wait = max(min(asked, PATIENCE / 4), SHORTEST_WAIT) if outcome.kind == BUSY else 0.0
+        wait = max(min(asked, self.patience / 4), SHORTEST_WAIT) if outcome.kind == BUSY else 0.0
         return max(min(wait, self.deadline(progress) - now), 0.0)

@@ -89,48 +89,84 @@ def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
 
 
 class _Gate:
-    """Held around the worker's first imports. A fork waits for it: the child would find modules half imported, for ever."""
+    """Held around what a fork has to wait for."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.held_by_fork = False
-        self.ending = False
+        self.torn = False
+        """The parent was inside when this child was forked."""
+
+    def close_for_fork(self) -> None:
+        """Wait for what is under way, but not for ever."""
+        self.held_by_fork = not is_ours() and self.lock.acquire(timeout=5.0)
+
+    def after_fork_in_parent(self) -> None:
+        if self.held_by_fork:
+            self.held_by_fork = False
+            self.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        self.torn = self.torn or not self.held_by_fork
+        self.lock, self.held_by_fork = threading.Lock(), False
 
 
-_gate = _Gate()
+class _Process:
+    ending = False
+
+
+_imports = _Gate()
+"""The worker's first imports: the child would find modules half imported, for ever."""
+_disk = _Gate()
+"""All work on the spool: SQLite has locks for the whole process, which would stay locked in the child, for ever."""
+_gates = (_imports, _disk)
+_process = _Process()
 
 
 @contextmanager
 def warm_up() -> Iterator[None]:
     """Around imports in a thread of ours."""
-    with _gate.lock:
+    with _imports.lock:
         yield
+
+
+@contextmanager
+def disk(timeout: float = -1.0) -> Iterator[bool]:
+    """Around work on the spool. False if it must not be done: another thread is at it for so many seconds, or was at a fork."""
+    gate = _disk.lock
+    held = not _disk.torn and gate.acquire(timeout=timeout)
+    try:
+        yield held
+    finally:
+        if held:
+            gate.release()
 
 
 def ending() -> bool:
     """Whether the process is at its exit handlers."""
-    return _gate.ending
+    return _process.ending
 
 
 def end() -> None:
     """The process is at its exit handlers."""
-    _gate.ending = True
+    _process.ending = True
 
 
 def before_fork() -> None:
-    """Wait for imports under way, but not for ever."""
-    _gate.held_by_fork = not is_ours() and _gate.lock.acquire(timeout=5.0)
+    for gate in _gates:
+        gate.close_for_fork()
 
 
 def after_fork_in_parent() -> None:
-    if _gate.held_by_fork:
-        _gate.held_by_fork = False
-        _gate.lock.release()
+    for gate in _gates:
+        gate.after_fork_in_parent()
 
 
 def after_fork_in_child() -> None:
     """None of the parent's threads live on, and their numbers may be given anew."""
-    _gate.lock, _gate.held_by_fork, _gate.ending = threading.Lock(), False, False
+    _process.ending = False
+    for gate in _gates:
+        gate.after_fork_in_child()
     _ours.clear()
     _in_callbacks.clear()
 

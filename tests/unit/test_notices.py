@@ -70,12 +70,12 @@ def test_one_failure_is_no_news_and_two_are(lines):
     notices.trouble("r:80: refused", BUSY, 1, 5, now=0.0)
     assert lines() == []
     notices.trouble("r:80: refused", BUSY, 2, 5, now=1.0)
-    assert lines() == [("WARNING", "r:80: refused; 5 events are kept in memory and tried again")]
+    assert lines() == [("WARNING", "r:80: refused; 5 events are kept and tried again")]
 
 
 def test_what_needs_a_person_is_said_at_once(lines):
     Notices(None).trouble("check api_key", UNAUTHORIZED, 1, 7, now=0.0)
-    assert lines() == [("WARNING", "check api_key; 7 events are kept in memory and tried again")]
+    assert lines() == [("WARNING", "check api_key; 7 events are kept and tried again")]
 
 
 def test_trouble_is_said_once_a_minute_even_when_it_changes(lines):

@@ -85,8 +85,50 @@ def test_what_the_http_library_logs_in_threads_of_ours_does_not_reach_the_users_
 @pytest.fixture
 def gate(monkeypatch):
     fresh = threads._Gate()
-    monkeypatch.setattr(threads, "_gate", fresh)
+    monkeypatch.setattr(threads, "_imports", fresh)
+    monkeypatch.setattr(threads, "_gates", (fresh,))
     return fresh
+
+
+@pytest.fixture
+def disk_gate(monkeypatch):
+    fresh = threads._Gate()
+    monkeypatch.setattr(threads, "_disk", fresh)
+    monkeypatch.setattr(threads, "_gates", (fresh,))
+    return fresh
+
+
+def test_work_on_the_spool_waits_for_a_fork_and_a_fork_for_it(disk_gate):
+    with threads.disk() as free:
+        assert free
+        assert disk_gate.lock.locked()
+        with threads.disk(timeout=0) as again:
+            assert not again
+    threads.before_fork()
+    with threads.disk(timeout=0) as free:
+        assert not free
+    threads.after_fork_in_parent()
+    with threads.disk(timeout=0) as free:
+        assert free
+
+
+def test_a_child_that_was_forked_between_two_works_on_the_spool_may_use_one(disk_gate):
+    threads.before_fork()
+    threads.after_fork_in_child()
+    with threads.disk() as free:
+        assert free
+
+
+def test_a_child_that_was_forked_in_the_middle_of_work_on_the_spool_does_without_for_ever(disk_gate):
+    with threads.disk():
+        threads.own(threads.before_fork)()  # one of our own threads cannot wait for itself
+        threads.after_fork_in_child()
+        with threads.disk() as free:
+            assert not free
+    threads.before_fork()
+    threads.after_fork_in_child()
+    with threads.disk() as free:
+        assert not free
 
 
 def test_a_fork_waits_for_imports_that_are_under_way(gate):

@@ -1,0 +1,243 @@
+"""One file of the spool: the events of one session that are not acknowledged yet, in SQLite.
+
+`sqlite3` is imported with the first file. Nothing here is for several threads at once: whoever calls holds `threads.disk()`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..events import Event, Session
+from .packing import Damaged, unpack
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+APPLICATION_ID = 0x41675370
+VERSION = 1
+PAGE = 4096
+MOST_WAL = 4 << 20
+"""Bytes that the write-ahead log may take before it is moved into the file."""
+_BUSY = 1.0
+"""Seconds. The owner's lock keeps all others away; only a backup or a curious person can be in the way."""
+_CHECKED_IN_FULL = 64 << 20  # bytes; to look through a longer file takes longer than events may wait
+_CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names for them
+
+_TABLES = """
+CREATE TABLE events (seq INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE about (id TEXT NOT NULL, event_prefix TEXT NOT NULL, destination TEXT NOT NULL, key_mark TEXT NOT NULL,
+  refused INTEGER NOT NULL);
+"""
+
+
+class Origin(NamedTuple):
+    """Whose events a file holds."""
+
+    session: Session
+    destination: str
+    """Kind of exporter and URL, such as `AgentScopeExporter http://localhost:8000`."""
+    key_mark: str
+    """Tells one key from another without telling the key."""
+    refused: bool = False
+    """The backend has refused the key: another one may deliver these events."""
+
+
+class Unusable(Exception):
+    """The file holds nothing that this version can read: made by another program, or a newer version, or never finished."""
+
+    def __init__(self, sentence: str, foreign: bool) -> None:
+        super().__init__(sentence)
+        self.foreign = foreign
+        """To be left alone, as it may be of use to somebody else."""
+
+
+class Corrupt(Exception):
+    """The file is broken."""
+
+
+class SpoolFile:
+    """An open file. What SQLite raises goes through, but for `Corrupt`."""
+
+    def __init__(self, path: str, connection: Connection, origin: Origin) -> None:
+        self.path = path
+        self.origin = origin
+        self.damaged = 0
+        """Records that were not whole and have been left out."""
+        self._connection = connection
+
+    @classmethod
+    def create(cls, path: str, origin: Origin) -> SpoolFile:
+        """Make a file that is not there yet, readable by its owner alone."""
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        connection = _connect(path)
+        try:
+            connection.execute(f"PRAGMA page_size={PAGE}")
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            _prepare(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _TABLES.split(";"):
+                connection.execute(statement)
+            (session_id, prefix), destination, mark, refused = origin
+            connection.execute(
+                "INSERT INTO about VALUES (?, ?, ?, ?, ?)", (session_id, prefix, destination, mark, refused)
+            )
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={VERSION}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return cls(path, connection, origin)
+
+    @classmethod
+    def open(cls, path: str) -> SpoolFile:
+        """Open one that is there. Raises `Unusable` or `Corrupt`."""
+        connection = _connect(path)
+        try:
+            origin = _read_origin(connection)
+            _prepare(connection)
+            if os.path.getsize(path) <= _CHECKED_IN_FULL and not _is_sound(connection):
+                raise Corrupt
+        except BaseException as error:
+            connection.close()
+            if is_corrupt(error):
+                raise Corrupt from error
+            raise
+        return cls(path, connection, origin)
+
+    def write(self, rows: Sequence[tuple[int, bytes]], gone: Iterable[int]) -> None:
+        """Add events, as (seq, packed), and remove those with these numbers: all of it, or nothing."""
+        db = self._connection
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.executemany("DELETE FROM events WHERE seq=?", [(seq,) for seq in gone])
+            db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?)", rows)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def read(self, after: int, upto: int, most: int, most_bytes: int) -> list[Event]:
+        """Events by their number, the first greater than `after` and none greater than `upto`.
+
+        What is damaged is left out and removed. Raises `Corrupt`.
+        """
+        from sqlite3 import DatabaseError
+
+        events: list[Event] = []
+        damaged: list[int] = []
+        size = 0
+        # A damaged record may well claim to be a text, which would have to be UTF-8.
+        sql = "SELECT seq, CAST(data AS BLOB) FROM events WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?"
+        try:
+            for seq, data in self._connection.execute(sql, (after, upto, most)):
+                try:
+                    events.append(unpack(seq, data))
+                except Damaged:
+                    damaged.append(seq)
+                    continue
+                size += events[-1].size
+                if size >= most_bytes:
+                    break
+        except DatabaseError as error:
+            if is_corrupt(error):
+                raise Corrupt from error
+            raise
+        if damaged:
+            self.damaged += len(damaged)
+            self.write((), damaged)
+        return events
+
+    def count(self) -> int:
+        """Events in the file."""
+        number: int = self._connection.execute("SELECT count(*) FROM events").fetchone()[0]
+        return number
+
+    def largest(self) -> int:
+        """The greatest number in the file; 0 if it is empty."""
+        seq: int = self._connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
+        return seq
+
+    def limit(self, pages: int) -> int:
+        """Let the file grow to so many pages; gives how many are in use. SQLite calls the disk full beyond it."""
+        self._connection.execute(f"PRAGMA max_page_count={max(pages, 1)}")
+        return int(self._connection.execute("PRAGMA page_count").fetchone()[0]) - int(
+            self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+        )
+
+    def note_refused(self) -> None:
+        """Let another key than this one deliver the events."""
+        self._connection.execute("UPDATE about SET refused=1")
+
+    def shrink(self) -> None:
+        """Give what is not used back to the file system."""
+        self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def is_there(self) -> bool:
+        """Whether the file still has its name: somebody may have cleared the directory."""
+        return os.path.exists(self.path)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Whether SQLite says by this that the file itself is broken."""
+    from sqlite3 import DatabaseError
+
+    if isinstance(error, Corrupt):
+        return True
+    if not isinstance(error, DatabaseError):
+        return False
+    code: Any = getattr(error, "sqlite_errorcode", None)  # Python 3.11 and newer
+    if code is not None and code & 0xFF in _CORRUPT:
+        return True
+    return "malformed" in str(error) or "not a database" in str(error) or "not decode" in str(error)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether SQLite says by this that there is no more room, by its own limit or on the disk."""
+    code: Any = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF == 13 if code is not None else "is full" in str(error)
+
+
+def parts(path: str) -> tuple[str, str, str]:
+    """All files that belong to a database."""
+    return path, f"{path}-wal", f"{path}-shm"
+
+
+def _connect(path: str) -> Connection:
+    from sqlite3 import connect
+
+    return connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+
+
+def _is_sound(connection: Connection) -> bool:
+    sound: bool = connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+    return sound
+
+
+def _prepare(connection: Connection) -> None:
+    connection.execute("PRAGMA journal_mode=WAL").fetchall()
+    # Every commit is on the disk itself: there are few a second, and a power cut then loses no more than SIGKILL does.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA journal_size_limit={MOST_WAL}")
+    connection.execute(f"PRAGMA wal_autocheckpoint={MOST_WAL // PAGE}")
+
+
+def _read_origin(connection: Connection) -> Origin:
+    if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise Unusable("its owner was killed before it had made it", foreign=False)
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise Unusable("it is of another application", foreign=True)
+    if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+        raise Unusable("it was written by another version of agentscope", foreign=True)
+    row = connection.execute("SELECT * FROM about").fetchone()
+    if row is None or [type(value) for value in row] != [str, str, str, str, int]:
+        raise Corrupt
+    session_id, prefix, destination, mark, refused = row
+    return Origin(Session(session_id, prefix), destination, mark, bool(refused))

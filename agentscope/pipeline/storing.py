@@ -1,0 +1,98 @@
+"""The thread that brings events to disk, beside the one that delivers: a backend that hangs must not delay it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ..events import Event
+from ..protocols.encoding import UNENCODABLE
+from . import threads
+from .cleaning import clean
+from .clock import monotonic
+from .ledger import ENCODE_ERROR
+from .packing import pack
+from .queue import EventQueue
+from .spool import Saved, Spool
+from .staging import MOST_EVENTS, Stage, Taken
+
+WINDOW = 0.1
+"""Seconds that events wait for company before they are written: the promise is 0.25."""
+
+
+class Storer:
+    """Redacts what is queued, writes it, and hands it over to the stage; deletes what is settled."""
+
+    def __init__(self, stage: Stage, spool: Spool, queue: EventQueue, redact: Callable[[Event], Event]) -> None:
+        self.running = False
+        """A thread is at it."""
+        self._stage = stage
+        self._spool = spool
+        self._queue = queue
+        self._redact = redact
+        self._busy = threading.Lock()
+
+    def watch(
+        self, stopping: Callable[[], bool], over: Callable[[], bool], crashed: Callable[[BaseException], None]
+    ) -> None:
+        """While the worker is `stopping` nothing waits for company, and the thread ends when that is `over`."""
+        self._stopping, self._over, self._crashed = stopping, over, crashed
+
+    def start(self) -> None:
+        """See that a thread is at it, if one can be had."""
+        if not self.running:
+            self.running = True
+            self.running = threads.start(self._run, "agentscope-spool")
+
+    def _run(self) -> None:
+        try:
+            while not self._over():
+                now = monotonic()
+                if not self.store(now) and not self._over():
+                    self._queue.sleep(self._spool.wait(now) + WINDOW if self._stage.owes else None, wake_at=1)
+                    if not self._stopping():
+                        self._queue.sleep(WINDOW, wake_at=MOST_EVENTS)
+        except BaseException as error:
+            # The thread that delivers starts another; what was taken is still in the stage.
+            self._crashed(error)
+        finally:
+            self.running = False
+
+    def store(self, now: float, timeout: float = -1.0) -> bool:
+        """One transaction of what waits for it. True if there is more.
+
+        Without a thread of its own, the one that delivers calls this; and at the end any thread, for which it waits `timeout`
+        seconds if another is at it.
+        """
+        if not self._busy.acquire(timeout=timeout):
+            return False
+        try:
+            return self._store(now)
+        finally:
+            self._busy.release()
+
+    def _store(self, now: float) -> bool:
+        stage, spool = self._stage, self._spool
+        events, missing, gone = stage.take(not spool.wait(now))
+        taken = Taken([], [], missing, gone)
+        rows = [(event.seq, pack(event)) for event in missing]
+        for event in events:
+            cleaned = clean(event, self._redact)
+            if isinstance(cleaned, str):
+                taken.dropped.append((event, cleaned))
+                continue
+            try:
+                rows.append((cleaned.seq, pack(cleaned)))
+                taken.kept.append(cleaned)
+            except UNENCODABLE:
+                taken.dropped.append((event, ENCODE_ERROR))
+        saved = Saved()
+        if rows or gone:
+            with threads.disk() as free:
+                saved = spool.save(rows, gone, now) if free else saved
+        stage.put(taken, saved)
+        if stage.idle:
+            with threads.disk() as free:
+                if free:
+                    spool.tidy()
+        return len(self._queue) > 0 or (stage.owes and (saved.rows or saved.gone))
