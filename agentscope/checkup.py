@@ -9,6 +9,7 @@ import time
 from typing import Any, TextIO
 
 from .config import Config, env_name, from_env
+from .terminal import say
 from .tracker import Tracker, create_tracker
 
 _WORDS = {
@@ -58,18 +59,18 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float, out: Te
     stats = tracker.stats()
     # The worker may be in the middle of an attempt; the process must not end under it while it is in the TLS library.
     result = tracker.shutdown(timeout=0.5)
-    _say(out, f"{address}  ({_source('base_url', base_url)})")
+    say(out, f"{address}  ({_source('base_url', base_url)})")
     if acknowledged:
-        _say(
+        say(
             out,
             f"✓ acknowledged after {took * 1000:.0f} ms, by {stats.protocol}: {_WORDS.get(stats.protocol or '', '')}",
         )
-        _say(out, f'  the run is called "agentscope check", its id is {run_id}')
+        say(out, f'  the run is called "agentscope check", its id is {run_id}')
         return 0
     given_up = f"the events were given up: {', '.join(stats.dropped)}" if stats.dropped else "no answer in time"
     problem = stats.problem or result.problem or given_up
-    _say(out, f"✗ not acknowledged after {took:.1f} s: {problem}")
-    _say(out, f"  {advice(problem, base_url, api_key)}")
+    say(out, f"✗ not acknowledged after {took:.1f} s: {problem}")
+    say(out, f"  {advice(problem, base_url, api_key)}")
     return 1
 
 
@@ -104,8 +105,3 @@ def _source(option: str, argument: object) -> str:
     if argument is not None:
         return "from --" + option.replace("_", "-")
     return f"from {env_name(option)}" if from_env(option) else "the default"
-
-
-def _say(out: TextIO, text: str) -> None:
-    encoding = out.encoding or "utf-8"
-    print("".join(c if c.isprintable() else "�" for c in text).encode(encoding, "replace").decode(encoding), file=out)

@@ -1,4 +1,4 @@
-"""The `agentscope` command: demo, serve, check.
+"""The `agentscope` command: demo, serve, check, replay.
 
 Status 0 is success, 1 is what one sentence on stderr says, 2 is wrong usage.
 """
@@ -73,6 +73,13 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--base-url", help=f"default: {env_name('base_url')}, else {DEFAULT_BASE_URL}")
     check.add_argument("--api-key", help=f"default: {env_name('api_key')} (better: other users may see arguments)")
     check.add_argument("--timeout", type=_seconds, default=10.0, help="seconds to wait (default: 10)")
+
+    replay = commands.add_parser("replay", help="send what processes that have ended left in a spool directory")
+    replay.add_argument("--spool-dir", help=f"default: {env_name('spool_dir')}")
+    replay.add_argument("--dry-run", action="store_true", help="list what is there, and send nothing")
+    replay.add_argument("--base-url", help="another address than the one that the events were for")
+    replay.add_argument("--api-key", help=f"default: {env_name('api_key')} (better: other users may see arguments)")
+    replay.add_argument("--timeout", type=_seconds, default=10.0, help="seconds without progress to wait (default: 10)")
     return parser
 
 
@@ -152,7 +159,24 @@ def _check(arguments: argparse.Namespace) -> int:
     return run_check(arguments.base_url, arguments.api_key, arguments.timeout)
 
 
-_COMMANDS = {"demo": _demo, "serve": _serve, "check": _check}
+def _replay(arguments: argparse.Namespace) -> int:
+    from .replay import run_replay
+
+    directory, source = arguments.spool_dir, "--spool-dir"
+    if directory is None:
+        directory, source = from_env("spool_dir"), f"environment variable {env_name('spool_dir')}"
+    if directory is None:
+        return _fail(f"which directory? Pass --spool-dir, or set {env_name('spool_dir')}")
+    return run_replay(
+        CHECKS["spool_dir"](directory, "spool_dir", source),
+        arguments.base_url,
+        arguments.api_key,
+        dry_run=arguments.dry_run,
+        timeout=arguments.timeout,
+    )
+
+
+_COMMANDS = {"demo": _demo, "serve": _serve, "check": _check, "replay": _replay}
 
 _SERVER_PACKAGES = frozenset({"starlette", "uvicorn", "anyio", "h11", "click"})
 

@@ -36,7 +36,13 @@ def pipeline_for(config: Config) -> Pipeline | FanOut:
 
 def _pipeline(config: Config, destination: Exporter, secrets: tuple[str, ...]) -> Pipeline:
     own = replace(config, **destination.overrides())
-    protocol = _protocol_for(own, destination)
+    redact = Redactor(_watched(config.redact), secrets=secrets)
+    return Pipeline(own, exporter_for(own, destination), redact, _place(config, destination))
+
+
+def exporter_for(config: Config, destination: Exporter) -> Callable[[], HTTPExporter]:
+    """Makes exporters to this destination, which share what is learnt of it."""
+    protocol = _protocol_for(config, destination)
     headers, certificate = _headers(destination)
 
     def exporter() -> HTTPExporter:
@@ -48,7 +54,7 @@ def _pipeline(config: Config, destination: Exporter, secrets: tuple[str, ...]) -
             start_thread=threads.start,
         )
 
-    return Pipeline(own, exporter, Redactor(_watched(config.redact), secrets=secrets), _place(config, destination))
+    return exporter
 
 
 def _place(config: Config, destination: Exporter) -> Place | None:

@@ -196,7 +196,7 @@ class Pipeline:
             misused=MappingProxyType(ledger.misused.values()),
             attempts=ledger.attempts,
             protocol=worker.exporter.protocol,
-            problem=worker.problem,
+            problem=worker.problem or (worker.spooling.stage.spool.problem if worker.spooling is not None else None),
         )
 
     def _result(self, left: Left, before: int) -> FlushResult:

@@ -119,12 +119,13 @@ class Spool:
                 self._close_file()
                 self._fail(_told(error), now, "write")
                 return Saved()
-        return self._make_room(file, gone, now)
+        return self._make_room(file, sum(len(data) for _, data in rows), gone, now)
 
-    def _make_room(self, file: SpoolFile, gone: Sequence[int], now: float) -> Saved:
-        """There is no room for more; what is delivered may still go."""
-        self.reason = SPOOL_FULL if self._used_up() else SPOOL_ERROR
-        sentence = f"it has reached spool_max_bytes={self.place.max_bytes}" if self._used_up() else "the disk is full"
+    def _make_room(self, file: SpoolFile, wanted: int, gone: Sequence[int], now: float) -> Saved:
+        """There is no room for so many bytes more; what is delivered may still go."""
+        bound = self._would_pass(file, wanted)
+        self.reason = SPOOL_FULL if bound else SPOOL_ERROR
+        sentence = f"it has reached spool_max_bytes={self.place.max_bytes}" if bound else "the disk is full"
         self._fail(sentence, now, "full")
         self._next_try = now + RETRY_FULL
         try:
@@ -241,18 +242,21 @@ class Spool:
             self._next_look = now + LOOK
             own = sum(os.path.getsize(path) for path in parts(file.path) if os.path.exists(path))
             self._others = max(spooldir.bytes_in(self.place.directory) - own, 0)
-            return file.limit(self._pages()) >= self._pages()
+            return file.limit(self._pages(), self._log()) >= self._pages()
         return False
 
-    def _pages(self) -> int:
-        """How many pages the file may have: the log beside it takes some of the room, too."""
-        room = self.place.max_bytes - self._others
-        return max(room - 2 * min(MOST_WAL, room // 4), 0) // PAGE
+    def _log(self) -> int:
+        """What the log beside the file may take before it is moved into it, in bytes."""
+        return min(MOST_WAL, (self.place.max_bytes - self._others) // 8)
 
-    def _used_up(self) -> bool:
-        """Whether it is the bound that was met, and not the end of the disk."""
+    def _pages(self) -> int:
+        """How many pages the file may have: the log takes some of the room, with a transaction more than it should have."""
+        return max(self.place.max_bytes - self._others - 2 * self._log(), 0) // PAGE
+
+    def _would_pass(self, file: SpoolFile, wanted: int) -> bool:
+        """Whether it is the bound that so many bytes more do not fit under, and not the end of the disk."""
         try:
-            return self._file is not None and self._file.limit(self._pages()) >= 0.9 * self._pages()
+            return file.limit(self._pages(), self._log()) + 2 * wanted // PAGE + 1 >= self._pages()
         except Exception:
             return False
 

@@ -161,8 +161,12 @@ class SpoolFile:
         seq: int = self._connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
         return seq
 
-    def limit(self, pages: int) -> int:
-        """Let the file grow to so many pages; gives how many are in use. SQLite calls the disk full beyond it."""
+    def limit(self, pages: int, log: int) -> int:
+        """Let the file grow to so many pages, and the log beside it to so many bytes; gives how many pages are in use.
+
+        SQLite calls the disk full beyond it.
+        """
+        self._connection.execute(f"PRAGMA wal_autocheckpoint={max(log // PAGE, 1)}").fetchall()
         self._connection.execute(f"PRAGMA max_page_count={max(pages, 1)}")
         return int(self._connection.execute("PRAGMA page_count").fetchone()[0]) - int(
             self._connection.execute("PRAGMA freelist_count").fetchone()[0]

@@ -68,6 +68,7 @@ class Stage:
         self._old: deque[Event] = deque()
         """Read back."""
         self._fresh_bytes = 0
+        self._most_at_once = min(MOST_BYTES, config.spool_max_bytes // 32)
         self._most_bytes = config.max_queue_bytes // MEMORY_SHARE
         self._read_events, self._read_bytes = config.batch_size, config.max_batch_bytes
         self._disk_only = 0
@@ -112,11 +113,16 @@ class Stage:
         with self._move() as allowed:
             # A thread that died in between has left its events here.
             size = 0
-            while allowed and events and len(self._storing) < MOST_EVENTS and size < MOST_BYTES:
+            while allowed and events and len(self._storing) < MOST_EVENTS and size < self._most_at_once:
                 self._storing.append(events.popleft())
                 size += self._storing[-1].size
                 self._ledger.taken += 1
-            missing = list(islice(self._unsaved.values(), MOST_EVENTS)) if ready else []
+            missing = []
+            for event in self._unsaved.values() if ready else ():
+                if size >= self._most_at_once or len(missing) >= MOST_EVENTS:
+                    break
+                missing.append(event)
+                size += event.size
             return list(self._storing), missing, list(islice(self._deleting, 10 * MOST_EVENTS))
 
     def put(self, taken: Taken, saved: Saved) -> None:
