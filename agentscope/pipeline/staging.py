@@ -117,7 +117,7 @@ class Stage:
                 self._storing.append(events.popleft())
                 size += self._storing[-1].size
                 self._ledger.taken += 1
-            missing = []
+            missing: list[Event] = []
             for event in self._unsaved.values() if ready else ():
                 if size >= self._most_at_once or len(missing) >= MOST_EVENTS:
                     break
