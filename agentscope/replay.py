@@ -67,7 +67,7 @@ def run_replay(
         )
     found = list(_found(directory, out))
     try:
-        say(out, f"{directory}: {_events(sum(item.events for item in found))} in {len(found)} files of dead processes")
+        say(out, f"{directory}: {_events(sum(item.events for item in found))} in {_files(len(found))}")
         if dry_run:
             for item in found:
                 session = item.file.origin.session.id
@@ -184,6 +184,10 @@ class Bar:
             self._next = 0.0
             self.show()
             self._out.write("\n")
+
+
+def _files(number: int) -> str:
+    return f"{number} file{'' if number == 1 else 's'}"
 
 
 def _events(number: int) -> str:

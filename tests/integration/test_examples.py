@@ -57,6 +57,13 @@ def test_decorator(receiver: Any) -> None:
     assert "differ in 5 letters" in str(steps(run, "write_answer")[0]["output"])
 
 
+def test_spool(receiver: Any) -> None:
+    assert start("spool.py", receiver).stdout == (
+        "the first process ended with SIGKILL\ndelivered 3 events of its own, and 2 of the process that was killed\n"
+    )
+    assert sorted(run["agent_name"] for run in reading.runs(receiver.url)) == ["doomed", "heir"]
+
+
 def test_async_agent(receiver: Any) -> None:
     assert start("async_agent.py", receiver).stdout == "looked up 3 hosts; delivered: True\n"
     run = reading.only_run(receiver.url)
