@@ -32,7 +32,7 @@ COMMANDS = [
 def test_a_program_of_the_readme_runs_and_its_run_arrives(program: str, tmp_path: Path, receiver: Any) -> None:
     file = tmp_path / "program.py"
     file.write_text(program.replace("http://localhost:8000", receiver.url), encoding="utf-8")
-    done = run(file, cwd=tmp_path, env={"AGENTSCOPE_BASE_URL": receiver.url})
+    done = run(file, cwd=tmp_path, env={"AGENTSCOPE_BASE_URL": receiver.url, "HOME": str(tmp_path)})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     stored = reading.only_run(receiver.url)
     assert f'"{stored["agent_name"]}"' in program
