@@ -7,7 +7,6 @@ import binascii
 import json
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -15,6 +14,7 @@ from agentscope.server.limits import Refused
 from agentscope.server.reading import Mark, RunQuery
 from agentscope.server.security import Keys
 from agentscope.server.store import Store, Unavailable
+from agentscope.server.views import Views
 from agentscope.version import __version__
 
 MAX_LIMIT = 500
@@ -25,15 +25,16 @@ _MAX_TEXT = 255
 class ReadAPI:
     """The routes that read."""
 
-    def __init__(self, store: Store, keys: Keys) -> None:
+    def __init__(self, store: Store, keys: Keys, views: Views) -> None:
         self._store = store
         self._keys = keys
+        self._views = views
 
     async def health(self, request: Request) -> Response:
         """`GET /health`. Counts are shown to those who may read."""
         answer: dict[str, Any] = {"status": "ok", "version": __version__}
         try:
-            counts = await run_in_threadpool(self._store.health)
+            counts = await self._views.read(self._store.health)
         except Unavailable as problem:
             return JSONResponse({**answer, "status": "unavailable", "detail": str(problem)}, 503)
         return JSONResponse({**answer, **counts} if self._keys.may_read(request.scope) else answer)
@@ -41,37 +42,26 @@ class ReadAPI:
     async def runs(self, request: Request) -> Response:
         """`GET /api/runs?limit&cursor&status&agent&q`."""
         self._authorise(request)
-        runs, after = await run_in_threadpool(self._store.list_runs, run_query(request))
+        runs, after = await self._views.read(self._store.list_runs, run_query(request))
         return JSONResponse({"runs": runs, "next": None if after is None else cursor_of(after)})
 
     async def run(self, request: Request) -> Response:
         """`GET /api/runs/{id}`."""
         self._authorise(request)
-        body = await run_in_threadpool(self._run_body, request.path_params["run_id"])
-        return Response(body, media_type="application/json")
+        return await self._views.run(request.path_params["run_id"], _json, "application/json")
 
     async def events(self, request: Request) -> Response:
         """`GET /api/runs/{id}/events`: the patches as they came, each with the session that sent it."""
         self._authorise(request)
-        body = await run_in_threadpool(self._events_body, request.path_params["run_id"])
-        return Response(body, media_type="application/json")
-
-    def _run_body(self, run_id: str) -> bytes:
-        run = self._store.run(run_id)
-        if run is None:
-            raise Refused(404, "There is no run with this id.")
-        return json.dumps(run, ensure_ascii=False, separators=(",", ":")).encode()
-
-    def _events_body(self, run_id: str) -> bytes:
-        rows = self._store.run_events(run_id)
-        if rows is None:
-            raise Refused(404, "There is no run with this id.")
-        events = (f'{{"session_id":{json.dumps(session)},{body[1:]}' for session, body in rows)
-        return f'{{"events":[{",".join(events)}]}}'.encode()
+        return await self._views.events(request.path_params["run_id"])
 
     def _authorise(self, request: Request) -> None:
         if not self._keys.may_read(request.scope):
             raise Refused(401, "Send the receiver's key in the header X-Agentscope-Key, or log in at /login.")
+
+
+def _json(run: dict[str, Any]) -> bytes:
+    return json.dumps(run, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def run_query(request: Request) -> RunQuery:

@@ -30,6 +30,7 @@ from agentscope.server.otlp import OTLP
 from agentscope.server.security import Guard, Keys, loopback_hosts
 from agentscope.server.site import Site
 from agentscope.server.store import Store, Unavailable
+from agentscope.server.views import Views
 
 STATIC = Path(__file__).with_name("static")
 
@@ -47,12 +48,14 @@ def create_app(
     so bind it to loopback only. `allowed_hosts` are exact Host values, by default those of loopback at port 8000.
     """
     keys = Keys(api_key)
-    intake = Intake(store, limits or Limits())
+    limits = limits or Limits()
+    intake = Intake(store, limits)
+    views = Views(store, limits, intake.large)
     ingest = Ingest(intake, keys)
     otlp = OTLP(intake, keys)
     history = History(intake, store, keys)
-    api = ReadAPI(store, keys)
-    site = Site(store, keys, intake.bodies, (STATIC / "style.css").read_bytes())
+    api = ReadAPI(store, keys, views)
+    site = Site(store, keys, views, intake.bodies, (STATIC / "style.css").read_bytes())
     hosts = loopback_hosts(8000) if allowed_hosts is None else allowed_hosts
     return Starlette(
         routes=[

@@ -75,12 +75,12 @@ class Bodies:
         given = headers.getlist("content-length")
         if "transfer-encoding" in headers:
             if given:
-                raise Refused(400, "Content-Length and Transfer-Encoding exclude each other.")
+                raise Refused(400, "Content-Length and Transfer-Encoding exclude each other.", close=True)
             return
         if not given:
             raise Refused(411, "Content-Length is required.")
         if len(given) > 1 or not _DIGITS.fullmatch(given[0]):
-            raise Refused(400, "Content-Length must be a plain number.")
+            raise Refused(400, "Content-Length must be a plain number.", close=True)
         if int(given[0]) > self._limits.body_bytes:
             raise Refused(413, f"The body is larger than {self._limits.body_bytes} bytes.")
 

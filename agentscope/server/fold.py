@@ -51,6 +51,9 @@ _STEP_FIELDS = (
 _TOTAL = ("total_tokens", "totalTokens")
 _INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "promptTokens")
 _OUTPUT = ("output_tokens", "completion_tokens", "outputTokens", "completionTokens")
+_COUNTED = frozenset({*_TOTAL, *_INPUT, *_OUTPUT})
+_PAYLOADS = frozenset({"input", "output", "meta_data", "tags", "truncated"})
+_LONGEST = 1000  # characters of a name or an id in a list
 _ENDS = frozenset({RUN_END, STEP, STEP_END})
 _FAILED = frozenset({"failed", "error"})
 
@@ -105,6 +108,16 @@ def fold(patches: Iterable[Patch]) -> dict[str, Any]:
     return fields
 
 
+def row_fields(event: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an event may count for a row: none of its payloads."""
+    fields = {name: value for name, value in event.items() if name not in _PAYLOADS}
+    if "error" in fields:
+        fields["error"] = bool(fields["error"])
+    if isinstance(fields.get("usage"), dict):
+        fields["usage"] = {name: _count(value) for name, value in fields["usage"].items() if name in _COUNTED}
+    return fields
+
+
 def step_row(fields: Mapping[str, Any]) -> StepRow:
     """The row of a step, from its fold or, for a step of one event, from that event."""
     return StepRow(
@@ -117,12 +130,12 @@ def step_row(fields: Mapping[str, Any]) -> StepRow:
 def run_row(fields: Mapping[str, Any]) -> RunRow:
     """The row of a run, from its fold; from `{}` when only steps of it came so far."""
     return RunRow(
-        fields.get("agent_name") or "unknown",
-        _status(fields),
-        fields.get("external_id"),
-        fields.get("user_id"),
-        fields.get("conversation_id"),
-        fields.get("source"),
+        _listed(fields.get("agent_name")) or "unknown",
+        _listed(_status(fields)) or "",
+        _listed(fields.get("external_id")),
+        _listed(fields.get("user_id")),
+        _listed(fields.get("conversation_id")),
+        _listed(fields.get("source")),
         fields.get("status") in _FAILED or bool(fields.get("error")),
         fields.get("started_at"),
         fields.get("ended_at"),
@@ -256,6 +269,11 @@ def _status(fields: Mapping[str, Any]) -> str:
     if not fields.get("ended"):
         return "running"
     return "failed" if fields.get("error") else "completed"
+
+
+def _listed(name: str | None) -> str | None:
+    """A name as lists show it: a page of them must not grow with what somebody called a run."""
+    return name if name is None or len(name) <= _LONGEST else name[:_LONGEST] + "…"
 
 
 def _tokens(fields: Mapping[str, Any]) -> int | None:

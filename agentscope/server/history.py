@@ -28,7 +28,7 @@ from agentscope.protocols.voltagent.decode import (
 )
 from agentscope.protocols.voltagent.views import added_view, changed_view, history_view
 from agentscope.server.fold import fold
-from agentscope.server.intake import Intake
+from agentscope.server.intake import Held, Intake
 from agentscope.server.limits import Refused
 from agentscope.server.security import Keys
 from agentscope.server.store import Store, Unavailable
@@ -123,7 +123,7 @@ class History:
             await self._store_one(request, body, lambda record: event_changed(record, target, self._arrival(event_id)))
         return JSONResponse(await run_in_threadpool(self._event_of, target))
 
-    async def _store_one(self, request: Request, body: bytes, decode: Callable[[dict[str, Any]], Patch]) -> None:
+    async def _store_one(self, request: Request, body: Held, decode: Callable[[dict[str, Any]], Patch]) -> None:
         patch = await self._intake.decoded(request, body, lambda raw: decode(read(raw)))
         # A repeated call carries another time, so that it must not be taken for a conflict.
         if await self._intake.event(patch.id) is None:
@@ -143,7 +143,7 @@ class History:
     def _arrival(self, event_id: str) -> Arrival:
         return Arrival(event_id, self._intake.now(), self._intake.next_seq())
 
-    def _body(self, request: Request) -> AbstractAsyncContextManager[bytes]:
+    def _body(self, request: Request) -> AbstractAsyncContextManager[Held]:
         self._authorise(request)
         return self._intake.hold(request)
 

@@ -5,25 +5,28 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from agentscope.protocols.agentscope.decode import (
     Batch,
+    DecodeError,
     Patch,
     decode_batch,
     decode_run,
     decode_run_update,
     decode_step,
 )
-from agentscope.server.intake import Intake
+from agentscope.server.intake import Held, Intake, weight_of
 from agentscope.server.limits import Refused
 from agentscope.server.security import KEY_HEADER, Keys
 
 _SPACE = uuid.UUID("5f0c1a52-7d0e-4a55-9a5e-0a4c7be0f6a1")
 _PROJECT_ID = str(uuid.uuid5(_SPACE, "project"))
 _MAX_KEY = 255
+_MAX_WEIGHT = 300_000  # as `weight_of` counts: a batch can be sent in parts, and each event may have to be answered for
 
 
 class Ingest:
@@ -36,10 +39,12 @@ class Ingest:
     async def batch(self, request: Request) -> Response:
         """`POST /api/ingest/batch`."""
         async with self._body(request) as body:
-            batch = await self._intake.decoded(request, body, decode_batch)
-            counts = await self._intake.commit(batch)
-        answer = {"accepted": counts.accepted, "duplicates": counts.duplicates, "rejected": batch.rejected}
-        return JSONResponse(answer)
+            return JSONResponse(await self._store_batch(request, body))
+
+    async def _store_batch(self, request: Request, body: Held) -> dict[str, Any]:
+        batch = await self._intake.decoded(request, body, _batch_of)
+        counts = await self._intake.commit(batch)
+        return {"accepted": counts.accepted, "duplicates": counts.duplicates, "rejected": batch.rejected}
 
     async def run(self, request: Request) -> Response:
         """`POST /api/ingest/run`."""
@@ -96,7 +101,7 @@ class Ingest:
             if await self._intake.event(batch.patches[0].id) is None:
                 await self._intake.commit(batch)
 
-    def _body(self, request: Request) -> AbstractAsyncContextManager[bytes]:
+    def _body(self, request: Request) -> AbstractAsyncContextManager[Held]:
         self._authorise(request)
         return self._intake.hold(request)
 
@@ -122,3 +127,9 @@ class Ingest:
         if not 0 < len(key) <= _MAX_KEY:
             raise Refused(400, f"Idempotency-Key must have 1 to {_MAX_KEY} characters.")
         return str(uuid.uuid5(_SPACE, f"event:{scope}:{key}")), str(uuid.uuid5(_SPACE, f"{scope}:{key}"))
+
+
+def _batch_of(body: bytes) -> Batch:
+    if weight_of(body) > _MAX_WEIGHT:
+        raise DecodeError(413, "The batch holds too many values; send it in parts.")
+    return decode_batch(body)

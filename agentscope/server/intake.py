@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from agentscope.protocols.agentscope.decode import Batch, time_text
+from agentscope.protocols.agentscope.decode import Batch, DecodeError, time_text
 from agentscope.server.body import JSON, Bodies, inflate
-from agentscope.server.limits import Limits
+from agentscope.server.limits import Limits, Refused
 from agentscope.server.store import Store
 from agentscope.server.writing import Counts
 
 T = TypeVar("T")
 
-_DECODED_AT_ONCE = 2  # bodies; each may cost many times its size while it is taken apart
+_PATIENCE = 5.0  # seconds that a body waits for others of its size
+# Bytes and weight of a body at most, and how many such are taken apart and stored at once.
+_LANES = ((512 << 10, 20_000, 4), (sys.maxsize, sys.maxsize, 1))
+# How the escapes begin that stand for a character beyond the 65 536 first.
+_PAIRS = [
+    b"\\u" + digits for digits in (b"d8", b"d9", b"da", b"db", b"D8", b"D9", b"DA", b"DB", b"dA", b"dB", b"Da", b"Db")
+]
+
+
+class Held:
+    """A body as it came over the wire, and what is to be given back when its request has been answered."""
+
+    __slots__ = ("raw", "room")
+
+    def __init__(self, raw: bytes, room: AsyncExitStack) -> None:
+        self.raw = raw
+        self.room = room
 
 
 class Intake:
@@ -33,25 +50,69 @@ class Intake:
         self.bodies = Bodies(limits)
         self._store = store
         self._inflated_bytes = limits.inflated_bytes
-        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
+        self._lanes = [(size, weight, asyncio.Semaphore(at_once)) for size, weight, at_once in _LANES]
+        self.large = self._lanes[-1][2]
+        """Held by what takes much memory, whether it comes in or goes out."""
         self._seq = itertools.count()
 
-    def hold(self, request: Request, *content_types: str) -> AbstractAsyncContextManager[bytes]:
+    @asynccontextmanager
+    async def hold(self, request: Request, *content_types: str) -> AsyncIterator[Held]:
         """The body as it came over the wire, for the length of a block; JSON unless told otherwise. Raises `Refused`."""
-        return self.bodies.hold(request, *(content_types or (JSON,)))
+        async with self.bodies.hold(request, *(content_types or (JSON,))) as raw, AsyncExitStack() as room:
+            yield Held(raw, room)
 
-    async def decoded(self, request: Request, body: bytes, decode: Callable[[bytes], T]) -> T:
+    async def decoded(self, request: Request, body: Held, decode: Callable[[bytes], T], *, growth: int = 1) -> T:
         """What `decode` makes of the body without its content encoding. It runs in a thread.
 
-        Raises `Refused` as `inflate` does, and what `decode` raises; `DecodeError` has an answer of its own.
+        A body may cost many times its size while it is taken apart and until it is stored: of the large ones there is
+        one at a time, for which the small ones need not wait. `growth` says how many times more than JSON of its size a
+        body may come to. Raises `Refused` as `inflate` does, and what `decode` raises; `DecodeError` has an answer of
+        its own.
         """
         encoding = request.headers.get("content-encoding", "")
+        for size, weight, lane in self._lanes:
+            release = await _entered(lane)
+            try:
+                fits, found = await run_in_threadpool(
+                    self._decoded_within, body.raw, encoding, size // growth, weight, decode
+                )
+            except BaseException:
+                release()
+                raise
+            if fits:
+                body.room.callback(release)  # what was found lives until it is stored, and so does its place
+                return cast("T", found)
+            release()
+        raise AssertionError("the last lane takes whatever is not refused")
 
-        def work() -> T:
-            return decode(inflate(body, encoding, self._inflated_bytes))
+    def _decoded_within(
+        self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
+    ) -> tuple[bool, Any]:
+        """Whether the body is of this size and weight, and if so what `decode` makes of it."""
+        try:
+            return self._tried(raw, encoding, size, weight, decode)
+        except (Refused, DecodeError) as problem:
+            # Its frames hold all that was made of the body, and they go round in a circle with it.
+            problem.__context__ = None
+            raise problem.with_traceback(None) from None
 
-        async with self._decoding:
-            return await run_in_threadpool(work)
+    def _tried(
+        self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
+    ) -> tuple[bool, Any]:
+        size = min(size, self._inflated_bytes)
+        try:
+            body = inflate(raw, encoding, size)
+        except Refused as problem:
+            if problem.status == 413 and size < self._inflated_bytes:
+                return False, None
+            raise
+        if size < self._inflated_bytes and (len(body) > size or weight_of(body) > weight):
+            return False, None
+        if len(body) * _width(body) > self._inflated_bytes:
+            raise Refused(413, "The body is too large with the characters it holds; send it in parts.")
+        held = [body]
+        del body
+        return True, decode(held.pop())  # which may let go of it as soon as it has been read
 
     async def commit(self, batch: Batch) -> Counts:
         """Store a batch, and come back when it is on disk. Raises `Unavailable` when nothing was stored."""
@@ -72,3 +133,23 @@ class Intake:
     def next_seq(self) -> int:
         """The next number for an event that came without one: the order of arrival."""
         return next(self._seq)
+
+
+def weight_of(body: bytes) -> int:
+    """About how many values a body of JSON holds, those that cost more counted as several."""
+    return body.count(b",") + 2 * body.count(b"[") + 3 * body.count(b"{")
+
+
+def _width(body: bytes) -> int:
+    """Bytes that Python takes for a character of a text if it is one that holds the widest of the body's."""
+    if any(byte in body for byte in range(0xF0, 0xF5)) or any(pair in body for pair in _PAIRS):
+        return 4
+    return 1 if body.isascii() and b"\\u" not in body else 2
+
+
+async def _entered(lane: asyncio.Semaphore) -> Callable[[], None]:
+    try:
+        await asyncio.wait_for(lane.acquire(), _PATIENCE)
+    except asyncio.TimeoutError:
+        raise Refused(503, "Too many large bodies are being stored at the moment.", retry_after=1) from None
+    return lane.release

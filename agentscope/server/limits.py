@@ -20,7 +20,11 @@ class Limits:
     head_seconds: float = 10.0
     """From the first byte of a request, or the opening of a connection, to the end of the request's head."""
     connections: int = 256
-    """Open connections; beyond that, those that wait for a request are closed, the oldest first."""
+    """Open connections; beyond that, one that waits for a request or for more of it is ended, the oldest first."""
+    send_seconds: float = 10.0
+    """In which some of an answer must be taken by who asked for it; all of it in that and a second a megabyte."""
+    view_bytes: int = 128 << 20
+    """The events of a run that is shown as a whole; a larger one is told by its events only."""
 
 
 class Refused(Exception):

@@ -22,8 +22,11 @@ from agentscope.server.store import Unavailable
 
 _FORMS: dict[str, Form] = {protobuf.CONTENT_TYPE: protobuf, json_form.CONTENT_TYPE: json_form}
 _LONGEST_MESSAGE = 4000
-MOST_STORED = 128 << 20
+_GROWTH = 8  # of protobuf, and by what each root tells of its resource
+MOST_STORED = 64 << 20
 """Characters that the spans of one body may come to. Each root tells of its resource, which the body has only once."""
+MOST_GROWTH = 32
+"""How many times its size a body may come to, beyond the first 4 MB."""
 
 
 class OTLP:
@@ -54,22 +57,22 @@ class OTLP:
             raise Refused(401, "Send the receiver's key, as Authorization: Bearer KEY or X-Agentscope-Key: KEY.")
 
         def decode(body: bytes) -> Batch:
-            return batch_of(form.decode_request(body))
+            groups = form.decode_request(body)
+            return batch_of(groups, min(MOST_STORED, (4 << 20) + MOST_GROWTH * len(body)))
 
         async with self._intake.hold(request, *_FORMS) as body:
-            batch = await self._intake.decoded(request, body, decode)
+            batch = await self._intake.decoded(request, body, decode, growth=_GROWTH)
             if batch.patches:
                 await self._intake.commit(batch)
         return form.encode_response(len(batch.rejected), complaint(batch.rejected))
 
 
-def batch_of(groups: Iterable[SpanGroup]) -> Batch:
+def batch_of(groups: Iterable[SpanGroup], room: int = MOST_STORED) -> Batch:
     """The patches that spans amount to. `rejected` names, by their own ids, those that cannot be stored.
 
-    Raises `DecodeError` (413) for spans that come to many times the size of their body.
+    Raises `DecodeError` (413) for spans that come to more than `room` characters.
     """
     patches: list[Patch] = []
-    room = MOST_STORED
     rejected: list[dict[str, Any]] = []
     for group in groups:
         for span in group.spans:

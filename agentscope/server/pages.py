@@ -16,12 +16,23 @@ MAX_CELL = 20_000
 """Characters of one payload that a page shows; the JSON has the rest."""
 MAX_STEPS = 1_000
 """Steps that a page shows; the JSON has the rest."""
+MAX_PAYLOADS = 8_000_000
+"""Characters of HTML that all payloads of one page come to; escaping makes up to 34 of one. The JSON has the rest."""
 
 _MAX_NAME = 200
+_MAX_NAMES = 50
+_JSON = json.JSONEncoder(ensure_ascii=False, indent=2)
 _MAX_NESTING = 40
 # Characters that are not seen, or that change how their neighbours are: controls, bidirectional marks, zero widths.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
 _STATUSES = ("running", "completed", "failed")
+
+
+class _Room:
+    """What is left of a page for payloads."""
+
+    def __init__(self) -> None:
+        self.left = MAX_PAYLOADS
 
 
 def text(value: object, limit: int = _MAX_NAME) -> str:
@@ -55,6 +66,7 @@ def run_page(run: Mapping[str, Any]) -> str:
     run_id = run["id"]
     raw = "/api/runs/" + quote(run_id, safe="")
     steps = run["steps"]
+    room = _Room()
     cut = ""
     if len(steps) > MAX_STEPS:
         cut = f'<p class="note">The first {MAX_STEPS} of {len(steps)} steps. <a href="{raw}">All as JSON</a></p>'
@@ -68,15 +80,16 @@ def run_page(run: Mapping[str, Any]) -> str:
     known = (("External id", "external_id"), ("User", "user_id"), ("Conversation", "conversation_id"))
     facts += [(title, text(run[name])) for title, name in known if run[name]]
     if run["tags"]:
-        facts.append(("Tags", " ".join(f'<span class="type">{text(tag)}</span>' for tag in run["tags"])))
+        facts.append(("Tags", " ".join(f'<span class="type">{text(tag)}</span>' for tag in run["tags"][:_MAX_NAMES])))
     lines = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in facts)
-    tree = _tree(steps[:MAX_STEPS], raw) or '<p class="empty">No steps came so far.</p>'
+    payloads = _payloads(run, raw, room)
+    tree = _tree(steps[:MAX_STEPS], raw, room) or '<p class="empty">No steps came so far.</p>'
     return _page(
         str(run["agent_name"]),
         f"""<p class="path"><a href="/">Runs</a> / <code>{text(run_id)}</code></p>
 <h1>{text(run["agent_name"])} {_status(run["status"], run["failed"])}</h1>
 <dl class="facts">{lines}</dl>
-{_payloads(run, raw)}
+{payloads}
 <h2>Steps</h2>{cut}{tree}
 <nav><a href="{raw}">This run as JSON</a> · <a href="{raw}/events">Its events</a></nav>""",
     )
@@ -147,7 +160,7 @@ def _run_line(run: Mapping[str, Any]) -> str:
 <td class="n">{_errors(run["error_count"])}</td><td class="n">{_number(run["tokens_used"])}</td></tr>"""
 
 
-def _tree(steps: Sequence[Mapping[str, Any]], raw: str) -> str:
+def _tree(steps: Sequence[Mapping[str, Any]], raw: str, room: _Room) -> str:
     shown = {step["id"] for step in steps}
     children: dict[str | None, list[Mapping[str, Any]]] = {}
     for step in steps:
@@ -169,11 +182,11 @@ def _tree(steps: Sequence[Mapping[str, Any]], raw: str) -> str:
             flat = depth >= _MAX_NESTING
             stack.append(("" if flat else "</li>", None, depth))
             stack.append(("open", step["id"], depth + 1))
-            stack.append((_step(step, raw) if flat else "<li>" + _step(step, raw), None, depth))
+            stack.append((_step(step, raw, room) if flat else "<li>" + _step(step, raw, room), None, depth))
     return "".join(parts)
 
 
-def _step(step: Mapping[str, Any], raw: str) -> str:
+def _step(step: Mapping[str, Any], raw: str, room: _Room) -> str:
     failed = step["status"] in ("failed", "error") or bool(step["error"])
     loose = ""
     if step.get("unattached_parent_id"):
@@ -182,22 +195,41 @@ def _step(step: Mapping[str, Any], raw: str) -> str:
     return f"""<details class="step"{" open" if failed else ""}><summary>{_status(step["status"], failed)}
 <span class="name">{text(step["name"])}</span> <span class="type">{text(step["step_type"])}</span>
 <span class="figures">{tokens} {_duration(step["latency_ms"])}</span></summary>
-{loose}{_payloads(step, raw)}</details>"""
+{loose}{_payloads(step, raw, room)}</details>"""
 
 
-def _payloads(record: Mapping[str, Any], raw: str) -> str:
+def _payloads(record: Mapping[str, Any], raw: str, room: _Room) -> str:
     parts = []
     for name in ("error", "input", "output", "usage", "meta_data"):
         value = record.get(name)
         if value is None:
             continue
-        full = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-        cut = f' <a href="{raw}">cut here; whole in the JSON</a>' if len(full) > MAX_CELL else ""
         kind = ' class="problem"' if name == "error" else ""
-        parts.append(f"<section{kind}><h3>{name}{cut}</h3><pre>{text(_lines(full), MAX_CELL)}</pre></section>")
+        if room.left <= 0:
+            parts.append(
+                f'<section{kind}><h3>{name} <a href="{raw}">left out here; it is in the JSON</a></h3></section>'
+            )
+            continue
+        full = value if isinstance(value, str) else _indented(value)
+        cut = f' <a href="{raw}">cut here; whole in the JSON</a>' if len(full) > MAX_CELL else ""
+        shown = text(_lines(full), MAX_CELL)
+        room.left -= len(shown)
+        parts.append(f"<section{kind}><h3>{name}{cut}</h3><pre>{shown}</pre></section>")
     if record.get("truncated"):
-        names = ", ".join(map(text, record["truncated"]))
+        names = ", ".join(map(text, record["truncated"][:_MAX_NAMES]))
         parts.append(f'<p class="note">Cut or left out before it was sent: {names}</p>')
+    return "".join(parts)
+
+
+def _indented(value: Any) -> str:
+    """JSON with a value a line; not much more than a page shows, since deep values grow many times by their indents."""
+    parts: list[str] = []
+    size = 0
+    for part in _JSON.iterencode(value):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_CELL:
+            break
     return "".join(parts)
 
 

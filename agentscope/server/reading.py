@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.server.fold import duration_ms, run_view
-from agentscope.server.writing import stored_patches
+from agentscope.server.writing import patches_of
 
 
 class Mark(NamedTuple):
@@ -66,12 +66,37 @@ def run_key(db: sqlite3.Connection, run_id: str) -> int | None:
     return None if row is None else row[0]
 
 
-def run_events(db: sqlite3.Connection, run_id: str) -> list[tuple[str, str]] | None:
-    """(session_id, body) of a run's events in the order they came, or None for an unknown run."""
+def run_size(db: sqlite3.Connection, run_id: str) -> int | None:
+    """Characters of a run's events as JSON, or None for an unknown run."""
     key = run_key(db, run_id)
     if key is None:
         return None
-    return db.execute("SELECT session_id, body FROM events WHERE run=? ORDER BY key", (key,)).fetchall()
+    size: int = db.execute("SELECT coalesce(sum(length(body)), 0) FROM events WHERE run=?", (key,)).fetchone()[0]
+    return size
+
+
+def run_patches(db: sqlite3.Connection, run_id: str) -> list[Patch] | None:
+    """A run's events without their bodies, in the order they came, or None for an unknown run."""
+    key = run_key(db, run_id)
+    if key is None:
+        return None
+    # One row at a time, so that the text of a large run is never in memory as a whole.
+    rows = db.execute("SELECT session_id, body FROM events WHERE run=? ORDER BY key", (key,))
+    return [patch._replace(body="") for patch in patches_of(rows)]
+
+
+def event_keys(db: sqlite3.Connection, run_id: str) -> list[int] | None:
+    """The keys of a run's events in the order they came, or None for an unknown run."""
+    key = run_key(db, run_id)
+    if key is None:
+        return None
+    return [found for (found,) in db.execute("SELECT key FROM events WHERE run=? ORDER BY key", (key,))]
+
+
+def events(db: sqlite3.Connection, keys: Sequence[int]) -> list[tuple[str, str]]:
+    """(session_id, body) of the events with these keys, in the order of the keys."""
+    sql = "SELECT session_id, body FROM events WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key"
+    return db.execute(sql, (json.dumps(keys),)).fetchall()
 
 
 def event(db: sqlite3.Connection, event_id: str) -> dict[str, Any] | None:
@@ -83,12 +108,12 @@ def event(db: sqlite3.Connection, event_id: str) -> dict[str, Any] | None:
 def patches(db: sqlite3.Connection, run_id: str, step_id: str | None) -> list[Patch]:
     """What is stored of one step, or of a run itself, in the order it came."""
     sql = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ? ORDER BY key"
-    return stored_patches(db.execute(sql, (run_key(db, run_id), step_id)))
+    return list(patches_of(db.execute(sql, (run_key(db, run_id), step_id))))
 
 
-def view(run_id: str, rows: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def view(run_id: str, patches: Sequence[Patch]) -> dict[str, Any]:
     """A run as the read API shows it, from all of its events."""
-    return run_view(run_id, stored_patches(rows))
+    return run_view(run_id, patches)
 
 
 def health(db: sqlite3.Connection) -> dict[str, Any]:

@@ -19,7 +19,7 @@ WAL_LIMIT = 64 << 20
 PAGE_SIZE = 16384
 """Bytes; several events fit one page, which at SQLite's own 4096 most have to themselves."""
 
-_BUSY_TIMEOUT_MS = 2000
+BUSY_TIMEOUT_MS = 2000
 _CHECKED_IN_FULL = 64 << 20  # bytes; to check a longer file takes longer than a start may
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names for them
 
@@ -75,7 +75,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
 def open_reader(path: Path) -> sqlite3.Connection:
     """Open the database for one short read; nothing can be written through this connection."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     return connection
 
 
@@ -107,7 +107,7 @@ def _open(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         _check(connection, path)
         connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import logging
 import os
@@ -29,9 +30,11 @@ from agentscope.server.store import Store
 
 logger = logging.getLogger("agentscope.server")
 
-_GRACE = 3  # seconds that requests in flight have to end
+_GRACE = 2  # seconds that requests in flight have to end
 _STOP = 4.5  # seconds after which stop() no longer waits for them
 _KEEP_ALIVE = 75  # seconds; longer than the SDK's pool keeps an idle connection
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of glibc's malloc.h
+_LARGE_BLOCK = 128 << 10  # bytes
 _CONCURRENCY = 1024  # requests at once; the connection cap works long before
 
 
@@ -169,6 +172,7 @@ def serve_forever(
     `on_start` is called with the address once it listens. Call it from the main thread. Raises as `Receiver` does.
     """
     receiver = Receiver(host, port, db, api_key, retention_days, allowed_hosts=allowed_hosts)
+    _give_memory_back()
     # A signal handler may interrupt the get() itself: the put() of a SimpleQueue allows for that, an Event's set() not.
     ends: queue.SimpleQueue[int] = queue.SimpleQueue()
     receiver._ended = lambda: ends.put(0)
@@ -181,6 +185,16 @@ def serve_forever(
         receiver.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _give_memory_back() -> None:
+    """Have large blocks go back to the system when they are freed; glibc else keeps them, for each thread its own."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library
+    mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+    mallopt(_M_ARENA_MAX, 1)
 
 
 def is_loopback(host: str) -> bool:

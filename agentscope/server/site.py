@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs
+from typing import Any
+from urllib.parse import parse_qsl
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from agentscope.server import pages
 from agentscope.server.api import cursor_of, run_query
 from agentscope.server.body import Bodies
+from agentscope.server.limits import Refused
 from agentscope.server.security import Keys
 from agentscope.server.store import Store
+from agentscope.server.views import Views
 
 
 class Site:
     """The routes that answer with a page."""
 
-    def __init__(self, store: Store, keys: Keys, bodies: Bodies, css: bytes) -> None:
+    def __init__(self, store: Store, keys: Keys, views: Views, bodies: Bodies, css: bytes) -> None:
         self._store = store
         self._keys = keys
+        self._views = views
         self._bodies = bodies
         self._css = css
 
@@ -29,7 +32,7 @@ class Site:
         if not self._keys.may_read(request.scope):
             return RedirectResponse("/login", 303)
         query = run_query(request)
-        runs, after = await run_in_threadpool(self._store.list_runs, query)
+        runs, after = await self._views.read(self._store.list_runs, query)
         address = f"http://{request.headers['host']}"
         page = pages.run_list(runs, query, None if after is None else cursor_of(after), address, self._keys.required)
         return HTMLResponse(page)
@@ -38,11 +41,11 @@ class Site:
         """`GET /runs/{id}`: one run."""
         if not self._keys.may_read(request.scope):
             return RedirectResponse("/login", 303)
-        run_id = request.path_params["run_id"]
-        run = await run_in_threadpool(self._store.run, run_id)
-        if run is None:
-            return HTMLResponse(pages.message("Not found", "There is no run with this id."), 404)
-        return HTMLResponse(await run_in_threadpool(pages.run_page, run))
+        try:
+            return await self._views.run(request.path_params["run_id"], _drawn, "text/html")
+        except Refused as problem:
+            title = "Not found" if problem.status == 404 else "Not shown"
+            return HTMLResponse(pages.message(title, str(problem)), problem.status, headers=problem.headers)
 
     async def login_form(self, request: Request) -> Response:
         """`GET /login`."""
@@ -51,7 +54,7 @@ class Site:
     async def login(self, request: Request) -> Response:
         """`POST /login`: the key as a form field, answered with a session cookie."""
         async with self._bodies.hold(request, "application/x-www-form-urlencoded") as body:
-            given = parse_qs(body.decode("ascii", "replace"), max_num_fields=4).get("key", [""])[0]
+            given = _field(body, "key")
         if not self._keys.accepts_text(given):
             return HTMLResponse(pages.login("That is not the key of this receiver."), 401)
         cookie = {"Set-Cookie": self._keys.login_cookie(request.scope)}
@@ -60,3 +63,15 @@ class Site:
     async def style(self, request: Request) -> Response:
         """`GET /static/style.css`."""
         return Response(self._css, media_type="text/css", headers={"Cache-Control": "max-age=300"})
+
+
+def _drawn(run: dict[str, Any]) -> bytes:
+    return pages.run_page(run).encode()
+
+
+def _field(form: bytes, name: str) -> str:
+    """The first value of a field of a form; empty where it is not there, or the form is too odd to be one of ours."""
+    try:
+        return dict(reversed(parse_qsl(form.decode("ascii", "replace"), max_num_fields=4))).get(name, "")
+    except ValueError:
+        return ""

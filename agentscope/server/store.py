@@ -6,7 +6,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,16 +65,24 @@ class Store:
 
     def run(self, run_id: str) -> dict[str, Any] | None:
         """One run with its steps, as the read API shows it, or None."""
-        rows = self.run_events(run_id)
-        return None if rows is None else reading.view(run_id, rows)
+        patches = self._read(lambda db: reading.run_patches(db, run_id))
+        return None if patches is None else reading.view(run_id, patches)
+
+    def run_size(self, run_id: str) -> int | None:
+        """Characters of a run's events as JSON, or None for an unknown run."""
+        return self._read(lambda db: reading.run_size(db, run_id))
 
     def has_run(self, run_id: str) -> bool:
         """Whether anything of this run is stored."""
         return self._read(lambda db: reading.run_key(db, run_id)) is not None
 
-    def run_events(self, run_id: str) -> list[tuple[str, str]] | None:
-        """(session_id, body) of a run's events in the order they came, or None for an unknown run."""
-        return self._read(lambda db: reading.run_events(db, run_id))
+    def event_keys(self, run_id: str) -> list[int] | None:
+        """What to ask `events` for, in the order they came, or None for an unknown run."""
+        return self._read(lambda db: reading.event_keys(db, run_id))
+
+    def events(self, keys: Sequence[int]) -> list[tuple[str, str]]:
+        """(session_id, body) of these events, but for those that are no longer there."""
+        return self._read(lambda db: reading.events(db, keys))
 
     def event(self, event_id: str) -> dict[str, Any] | None:
         """One event as it came, or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import sqlite3
 import threading
@@ -11,12 +12,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agentscope.server.schema import PAGE_SIZE, WAL_LIMIT, Corrupt, is_corrupt, open_writer, quarantine
+from agentscope.server.schema import BUSY_TIMEOUT_MS, PAGE_SIZE, WAL_LIMIT, Corrupt, is_corrupt, open_writer, quarantine
 
 logger = logging.getLogger("agentscope.server")
 
 T = TypeVar("T")
 _Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
+_PATIENCE_MS = 50  # that a checkpoint waits for readers, while clients wait for it
 _GROUP = 64  # jobs of one transaction at most
 
 
@@ -49,6 +51,9 @@ class Writer:
         self._closed = False
         self._closing = threading.Lock()
         self._db: sqlite3.Connection | None = None
+        self._parts = (path, self._wal, path.with_name(path.name + "-shm"))
+        self._opened: list[tuple[int, int] | None] = []
+        self._trouble = ""
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(opened,), name="agentscope-store", daemon=True)
         self._thread.start()
@@ -74,7 +79,7 @@ class Writer:
 
     def _run(self, opened: Future[None]) -> None:
         try:
-            self._db = open_writer(self._path)
+            self._open()
         except BaseException as problem:
             opened.set_exception(problem)
             return
@@ -84,10 +89,27 @@ class Writer:
             jobs, stop = self._next_jobs(0.0 if again else self._idle_seconds)
             if jobs:
                 self._commit(jobs)
+            jobs.clear()  # each holds a batch, and the next may be long in coming
             again = not stop and self._upkeep()
         if self._db is not None:
             self._truncate(self._db)
             self._db.close()
+
+    def _open(self) -> None:
+        self._db = open_writer(self._path)
+        self._opened = [_identity(part) for part in self._parts]
+
+    def _leave_lost_file(self) -> None:
+        """The file was removed or replaced under the receiver: what is written to it now, nobody would ever see."""
+        assert self._db is not None
+        logger.error(
+            "The database %s was removed or replaced; going on with what is there, or a fresh one.", self._path
+        )
+        self._db.close()
+        self._db = None
+        for part, before in zip(self._parts[1:], self._opened[1:], strict=True):
+            if before is not None and _identity(part) == before:
+                part.unlink()  # it belongs to the old file, and would be read as the log of the new one
 
     def _next_jobs(self, wait: float | None) -> tuple[list[_Job], bool]:
         """What is waiting, for one transaction, and whether nothing comes after it."""
@@ -105,19 +127,28 @@ class Writer:
 
     def _commit(self, jobs: list[_Job]) -> None:
         try:
+            if self._db is not None and _identity(self._path) != self._opened[0]:
+                self._leave_lost_file()
             if self._db is None:
-                self._db = open_writer(self._path)
+                self._open()
+            assert self._db is not None
             self._db.execute("BEGIN IMMEDIATE")
             results = [work(self._db) for work, _ in jobs]
             self._db.execute("COMMIT")
         except Exception as problem:
             self._give_up(jobs, problem)
             return
+        if self._trouble:
+            self._trouble = ""
+            logger.warning("what comes in can be stored again")
         for (_, future), result in zip(jobs, results, strict=True):
             future.set_result(result)
 
     def _give_up(self, jobs: list[_Job], problem: Exception) -> None:
         self._roll_back()
+        if "readonly" in str(problem) and self._db is not None:
+            self._db.close()  # a connection may stay so when the file no longer is; the next job opens another
+            self._db = None
         if is_corrupt(problem) or isinstance(problem, Corrupt):
             self._start_afresh(problem)
         elif len(jobs) > 1 and not isinstance(problem, (sqlite3.OperationalError, OSError)):
@@ -125,7 +156,9 @@ class Writer:
                 self._commit([job])
             return
         if isinstance(problem, (sqlite3.Error, OSError, Corrupt)):
-            logger.error("nothing can be stored: %s", problem)
+            if str(problem) != self._trouble:  # once, not with every batch
+                self._trouble = str(problem)
+                logger.error("nothing can be stored: %s", problem)
             problem = Unavailable(f"the database cannot be written: {problem}")
         for _, future in jobs:
             future.set_exception(problem)
@@ -147,7 +180,7 @@ class Writer:
             self._db = None
         try:
             quarantine(self._path, str(problem))
-            self._db = open_writer(self._path)
+            self._open()
         except (OSError, sqlite3.Error) as another:
             logger.error("no fresh database could be made: %s", another)
 
@@ -156,7 +189,9 @@ class Writer:
             return False
         try:
             if self._wal.stat().st_size > self._truncate_at:
+                self._db.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
                 self._truncate(self._db)
+                self._db.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
             return self._idle is not None and self._idle(self._db)
         except (OSError, sqlite3.Error) as problem:
             logger.warning("the upkeep of the database did not work: %s", problem)
@@ -170,3 +205,12 @@ class Writer:
             logger.warning("the write-ahead log could not be checkpointed: %s", problem)
             busy, frames = 1, 0
         self._truncate_at = self._wal_limit + (frames * PAGE_SIZE if busy else 0)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file a path names; None while there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

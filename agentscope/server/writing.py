@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from agentscope.protocols.agentscope.decode import Batch, Patch
-from agentscope.server.fold import LLM_STEP, fold, run_row, step_row
+from agentscope.server.fold import LLM_STEP, fold, row_fields, run_row, step_row
 
 _INSERT_RUN = """
 INSERT INTO runs (agent_name, status, external_id, user_id, conversation_id, source, failed, started_at, ended_at,
@@ -24,7 +24,8 @@ UPDATE runs SET first_at=min(first_at, :first_at), began=coalesce(started_at, mi
 WHERE key=:key
 """
 # Names travel as one JSON list: a statement may be allowed as few as 999 variables.
-_EVENTS_OF = "SELECT id, body FROM events WHERE id IN (SELECT value FROM json_each(?))"
+_EVENTS_OF = "SELECT id, key FROM events WHERE id IN (SELECT value FROM json_each(?))"
+_BODY_OF = "SELECT body FROM events WHERE key=?"
 _RUNS_OF = "SELECT id, key FROM runs WHERE id IN (SELECT value FROM json_each(?))"
 _STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
 
@@ -54,30 +55,30 @@ def write_batch(db: sqlite3.Connection, batch: Batch, now: float) -> Counts:
     return Counts(len(fresh), duplicates, conflicts, new_runs)
 
 
-def stored_patches(rows: Iterable[tuple[str, str]]) -> list[Patch]:
+def patches_of(rows: Iterable[tuple[str, str]]) -> Iterator[Patch]:
     """Patches from rows of (session_id, body)."""
-    patches = []
     for session_id, body in rows:
         event = json.loads(body)
         head = (event["id"], event["type"], event["run_id"], event.get("step_id"), event["time"])
-        patches.append(Patch(*head, session_id, event["seq"], event, body))
-    return patches
+        yield Patch(*head, session_id, event["seq"], event, body)
 
 
 def _sift(db: sqlite3.Connection, patches: Sequence[Patch]) -> tuple[list[Patch], int, int]:
     """The patches whose id is new, and how many are not, and how many of those differ from the first."""
     fresh: dict[str, Patch] = {}
-    again: list[tuple[Patch, str]] = []
-    stored: dict[str, str] = dict(db.execute(_EVENTS_OF, (json.dumps([patch.id for patch in patches]),)))
+    again = conflicts = 0
+    stored: dict[str, int] = dict(db.execute(_EVENTS_OF, (json.dumps([patch.id for patch in patches]),)))
     for patch in patches:
-        if patch.id in stored:
-            again.append((patch, stored[patch.id]))
+        if patch.id in stored:  # read one by one, since they may be large
+            first = db.execute(_BODY_OF, (stored[patch.id],)).fetchone()[0]
         elif patch.id in fresh:
-            again.append((patch, fresh[patch.id].body))
+            first = fresh[patch.id].body
         else:
             fresh[patch.id] = patch
-    conflicts = sum(patch.body != first and json.loads(patch.body) != json.loads(first) for patch, first in again)
-    return list(fresh.values()), len(again), conflicts
+            continue
+        again += 1
+        conflicts += patch.body != first and json.loads(patch.body) != json.loads(first)
+    return list(fresh.values()), again, conflicts
 
 
 def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float) -> int:
@@ -132,6 +133,7 @@ def _fold_steps(db: sqlite3.Connection, run: int, groups: dict[str | None, list[
     db.executemany("INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?)", rows)
 
 
-def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> list[Patch]:
+def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[Patch]:
     sql = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ?"
-    return stored_patches(db.execute(sql, (run, step_id)))
+    for patch in patches_of(db.execute(sql, (run, step_id))):
+        yield patch._replace(fields=row_fields(patch.fields), body="")  # many may have come, each with a large payload

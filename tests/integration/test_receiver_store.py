@@ -106,7 +106,7 @@ def test_a_full_disk_is_answered_with_503_and_stores_nothing_while_reading_goes_
 def test_a_database_that_another_process_holds_is_answered_with_503(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentscope.server.schema._BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("agentscope.server.schema.BUSY_TIMEOUT_MS", 50)
     with Receiver(db=tmp_path / "runs.db") as receiver:
         client = Client(receiver.url)
         other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
