@@ -250,7 +250,11 @@ class Session:
                 replied = {name.lower(): value for name, value in response.headers.items()}
             return Response(response.status_code, replied, content)
         except Exception as error:
-            return self._explained(error, timeout)
+            try:
+                return self._explained(error, timeout)
+            finally:
+                _let_go(error)
+                _attempt.failure = None
 
     def close(self) -> None:
         """Close what is kept, and end attempts that other threads are at: nobody waits for them any more."""
@@ -266,6 +270,14 @@ class Session:
         kind, what = _diagnosis(error, _attempt.failure, timeout)
         unsent = _attempt.connecting or isinstance(error, (ValueError, ssl.SSLError, requests.ConnectTimeout))
         return Failure(kind, f"{self._target}: {what}", unsent=unsent)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Forget where it was raised: the library's frames hold its exceptions, which hold the frames, and with them the request's
+    body would stay until the next full garbage collection."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def _diagnosis(error: Exception, failure: OSError | None, timeout: float) -> tuple[str, str]:

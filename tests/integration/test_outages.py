@@ -9,6 +9,8 @@ import pytest
 
 from agentscope import Stats, Tracker, create_tracker
 from agentscope.server.serve import Receiver
+from tests.support.chaos import ABSURD_WAITS, BAD_WAITS, GOOD_WAITS
+from tests.support.faults import MISCOUNTS
 from tests.support.proxy import FaultProxy
 from tests.support.stored import get, stored_steps
 from tests.support.wait import until
@@ -27,31 +29,50 @@ def failed(tracker: Tracker, attempts: int) -> Callable[[], bool]:
 FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("refuse", {}),
     ("hang", {}),
+    ("hang", {"commit": True}),
+    ("no_read", {}),
+    ("delay", {"seconds": 1.0}),
+    ("delay", {"seconds": 1.0, "commit": False}),
     ("drip", {}),
+    ("drip", {"part": "head"}),
     ("reset_before", {}),
     ("reset_after", {}),
     ("status", {"code": 408}),
     ("status", {"code": 429}),
+    ("status", {"code": 429, "commit": True}),
     ("status", {"code": 500}),
+    ("status", {"code": 500, "commit": True}),
     ("status", {"code": 503}),
+    ("status", {"code": 503, "commit": True}),
     ("garbage", {}),
+    ("garbage", {"commit": True}),
     ("truncated", {}),
+    ("truncated", {"at": 20}),
     ("wrong_length", {}),
+    ("wrong_length", {"delta": 5}),
     ("html200", {}),
+    ("html200", {"commit": True}),
     ("empty204", {}),
-    ("bomb", {}),
+    ("empty204", {"commit": True}),
+    ("huge", {}),
+    ("bomb", {"kind": "gzip"}),
+    ("bomb", {"kind": "body"}),
+    ("bomb", {"kind": "headers"}),
+    *(("wrong_counts", {"kind": kind}) for kind in MISCOUNTS),
 ]
 
 
-@pytest.mark.parametrize(
-    ("mode", "options"), FAULTS, ids=[f"{mode}{options.get('code', '')}" for mode, options in FAULTS]
-)
+def named(fault: tuple[str, dict[str, Any]]) -> str:
+    return "-".join([fault[0], *(f"{name}={value}" for name, value in fault[1].items())])
+
+
+@pytest.mark.parametrize(("mode", "options"), FAULTS, ids=map(named, FAULTS))
 def test_an_outage_loses_nothing_and_stores_nothing_twice(
     receiver: Receiver, mode: str, options: dict[str, Any]
 ) -> None:
     with (
         FaultProxy(receiver.url) as proxy,
-        create_tracker("ask_test", proxy.url, flush_interval=0.02, timeout=0.5) as tracker,
+        create_tracker("ask_test", proxy.url, flush_interval=0.02, timeout=0.5, retry_delay=0.1) as tracker,
         tracker.track_run("agent"),
     ):
         tracker.track_step("before")
@@ -69,6 +90,58 @@ def test_an_outage_loses_nothing_and_stores_nothing_twice(
         assert (stats.accepted, stats.delivered, stats.pending, dict(stats.dropped)) == (53, 53, 0, {})
         assert stats.problem is None
     assert sorted(stored_steps(receiver.url)) == sorted(["before", *(f"during {i}" for i in range(50)), "after"])
+
+
+ODDITIES: list[tuple[str, dict[str, Any]]] = [
+    ("split", {}),
+    ("delay", {"seconds": 0.05}),
+    ("delay", {"seconds": 0.05, "commit": False}),
+    ("drip", {"interval": 0.0, "part": "head"}),
+    ("idle_close", {}),
+    ("idle_close", {"after": 0.02}),
+    ("idle_close", {"reset": True}),
+    ("wrong_type", {}),
+]
+
+
+@pytest.mark.parametrize(("mode", "options"), ODDITIES, ids=map(named, ODDITIES))
+def test_a_right_answer_that_comes_oddly_is_taken_and_nothing_is_stored_twice(
+    receiver: Receiver, mode: str, options: dict[str, Any]
+) -> None:
+    names = [f"step {i}" for i in range(30)]
+    with (
+        FaultProxy(receiver.url, mode, **options) as proxy,
+        create_tracker("ask_test", proxy.url, batch_size=5, retry_delay=0.05) as tracker,
+    ):
+        with tracker.track_run("agent"):
+            for name in names:
+                tracker.track_step(name)
+                if name.endswith("7"):
+                    assert tracker.flush()
+        assert tracker.flush()
+        stats = whole(tracker.stats())
+        assert (stats.delivered, dict(stats.dropped)) == (32, {})
+    assert stored_steps(receiver.url) == names
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_no_retry_after_loses_anything_or_keeps_a_flush_waiting(receiver: Receiver, code: int) -> None:
+    waits = [*GOOD_WAITS, *BAD_WAITS, *ABSURD_WAITS]
+    with (
+        FaultProxy(receiver.url) as proxy,
+        create_tracker("ask_test", proxy.url, flush_interval=0.0, retry_delay=0.0) as tracker,
+        tracker.track_run("agent"),
+    ):
+        assert tracker.flush()
+        for wait in waits:
+            attempts = tracker.stats().attempts
+            headers = {"Retry-After": wait.encode().decode("latin-1")}
+            proxy.plan([("status", {"code": code, "headers": headers})])
+            tracker.track_step(f"after {wait}")
+            until(lambda before=attempts: whole(tracker.stats()).attempts > before)
+            assert tracker.flush()
+            assert whole(tracker.stats()).pending == 0
+    assert stored_steps(receiver.url) == [f"after {wait}" for wait in waits]
 
 
 def test_an_answer_that_was_lost_after_the_commit_is_repeated_and_recognized(receiver: Receiver) -> None:
@@ -111,9 +184,10 @@ def test_a_refused_key_keeps_everything_and_is_not_tried_again_before_a_minute(r
         assert whole(tracker.stats()).dropped == {"unauthorized": 2}
 
 
-def test_a_redirect_is_not_followed_and_nothing_is_lost(receiver: Receiver) -> None:
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_and_nothing_is_lost(receiver: Receiver, code: int) -> None:
     with FaultProxy(receiver.url) as elsewhere, FaultProxy(receiver.url) as proxy:
-        proxy.set("redirect", code=307, location=elsewhere.url + "/api/ingest/batch")
+        proxy.set("redirect", code=code, location=elsewhere.url + "/api/ingest/batch")
         with create_tracker("ask_test", proxy.url, flush_interval=0.0) as tracker:
             tracker.start_run("agent")
             until(failed(tracker, 1))

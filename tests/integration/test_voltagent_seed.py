@@ -17,6 +17,7 @@ import pytest
 from ..support import reading
 from ..support.command import ROOT, run
 from ..support.program import Result
+from ..support.faults import MODES
 from ..support.proxy import FaultProxy
 
 DOCUMENT = ROOT / "tests" / "support" / "seed_examples" / "voltagent.md"
@@ -35,23 +36,22 @@ GUIDE = [
 ]
 
 
-class HistoryOnly(FaultProxy):
+def without_otlp(exchange: Any, request: Any) -> None:
     """The receiver without its OTLP endpoint: what is left are the history calls."""
-
-    def _do_history(self, exchange: Any, request: Any) -> None:
-        if request.target.endswith("/otel/v1/traces"):
-            self._do_status(exchange, request, code=404)
-        else:
-            self._do_pass(exchange, request)
+    if request.target.endswith("/otel/v1/traces"):
+        MODES["status"](exchange, request, code=404)
+    else:
+        MODES["pass"](exchange, request)
 
 
 @pytest.fixture(params=["otlp", "history"])
-def url(request: Any, receiver: Any) -> Iterator[str]:
+def url(request: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Where the example sends to. What it sent is read from the receiver itself."""
     if request.param == "otlp":
         yield receiver.url
         return
-    with HistoryOnly(receiver.url, "history") as proxy:
+    monkeypatch.setitem(MODES, "without_otlp", without_otlp)
+    with FaultProxy(receiver.url, "without_otlp") as proxy:
         yield proxy.url
         assert {seen.target.split("/")[1] for seen in proxy.requests} == {"api", "history", "history-events"}
 

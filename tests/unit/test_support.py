@@ -9,11 +9,15 @@ import signal
 import socket
 import threading
 import time
+from itertools import count, islice
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from agentscope.server.serve import Receiver
+from tests.support.chaos import Chaos
+from tests.support.faults import MISCOUNTS, MODES
 from tests.support.platform import DeployedPlatform
 from tests.support.program import run_program, start_program
 from tests.support.proxy import FaultProxy, HangServer
@@ -342,10 +346,64 @@ class TestFaultProxy:
             create(proxy.url)
         assert len(platform.runs) == 1
 
-    def test_truncated_ends_in_the_middle_of_the_body(self, proxy):
+    def test_truncated_ends_in_the_middle_of_the_body_or_where_it_is_told_to(self, proxy):
         proxy.set("truncated")
         with pytest.raises(http.client.IncompleteRead):
             create(proxy.url)
+        proxy.set("truncated", at=15)
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert connection.makefile("rb").read() == b"HTTP/1.1 404 No"
+
+    def test_split_sends_every_byte_in_turn_and_the_answer_stays_whole(self, proxy, platform):
+        proxy.set("split")
+        assert json.loads(create(proxy.url)[1])["id"] in platform.runs
+
+    @pytest.mark.parametrize("commit", [True, False])
+    def test_delay_answers_late_and_may_commit_late_though_the_client_is_gone(self, proxy, platform, commit):
+        proxy.set("delay", seconds=1.0, commit=commit)
+        with pytest.raises(TimeoutError):
+            create(proxy.url, timeout=0.3)
+        assert len(platform.runs) == commit
+        until(lambda: len(platform.runs) == 1)
+        assert create(proxy.url)[0] == 200
+
+    @pytest.mark.parametrize("reset", [True, False])
+    def test_idle_close_answers_and_then_ends_the_kept_connection(self, proxy, reset):
+        proxy.set("idle_close", reset=reset)
+        connection = http.client.HTTPConnection(urlsplit(proxy.url).netloc, timeout=5)
+        connection.request("POST", "/api/ingest/run", b'{"agent_name": "a"}', KEY)
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Connection"), len(answer.read()) > 0) == (200, None, True)
+        until(lambda: connection.sock is not None and not proxy._open)
+        with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
+            connection.request("POST", "/api/ingest/run", b'{"agent_name": "a"}', KEY)
+            connection.getresponse()
+        connection.close()
+
+    def test_wrong_type_is_the_right_answer_by_another_name(self, proxy, platform):
+        proxy.set("wrong_type", content_type="image/png")
+        status, body, headers = create(proxy.url)
+        assert (status, headers["Content-Type"]) == (200, "image/png")
+        assert json.loads(body)["id"] in platform.runs
+
+    def test_huge_is_the_right_answer_and_much_more(self, proxy, platform):
+        proxy.set("huge", size=100_000)
+        _, body, _ = create(proxy.url)
+        assert len(body) > 100_000
+        assert json.loads(body)["id"] in platform.runs
+
+    @pytest.mark.parametrize("kind", MISCOUNTS)
+    def test_wrong_counts_change_an_acknowledgement_and_nothing_else(self, tmp_path, kind):
+        batch = {"batch_id": "00000000-0000-4000-8000-000000000001", "session_id": "s", "events": []}
+        with Receiver(db=tmp_path / "r.db") as receiver, FaultProxy(receiver.url) as proxy:
+            path = "/api/ingest/batch"
+            right = json.loads(call(proxy.url, "POST", path, batch)[1])
+            proxy.set("wrong_counts", kind=kind)
+            status, body, _ = call(proxy.url, "POST", path, batch)
+            assert status == 200
+            assert json.dumps(json.loads(body)) != json.dumps(right)
+            assert call(proxy.url, "GET", "/health")[0] == 200
 
     def test_wrong_length_announces_fewer_bytes_than_come_or_more(self, proxy):
         proxy.set("wrong_length", delta=-5)
@@ -369,8 +427,19 @@ class TestFaultProxy:
         assert [create(proxy.url)[0] for _ in range(3)] == [503, 204, 200]
         assert proxy.counts == {"status": 1, "empty204": 1, "pass": 1}
 
+    def test_an_endless_plan_is_drawn_from_step_by_step_until_a_mode_is_set(self, proxy):
+        proxy.plan(("status", {"code": code}) for code in count(500))
+        assert [create(proxy.url)[0] for _ in range(3)] == [500, 501, 502]
+        proxy.set("pass")
+        assert create(proxy.url)[0] == 200
+
+    def test_it_forgets_requests_when_it_is_told_to(self, platform):
+        with FaultProxy(platform.url, remember=False) as proxy:
+            create(proxy.url)
+            assert (proxy.requests, proxy.counts) == ([], {"pass": 1})
+
     def test_an_unknown_mode_or_option_fails_at_once(self, proxy):
-        with pytest.raises(AttributeError):
+        with pytest.raises(KeyError):
             proxy.set("nonsense")
         with pytest.raises(TypeError):
             proxy.set("hang", minutes=3)
@@ -399,6 +468,22 @@ class TestFaultProxy:
         assert threading.active_count() == before
         for connection in connections:
             connection.close()
+
+
+class TestChaos:
+    def test_it_is_the_same_for_the_same_seed_and_another_for_another(self):
+        first, again, other = (list(islice(Chaos(seed, 0.5), 200)) for seed in (1, 1, 2))
+        assert first == again != other
+
+    @pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 1.0])
+    def test_about_the_share_that_was_asked_for_meets_a_fault(self, share):
+        faults = sum(mode != "pass" for mode, _ in islice(Chaos(3, share), 10_000))
+        assert faults / 10_000 == pytest.approx(share, abs=0.05)
+
+    def test_it_draws_what_the_proxy_can_do_and_leaves_out_what_is_tried_again_once_a_minute_only(self, proxy):
+        steps = list(islice(Chaos(4, 1.0), 3_000))
+        proxy.plan(steps)
+        assert {mode for mode, _ in steps} == MODES.keys() - {"pass", "refuse", "redirect"}
 
 
 class TestProgram:
