@@ -178,7 +178,7 @@ class AgentScopeClient:
             return APIError(sentence, reply.status)
         if not 200 <= reply.status < 300:
             # A platform may quote the request in its answer, and so the key.
-            sentence = detail(reply).replace(self._api_key, "…")
+            sentence = detail(reply, (self._api_key,))
             return APIError(f"{method} was refused: {sentence}", reply.status)
         answer = json_object(reply)
         if answer is None:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from .checks import (
     WORDS,
@@ -98,6 +98,9 @@ class Config:
                 value = "…"
             shown.append(f"{item.name}={value!r}" if value != "…" else f"{item.name}=…")
         return f"Config({', '.join(shown)})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Config holds a key and is not pickled: make it in the process that uses it")
 
     @classmethod
     def load(cls, options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Config:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 from urllib.parse import unquote
 
 from .checks import (
@@ -28,6 +28,9 @@ DEFAULT_VOLTAGENT_URL = "https://api.voltagent.dev"
 _MOST_SECONDS = 60
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+E = TypeVar("E")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -55,6 +58,15 @@ class Exporter:
             if getattr(self, item.name) not in (None, "", NO_HEADERS)
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} holds a key and is not pickled: make it in the process that uses it")
+
+    def __copy__(self: E) -> E:
+        return self
+
+    def __deepcopy__(self: E, memo: object) -> E:
+        return self
 
     def checked(self, environ: Mapping[str, str] | None = None) -> Exporter:
         """The same with its values checked, and what is missing taken from the environment.

@@ -1,4 +1,4 @@
-"""What holds for every test: no option of the developer's own environment leaks in, and CI takes no skip for an answer."""
+"""What holds for every test: the developer's own options do not leak in, nor secrets out, and CI takes no skip for an answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from agentscope import context
+from tests.support.canary import Watch
 
 # A busy machine is no reason for a test to fail. How many examples a property is tried on may be told from outside.
 settings.register_profile(
@@ -17,6 +18,13 @@ settings.register_profile(
 settings.load_profile("agentscope")
 
 SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Search what is said during the whole session for secrets; see `canary`."""
+    watch = Watch()
+    watch.install()
+    config.pluginmanager.register(watch, "canary")
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from . import BUSY, MISPLACED, REFUSED, UNAUTHORIZED, Failure, Outcome, Response
@@ -49,16 +50,19 @@ def json_object(response: Response) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def detail(response: Response) -> str:
-    """One printable, bounded sentence of why a record was refused; a backend may write anything at all there."""
+def detail(response: Response, secrets: Iterable[str] = ()) -> str:
+    """One printable, bounded sentence of why a record was refused; a backend may write anything at all there, `secrets` too."""
     value = json_object(response)
     text: object = (value.get("detail") or value.get("message")) if value else None
     if isinstance(text, list) and text and isinstance(text[0], dict):
         text = text[0].get("msg")  # the usual shape of a validation error
-    return clean(f"HTTP {response.status} {text if isinstance(text, str) else ''}")
+    return clean(f"HTTP {response.status} {text if isinstance(text, str) else ''}", secrets)
 
 
-def clean(text: object) -> str:
-    """Printable and bounded: fit for a log line."""
-    printable = "".join(c if c.isprintable() else " " for c in str(text)[:400])
+def clean(text: object, secrets: Iterable[str] = ()) -> str:
+    """Printable, bounded and without these secrets: fit for a log line."""
+    told = str(text)
+    for secret in secrets:
+        told = told.replace(secret, "…")  # before anything is cut: a part of a key is too much as well
+    printable = "".join(c if c.isprintable() else " " for c in told[:400])
     return " ".join(printable.split())[:200]

@@ -170,9 +170,9 @@ class VoltAgentCoreAPI:
             sentence = f"the API redirects (HTTP {reply.status}), which is never followed: check base_url"
             raise APIError(sentence, reply.status)
         said = (data or {}).get("message")
-        message = clean(said) if isinstance(said, str) else f"{method} was refused: HTTP {reply.status}"
-        for secret in self._secrets:  # an answer may quote the request
-            message = message.replace(secret, "…")
+        message = f"{method} was refused: HTTP {reply.status}"
+        if isinstance(said, str):
+            message = clean(said, self._secrets)  # an answer may quote the request
         raise APIError(message, reply.status, data)
 
 

@@ -313,6 +313,13 @@ class TestSecrecy:
             copied(client)
         assert CANARY not in str(caught.value)
 
+    @pytest.mark.parametrize("before", range(180, 202, 3))
+    def test_no_part_of_the_key_is_shown_where_a_long_answer_that_quotes_it_is_cut(self, loud, server, before):
+        server.post(f"{URL}/api/ingest/run", status=422, json={"detail": "x" * before + CANARY})
+        with pytest.raises(APIError) as caught:
+            loud.create_run(RunConfig())
+        assert CANARY[:4] not in str(caught.value)
+
     def test_no_error_shows_the_key_in_its_frames_or_its_chain(self, loud, server):
         server.post(f"{URL}/api/ingest/run", body=requests.ConnectionError(CANARY))
         with pytest.raises(APIError) as caught:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -154,3 +156,24 @@ def test_the_service_is_named_as_opentelemetry_has_it(
 def test_what_is_no_list_of_destinations_is_refused(given: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"exporters .* must be a list of"):
         Config.load({"exporters": given}, {})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        AgentScopeExporter(api_key=KEY),
+        OTLPExporter(headers={"Authorization": KEY}),
+        VoltAgentExporter(secret_key=KEY),
+        Config(api_key=KEY),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_holds_a_key_is_not_pickled_and_the_refusal_does_not_tell_it(value: object) -> None:
+    with pytest.raises(TypeError, match="holds a key and is not pickled") as caught:
+        pickle.dumps(value)
+    assert KEY not in str(caught.value)
+
+
+def test_a_copy_of_an_exporter_is_the_exporter() -> None:
+    exporter = AgentScopeExporter(api_key=KEY)
+    assert copy.copy(exporter) is copy.deepcopy(exporter) is exporter
