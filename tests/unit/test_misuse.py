@@ -206,6 +206,7 @@ WRONG_CALLS: dict[str, Callable[[Any], Any]] = {
     "track_step_context": lambda t: t.track_step_context("step", error="no such option"),
     "observe": lambda t: t.observe(len, colour="red"),
     "propagate": lambda t: t.propagate(len, len),
+    "lambda_handler": lambda t: t.lambda_handler(len, len),
     "inject": lambda t: t.inject({}, {}),
     "extract": lambda t: t.extract(),
     "flush": lambda t: t.flush(1, 2),
