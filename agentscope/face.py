@@ -27,6 +27,10 @@ class Face(InProcess):
 
         self._pipeline = pipeline_for(config)
         self._recorder = Recorder(config, self._pipeline)
+        if config.flush_on_signal and config.enabled:
+            from .pipeline import signals
+
+            signals.install()
 
     # ---- delivery --------------------------------------------------------------------------------------------------
 
@@ -99,7 +103,8 @@ class Face(InProcess):
         if result or self._config.fail_silently:
             return result
         problem = result.problem or "not everything was delivered"
-        sentence = f"{problem} ({result.pending} events pending, {result.dropped} dropped)"
+        spooled = f", {result.spooled} in the spool" if result.spooled else ""
+        sentence = f"{problem} ({result.pending} events pending{spooled}, {result.dropped} dropped)"
         raise AuthenticationError(sentence) if "API key" in problem else APIError(sentence)
 
 

@@ -214,6 +214,30 @@ class Tracker(Face):
         carried: F = propagated(function)
         return carried
 
+    @overload
+    def lambda_handler(self, function: F, /, *, margin: float = 0.5, timeout: float = 2.0) -> F: ...
+
+    @overload
+    def lambda_handler(
+        self, function: None = None, /, *, margin: float = 0.5, timeout: float = 2.0
+    ) -> Callable[[F], F]: ...
+
+    @safe(lambda self, function=None, *_: function if callable(function) else _as_it_is)
+    def lambda_handler(self, function: Any = None, /, *, margin: float = 0.5, timeout: float = 2.0) -> Any:
+        """Decorate a serverless function `(event, context)`, or a coroutine: what it recorded is sent before it returns.
+
+        That takes `timeout` seconds at most, and ends `margin` seconds before the call's own time is over, where the
+        context tells of it. Result and exceptions are the function's own. Put it above `observe`.
+        """
+        from .serverless import flushing  # few programs need it
+
+        limits = self._seconds(margin, 0.5), self._seconds(timeout, 2.0)
+
+        def decorate(function: Any) -> Any:
+            return flushing(function, self._pipeline.flush, *limits)
+
+        return decorate if function is None else decorate(function)
+
     # ---- other processes -------------------------------------------------------------------------------------------
 
     @safe(lambda self, headers, *_: headers)

@@ -106,6 +106,16 @@ async def astream(text: str) -> AsyncIterator[str]:
     yield text
 
 
+@tracker.lambda_handler
+def function(event: dict[str, str], context: object) -> int:
+    return len(event)
+
+
+@tracker.lambda_handler(margin=1.0, timeout=3)
+async def async_function(event: dict[str, str], context: object) -> int:
+    return len(event)
+
+
 class Agent:
     @tracker.observe(step_type="agent")
     def act(self, goal: str) -> bool:
@@ -116,6 +126,8 @@ async def observed() -> None:
     """The decorator keeps parameters and results."""
     assert_type(search("a", limit=2), list[str])
     assert_type(bare("a"), int)
+    assert_type(function({}, None), int)
+    assert_type(await async_function({}, None), int)
     assert_type(await fetch("a"), bytes)
     assert_type(stream("a"), Iterator[str])
     assert_type(astream("a"), AsyncIterator[str])

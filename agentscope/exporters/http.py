@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 from typing import Protocol as Interface
 
 from ..protocols import Batch, Failure, Lane, Outcome, Request, Response, WireProtocol
@@ -63,7 +63,7 @@ class HTTPExporter:
         """Go through all lanes, up to `max_connections` at once."""
         waiting = iter(lanes)  # one step of it is one C call, so every lane is taken once
         errors: list[BaseException] = []
-        finished: list[threading.Lock] = []
+        finished: list[Lock] = []
 
         def work() -> None:
             try:
@@ -73,10 +73,10 @@ class HTTPExporter:
                 errors.append(error)
 
         for _ in range(min(self._max_connections, len(lanes)) - 1):
-            done = threading.Lock()
+            done = Lock()
             done.acquire()
 
-            def work_and_tell(done: threading.Lock = done) -> None:
+            def work_and_tell(done: Lock = done) -> None:
                 try:
                     work()
                 finally:

@@ -182,12 +182,14 @@ def _proxy_tls_context(bundle: str) -> ssl.SSLContext:
 class _Adapter(HTTPAdapter):
     """The library's adapter over connections that keep the deadline. `send` stays its own: test libraries patch it."""
 
-    def __init__(self, bundle: str | None, max_connections: int) -> None:
+    def __init__(self, bundle: str | None, max_connections: int, tls: bool = True) -> None:
         self._bundle = bundle or DEFAULT_CA_BUNDLE_PATH
+        self._tls = tls
         super().__init__(pool_connections=4, pool_maxsize=max_connections, max_retries=0, pool_block=False)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=_tls_context(), **kwargs)
+        # Made only where it is needed: it takes a while, and gevent makes it fail in programs that it patched too late.
+        super().init_poolmanager(*args, ssl_context=_tls_context() if self._tls else None, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
@@ -229,7 +231,7 @@ class Session:
         self._bundle = os.environ[self._bundle_name] if self._bundle_name else None
         if certificate is not None:
             self._bundle_name, self._bundle = "the option certificate", certificate
-        self._adapter = _Adapter(self._bundle, max_connections)
+        self._adapter = _Adapter(self._bundle, max_connections, base_url.lower().startswith("https:"))
         self._sockets: WeakSet[socket.socket] = WeakSet()
 
     def send(
@@ -262,7 +264,7 @@ class Session:
             try:
                 # Past the TLS layer, whose own objects the other thread is using.
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
-            except OSError:
+            except (OSError, AttributeError):  # eventlet's sockets are none
                 pass
         self._adapter.close()
 

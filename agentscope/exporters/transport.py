@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import threading
 from collections.abc import Mapping
+from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -54,7 +54,7 @@ class Transport:
         self._headers = {"User-Agent": user_agent, "Accept": "application/json", **headers}
         self._max_connections = max_connections
         self._certificate = certificate
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._session: Session | None = None
 
     def send(

@@ -47,6 +47,7 @@ class Pipeline:
         self._exporter = exporter
         self._redact = redact
         self._place = place
+        self._forks_untold = lifecycle.forks_untold()
         self._closed = False
         self._before_stop: list[Callable[[], object]] = []
         self._said: set[str] = set()
@@ -67,6 +68,8 @@ class Pipeline:
 
     def new_step_id(self) -> str:
         """A UUID: a counter behind a random prefix costs a tenth of a random one."""
+        if self._forks_untold:
+            lifecycle.look_for_fork()
         return f"{self._step_prefix}{self._next():012x}"
 
     def put(
@@ -83,6 +86,8 @@ class Pipeline:
 
         Never blocks, never raises, takes no lock. `urgent` events may use the room that is kept for them.
         """
+        if self._forks_untold:
+            lifecycle.look_for_fork()
         worker = self._worker
         if threads.in_callback():
             worker.ledger.misused.add("inside_callback")

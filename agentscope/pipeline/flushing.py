@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
+from threading import Lock
 from typing import NamedTuple
 
 from .counts import Counts, Left
@@ -16,7 +16,7 @@ class Flush(NamedTuple):
     target: int
     seq: int
     """Where there is a spool, and events may overtake each other: all that came before this number."""
-    waiter: threading.Lock
+    waiter: Lock
 
 
 class Flushes:
@@ -32,7 +32,7 @@ class Flushes:
     def add(self, counts: Counts, seq: int) -> Flush:
         """Somebody waits for all that was accepted by now, before the number `seq`."""
         refused = self._shipper.ledger.refused.total()
-        flush = Flush(counts.accepted - refused, seq, threading.Lock())
+        flush = Flush(counts.accepted - refused, seq, Lock())
         flush.waiter.acquire()
         self._waiting.append(flush)
         return flush

@@ -8,7 +8,7 @@ import sys
 import weakref
 from typing import Protocol
 
-from . import spooldir, threads
+from . import children, spooldir, threads
 from .clock import monotonic
 
 
@@ -31,7 +31,9 @@ LAST_GRACE = 0.1
 class _Process:
     """What has happened in this process."""
 
-    finalized = False
+    registered = False
+    id = os.getpid()
+    """Which one it is."""
 
 
 _process = _Process()
@@ -40,6 +42,17 @@ _known: dict[int, weakref.ref[Living]] = {}
 """All pipelines, for forks. A plain dict: each operation is one step, a WeakSet's are not."""
 _started: dict[int, Living] = {}
 """Pipelines with something to deliver; they must outlive their trackers."""
+
+
+def forks_untold() -> bool:
+    """Whether this process may be forked without a word to Python, as uWSGI does."""
+    return "uwsgi" in sys.modules
+
+
+def look_for_fork() -> None:
+    """Where forks are untold: find out by the process id."""
+    if _process.id != os.getpid():
+        _after_fork_in_child()
 
 
 def know(pipeline: Living) -> None:
@@ -53,14 +66,9 @@ def started(pipeline: Living) -> None:
     if id(pipeline) in _started:
         return
     _started[id(pipeline)] = pipeline
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None:
-        # A child of multiprocessing ends by os._exit, after its own exit functions and without atexit's.
-        from multiprocessing.util import Finalize
-
-        if not _process.finalized:
-            _process.finalized = True
-            Finalize(None, stop_all, exitpriority=10)
+    if not _process.registered:
+        _process.registered = True
+        children.register(stop_all)
 
 
 def ended(pipeline: Living) -> None:
@@ -70,6 +78,7 @@ def ended(pipeline: Living) -> None:
 
 def stop_all() -> None:
     """At exit: all pipelines stop at the same time, so the delays don't add up."""
+    look_for_fork()
     threads.end()
     # What an exit handler tracks after this one could not be delivered any more: it is refused, counted and said.
     for reference in list(_known.values()):
@@ -90,7 +99,7 @@ def stop_all() -> None:
 def _after_fork_in_child() -> None:
     threads.after_fork_in_child()
     spooldir.after_fork_in_child()
-    _process.finalized = False
+    _process.registered, _process.id = False, os.getpid()
     _started.clear()
     for reference in list(_known.values()):
         pipeline = reference()

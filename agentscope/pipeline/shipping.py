@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from ..config import Config
@@ -61,7 +61,7 @@ class Shipper:
         self._crashes = 0
         self._abandoned = False
         self._depth = 0
-        self._settling = threading.RLock()
+        self._settling = RLock()
 
     @property
     def unsettled(self) -> int:

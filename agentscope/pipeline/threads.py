@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import _thread
 import logging
+import os
+import sys
 import threading
+from _thread import get_ident, start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, TypeVar
 
 R = TypeVar("R")
@@ -20,7 +24,7 @@ NOISY = ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry", "
 
 def is_ours() -> bool:
     """Whether this code runs in a thread of this package."""
-    return _thread.get_ident() in _ours
+    return get_ident() in _ours
 
 
 def in_callback() -> bool:
@@ -28,13 +32,13 @@ def in_callback() -> bool:
 
     A thread of ours is no reason by itself: the garbage collector runs anybody's finalizers in it.
     """
-    return _thread.get_ident() in _in_callbacks
+    return get_ident() in _in_callbacks
 
 
 @contextmanager
 def callback() -> Iterator[None]:
     """Around a call of a user's hook."""
-    ident = _thread.get_ident()
+    ident = get_ident()
     _in_callbacks.add(ident)
     try:
         yield
@@ -56,7 +60,7 @@ def own(target: Callable[[], object]) -> Callable[[], None]:
     """`target`, run as a thread of ours."""
 
     def run() -> None:
-        ident = _thread.get_ident()
+        ident = get_ident()
         _ours.add(ident)
         try:
             target()
@@ -66,23 +70,40 @@ def own(target: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
+_BORN = os.getpid()
+
+
+def _in_uwsgi_master() -> bool:
+    """uWSGI forks without a word to Python: if a thread holds its lock at that moment, the workers hang for ever."""
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is not None and os.getpid() == _BORN and uwsgi.worker_id() == 0
+
+
 def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
     """Run `target` in a daemon thread, one of ours or a caller's. False if no more threads can be had.
 
     `threading.Thread.start` takes locks of the threading module, which the code that a signal handler interrupted may hold.
     A bare thread takes none; it starts the proper one, which debuggers and profilers see under its name.
+
+    gevent and eventlet may take the place of threads after the import of this module, but not of the queues and locks made for
+    them: what is started then is a real thread, since a green one would wait in those for ever, and the program with it.
     """
 
     work = own(target) if ours else target
 
     def bootstrap() -> None:
+        if _thread.start_new_thread is not start_new_thread:
+            work()
+            return
         try:
             threading.Thread(target=work, name=name, daemon=True).start()
         except RuntimeError:
             work()
 
+    if _in_uwsgi_master():
+        return False
     try:
-        _thread.start_new_thread(bootstrap, ())
+        start_new_thread(bootstrap, ())
     except RuntimeError:
         return False
     return True
@@ -92,7 +113,7 @@ class _Gate:
     """Held around what a fork has to wait for."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.held_by_fork = False
         self.torn = False
         """The parent was inside when this child was forked."""
@@ -108,7 +129,7 @@ class _Gate:
 
     def after_fork_in_child(self) -> None:
         self.torn = self.torn or not self.held_by_fork
-        self.lock, self.held_by_fork = threading.Lock(), False
+        self.lock, self.held_by_fork = Lock(), False
 
 
 class _Process:

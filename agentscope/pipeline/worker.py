@@ -6,8 +6,8 @@ where no thread can be had, `flush` and `shutdown` do the work in the caller's.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from threading import Lock, RLock
 from typing import TYPE_CHECKING
 
 from ..config import Config
@@ -55,10 +55,10 @@ class Worker:
         self._flushes = Flushes(self.shipper)
         self._warm = False
         """What delivery needs has been imported."""
-        self._starting = threading.Lock()
-        self._closing = threading.RLock()
+        self._starting = Lock()
+        self._closing = RLock()
         self._ending = False
-        self._done = threading.Lock()
+        self._done = Lock()
         self._done.acquire()
         self._notices = Notices(config.on_drop)
         self.spooling: Spooling | None = None
@@ -142,7 +142,8 @@ class Worker:
         try:
             if not self._empty() and not self.start():
                 self._inline(stop)
-            while self.running and not self.finished:
+            # The lock is held from before the thread is started, which may be what another thread is just about.
+            while self._starting.locked() and not self.finished:
                 # On a machine with much else to do the imports alone may take seconds: that is not the backend's fault.
                 # Where there is a spool it need not be waited for either.
                 fair = self._warm or self.spooling is not None

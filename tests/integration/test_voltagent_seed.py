@@ -16,8 +16,8 @@ import pytest
 
 from ..support import reading
 from ..support.command import ROOT, run
-from ..support.program import Result
 from ..support.faults import MODES
+from ..support.program import Result
 from ..support.proxy import FaultProxy
 
 DOCUMENT = ROOT / "tests" / "support" / "seed_examples" / "voltagent.md"

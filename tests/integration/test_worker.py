@@ -131,7 +131,7 @@ def test_a_batch_whose_export_always_raises_is_given_up_and_its_followers_are_no
 def test_where_no_thread_can_be_had_flush_delivers_by_itself(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads._thread, "start_new_thread", refuse)
+    monkeypatch.setattr(threads, "start_new_thread", refuse)
     with create_tracker("ask_test", receiver.url) as tracker:
         with tracker.track_run("agent"):
             tracker.track_step("step")
@@ -146,7 +146,7 @@ def test_where_no_thread_can_be_had_flush_delivers_by_itself(
 def test_where_no_thread_can_be_had_a_hanging_backend_does_not_hold_flush_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(threads._thread, "start_new_thread", refuse)
+    monkeypatch.setattr(threads, "start_new_thread", refuse)
     with FaultProxy(mode="hang") as proxy, create_tracker("ask_test", proxy.url, timeout=0.3) as tracker:
         tracker.start_run("agent")
         assert not tracker.flush(0.5)
@@ -158,7 +158,7 @@ def test_where_no_thread_can_be_had_a_hanging_backend_does_not_hold_flush_for_ev
 def test_where_no_thread_can_be_had_the_lanes_of_a_platform_are_followed_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(threads._thread, "start_new_thread", refuse)
+    monkeypatch.setattr(threads, "start_new_thread", refuse)
     with DeployedPlatform() as platform, create_tracker("ask_test", platform.url) as tracker:
         for i in range(5):
             with tracker.track_run(f"agent {i}"):

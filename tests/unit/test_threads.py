@@ -38,7 +38,7 @@ def test_where_no_thread_can_be_had_it_says_so_and_does_nothing(monkeypatch):
     def refuse(*args):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads._thread, "start_new_thread", refuse)
+    monkeypatch.setattr(threads, "start_new_thread", refuse)
     done = []
     assert threads.start(lambda: done.append(1), "agentscope-test") is False
     assert done == []
@@ -49,7 +49,7 @@ def test_where_the_second_thread_cannot_be_had_the_first_does_the_work(monkeypat
         raise RuntimeError("can't start new thread")
 
     seen = []
-    monkeypatch.setattr(threads._thread, "start_new_thread", lambda work, args: work(*args))
+    monkeypatch.setattr(threads, "start_new_thread", lambda work, args: work(*args))
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert threads.start(lambda: seen.append(threads.is_ours()), "agentscope-test")
     assert seen == [True]

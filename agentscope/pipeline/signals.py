@@ -1,0 +1,143 @@
+"""Signals that end a process: what there is, is delivered first. Opt-in, by `flush_on_signal=True`.
+
+A handler runs in the main thread, in the middle of whatever that was doing, so it takes no lock and waits for none: a thread of
+ours delivers, and sends the signal once more when it is done.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+from . import lifecycle, threads
+from .clock import monotonic
+from .notices import say
+
+NAMES = ("SIGTERM", "SIGHUP")
+
+MOMENT = 0.25
+"""Seconds for which the main thread does nothing else: enough for a healthy backend. Then it goes on until the delivery is over,
+as it may hold what the delivery needs: an import, a logging handler."""
+HURRY = 30.0
+"""Seconds after a signal that the application handles itself, in which what is tracked is sent at once."""
+PAUSE = 0.05
+"""Seconds between two looks for something to send in a hurry."""
+
+
+class _Process:
+    """What has happened in this process, and in the one it was forked from."""
+
+    previous: dict[int, Any] = {}  # noqa: RUF012 - of the process, as the handlers are
+    """Whom each of our handlers took the place of. Kept by forks, as the handlers are."""
+    said = False
+    ending = 0
+    """The id of the process that is being ended by a signal: a child that it forks meanwhile is not."""
+    hurry_until = 0.0
+    hurrying = 0
+    """The id of the process that has a thread in a hurry."""
+
+
+_process = _Process()
+
+
+def install() -> None:
+    """Take over SIGTERM and SIGHUP, once a process. What is ignored stays so, and what is handled outside Python, too."""
+    for name in NAMES:
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is None or number in _process.previous:
+            continue
+        previous = signal.getsignal(number)
+        if previous is None or previous == signal.SIG_IGN:
+            continue
+        _process.previous[number] = previous
+        try:
+            signal.signal(number, _handle)
+        except ValueError:
+            del _process.previous[number]
+            if not _process.said:
+                _process.said = True
+                say("flush_on_signal has no effect: Python takes signal handlers from the main thread only")
+            return
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    previous = _process.previous.get(number)
+    if callable(previous):
+        _hurry()
+        previous(number, frame)  # what it raises, or whether it comes back, is up to it
+        return
+    try:
+        if _process.ending != os.getpid():
+            _process.ending = os.getpid()
+            halfway = _in_pipeline(frame)
+            if threads.start(lambda: _end(number, halfway), "agentscope-signal", ours=False):
+                if not halfway:
+                    time.sleep(MOMENT)
+                return
+            lifecycle.stop_all()  # no thread can be had, as at the end of the interpreter
+    except KeyboardInterrupt:
+        pass  # a second signal, too
+    except BaseException:
+        return  # the sleep, where a library has made it a switch to other tasks: the thread goes on
+    _die(number)
+
+
+def _in_pipeline(frame: FrameType | None) -> bool:
+    """Whether a call of ours was interrupted. It is let go on: it may be about to start the worker, or wait for it."""
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith(__package__):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _end(number: int, halfway: bool) -> None:
+    """Deliver within the bounds of an end; then our handler is called again, which ends the process."""
+    try:
+        if halfway:
+            time.sleep(PAUSE)
+        lifecycle.stop_all()
+    finally:
+        while True:  # one that comes just before the main thread goes to sleep does not wake it
+            os.kill(os.getpid(), number)
+            time.sleep(PAUSE)
+
+
+def _die(number: int) -> None:
+    """By the signal itself, so that whoever waits for the process sees it."""
+    signal.signal(number, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    # The first process of a container is spared by signals it has no handler for.
+    time.sleep(PAUSE)
+    os._exit(128 + number)
+
+
+def _hurry() -> None:
+    """Send what there is, and for a while what comes: the application's own handler is likely to end the process soon."""
+    try:
+        _process.hurry_until = monotonic() + HURRY
+        if _process.hurrying != os.getpid():
+            _process.hurrying = os.getpid()
+            if not threads.start(_send, "agentscope-signal", ours=False):
+                _process.hurrying = 0
+    except Exception:
+        return  # the application's handler is called whatever we met
+
+
+def _send() -> None:
+    try:
+        while monotonic() < _process.hurry_until and not threads.ending():
+            pipelines: list[Any] = [reference() for reference in list(lifecycle._known.values())]
+            # Not by `Pipeline.flush`: what was dropped is told by the next one of the application's own.
+            workers = [(pipeline._worker, pipeline._next()) for pipeline in pipelines if pipeline is not None]
+            begun = [(worker, worker.begin_flush(number)) for worker, number in workers]
+            for worker, flush in begun:
+                worker.wait_for_flush(flush, 1.0)
+            time.sleep(PAUSE)
+    finally:
+        _process.hurrying = 0

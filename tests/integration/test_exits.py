@@ -1,0 +1,362 @@
+"""Every way in which a program ends, without a spool and with one. Signals have a file of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentscope.server.serve import Receiver
+from tests.support.program import ROOT, Result, run_program, start_program
+from tests.support.proxy import FaultProxy
+from tests.support.stored import stored_steps
+from tests.support.wait import until
+
+PROGRAM = """
+    import os, signal, sys, threading, time
+    from agentscope import create_tracker
+    tracker = create_tracker("ask_test", {url!r}, flush_interval=60, spool_dir={spool!r})
+    run_id = tracker.start_run("agent")
+    for i in range({steps}):
+        tracker.track_step(f"step {{i}}", run_id=run_id)
+    {ending}
+"""
+
+QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
+"""Since 3.12 Python itself warns of any fork beside a thread."""
+
+
+def run(url: str, ending: str, steps: int = 1, spool: Path | None = None) -> Result:
+    source = PROGRAM.format(url=url, steps=steps, ending=ending, spool=str(spool) if spool else None)
+    return run_program(source, env=QUIET, timeout=60)
+
+
+# ---- in the middle of its own code ---------------------------------------------------------------------------------
+
+
+def test_ctrl_c_delivers_and_shows_only_the_programs_own_traceback(receiver: Receiver) -> None:
+    # Python forgets how it ended if something is imported after that, so the worker has its first delivery behind it.
+    ending = """
+    assert tracker.flush()
+    tracker.track_step("step 1", run_id=run_id)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(10)
+    """
+    result = run(receiver.url, ending)
+    assert result.returncode == -signal.SIGINT
+    assert result.stderr.count("Traceback") == 1
+    assert result.stderr.endswith("KeyboardInterrupt\n")
+    assert stored_steps(receiver.url) == ["step 0", "step 1"]
+
+
+def test_a_second_ctrl_c_ends_at_once_without_a_traceback_of_ours() -> None:
+    ending = """
+    def twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.4)   # the first one is at its exit handlers by then
+    threading.Thread(target=twice, daemon=True).start()
+    time.sleep(10)
+    """
+    with FaultProxy(mode="hang") as proxy:
+        result = run(proxy.url, ending)
+    assert result.seconds < 2  # a start, two pauses, and none of the two seconds of patience
+    assert result.stderr.count("Traceback") == 1
+    assert "2 events were left undelivered at the end and are lost" in result.stderr
+
+
+@pytest.mark.parametrize("ending", ["os._exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["os._exit", "SIGKILL"])
+def test_an_end_without_exit_handlers_loses_what_is_in_memory(receiver: Receiver, ending: str) -> None:
+    result = run(receiver.url, ending)
+    assert (result.returncode, result.stderr) == (3 if "_exit" in ending else -signal.SIGKILL, "")
+    assert stored_steps(receiver.url) == []
+
+
+def test_what_a_thread_tracks_that_outlives_the_main_one_is_delivered(receiver: Receiver) -> None:
+    ending = """
+    def work():
+        threading.main_thread().join()
+        for i in range(100):
+            assert tracker.track_step("late %d" % i, run_id=run_id)
+            time.sleep(0.002)   # it outlasts more than one batch
+    threading.Thread(target=work).start()
+    """
+    result = run(receiver.url, ending)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert stored_steps(receiver.url) == ["step 0", *(f"late {i}" for i in range(100))]
+
+
+def test_what_is_tracked_by_tasks_is_delivered_after_their_loop_is_closed(receiver: Receiver) -> None:
+    ending = """
+    import asyncio
+    async def task(number):
+        async with tracker.track_step_context(f"task {number}", run_id=run_id):
+            await asyncio.sleep(0)
+    async def main():
+        await asyncio.gather(*(task(i) for i in range(3)))
+        asyncio.get_running_loop().create_task(asyncio.sleep(60))   # cancelled by the end of the loop
+    asyncio.run(main())
+    """
+    result = run(receiver.url, ending)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert sorted(stored_steps(receiver.url)) == ["step 0", "task 0", "task 1", "task 2"]
+
+
+def test_what_a_library_tracks_at_its_own_exit_is_delivered_if_it_registered_later(receiver: Receiver) -> None:
+    ending = """
+    import atexit
+    atexit.register(tracker.track_step, "by the library", run_id=run_id)
+    """
+    result = run(receiver.url, ending)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert stored_steps(receiver.url) == ["step 0", "by the library"]
+
+
+def test_a_library_that_registered_earlier_may_exit_again_and_raise(receiver: Receiver) -> None:
+    source = """
+        import atexit, sys
+        atexit.register(sys.exit, 5)
+        from agentscope import create_tracker
+        tracker = create_tracker("ask_test", {url!r}, flush_interval=60)
+        tracker.track_step("step", run_id=tracker.start_run("agent"))
+        atexit.register(lambda: 1 / 0)
+    """
+    result = run_program(source.format(url=receiver.url))
+    assert "ZeroDivisionError" in result.stderr
+    assert "agentscope" not in result.stderr
+    assert stored_steps(receiver.url) == ["step"]
+
+
+def test_an_import_starts_no_thread_and_threads_that_track_during_one_are_delivered(receiver: Receiver) -> None:
+    source = """
+        import sys, threading
+        import agentscope
+        assert threading.active_count() == 1
+        import types
+        # The module below is half imported as long as its threads run, and its lock is held.
+        code = '''
+        import threading
+        tracker = agentscope.create_tracker("ask_test", {url!r}, flush_interval=60)
+        run_id = tracker.start_run("agent")
+        track = lambda number: tracker.track_step(f"thread {{number}}", run_id=run_id)
+        threads = [threading.Thread(target=track, args=(number,)) for number in range(3)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert tracker.flush()
+        tracker.track_step("after", run_id=run_id)
+        '''
+        import importlib.abc, importlib.util, textwrap
+        class Loader(importlib.abc.Loader):
+            def exec_module(self, module):
+                exec(textwrap.dedent(code), {{"agentscope": agentscope, "__name__": "busy"}})
+        spec = importlib.util.spec_from_loader("busy", Loader())
+        sys.meta_path.insert(0, types.SimpleNamespace(find_spec=lambda name, *_: spec if name == "busy" else None))
+        import busy
+    """
+    result = run_program(source.format(url=receiver.url))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert sorted(stored_steps(receiver.url)) == ["after", *(f"thread {i}" for i in range(3))]
+
+
+# ---- started in other ways ------------------------------------------------------------------------------------------
+
+PLAIN = """
+from agentscope import create_tracker
+tracker = create_tracker("ask_test", "{url}", flush_interval=60)
+tracker.track_step("step", run_id=tracker.start_run("agent"))
+"""
+
+
+@pytest.mark.parametrize("way", ["-c", "-m", "-", "-i", "a package"])
+def test_it_does_not_matter_how_the_interpreter_was_started(receiver: Receiver, tmp_path: Path, way: str) -> None:
+    source = PLAIN.format(url=receiver.url)
+    (tmp_path / "plain.py").write_text(source)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(source)
+    arguments = {"-c": ["-c", source], "-m": ["-m", "plain"], "-": ["-"], "-i": ["-i", "-q"], "a package": ["package"]}
+    done = subprocess.run(
+        [sys.executable, *arguments[way]],
+        input=source if way in ("-", "-i") else "",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "Traceback" not in done.stderr
+    assert stored_steps(receiver.url) == ["step"]
+
+
+# ---- children ------------------------------------------------------------------------------------------------------
+
+POOLS = {
+    "a pool that is closed": """
+        with context.Pool(2) as pool:
+            pool.map(child, range(10), chunksize=1)
+            pool.close()
+            pool.join()
+    """,
+    "a pool whose children are replaced": """
+        with context.Pool(2, maxtasksperchild=2) as pool:
+            pool.map(child, range(10), chunksize=1)
+            pool.close()
+            pool.join()
+    """,
+    "an executor": """
+        from concurrent.futures import ProcessPoolExecutor
+        with ProcessPoolExecutor(2, mp_context=context) as executor:
+            list(executor.map(child, range(10)))
+    """,
+}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_children_of_a_pool_deliver_what_they_track(receiver: Receiver, pool: str, method: str) -> None:
+    source = f"""
+        import multiprocessing
+        from agentscope import create_tracker
+        tracker = create_tracker("ask_test", {receiver.url!r}, flush_interval=60)
+        def child(number):
+            with tracker.track_run("agent"):
+                tracker.track_step(f"child {{number}}")
+        if __name__ == "__main__":
+            context = multiprocessing.get_context({method!r})
+    """
+    result = run_program(source + POOLS[pool].replace("\n", "\n    "), env=QUIET, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert sorted(stored_steps(receiver.url)) == [f"child {i}" for i in range(10)]
+
+
+def test_the_children_of_a_pool_that_is_terminated_need_the_option_for_signals(receiver: Receiver) -> None:
+    source = """
+        import multiprocessing
+        from agentscope import create_tracker
+        tracker = create_tracker("ask_test", {url!r}, flush_interval=60, flush_on_signal=True)
+        def child(number):
+            with tracker.track_run("agent"):
+                tracker.track_step(f"child {{number}}")
+        if __name__ == "__main__":
+            with multiprocessing.get_context("fork").Pool(2) as pool:   # leaving the block sends SIGTERM
+                pool.map(child, range(10))
+    """
+    result = run_program(source.format(url=receiver.url), env=QUIET, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert sorted(stored_steps(receiver.url)) == [f"child {i}" for i in range(10)]
+
+
+@pytest.mark.parametrize("ending", ["", "time.sleep(0.5); "], ids=["at once", "after its parents have gone"])
+def test_a_daemon_delivers_although_it_was_forked_twice(receiver: Receiver, ending: str) -> None:
+    source = """
+        import os, sys, time
+        from agentscope import create_tracker
+        tracker = create_tracker("ask_test", {url!r}, flush_interval=60)
+        run_id = tracker.start_run("agent")
+        tracker.track_step("before", run_id=run_id)
+        if os.fork():
+            sys.exit()
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        {ending}tracker.track_step("daemon", run_id=run_id)
+    """
+    result = run_program(source.format(url=receiver.url, ending=ending), env=QUIET)
+    assert (result.returncode, result.stderr) == (0, "")
+    until(lambda: sorted(stored_steps(receiver.url)) == ["before", "daemon"])
+
+
+# ---- with a spool --------------------------------------------------------------------------------------------------
+
+NEXT = """
+    import time
+    from agentscope import create_tracker
+    tracker = create_tracker("ask_test", {url!r}, flush_interval=60, spool_dir={spool!r})
+    tracker.track_step("next", run_id=tracker.start_run("next"))
+    until = time.monotonic() + 20
+    while tracker.stats().recovered < {expected} and time.monotonic() < until:
+        time.sleep(0.02)
+    assert tracker.flush()
+    stats = tracker.stats()
+    assert stats.accepted == stats.delivered + stats.spooled + stats.pending + sum(stats.dropped.values())
+    print(stats.recovered)
+"""
+
+STORED = "while tracker.stats().spooled < 11: time.sleep(0.01)"
+"""Written within a quarter of a second; what is tested is what happens after that."""
+
+SUDDEN = {
+    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+    "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", -signal.SIGHUP),
+    "os._exit": ("os._exit(3)", 3),
+    "abort": ("os.abort()", -signal.SIGABRT),
+}
+
+
+@pytest.mark.parametrize("way", SUDDEN)
+def test_with_a_spool_the_next_process_sends_what_a_sudden_end_left(
+    receiver: Receiver, tmp_path: Path, way: str
+) -> None:
+    ending, status = SUDDEN[way]
+    spool = tmp_path / "spool"
+    result = run(receiver.url, f"{STORED}\n    {ending}", steps=10, spool=spool)
+    assert result.returncode == status
+    assert stored_steps(receiver.url) == []
+    after = run_program(NEXT.format(url=receiver.url, spool=str(spool), expected=11), timeout=60)
+    assert (after.stdout, after.stderr) == ("11\n", "")
+    assert sorted(stored_steps(receiver.url)) == sorted(["next", *(f"step {i}" for i in range(10))])
+
+
+@pytest.mark.parametrize("mode", ["hang", "refuse"])
+def test_with_a_spool_what_the_end_cannot_deliver_is_kept_for_the_next_process(
+    receiver: Receiver, tmp_path: Path, mode: str
+) -> None:
+    spool = tmp_path / "spool"
+    with FaultProxy(receiver.url) as proxy:
+        proxy.set(mode)
+        result = run(proxy.url, "", steps=10, spool=spool)
+        assert result.returncode == 0
+        assert "kept in the spool" in result.stderr
+        proxy.set("pass")
+        after = run_program(NEXT.format(url=proxy.url, spool=str(spool), expected=11), timeout=60)
+    assert (after.stdout, after.stderr) == ("11\n", "")
+    assert sorted(stored_steps(receiver.url)) == sorted(["next", *(f"step {i}" for i in range(10))])
+
+
+def test_with_a_spool_a_plain_end_leaves_nothing(receiver: Receiver, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    result = run(receiver.url, "", steps=100, spool=spool)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(stored_steps(receiver.url)) == 100
+    assert [path.name for path in spool.iterdir() if path.suffix == ".db"] == []
+
+
+def test_with_a_spool_a_killed_child_leaves_its_own_and_its_parent_sends_it(receiver: Receiver, tmp_path: Path) -> None:
+    ending = f"""
+    pid = os.fork()
+    if not pid:
+        tracker.track_step("child", run_id=run_id)
+        while tracker.stats().spooled < 1: time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    {STORED.replace("11", "2")}
+    """
+    spool = tmp_path / "spool"
+    result = run(receiver.url, ending, spool=spool)
+    assert (result.returncode, result.stderr) == (0, "")
+    after = run_program(NEXT.format(url=receiver.url, spool=str(spool), expected=1), timeout=60)
+    assert after.stderr == ""
+    assert sorted(stored_steps(receiver.url)) == ["child", "next", "step 0"]
+
+
+def test_with_a_spool_two_programs_at_once_keep_apart(receiver: Receiver, tmp_path: Path) -> None:
+    source = PROGRAM.format(url=receiver.url, steps=50, ending="", spool=str(tmp_path / "spool"))
+    programs = [start_program(source) for _ in range(3)]
+    ends = [program.communicate(timeout=60) for program in programs]
+    assert ends == [("", "")] * 3
+    assert sorted(stored_steps(receiver.url)) == sorted(3 * [f"step {i}" for i in range(50)])

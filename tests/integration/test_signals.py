@@ -1,0 +1,318 @@
+"""Signals that end a program: what is lost by default, and what `flush_on_signal=True` delivers."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+from agentscope.server.serve import Receiver
+from tests.support.program import Result, run_program, start_program
+from tests.support.proxy import FaultProxy
+from tests.support.stored import stored_steps
+
+SIGNALS = [signal.SIGTERM, signal.SIGHUP]
+
+PROGRAM = """
+    import os, signal, sys, threading, time
+    from agentscope import create_tracker
+    {before}
+    tracker = create_tracker("ask_test", {url!r}, flush_interval=60, flush_on_signal={opted})
+    run_id = tracker.start_run("agent")
+    tracker.track_step("before", run_id=run_id)
+    print("ready")
+    {after}
+    while True:
+        time.sleep(0.01)
+"""
+
+
+def program(url: str, before: str = "", after: str = "", opted: bool = True) -> str:
+    return PROGRAM.format(url=url, before=before, after=after, opted=opted)
+
+
+def ended_by(source: str, *numbers: int, pause: Callable[[], None] = lambda: None) -> Result:
+    """Run until it is ready, send the signals, and wait for its end."""
+    process = start_program(source)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    for number in numbers:
+        process.send_signal(number)
+        pause()
+    try:
+        stdout, stderr = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"still running: {process.communicate()}") from None
+    return Result(process.returncode, stdout, stderr, time.monotonic() - began)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_by_default_a_signal_loses_what_is_in_memory(receiver: Receiver, number: int) -> None:
+    result = ended_by(program(receiver.url, opted=False), number)
+    assert (result.returncode, result.stderr) == (-number, "")
+    assert stored_steps(receiver.url) == []
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_delivers_and_then_ends_the_process_by_itself(receiver: Receiver, number: int) -> None:
+    result = ended_by(program(receiver.url), number)
+    assert (result.returncode, result.stderr) == (-number, "")
+    assert stored_steps(receiver.url) == ["before"]
+
+
+def test_a_backend_that_hangs_delays_the_end_by_a_signal_no_longer_than_any_other() -> None:
+    with FaultProxy(mode="hang") as proxy:
+        result = ended_by(program(proxy.url), signal.SIGTERM)
+    assert result.returncode == -signal.SIGTERM
+    assert result.seconds < 4  # two, and the machine's leisure: a bound, not a measurement
+    assert result.stderr.startswith("2 events were left undelivered at the end and are lost")
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with FaultProxy(mode="hang") as proxy:
+        result = ended_by(program(proxy.url), signal.SIGTERM, signal.SIGTERM, pause=lambda: time.sleep(0.2))
+    assert result.returncode == -signal.SIGTERM
+    assert result.seconds < 1.5  # not the two seconds of patience; the sleep lets the first one be handled
+
+
+def test_an_ignored_signal_stays_ignored(receiver: Receiver) -> None:
+    ignoring = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    result = ended_by(program(receiver.url, before=ignoring), signal.SIGHUP, signal.SIGTERM)
+    assert result.returncode == -signal.SIGTERM
+    assert stored_steps(receiver.url) == ["before"]
+
+
+def test_the_applications_handler_is_called_and_may_end_the_program_itself(receiver: Receiver) -> None:
+    handler = "signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))"
+    result = ended_by(program(receiver.url, before=handler), signal.SIGTERM)
+    assert (result.returncode, result.stderr) == (signal.SIGTERM, "")
+    assert stored_steps(receiver.url) == ["before"]
+
+
+def test_what_the_applications_handler_tracks_is_sent_at_once_even_if_it_ends_without_a_word(
+    receiver: Receiver,
+) -> None:
+    handler = """
+    def handler(number, frame):
+        tracker.track_step("from the handler", run_id=run_id)
+        while not tracker.stats().delivered == 3:
+            time.sleep(0.01)
+        os._exit(7)
+    signal.signal(signal.SIGTERM, handler)
+    """
+    result = ended_by(program(receiver.url, before=handler), signal.SIGTERM)
+    assert (result.returncode, result.stderr) == (7, "")
+    assert stored_steps(receiver.url) == ["before", "from the handler"]
+
+
+def test_a_tracker_stays_usable_after_a_handler_that_goes_on(receiver: Receiver) -> None:
+    going_on = """
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    """
+    after = """
+    os.kill(os.getpid(), signal.SIGHUP)
+    tracker.track_step("after", run_id=run_id)
+    assert tracker.flush()
+    stats = tracker.stats()
+    assert stats.accepted == stats.delivered == 3 and not stats.pending and not sum(stats.dropped.values())
+    sys.exit()
+    """
+    result = run_program(program(receiver.url, before=going_on, after=after))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert stored_steps(receiver.url) == ["before", "after"]
+
+
+def test_what_was_dropped_is_still_told_by_the_next_flush_after_a_signal(receiver: Receiver) -> None:
+    dropping = """
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    def picky(fields):
+        raise ValueError
+    """
+    after = """
+    second = create_tracker("ask_test", tracker._config.base_url, redact=picky, flush_interval=60, flush_on_signal=True)
+    second.start_run("agent")
+    os.kill(os.getpid(), signal.SIGHUP)
+    while not second.stats().dropped:
+        time.sleep(0.01)
+    time.sleep(0.1)   # the thread in a hurry looks twice
+    print(second.flush().dropped)
+    sys.exit()
+    """
+    result = run_program(program(receiver.url, before=dropping, after=after))
+    assert result.stdout == "ready\n1\n"
+
+
+INTERRUPTED = {
+    "a put": """
+    queue = type(tracker._pipeline._worker.queue)
+    put = queue.put
+    def interrupted(*args):
+        taken = put(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return taken
+    queue.put = interrupted
+    tracker.track_step("interrupted", run_id=run_id)
+    """,
+    "a flush": """
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    tracker.track_step("interrupted", run_id=run_id)
+    tracker.flush(20)
+    time.sleep(20)
+    """,
+    "a shutdown": """
+    tracker.track_step("interrupted", run_id=run_id)
+    worker = type(tracker._pipeline._worker)
+    ask_to_stop = worker.ask_to_stop
+    def interrupted(*args):
+        worker.ask_to_stop = ask_to_stop
+        ask_to_stop(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+    worker.ask_to_stop = interrupted
+    tracker.shutdown(20)
+    time.sleep(20)
+    """,
+    "the start of the worker": """
+    second = create_tracker("ask_test", tracker._config.base_url, flush_interval=60)
+    from agentscope.pipeline import threads
+    start = threads.start
+    def interrupted(target, name, *more, **kept):
+        if name == "agentscope-worker":
+            threads.start = start
+            os.kill(os.getpid(), signal.SIGTERM)
+        return start(target, name, *more, **kept)
+    threads.start = interrupted
+    second.track_step("interrupted", run_id=run_id)
+    """,
+    "a log line": """
+    import logging
+    tracker.track_step("interrupted", run_id=run_id)
+    logging.basicConfig()
+    with logging.getLogger().handlers[0].lock:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+    """,
+    "an import": """
+    from importlib._bootstrap import _ModuleLockManager
+    tracker.track_step("interrupted", run_id=run_id)
+    with _ModuleLockManager("requests"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+    """,
+}
+
+
+@pytest.mark.parametrize("what", INTERRUPTED)
+def test_a_signal_may_interrupt_anything_at_all(receiver: Receiver, what: str) -> None:
+    result = run_program(program(receiver.url, after=INTERRUPTED[what]))
+    assert (result.returncode, result.stderr) == (-signal.SIGTERM, "")
+    assert result.seconds < 6  # a start, a delivery, and the machine's leisure: none waited for a lock
+    assert stored_steps(receiver.url) == ["before", "interrupted"]
+
+
+def test_outside_the_main_thread_it_has_no_effect_and_says_so_once(receiver: Receiver) -> None:
+    source = """
+        import signal, threading
+        from agentscope import create_tracker
+        def elsewhere():
+            for _ in range(2):
+                with create_tracker("ask_test", {url!r}, flush_on_signal=True) as tracker:
+                    tracker.track_step("step", run_id=tracker.start_run("agent"))
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    """
+    result = run_program(source.format(url=receiver.url))
+    assert result.stderr.count("main thread") == 1
+    assert stored_steps(receiver.url) == ["step", "step"]
+
+
+def test_a_forked_child_keeps_the_handler_and_delivers_its_own(receiver: Receiver) -> None:
+    after = """
+    pid = os.fork()
+    if not pid:
+        tracker.track_step("child", run_id=run_id)
+        while True:
+            time.sleep(0.01)
+    time.sleep(0.3)   # until the child has tracked
+    os.kill(pid, signal.SIGTERM)
+    assert os.waitpid(pid, 0)[1] == signal.SIGTERM
+    sys.exit()
+    """
+    # Since 3.12 Python itself warns of any fork beside a thread.
+    quiet = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
+    result = run_program(program(receiver.url, after=after), env=quiet)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert sorted(stored_steps(receiver.url)) == ["before", "child"]
+
+
+def test_the_first_process_of_a_container_ends_although_the_system_spares_it(receiver: Receiver) -> None:
+    sparing = """
+    killed = os.kill
+    os.kill = lambda pid, number: None if signal.getsignal(number) == signal.SIG_DFL else killed(pid, number)
+    """
+    result = ended_by(program(receiver.url, before=sparing), signal.SIGTERM)
+    assert result.returncode == 128 + signal.SIGTERM
+    assert stored_steps(receiver.url) == ["before"]
+
+
+@pytest.mark.parametrize("order", ["the loop's handler first", "the tracker first"])
+def test_the_handlers_of_an_event_loop_are_called_as_before(receiver: Receiver, order: str) -> None:
+    source = """
+        import asyncio, os, signal
+        from agentscope import create_tracker
+        async def main():
+            stop = asyncio.Event()
+            make = lambda: create_tracker("ask_test", {url!r}, flush_interval=60, flush_on_signal=True)
+            tracker = make() if {tracker_first} else None
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+            tracker = tracker or make()
+            run_id = tracker.start_run("agent")
+            os.kill(os.getpid(), signal.SIGTERM)
+            await stop.wait()
+            tracker.track_step("after the signal", run_id=run_id)
+        asyncio.run(main())
+    """
+    result = run_program(source.format(url=receiver.url, tracker_first=order == "the tracker first"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert stored_steps(receiver.url) == ["after the signal"]
+
+
+UVICORN = """
+    import os, signal, threading
+    import uvicorn
+    from agentscope import create_tracker
+    def make():
+        global tracker
+        tracker = create_tracker("ask_test", {url!r}, flush_interval=60, flush_on_signal=True)
+    {early}
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            {late}
+            await send({{"type": "lifespan.startup.complete"}})
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            await receive()
+            tracker.track_step("at shutdown", run_id=tracker.start_run("agent"))
+            {flush}
+            await send({{"type": "lifespan.shutdown.complete"}})
+    uvicorn.run(app, port=0, log_level="error")
+"""
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "flush"),
+    [("make()", "pass", "pass"), ("pass", "make()", "await tracker.aflush()")],
+    ids=["made before the server", "made by the server, with a flush at shutdown"],
+)
+def test_a_server_that_raises_the_signal_again_loses_nothing(
+    receiver: Receiver, early: str, late: str, flush: str
+) -> None:
+    result = run_program(UVICORN.format(url=receiver.url, early=early, late=late, flush=flush))
+    assert (result.returncode, result.stderr) == (-signal.SIGTERM, "")
+    assert stored_steps(receiver.url) == ["at shutdown"]
