@@ -21,6 +21,8 @@ from tests.support.proxy import FaultProxy
 from tests.support.stored import get, stored_runs, stored_steps
 from tests.support.wait import until
 
+pytestmark = pytest.mark.once
+
 STEPS = 400
 LONGEST = 2.0
 """Seconds of chaos; what waits then is delivered in peace."""

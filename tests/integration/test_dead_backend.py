@@ -8,6 +8,8 @@ from benchmarks.dead_backend import faults, measured
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("mode", ["refuse", "hang"])
 def test_a_flood_into_a_dead_backend_stays_within_the_bound_and_every_drop_is_counted(mode: str) -> None:

@@ -20,6 +20,8 @@ from agentscope.server.serve import Receiver
 from tests.support.attackers import head
 from tests.support.receiver import Client, connect, envelope, raw, read_all, run_start, step
 
+pytestmark = pytest.mark.once
+
 JSON_ROUTES = (("POST", "/api/ingest/batch"), ("POST", "/api/ingest/run"), ("POST", "/v1/traces"), ("POST", "/history"))
 WRITING = (*JSON_ROUTES, ("POST", "/api/public/otel/v1/traces"), ("POST", "/history-events"))
 KEY = "ask_the_kéy"

@@ -26,6 +26,8 @@ REQUESTS = 12
 APP = """
 import os
 from agentscope import create_tracker
+
+pytestmark = pytest.mark.once
 tracker = create_tracker("ask_test", os.environ["TARGET"], flush_interval=float(os.environ["INTERVAL"]))
 if os.environ.get("AT_IMPORT"):
     tracker.track_step("at import", run_id=tracker.start_run("import"))

@@ -13,6 +13,8 @@ from agentscope.server.schema import open_writer
 from benchmarks.soak.verdict import END, START, Promise, Verdict, judge
 from tests.support.command import run
 
+pytestmark = pytest.mark.once
+
 
 def test_what_was_promised_is_stored_once_though_everything_is_killed_and_the_network_breaks(tmp_path: Path) -> None:
     """Two seeds: after the one the spool is emptied by `agentscope replay`, after the other by a producer that goes on."""
