@@ -16,7 +16,7 @@ from typing import Any
 from ..events import Event
 
 _FRAME = Struct(">II")
-_SALT = Struct(">QI")
+_SALT = Struct(">qI")
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 

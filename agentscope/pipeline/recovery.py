@@ -6,25 +6,31 @@ as its lock is; if this process dies too, the next one goes on where the acknowl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from math import inf
 
 from ..config import Config
 from ..events import Event
-from ..protocols import UNAUTHORIZED, Exporter, Outcome
+from ..protocols import BUSY, UNAUTHORIZED, Exporter, Outcome
+from ..protocols.answers import clean
 from . import spooldir, threads
 from .ledger import SPOOL_ERROR, Ledger
 from .notices import logger
 from .shipping import Shipper
 from .spool import Place
 from .spooldir import Claim
-from .spoolfile import Corrupt, SpoolFile, Unusable
+from .spoolfile import Corrupt, Origin, SpoolFile, Unusable, parts
 
 SCAN = 5.0
 """Seconds between two looks into the directory."""
 MOST_RATE = 10_000
 """Events a second that may be sent beside new ones."""
+UNREADABLE = 60.0
+"""Seconds before a file that could not be read is tried again."""
 
-NEVER_SEQ = (1 << 63) - 1
+FIRST_SEQ, LAST_SEQ = -(1 << 63), (1 << 63) - 1
+"""What SQLite has for numbers: damaged ones are no larger or smaller."""
 
 
 class Recovery:
@@ -38,7 +44,8 @@ class Recovery:
         self._exporter = exporter
         self._any_key = any_key
         self._next = 0.0
-        self._skipped: set[str] = set()
+        self._skipped: dict[str, tuple[float, float]] = {}
+        """Files that are not wanted as they are: how they looked, and until when."""
         self._orphan: Orphan | None = None
 
     @property
@@ -72,6 +79,14 @@ class Recovery:
             orphan.finish()
             self._orphan = None
             logger.info("sent %d events that an earlier process had left in the spool", orphan.delivered)
+            if orphan.given_up:
+                logger.warning("gave up %d events that an earlier process had left in the spool", orphan.given_up)
+            if os.path.lexists(orphan.path):
+                self._skip(orphan.path, inf)  # it cannot be deleted, and must not be sent again and again
+        elif orphan.stuck:
+            orphan.leave()
+            self._orphan = None
+            self._skip(orphan.path, now + UNREADABLE)
         # Half of the time, and so many a second, are the most that old events may take from new ones.
         taken = clock() - now
         self._next = clock() + max(taken, len(outcome.delivered) / MOST_RATE)
@@ -87,51 +102,64 @@ class Recovery:
 
     def _adopt(self, now: float) -> Orphan | None:
         with threads.disk() as free:
-            for claim in self._claims() if free else ():
-                file = self._openable(claim)
+            for claim in self._claims(now) if free else ():
+                file = self._openable(claim, now)
                 if file is not None:
                     return Orphan(self._config, claim, file, self.ledger, self._exporter)
         return None
 
-    def _claims(self) -> Iterator[Claim]:
+    def _skip(self, database: str, until: float) -> None:
+        self._skipped[database] = (_looks(database), until)
+
+    def _claims(self, now: float) -> Iterator[Claim]:
+        self._skipped = {
+            path: (looks, until)
+            for path, (looks, until) in self._skipped.items()
+            if looks == _looks(path) and now < until
+        }
         try:
             yield from spooldir.orphans(self._place.directory, self._place.prefix, self._skipped)
         except (OSError, spooldir.Denied):
             return  # the session's own spool tells of it
 
-    def _openable(self, claim: Claim) -> SpoolFile | None:
+    def _openable(self, claim: Claim, now: float) -> SpoolFile | None:
         """The file, if it is for this destination and can be read. Any other is left, removed or put aside."""
+        file, until = None, inf
         try:
-            file = open_orphan(claim)
+            file = open_orphan(claim, self._is_mine)
+            if file is not None and not file.count():
+                file.close()
+                claim.remove()
+                file = None
         except Exception as error:
-            # Not now; perhaps never, and it is not to be tried for ever.
-            self._skipped.add(claim.path)
-            claim.release()
-            logger.warning("a file in the spool cannot be read (%s) and is left as it is", type(error).__name__)
-            return None
+            if file is not None:
+                file.close()
+            file, until = None, now + UNREADABLE
+            logger.warning("a file in the spool cannot be read (%s) and is left as it is", clean(_told(error)))
         if file is None:
-            if claim.held:  # of another version
-                self._skipped.add(claim.path)
-                claim.release()
-            return None
-        origin = file.origin
-        mine = self._any_key or origin.key_mark == self._place.key_mark or origin.refused
-        if origin.destination != self._place.destination or not mine:
-            file.close()
             claim.release()
-            return None
-        if not file.count():
-            file.close()
-            claim.remove()
-            return None
+            if os.path.lexists(claim.database):
+                self._skip(claim.database, until)
         return file
 
+    def _is_mine(self, origin: Origin) -> bool:
+        mine = self._any_key or origin.key_mark == self._place.key_mark or origin.refused
+        return mine and origin.destination == self._place.destination
 
-def open_orphan(claim: Claim) -> SpoolFile | None:
+
+def open_orphan(claim: Claim, wanted: Callable[[Origin], bool] = lambda origin: True) -> SpoolFile | None:
     """The file behind a claim. None if there is none to read: one that was never finished is removed, one that is broken put
-    aside, and one of another version left alone, its claim still held."""
+    aside, and one of another version, or that is not wanted, left alone, its claim still held."""
     try:
-        return SpoolFile.open(claim.database)
+        file = SpoolFile.open(claim.database)
+        try:
+            if wanted(file.origin):
+                file.check()
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
     except Unusable as error:
         if error.foreign:
             logger.warning("a file in the spool is left as it is: %s", error)
@@ -142,27 +170,43 @@ def open_orphan(claim: Claim) -> SpoolFile | None:
     return None
 
 
+def _looks(database: str) -> float:
+    """A number that is another one when the file has changed."""
+    return sum(os.path.getmtime(path) for path in parts(database)[:2] if os.path.exists(path))
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if type(error).__module__ == "sqlite3" else type(error).__name__
+
+
 class Orphan:
     """One file that somebody has left, and a shipper for it."""
 
     def __init__(self, config: Config, claim: Claim, file: SpoolFile, ledger: Ledger, exporter: Exporter) -> None:
         self.count = file.count()
         self.done = False
+        self.stuck = False
+        """It cannot be read at the moment, and all that was sent of it is deleted."""
+        self.path = claim.database
         self._claim = claim
         self._file = file
         self._ledger = ledger
-        self._before = ledger.delivered
+        self._before = ledger.delivered, sum(ledger.dropped().values())
         self._limits = (config.batch_size, config.max_batch_bytes)
         self._shipper = Shipper(config, file.origin.session, ledger, exporter, lambda event: event)
         self._shipper.on_settled = self._settled
         self._gone: list[int] = []
-        self._cursor = 0
-        self._end = NEVER_SEQ
+        self._cursor = FIRST_SEQ
+        self._end = LAST_SEQ
         self._broken = False
 
     @property
     def delivered(self) -> int:
-        return self._ledger.delivered - self._before
+        return self._ledger.delivered - self._before[0]
+
+    @property
+    def given_up(self) -> int:
+        return sum(self._ledger.dropped().values()) - self._before[1]
 
     @property
     def session_id(self) -> str:
@@ -172,40 +216,49 @@ class Orphan:
         """One attempt at the batch in hand, or at the next one."""
         shipper = self._shipper
         with threads.disk() as free:
-            if not free:
-                return Outcome()
-            self._fill()
+            problem = self._fill() if free else "the spool is not free"
         shipper.collect(now)
         if not shipper.in_hand:
-            if not shipper.busy:
+            if not shipper.busy and problem is None:
                 shipper.finish(now)
             shipper.load(now)
-        outcome = shipper.attempt(limit, now) if shipper.in_hand else Outcome()
+        outcome = Outcome(problem=problem, kind=BUSY if problem else None)
+        if shipper.in_hand:
+            outcome = shipper.attempt(limit, now)
         with threads.disk() as free:
             if free:
                 self._delete(outcome)
+        self.stuck = problem is not None and not self._gone and not shipper.busy
         self.done = self._cursor == self._end and not shipper.unsettled and not shipper.queue.events
         return outcome
 
-    def _fill(self) -> None:
-        """Have a batch's worth of events in the queue."""
+    def _fill(self) -> str | None:
+        """Have a batch's worth of events in the queue. Why that is not possible now, or None."""
         queue = self._shipper.queue
         if self._cursor == self._end or len(queue) >= self._limits[0]:
-            return
+            return None
         before = self._file.damaged
         try:
             events = self._file.read(self._cursor, self._end, *self._limits)
-        except Exception:
+        except Corrupt:
             # What is left cannot be read. It is put aside at the end.
-            events, self._file.damaged = [], self._file.damaged + 1
+            events, self._file.damaged = [], before
             self._broken = True
-        self._ledger.drop(SPOOL_ERROR, self._file.damaged - before)
+        except Exception as error:
+            self._file.damaged = before  # they are there still
+            return f"a file in the spool cannot be read ({clean(_told(error))})"
+        damaged = self._file.damaged - before
+        self._ledger.drop(SPOOL_ERROR, damaged)
         for event in events:
             if queue.put(event, True) is not None:
-                break  # no room, with all that waits for its end; it is read again
+                if self._shipper.busy or self._shipper.parked:
+                    break  # no room, with all that waits for its end; it is read again
+                queue.take_back([event])  # larger than this process takes: it was taken by another
+                queue.events.append(event)
             self._cursor = event.seq
-        if not events:
+        if not events and not damaged:
             self._cursor = self._end
+        return None
 
     def _settled(self, events: list[Event]) -> None:
         self._gone += [event.seq for event in events]
@@ -221,14 +274,19 @@ class Orphan:
             self._gone += gone
 
     def finish(self) -> None:
-        """All is settled."""
+        """All is settled that can be read."""
+        if self._broken:
+            self._ledger.drop(SPOOL_ERROR, max(self.count - self.delivered - self.given_up, 0))
         with threads.disk() as free:
             if free:
                 self._file.close()
-                if self._broken:
-                    logger.warning("a file in the spool was damaged and is now %s", self._claim.quarantine())
-                else:
+                if not self._broken:
                     self._claim.remove()
+                    return
+                try:
+                    logger.warning("a file in the spool was damaged and is now %s", self._claim.quarantine())
+                except OSError:
+                    self._claim.release()
 
     def leave(self) -> None:
         """Let others have it, as it is now."""

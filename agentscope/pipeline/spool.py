@@ -25,6 +25,8 @@ RETRY = 5.0
 RETRY_FULL = 1.0
 LOOK = 1.0
 """Seconds between two looks at what the directory takes."""
+QUIET = 60.0
+"""Seconds before the same trouble is told of again."""
 WORTH_SHRINKING = 8 << 20
 
 
@@ -35,6 +37,8 @@ class Saved(NamedTuple):
     gone: bool = False
     lost: bool = False
     """The file is lost, with all that was in it. There will be another."""
+    doubtful: bool = False
+    """The write failed, and may yet be found on disk."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,13 @@ class Spool:
     _next_look: float = 0.0
     _others: int = 0
     _refused: bool = False
-    _said: set[str] = field(default_factory=set)
+    _said: dict[str, float] = field(default_factory=dict)
+    """When each kind of trouble was told of."""
+    _complained: bool = False
     _tries: int = 0
+    _made: bool = False
+    """The claimed file has been there."""
+    _closed: bool = False
 
     def wait(self, now: float) -> float:
         """Seconds until something may be stored; 0 if now."""
@@ -86,9 +95,9 @@ class Spool:
 
     def save(self, rows: Sequence[tuple[int, bytes]], gone: Sequence[int], now: float) -> Saved:
         """Add events and remove others."""
-        if self.wait(now):
+        if self.wait(now) or self._closed:
             return Saved()
-        if self._file is not None and not self._file.is_there():
+        if self._claim is not None and self._made and not os.path.exists(self._claim.database):
             self._lose()
             self._fail("its file has been deleted", now, "deleted")
             self._next_try = now
@@ -109,7 +118,7 @@ class Spool:
             full = self._bounded(file, now) and bool(rows)
             if not full:
                 file.write(rows, gone)
-                self._works()
+                self._works(now)
                 return Saved(rows=True, gone=True)
         except Exception as error:
             if is_corrupt(error):
@@ -118,7 +127,7 @@ class Spool:
                 # What this connection believes of the file may be wrong from now on: it is opened anew.
                 self._close_file()
                 self._fail(_told(error), now, "write")
-                return Saved()
+                return Saved(doubtful=True)
         return self._make_room(file, sum(len(data) for _, data in rows), gone, now)
 
     def _make_room(self, file: SpoolFile, wanted: int, gone: Sequence[int], now: float) -> Saved:
@@ -173,7 +182,8 @@ class Spool:
             self._close_file()
 
     def close(self, left: int) -> None:
-        """Let others have what is left, or remove the file if that is nothing."""
+        """Let others have what is left, or remove the file if that is nothing. Nothing is written any more."""
+        self._closed = True
         self._close_file()
         claim, self._claim = self._claim, None
         try:
@@ -197,17 +207,25 @@ class Spool:
                 self._file = self._reopened(self._claim)
             else:
                 self._file = SpoolFile.create(self._claim.database, origin)
+            self._made = True
         return self._file
 
     def _reopened(self, claim: Claim) -> SpoolFile:
         try:
-            return SpoolFile.open(claim.database)
+            file = SpoolFile.open(claim.database)
         except Unusable as error:
             raise Corrupt from error  # it is our own, so it was cut short while it was made
+        try:
+            file.check()
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def _claimed(self) -> Claim:
         # A lost file's name is not used again: what becomes of it is somebody else's business.
         self._tries += 1
+        self._made = False
         suffix = "" if self._tries == 1 else f"-{self._tries}"
         return spooldir.claim_new(self.place.directory, f"{self.place.prefix}-{self.session.id}{suffix}")
 
@@ -260,17 +278,19 @@ class Spool:
         except Exception:
             return False
 
-    def _works(self) -> None:
-        if self.problem is not None:
+    def _works(self, now: float) -> None:
+        if self._complained:
             logger.info("the spool works again")
-        self.problem, self.reason = None, SPOOL_ERROR
-        self._said.clear()
+        self.problem, self.reason, self._complained = None, SPOOL_ERROR, False
+        # What comes and goes, as a bound that is met and left, is told of once in a while.
+        self._said = {kind: said for kind, said in self._said.items() if now - said < QUIET}
 
     def _fail(self, sentence: str, now: float, kind: str) -> None:
         self.problem = f"the spool does not work: {sentence}"
         self._next_try = now + RETRY
         if kind not in self._said:
-            self._said.add(kind)
+            self._said[kind] = now
+            self._complained = True
             logger.warning("the spool does not work, events are kept in memory: %s", clean(sentence))
 
 

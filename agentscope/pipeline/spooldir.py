@@ -11,9 +11,12 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from .spoolfile import parts
+from .spoolfile import parts, remove
 
-_owned: set[str] = set()
+Identity = tuple[int, int]
+"""Device and inode: a directory may be known under several names."""
+
+_owned: set[Identity] = set()
 """Locks that this process holds. To open such a file again and close it would release it: POSIX has it so."""
 
 
@@ -25,15 +28,20 @@ def prepare(directory: str) -> None:
     """Make the directory, for its owner alone, or see that the one that is there will do. Raises `Denied`."""
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        found = os.stat(directory)
-        if not stat.S_ISDIR(found.st_mode):
-            raise Denied(f"{directory} is not a directory")
-        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-            raise Denied(f"anybody may write to {directory}")
+        found = _trusted(directory)
         if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not _has_strangers(directory):
             os.chmod(directory, 0o700)
     except OSError as error:
         raise Denied(f"{directory} cannot be used: {error.strerror}") from None
+
+
+def _trusted(directory: str) -> os.stat_result:
+    found = os.stat(directory)
+    if not stat.S_ISDIR(found.st_mode):
+        raise Denied(f"{directory} is not a directory")
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        raise Denied(f"anybody may write to {directory}")
+    return found
 
 
 def _has_strangers(directory: str) -> bool:
@@ -41,17 +49,16 @@ def _has_strangers(directory: str) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    return any(
-        name.endswith(suffix) or f"{suffix}.corrupt-" in name for suffix in (".db", ".db-wal", ".db-shm", ".lock")
-    )
+    return name.endswith((*parts(".db"), ".lock")) or ".db.corrupt-" in name
 
 
 class Claim:
     """A lock that is held, on the file `path` with the database's name; `release` gives it back."""
 
-    def __init__(self, path: str, descriptor: int) -> None:
+    def __init__(self, path: str, descriptor: int, identity: Identity) -> None:
         self.path = path
         self._descriptor = descriptor
+        self._identity = identity
         self.held = True
 
     @property
@@ -62,16 +69,16 @@ class Claim:
         """Let others have the file."""
         if self.held:
             self.held = False
-            _owned.discard(self.path)
+            _owned.discard(self._identity)
             os.close(self._descriptor)
 
     def remove(self) -> None:
-        """Delete the file, and the lock last: nobody may adopt what is half gone."""
-        for path in (*parts(self.database), self.path):
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                pass
+        """Delete the file, and the lock last: nobody may adopt what is half gone. What cannot be deleted stays."""
+        remove(self.database)
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass  # there is nothing behind it
         self.release()
 
     def quarantine(self) -> str:
@@ -98,18 +105,32 @@ def claim_new(directory: str, name: str) -> Claim:
 
 
 def orphans(directory: str, prefix: str, skipped: Collection[str] = ()) -> Iterator[Claim]:
-    """Files beginning with `prefix` whose owner does not live any more, each locked for this process. Raises `OSError`.
+    """Files beginning with `prefix` whose owner does not live any more, each locked for this process.
 
-    `skipped` are the locks of those that are not wanted.
+    `skipped` are the databases that are not wanted. Raises `OSError` and `Denied`.
     """
+    # Where anybody may put files, nobody else's are believed; root may care for those of the directory's owner.
+    owners = {os.geteuid(), _trusted(directory).st_uid}
     names = sorted(entry.name for entry in os.scandir(directory) if entry.name.startswith(prefix))
     stems = {name.removesuffix(suffix) for suffix in (".lock", ".db") for name in names if name.endswith(suffix)}
     for stem in sorted(stems):
         path = os.path.join(directory, f"{stem}.lock")
-        if path not in _owned and path not in skipped:
-            claim = _claim(path, os.O_CREAT)
+        if _database_of(path) not in skipped and _is_safe(path, owners) and _is_safe(_database_of(path), owners):
+            try:
+                claim = _claim(path, os.O_CREAT)
+            except OSError:
+                continue
             if claim is not None:
                 yield claim
+
+
+def _is_safe(path: str, owners: Collection[int]) -> bool:
+    """Whether this is a file and no link, of one of these users, and not locked by this process; or nothing at all."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(found.st_mode) and found.st_uid in owners and (found.st_dev, found.st_ino) not in _owned
 
 
 def bytes_in(directory: str) -> int:
@@ -130,18 +151,18 @@ def _claim(path: str, flags: int) -> Claim | None:
     except ImportError:  # Windows
         raise Denied("this system has no locks that end with their process") from None
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
-    _owned.add(path)
     try:
         lockf(descriptor, LOCK_EX | LOCK_NB)
-        if _same(os.fstat(descriptor), path):
-            return Claim(path, descriptor)
+        found = os.fstat(descriptor)
+        if _same(found, path):
+            identity = (found.st_dev, found.st_ino)
+            _owned.add(identity)
+            return Claim(path, descriptor, identity)
     except OSError:
         pass
     except BaseException:
-        _owned.discard(path)
         os.close(descriptor)
         raise
-    _owned.discard(path)
     os.close(descriptor)
     return None
 

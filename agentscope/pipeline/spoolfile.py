@@ -25,10 +25,24 @@ _BUSY = 1.0
 _CHECKED_IN_FULL = 64 << 20  # bytes; to look through a longer file takes longer than events may wait
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names for them
 
-_TABLES = """
-CREATE TABLE events (seq INTEGER PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE about (id TEXT NOT NULL, event_prefix TEXT NOT NULL, destination TEXT NOT NULL, key_mark TEXT NOT NULL,
-  refused INTEGER NOT NULL);
+_TABLES = (
+    (
+        "CREATE TABLE about (id TEXT NOT NULL, event_prefix TEXT NOT NULL, "
+        "destination TEXT NOT NULL, key_mark TEXT NOT NULL, refused INTEGER NOT NULL)"
+    ),
+    "CREATE TABLE events (seq INTEGER PRIMARY KEY, data BLOB NOT NULL)",
+)
+
+# sqlite3 gives up the interpreter's lock for each step, that is for each row, and in a program that computes it may take 5 ms to
+# have it back: so everything is written in few statements, and read in one step.
+_AT_ONCE = 499  # rows; SQLite may allow a statement as few as 999 variables
+# A damaged record may well claim to be a text, which would have to be UTF-8: so it is cast, and read as hexadecimal digits.
+_READ = """
+SELECT group_concat(seq || ' ' || hex(data)) FROM (
+  SELECT seq, data, sum(length(data)) OVER (ORDER BY seq) AS total FROM (
+    SELECT seq, CAST(data AS BLOB) AS data FROM events WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?
+  )
+) WHERE total - length(data) < ?
 """
 
 
@@ -77,7 +91,7 @@ class SpoolFile:
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             _prepare(connection)
             connection.execute("BEGIN IMMEDIATE")
-            for statement in _TABLES.split(";"):
+            for statement in _TABLES:
                 connection.execute(statement)
             (session_id, prefix), destination, mark, refused = origin
             connection.execute(
@@ -88,18 +102,19 @@ class SpoolFile:
             connection.execute("COMMIT")
         except BaseException:
             connection.close()
+            remove(path)
             raise
         return cls(path, connection, origin)
 
     @classmethod
     def open(cls, path: str) -> SpoolFile:
         """Open one that is there. Raises `Unusable` or `Corrupt`."""
+        if not os.path.exists(path):  # SQLite would make one
+            raise Unusable("there is none", foreign=False)
         connection = _connect(path)
         try:
             origin = _read_origin(connection)
             _prepare(connection)
-            if os.path.getsize(path) <= _CHECKED_IN_FULL and not _is_sound(connection):
-                raise Corrupt
         except BaseException as error:
             connection.close()
             if is_corrupt(error):
@@ -107,13 +122,31 @@ class SpoolFile:
             raise
         return cls(path, connection, origin)
 
+    def check(self) -> None:
+        """Look through the whole of it, unless it is large. Raises `Corrupt`."""
+        try:
+            if os.path.getsize(self.path) <= _CHECKED_IN_FULL and not _is_sound(self._connection):
+                raise Corrupt
+        except Exception as error:
+            if is_corrupt(error):
+                raise Corrupt from error
+            raise
+
     def write(self, rows: Sequence[tuple[int, bytes]], gone: Iterable[int]) -> None:
         """Add events, as (seq, packed), and remove those with these numbers: all of it, or nothing."""
         db = self._connection
         db.execute("BEGIN IMMEDIATE")
         try:
-            db.executemany("DELETE FROM events WHERE seq=?", [(seq,) for seq in gone])
-            db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?)", rows)
+            numbers = ",".join(map(str, gone))
+            if numbers:
+                db.execute(f"DELETE FROM events WHERE seq IN ({numbers})")  # noqa: S608 - numbers of our own
+            for start in range(0, len(rows), _AT_ONCE):
+                part = rows[start : start + _AT_ONCE]
+                places = ",".join(["(?,?)"] * len(part))
+                db.execute(
+                    f"INSERT OR IGNORE INTO events VALUES {places}",  # noqa: S608 - question marks
+                    [value for row in part for value in row],
+                )
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
@@ -129,26 +162,25 @@ class SpoolFile:
 
         events: list[Event] = []
         damaged: list[int] = []
-        size = 0
-        # A damaged record may well claim to be a text, which would have to be UTF-8.
-        sql = "SELECT seq, CAST(data AS BLOB) FROM events WHERE seq>? AND seq<=? ORDER BY seq LIMIT ?"
         try:
-            for seq, data in self._connection.execute(sql, (after, upto, most)):
-                try:
-                    events.append(unpack(seq, data))
-                except Damaged:
-                    damaged.append(seq)
-                    continue
-                size += events[-1].size
-                if size >= most_bytes:
-                    break
+            found = self._connection.execute(_READ, (after, upto, most, most_bytes)).fetchone()[0]
         except DatabaseError as error:
             if is_corrupt(error):
                 raise Corrupt from error
             raise
+        for row in found.split(",") if found else ():
+            seq, _, data = row.partition(" ")
+            try:
+                events.append(unpack(int(seq), bytes.fromhex(data)))
+            except Damaged:
+                damaged.append(int(seq))
+        events.sort(key=lambda event: event.seq)
         if damaged:
-            self.damaged += len(damaged)
+            before = self._connection.total_changes
             self.write((), damaged)
+            if self._connection.total_changes - before != len(damaged):
+                raise Corrupt  # they would be found again and again
+            self.damaged += len(damaged)
         return events
 
     def count(self) -> int:
@@ -178,12 +210,9 @@ class SpoolFile:
 
     def shrink(self) -> None:
         """Give what is not used back to the file system."""
-        self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+        # It gives back a page a step, and `execute` makes but one step of what has no columns.
+        self._connection.executescript("PRAGMA incremental_vacuum")
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def is_there(self) -> bool:
-        """Whether the file still has its name: somebody may have cleared the directory."""
-        return os.path.exists(self.path)
 
     def close(self) -> None:
         self._connection.close()
@@ -209,9 +238,18 @@ def is_full(error: BaseException) -> bool:
     return code & 0xFF == 13 if code is not None else "is full" in str(error)
 
 
-def parts(path: str) -> tuple[str, str, str]:
-    """All files that belong to a database."""
-    return path, f"{path}-wal", f"{path}-shm"
+def parts(path: str) -> tuple[str, ...]:
+    """All files that belong to a database; the last one only while it is made."""
+    return path, f"{path}-wal", f"{path}-shm", f"{path}-journal"
+
+
+def remove(path: str) -> None:
+    """Delete a database, with all that belongs to it. What cannot be deleted stays."""
+    for part in parts(path):
+        try:
+            os.unlink(part)
+        except OSError:
+            continue
 
 
 def _connect(path: str) -> Connection:
@@ -234,12 +272,19 @@ def _prepare(connection: Connection) -> None:
 
 
 def _read_origin(connection: Connection) -> Origin:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
     if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise Unusable("its owner was killed before it had made it", foreign=False)
-    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        if application == APPLICATION_ID:  # which came with the tables
+            raise Corrupt
+        if connection.execute("PRAGMA page_count").fetchone()[0] <= 2:
+            raise Unusable("its owner was killed before it had made it", foreign=False)
+    if application != APPLICATION_ID:
         raise Unusable("it is of another application", foreign=True)
     if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
         raise Unusable("it was written by another version of agentscope", foreign=True)
+    # Letter by letter: a damaged word there, and SQLite sees other columns than there are.
+    if tuple(sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master ORDER BY name")) != _TABLES:
+        raise Corrupt
     row = connection.execute("SELECT * FROM about").fetchone()
     if row is None or [type(value) for value in row] != [str, str, str, str, int]:
         raise Corrupt

@@ -78,6 +78,9 @@ class Stage:
         """What is in memory, and could not be written."""
         self._deleting: set[int] = set()
         """What is settled, and perhaps on disk still."""
+        self._doubtful: set[int] = set()
+        """What may be on disk although its write failed."""
+        self._fresh_next = False
         self._cursor = 0
         """What is on disk only has a greater number."""
         self._last = 0
@@ -142,6 +145,8 @@ class Stage:
                 self._now_saved(taken.missing)
             else:
                 self._unsaved.update((event.seq, event) for event in taken.kept)
+                if saved.doubtful:
+                    self._doubtful.update(event.seq for event in (*taken.kept, *taken.missing))
             self._hand_over(taken.kept, saved.rows)
             self._queue.full_reason = self.spool.reason if self.spool.problem else QUEUE_FULL
         if self._here >= self.wake_at or self._disk_only:
@@ -159,6 +164,7 @@ class Stage:
 
     def _now_saved(self, missing: list[Event]) -> None:
         for event in missing:
+            self._doubtful.discard(event.seq)
             if self._unsaved.pop(event.seq, None) is not None:
                 self._on_disk.add(event.seq)
             else:
@@ -223,15 +229,17 @@ class Stage:
             new = [
                 event
                 for event in events
-                if event.seq not in self._on_disk and event.seq not in self._deleting and event.seq not in here
+                if not any(event.seq in known for known in (self._on_disk, self._deleting, self._unsaved, here))
             ]
             self._old.extend(new)
             self._queue.take_back(new)
             self._on_disk.update(event.seq for event in new)
             self._disk_only -= len(new)
             if self._cursor == cursor:
-                self._cursor = events[-1].seq if events else last
-                if not events and not damaged:
+                if events:
+                    self._cursor = events[-1].seq
+                elif not damaged:  # which is removed: behind it there may be more
+                    self._cursor = last
                     # They should have been there: they are lost, and it must not be looked for them for ever.
                     if self.spool.problem is None and not here:
                         self._ledger.drop(SPOOL_ERROR, self._disk_only)
@@ -243,9 +251,10 @@ class Stage:
 
     def next(self) -> Event | None:
         """The next event for a batch; old and new ones in turns, if their order does not matter."""
-        old_first = bool(self._old) and (not self.order_free or not self._fresh or len(self._old) >= len(self._fresh))
-        if old_first:
+        if self._old and not (self.order_free and self._fresh and self._fresh_next):
+            self._fresh_next = True
             return self._old.popleft()
+        self._fresh_next = False
         if self._fresh and (self.order_free or not self._disk_only or self.spool.unreadable):
             event = self._fresh.popleft()
             self._fresh_bytes -= event.size
@@ -264,8 +273,9 @@ class Stage:
         """These have their verdict: they need not be on disk any more."""
         for event in events:
             self._unsaved.pop(event.seq, None)
-            if event.seq in self._on_disk:
+            if event.seq in self._on_disk or event.seq in self._doubtful:
                 self._on_disk.discard(event.seq)
+                self._doubtful.discard(event.seq)
                 self._deleting.add(event.seq)
         if self._deleting:
             self._queue.ring()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from threading import Lock
 
 from ..events import Event
 from ..protocols.encoding import UNENCODABLE
@@ -30,7 +30,7 @@ class Storer:
         self._spool = spool
         self._queue = queue
         self._redact = redact
-        self._busy = threading.Lock()
+        self._busy = Lock()
 
     def watch(
         self, stopping: Callable[[], bool], over: Callable[[], bool], crashed: Callable[[BaseException], None]
@@ -42,7 +42,8 @@ class Storer:
         """See that a thread is at it, if one can be had."""
         if not self.running:
             self.running = True
-            self.running = threads.start(self._run, "agentscope-spool")
+            if not threads.start(self._run, "agentscope-spool"):
+                self.running = False
 
     def _run(self) -> None:
         try:
@@ -57,6 +58,7 @@ class Storer:
             self._crashed(error)
         finally:
             self.running = False
+            self._stage.ring()  # the one that delivers sees to it that there is another
 
     def store(self, now: float, timeout: float = -1.0) -> bool:
         """One transaction of what waits for it. True if there is more.
@@ -67,11 +69,11 @@ class Storer:
         if not self._busy.acquire(timeout=timeout):
             return False
         try:
-            return self._store(now)
+            return self._store(now, timeout)
         finally:
             self._busy.release()
 
-    def _store(self, now: float) -> bool:
+    def _store(self, now: float, timeout: float) -> bool:
         stage, spool = self._stage, self._spool
         events, missing, gone = stage.take(not spool.wait(now))
         taken = Taken([], [], missing, gone)
@@ -87,12 +89,12 @@ class Storer:
             except UNENCODABLE:
                 taken.dropped.append((event, ENCODE_ERROR))
         saved = Saved()
-        if rows or gone:
-            with threads.disk() as free:
+        if rows or gone or stage.spooled:  # with nothing to write, too, it is seen whether the file is still there
+            with threads.disk(timeout) as free:
                 saved = spool.save(rows, gone, now) if free else saved
         stage.put(taken, saved)
         if stage.idle:
-            with threads.disk() as free:
+            with threads.disk(timeout) as free:
                 if free:
                     spool.tidy()
-        return len(self._queue) > 0 or (stage.owes and (saved.rows or saved.gone))
+        return len(self._queue) > 0 or (stage.owes and (saved.rows or saved.gone or saved.lost))
