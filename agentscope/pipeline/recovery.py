@@ -44,6 +44,7 @@ class Recovery:
         self._exporter = exporter
         self._any_key = any_key
         self._next = 0.0
+        self._put_off = False
         self._skipped: dict[str, tuple[float, float]] = {}
         """Files that are not wanted as they are: how they looked, and until when."""
         self._orphan: Orphan | None = None
@@ -63,8 +64,13 @@ class Recovery:
         return max(self._next - now, 0.0)
 
     def put_off(self, until: float) -> None:
-        """Not before this moment."""
-        self._next = max(self._next, until)
+        """It did not work: not before this moment, unless the backend is seen to work."""
+        self._next, self._put_off = max(self._next, until), True
+
+    def go_on(self, now: float) -> None:
+        """The backend works."""
+        if self._put_off:
+            self._next, self._put_off = now, False
 
     def step(self, limit: float, now: float, clock: Callable[[], float]) -> Outcome | None:
         """Send one batch, within `limit` seconds; None if there is nothing to send."""

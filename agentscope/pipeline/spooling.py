@@ -54,6 +54,8 @@ class Spooling:
     def note(self, outcome: Outcome) -> None:
         """What an attempt has told of the backend."""
         self.stage.note(outcome, self._exporter.protocol in ORDER_FREE)
+        if outcome.delivered:
+            self.recovery.go_on(monotonic())
 
     def sleep(self, seconds: float | None, wake_at: int) -> None:
         """Wait until so many events may be batched, or somebody rings, or `seconds` are over, or old events are due."""

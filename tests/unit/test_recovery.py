@@ -427,3 +427,14 @@ def test_two_records_under_the_wrong_numbers_are_both_damaged(tmp_path: Path) ->
     recovery = recover(heir)
     assert set(heir.backend.stored) == dead.ids([3, 4])
     assert recovery.ledger.dropped() == {"spool_error": 2}
+
+
+def test_what_was_put_off_goes_on_as_soon_as_the_backend_is_seen_to_work(tmp_path: Path) -> None:
+    recovery = Bench(tmp_path).spooling.recovery
+    recovery.put_off(160.0)
+    assert recovery.wait(100.0) == 60.0
+    recovery.go_on(110.0)
+    assert recovery.wait(110.0) == 0.0
+    recovery.step(1.0, 110.0, lambda: 110.0)
+    recovery.go_on(111.0)  # what is not put off is not hurried either
+    assert recovery.wait(111.0) == SCAN - 1.0
