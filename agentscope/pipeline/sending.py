@@ -20,6 +20,9 @@ from .stopping import Stop
 if TYPE_CHECKING:
     from .spooling import Spooling
 
+LOOK = 1.0
+"""Seconds between two looks for new events during a long wait."""
+
 
 class Sender:
     """Done by the thread that delivers. Other threads ask for the end by setting `stop`, and `finished` when it has come."""
@@ -121,19 +124,19 @@ class Sender:
 
         New events need not wait for long, unless the backend has asked for it.
         """
-        end = monotonic() + seconds
+        now = monotonic()
+        end, fresh = now + seconds, now + FRESH * (0.5 + self._random.random() / 2)
         stopping = self.stop is not None
-        patient = self._asked_to_wait or self.kind in NEEDS_PERSON
-        came, portion = self._came(), FRESH * (0.5 + self._random.random() / 2)
-        while (left := end - monotonic()) > 0:
+        patient, came = self._asked_to_wait or self.kind in NEEDS_PERSON, self._came()
+        while (now := monotonic()) < end:
+            if not patient and now >= fresh and self._came() > came:
+                return
             if self.kind in NEEDS_PERSON:
                 self._flushes.answer(everyone=True)
             if self._spooling is not None:
                 self._spooling.see_to_storing()
-            before = monotonic()
-            (self._shipper.stage or self._shipper.queue).sleep(left if patient else min(left, portion), wake_at=NEVER)
-            if not patient and monotonic() - before >= portion and self._came() > came:
-                return
+            until = end if patient else min(end, fresh if now < fresh else now + LOOK)
+            (self._shipper.stage or self._shipper.queue).sleep(until - now, wake_at=NEVER)
             if (self.stop is not None) != stopping:
                 return
             if self._flushes and self.kind not in NEEDS_PERSON and not stopping:
