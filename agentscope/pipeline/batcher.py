@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..events import Event
 
@@ -50,18 +50,27 @@ class Batcher:
             return 0.0
         return max(self._since + self._max_age - now, 0.0)
 
-    def take(self, now: float) -> list[Event]:
-        """The next batch: never more than the limits, unless one event alone is larger."""
+    def next(self) -> list[Event]:
+        """The next batch: never more than the limits, unless one event alone is larger. It stays here until it is removed."""
         batch: list[Event] = []
         size = 0
-        while self._events and len(batch) < self._max_events:
-            size += self._events[0].size
-            if batch and size > self._max_bytes:
+        for event in self._events:
+            size += event.size
+            if len(batch) == self._max_events or (batch and size > self._max_bytes):
                 break
-            batch.append(self._events.popleft())
-            self._bytes -= batch[-1].size
-        self._since = now
+            batch.append(event)
         return batch
+
+    def remove(self, batch: Sequence[Event], now: float) -> None:
+        """What `next` gave is elsewhere now. The rest waits anew."""
+        for _ in batch:
+            self._bytes -= self._events.popleft().size
+        self._since = now
+
+    def keep(self, events: Iterable[Event]) -> None:
+        """Have these and no others: a change was broken off."""
+        self._events = deque(events)
+        self._bytes = sum(event.size for event in self._events)
 
     def clear(self) -> None:
         self._events.clear()

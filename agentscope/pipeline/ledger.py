@@ -25,6 +25,10 @@ AT_THE_END = frozenset({SHUTDOWN, UNAUTHORIZED, SPOOL_FULL, SPOOL_ERROR})
 """Reasons of what was still waiting when the end came; the second if it was the key that was refused."""
 
 
+Totals = tuple[int, dict[str, int]]
+"""Delivered, and dropped by reason: what was taken from the queue and has its verdict."""
+
+
 class Tally:
     """A counter that any thread may bump at any moment, a signal handler included: one C call, so nothing gets between."""
 
@@ -88,6 +92,17 @@ class Ledger:
     def drop(self, reason: str, number: int = 1) -> None:
         if number:
             self._dropped[reason] = self._dropped.get(reason, 0) + number
+
+    def with_verdicts(self, delivered: int, dropped: Iterable[str]) -> Totals:
+        """What the totals are once so many more are delivered, and some are dropped for these reasons."""
+        reasons = self._dropped.copy()
+        for reason in dropped:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        return self.delivered + delivered, reasons
+
+    def settle(self, totals: Totals) -> None:
+        """These are the totals now. To say so twice changes nothing."""
+        self.delivered, self._dropped = totals
 
     def dropped(self) -> dict[str, int]:
         """All that was given up, by reason."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,9 @@ from .batcher import Batcher
 from .cleaning import clean
 from .counts import Counts
 from .ledger import ENCODE_ERROR, SHUTDOWN, Ledger
+from .parking import Parking
 from .queue import EventQueue
+from .settling import Moves, Verdicts
 
 if TYPE_CHECKING:
     from .staging import Stage
@@ -36,8 +37,9 @@ class Shipper:
         self.queue = EventQueue(config.max_queue_bytes, config.max_batch_bytes)
         self.batcher = Batcher(config.batch_size, config.max_batch_bytes, config.flush_interval)
         self.ledger = ledger
-        self.moves = 0
-        """Odd while events are between two places: whoever counts then looks again."""
+        self._moves = Moves(self._mend)
+        self.move = self._moves.move
+        """Events change places inside this. It gives False when nothing may be moved any more."""
         self.through = 0
         """How many of the events taken from the queue are settled, counted in the queue's order."""
         self.stage: Stage | None = None
@@ -49,25 +51,28 @@ class Shipper:
         self._redact = redact
         self._batch_size = config.batch_size
         self._held: dict[int, Event] = {}
-        self._parked: dict[Part, list[Event]] = {}
-        """Redacted events that the protocol keeps for the end of their run or step."""
-        self._parts: dict[int, Part] = {}
-        """Where each parked event is, by its `seq`."""
-        self._parked_bytes = 0
+        self._parking = Parking()
         self._most_parked_bytes = config.max_queue_bytes // 2
         self._closing: set[Part] = set()
         self._redacted_before: set[int] = set()
         self._batch: Batch | None = None
+        self._verdicts: Verdicts | None = None
+        """What is being settled."""
         self._crashes = 0
         self._abandoned = False
         self._depth = 0
         self._settling = RLock()
 
     @property
+    def moves(self) -> int:
+        """Odd while events are between two places."""
+        return self._moves.number
+
+    @property
     def unsettled(self) -> int:
         """Events taken from the queue that have no verdict yet."""
         staged = 0 if self.stage is None else self.stage.waiting
-        return staged + len(self.batcher) + len(self._held) + len(self._parts)
+        return staged + len(self.batcher) + len(self._held) + len(self._parking)
 
     @property
     def spooled(self) -> int:
@@ -77,7 +82,7 @@ class Shipper:
     @property
     def parked(self) -> int:
         """Those of them that wait for the end of their run or step."""
-        return len(self._parts)
+        return len(self._parking)
 
     @property
     def in_hand(self) -> bool:
@@ -106,8 +111,7 @@ class Shipper:
         """Events that are batched, in hand or parked."""
         yield from self.batcher
         yield from self._held.values()
-        for events in self._parked.values():
-            yield from events
+        yield from self._parking
 
     def has_before(self, seq: int) -> bool:
         """Whether an event that came before this one has no verdict and is not parked. Only where there is a spool."""
@@ -118,18 +122,6 @@ class Shipper:
                 or self.stage.has_before(seq)
                 or any(event.seq < seq for event in (*self.batcher, *self._held.values()))
             )
-
-    @contextmanager
-    def move(self) -> Iterator[bool]:
-        """Events change places here; gives False when everything has been abandoned and nothing may be moved any more."""
-        with self._settling:
-            self._depth += 1
-            self.moves += self._depth == 1
-            try:
-                yield not self._abandoned
-            finally:
-                self.moves += self._depth == 1
-                self._depth -= 1
 
     def collect(self, now: float) -> None:
         """Take what fits into the next batch out of the queue."""
@@ -143,31 +135,29 @@ class Shipper:
             return
         with self.move() as allowed:
             while allowed and events and batcher.room():
-                batcher.add(events.popleft(), now)
+                batcher.add(events[0], now)
+                events.popleft()
                 self.ledger.taken += 1
 
     def load(self, now: float) -> None:
         """Take the next batch in hand, unless there is one."""
         if self._held:
             return
-        self._hold(now)
         self._batch, self._crashes = None, 0
+        self._hold(now)
 
     def attempt(self, timeout: float, now: float) -> Outcome:
         """Export the batch in hand once and settle what has a verdict."""
         batch = self._batch
         if batch is None:
             events = self._redacted(list(self._held.values()))
-            batch = self._batch = Batch(
-                new_id(),
-                self.session,
-                events,
-                self.ledger.unreported(),
-                parked=self._parked,
-                closing=self._closing,
-            )
+            told = self.ledger.unreported()
+            batch = Batch(new_id(), self.session, events, told, parked=self._parking.events, closing=self._closing)
+            self._batch = batch
         elif batch.server_errors >= PATIENCE:
-            self._top_up(batch, now)
+            self._top_up(now)
+        if len(batch.events) != len(self._held):
+            self._fill(batch)
         if not batch.events:
             return Outcome()
         self.ledger.attempts += 1
@@ -191,7 +181,7 @@ class Shipper:
         May be called from any thread.
         """
         with self.move():
-            self._abandoned = True
+            self._moves.over = True
             left = self.unsettled
             if self.stage is not None:
                 left -= self.stage.forget()
@@ -203,8 +193,7 @@ class Shipper:
                 left += 1
             self.batcher.clear()
             self._held.clear()
-            self._parked.clear()
-            self._parts.clear()
+            self._parking.clear()
             if left:
                 self.ledger.drop(reason, left)
             self.through = self.ledger.taken
@@ -212,67 +201,47 @@ class Shipper:
 
     def finish(self, now: float) -> None:
         """The end: once all else is settled, what is parked is sent as it is."""
-        if self._parts and not self.busy:
-            self._close(list(self._parked), now)
+        if self._parking and not self.busy:
+            self._close(list(self._parking.events), now)
 
     def _close(self, parts: Iterable[Part], now: float) -> None:
         """Have these parts sent as they are. Their last event goes ahead, and takes the others along."""
         with self.move() as allowed:
             for part in parts if allowed else ():
-                last = self._parked[part][-1]
-                self._unpark(last.seq)
+                last = self._parking.last(part)
                 self._closing.add(part)
                 self._note_redacted((last,))
                 self.batcher.add(last, now)
+                self._parking.remove(last)
 
     def _relieve(self, now: float) -> None:
         """What never ends must not fill the queue: the oldest of it is sent as it is."""
-        if len(self._parts) > MOST_PARKED or self._parked_bytes > self._most_parked_bytes:
+        if len(self._parking) > MOST_PARKED or self._parking.bytes > self._most_parked_bytes:
             # What is on its way takes its parked events along: sent before it or after it, they would be torn apart.
             moving = {(event.run_id, event.step_id) for event in (*self._held.values(), *self.batcher)}
-            oldest = [part for part in self._parked if part not in moving]
-            self._close(oldest[: len(self._parked) // 10 + 1], now)
+            oldest = self._parking.parts(without=moving)
+            self._close(oldest[: len(self._parking.events) // 10 + 1], now)
 
     def _release(self, now: float) -> None:
         """Have everything that is parked sent event by event, before what came after it."""
-        events = [event for seq in sorted(self._parts) if (event := self._unpark(seq)) is not None]
+        events = sorted(self._parking, key=lambda event: event.seq)
         self._note_redacted(events)
         self.batcher.put_back(events, now)
+        self._parking.clear()
         self.through = self.ledger.taken - len(self.batcher)
 
     def _park(self, batch: Batch, seqs: set[int]) -> None:
         """Keep events for the end of their run or step."""
         for event in batch.events if seqs else ():
-            if event.seq in seqs and self._held.pop(event.seq, None) is not None:
-                part = (event.run_id, event.step_id)
-                self._parked.setdefault(part, []).append(event)
-                self._parts[event.seq] = part
-                self._parked_bytes += event.size
+            if event.seq in seqs and event.seq in self._held:
+                self._parking.add(event)
+                del self._held[event.seq]
 
-    def _unpark(self, seq: int) -> Event | None:
-        part = self._parts.pop(seq, None)
-        if part is None:
-            return None
-        event = next(event for event in self._parked[part] if event.seq == seq)
-        self._parked_bytes -= event.size
-        self._parked[part].remove(event)
-        if not self._parked[part]:
-            del self._parked[part]
-        return event
-
-    def _pop(self, seq: int) -> Event | None:
-        """Take an event that has its verdict from where it is."""
-        event = self._held.pop(seq, None)
-        if event is None:
-            return self._unpark(seq)
-        self._closing.discard((event.run_id, event.step_id))
-        return event
-
-    def _hold(self, now: float) -> list[Event]:
+    def _hold(self, now: float) -> None:
         with self.move() as allowed:
-            events = self.batcher.take(now) if allowed else []
+            events = self.batcher.next() if allowed else []
             self._held.update((event.seq, event) for event in events)
-        return events
+            self.batcher.remove(events, now)
 
     def _note_redacted(self, events: Iterable[Event]) -> None:
         if self.stage is None:
@@ -285,7 +254,6 @@ class Shipper:
         kept = []
         for event in events:
             if event.seq in self._redacted_before:
-                self._redacted_before.discard(event.seq)
                 kept.append(event)
                 continue
             cleaned = clean(event, self._redact)
@@ -321,21 +289,58 @@ class Shipper:
         with self.move() as allowed:
             if not allowed:
                 return
-            gone = [event for seq in delivered if (event := self._pop(seq)) is not None]
-            self.ledger.delivered += len(gone)
-            for seq, reason in dropped:
-                event = self._pop(seq)
-                if event is not None:
-                    gone.append(event)
-                    self.ledger.drop(reason)
-            self.queue.release(gone)
-            if self.on_settled is not None:
-                self.on_settled(gone)
-            if not self._held:
-                self.through = self.ledger.taken - len(self.batcher)
+            reasons = dict(reversed(list(dropped)))  # of several, the first one counts
+            gone = {event.seq: event for event in map(self._find, delivered) if event is not None}
+            refused = [event for event in map(self._find, reasons) if event is not None and event.seq not in gone]
+            told = [(event, reasons[event.seq]) for event in refused]
+            # From here on all is known: what a thread does not live to carry out is left to `_mend`.
+            self._verdicts = Verdicts.of([*gone.values()], told, self.ledger, self.queue)
+            self._carry_out(self._verdicts)
 
-    def _top_up(self, batch: Batch, now: float) -> None:
+    def _find(self, seq: int) -> Event | None:
+        """An event that has no verdict yet."""
+        return self._held.get(seq) or self._parking.get(seq)
+
+    def _carry_out(self, verdicts: Verdicts) -> None:
+        """Settle these. To do so twice changes nothing."""
+        for event in verdicts.events:
+            if self._held.pop(event.seq, None) is not None:
+                self._closing.discard((event.run_id, event.step_id))
+            elif self._parking.get(event.seq) is not None:
+                self._parking.remove(event)
+            self._redacted_before.discard(event.seq)
+        verdicts.enter(self.ledger, self.queue)
+        if self.on_settled is not None:
+            self.on_settled(verdicts.events)
+        if not self._held:
+            self.through = self.ledger.taken - len(self.batcher)
+        self._verdicts = None
+
+    def _mend(self) -> None:
+        """A move was left by an exception: no event may be nowhere or in two places, and the sums must be right."""
+        self._parking.recount()
+        if self._verdicts is not None:
+            self._carry_out(self._verdicts)
+        # Every move puts an event into its new place first. Which of two places counts makes no difference.
+        for event in self._parking:
+            self._held.pop(event.seq, None)
+        elsewhere = {event.seq for event in (*self._parking, *self._held.values())}
+        self.batcher.keep(event for event in self.batcher if event.seq not in elsewhere)
+        if self.queue.events and self.queue.events[0] in self.batcher:
+            self.queue.events.popleft()
+        if not self._moves.over:  # it may lag behind by what was just taken, and is never ahead
+            self.ledger.taken = max(self.ledger.taken, self.ledger.settled() + self.unsettled)
+        if not self._held:
+            self.through = self.ledger.taken - len(self.batcher)
+
+    def _top_up(self, now: float) -> None:
         """A batch that the backend stumbles over needs healthy company to tell the culprit, and must not hold up the rest."""
         if len(self._held) < 2 * self._batch_size:
             self.collect(now)
-            batch.events = [*batch.events, *self._redacted(self._hold(now))]
+            self._hold(now)
+
+    def _fill(self, batch: Batch) -> None:
+        """Have all that is in hand in this batch: it got company, or a thread died before it could say so."""
+        there = {event.seq for event in batch.events}
+        added = self._redacted([event for event in self._held.values() if event.seq not in there])
+        batch.events = [*(event for event in batch.events if event.seq in self._held), *added]

@@ -88,6 +88,26 @@ def test_the_table_of_options_is_the_configuration() -> None:
     assert table == expected
 
 
+def test_every_test_that_it_names_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", README))
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)\(", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 50
+    assert named - there == set()
+
+
+def test_every_line_on_faults_and_ends_names_a_test() -> None:
+    (section,) = re.findall(r"### Fault by fault\n(.*?)### Limits", README, re.DOTALL)
+    rows = [
+        line for line in section.splitlines() if line.startswith("| ") and not line.startswith(("| fault |", "| how "))
+    ]
+    assert len(rows) > 30
+    assert [row for row in rows if "`test_" not in row] == []
+
+
 def test_it_opens_with_the_two_set_ups() -> None:
     lines = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
     assert lines == [

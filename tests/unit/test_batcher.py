@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentscope.events import Event
 from agentscope.pipeline.batcher import Batcher
 from tests.support.events import event
 
@@ -16,8 +17,14 @@ def filled(number: int, size: int = 10, now: float = 0.0, **limits: float) -> Ba
     return batcher
 
 
+def take(batcher: Batcher, now: float = 0.0) -> list[Event]:
+    batch = batcher.next()
+    batcher.remove(batch, now)
+    return batch
+
+
 def seqs(batcher: Batcher, now: float = 0.0) -> list[int]:
-    return [taken.seq for taken in batcher.take(now)]
+    return [taken.seq for taken in take(batcher, now)]
 
 
 def test_an_empty_batcher_waits_for_nothing():
@@ -59,7 +66,7 @@ def test_one_event_that_is_larger_than_the_limit_goes_alone():
 
 def test_what_a_batch_leaves_behind_waits_anew():
     batcher = filled(6, now=0.0)
-    batcher.take(1.5)
+    take(batcher, 1.5)
     assert batcher.wait(1.5) == 2.0
 
 
@@ -71,13 +78,27 @@ def test_a_cleared_batcher_is_like_a_new_one():
     assert batcher.wait(9.0) == 2.0
 
 
+def test_the_next_batch_stays_until_it_is_removed():
+    batcher = filled(7)
+    assert batcher.next() == batcher.next()
+    assert len(batcher) == 7
+
+
+def test_what_a_broken_move_leaves_is_counted_anew():
+    batcher = filled(4, size=40)
+    batcher.keep([waiting for waiting in batcher if waiting.seq != 1])
+    assert (batcher.room(), [waiting.seq for waiting in batcher]) == (0, [0, 2, 3])
+    batcher.keep([])
+    assert (batcher.room(), batcher.wait(9.0)) == (5, None)
+
+
 @given(st.lists(st.integers(0, 150), max_size=40), st.integers(1, 6), st.integers(1, 200))
 def test_every_event_comes_out_once_in_order_in_batches_within_the_limits(sizes, max_events, max_bytes):
     batcher = Batcher(max_events, max_bytes, 1.0)
     for seq, size in enumerate(sizes):
         batcher.add(event(seq, size=size), 0.0)
     out = []
-    while batch := batcher.take(0.0):
+    while batch := take(batcher):
         assert len(batch) <= max_events
         assert len(batch) == 1 or sum(taken.size for taken in batch) <= max_bytes
         out += [taken.seq for taken in batch]

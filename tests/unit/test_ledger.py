@@ -100,6 +100,16 @@ def test_settled_counts_only_what_was_taken_from_the_queue():
     assert ledger.settled() == 7
 
 
+def test_totals_that_are_set_twice_count_once():
+    ledger = Ledger()
+    ledger.drop("rejected")
+    totals = ledger.with_verdicts(2, ["rejected", "encode_error"])
+    assert ledger.settled() == 1
+    ledger.settle(totals)
+    ledger.settle(totals)
+    assert (ledger.delivered, ledger.dropped()) == (2, {"rejected": 2, "encode_error": 1})
+
+
 def test_what_a_backend_acknowledged_is_not_told_again_and_what_came_meanwhile_is():
     ledger = Ledger()
     assert ledger.unreported() == {}

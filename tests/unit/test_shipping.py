@@ -205,6 +205,21 @@ def test_an_answer_that_comes_after_the_end_changes_nothing() -> None:
     bench.check()
 
 
+def test_a_thread_that_dies_while_a_batch_gets_company_leaves_nothing_out_of_it() -> None:
+    bench = Bench(batch_size=2)
+    bench.put(2)
+    bench.load()
+    bench.exporter.plan = [Outcome(problem="HTTP 500", kind=BUSY)]
+    bench.shipper.attempt(1.0, 0.0)
+    bench.put(2)
+    bench.shipper.collect(0.0)
+    bench.shipper._hold(0.0)  # and here it dies
+    bench.shipper.attempt(1.0, 0.0)
+    assert bench.exporter.batches == [[1, 2], [1, 2, 3, 4]]
+    assert bench.ledger.delivered == 4
+    bench.check()
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.integers(1, 8)),
