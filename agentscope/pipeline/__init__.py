@@ -62,6 +62,12 @@ class Pipeline:
         self._step_prefix = new_id()[:24]
         self._dropped_at_flush = 0
 
+    def _own_worker(self) -> Worker:
+        """That of this process."""
+        if self._forks_untold:
+            lifecycle.look_for_fork()
+        return self._worker
+
     @property
     def closed(self) -> bool:
         return self._closed
@@ -123,13 +129,18 @@ class Pipeline:
 
     def begin_flush(self) -> Callable[[float], FlushResult]:
         """Have all that was accepted before sent now, and return at once. What it gives waits for it, as `flush` does."""
-        worker, before = self._worker, self._dropped_at_flush
+        before, wait = self._dropped_at_flush, self.hurry()
+        return lambda timeout: self._result(wait(timeout), before)
+
+    def hurry(self) -> Callable[[float], Left]:
+        """The same, and what was dropped is still told by the next flush."""
+        worker = self._own_worker()
         flush = worker.begin_flush(self._next())
-        return lambda timeout: self._result(worker.wait_for_flush(flush, timeout), before)
+        return lambda timeout: worker.wait_for_flush(flush, timeout)
 
     def shutdown(self, timeout: float) -> FlushResult:
         """Deliver what there is, as long as acknowledgements come in, for `timeout` seconds at most; then end."""
-        worker, before = self._worker, self._dropped_at_flush
+        worker, before = self._own_worker(), self._dropped_at_flush
         self._close()
         worker.ask_to_stop(timeout)
         worker.wait_until_stopped()
@@ -182,7 +193,7 @@ class Pipeline:
         self._worker.ledger.sampled_out.add()
 
     def stats(self) -> Stats:
-        worker = self._worker
+        worker = self._own_worker()
         ledger = worker.ledger
         accepted, delivered, pending, dropped, spooled = worker.counts()
         return Stats(

@@ -6,6 +6,8 @@ import atexit
 import os
 import sys
 import weakref
+from collections.abc import Callable
+from threading import RLock
 from typing import Protocol
 
 from . import children, spooldir, threads
@@ -14,6 +16,8 @@ from .clock import monotonic
 
 class Living(Protocol):
     """What has to know of ends and forks."""
+
+    def hurry(self) -> Callable[[float], object]: ...
 
     def ask_to_stop(self) -> None: ...
 
@@ -34,6 +38,7 @@ class _Process:
     registered = False
     id = os.getpid()
     """Which one it is."""
+    looking = RLock()
 
 
 _process = _Process()
@@ -50,15 +55,22 @@ def forks_untold() -> bool:
 
 
 def look_for_fork() -> None:
-    """Where forks are untold: find out by the process id."""
+    """Where forks are untold: find out by the process id. Several threads may be the first to ask."""
     if _process.id != os.getpid():
-        _after_fork_in_child()
+        with _process.looking:
+            if _process.id != os.getpid():
+                _after_fork_in_child()
 
 
 def know(pipeline: Living) -> None:
     """Tell this pipeline of forks, as long as it lives."""
     key = id(pipeline)
     _known[key] = weakref.ref(pipeline, lambda _: _known.pop(key, None))
+
+
+def living() -> list[Living]:
+    """All pipelines there are. Takes no lock."""
+    return [pipeline for reference in list(_known.values()) if (pipeline := reference()) is not None]
 
 
 def started(pipeline: Living) -> None:
@@ -81,10 +93,8 @@ def stop_all() -> None:
     look_for_fork()
     threads.end()
     # What an exit handler tracks after this one could not be delivered any more: it is refused, counted and said.
-    for reference in list(_known.values()):
-        unused = reference()
-        if unused is not None:
-            unused.ask_to_stop()
+    for unused in living():
+        unused.ask_to_stop()
     try:
         pipelines = list(_started.values())
         for pipeline in pipelines:
@@ -99,12 +109,11 @@ def stop_all() -> None:
 def _after_fork_in_child() -> None:
     threads.after_fork_in_child()
     spooldir.after_fork_in_child()
-    _process.registered, _process.id = False, os.getpid()
+    _process.registered = False
     _started.clear()
-    for reference in list(_known.values()):
-        pipeline = reference()
-        if pipeline is not None:
-            pipeline.after_fork_in_child()
+    for pipeline in living():
+        pipeline.after_fork_in_child()
+    _process.id = os.getpid()  # last: from here on other threads go ahead
 
 
 atexit.register(stop_all)

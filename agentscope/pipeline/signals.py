@@ -132,12 +132,8 @@ def _hurry() -> None:
 def _send() -> None:
     try:
         while monotonic() < _process.hurry_until and not threads.ending():
-            pipelines: list[Any] = [reference() for reference in list(lifecycle._known.values())]
-            # Not by `Pipeline.flush`: what was dropped is told by the next one of the application's own.
-            workers = [(pipeline._worker, pipeline._next()) for pipeline in pipelines if pipeline is not None]
-            begun = [(worker, worker.begin_flush(number)) for worker, number in workers]
-            for worker, flush in begun:
-                worker.wait_for_flush(flush, 1.0)
+            for wait in [pipeline.hurry() for pipeline in lifecycle.living()]:
+                wait(1.0)
             time.sleep(PAUSE)
     finally:
         _process.hurrying = 0

@@ -145,7 +145,7 @@ class Spool:
 
     def read(self, after: int, upto: int, most: int, most_bytes: int, now: float) -> tuple[list[Event], int] | None:
         """(events, how many were damaged), as `SpoolFile.read` has it; None if the file is lost with all that was in it."""
-        if self.unreadable and self.wait(now):
+        if self._closed or (self.unreadable and self.wait(now)):
             return [], 0
         try:
             file = self._opened()

@@ -128,7 +128,8 @@ class _Gate:
             self.lock.release()
 
     def after_fork_in_child(self) -> None:
-        self.torn = self.torn or not self.held_by_fork
+        # Where forks are untold nobody waited; but nobody may have been inside either.
+        self.torn = self.torn or (self.lock.locked() and not self.held_by_fork)
         self.lock, self.held_by_fork = Lock(), False
 
 

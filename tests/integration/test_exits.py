@@ -1,4 +1,4 @@
-"""Every way in which a program ends, without a spool and with one. Signals have a file of their own."""
+"""Every way in which a program ends. Signals have a file of their own, and what a spool keeps, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentscope.server.serve import Receiver
-from tests.support.program import ROOT, Result, run_program, start_program
+from tests.support.program import ROOT, Result, run_program
 from tests.support.proxy import FaultProxy
 from tests.support.stored import stored_steps
 from tests.support.wait import until
@@ -19,7 +19,7 @@ from tests.support.wait import until
 PROGRAM = """
     import os, signal, sys, threading, time
     from agentscope import create_tracker
-    tracker = create_tracker("ask_test", {url!r}, flush_interval=60, spool_dir={spool!r})
+    tracker = create_tracker("ask_test", {url!r}, flush_interval=60)
     run_id = tracker.start_run("agent")
     for i in range({steps}):
         tracker.track_step(f"step {{i}}", run_id=run_id)
@@ -30,8 +30,8 @@ QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
 """Since 3.12 Python itself warns of any fork beside a thread."""
 
 
-def run(url: str, ending: str, steps: int = 1, spool: Path | None = None) -> Result:
-    source = PROGRAM.format(url=url, steps=steps, ending=ending, spool=str(spool) if spool else None)
+def run(url: str, ending: str, steps: int = 1) -> Result:
+    source = PROGRAM.format(url=url, steps=steps, ending=ending)
     return run_program(source, env=QUIET, timeout=60)
 
 
@@ -268,95 +268,3 @@ def test_a_daemon_delivers_although_it_was_forked_twice(receiver: Receiver, endi
     result = run_program(source.format(url=receiver.url, ending=ending), env=QUIET)
     assert (result.returncode, result.stderr) == (0, "")
     until(lambda: sorted(stored_steps(receiver.url)) == ["before", "daemon"])
-
-
-# ---- with a spool --------------------------------------------------------------------------------------------------
-
-NEXT = """
-    import time
-    from agentscope import create_tracker
-    tracker = create_tracker("ask_test", {url!r}, flush_interval=60, spool_dir={spool!r})
-    tracker.track_step("next", run_id=tracker.start_run("next"))
-    until = time.monotonic() + 20
-    while tracker.stats().recovered < {expected} and time.monotonic() < until:
-        time.sleep(0.02)
-    assert tracker.flush()
-    stats = tracker.stats()
-    assert stats.accepted == stats.delivered + stats.spooled + stats.pending + sum(stats.dropped.values())
-    print(stats.recovered)
-"""
-
-STORED = "while tracker.stats().spooled < 11: time.sleep(0.01)"
-"""Written within a quarter of a second; what is tested is what happens after that."""
-
-SUDDEN = {
-    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
-    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
-    "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", -signal.SIGHUP),
-    "os._exit": ("os._exit(3)", 3),
-    "abort": ("os.abort()", -signal.SIGABRT),
-}
-
-
-@pytest.mark.parametrize("way", SUDDEN)
-def test_with_a_spool_the_next_process_sends_what_a_sudden_end_left(
-    receiver: Receiver, tmp_path: Path, way: str
-) -> None:
-    ending, status = SUDDEN[way]
-    spool = tmp_path / "spool"
-    result = run(receiver.url, f"{STORED}\n    {ending}", steps=10, spool=spool)
-    assert result.returncode == status
-    assert stored_steps(receiver.url) == []
-    after = run_program(NEXT.format(url=receiver.url, spool=str(spool), expected=11), timeout=60)
-    assert (after.stdout, after.stderr) == ("11\n", "")
-    assert sorted(stored_steps(receiver.url)) == sorted(["next", *(f"step {i}" for i in range(10))])
-
-
-@pytest.mark.parametrize("mode", ["hang", "refuse"])
-def test_with_a_spool_what_the_end_cannot_deliver_is_kept_for_the_next_process(
-    receiver: Receiver, tmp_path: Path, mode: str
-) -> None:
-    spool = tmp_path / "spool"
-    with FaultProxy(receiver.url) as proxy:
-        proxy.set(mode)
-        result = run(proxy.url, "", steps=10, spool=spool)
-        assert result.returncode == 0
-        assert "kept in the spool" in result.stderr
-        proxy.set("pass")
-        after = run_program(NEXT.format(url=proxy.url, spool=str(spool), expected=11), timeout=60)
-    assert (after.stdout, after.stderr) == ("11\n", "")
-    assert sorted(stored_steps(receiver.url)) == sorted(["next", *(f"step {i}" for i in range(10))])
-
-
-def test_with_a_spool_a_plain_end_leaves_nothing(receiver: Receiver, tmp_path: Path) -> None:
-    spool = tmp_path / "spool"
-    result = run(receiver.url, "", steps=100, spool=spool)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert len(stored_steps(receiver.url)) == 100
-    assert [path.name for path in spool.iterdir() if path.suffix == ".db"] == []
-
-
-def test_with_a_spool_a_killed_child_leaves_its_own_and_its_parent_sends_it(receiver: Receiver, tmp_path: Path) -> None:
-    ending = f"""
-    pid = os.fork()
-    if not pid:
-        tracker.track_step("child", run_id=run_id)
-        while tracker.stats().spooled < 1: time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(pid, 0)
-    {STORED.replace("11", "2")}
-    """
-    spool = tmp_path / "spool"
-    result = run(receiver.url, ending, spool=spool)
-    assert (result.returncode, result.stderr) == (0, "")
-    after = run_program(NEXT.format(url=receiver.url, spool=str(spool), expected=1), timeout=60)
-    assert after.stderr == ""
-    assert sorted(stored_steps(receiver.url)) == ["child", "next", "step 0"]
-
-
-def test_with_a_spool_two_programs_at_once_keep_apart(receiver: Receiver, tmp_path: Path) -> None:
-    source = PROGRAM.format(url=receiver.url, steps=50, ending="", spool=str(tmp_path / "spool"))
-    programs = [start_program(source) for _ in range(3)]
-    ends = [program.communicate(timeout=60) for program in programs]
-    assert ends == [("", "")] * 3
-    assert sorted(stored_steps(receiver.url)) == sorted(3 * [f"step {i}" for i in range(50)])

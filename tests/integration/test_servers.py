@@ -3,121 +3,18 @@
 from __future__ import annotations
 
 import collections
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
 from agentscope.server.serve import Receiver
-from tests.support.program import ROOT, run_program
+from tests.support.program import run_program
+from tests.support.servers import CELERY, GUNICORN, ONCE_EACH, REQUESTS, Servers, needs, needs_uwsgi, uwsgi
 from tests.support.stored import stored_steps
 from tests.support.wait import until
 
-REQUESTS = 12
-
-APP = """
-import os
-from agentscope import create_tracker
-
 pytestmark = pytest.mark.once
-tracker = create_tracker("ask_test", os.environ["TARGET"], flush_interval=float(os.environ["INTERVAL"]))
-if os.environ.get("AT_IMPORT"):
-    tracker.track_step("at import", run_id=tracker.start_run("import"))
-def app(environ, start_response):
-    with tracker.track_run("request"):
-        tracker.track_step(environ["PATH_INFO"], input_data={"pid": os.getpid()})
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    return [str(os.getpid()).encode()]
-"""
-
-_open = build_opener(ProxyHandler({})).open
-
-
-def needs(package: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(find_spec(package) is None, reason=f"needs {package}, which CI installs on one Python")
-
-
-class Server:
-    """A server's processes, in a session of their own."""
-
-    def __init__(self, command: list[str], folder: Path, url: str, port: int, **environment: str) -> None:
-        variables = {
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
-            "PYTHONWARNINGS": "ignore",  # gevent and celery have much to say, on how they are run here
-            "TARGET": url,
-            "INTERVAL": "60",
-            "COVERAGE_PROCESS_START": "",
-            **environment,
-        }
-        variables.pop("COVERAGE_PROCESS_START")  # its tracer hangs in children that are forked beside a thread
-        self.port = port
-        self._log = (folder / "log").open("w+")
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=variables, stdout=self._log, stderr=self._log, start_new_session=True
-        )
-
-    @property
-    def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
-
-    def get(self, path: str) -> str:
-        with _open(f"http://127.0.0.1:{self.port}/{path}", timeout=10) as answer:
-            return str(answer.read().decode())
-
-    def up(self) -> bool:
-        assert self.process.poll() is None, self.log
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    def ask_all(self) -> set[str]:
-        """Make the requests; gives the processes that answered."""
-        until(self.up, timeout=30, what="the server listens")
-        return {self.get(f"{i}") for i in range(REQUESTS)}
-
-    def end(self) -> None:
-        """As a supervisor does: SIGTERM, and wait."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=30)
-
-    def close(self) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-        self._log.close()
-
-
-class Servers:
-    def __init__(self, folder: Path, url: str) -> None:
-        self._folder, self._url = folder, url
-        self._all: list[Server] = []
-        (folder / "app.py").write_text(APP)
-
-    def start(self, *command: str, **environment: str) -> Server:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        filled = [part.replace("PORT", str(port)) for part in command]
-        server = Server(filled, self._folder, self._url, port, **environment)
-        self._all.append(server)
-        return server
-
-    def close(self) -> None:
-        for server in self._all:
-            server.close()
 
 
 @pytest.fixture
@@ -129,11 +26,6 @@ def servers(receiver: Receiver, tmp_path: Path) -> Iterator[Servers]:
 
 def stored(receiver: Receiver) -> dict[str, int]:
     return dict(collections.Counter(stored_steps(receiver.url)))
-
-
-ONCE_EACH = {f"/{i}": 1 for i in range(REQUESTS)}
-
-GUNICORN = [sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:PORT", "-w", "2", "--log-level", "warning", "app:app"]
 
 
 @needs("gunicorn")
@@ -174,55 +66,14 @@ def test_the_green_workers_of_gunicorn_deliver_before_they_end(
     assert stored(receiver) == ONCE_EACH, server.log
 
 
-TASKS = """
-import os
-from celery import Celery
-from agentscope import create_tracker
-box = os.environ["BOX"]
-app = Celery("tasks", broker="filesystem://")
-app.conf.broker_transport_options = {
-    "data_folder_in": box, "data_folder_out": box, "control_folder": os.path.join(box, "control"),
-}
-app.conf.broker_connection_retry_on_startup = True
-tracker = create_tracker("ask_test", os.environ["TARGET"], flush_interval=60)
-@app.task
-def work(number):
-    with tracker.track_run("task"):
-        tracker.track_step(f"/{number}")
-    open(os.path.join(box, "..", f"done-{number}"), "w").close()
-"""
-
-
 @needs("celery")
-def test_the_children_of_celery_deliver_before_they_end(receiver: Receiver, servers: Servers, tmp_path: Path) -> None:
-    (tmp_path / "tasks.py").write_text(TASKS)
-    (tmp_path / "box" / "control").mkdir(parents=True)
-    box = str(tmp_path / "box")
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
-    worker = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-c", "2", *quiet]
-    worker += ["--max-tasks-per-child", str(REQUESTS // 3)]  # some are replaced, and others are there at the end
-    server = servers.start(*worker, BOX=box)
-    servers.start(sys.executable, "-c", f"import tasks; [tasks.work.delay(i) for i in range({REQUESTS})]", BOX=box)
-    until(lambda: len(list(tmp_path.glob("done-*"))) == REQUESTS, timeout=30, what="the tasks are done")
+def test_the_children_of_celery_deliver_before_they_end(receiver: Receiver, servers: Servers) -> None:
+    # Some children are replaced, and others are there at the end.
+    server = servers.start(*CELERY, "-c", "2", "--max-tasks-per-child", str(REQUESTS // 3))
+    servers.order(f"[tasks.work.delay(i) for i in range({REQUESTS})]")
+    until(lambda: servers.done() == REQUESTS, timeout=30, what="the tasks are done")
     server.end()
     assert stored(receiver) == ONCE_EACH, server.log
-
-
-UWSGI = (
-    "uwsgi --http-socket 127.0.0.1:PORT --master --processes 2 --need-app --wsgi-file app.py --callable app "
-    "--disable-logging --die-on-term"
-)
-
-
-def uwsgi() -> list[str]:
-    program = shutil.which("uwsgi", path=os.path.dirname(sys.executable)) or "uwsgi"
-    return [program, *UWSGI.split()[1:], "-H", sys.prefix]
-
-
-needs_uwsgi = pytest.mark.skipif(
-    shutil.which("uwsgi", path=os.path.dirname(sys.executable)) is None,
-    reason="needs uwsgi, which CI installs on one Python",
-)
 
 
 @needs_uwsgi

@@ -1,0 +1,190 @@
+"""Every way in which a program ends, with a spool: what is not delivered is sent once, by the next process."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from agentscope import create_tracker
+from agentscope.server.serve import Receiver
+from tests.support.heir import in_file, inherit
+from tests.support.program import Result, run_program, start_program
+from tests.support.proxy import FaultProxy
+from tests.support.stored import stored_steps
+
+PROGRAM = """
+    import os, signal, sys, threading, time
+    from agentscope import create_tracker
+    tracker = create_tracker("ask_test", {url!r}, flush_interval=60, spool_dir={spool!r}, flush_on_signal={opted})
+    run_id = tracker.start_run("agent")
+    for i in range({steps}):
+        tracker.track_step(f"step {{i}}", run_id=run_id)
+    {ending}
+"""
+
+QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_START": ""}
+"""Since 3.12 Python itself warns of any fork beside a thread. And coverage's tracer takes a lock with every new file, which may
+be locked in the child for ever."""
+
+
+def run(url: str, ending: str, spool: Path, steps: int = 1, opted: bool = False) -> Result:
+    source = PROGRAM.format(url=url, steps=steps, ending=ending, spool=str(spool), opted=opted)
+    return run_program(source, env=QUIET, timeout=60)
+
+
+STORED = "while tracker.stats().spooled < 11: time.sleep(0.01)"
+"""Written within a quarter of a second; what is tested is what happens after that."""
+
+SUDDEN = {
+    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+    "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", -signal.SIGHUP),
+    "os._exit": ("os._exit(3)", 3),
+    "abort": ("os.abort()", -signal.SIGABRT),
+}
+
+
+@pytest.mark.parametrize("way", SUDDEN)
+def test_with_a_spool_the_next_process_sends_what_a_sudden_end_left(
+    receiver: Receiver, tmp_path: Path, way: str
+) -> None:
+    ending, status = SUDDEN[way]
+    spool = tmp_path / "spool"
+    result = run(receiver.url, f"{STORED}\n    {ending}", spool, steps=10)
+    assert result.returncode == status
+    assert stored_steps(receiver.url) == []
+    assert inherit(receiver.url, spool) == 11
+    assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(10))
+
+
+@pytest.mark.parametrize("mode", ["hang", "refuse"])
+def test_with_a_spool_what_the_end_cannot_deliver_is_kept_for_the_next_process(
+    receiver: Receiver, tmp_path: Path, mode: str
+) -> None:
+    spool = tmp_path / "spool"
+    with FaultProxy(receiver.url) as proxy:
+        proxy.set(mode)
+        result = run(proxy.url, "", spool, steps=10)
+        assert result.returncode == 0
+        assert "kept in the spool" in result.stderr
+        proxy.set("pass")
+        assert inherit(proxy.url, spool) == 11
+    assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(10))
+
+
+def test_with_a_spool_a_plain_end_leaves_nothing(receiver: Receiver, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    result = run(receiver.url, "", spool, steps=100)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(stored_steps(receiver.url)) == 100
+    assert [path.name for path in spool.iterdir() if path.suffix == ".db"] == []
+
+
+def test_with_a_spool_a_killed_child_leaves_its_own_and_its_parent_sends_it(receiver: Receiver, tmp_path: Path) -> None:
+    ending = f"""
+    pid = os.fork()
+    if not pid:
+        tracker.track_step("child", run_id=run_id)
+        while tracker.stats().spooled < 1: time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    {STORED.replace("11", "2")}
+    """
+    spool = tmp_path / "spool"
+    result = run(receiver.url, ending, spool)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert inherit(receiver.url, spool) == 1
+    assert sorted(stored_steps(receiver.url)) == ["child", "step 0"]
+
+
+def test_with_a_spool_two_programs_at_once_keep_apart(receiver: Receiver, tmp_path: Path) -> None:
+    source = PROGRAM.format(url=receiver.url, steps=50, ending="", spool=str(tmp_path / "spool"), opted=False)
+    programs = [start_program(source) for _ in range(3)]
+    ends = [program.communicate(timeout=60) for program in programs]
+    assert ends == [("", "")] * 3
+    assert sorted(stored_steps(receiver.url)) == sorted(3 * [f"step {i}" for i in range(50)])
+
+
+# ---- signals -------------------------------------------------------------------------------------------------------
+
+# Python forgets that it was Ctrl-C if anything is imported after that.
+SIGNALLED = {
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
+    "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", -signal.SIGHUP),
+    "SIGTERM twice": ("for _ in range(2): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2)", -signal.SIGTERM),
+    "Ctrl-C": ("os.kill(os.getpid(), signal.SIGINT)", None),
+    "Ctrl-C twice": (
+        """
+    def twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.4)   # the first one is at its exit handlers by then
+    threading.Thread(target=twice, daemon=True).start()
+    """,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", SIGNALLED)
+def test_with_flush_on_signal_and_a_backend_that_hangs_a_signal_leaves_all_in_the_spool_within_a_second(
+    receiver: Receiver, tmp_path: Path, way: str
+) -> None:
+    ending, status = SIGNALLED[way]
+    spool = tmp_path / "spool"
+    # Nothing is waited for before the signal: what is in memory then is written by the end.
+    ending = f"print(time.monotonic())\n    {ending}\n    time.sleep(10)"
+    with FaultProxy(receiver.url, mode="hang") as proxy:
+        result = run(proxy.url, ending, spool, steps=10, opted=True)
+        took = time.monotonic() - float(result.stdout)
+        assert result.returncode == status or status is None
+        assert took < 2.5  # 0.8 s of patience, and the machine's leisure: a bound, not a measurement
+        assert result.stderr.count("Traceback") == ("Ctrl-C" in way)
+        assert ("11 events are kept in the spool" in result.stderr) == (way != "SIGTERM twice")
+        proxy.set("pass")
+        assert inherit(proxy.url, spool) == 11
+    assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(10))
+
+
+def test_with_flush_on_signal_and_a_backend_that_answers_a_signal_leaves_nothing(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    result = run(receiver.url, "os.kill(os.getpid(), signal.SIGTERM)", spool, steps=10, opted=True)
+    assert (result.returncode, result.stderr) == (-signal.SIGTERM, "")
+    assert len(stored_steps(receiver.url)) == 10
+    assert list(spool.iterdir()) == []
+
+
+# ---- serverless ----------------------------------------------------------------------------------------------------
+
+
+class Context:
+    """As a platform gives it."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 1_500
+
+
+def test_when_a_function_returns_what_it_could_not_deliver_is_in_the_spool(receiver: Receiver, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    with FaultProxy(receiver.url, mode="hang") as proxy:
+        tracker = create_tracker("ask_test", proxy.url, flush_interval=60, spool_dir=spool)
+
+        @tracker.lambda_handler
+        def handler(event: object, context: Context) -> None:
+            with tracker.track_run("agent"):
+                tracker.track_step("step")
+
+        handler({}, Context())
+        stats = tracker.stats()
+        (database,) = spool.glob("*.db")
+        assert (stats.accepted, stats.spooled, stats.pending, in_file(database)) == (3, 3, 0, 3)
+        tracker.shutdown(0)
+        proxy.set("pass")
+        assert inherit(proxy.url, spool) == 3
+    assert sorted(stored_steps(receiver.url)) == ["step"]
+    assert list(spool.glob("*-2.*")) == []  # the request that came back after the end has opened nothing anew

@@ -1,0 +1,198 @@
+"""The servers and libraries that fork, with a spool: what a worker could not deliver is sent once, by whoever comes after it."""
+
+from __future__ import annotations
+
+import collections
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentscope.server.serve import Receiver
+from tests.support.heir import in_file, inherit
+from tests.support.program import run_program
+from tests.support.proxy import FaultProxy
+from tests.support.servers import CELERY, GUNICORN, ONCE_EACH, REQUESTS, Server, Servers, needs, needs_uwsgi, uwsgi
+from tests.support.stored import stored_steps
+from tests.support.wait import until
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture
+def proxy(receiver: Receiver) -> Iterator[FaultProxy]:
+    with FaultProxy(receiver.url) as proxy:
+        proxy.set("refuse")
+        yield proxy
+
+
+@pytest.fixture
+def servers(proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
+    monkeypatch.setenv("AGENTSCOPE_SPOOL_DIR", str(tmp_path / "spool"))
+    started = Servers(tmp_path, proxy.url)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[Path]:
+    """The spool, in which no event is left when all is over. The last process may end before it has deleted an empty file."""
+    yield tmp_path / "spool"
+    assert [in_file(database) for database in (tmp_path / "spool").glob("*.db") if in_file(database)] == []
+
+
+def stored(receiver: Receiver) -> dict[str, int]:
+    return dict(collections.Counter(stored_steps(receiver.url)))
+
+
+def wait_for_disk(server: Server) -> None:
+    until(lambda: not server.stats()["pending"], what="all is on disk")
+
+
+def wait_for(receiver: Receiver, expected: dict[str, int], server: Server) -> None:
+    """At least these, each of them once."""
+    try:
+        until(lambda: expected.items() <= stored(receiver).items(), timeout=20)
+    except AssertionError:
+        raise AssertionError((expected.items() ^ stored(receiver).items(), server.log)) from None
+
+
+@needs("gunicorn")
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param("-k sync --preload", id="sync, preloaded"),
+        pytest.param("-k gthread --threads 2 --preload", id="gthread, preloaded"),
+        pytest.param("-k gevent", id="gevent", marks=needs("gevent")),
+        pytest.param("-k gevent --preload", id="gevent, preloaded", marks=needs("gevent")),
+    ],
+)
+def test_what_a_killed_worker_of_gunicorn_left_is_sent_by_the_next_one(
+    receiver: Receiver, servers: Servers, proxy: FaultProxy, files: Path, options: str
+) -> None:
+    server = servers.start(*GUNICORN, *options.split(), "-w", "1")
+    (pid,) = server.ask_all()
+    wait_for_disk(server)
+    os.kill(int(pid), signal.SIGKILL)
+    proxy.set("pass")
+    assert server.get("next") != pid
+    wait_for(receiver, ONCE_EACH, server)
+    server.end()
+    assert stored(receiver) == {**ONCE_EACH, "/next": 1}, server.log
+
+
+@needs("celery")
+def test_what_a_killed_child_of_celery_left_is_sent_by_the_next_one(
+    receiver: Receiver, servers: Servers, proxy: FaultProxy, files: Path
+) -> None:
+    server = servers.start(*CELERY, "-c", "1")
+    # Tasks are known by the millisecond; they come in their order.
+    calls = (
+        "[tasks.work.delay(i) for i in range({})]; pause(0.1); tasks.die.delay(); pause(0.1); tasks.work.delay('next')"
+    )
+    servers.order(f"from time import sleep as pause; {calls.format(REQUESTS)}")
+    until(lambda: servers.done() == REQUESTS + 1, timeout=30, what="the next child is at work")
+    proxy.set("pass")
+    wait_for(receiver, ONCE_EACH, server)
+    server.end()
+    assert stored(receiver) == {**ONCE_EACH, "/next": 1}, server.log
+
+
+@needs_uwsgi
+@pytest.mark.parametrize(
+    ("options", "at_import"),
+    [
+        ("", "flushed"),
+        ("--threads 4", ""),
+        ("--lazy-apps --processes 1", "1"),
+        ("--py-call-uwsgi-fork-hooks", "flushed"),
+    ],
+)
+def test_what_the_workers_of_uwsgi_could_not_deliver_is_sent_after_the_next_start(
+    receiver: Receiver, servers: Servers, proxy: FaultProxy, files: Path, options: str, at_import: str
+) -> None:
+    server = servers.start(*uwsgi(), *options.split(), AT_IMPORT=at_import)
+    server.ask_all()
+    server.end()
+    assert "kept in the spool" in server.log
+    assert stored(receiver) == {}
+    proxy.set("pass")
+    server = servers.start(*uwsgi(), INTERVAL="0.2")
+    server.wait()
+    server.get("next")
+    at = {"at import": 1} if at_import else {}
+    wait_for(receiver, {**ONCE_EACH, **at, "/next": 1}, server)
+    server.end()
+    assert stored(receiver) == {**ONCE_EACH, **at, "/next": 1}, server.log
+
+
+GREEN = """
+    import sys, time
+    order, library = {order!r}, {library!r}
+    def patch(moment):
+        if moment == order and library == "gevent":
+            from gevent import monkey
+            monkey.patch_all()
+        elif moment == order:
+            import eventlet
+            eventlet.monkey_patch()
+    patch("before the import")
+    import agentscope
+    patch("after the import")
+    tracker = agentscope.create_tracker("ask_test", {url!r}, flush_interval=60, spool_dir={spool!r})
+    patch("after the tracker was made")
+    tracker.start_run("agent")
+    lag = 0.0
+    def tick():
+        global lag
+        while True:
+            before = time.monotonic()
+            sleep(0.01)
+            lag = max(lag, time.monotonic() - before - 0.01)
+    def work(number):
+        for i in range(10):
+            tracker.track_step(f"{{number}}.{{i}}")
+            sleep(0.001)
+        until = time.monotonic() + 20
+        while tracker.stats().pending and time.monotonic() < until:
+            sleep(0.01)
+    if library == "gevent":
+        import gevent
+        from gevent import sleep, spawn
+        join = gevent.Greenlet.join
+    else:
+        import eventlet
+        from eventlet import sleep, spawn
+        join = lambda task: task.wait()
+    spawn(tick)
+    for task in [spawn(work, number) for number in range(10)]:
+        join(task)
+    stats = tracker.stats()
+    print(stats.accepted, stats.pending, stats.spooled, lag < 0.5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "order"),
+    [
+        *(
+            pytest.param("gevent", order, marks=needs("gevent"))
+            for order in ("before the import", "after the import", "after the tracker was made")
+        ),
+        pytest.param("eventlet", "before the import", marks=needs("eventlet")),
+    ],
+)
+def test_green_threads_reach_the_disk_while_the_backend_hangs_and_wait_for_nothing(
+    receiver: Receiver, proxy: FaultProxy, files: Path, library: str, order: str
+) -> None:
+    proxy.set("hang")
+    source = GREEN.format(url=proxy.url, spool=str(files), library=library, order=order)
+    result = run_program(source, env={"PYTHONWARNINGS": "ignore"}, timeout=60)
+    assert result.stdout == "101 0 101 True\n", result.stderr
+    assert "101 events are kept in the spool" in result.stderr
+    proxy.set("pass")
+    assert inherit(proxy.url, files) == 101
+    names = sorted(f"{number}.{i}" for number in range(10) for i in range(10))
+    assert sorted(stored_steps(receiver.url)) == names

@@ -1,0 +1,189 @@
+"""Servers that fork, and process pools, run for real beside the test, with a small app that tracks each request."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.request import ProxyHandler, build_opener
+
+import pytest
+
+from tests.support.program import ROOT
+from tests.support.wait import until
+
+REQUESTS = 12
+ONCE_EACH = {f"/{i}": 1 for i in range(REQUESTS)}
+
+APP = """
+import json, os
+from agentscope import create_tracker
+tracker = create_tracker("ask_test", os.environ["TARGET"], flush_interval=float(os.environ["INTERVAL"]))
+if os.environ.get("AT_IMPORT"):
+    tracker.track_step("at import", run_id=tracker.start_run("import"))
+if os.environ.get("AT_IMPORT") == "flushed":
+    tracker.flush(1)
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    stats = tracker.stats()
+    if environ["PATH_INFO"] == "/stats":
+        balanced = stats.accepted == stats.delivered + stats.spooled + stats.pending + sum(stats.dropped.values())
+        told = [os.getpid(), stats.pending, stats.spooled, stats.recovered, dict(stats.dropped), balanced]
+        return [json.dumps(told).encode()]
+    with tracker.track_run("request"):
+        tracker.track_step(environ["PATH_INFO"], input_data={"pid": os.getpid()})
+    return [str(os.getpid()).encode()]
+"""
+
+TASKS = """
+import os, signal, time
+from celery import Celery
+from agentscope import create_tracker
+box = os.environ["BOX"]
+app = Celery("tasks", broker="filesystem://")
+app.conf.broker_transport_options = {
+    "data_folder_in": box, "data_folder_out": box, "control_folder": os.path.join(box, "control"),
+}
+app.conf.broker_connection_retry_on_startup = True
+tracker = create_tracker("ask_test", os.environ["TARGET"], flush_interval=60)
+@app.task
+def work(number):
+    with tracker.track_run("task"):
+        tracker.track_step(f"/{number}")
+    open(os.path.join(box, "..", f"done-{number}"), "w").close()
+@app.task
+def die():
+    while tracker.stats().pending:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+GUNICORN = [sys.executable, "-m", "gunicorn", "-b", "127.0.0.1:PORT", "-w", "2", "--log-level", "warning", "app:app"]
+CELERY = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--loglevel", "ERROR"]
+CELERY += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+_UWSGI = (
+    "--http-socket 127.0.0.1:PORT --master --processes 2 --need-app --wsgi-file app.py --callable app "
+    "--disable-logging --die-on-term"
+)
+
+_open = build_opener(ProxyHandler({})).open
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(find_spec(package) is None, reason=f"needs {package}, which CI installs on one Python")
+
+
+needs_uwsgi = pytest.mark.skipif(
+    shutil.which("uwsgi", path=os.path.dirname(sys.executable)) is None,
+    reason="needs uwsgi, which CI installs on one Python",
+)
+
+
+def uwsgi() -> list[str]:
+    program = shutil.which("uwsgi", path=os.path.dirname(sys.executable)) or "uwsgi"
+    return [program, *_UWSGI.split(), "-H", sys.prefix]
+
+
+class Server:
+    """A server's processes, in a session of their own."""
+
+    def __init__(self, command: list[str], folder: Path, url: str, port: int, **environment: str) -> None:
+        variables = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
+            "PYTHONWARNINGS": "ignore",  # gevent and celery have much to say, on how they are run here
+            "TARGET": url,
+            "INTERVAL": "60",
+            "COVERAGE_PROCESS_START": "",
+            **environment,
+        }
+        variables.pop("COVERAGE_PROCESS_START")  # its tracer hangs in children that are forked beside a thread
+        self.port = port
+        self._log = (folder / "log").open("a+")
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=variables, stdout=self._log, stderr=self._log, start_new_session=True
+        )
+
+    @property
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+    def get(self, path: str) -> str:
+        with _open(f"http://127.0.0.1:{self.port}/{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def up(self) -> bool:
+        assert self.process.poll() is None, self.log
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def wait(self) -> None:
+        until(self.up, timeout=30, what="the server listens")
+
+    def ask_all(self) -> set[str]:
+        """Make the requests; gives the processes that answered."""
+        self.wait()
+        return {self.get(f"{i}") for i in range(REQUESTS)}
+
+    def stats(self) -> dict[str, Any]:
+        """What the process that answers tells of its tracker, whose books are checked."""
+        pid, pending, spooled, recovered, dropped, balanced = json.loads(self.get("stats"))
+        assert balanced
+        assert dropped == {}
+        return {"pid": pid, "pending": pending, "spooled": spooled, "recovered": recovered}
+
+    def end(self) -> None:
+        """As a supervisor does: SIGTERM, and wait."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(timeout=30)
+
+    def close(self) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        self._log.close()
+
+
+class Servers:
+    """All that a test starts, on `url` as their backend."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.url = url
+        self._folder = folder
+        self._all: list[Server] = []
+        (folder / "app.py").write_text(APP)
+        (folder / "tasks.py").write_text(TASKS)
+        (folder / "box" / "control").mkdir(parents=True)
+
+    def start(self, *command: str, **environment: str) -> Server:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        filled = [part.replace("PORT", str(port)) for part in command]
+        server = Server(filled, self._folder, self.url, port, BOX=str(self._folder / "box"), **environment)
+        self._all.append(server)
+        return server
+
+    def order(self, what: str) -> None:
+        """Give tasks to celery, soon: Python that knows them as `tasks`."""
+        self.start(sys.executable, "-c", f"import tasks; {what}")
+
+    def done(self) -> int:
+        """How many tasks of celery are."""
+        return len(list(self._folder.glob("done-*")))
+
+    def close(self) -> None:
+        for server in self._all:
+            server.close()
