@@ -36,13 +36,12 @@ FIRST_SEQ, LAST_SEQ = -(1 << 63), (1 << 63) - 1
 class Recovery:
     """Belongs to the thread that delivers. `step` makes one attempt; `wait` says when the next one is due."""
 
-    def __init__(self, config: Config, place: Place, exporter: Exporter, *, any_key: bool = False) -> None:
+    def __init__(self, config: Config, place: Place, exporter: Exporter) -> None:
         self.ledger = Ledger()
         """Of all files together."""
         self._config = config
         self._place = place
         self._exporter = exporter
-        self._any_key = any_key
         self._next = 0.0
         self._put_off = False
         self._skipped: dict[str, tuple[float, float]] = {}
@@ -53,11 +52,6 @@ class Recovery:
     def recovered(self) -> int:
         """Events of others that were delivered."""
         return self.ledger.delivered
-
-    @property
-    def busy(self) -> bool:
-        """Whether a file is being sent."""
-        return self._orphan is not None
 
     def wait(self, now: float) -> float:
         """Seconds until there may be something to do."""
@@ -149,7 +143,7 @@ class Recovery:
         return file
 
     def _is_mine(self, origin: Origin) -> bool:
-        mine = self._any_key or origin.key_mark == self._place.key_mark or origin.refused
+        mine = origin.key_mark == self._place.key_mark or origin.refused
         return mine and origin.destination == self._place.destination
 
 
@@ -213,10 +207,6 @@ class Orphan:
     @property
     def given_up(self) -> int:
         return sum(self._ledger.dropped().values()) - self._before[1]
-
-    @property
-    def session_id(self) -> str:
-        return self._file.origin.session.id
 
     def step(self, limit: float, now: float) -> Outcome:
         """One attempt at the batch in hand, or at the next one."""

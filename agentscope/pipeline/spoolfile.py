@@ -188,11 +188,6 @@ class SpoolFile:
         number: int = self._connection.execute("SELECT count(*) FROM events").fetchone()[0]
         return number
 
-    def largest(self) -> int:
-        """The greatest number in the file; 0 if it is empty."""
-        seq: int = self._connection.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
-        return seq
-
     def limit(self, pages: int, log: int) -> int:
         """Let the file grow to so many pages, and the log beside it to so many bytes; gives how many pages are in use.
 

@@ -7,7 +7,7 @@ could not be written goes on in memory, too.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -279,10 +279,6 @@ class Stage:
                 self._deleting.add(event.seq)
         if self._deleting:
             self._queue.ring()
-
-    def memory(self) -> Iterator[Event]:
-        """Events that are here in memory."""
-        yield from (*self._storing, *self._old, *self._fresh)
 
     # ---- the end, and the other thread -----------------------------------------------------------------------------
 

@@ -173,7 +173,7 @@ class Machine(RuleBasedStateMachine):
         bench.spooling.recovery.step(1.0, self.now, lambda: self.now)
 
     def adopted_again(self, bench: Bench) -> set[str]:
-        if bench.spooling.recovery.busy:
+        if bench.spooling.recovery._orphan is not None:
             return set()
         return {id_ for id_ in bench.backend.stored if not id_.startswith(bench.session.event_prefix)}
 
