@@ -15,6 +15,13 @@ from tests.support.program import Result, run_program, start_program
 from tests.support.proxy import FaultProxy
 from tests.support.stored import stored_steps
 
+
+@pytest.fixture(autouse=True)
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage has a handler of its own for SIGTERM, and warns of processes that end early: programs here run without it."""
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+
+
 PROGRAM = """
     import os, signal, sys, threading, time
     from agentscope import create_tracker

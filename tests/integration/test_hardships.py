@@ -17,6 +17,12 @@ from tests.support.recording import recorded
 from tests.support.stored import get, stored_runs, stored_steps
 from tests.support.wait import until
 
+
+@pytest.fixture(autouse=True)
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage writes files and keeps what it has seen: programs here count both."""
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+
 KEY = "ask_canary_0123456789"
 
 
