@@ -23,6 +23,7 @@ def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Coverage writes files and keeps what it has seen: programs here count both."""
     monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
 
+
 KEY = "ask_canary_0123456789"
 
 
