@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -16,6 +17,11 @@ settings.register_profile(
     "agentscope", deadline=None, max_examples=int(os.environ.get("AGENTSCOPE_TEST_EXAMPLES", "100"))
 )
 settings.load_profile("agentscope")
+
+# Under nohup, or behind a shell's `&`, some signals are ignored, and so they would be in the programs that tests start.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))
 
