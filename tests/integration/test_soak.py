@@ -26,10 +26,10 @@ def test_what_was_promised_is_stored_once_though_everything_is_killed_and_the_ne
     assert document["ok"] is True
     for seed in document["seeds"]:
         assert (seed["lost"], seed["twice"], seed["left"], seed["broken"]) == (0, 0, 0, [])
+        assert min(seed["promised"], seed["faulted"], seed["checks"]) > 0
     # Which moment is drawn is up to the machine, too: of one seed it may be none.
     for side in ("producers_killed", "receivers_killed"):
         assert sum(seed[side] for seed in document["seeds"]) >= 1
-        assert min(seed["promised"], seed["faulted"], seed["checks"]) > 0
 
 
 def judged(db: Path, stored: dict[str, Iterable[int]], *promises: Promise) -> Verdict:
