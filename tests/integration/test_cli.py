@@ -64,6 +64,7 @@ def test_demo_nests_the_sub_agents_steps_below_it() -> None:
     assert re.search(r"(?m)^  ├─ ✓ summarizer .*\n(  │  ├─ ✓ read_source.*\n)+  │  └─ ✓ pick_sentences", out)
 
 
+@pytest.mark.once
 def test_demo_is_over_in_three_seconds() -> None:
     assert command.agentscope("demo", "--exit").seconds < 3
 
