@@ -109,7 +109,9 @@ def test_with_a_spool_a_killed_child_leaves_its_own_and_its_parent_sends_it(rece
 
 def test_with_a_spool_two_programs_at_once_keep_apart(receiver: Receiver, tmp_path: Path) -> None:
     # The flush is for machines with much else to do: the end itself waits but for a moment where there is a spool.
-    source = PROGRAM.format(url=receiver.url, steps=50, ending="tracker.flush()", spool=str(tmp_path / "spool"), opted=False)
+    source = PROGRAM.format(
+        url=receiver.url, steps=50, ending="tracker.flush()", spool=str(tmp_path / "spool"), opted=False
+    )
     programs = [start_program(source) for _ in range(3)]
     ends = [program.communicate(timeout=60) for program in programs]
     assert ends == [("", "")] * 3
