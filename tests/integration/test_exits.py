@@ -50,7 +50,7 @@ def test_ctrl_c_delivers_and_shows_only_the_programs_own_traceback(receiver: Rec
     ending = """
     assert tracker.flush()
     tracker.track_step("step 1", run_id=run_id)
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
     time.sleep(10)
     """
     result = run(receiver.url, ending)
@@ -64,7 +64,7 @@ def test_a_second_ctrl_c_ends_at_once_without_a_traceback_of_ours() -> None:
     ending = """
     def twice():
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             time.sleep(0.4)   # the first one is at its exit handlers by then
     threading.Thread(target=twice, daemon=True).start()
     time.sleep(10)

@@ -125,12 +125,12 @@ SIGNALLED = {
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
     "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", -signal.SIGHUP),
     "SIGTERM twice": ("for _ in range(2): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2)", -signal.SIGTERM),
-    "Ctrl-C": ("os.kill(os.getpid(), signal.SIGINT)", None),
+    "Ctrl-C": ("signal.raise_signal(signal.SIGINT)", None),
     "Ctrl-C twice": (
         """
     def twice():
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             time.sleep(0.4)   # the first one is at its exit handlers by then
     threading.Thread(target=twice, daemon=True).start()
     """,

@@ -17,6 +17,13 @@ from agentscope.server.serve import Receiver
 from tests.support.program import ROOT, Result, run_program
 from tests.support.stored import get, stored_steps
 
+
+@pytest.fixture(autouse=True)
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The faults of the disk would meet coverage's own files, too."""
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+
+
 PROGRAM = """
     import json, os, resource, shutil, signal, subprocess, sys, time
     from pathlib import Path
@@ -51,11 +58,7 @@ def run(receiver: Receiver, spool: Path, body: str, before: str = QUICK, prefix:
     script.write_text(textwrap.dedent(source))
     done = subprocess.run(
         [*prefix, sys.executable, str(script)],
-        # Coverage takes this variable for a request to measure even if it is empty, and its own files would meet the faults.
-        env={
-            **{name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_START"},
-            "PYTHONPATH": str(ROOT),
-        },
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,
