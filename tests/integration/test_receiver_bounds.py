@@ -18,8 +18,6 @@ from agentscope.server.serve import Receiver
 from tests.support.receiver import Client, connect, envelope, raw, read_all, step
 from tests.support.wait import until
 
-pytestmark = pytest.mark.once
-
 BATCH = "/api/ingest/batch"
 HEAD = b"POST /api/ingest/batch HTTP/1.1\r\nHost: {host}\r\nX-Agentscope-Key: k\r\nContent-Type: application/json\r\n"
 DEEP = json.dumps(envelope(step(input=json.loads("[" * 90 + "]" * 90)))).encode()

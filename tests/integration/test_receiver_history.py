@@ -23,8 +23,6 @@ from tests.support.reading import outline
 from tests.support.receiver import Answer, Client, run_start, step
 from tests.support.runs import by_batch, whole_runs
 
-pytestmark = pytest.mark.once
-
 NOON = "2026-01-31T12:00:00+00:00"
 LATER = "2026-01-31T12:00:02.500000+00:00"
 

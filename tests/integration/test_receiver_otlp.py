@@ -29,8 +29,6 @@ from agentscope.server.serve import Receiver
 from tests.support.otlp import SPAN_ID, span
 from tests.support.receiver import Answer, Client
 
-pytestmark = pytest.mark.once
-
 PATHS = ("/v1/traces", "/api/public/otel/v1/traces")
 FORMS: tuple[Form, ...] = (protobuf, json_form)
 RUN_ID = "5b8efff7-9803-8103-d269-b633813fc60c"

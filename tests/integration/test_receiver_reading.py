@@ -17,8 +17,6 @@ from agentscope.server.serve import Receiver
 from agentscope.version import __version__
 from tests.support.receiver import Client, at, run_end, run_start, step
 
-pytestmark = pytest.mark.once
-
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:

@@ -15,8 +15,6 @@ from agentscope.server.security import Guard, Keys, loopback_hosts
 from agentscope.server.serve import Receiver, is_loopback
 from tests.support.receiver import Client, envelope, raw, run_start, step
 
-pytestmark = pytest.mark.once
-
 KEY = "ask_canary_kéy"
 ROUTES = ("/", "/health", "/api/runs", "/api/runs/run-1", "/api/runs/run-1/events", "/runs/run-1", "/login")
 
