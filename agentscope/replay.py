@@ -135,7 +135,7 @@ def _send(item: Found, config: Config, ledger: Ledger, bar: Bar) -> str | None:
             elif outcome.problem is not None:
                 if outcome.kind in NEEDS_PERSON or time.monotonic() - progress >= config.timeout:
                     return outcome.problem
-                time.sleep(PAUSE)
+                time.sleep(PAUSE)  # the backend is not to be hammered, and nobody else waits
         orphan.finish()
         return None
     finally:

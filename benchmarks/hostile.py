@@ -104,7 +104,7 @@ def _healthy(url: str, pid: int, end: float, attacks: Any) -> tuple[list[float],
             shown = before
             told = f"{end - before:4.0f} s left, {attacks.value:6} attacks, {len(waits):6} healthy requests"
             print(f"\r{told}, {memory(pid, 'VmRSS'):4.0f} MB", end="", flush=True)
-        time.sleep(0.02)
+        time.sleep(0.02)  # the pace of a healthy client
     return waits, refused, sent
 
 

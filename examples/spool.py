@@ -21,7 +21,7 @@ def doomed(directory: str) -> None:
     run_id = tracker.start_run("doomed")
     tracker.track_step("think", step_type="reasoning", output_data={"conclusion": "it will be fine"}, run_id=run_id)
     while tracker.stats().pending:  # in memory only, for a quarter of a second at most
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -32,7 +32,7 @@ def heir(directory: str) -> int:
         tracker.track_step("inherit")
     deadline = time.monotonic() + 20
     while tracker.stats().recovered < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks
     tracker.flush()
     stats = tracker.stats()
     print(f"delivered {stats.delivered} events of its own, and {stats.recovered} of the process that was killed")

@@ -22,6 +22,31 @@ REFUSE_AT = 0.95
 NEVER = 1 << 62
 
 
+class Bell:
+    """One thread waits, any other may ring: in a signal handler, too."""
+
+    def __init__(self) -> None:
+        self._rings: SimpleQueue[None] = SimpleQueue()
+
+    def ring(self) -> None:
+        self._rings.put(None)
+
+    def wait(self, seconds: float | None) -> None:
+        """Until somebody rings, or `seconds` are over. Rings do not add up."""
+        try:
+            self._rings.get(timeout=seconds)
+        except Empty:
+            pass
+
+    def hush(self) -> None:
+        """Forget that somebody rang."""
+        try:
+            while True:
+                self._rings.get_nowait()
+        except Empty:
+            return
+
+
 class EventQueue:
     """Events in the order of their calls, and what they are charged against the bound until they are settled."""
 
@@ -36,7 +61,7 @@ class EventQueue:
         self._tally = Tally()
         self._reserved = 0
         self._released = 0
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._bell = Bell()
         self.full_reason = QUEUE_FULL
         """Why what is refused for want of room is refused."""
 
@@ -81,19 +106,12 @@ class EventQueue:
     def ring(self) -> None:
         """Wake the worker, if it sleeps."""
         self.wake_at = NEVER
-        self._bell.put(None)
+        self._bell.ring()
 
     def sleep(self, seconds: float | None, wake_at: int) -> None:
         """Wait until `wake_at` events are queued, or somebody rings, or `seconds` are over. Only the worker calls this."""
         self.wake_at = wake_at
         if len(self.events) < wake_at:
-            try:
-                self._bell.get(timeout=seconds)
-            except Empty:
-                pass
+            self._bell.wait(seconds)
         self.wake_at = NEVER
-        try:
-            while True:
-                self._bell.get_nowait()
-        except Empty:
-            return
+        self._bell.hush()

@@ -104,7 +104,7 @@ class Shipper:
             delivered, dropped = ledger.delivered, ledger.dropped()
             if not moves & 1 and moves == self.moves and refused == ledger.refused.total():
                 break
-            time.sleep(0)
+            time.sleep(0)  # the thread that moves them needs its turn
         return Counts(accepted, delivered, queued + unsettled - spooled, dropped, spooled)
 
     def in_batches(self) -> Iterator[Event]:

@@ -75,7 +75,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
             halfway = _in_pipeline(frame)
             if threads.start(lambda: _end(number, halfway), "agentscope-signal", ours=False):
                 if not halfway:
-                    time.sleep(MOMENT)
+                    time.sleep(MOMENT)  # a signal ends it
                 return
             lifecycle.stop_all()  # no thread can be had, as at the end of the interpreter
     except KeyboardInterrupt:
@@ -98,12 +98,12 @@ def _end(number: int, halfway: bool) -> None:
     """Deliver within the bounds of an end; then our handler is called again, which ends the process."""
     try:
         if halfway:
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
         lifecycle.stop_all()
     finally:
         while True:  # one that comes just before the main thread goes to sleep does not wake it
             os.kill(os.getpid(), number)
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
 
 
 def _die(number: int) -> None:
@@ -113,7 +113,7 @@ def _die(number: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
     # The first process of a container is spared by signals it has no handler for.
-    time.sleep(PAUSE)
+    time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
     os._exit(128 + number)
 
 
@@ -134,6 +134,6 @@ def _send() -> None:
         while monotonic() < _process.hurry_until and not threads.ending():
             for wait in [pipeline.hurry() for pipeline in lifecycle.living()]:
                 wait(1.0)
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
     finally:
         _process.hurrying = 0

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from itertools import islice
-from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from ..config import Config
@@ -19,7 +18,7 @@ from ..protocols import UNAUTHORIZED, Outcome
 from . import threads
 from .clock import monotonic
 from .ledger import QUEUE_FULL, SPOOL_ERROR, Ledger
-from .queue import NEVER, EventQueue
+from .queue import NEVER, Bell, EventQueue
 from .spool import Saved, Spool
 
 MOST_EVENTS = 2_000
@@ -62,7 +61,7 @@ class Stage:
         self._ledger = ledger
         self._move = move
         self._batched = batched
-        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._bell = Bell()
         self._storing: list[Event] = []
         self._fresh: deque[Event] = deque()
         self._old: deque[Event] = deque()
@@ -285,22 +284,15 @@ class Stage:
     def ring(self) -> None:
         """Wake the thread that delivers, if it sleeps."""
         self.wake_at = NEVER
-        self._bell.put(None)
+        self._bell.ring()
 
     def sleep(self, seconds: float | None, wake_at: int) -> None:
         """Wait until so many events are here, or somebody rings, or `seconds` are over. Only the thread that delivers does."""
         self.wake_at = wake_at
         if self._here < wake_at:
-            try:
-                self._bell.get(timeout=seconds)
-            except Empty:
-                pass
+            self._bell.wait(seconds)
         self.wake_at = NEVER
-        try:
-            while True:
-                self._bell.get_nowait()
-        except Empty:
-            return
+        self._bell.hush()
 
     def forget(self) -> int:
         """The end: what is on disk stays there; how much that is."""

@@ -148,7 +148,7 @@ class Seed:
                 receiver.kill()
                 self._result.receivers_killed += 1
                 # Some outages are short, some are felt.
-                time.sleep(chance.choice((0.0, 0.1, 0.5)))
+                time.sleep(chance.choice((0.0, 0.1, 0.5)))  # how long it stays dead
                 self._start_receiver()
                 receiver_dies = self._next(now)
             if now - looked >= 0.5:
@@ -158,7 +158,7 @@ class Seed:
                 told = now
                 self._count_requests()
                 self._tell(began)
-            time.sleep(TICK)
+            time.sleep(TICK)  # between two looks
 
     def _enough(self, began: float) -> bool:
         limit = self._settings.seconds
@@ -263,7 +263,7 @@ class Seed:
     def _wait_for_receiver(self) -> None:
         end = time.monotonic() + 30
         while self._receiver_process.ready_at is None and time.monotonic() < end:
-            time.sleep(TICK)
+            time.sleep(TICK)  # between two looks
 
     def _start_producer(self, drain: bool = False) -> None:
         self._born += 1

@@ -88,7 +88,7 @@ class Producer:
             if ahead <= 0 and waiting < self._options.most_waiting:
                 self._track()
             else:
-                time.sleep(min(max(ahead / self._options.rate, 0.005), REPORT))
+                time.sleep(min(max(ahead / self._options.rate, 0.005), REPORT))  # the pace that was asked for
             if now - reported >= REPORT:
                 reported = now
                 self._report()
@@ -99,7 +99,7 @@ class Producer:
         folder = Path(self._options.spool_dir)
         others = alone(folder)
         while not ended() and (self._check() or others()) and time.monotonic() - began < self._options.patience:
-            time.sleep(0.1)
+            time.sleep(0.1)  # between two looks
 
     def end(self) -> None:
         """End the run and the tracker, and tell what became of all events."""

@@ -51,7 +51,7 @@ def test_ctrl_c_delivers_and_shows_only_the_programs_own_traceback(receiver: Rec
     assert tracker.flush()
     tracker.track_step("step 1", run_id=run_id)
     signal.raise_signal(signal.SIGINT)
-    time.sleep(10)
+    time.sleep(10)   # to be interrupted
     """
     result = run(receiver.url, ending)
     assert result.returncode == -signal.SIGINT
@@ -67,7 +67,7 @@ def test_a_second_ctrl_c_ends_at_once_without_a_traceback_of_ours() -> None:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             time.sleep(0.4)   # the first one is at its exit handlers by then
     threading.Thread(target=twice, daemon=True).start()
-    time.sleep(10)
+    time.sleep(10)   # to be interrupted
     """
     with FaultProxy(mode="hang") as proxy:
         result = run(proxy.url, ending)
@@ -102,7 +102,7 @@ def test_what_is_tracked_by_tasks_is_delivered_after_their_loop_is_closed(receiv
     import asyncio
     async def task(number):
         async with tracker.track_step_context(f"task {number}", run_id=run_id):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)   # the others get their turn
     async def main():
         await asyncio.gather(*(task(i) for i in range(3)))
         asyncio.get_running_loop().create_task(asyncio.sleep(60))   # cancelled by the end of the loop
@@ -257,7 +257,9 @@ def test_the_children_of_a_pool_that_is_terminated_need_the_option_for_signals(r
     assert sorted(stored_steps(receiver.url)) == [f"child {i}" for i in range(10)]
 
 
-@pytest.mark.parametrize("ending", ["", "time.sleep(0.5); "], ids=["at once", "after its parents have gone"])
+@pytest.mark.parametrize(
+    "ending", ["", "time.sleep(0.5); "], ids=["at once", "after its parents have gone"]
+)  # they end
 def test_a_daemon_delivers_although_it_was_forked_twice(receiver: Receiver, ending: str) -> None:
     source = """
         import os, sys, time

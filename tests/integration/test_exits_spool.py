@@ -42,7 +42,7 @@ def run(url: str, ending: str, spool: Path, steps: int = 1, opted: bool = False)
     return run_program(source, env=QUIET, timeout=60)
 
 
-STORED = "while tracker.stats().spooled < 11: time.sleep(0.01)"
+STORED = "while tracker.stats().spooled < 11: time.sleep(0.01)"  # between two looks
 """Written within a quarter of a second; what is tested is what happens after that."""
 
 SUDDEN = {
@@ -95,7 +95,7 @@ def test_with_a_spool_a_killed_child_leaves_its_own_and_its_parent_sends_it(rece
     pid = os.fork()
     if not pid:
         tracker.track_step("child", run_id=run_id)
-        while tracker.stats().spooled < 1: time.sleep(0.01)
+        while tracker.stats().spooled < 1: time.sleep(0.01)   # between two looks
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     {STORED.replace("11", "2")}
@@ -124,7 +124,10 @@ def test_with_a_spool_two_programs_at_once_keep_apart(receiver: Receiver, tmp_pa
 SIGNALLED = {
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
     "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", -signal.SIGHUP),
-    "SIGTERM twice": ("for _ in range(2): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2)", -signal.SIGTERM),
+    "SIGTERM twice": (
+        "for _ in range(2): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2)",
+        -signal.SIGTERM,
+    ),  # the first is handled
     "Ctrl-C": ("signal.raise_signal(signal.SIGINT)", None),
     "Ctrl-C twice": (
         """
@@ -146,7 +149,7 @@ def test_with_flush_on_signal_and_a_backend_that_hangs_a_signal_leaves_all_in_th
     ending, status = SIGNALLED[way]
     spool = tmp_path / "spool"
     # Nothing is waited for before the signal: what is in memory then is written by the end.
-    ending = f"print(time.monotonic())\n    {ending}\n    time.sleep(10)"
+    ending = f"print(time.monotonic())\n    {ending}\n    time.sleep(10)"  # to be interrupted
     with FaultProxy(receiver.url, mode="hang") as proxy:
         result = run(proxy.url, ending, spool, steps=10, opted=True)
         took = time.monotonic() - float(result.stdout)

@@ -37,7 +37,7 @@ UNDER_LOAD = """
         if number % 4 == 1:
             assert tracker.flush()
         while tracker.stats().pending:
-            time.sleep(0.005)
+            time.sleep(0.005)   # the pace of an agent
         if number % 4 == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         os._exit(0)
@@ -86,17 +86,17 @@ def test_a_child_sends_what_its_parent_left_although_it_has_inherited_the_open_f
         for number in range(10):
             tracker.track_step(f"parent {{number}}", run_id=run_id)
         while tracker.stats().spooled < 11:
-            time.sleep(0.01)
+            time.sleep(0.01)   # between two looks
         if os.fork():
-            time.sleep(60)
+            time.sleep(60)   # to be killed
         print(os.getppid(), flush=True)
         parent = os.getppid()
         while os.getppid() == parent:
-            time.sleep(0.01)
+            time.sleep(0.01)   # between two looks
         tracker.track_step("child", run_id=run_id)
         until = time.monotonic() + 30
         while tracker.stats().recovered < 11 and time.monotonic() < until:
-            time.sleep(0.02)
+            time.sleep(0.02)   # between two looks
         assert tracker.flush()
         print(tracker.stats().recovered)
     """
@@ -159,7 +159,7 @@ def test_what_the_children_of_a_pool_could_not_deliver_is_sent_by_the_next_proce
         def stored_child(number):
             child(number)
             while tracker.stats().pending:
-                time.sleep(0.01)
+                time.sleep(0.01)   # between two looks
         if __name__ == "__main__":
             context = multiprocessing.get_context({method!r})
     """

@@ -220,7 +220,7 @@ def test_a_thousand_trackers_one_after_the_other_leave_nothing(receiver: Receive
                     pass
             end = time.monotonic() + 10
             while threading.active_count() > 1 and time.monotonic() < end:
-                time.sleep(0.01)
+                time.sleep(0.01)   # between two looks
             gc.collect()
         cycle(100)   # what is kept once is kept by now
         files = len(os.listdir("/proc/self/fd"))

@@ -118,7 +118,7 @@ def test_an_answer_that_is_taken_drop_by_drop_is_given_up_too(tmp_path: Path, mo
 def _some(connection: object) -> bytes:
     time.sleep(0.005)  # a slow reader
     try:
-        return connection.recv(20_000)  # type: ignore[attr-defined]
+        return connection.recv(20_000)
     except ConnectionError:
         return b""
 

@@ -74,7 +74,7 @@ def test_a_functions_own_exception_goes_on_after_the_flush(tracker: Tracker, rec
 def test_a_coroutine_is_flushed_when_it_is_over_and_blocks_no_event_loop(tracker: Tracker, receiver: Receiver) -> None:
     @tracker.lambda_handler
     async def handler(event: object, context: object) -> str:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # so that it is a coroutine that really waits
         track(tracker)
         return "done"
 

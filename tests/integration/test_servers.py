@@ -120,7 +120,7 @@ GREEN = """
         with tracker.track_run("agent"):
             for i in range(10):
                 tracker.track_step(f"{{number}}.{{i}}")
-                sleep(0.001)
+                sleep(0.001)   # the others get their turn
     if library == "gevent":
         import gevent
         from gevent import sleep

@@ -149,15 +149,15 @@ GREEN = """
         global lag
         while True:
             before = time.monotonic()
-            sleep(0.01)
+            sleep(0.01)   # between two looks
             lag = max(lag, time.monotonic() - before - 0.01)
     def work(number):
         for i in range(10):
             tracker.track_step(f"{{number}}.{{i}}")
-            sleep(0.001)
+            sleep(0.001)   # the others get their turn
         until = time.monotonic() + 20
         while tracker.stats().pending and time.monotonic() < until:
-            sleep(0.01)
+            sleep(0.01)   # between two looks
     if library == "gevent":
         import gevent
         from gevent import sleep, spawn

@@ -33,7 +33,7 @@ PROGRAM = """
     print("ready")
     {after}
     while True:
-        time.sleep(0.01)
+        time.sleep(0.01)   # between two looks
 """
 
 
@@ -82,7 +82,9 @@ def test_a_backend_that_hangs_delays_the_end_by_a_signal_no_longer_than_any_othe
 
 def test_a_second_signal_ends_at_once() -> None:
     with FaultProxy(mode="hang") as proxy:
-        result = ended_by(program(proxy.url), signal.SIGTERM, signal.SIGTERM, pause=lambda: time.sleep(0.2))
+        result = ended_by(
+            program(proxy.url), signal.SIGTERM, signal.SIGTERM, pause=lambda: time.sleep(0.2)
+        )  # it is handled
     assert result.returncode == -signal.SIGTERM
     assert result.seconds < 1.5  # not the two seconds of patience; the sleep lets the first one be handled
 
@@ -108,7 +110,7 @@ def test_what_the_applications_handler_tracks_is_sent_at_once_even_if_it_ends_wi
     def handler(number, frame):
         tracker.track_step("from the handler", run_id=run_id)
         while not tracker.stats().delivered == 3:
-            time.sleep(0.01)
+            time.sleep(0.01)   # between two looks
         os._exit(7)
     signal.signal(signal.SIGTERM, handler)
     """
@@ -145,7 +147,7 @@ def test_what_was_dropped_is_still_told_by_the_next_flush_after_a_signal(receive
     second.start_run("agent")
     os.kill(os.getpid(), signal.SIGHUP)
     while not second.stats().dropped:
-        time.sleep(0.01)
+        time.sleep(0.01)   # between two looks
     time.sleep(0.1)   # the thread in a hurry looks twice
     print(second.flush().dropped)
     sys.exit()
@@ -169,7 +171,7 @@ INTERRUPTED = {
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     tracker.track_step("interrupted", run_id=run_id)
     tracker.flush(20)
-    time.sleep(20)
+    time.sleep(20)   # to be interrupted
     """,
     "a shutdown": """
     tracker.track_step("interrupted", run_id=run_id)
@@ -181,7 +183,7 @@ INTERRUPTED = {
         os.kill(os.getpid(), signal.SIGTERM)
     worker.ask_to_stop = interrupted
     tracker.shutdown(20)
-    time.sleep(20)
+    time.sleep(20)   # to be interrupted
     """,
     "the start of the worker": """
     second = create_tracker("ask_test", tracker._config.base_url, flush_interval=60)
@@ -201,14 +203,14 @@ INTERRUPTED = {
     logging.basicConfig()
     with logging.getLogger().handlers[0].lock:
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
+        time.sleep(0.01)   # between two looks
     """,
     "an import": """
     from importlib._bootstrap import _ModuleLockManager
     tracker.track_step("interrupted", run_id=run_id)
     with _ModuleLockManager("requests"):
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.01)
+        time.sleep(0.01)   # between two looks
     """,
 }
 
@@ -245,7 +247,7 @@ def test_a_forked_child_keeps_the_handler_and_delivers_its_own(receiver: Receive
     if not pid:
         tracker.track_step("child", run_id=run_id)
         while True:
-            time.sleep(0.01)
+            time.sleep(0.01)   # between two looks
     time.sleep(0.3)   # until the child has tracked
     os.kill(pid, signal.SIGTERM)
     assert os.waitpid(pid, 0)[1] == signal.SIGTERM

@@ -33,7 +33,7 @@ PROGRAM = """
         tracker.track_step(f"{name} {{i}}")
     {ending}
 """
-STORED = "while tracker.stats().pending: time.sleep(0.01)"
+STORED = "while tracker.stats().pending: time.sleep(0.01)"  # between two looks
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def spool(tmp_path: Path) -> Path:
 
 def others(spool: Path, tracker: Tracker) -> list[str]:
     """Files of other sessions than this one."""
-    own = tracker._pipeline._worker.session.id  # type: ignore[union-attr]
+    own = tracker._pipeline._worker.session.id
     return [path.name for path in spool.iterdir() if own not in path.name]
 
 
@@ -198,7 +198,7 @@ FORKS = """
     stats = tracker.stats()
     print(json.dumps([statuses, stats.accepted, stats.delivered, stats.pending, stats.spooled, dict(stats.dropped)]))
 """
-STORED_IN_CHILD = "\n            while tracker.stats().pending: time.sleep(0.01)\n            "
+STORED_IN_CHILD = "\n            while tracker.stats().pending: time.sleep(0.01)\n            "  # between two looks
 
 
 @pytest.mark.parametrize(
@@ -233,15 +233,15 @@ def test_a_child_inherits_what_its_dead_parent_left(receiver: Receiver, spool: P
         tracker.start_run("agent")
         for i in range(50):
             tracker.track_step(f"parent {{i}}")
-        while tracker.stats().pending: time.sleep(0.01)
+        while tracker.stats().pending: time.sleep(0.01)   # between two looks
         parent = os.getpid()
         if os.fork() == 0:
             os.kill(parent, signal.SIGKILL)
             tracker.track_step("child")
-            while tracker.stats().recovered < 51: time.sleep(0.01)
+            while tracker.stats().recovered < 51: time.sleep(0.01)   # between two looks
             tracker.flush()
             os._exit(0)
-        time.sleep(60)
+        time.sleep(60)   # to be killed
     """
     with FaultProxy(receiver.url, mode="status") as proxy:
         process = start_program(source.format(url=proxy.url, spool=str(spool)), env=UNMEASURED)
@@ -270,9 +270,9 @@ WORKER = """
             name = f"{{os.getpid()}}-{{number}}"
             if tracker.track_step(name):
                 tracked.append(name)
-        while tracker.stats().pending: time.sleep(0.005)
+        while tracker.stats().pending: time.sleep(0.005)   # between two looks
         log.write(" ".join(tracked) + "\\n")   # on disk, or delivered: promised
-        time.sleep(0.02)
+        time.sleep(0.02)   # the pace of an agent
 """
 
 

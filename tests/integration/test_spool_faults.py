@@ -39,7 +39,7 @@ PROGRAM = """
         end = time.monotonic() + 30
         while not predicate():
             assert time.monotonic() < end, tracker.stats()
-            time.sleep(0.01)
+            time.sleep(0.01)   # between two looks
     {body}
     assert tracker.flush(30), tracker.stats()
     stats = tracker.stats()
@@ -128,7 +128,10 @@ def test_a_small_disk_full_of_a_backlog_delivers_all_of_it(receiver: Receiver, s
 def test_a_read_only_file_system_is_said_once_and_nothing_is_lost(receiver: Receiver, spool: Path) -> None:
     with mounted(spool, "ro") as prefix:
         result = run(
-            receiver, spool, "track(0, 50); assert tracker.flush(30); time.sleep(0.5); track(50, 60)", prefix=prefix
+            receiver,
+            spool,
+            "track(0, 50); assert tracker.flush(30); time.sleep(0.5); track(50, 60)",  # the disk is looked at meanwhile
+            prefix=prefix,
         )
     check(result, receiver, 60, "Read-only file system")
 
@@ -160,7 +163,8 @@ def test_a_file_that_is_deleted_while_in_use_loses_nothing(receiver: Receiver, s
 
 def test_a_directory_that_never_comes_to_be_is_said_once(receiver: Receiver, spool: Path) -> None:
     spool.touch()
-    check(run(receiver, spool, "track(0, 20); time.sleep(0.5); track(20, 30)"), receiver, 30, "cannot be used")
+    body = "track(0, 20); time.sleep(0.5); track(20, 30)"  # the first are tried meanwhile
+    check(run(receiver, spool, body), receiver, 30, "cannot be used")
 
 
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "ftruncate", "unlink"])
@@ -176,7 +180,7 @@ def test_system_calls_that_fail_lose_nothing_and_double_nothing(
         pytest.skip("tracing of processes is not permitted here")
     # None but SQLite makes these calls: every third of a thread fails, from the second on.
     inject = ("-e", f"inject={call}:error={error}:when=2+3")
-    body = "\n    ".join(f"track({i}, {i + 10}); time.sleep(0.25)" for i in range(0, 60, 10))
+    body = "\n    ".join(f"track({i}, {i + 10}); time.sleep(0.25)" for i in range(0, 60, 10))  # a transaction each
     prefix = (strace, "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", *inject)
     result = run(receiver, spool, body, prefix=prefix)
     assert result.returncode == 0, result.stderr

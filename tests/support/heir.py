@@ -15,7 +15,7 @@ _HEIR = """
         own = tracker._pipeline._worker.session.id
         until = time.monotonic() + 30
         while [path for path in glob.glob({spool!r} + "/*.db") if own not in path] and time.monotonic() < until:
-            time.sleep(0.02)
+            time.sleep(0.02)   # between two looks
         assert tracker.flush()
         stats = tracker.stats()
         assert stats.accepted == stats.delivered + stats.spooled + stats.pending + sum(stats.dropped.values())

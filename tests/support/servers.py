@@ -61,7 +61,7 @@ def work(number):
 @app.task
 def die():
     while tracker.stats().pending:
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

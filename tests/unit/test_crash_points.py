@@ -93,7 +93,7 @@ def scenario(trap: Trap) -> tuple[Moody, Stats, Stats]:
         tracker.flush(5)
     finally:
         trap.armed = False
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
     tracker.start_run("afterwards")
     for _ in range(3):  # each begins another thread if the one before has died
         tracker.flush(5)

@@ -157,7 +157,7 @@ def test_under_eight_threads_the_bound_is_missed_by_an_event_a_thread_at_most_an
 
 
 class Bell:
-    """In place of the bell: counts rings, and a wait for it runs `meanwhile`, as other threads would."""
+    """In place of what the bell is made of: counts rings, and a wait for it runs `meanwhile`, as other threads would."""
 
     def __init__(self, meanwhile=lambda: None) -> None:
         self.rings = 0
@@ -181,7 +181,7 @@ class Bell:
 def sleeper(meanwhile) -> tuple[EventQueue, Bell]:
     filled = queue()
     bell = Bell(lambda: meanwhile(filled))
-    filled._bell = bell
+    filled._bell._rings = bell
     return filled, bell
 
 

@@ -141,7 +141,7 @@ def test_a_lock_is_free_as_soon_as_its_process_is_dead(tmp_path: Path) -> None:
 def test_a_forked_child_does_not_hold_its_parents_lock_and_its_end_does_not_free_it(tmp_path: Path) -> None:
     claim = claim_new(str(tmp_path), "one")
     pid = os.fork()
-    if pid == 0:  # pragma: no cover - coverage does not see it end
+    if pid == 0:
         status = 1
         try:
             spooldir.after_fork_in_child()

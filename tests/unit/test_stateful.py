@@ -217,7 +217,7 @@ class Machine(RuleBasedStateMachine):
     def ledgers_add_up(self) -> None:
         for bench in self.live:
             bench.check()
-            own = {id_ for id_ in bench.backend.acknowledged if id_.startswith(bench.session.event_prefix)}  # type: ignore[attr-defined]
+            own = {id_ for id_ in bench.backend.acknowledged if id_.startswith(bench.session.event_prefix)}
             ledger = bench.ledger
             assert ledger.delivered + ledger.dropped().get("rejected", 0) == len(own)
             assert "spool_error" not in ledger._dropped  # which would be events that were on disk
@@ -229,7 +229,7 @@ class Machine(RuleBasedStateMachine):
             self.now += LONG
             for number in range(len(self.live)):
                 bench = self.bench(number)
-                bench.backend.mood = "deliver"  # type: ignore[attr-defined]
+                bench.backend.mood = "deliver"
                 bench.send_all()
                 bench.shipper.finish(bench.now)
                 bench.send_all()
