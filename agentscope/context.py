@@ -25,36 +25,31 @@ BLOCK, HANDLE, REMOTE = "block", "handle", "remote"
 """Sorts of scopes: of a block or `start_run`, of a handle with methods of its own (VoltAgent's), of another process."""
 
 
-class Scope:
-    """One open run or step in this context; `outer` is what was current before it."""
+class Scope(NamedTuple):
+    """One open run or step in this context. Compared by `is` or `is_same`, never by what it holds."""
 
-    __slots__ = ("height", "key", "loose", "opened_as", "outer", "run_id", "runs", "sort", "step_id")
+    runs: Runs
+    run_id: str
+    step_id: str | None
+    outer: Scope | None
+    """What was current before it."""
+    loose: bool
+    """Opened by `start_run`, which no block closes: it counts only as long as its run is open."""
+    original: Scope | None
+    """The scope that this one is a copy of, on another chain."""
+    opened_as: str
+    """The id under which `start_run` gave it: not the run's if it is a run within another."""
+    sort: str = BLOCK
+    height: int = 0
+    """How many loose scopes it stands on."""
 
-    def __init__(
-        self,
-        runs: Runs,
-        run_id: str,
-        step_id: str | None,
-        outer: Scope | None,
-        loose: bool,
-        key: object = None,
-        opened_as: str | None = None,
-        sort: str = BLOCK,
-    ) -> None:
-        self.runs = runs
-        self.run_id = run_id
-        self.step_id = step_id
-        self.outer = outer
-        self.opened_as = opened_as or run_id
-        """The id under which `start_run` gave it: not the run's if it is a run within another."""
-        self.sort = sort
-        self.loose = loose
-        """Opened by `start_run`, which no block closes: it counts only as long as its run is open."""
-        self.key = key or object()
-        """The same for a scope and its copies on another chain."""
-        self.height: int = outer.height + 1 if loose and outer is not None and outer.loose else 0
-        """How many loose scopes it stands on."""
+    def is_same(self, other: Scope) -> bool:
+        """Whether both are the same scope, or copies of it."""
+        return (self.original or self) is (other.original or other)
 
+
+_new = tuple.__new__
+"""What a named tuple's own constructor calls in the end."""
 
 _current: ContextVar[Scope | None] = ContextVar("agentscope_scope", default=None)
 
@@ -112,12 +107,14 @@ class Runs:
     def opened(self, run_id: str, started_at: int = 0) -> None:
         """`started_at` is in nanoseconds since the epoch."""
         self._open[run_id] = started_at
-        bounded(self._open, MOST_OPEN_RUNS)
+        if len(self._open) > MOST_OPEN_RUNS:
+            bounded(self._open, MOST_OPEN_RUNS)
 
     def ended(self, run_id: str) -> None:
         self._open.pop(run_id, None)
         self._ended[run_id] = None
-        bounded(self._ended, MOST_ENDED_RUNS)
+        if len(self._ended) > MOST_ENDED_RUNS:
+            bounded(self._ended, MOST_ENDED_RUNS)
 
     def started_at(self, run_id: str) -> int:
         """When an open run began; 0 for one that is not open here."""
@@ -178,6 +175,18 @@ class Runs:
             scope = scope.outer
         return step_id
 
+    def surrounding(self, run_id: Any) -> Scope | None:
+        """The scope that a step belongs right into in the ordinary case: no run is named, or the current one.
+
+        None in every other case, and for what is no plain str: then `place` and others have to look closer.
+        """
+        scope = _current.get()
+        if scope is None or scope.runs is not self or (scope.loose and scope.opened_as not in self._open):
+            return None
+        if run_id is None or (type(run_id) is str and run_id == scope.run_id and run_id in self._open):
+            return scope
+        return None
+
     def parent_in(self, run_id: str) -> str | None:
         """The innermost step of this very run in this context."""
         scope = _current.get()
@@ -204,7 +213,8 @@ class Runs:
             # nor those that nobody ends.
             if outer is not None and outer.height >= MOST_STACKED:
                 outer = _floor(outer)
-        scope = Scope(self, run_id, step_id, outer, loose, None, opened_as, sort)
+        height = outer.height + 1 if loose and outer is not None and outer.loose else 0
+        scope = Scope(self, run_id, step_id, outer, loose, None, opened_as or run_id, sort, height)
         _current.set(scope)
         return scope
 
@@ -222,6 +232,13 @@ def bounded(ids: dict[Any, Any], most: int) -> None:
     if len(ids) > most:
         for run_id in list(ids)[: max(most // 10, 1)]:
             ids.pop(run_id, None)
+
+
+def enter_below(outer: Scope, step_id: str) -> Scope:
+    """Make a step the current one, right below the scope that is."""
+    scope = _new(Scope, (outer.runs, outer.run_id, step_id, outer, False, None, outer.opened_as, BLOCK, 0))
+    _current.set(scope)
+    return scope
 
 
 def current() -> Scope | None:
@@ -251,7 +268,7 @@ def leave(scope: Scope) -> None:
     current = _current.get()
     if current is None:
         return
-    if current.key is scope.key:
+    if current is scope or current.is_same(scope):
         _current.set(current.outer)
     else:
         _current.set(_without(current, scope))
@@ -270,14 +287,15 @@ def leave_run(runs: Runs, run_id: str) -> None:
 def _without(chain: Scope, gone: Scope) -> Scope | None:
     kept = []
     link: Scope | None = chain
-    while link is not None and link.key is not gone.key:
+    while link is not None and not link.is_same(gone):
         kept.append(link)
         link = link.outer
     if link is None:
         return chain
     rest = link.outer
     for link in reversed(kept):
-        rest = Scope(link.runs, link.run_id, link.step_id, rest, link.loose, link.key, link.opened_as, link.sort)
+        height = rest.height + 1 if link.loose and rest is not None and rest.loose else 0
+        rest = link._replace(outer=rest, original=link.original or link, height=height)
     return rest
 
 

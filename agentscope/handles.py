@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .context import REMOTE, Place, Scope, leave
+from .context import REMOTE, Scope, leave
 from .recording import Fields
 
 if TYPE_CHECKING:
@@ -15,13 +14,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class OpenStep(NamedTuple):
-    """What was settled when a step's block began: nothing that is set on the handle changes it."""
-
-    scope: Scope
-    step_id: str
-    place: Place
-    fields: Fields
+Opened = tuple[Scope, "str | None", Fields, int, int]
+"""What was settled when a step's block began, since nothing that is set on the handle may change it: its scope, its parent, its
+fields so far, and the moment, by the wall clock and by the performance counter in nanoseconds."""
 
 
 class InProcess:
@@ -143,6 +138,14 @@ class Step(_Block, InProcess):
     Set `output`, `error`, `meta_data`, `usage` (any value), `tokens_used` or `latency_ms` (numbers) before the block ends.
     """
 
+    output: Any = None
+    error: Any = None
+    meta_data: Any = None
+    usage: Any = None
+    tokens_used: int | None = None
+    latency_ms: float | None = None
+    _opened: Opened | None = None
+
     def __init__(
         self,
         recorder: Recorder | None,
@@ -159,40 +162,43 @@ class Step(_Block, InProcess):
         self.run_id: str | None = run_id if recorder is not None else None
         """The run this step belongs to; None when no run could be found."""
         self.parent_id: str | None = parent_id
-        self.output: Any = None
-        self.error: Any = None
-        self.meta_data: Any = None
-        self.usage: Any = None
-        self.tokens_used: int | None = None
-        self.latency_ms: float | None = None
         self._recorder = recorder
         self._input = input_data
-        self._opened: OpenStep | None = None
-        self._started_at = 0
-        self._began = 0
 
     def __repr__(self) -> str:
         return f"<Step {self.id}>"
 
-    def _open(self, recorder: Recorder) -> Scope | None:
-        self._started_at = time.time_ns()
-        self._began = time.perf_counter_ns()
-        given, self._input = self._input, None
-        self._opened = recorder.open_step(self, given)
-        return None if self._opened is None else self._opened.scope
-
-    def _close(self, recorder: Recorder, error: BaseException | None) -> None:
-        elapsed = time.perf_counter_ns() - self._began
-        if self._opened is not None:
-            recorder.close_step(self, self._opened, self._started_at, elapsed, error)
+    # As `_Block` has them, but in fewer calls: a step's are made more often than all others.
 
     def __enter__(self) -> Step:
-        self._begin()
+        recorder = self._recorder
+        if recorder is not None:
+            if self._entered:
+                self._begin()
+            else:
+                self._entered = True
+                given, self._input = self._input, None
+                self._opened = recorder.open_step(self, given)
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        opened, recorder = self._opened, self._recorder
+        if opened is None or recorder is None:
+            return
+        self._opened = None
+        if error is None:
+            recorder.close_step(self, opened, None)
+            return
+        try:
+            # A generator that is closed early was not needed to the end: that is no failure.
+            recorder.close_step(self, opened, None if issubclass(type(error), GeneratorExit) else error)
+        except Exception:
+            pass  # with fail_silently=False; the block's own exception goes first
+
     async def __aenter__(self) -> Step:
-        self._begin()
-        return self
+        return self.__enter__()
 
 
 class Extracted(_Block, InProcess):

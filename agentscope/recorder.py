@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import context
 from .config import Config
-from .context import Place, Scope
+from .context import Place, Scope, enter_below, leave
 from .errors import AgentScopeError
 from .events import RUN_END, RUN_START, STEP, STEP_END, STEP_START
 from .guarding import safe
-from .handles import OpenStep, Run, Step
+from .handles import Opened, Run, Step
+from .pipeline.meter import SAMPLED
 from .protocols.trace_context import STATE, Remote, headers_of, remote_of
 from .recording import Fields
 from .snapshot import text
@@ -37,6 +38,7 @@ class Recorder:
         self._announces = config.announces
         self._sample_rate = config.sample_rate
         self._pipeline = pipeline
+        self._meter = pipeline.meter
         weakref.finalize(self, pipeline.retire).atexit = False
 
     # ---- calls -----------------------------------------------------------------------------------------------------
@@ -67,9 +69,14 @@ class Recorder:
             return False
         else:
             self._check_known(named)
+        began = time.perf_counter_ns()
         fields = self._end(status, output, error, None)
-        self.say_mended(fields)
-        return self._put_end(named, fields)
+        if fields.mended:
+            self.say_mended(fields)
+        accepted = self._put_end(named, fields)
+        if not began % SAMPLED:
+            self._meter.add(time.perf_counter_ns() - began)
+        return accepted
 
     def track_step(
         self,
@@ -86,21 +93,35 @@ class Recorder:
     ) -> bool:
         if not self.enabled:
             return False
-        place = self.place(run_id, parent_id)
-        if place is None:
-            return False
+        began = time.perf_counter_ns()
+        outer = self.runs.surrounding(run_id) if parent_id is None else None
+        if outer is not None:
+            run_id, parent_id = outer.run_id, outer.step_id
+        else:
+            place = self.place(run_id, parent_id)
+            if place is None:
+                return False
+            run_id, parent_id = place
         now = time.time_ns()
-        fields = Fields(self.limit, {"status": "completed" if error is None else "failed"})
-        fields.milliseconds("latency_ms", latency_ms)
+        values: dict[str, Any] = {"status": "completed" if error is None else "failed"}
+        fields = Fields(self.limit, values, self._pipeline.sealing)
         # Whatever the caller says, the start lies between that of the run and now: with a latency that is only estimated,
         # steps would change places where they are shown in order.
-        earliest = min(self.runs.started_at(place.run_id), now)
-        fields.values["started_at"] = min(max(now - int(fields.values.get("latency_ms", 0) * 1e6), earliest), now)
-        fields.values["ended_at"] = now
-        fields.payload("input", input_data)
+        started_at = now
+        if latency_ms is not None:
+            fields.milliseconds("latency_ms", latency_ms)
+            earliest = min(self.runs.started_at(run_id), now)
+            started_at = min(max(now - int(values.get("latency_ms", 0) * 1e6), earliest), now)
+        values["started_at"], values["ended_at"] = started_at, now
+        if input_data is not None:
+            fields.payload("input", input_data)
         fields.step(name, step_type, output_data, error, tokens_used, meta_data)
-        self.say_mended(fields)
-        return self.put(STEP, place.run_id, self._pipeline.new_step_id(), place.parent_id, fields, error is not None)
+        if fields.mended:
+            self.say_mended(fields)
+        accepted = self.put(STEP, run_id, self._pipeline.new_step_id(), parent_id, fields, error is not None)
+        if not began % SAMPLED:
+            self._meter.add(time.perf_counter_ns() - began)
+        return accepted
 
     def new_run(self, agent_name: Any, input_data: Any = None, external_id: Any = None, meta_data: Any = None) -> Run:
         recorder = self if self.enabled else None
@@ -109,8 +130,12 @@ class Recorder:
     def new_step(
         self, name: Any, step_type: Any, input_data: Any = None, run_id: Any = None, parent_id: Any = None
     ) -> Step:
+        began = time.perf_counter_ns()
         recorder = self if self.enabled else None
-        return Step(recorder, self._pipeline.new_step_id(), name, step_type, input_data, run_id, parent_id)
+        step = Step(recorder, self._pipeline.new_step_id(), name, step_type, input_data, run_id, parent_id)
+        if not began % SAMPLED:
+            self._meter.add(time.perf_counter_ns() - began)
+        return step
 
     # ---- asked by handles ------------------------------------------------------------------------------------------
 
@@ -129,40 +154,67 @@ class Recorder:
         status: RunStatus = "completed" if failed is None else "failed"
         self._put_end(run.id, self._end(status, run.output, failed, run.meta_data))
 
-    @safe(lambda *_: None)
-    def open_step(self, step: Step, input_data: Any) -> OpenStep | None:
+    def open_step(self, step: Step, input_data: Any) -> Opened | None:
         """The block of `step` begins, and it gets its place; None if there is none."""
-        place = self.place(step.run_id, step.parent_id)
-        step.run_id, step.parent_id = (None, None) if place is None else place
-        if place is None:
+        try:
+            started_at, began = time.time_ns(), time.perf_counter_ns()
+            outer = self.runs.surrounding(step.run_id) if step.parent_id is None else None
+            if outer is not None:
+                run_id, parent_id = outer.run_id, outer.step_id
+            else:
+                place = self.place(step.run_id, step.parent_id)
+                if place is None:
+                    step.run_id = step.parent_id = None
+                    return None
+                run_id, parent_id = place
+            step.run_id, step.parent_id = run_id, parent_id
+            fields = Fields(self.limit, {}, self._pipeline.sealing)
+            if input_data is not None:
+                fields.payload("input", input_data)
+            if self._announces:
+                fields = self._announce(step, run_id, parent_id, fields)
+            scope = self._enter(step.id, run_id) if outer is None else enter_below(outer, step.id)
+            if not began % SAMPLED:
+                self._meter.add(time.perf_counter_ns() - began)
+            return scope, parent_id, fields, started_at, began
+        except Exception as error:
+            self._failed("open_step", error)
             return None
-        fields = Fields(self.limit, {})
-        fields.payload("input", input_data)
-        if self._announces:
-            fields = self._announce(step, place, fields)
+
+    def _enter(self, step_id: str, run_id: str) -> Scope:
         outer = self.runs.innermost()
-        opened_as = outer.opened_as if outer is not None and outer.run_id == place.run_id else None
-        return OpenStep(self.runs.enter(place.run_id, step.id, opened_as=opened_as), step.id, place, fields)
+        opened_as = outer.opened_as if outer is not None and outer.run_id == run_id else None
+        return self.runs.enter(run_id, step_id, opened_as=opened_as)
 
-    @safe(lambda *_: None)
-    def close_step(
-        self, step: Step, opened: OpenStep, started_at: int, elapsed: int, error: BaseException | None
-    ) -> None:
-        """The block of `step` ends. `started_at` and `elapsed` are in nanoseconds."""
-        _, step_id, place, fields = opened
-        failed = error if error is not None else step.error
-        fields.values["status"] = "completed" if failed is None else "failed"
-        fields.milliseconds("latency_ms", elapsed / 1e6 if step.latency_ms is None else step.latency_ms)
-        fields.values["started_at"] = started_at
-        fields.values["ended_at"] = started_at + elapsed
-        fields.payload("usage", step.usage)
-        fields.step(step.name, step.step_type, step.output, failed, step.tokens_used, step.meta_data)
-        # What was wrong is said afterwards: a block's work must not be lost over it.
-        type_ = STEP_END if self._announces else STEP
-        self.put(type_, place.run_id, step_id, place.parent_id, fields, failed is not None)
-        self.say_mended(fields)
+    def close_step(self, step: Step, opened: Opened, error: BaseException | None) -> None:
+        """The block of `step` ends."""
+        try:
+            ended = time.perf_counter_ns()
+            scope, parent_id, fields, started_at, began = opened
+            leave(scope)
+            failed = error if error is not None else step.error
+            values, elapsed = fields.values, ended - began
+            values["status"] = "completed" if failed is None else "failed"
+            if step.latency_ms is None:
+                values["latency_ms"] = elapsed // 1000 / 1000  # to the microsecond; round() takes ten times as long
+            else:
+                fields.milliseconds("latency_ms", step.latency_ms)
+            values["started_at"] = started_at
+            values["ended_at"] = started_at + elapsed
+            if step.usage is not None:
+                fields.payload("usage", step.usage)
+            fields.step(step.name, step.step_type, step.output, failed, step.tokens_used, step.meta_data)
+            # What was wrong is said afterwards: a block's work must not be lost over it.
+            type_ = STEP_END if self._announces else STEP
+            self.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None)
+            if fields.mended:
+                self.say_mended(fields)
+            if not began % SAMPLED:
+                self._meter.add(time.perf_counter_ns() - ended)
+        except Exception as failure:
+            self._failed("close_step", failure)
 
-    def _announce(self, step: Step, place: Place, fields: Fields) -> Fields:
+    def _announce(self, step: Step, run_id: str, parent_id: str | None, fields: Fields) -> Fields:
         """Send the start of a step by itself, for a backend that has to know it before what is inside.
 
         Gives the fields of its end.
@@ -170,8 +222,8 @@ class Recorder:
         fields.values["status"] = "running"
         fields.values["started_at"] = time.time_ns()
         fields.step(step.name, step.step_type, None, None, None, None)
-        self.put(STEP_START, place.run_id, step.id, place.parent_id, fields, urgent=True)
-        return Fields(self.limit, {})
+        self.put(STEP_START, run_id, step.id, parent_id, fields, urgent=True)
+        return Fields(self.limit, {}, fields.sealed)
 
     def inject(self, headers: Any) -> Any:
         place = self.runs.place()
@@ -211,24 +263,33 @@ class Recorder:
     def _begin_run(self, run_id: str, agent_name: Any, input_data: Any, external_id: Any, meta_data: Any) -> bool:
         if not self.enabled:
             return False
-        fields = Fields(self.limit, {"status": "running", "started_at": time.time_ns()})
+        began = time.perf_counter_ns()
+        values: dict[str, Any] = {"status": "running", "started_at": time.time_ns()}
+        fields = Fields(self.limit, values, self._pipeline.sealing)
         fields.name("agent_name", agent_name, default="unknown")
-        fields.name("external_id", external_id)
-        fields.payload("input", input_data)
-        fields.payload("meta_data", meta_data)
-        self.say_mended(fields)
-        return self.begin(run_id, fields, self._surroundings())
+        if external_id is not None:
+            fields.name("external_id", external_id)
+        if input_data is not None:
+            fields.payload("input", input_data)
+        if meta_data is not None:
+            fields.payload("meta_data", meta_data)
+        if fields.mended:
+            self.say_mended(fields)
+        begun = self.begin(run_id, fields, None if context.current() is None else self._surroundings())
+        if not began % SAMPLED:
+            self._meter.add(time.perf_counter_ns() - began)
+        return begun
 
     def begin(self, run_id: str, fields: Fields, within: Place | None = None) -> bool:
         """Record the start of a run; `within` another one it is a step there, an agent's. False if nothing can be recorded."""
         if within is None:
-            self.put(RUN_START, run_id, None, None, fields, urgent=True)
+            accepted = self.put(RUN_START, run_id, None, None, fields, urgent=True)
         else:
             values = fields.values
             values.update(name=values.pop("agent_name"), step_type="agent")
             self.runs.joined(run_id, within, values["name"])
-            self.put(STEP_START, within.run_id, run_id, within.parent_id, fields, urgent=True)
-        if self._pipeline.closed:
+            accepted = self.put(STEP_START, within.run_id, run_id, within.parent_id, fields, urgent=True)
+        if not accepted and self._pipeline.closed:
             return False
         self.runs.opened(run_id, fields.values["started_at"])
         return True
@@ -239,11 +300,14 @@ class Recorder:
         return Place(scope.run_id, scope.step_id) if scope is not None and scope.sort == context.REMOTE else None
 
     def _end(self, status: Any, output: Any, error: Any, meta_data: Any) -> Fields:
-        fields = Fields(self.limit, {"ended_at": time.time_ns()})
+        fields = Fields(self.limit, {"ended_at": time.time_ns()}, self._pipeline.sealing)
         fields.status(status, failed=error is not None)
-        fields.payload("output", output)
-        fields.error(error)
-        fields.payload("meta_data", meta_data)
+        if output is not None:
+            fields.payload("output", output)
+        if error is not None:
+            fields.error(error)
+        if meta_data is not None:
+            fields.payload("meta_data", meta_data)
         return fields
 
     def _put_end(self, run_id: str, fields: Fields) -> bool:
@@ -302,14 +366,18 @@ class Recorder:
         self, type_: str, run_id: str, step_id: str | None, parent_id: str | None, fields: Fields, urgent: bool
     ) -> bool:
         """Enqueue one event, unless its run is sampled out. True if it was accepted."""
-        if not context.sampled(run_id, self._sample_rate):
+        if self._sample_rate < 1.0 and not context.sampled(run_id, self._sample_rate):
             self._pipeline.sampled_out()
             return False
-        if self._pipeline.closed:
+        pipeline = self._pipeline
+        accepted = pipeline.put(type_, run_id, step_id, parent_id, fields.values, fields.size, urgent)
+        if not accepted and pipeline.closed:
             self._say_closed()
-        return self._pipeline.put(type_, run_id, step_id, parent_id, fields.values, fields.size, urgent)
+        return accepted
 
 
 def _id(value: Any) -> str | None:
     """An id that a caller named; None if it named none, or an empty one."""
+    if type(value) is str and 0 < len(value) <= LONGEST_ID and value.isascii() and "\0" not in value:
+        return value  # as it is, nearly always
     return None if value is None else text(value, LONGEST_ID) or None

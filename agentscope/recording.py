@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import index
 from typing import Any, NamedTuple
 
-from .snapshot import describe_exception, encode, text
+from .snapshot import describe_exception, encode, seal, text
 from .types import RUN_STATUSES, STEP_TYPES
 
 LONGEST_NAME = 4096
@@ -23,11 +23,13 @@ class Encoded(NamedTuple):
 class Fields:
     """The fields of one event, its payloads encoded as they are at this moment."""
 
-    __slots__ = ("limit", "mended", "size", "values")
+    __slots__ = ("limit", "mended", "sealed", "size", "values")
 
-    def __init__(self, limit: int, values: dict[str, Any]) -> None:
+    def __init__(self, limit: int, values: dict[str, Any], sealed: bool = False) -> None:
         self.limit = limit
         self.values = values
+        self.sealed = sealed
+        """Whether payloads may be sealed, for the worker to encode."""
         self.size = 0
         """Bytes of the payloads and names."""
         self.mended: list[tuple[str, str]] = []
@@ -36,6 +38,10 @@ class Fields:
     def payload(self, name: str, value: Any) -> None:
         """Any value at all, encoded now. None is not set."""
         if value is None:
+            return
+        if self.sealed and (sealed := seal(value, self.limit)) is not None:
+            self.values[name] = sealed
+            self.size += len(sealed)
             return
         data, lossy = value if type(value) is Encoded else encode(value, self.limit)
         self.values[name] = data
@@ -49,6 +55,10 @@ class Fields:
 
     def name(self, field: str, value: Any, default: str | None = None) -> None:
         """A short text. None is not set, unless there is a default: then it should have been a text."""
+        if type(value) is str and len(value) <= LONGEST_NAME and value.isascii() and "\0" not in value:
+            self.values[field] = value  # as it is, nearly always
+            self.size += len(value)
+            return
         if value is None and default is None:
             return
         told = _plain_text(value)
@@ -74,11 +84,21 @@ class Fields:
 
     def step(self, name: Any, step_type: Any, output: Any, error: Any, tokens_used: Any, meta_data: Any) -> None:
         """What every step has."""
-        self.name("name", name, default="step")
-        self.step_type(step_type, meta_data)
-        self.payload("output", output)
-        self.error(error)
-        self.number("tokens_used", tokens_used)
+        if type(name) is str and len(name) <= LONGEST_NAME and name.isascii() and "\0" not in name:
+            self.values["name"] = name  # as `name` has it, without the call
+            self.size += len(name)
+        else:
+            self.name("name", name, default="step")
+        if type(step_type) is str and step_type in STEP_TYPES and meta_data is None:
+            self.values["step_type"] = step_type
+        else:
+            self.step_type(step_type, meta_data)
+        if output is not None:
+            self.payload("output", output)
+        if error is not None:
+            self.error(error)
+        if tokens_used is not None:
+            self.number("tokens_used", tokens_used)
 
     def step_type(self, value: Any, meta_data: Any) -> None:
         """One of the step types; another becomes `other`, and what it was goes into `meta_data` as `step_type`."""

@@ -3,11 +3,15 @@
 What is mutated after the call must not change what is sent, and nothing of the agent's may break here. Plain JSON goes
 through a quick check of its size and types and then through a C encoder: orjson when it can be imported, else the
 standard library's. Everything else is rendered by `rendering`, slower and just as bounded.
+
+Where the worker has time, a plain value is only *sealed* at the call: a copy by `marshal`, for a sixth of the price of its JSON.
+Under load the JSON is made at the call all the same, because what the worker does in Python holds up every other thread.
 """
 
 from __future__ import annotations
 
 import json
+import marshal
 from collections.abc import Callable
 from itertools import chain
 from json import encoder as _stdlib
@@ -17,13 +21,17 @@ from typing import Any
 from agentscope.describe import describe_exception, text
 from agentscope.rendering import MAX_DEPTH, MAX_NODES, render
 
-__all__ = ["describe_exception", "encode", "text"]
+__all__ = ["describe_exception", "encode", "opened", "seal", "text"]
 
 _Dumps = Callable[[object], bytes]
 
 _MAX_FLOAT = float_info.max
 _CONTAINERS = frozenset({dict, list, tuple})
 _CONSTANTS = frozenset({bool, type(None)})
+SEAL = b"\x80"
+"""How a sealed payload begins, and no JSON does."""
+_PER_CHARACTER, _PER_VALUE = 6, 5
+"""Of one character JSON may make so many bytes; of a number, and what stands around it, so many times as many."""
 _UNRENDERED = b'"<cannot be rendered>"'
 
 
@@ -46,6 +54,63 @@ def encode(value: object, limit: int = 1 << 20) -> tuple[bytes, bool]:
         return _UNRENDERED, True
 
 
+def seal(value: object, limit: int) -> bytes | None:
+    """A copy of a plain value, of which `opened` makes the JSON; None for what is not plain, or may have more than `limit` bytes.
+
+    Also None where JSON is made as quickly, by orjson.
+    """
+    if not (_seals or (_seals is None and _choose())):
+        return None
+    found: list[Any] = [value]
+    add = found.extend
+    containers = 0
+    room = limit // _PER_CHARACTER - _PER_VALUE
+    try:
+        for item in found:  # which grows meanwhile
+            kind = type(item)
+            if kind is str:
+                room -= len(item)
+            elif kind is dict:
+                containers += 1
+                room -= sum(map(len, item)) + _PER_VALUE * len(item)
+                if room < 0:
+                    return None
+                add(item.values())
+            elif kind is list or kind is tuple:
+                containers += 1
+                room -= _PER_VALUE * len(item)
+                if room < 0:
+                    return None
+                add(item)
+            elif kind is int:
+                if not -0x8000_0000_0000_0000 <= item <= 0xFFFF_FFFF_FFFF_FFFF:
+                    return None
+            elif kind is not float and kind not in _CONSTANTS:
+                return None
+        if room < 0 or (containers > MAX_DEPTH and _is_deeper(value, MAX_DEPTH)):
+            return None
+        return SEAL + marshal.dumps(value)  # type: ignore[arg-type]  # what it cannot take, it refuses
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a key without a length, or another thread changes the value, or out of memory
+        return None
+
+
+def opened(payload: bytes) -> tuple[bytes, bool]:
+    """The JSON of a payload, sealed or not, and whether anything was lost."""
+    if payload[:1] != SEAL:
+        return payload, False
+    value = marshal.loads(memoryview(payload)[1:])  # noqa: S302 - made by `seal` in this very process
+    try:
+        return _dumps(value), False
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # a lone surrogate, or changed by another thread just when it was sealed
+        return encode(value, 1 << 30)
+
+
 def _plain(value: object, limit: int, max_depth: int, max_nodes: int) -> tuple[bytes | None, int]:
     """Encode `value` if it is plain JSON within the bounds, else None: it takes the careful way. Also how many values
     were looked at. Another thread may change the value meanwhile: what comes out is valid JSON all the same."""
@@ -64,42 +129,44 @@ def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> i
     """How many values are in `value`; negative if it is not made of exactly JSON's types within the bounds.
 
     Runs no foreign code but `len()` of a key that is no str. Its price is added to a C encoder's at every call: the
-    loops do as little as can be.
+    loop does as little as can be.
     """
-    found: list[Any] = [value] if type(value) in _CONTAINERS else [(value,)]
-    add = found.append
+    found: list[Any] = [value]
+    add = found.extend
     dicts: list[dict[str, object]] = []
+    lists = 0
     room = limit
-    nodes = 1
     try:
-        for node in found:  # which grows meanwhile
-            if type(node) is dict:
-                dicts.append(node)
-                node = node.values()
-            nodes += len(node)
-            if nodes > max_nodes or room < 0:
-                return -max_nodes
-            for item in node:
-                kind = type(item)
-                if kind is str:
-                    room -= len(item)
-                elif kind is dict or kind is list or kind is tuple:
-                    add(item)
-                elif kind is int:
-                    if not -0x8000_0000_0000_0000 <= item <= 0xFFFF_FFFF_FFFF_FFFF:
-                        return -nodes
-                elif kind is float:
-                    if not -_MAX_FLOAT <= item <= _MAX_FLOAT:  # nor is NaN
-                        return -nodes
-                elif kind not in _CONSTANTS:
-                    return -nodes
+        for item in found:  # which grows meanwhile
+            kind = type(item)
+            if kind is str:
+                room -= len(item)
+            elif kind is dict:
+                dicts.append(item)
+                if len(item) > max_nodes or len(found) > max_nodes or room < 0:
+                    return -max_nodes
+                add(item.values())
+            elif kind is list or kind is tuple:
+                lists += 1
+                if len(item) > max_nodes or len(found) > max_nodes or room < 0:
+                    return -max_nodes
+                add(item)
+            elif kind is int:
+                if not -0x8000_0000_0000_0000 <= item <= 0xFFFF_FFFF_FFFF_FFFF:
+                    return -len(found)
+            elif kind is float:
+                if not -_MAX_FLOAT <= item <= _MAX_FLOAT:  # nor is NaN
+                    return -len(found)
+            elif kind not in _CONSTANTS:
+                return -len(found)
+        nodes = len(found)
         if dicts and room >= 0:
             keys = dicts[0] if len(dicts) == 1 else chain.from_iterable(dicts)
             room -= sum(map(len, keys))  # the encoder refuses keys that have a length and are no str
-        if room < 0 or (len(found) > max_depth and _is_deeper(value, max_depth)):
+        if nodes > max_nodes or room < 0 or (lists + len(dicts) > max_depth and _is_deeper(value, max_depth)):
             return -nodes
     except Exception:  # TypeError: a key that is no str; RuntimeError: another thread resized a dict
-        return -nodes
+        return -len(found)
     return nodes
 
 
@@ -145,9 +212,17 @@ def _fast_dumps() -> _Dumps | None:
 
 def _choose_dumps(value: object) -> bytes:
     """Stands for the encoder until the first call, so that importing agentscope imports nothing else."""
-    global _dumps
-    _dumps = _fast_dumps() or _standard_dumps()
+    _choose()
     return _dumps(value)
 
 
+def _choose() -> bool:
+    """Choose the encoder, and say whether values are to be sealed: with orjson that would take longer than their JSON."""
+    global _dumps, _seals
+    fast = _fast_dumps()
+    _dumps, _seals = fast or _standard_dumps(), fast is None
+    return _seals
+
+
 _dumps: _Dumps = _choose_dumps
+_seals: bool | None = None

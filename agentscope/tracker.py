@@ -153,8 +153,14 @@ class Tracker(Face):
         Its duration is measured. An exception that leaves the block is recorded, and goes on unchanged.
         """
         step = self._recorder.new_step(name, step_type, input_data, run_id, parent_id)
-        step.output, step.meta_data = output_data, meta_data
-        step.tokens_used, step.latency_ms = tokens_used, latency_ms
+        if output_data is not None:
+            step.output = output_data
+        if tokens_used is not None:
+            step.tokens_used = tokens_used
+        if latency_ms is not None:
+            step.latency_ms = latency_ms
+        if meta_data is not None:
+            step.meta_data = meta_data
         return step
 
     # ---- functions -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
-from agentscope import context
+from agentscope import context, snapshot
 from tests.support.canary import Watch
 
 # A busy machine is no reason for a test to fail. How many examples a property is tried on may be told from outside.
@@ -22,6 +22,10 @@ settings.load_profile("agentscope")
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) == signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+# The dev extra brings orjson, which most users are without: with AGENTSCOPE_TEST_FAST=1 the tests run with it.
+if not os.environ.get("AGENTSCOPE_TEST_FAST"):
+    snapshot._dumps, snapshot._seals = snapshot._standard_dumps(), True
 
 SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))
 

@@ -21,6 +21,7 @@ from ..types import FlushResult, Stats
 from . import clock, lifecycle, threads
 from .counts import Left
 from .ledger import SHUTDOWN
+from .meter import Meter
 from .notices import say
 from .worker import Worker
 
@@ -31,6 +32,10 @@ __all__ = ["Pipeline"]
 
 OVERHEAD = 800
 """What an event takes in memory besides its payloads, about, in bytes."""
+MOST_SEALED = 512
+"""Payloads are sealed while fewer events than this are queued: to encode them later must not take the worker long."""
+
+_new = tuple.__new__
 
 
 class Pipeline:
@@ -53,6 +58,9 @@ class Pipeline:
         self._said: set[str] = set()
         self._inherited: list[Worker] = []
         """A parent's workers, never used: their connections are the parent's, and must not be closed by a finalizer here."""
+        self.meter = Meter()
+        self.sealing = True
+        """Whether payloads should be sealed, for the worker to encode: as long as few events are queued."""
         self._begin()
         lifecycle.know(self)
 
@@ -95,25 +103,23 @@ class Pipeline:
         if self._forks_untold:
             lifecycle.look_for_fork()
         worker = self._worker
-        if threads.in_callback():
+        if threads.callbacks and threads.in_callback():
             worker.ledger.misused.add("inside_callback")
             return False
         if self._closed:
             worker.ledger.refused.add(SHUTDOWN)
             return False
+        queue = worker.queue
         size += OVERHEAD
-        shed: list[str] = []
-        if not urgent and worker.queue.crowded(size):
-            shed = [name for name, value in fields.items() if type(value) is bytes]
-            if shed:
-                fields = {name: value for name, value in fields.items() if type(value) is not bytes}
-                fields["truncated"] = sorted({*shed, *fields.get("truncated", ())})
-                size = OVERHEAD + sum(len(value) for value in fields.values() if type(value) is str)
-        event = Event(type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields, size)
-        refusal = worker.queue.put(event, urgent)
+        shed = not urgent and queue.crowded(size)
+        if shed:
+            fields, size, shed = _without_payloads(fields, size)
+        event = _new(Event, (type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields, size))
+        refusal = queue.put(event, urgent)
         if refusal is not None:
             worker.ledger.refused.add(refusal)
             return False
+        self.sealing = len(queue.events) < MOST_SEALED
         if shed:
             worker.ledger.shed.add()
         if not worker.running:
@@ -223,3 +229,13 @@ class Pipeline:
         return FlushResult(
             pending=left.pending, dropped=since, spooled=left.spooled, problem=self._worker.problem if wrong else None
         )
+
+
+def _without_payloads(fields: dict[str, Any], size: int) -> tuple[dict[str, Any], int, bool]:
+    """The fields without those that hold payloads, what is left of the size, and whether there were any."""
+    shed = [name for name, value in fields.items() if type(value) is bytes]
+    if not shed:
+        return fields, size, False
+    kept = {name: value for name, value in fields.items() if type(value) is not bytes}
+    kept["truncated"] = sorted({*shed, *fields.get("truncated", ())})
+    return kept, OVERHEAD + sum(len(value) for value in kept.values() if type(value) is str), True

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..types import FlushResult, Stats
 from . import Pipeline, clock
+from .meter import Meter
 
 _SUMS = (
     "accepted",
@@ -31,10 +32,15 @@ class FanOut:
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._pipelines = tuple(pipelines)
         self._first = self._pipelines[0]
+        self.sealing = False  # each would have to encode the payloads by itself
 
     @property
     def closed(self) -> bool:
         return self._first.closed
+
+    @property
+    def meter(self) -> Meter:
+        return self._first.meter
 
     def new_step_id(self) -> str:
         """A UUID."""

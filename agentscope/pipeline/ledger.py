@@ -6,7 +6,7 @@ Callers only ever bump a `Tally`; everything else is written by the one thread t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import count, islice
+from itertools import count
 
 QUEUE_FULL = "queue_full"
 TOO_LARGE = "too_large"
@@ -39,10 +39,6 @@ class Tally:
 
     def add(self) -> None:
         next(self._count)
-
-    def advance(self, by: int) -> int:
-        """Add `by`, at least 1, and return the new total."""
-        return next(islice(self._count, by - 1, None)) + 1
 
     @property
     def value(self) -> int:

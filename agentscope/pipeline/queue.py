@@ -7,13 +7,14 @@ is one C call on a deque, a counter or a `SimpleQueue`, each of them re-entrant.
 from __future__ import annotations
 
 from collections import deque
+from itertools import count, islice
 from queue import Empty, SimpleQueue
 
 from ..events import Event
-from .ledger import QUEUE_FULL, Tally
+from .ledger import QUEUE_FULL
 
 UNIT = 256
-"""Bytes are counted in these units: `Tally.advance` costs a little for each."""
+"""Bytes are counted in these units: to add them up costs a little for each."""
 SHED_AT = 0.80
 """From this share of the bound on, ordinary steps lose their payload."""
 REFUSE_AT = 0.95
@@ -58,7 +59,7 @@ class EventQueue:
         self._shed_units = int(self._max_units * SHED_AT)
         self._batch_units = batch_bytes // UNIT
         self._refuse_units = int(self._max_units * REFUSE_AT)
-        self._tally = Tally()
+        self._added = count(1)
         self._reserved = 0
         self._released = 0
         self._bell = Bell()
@@ -84,9 +85,10 @@ class EventQueue:
         if self._reserved - self._released + units > (self._max_units if urgent else self._refuse_units):
             self.nudge(1)
             return self.full_reason
-        self._reserved = self._tally.advance(units)
+        self._reserved = next(islice(self._added, units - 1, None))  # one C call: nobody's addition is lost
         self.events.append(event)
-        self.nudge(self._batch_units)
+        if self.wake_at != NEVER:
+            self.nudge(self._batch_units)
         return None
 
     def nudge(self, units: int) -> None:

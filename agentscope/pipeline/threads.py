@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 R = TypeVar("R")
 
 _ours: set[int] = set()
-_in_callbacks: set[int] = set()
+callbacks: set[int] = set()
+"""Threads that are inside a hook."""
+
 
 NOISY = ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry", "charset_normalizer")
 """Loggers with a line for every request: a handler that tracks what is logged would feed on its own delivery."""
@@ -32,18 +34,18 @@ def in_callback() -> bool:
 
     A thread of ours is no reason by itself: the garbage collector runs anybody's finalizers in it.
     """
-    return get_ident() in _in_callbacks
+    return get_ident() in callbacks
 
 
 @contextmanager
 def callback() -> Iterator[None]:
     """Around a call of a user's hook."""
     ident = get_ident()
-    _in_callbacks.add(ident)
+    callbacks.add(ident)
     try:
         yield
     finally:
-        _in_callbacks.discard(ident)
+        callbacks.discard(ident)
 
 
 def _from_elsewhere(record: logging.LogRecord) -> bool:
@@ -190,7 +192,7 @@ def after_fork_in_child() -> None:
     for gate in _gates:
         gate.after_fork_in_child()
     _ours.clear()
-    _in_callbacks.clear()
+    callbacks.clear()
 
 
 async def awaited(call: Callable[[], R], name: str) -> R:

@@ -27,6 +27,7 @@ from agentscope import AgentScopeError, FlushResult, Stats
 from agentscope.exporters.transport import Transport
 from agentscope.face import Face
 from agentscope.pipeline import Pipeline
+from agentscope.snapshot import opened
 from tests.support.proxy import FaultProxy
 
 KEYS = frozenset({"ask_test", "ask_canary_0123456789"})
@@ -188,7 +189,7 @@ class Watch:
         def put(*args: Any, **kwargs: Any) -> bool:
             for value in args[5].values():
                 if type(value) is bytes and _SHORTEST_PAYLOAD <= len(value) <= _LONGEST_PAYLOAD:
-                    remember(value)
+                    remember(opened(value)[0])
             return original(*args, **kwargs)
 
         return put

@@ -37,38 +37,23 @@ def together(work, number: int = 8) -> None:
         worker.join()
 
 
-@given(st.lists(st.integers(1, 5000), max_size=20))
-def test_a_tally_gives_the_new_total_and_reading_does_not_move_it(steps):
+@given(st.integers(0, 5000))
+def test_reading_a_tally_does_not_move_it(times):
     tally = Tally()
-    total = 0
-    for by in steps:
-        total += by
-        assert tally.advance(by) == total
-        assert tally.value == tally.value == total
-
-
-def test_adding_is_advancing_by_one():
-    tally = Tally()
-    tally.add()
-    tally.add()
-    assert tally.value == 2
-    assert tally.advance(1) == 3
+    for _ in range(times):
+        tally.add()
+    assert tally.value == tally.value == times
 
 
 def test_a_tally_is_exact_under_eight_threads(hasty_threads):
     tally = Tally()
-    totals: list[list[int]] = [[] for _ in range(8)]
 
     def work(i: int) -> None:
-        for n in range(1, 2001):
-            totals[i].append(tally.advance(n % 7 + 1))
+        for _ in range(2000):
             tally.add()
 
     together(work)
-    assert tally.value == 8 * sum(n % 7 + 2 for n in range(1, 2001))
-    everyone = [total for mine in totals for total in mine]
-    assert len(set(everyone)) == len(everyone)
-    assert all(mine == sorted(mine) for mine in totals)
+    assert tally.value == 8 * 2000
 
 
 def test_tallies_by_name_are_exact_under_eight_threads_that_bring_new_names(hasty_threads):

@@ -180,14 +180,14 @@ def test_a_thread_of_ours_that_forks_does_not_wait_for_its_own_imports(gate):
 
 def test_the_child_begins_with_an_open_gate_and_no_threads_of_ours(gate, monkeypatch):
     monkeypatch.setattr(threads, "_ours", {1, threading.get_ident()})
-    monkeypatch.setattr(threads, "_in_callbacks", {1})
+    monkeypatch.setattr(threads, "callbacks", {1})
     gate.lock.acquire()
     gate.held_by_fork = True
     threads.after_fork_in_child()
     assert not gate.lock.locked()
     assert not gate.held_by_fork
     assert not threads.is_ours()
-    assert threads._in_callbacks == set()
+    assert threads.callbacks == set()
 
 
 def load_clock():
