@@ -105,6 +105,21 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     raise Refused(415, f"Content-Encoding must be one of identity, {ENCODINGS}.")
 
 
+def told_size(body: bytes, encoding: str) -> int:
+    """What a body says of its size without its content encoding; nothing holds it to that. 0 where it says nothing."""
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return len(body)
+    if name in ("gzip", "x-gzip"):
+        return int.from_bytes(body[-4:], "little")
+    if name == "zstd" and zstandard is not None:
+        try:
+            return max(0, int(zstandard.frame_content_size(body)))
+        except zstandard.ZstdError:
+            return 0  # and `inflate` says what is wrong with it
+    return 0
+
+
 def _unzlib(body: bytes, name: str, limit: int) -> bytes:
     unpack = zlib.decompressobj(wbits=_ZLIB_BITS[name])
     try:

@@ -7,17 +7,14 @@ event carries the field.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from agentscope.events import RUN_END, STEP, STEP_END
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.ids import span_id_of
-
-LLM_STEP = "llm_call"
-MAX_TOKENS = 10**12
-"""What one step may add to a total, so that sums stay far from the bounds of 64 bits."""
+from agentscope.server.rows import run_row, run_tokens, status_of, step_row, tokens_of
 
 _RUN_FIELDS = (
     "agent_name",
@@ -48,38 +45,7 @@ _STEP_FIELDS = (
     "started_at",
     "ended_at",
 )
-_TOTAL = ("total_tokens", "totalTokens")
-_INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "promptTokens")
-_OUTPUT = ("output_tokens", "completion_tokens", "outputTokens", "completionTokens")
-_COUNTED = frozenset({*_TOTAL, *_INPUT, *_OUTPUT})
-_PAYLOADS = frozenset({"input", "output", "meta_data", "tags", "truncated"})
-_LONGEST = 1000  # characters of a name or an id in a list
 _ENDS = frozenset({RUN_END, STEP, STEP_END})
-_FAILED = frozenset({"failed", "error"})
-
-
-class StepRow(NamedTuple):
-    """What the store keeps of a step to compute totals."""
-
-    step_type: str
-    failed: bool
-    tokens: int | None
-
-
-class RunRow(NamedTuple):
-    """What the store keeps of a run to list and find it."""
-
-    agent_name: str
-    status: str
-    external_id: str | None
-    user_id: str | None
-    conversation_id: str | None
-    source: str | None
-    failed: bool
-    started_at: str | None
-    ended_at: str | None
-    tokens: int | None
-    """What was said of the run as a whole; it counts only where no step carries any."""
 
 
 def place(patch: Patch) -> tuple[str, str, int, str]:
@@ -91,6 +57,12 @@ def fold(patches: Iterable[Patch]) -> dict[str, Any]:
     """The fields that patches of one run or step add up to, whatever their order; `first_at` is the earliest time."""
     ordered = sorted(patches, key=place)
     fields: dict[str, Any] = {"first_at": ordered[0].time, "ended": False}
+    extend(fields, ordered)
+    return fields
+
+
+def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
+    """Bring a fold up to date with patches, in their order, that all come after those it was made of."""
     for patch in ordered:
         known = _RUN_FIELDS if patch.step_id is None else _STEP_FIELDS
         event = patch.fields
@@ -105,42 +77,6 @@ def fold(patches: Iterable[Patch]) -> dict[str, Any]:
             fields["truncated"] = sorted({*fields.get("truncated", ()), *event["truncated"]})
         if patch.type in _ENDS:
             fields["ended"] = True
-    return fields
-
-
-def row_fields(event: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an event may count for a row: none of its payloads."""
-    fields = {name: value for name, value in event.items() if name not in _PAYLOADS}
-    if "error" in fields:
-        fields["error"] = bool(fields["error"])
-    if isinstance(fields.get("usage"), dict):
-        fields["usage"] = {name: _count(value) for name, value in fields["usage"].items() if name in _COUNTED}
-    return fields
-
-
-def step_row(fields: Mapping[str, Any]) -> StepRow:
-    """The row of a step, from its fold or, for a step of one event, from that event."""
-    return StepRow(
-        fields.get("step_type") or "other",
-        fields.get("status") in _FAILED or bool(fields.get("error")),
-        _tokens(fields),
-    )
-
-
-def run_row(fields: Mapping[str, Any]) -> RunRow:
-    """The row of a run, from its fold; from `{}` when only steps of it came so far."""
-    return RunRow(
-        _listed(fields.get("agent_name")) or "unknown",
-        _listed(_status(fields)) or "",
-        _listed(fields.get("external_id")),
-        _listed(fields.get("user_id")),
-        _listed(fields.get("conversation_id")),
-        _listed(fields.get("source")),
-        fields.get("status") in _FAILED or bool(fields.get("error")),
-        fields.get("started_at"),
-        fields.get("ended_at"),
-        _tokens(fields),
-    )
 
 
 def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
@@ -183,13 +119,6 @@ def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
             for index, step_id in enumerate(order)
         ],
     }
-
-
-def run_tokens(rows: Sequence[StepRow]) -> int | None:
-    """A run's tokens: over its LLM steps where any carries usage (others repeat it), else over all; None if none does."""
-    of_llm = [row.tokens for row in rows if row.tokens is not None and row.step_type == LLM_STEP]
-    counted = of_llm or [row.tokens for row in rows if row.tokens is not None]
-    return sum(counted) if counted else None
 
 
 def resolved(roots: Collection[str | None], parents: Mapping[str, str | None]) -> dict[str, str | None]:
@@ -244,12 +173,12 @@ def _step_view(
         "step_index": index,
         "step_type": fields.get("step_type") or "other",
         "name": fields.get("name") or "step",
-        "status": _status(fields),
+        "status": status_of(fields),
         "input": fields.get("input"),
         "output": fields.get("output"),
         "error": fields.get("error"),
         "meta_data": fields.get("meta_data"),
-        "tokens_used": _tokens(fields),
+        "tokens_used": tokens_of(fields),
         "usage": fields.get("usage"),
         "latency_ms": latency,
         "started_at": fields.get("started_at"),
@@ -259,45 +188,6 @@ def _step_view(
     if parent != given:
         view["unattached_parent_id"] = given
     return view
-
-
-def _status(fields: Mapping[str, Any]) -> str:
-    """What the sender said; where it said nothing, what the events that came amount to."""
-    status: str | None = fields.get("status")
-    if status:
-        return status
-    if not fields.get("ended"):
-        return "running"
-    return "failed" if fields.get("error") else "completed"
-
-
-def _listed(name: str | None) -> str | None:
-    """A name as lists show it: a page of them must not grow with what somebody called a run."""
-    return name if name is None or len(name) <= _LONGEST else name[:_LONGEST] + "…"
-
-
-def _tokens(fields: Mapping[str, Any]) -> int | None:
-    """`tokens_used`, else the total of `usage`, else its input and output added up."""
-    tokens = _count(fields.get("tokens_used"))
-    usage = fields.get("usage")
-    if tokens is None and isinstance(usage, dict):
-        tokens = _named(usage, _TOTAL)
-        if tokens is None:
-            parts = [_named(usage, _INPUT), _named(usage, _OUTPUT)]
-            known = [part for part in parts if part is not None]
-            tokens = min(sum(known), MAX_TOKENS) if known else None
-    return tokens
-
-
-def _named(usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
-    """The first of these counts that is one."""
-    return next((count for name in names if (count := _count(usage.get(name))) is not None), None)
-
-
-def _count(value: Any) -> int | None:
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return max(0, min(value, MAX_TOKENS)) if type(value) is int else None
 
 
 def _merged(earlier: Any, later: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -12,14 +13,13 @@ from starlette.responses import JSONResponse, Response
 
 from agentscope.protocols.agentscope.decode import (
     Batch,
-    DecodeError,
     Patch,
     decode_batch,
     decode_run,
     decode_run_update,
     decode_step,
 )
-from agentscope.server.intake import Held, Intake, weight_of
+from agentscope.server.intake import Held, Intake
 from agentscope.server.limits import Refused
 from agentscope.server.security import KEY_HEADER, Keys
 
@@ -42,7 +42,8 @@ class Ingest:
             return JSONResponse(await self._store_batch(request, body))
 
     async def _store_batch(self, request: Request, body: Held) -> dict[str, Any]:
-        batch = await self._intake.decoded(request, body, _batch_of)
+        decode = partial(decode_batch, weighed=True, lean=True)
+        batch = await self._intake.decoded(request, body, decode, most_weight=_MAX_WEIGHT)
         counts = await self._intake.commit(batch)
         return {"accepted": counts.accepted, "duplicates": counts.duplicates, "rejected": batch.rejected}
 
@@ -127,9 +128,3 @@ class Ingest:
         if not 0 < len(key) <= _MAX_KEY:
             raise Refused(400, f"Idempotency-Key must have 1 to {_MAX_KEY} characters.")
         return str(uuid.uuid5(_SPACE, f"event:{scope}:{key}")), str(uuid.uuid5(_SPACE, f"{scope}:{key}"))
-
-
-def _batch_of(body: bytes) -> Batch:
-    if weight_of(body) > _MAX_WEIGHT:
-        raise DecodeError(413, "The batch holds too many values; send it in parts.")
-    return decode_batch(body)

@@ -13,8 +13,10 @@ from typing import Any, TypeVar, cast
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from agentscope.protocols.agentscope.decode import Batch, DecodeError, time_text
-from agentscope.server.body import JSON, Bodies, inflate
+from agentscope.protocols.agentscope.decode import Batch, DecodeError
+from agentscope.protocols.agentscope.fields import time_text
+from agentscope.protocols.strict_json import weight_of
+from agentscope.server.body import JSON, Bodies, inflate, told_size
 from agentscope.server.limits import Limits, Refused
 from agentscope.server.store import Store
 from agentscope.server.writing import Counts
@@ -22,8 +24,10 @@ from agentscope.server.writing import Counts
 T = TypeVar("T")
 
 _PATIENCE = 5.0  # seconds that a body waits for others of its size
-# Bytes and weight of a body at most, and how many such are taken apart and stored at once.
-_LANES = ((512 << 10, 20_000, 4), (sys.maxsize, sys.maxsize, 1))
+# Bytes and weight of a body at most, and how many such are taken apart and stored at once. The second is for what the
+# SDK sends by itself: while one such batch is being stored, the next is taken apart.
+_LANES = ((512 << 10, 20_000, 4), (2 << 20, 80_000, 2), (sys.maxsize, sys.maxsize, 1))
+_WIDEST = 4  # bytes of a character
 # How the escapes begin that stand for a character beyond the 65 536 first.
 _PAIRS = [
     b"\\u" + digits for digits in (b"d8", b"d9", b"da", b"db", b"D8", b"D9", b"DA", b"DB", b"dA", b"dB", b"Da", b"Db")
@@ -61,20 +65,31 @@ class Intake:
         async with self.bodies.hold(request, *(content_types or (JSON,))) as raw, AsyncExitStack() as room:
             yield Held(raw, room)
 
-    async def decoded(self, request: Request, body: Held, decode: Callable[[bytes], T], *, growth: int = 1) -> T:
+    async def decoded(
+        self,
+        request: Request,
+        body: Held,
+        decode: Callable[[bytes], T],
+        *,
+        growth: int = 1,
+        most_weight: int = sys.maxsize,
+    ) -> T:
         """What `decode` makes of the body without its content encoding. It runs in a thread.
 
         A body may cost many times its size while it is taken apart and until it is stored: of the large ones there is
         one at a time, for which the small ones need not wait. `growth` says how many times more than JSON of its size a
-        body may come to. Raises `Refused` as `inflate` does, and what `decode` raises; `DecodeError` has an answer of
-        its own.
+        body may come to, and `most_weight` what is refused, as `weight_of` counts. Raises `Refused` as `inflate` does,
+        and what `decode` raises; `DecodeError` has an answer of its own.
         """
         encoding = request.headers.get("content-encoding", "")
+        told = told_size(body.raw, encoding)
         for size, weight, lane in self._lanes:
+            if told > size // growth:
+                continue
             release = await _entered(lane)
             try:
                 fits, found = await run_in_threadpool(
-                    self._decoded_within, body.raw, encoding, size // growth, weight, decode
+                    self._decoded_within, body.raw, encoding, size // growth, min(weight, most_weight), decode
                 )
             except BaseException:
                 release()
@@ -83,7 +98,9 @@ class Intake:
                 body.room.callback(release)  # what was found lives until it is stored, and so does its place
                 return cast("T", found)
             release()
-        raise AssertionError("the last lane takes whatever is not refused")
+        raise DecodeError(
+            413, "The body holds too many values; send it in parts."
+        )  # since the last lane takes any size
 
     def _decoded_within(
         self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
@@ -99,16 +116,16 @@ class Intake:
     def _tried(
         self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
     ) -> tuple[bool, Any]:
-        size = min(size, self._inflated_bytes)
+        most = self._inflated_bytes
         try:
-            body = inflate(raw, encoding, size)
+            body = inflate(raw, encoding, min(size, most))
         except Refused as problem:
-            if problem.status == 413 and size < self._inflated_bytes:
+            if problem.status == 413 and size < most:
                 return False, None
             raise
-        if size < self._inflated_bytes and (len(body) > size or weight_of(body) > weight):
+        if len(body) > size or (weight < sys.maxsize and weight_of(body) > weight):
             return False, None
-        if len(body) * _width(body) > self._inflated_bytes:
+        if len(body) * _WIDEST > most and len(body) * _width(body) > most:
             raise Refused(413, "The body is too large with the characters it holds; send it in parts.")
         held = [body]
         del body
@@ -135,16 +152,12 @@ class Intake:
         return next(self._seq)
 
 
-def weight_of(body: bytes) -> int:
-    """About how many values a body of JSON holds, those that cost more counted as several."""
-    return body.count(b",") + 2 * body.count(b"[") + 3 * body.count(b"{")
-
-
 def _width(body: bytes) -> int:
     """Bytes that Python takes for a character of a text if it is one that holds the widest of the body's."""
-    if any(byte in body for byte in range(0xF0, 0xF5)) or any(pair in body for pair in _PAIRS):
-        return 4
-    return 1 if body.isascii() and b"\\u" not in body else 2
+    escaped = b"\\u" in body
+    if any(byte in body for byte in range(0xF0, 0xF5)) or (escaped and any(pair in body for pair in _PAIRS)):
+        return _WIDEST
+    return 1 if body.isascii() and not escaped else 2
 
 
 async def _entered(lane: asyncio.Semaphore) -> Callable[[], None]:

@@ -33,8 +33,9 @@ logger = logging.getLogger("agentscope.server")
 _GRACE = 2  # seconds that requests in flight have to end
 _STOP = 4.5  # seconds after which stop() no longer waits for them
 _KEEP_ALIVE = 75  # seconds; longer than the SDK's pool keeps an idle connection
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of glibc's malloc.h
-_LARGE_BLOCK = 128 << 10  # bytes
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+_LARGE_BLOCK = 2 << 20  # bytes; what the SDK's batches need stays below, and is used again for the next
+_KEPT = 8 << 20  # bytes of free memory at most that are kept for it
 _CONCURRENCY = 1024  # requests at once; the connection cap works long before
 
 
@@ -194,6 +195,7 @@ def _give_memory_back() -> None:
     except (AttributeError, OSError, TypeError):
         return  # another C library
     mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT)
     mallopt(_M_ARENA_MAX, 1)
 
 

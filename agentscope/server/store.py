@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server import reading
+from agentscope.server.hot import HotFolds
 from agentscope.server.retention import Sweeper
 from agentscope.server.schema import is_corrupt, open_reader, verify
 from agentscope.server.writer import Unavailable, Writer
@@ -40,6 +41,7 @@ class Store:
         # Wall time once, then steady time: a clock that jumps must not make every run old at once.
         self._offset = time.time() - time.monotonic()
         sweeper = None if retention_days is None else Sweeper(retention_days * 86400, self.now)
+        self._hot = HotFolds()
         try:
             self._writer = Writer(self.path, idle=sweeper)
         except BaseException:
@@ -53,7 +55,7 @@ class Store:
     def ingest(self, batch: Batch) -> Future[Counts]:
         """Store a batch. The future is done after the commit; it raises `Unavailable` when nothing was stored."""
         now = self.now()
-        return self._writer.submit(lambda db: write_batch(db, batch, now))
+        return self._writer.submit(lambda db: write_batch(db, batch, now, self._hot))
 
     def health(self) -> dict[str, Any]:
         """Counts of what is stored: events, runs, batches, duplicates, conflicts, and `dropped` by reason."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
-from agentscope.server.fold import LLM_STEP, fold, row_fields, run_row, step_row
+from agentscope.server.hot import HotFolds
+from agentscope.server.rows import LLM_STEP, row_fields, run_row, step_row
 
 _INSERT_RUN = """
 INSERT INTO runs (agent_name, status, external_id, user_id, conversation_id, source, failed, started_at, ended_at,
@@ -40,10 +42,15 @@ class Counts(NamedTuple):
     new_runs: int
 
 
-def write_batch(db: sqlite3.Connection, batch: Batch, now: float) -> Counts:
-    """Append what is new of a batch and bring the folds up to date. `now` is the receiver's clock in epoch seconds."""
+def write_batch(db: sqlite3.Connection, batch: Batch, now: float, hot: HotFolds | None = None) -> Counts:
+    """Append what is new of a batch and bring the folds up to date. `now` is the receiver's clock in epoch seconds.
+
+    `hot` remembers folds from one batch to the next.
+    """
+    hot = HotFolds() if hot is None else hot
+    hot.begin(db)
     fresh, duplicates, conflicts = _sift(db, batch.patches)
-    new_runs = _append(db, fresh, now) if fresh else 0
+    new_runs = _append(db, fresh, now, hot) if fresh else 0
     seen = db.execute("SELECT 1 FROM batches WHERE id=?", (batch.batch_id,)).fetchone()
     if seen is None:
         db.execute("INSERT INTO batches VALUES (?,?,?,?)", (batch.batch_id, now, duplicates, conflicts))
@@ -52,6 +59,7 @@ def write_batch(db: sqlite3.Connection, batch: Batch, now: float) -> Counts:
     elif duplicates:
         change = "UPDATE batches SET duplicates=duplicates+?, conflicts=conflicts+? WHERE id=?"
         db.execute(change, (duplicates, conflicts, batch.batch_id))
+    hot.end()
     return Counts(len(fresh), duplicates, conflicts, new_runs)
 
 
@@ -81,56 +89,56 @@ def _sift(db: sqlite3.Connection, patches: Sequence[Patch]) -> tuple[list[Patch]
     return list(fresh.values()), again, conflicts
 
 
-def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float) -> int:
+def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, hot: HotFolds) -> int:
     by_run: dict[str, dict[str | None, list[Patch]]] = {}
     for patch in patches:
         by_run.setdefault(patch.run_id, {}).setdefault(patch.step_id, []).append(patch)
     keys: dict[str, int] = dict(db.execute(_RUNS_OF, (json.dumps(list(by_run)),)))
     next_key = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]
-    new_runs = 0
+    new_runs: list[tuple[Any, ...]] = []
+    steps: list[tuple[Any, ...]] = []
     for run_id, groups in by_run.items():
         first_at = min(patch.time for group in groups.values() for patch in group)
+        of_run = groups.pop(None, ())
         key = keys.get(run_id)
         if key is None:
             next_key += 1
-            new_runs += 1
             key = keys[run_id] = next_key
-            _insert_run(db, key, run_id, groups.get(None, ()), first_at, now)
+            row = run_row(hot.folded(key, None, of_run, None) if of_run else {})
+            new_runs.append((*row, key, run_id, first_at, row.started_at or first_at, now))
+            known: Container[str] = ()
         else:
-            _update_run(db, key, groups.get(None, ()), first_at, now)
-        groups.pop(None, None)
-        _fold_steps(db, key, groups)
+            _update_run(db, key, of_run, first_at, now, hot)
+            known = {step_id for (step_id,) in db.execute(_STEPS_OF, (key, json.dumps(list(groups))))}
+        for step_id, group in groups.items():
+            steps.append((key, step_id, *_step(db, key, step_id, group, step_id in known, hot)))
+    db.executemany(_INSERT_RUN, new_runs)
+    db.executemany("INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?)", steps)
     db.executemany(
         "INSERT INTO events (id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?)",
         [(patch.id, keys[patch.run_id], patch.step_id, patch.session_id, now, patch.body) for patch in patches],
     )
-    return new_runs
+    return len(new_runs)
 
 
-def _insert_run(
-    db: sqlite3.Connection, key: int, run_id: str, patches: Sequence[Patch], first_at: str, now: float
+def _update_run(
+    db: sqlite3.Connection, key: int, patches: Sequence[Patch], first_at: str, now: float, hot: HotFolds
 ) -> None:
-    row = run_row(fold(patches) if patches else {})
-    db.execute(_INSERT_RUN, (*row, key, run_id, first_at, row.started_at or first_at, now))
-
-
-def _update_run(db: sqlite3.Connection, key: int, patches: Sequence[Patch], first_at: str, now: float) -> None:
     db.execute(_TOUCH_RUN, {"first_at": first_at, "now": now, "key": key})
     if patches:
-        row = run_row(fold([*_stored(db, key, None), *patches]))
+        row = run_row(hot.folded(key, None, patches, lambda: _stored(db, key, None)))
         db.execute(_UPDATE_RUN, (*row, row.started_at, key))
 
 
-def _fold_steps(db: sqlite3.Connection, run: int, groups: dict[str | None, list[Patch]]) -> None:
-    known = {step_id for (step_id,) in db.execute(_STEPS_OF, (run, json.dumps(list(groups))))}
-    rows = []
-    for step_id, patches in groups.items():
-        if step_id in known:
-            row = step_row(fold([*_stored(db, run, step_id), *patches]))
-        else:
-            row = step_row(patches[0].fields if len(patches) == 1 else fold(patches))
-        rows.append((run, step_id, row.step_type == LLM_STEP, row.failed, row.tokens))
-    db.executemany("INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?)", rows)
+def _step(
+    db: sqlite3.Connection, run: int, step_id: str | None, patches: Sequence[Patch], known: bool, hot: HotFolds
+) -> tuple[bool, bool, int | None]:
+    """What the table keeps of a step: whether it is one of an LLM, whether it failed, and its tokens."""
+    if not known and len(patches) == 1 and patches[0].type == STEP:
+        row = step_row(patches[0].fields)  # most steps come whole, and nothing ever follows
+    else:
+        row = step_row(hot.folded(run, step_id, patches, (lambda: _stored(db, run, step_id)) if known else None))
+    return row.step_type == LLM_STEP, row.failed, row.tokens
 
 
 def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[Patch]:

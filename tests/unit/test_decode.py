@@ -19,9 +19,8 @@ from agentscope.protocols.agentscope.decode import (
     decode_run,
     decode_run_update,
     decode_step,
-    normal_time,
-    time_text,
 )
+from agentscope.protocols.agentscope.fields import normal_time, time_text
 from tests.support.receiver import TIME, envelope, run_start, step
 
 IDS: dict[str, Any] = {"event_id": "e", "run_id": "r", "now": TIME, "seq": 3}
@@ -267,6 +266,40 @@ def test_of_keys_that_come_twice_the_last_counts_everywhere() -> None:
     patch = decode_batch(body.encode()).patches[0]
     assert patch.fields["name"] == "last"
     assert patch.body.count('"name"') == 1
+
+
+def test_keys_that_come_twice_within_a_payload_are_stored_once() -> None:
+    body = json.dumps(envelope(step(input="@"))).replace('"@"', '{"a": 1, "a": 2}')
+    assert json.loads(decode_batch(body.encode()).patches[0].body, object_pairs_hook=list)[-1] == ("input", [("a", 2)])
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**18), 10**18)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+writings = st.fixed_dictionaries(
+    {"ensure_ascii": st.booleans(), "indent": st.none() | st.just(1), "separators": st.none() | st.just((",", ":"))}
+)
+
+
+@given(st.lists(values, max_size=4), writings, st.permutations(["batch_id", "session_id", "events", "dropped"]))
+def test_however_a_body_is_written_its_events_are_stored_as_what_they_say(
+    payloads: list[Any], writing: dict[str, Any], order: list[str]
+) -> None:
+    events = [step(input=value, session_id="other") if n % 2 else step(input=value) for n, value in enumerate(payloads)]
+    document = envelope(*events)
+    body = json.dumps({name: document[name] for name in order}, **writing).encode()
+    batch, lean = decode_batch(body), decode_batch(body, lean=True)
+    for event, patch, thin in zip(events, batch.patches, lean.patches, strict=True):
+        event.pop("session_id", None)
+        assert json.loads(patch.body) == patch.fields == event
+        assert (thin.body, thin.session_id) == (patch.body, patch.session_id) == (patch.body, "session-1")
+        assert "input" not in thin.fields
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(), st.lists, max_leaves=20))

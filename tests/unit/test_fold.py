@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope.protocols.agentscope.decode import Patch, decode_batch
-from agentscope.server.fold import StepRow, attach, duration_ms, fold, run_row, run_tokens, run_view, step_row
+from agentscope.server.fold import attach, duration_ms, fold, run_view
+from agentscope.server.rows import StepRow, run_row, run_tokens, step_row
 from tests.support.receiver import at, envelope, run_end, run_start, step
 
 

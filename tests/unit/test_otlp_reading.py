@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.protocols.agentscope.decode import MAX_ID, Patch, decode_batch
+from agentscope.protocols.agentscope.decode import Patch, decode_batch
+from agentscope.protocols.agentscope.fields import MAX_ID
 from agentscope.protocols.ids import run_id_of, span_id_of
 from agentscope.protocols.otlp import json_form, protobuf
 from agentscope.protocols.otlp.aliases import INPUTS, OUTPUTS, SESSIONS, TOKENS, USERS

@@ -7,45 +7,32 @@ status that says so; an event that is wrong by itself is rejected, and its neigh
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta, timezone
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeGuard
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from agentscope.events import EVENT_TYPES, RUN_END, RUN_START, RUN_UPDATE, STEP
+from agentscope.protocols.agentscope.fields import AN_ID, Rejected, is_id, normal_time, normalise
 from agentscope.protocols.strict_json import (
     MAX_DEPTH,
     DecodeError,
+    Dump,
     deeper_than,
     dump_plain,
     is_text,
     parse,
+    parse_list,
     too_deep,
+    weigh,
 )
 
 __all__ = ["Batch", "DecodeError", "Patch", "decode_batch", "decode_run", "decode_run_update", "decode_step"]
 
-MAX_ID = 255
-"""Characters in an id of an event, a run or a step."""
 MAX_SEQ = (1 << 63) - 1
 
-_AN_ID = f"a string of 1 to {MAX_ID} characters without NUL"
 _EVENT_DEPTH = MAX_DEPTH - 2  # an event sits inside the envelope and its list
 _RUN_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END})
-_TIME = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?"
-    r"(?:([Zz])|([+-])([0-9]{2}):?([0-9]{2}))?"
-)
-_TEXT_FIELDS = ("name", "step_type", "status", "agent_name", "external_id", "user_id", "conversation_id", "source")
-_EXPECTED: dict[str, tuple[tuple[type, ...], str]] = {
-    **dict.fromkeys(_TEXT_FIELDS, ((str,), "a string")),
-    "started_at": ((str,), "an RFC 3339 time"),
-    "ended_at": ((str,), "an RFC 3339 time"),
-    "tokens_used": ((int, float), "a whole number"),
-    "latency_ms": ((int, float), "a number of milliseconds"),
-    "tags": ((list,), "a list of strings"),
-    "truncated": ((list,), "a list of strings"),
-}
+_UNREAD = ("input", "output", "meta_data", "tags", "truncated")  # by `rows`; an error and the usage are
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Patch(NamedTuple):
@@ -77,16 +64,16 @@ class Batch(NamedTuple):
     """Events that the sender gave up before this batch, by reason."""
 
 
-class _Rejected(ValueError):
-    """An event that is wrong by itself; the text says why."""
-
-
-def decode_batch(body: bytes) -> Batch:
+def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> Batch:
     """Decode the body of `POST /api/ingest/batch`.
 
-    Raises `DecodeError`: 400 for what is not strict JSON or too deep, 413 for too many values, 422 for a wrong envelope.
+    `weighed` says that somebody has looked how many values it holds. With `lean`, `Patch.fields` is without those payloads
+    that only a reader of the run asks for; the body has them. Raises `DecodeError`: 400 for what is not strict JSON or too
+    deep, 413 for too many values, 422 for a wrong envelope.
     """
-    document, dump = parse(body)
+    if not weighed:
+        weigh(body)
+    document = parse_list(body, "events", "session_id", _lean_item if lean else _item)
     del body  # up to 32 MB that nothing needs any longer
     if not isinstance(document, dict):
         raise DecodeError(422, "The body must be a JSON object with batch_id, session_id and events.")
@@ -98,14 +85,25 @@ def decode_batch(body: bytes) -> Batch:
     batch_id = _envelope_id(document, "batch_id")
     session_id = _envelope_id(document, "session_id")
     dropped = _dropped(document.get("dropped"))
-    patches: list[Patch] = []
-    rejected: list[dict[str, Any]] = []
-    for event in events:
-        try:
-            patches.append(_patch(event, session_id, dump))
-        except _Rejected as wrong:
-            rejected.append({"id": _own_id(event), "reason": str(wrong)})
+    patches = [event for event in events if type(event) is Patch]
+    rejected = [event for event in events if type(event) is dict] if len(patches) < len(events) else []
     return Batch(batch_id, session_id, patches, rejected, dropped)
+
+
+def _item(document: dict[str, Any], event: Any, text: str | None, dump: Dump) -> Patch | dict[str, Any]:
+    """An event as a patch, or what is to be told of one that is wrong by itself."""
+    try:
+        return _patch(event, text, document.get("session_id"), dump)
+    except Rejected as wrong:
+        return {"id": _own_id(event), "reason": str(wrong)}
+
+
+def _lean_item(document: dict[str, Any], event: Any, text: str | None, dump: Dump) -> Patch | dict[str, Any]:
+    item = _item(document, event, text, dump)
+    if type(item) is Patch:
+        for name in _UNREAD:
+            event.pop(name, None)
+    return item
 
 
 def decode_run(body: bytes, *, event_id: str, run_id: str, now: str, seq: int) -> Patch:
@@ -138,96 +136,56 @@ def decode_run_update(body: bytes, *, event_id: str, run_id: str, now: str, seq:
     return _classic(RUN_END if ended else RUN_UPDATE, fields, event_id, run_id, None, now, seq)
 
 
-@lru_cache(maxsize=4096)
-def normal_time(text: str) -> str:
-    """An RFC 3339 or ISO 8601 time as UTC with six digits and Z; without a zone it is taken as UTC.
-
-    Raises `ValueError` for anything else.
-    """
-    match = _TIME.fullmatch(text)
-    if match is None:
-        raise ValueError("not an RFC 3339 time")
-    day, clock, fraction, _, sign, hours, minutes = match.groups()
-    moment = datetime.fromisoformat(f"{day}T{clock}.{(fraction or '0')[:6]:<06}")
-    if sign:
-        offset = timedelta(hours=int(hours), minutes=int(minutes))
-        try:
-            moment = moment - offset if sign == "+" else moment + offset
-        except OverflowError:
-            raise ValueError("out of the calendar") from None
-    return moment.isoformat(timespec="microseconds") + "Z"
-
-
-def time_text(moment: datetime) -> str:
-    """A zoned `datetime` in the form of `Patch.time`."""
-    return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-
-def _patch(event: Any, session_id: str, dump: Callable[[Any], str]) -> Patch:
+def _patch(event: Any, text: str | None, session_id: Any, dump: Dump) -> Patch:
+    """An event as a patch. The session is checked with the envelope."""
     if not isinstance(event, dict):
-        raise _Rejected("an event must be an object")
-    event.pop("session_id", None)  # the envelope's is the one that counts
+        raise Rejected("an event must be an object")
     get = event.get
     event_id, run_id, step_id, kind, seq = get("id"), get("run_id"), get("step_id"), get("type"), get("seq")
     if not is_id(event_id):
-        raise _Rejected(f"id must be {_AN_ID}")
+        raise Rejected(f"id must be {AN_ID}")
     if not is_id(run_id):
-        raise _Rejected(f"run_id must be {_AN_ID}")
+        raise Rejected(f"run_id must be {AN_ID}")
     if type(kind) is not str or kind not in EVENT_TYPES:
-        raise _Rejected("type must be one of " + ", ".join(sorted(EVENT_TYPES)))
+        raise Rejected("type must be one of " + ", ".join(sorted(EVENT_TYPES)))
     if kind in _RUN_TYPES:
         if step_id is not None:
-            raise _Rejected(f"an event of type {kind} names no step")
+            raise Rejected(f"an event of type {kind} names no step")
     elif not is_id(step_id):
-        raise _Rejected(f"step_id must be {_AN_ID}")
+        raise Rejected(f"step_id must be {AN_ID}")
     parent_id = get("parent_id")
     if parent_id is not None and not is_id(parent_id):
-        raise _Rejected(f"parent_id must be null or {_AN_ID}")
+        raise Rejected(f"parent_id must be null or {AN_ID}")
     if type(seq) is not int or not 0 <= seq <= MAX_SEQ:
-        raise _Rejected("seq must be a whole number from 0 to 2^63 - 1")
-    time = get("time")
-    if type(time) is not str:
-        raise _Rejected("time must be an RFC 3339 time")
-    wrong = check_fields(event)
-    if wrong:
-        raise _Rejected(wrong)
+        raise Rejected("seq must be a whole number from 0 to 2^63 - 1")
+    given = get("time")
+    if type(given) is not str:
+        raise Rejected("time must be an RFC 3339 time")
+    changed = normalise(event)
     try:
-        event["time"] = time = normal_time(time)
+        time = normal_time(given)
     except ValueError:
-        raise _Rejected("time must be an RFC 3339 time") from None
+        raise Rejected("time must be an RFC 3339 time") from None
+    if time != given:
+        event["time"] = time
+        changed = True
+    if "session_id" in event:
+        del event["session_id"]  # the envelope's is the one that counts
+        changed = True
+    if text is None or changed or ("\\" in text and _SURROGATE.search(text) is not None):
+        text = _dumped(event, dump)
+    if text.count("{") + text.count("[") > _EVENT_DEPTH and deeper_than(event, _EVENT_DEPTH):
+        too_deep()
+    return Patch(event_id, kind, run_id, step_id, time, session_id, seq, event, text)
+
+
+def _dumped(event: dict[str, Any], dump: Dump) -> str:
     try:
-        body = dump(event)
+        return dump(event)
     except ValueError:
-        raise _Rejected("a number is out of range or a text is not valid Unicode") from None
+        raise Rejected("a number is out of range or a text is not valid Unicode") from None
     except RecursionError:
         too_deep()
-    if body.count("{") + body.count("[") > _EVENT_DEPTH and deeper_than(event, _EVENT_DEPTH):
-        too_deep()
-    return Patch(event_id, kind, run_id, step_id, time, session_id, seq, event, body)
-
-
-def check_fields(fields: dict[str, Any]) -> str | None:
-    """Check the fields whose type is fixed, and bring times into their normal form. The answer says what is wrong."""
-    for name in fields.keys() & _EXPECTED.keys():
-        value = fields[name]
-        if value is None:
-            continue
-        types, expected = _EXPECTED[name]
-        if type(value) not in types:
-            return f"{name} must be {expected}"
-        if name.endswith("_at"):
-            try:
-                fields[name] = normal_time(value)
-            except ValueError:
-                return f"{name} must be {expected}"
-        elif type(value) is list:
-            if not all(type(item) is str for item in value):
-                return f"{name} must be {expected}"
-        elif type(value) is float and name == "tokens_used":
-            if not value.is_integer():
-                return f"{name} must be {expected}"
-            fields[name] = int(value)
-    return None
 
 
 def _classic_fields(body: bytes, allowed: tuple[str, ...]) -> dict[str, Any]:
@@ -238,9 +196,10 @@ def _classic_fields(body: bytes, allowed: tuple[str, ...]) -> dict[str, Any]:
     if deeper_than(document, MAX_DEPTH):
         too_deep()
     fields = {name: document[name] for name in allowed if document.get(name) is not None}
-    wrong = check_fields(fields)
-    if wrong:
-        raise DecodeError(422, f"{wrong}.")
+    try:
+        normalise(fields)
+    except Rejected as wrong:
+        raise DecodeError(422, f"{wrong}.") from None
     try:
         dump(fields)
     except ValueError:
@@ -259,12 +218,8 @@ def _classic(
 def _envelope_id(document: dict[str, Any], name: str) -> str:
     value = document.get(name)
     if not is_id(value) or not is_text(value):
-        raise DecodeError(422, f"{name} must be {_AN_ID}.")
+        raise DecodeError(422, f"{name} must be {AN_ID}.")
     return value
-
-
-def is_id(value: object) -> TypeGuard[str]:
-    return type(value) is str and 0 < len(value) <= MAX_ID and "\0" not in value
 
 
 def _dropped(reports: Any) -> dict[str, int]:
@@ -276,7 +231,7 @@ def _dropped(reports: Any) -> dict[str, int]:
     for report in reports:
         reason, count = (report.get("reason"), report.get("count")) if isinstance(report, dict) else (None, None)
         if not is_id(reason) or not is_text(reason):
-            raise DecodeError(422, f"reason must be {_AN_ID}, in each item of dropped.")
+            raise DecodeError(422, f"reason must be {AN_ID}, in each item of dropped.")
         if type(count) is not int or not 0 <= count <= 1 << 53:
             raise DecodeError(422, "count must be a whole number from 0 to 2^53, in each item of dropped.")
         counts[reason] = counts.get(reason, 0) + count

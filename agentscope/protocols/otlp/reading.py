@@ -12,7 +12,8 @@ from math import isfinite
 from typing import Any
 
 from ...events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_START
-from ..agentscope.decode import MAX_ID, Patch, normal_time
+from ..agentscope.decode import Patch
+from ..agentscope.fields import MAX_ID, normal_time
 from ..encoding import zoned_utc
 from ..ids import run_id_of, span_id_of
 from ..strict_json import MAX_DEPTH, deeper_than

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE
-from agentscope.protocols.agentscope.decode import Patch, is_id, normal_time
+from agentscope.protocols.agentscope.decode import Patch
+from agentscope.protocols.agentscope.fields import is_id, normal_time
 from agentscope.protocols.strict_json import (
     MAX_DEPTH,
     DecodeError,

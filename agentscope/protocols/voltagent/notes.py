@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from agentscope.events import STEP_END, STEP_START, STEP_UPDATE
-from agentscope.protocols.agentscope.decode import check_fields, is_id
+from agentscope.protocols.agentscope.fields import Rejected, is_id, normalise
 from agentscope.protocols.voltagent.names import NOTE, RESERVED
 
 _OF_STEPS = frozenset({STEP_START, STEP_UPDATE, STEP_END})
@@ -41,7 +41,9 @@ def read_note(record: Mapping[str, Any], *types: str) -> Note | None:
     if not (parent_id is None or is_id(parent_id)):
         return None
     fields = {name: value for name, value in fields.items() if name not in _HEAD}
-    if check_fields(fields):
+    try:
+        normalise(fields)
+    except Rejected:
         return None
     if "metaData" in note:
         fields["meta_data"] = note["metaData"]
