@@ -56,7 +56,7 @@ class Config:
     """False: nothing is recorded, no thread is started, and no key is needed."""
     sample_rate: float = 1.0
     """The share of runs that is recorded, decided by a hash of the run id: all processes agree."""
-    max_queue_bytes: int = 48 * MiB
+    max_queue_bytes: int = 60 * MiB
     """What may wait in memory; beyond it events are dropped, and counted as queue_full."""
     max_batch_bytes: int = 4 * MiB
     max_payload_bytes: int = MiB

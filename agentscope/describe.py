@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import linecache
 import re
 from collections import deque
 from types import CodeType, TracebackType
@@ -113,7 +112,9 @@ def _frames(traceback: TracebackType | None) -> list[str]:
 
 def _frame(code: CodeType, number: int | None) -> str:
     told = f'  File "{code.co_filename}", line {number}, in {code.co_name}'[:_MAX_LINE]
-    # linecache reads a source file once; traceback.format_exception() would also look at each for changes.
+    import linecache  # by now it is there: the pipeline imports it with logging
+
+    # It reads a source file once; traceback.format_exception() would also look at each for changes.
     source = linecache.getline(code.co_filename, number or 0).strip()[:_MAX_LINE]
     return text(f"{told}\n    {source}" if source else told, 2 * _MAX_LINE + 8)
 

@@ -40,6 +40,44 @@ class Event(NamedTuple):
     """Bytes this event is charged against the queue's bound."""
 
 
+class PlainStep(NamedTuple):
+    """The fields of a step that ended well and of which no more is told than of most, in a third of a dict's memory.
+
+    Until the worker makes the dict, they stand in an event's `fields`.
+    """
+
+    name: str
+    step_type: str
+    started_at: int
+    """Nanoseconds since the epoch."""
+    elapsed: int
+    """Nanoseconds."""
+    input: bytes | None
+    output: bytes | None
+
+    def make(self) -> dict[str, Any]:
+        name, step_type, started_at, elapsed, given, output = self
+        fields: dict[str, Any] = {
+            "name": name,
+            "step_type": step_type,
+            "status": "completed",
+            "latency_ms": elapsed // 1000 / 1000,
+            "started_at": started_at,
+            "ended_at": started_at + elapsed,
+        }
+        if given is not None:
+            fields["input"] = given
+        if output is not None:
+            fields["output"] = output
+        return fields
+
+
+def in_full(event: Event) -> Event:
+    """The event with its fields as a dict; the same object if they are one."""
+    fields: Any = event.fields
+    return event._replace(fields=fields.make()) if type(fields) is PlainStep else event
+
+
 class Deferred(dict[str, Any]):
     """Fields that the worker makes, in the caller's stead: what they are made of does not change any more.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .config import Config
 from .errors import AgentScopeError, APIError, AuthenticationError
 from .guarding import safe
 from .handles import InProcess
 from .recorder import Recorder
-from .types import FlushResult, Stats
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .types import FlushResult, Stats
 
 T = TypeVar("T")
 

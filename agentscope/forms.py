@@ -7,7 +7,7 @@ may run here and may raise: the caller guards every call. Nothing is consumed th
 from __future__ import annotations
 
 import binascii
-import dataclasses
+import sys
 from collections import OrderedDict, UserString, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set, ValuesView
 from datetime import date, datetime, time, timedelta
@@ -68,7 +68,8 @@ def form(value: Any, room: int, most: int) -> Form:
             return known(value, room, most)
         if (base.__module__.partition(".")[0], base.__name__) in _TEXTS:
             return str(value)
-    if dataclasses.is_dataclass(kind):
+    dataclasses = sys.modules.get("dataclasses")  # where nobody has imported it, nothing is of its making
+    if dataclasses is not None and dataclasses.is_dataclass(kind):
         return _fields(value, ((field.name, field.repr) for field in dataclasses.fields(kind)))
     if isinstance(attributes := getattr(kind, "__attrs_attrs__", None), tuple):
         return _fields(value, ((attribute.name, attribute.repr is not False) for attribute in attributes))

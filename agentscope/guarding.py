@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from inspect import iscoroutinefunction
 from typing import Any, Protocol, TypeVar
+
+_COROUTINE = 0x80
+"""`inspect.CO_COROUTINE`: that module takes long to import."""
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -39,6 +41,6 @@ def safe(fallback: Callable[..., Any]) -> Callable[[M], M]:
                 self._failed(method.__name__, error)
                 return await fallback(self, *args)
 
-        return call_async if iscoroutinefunction(method) else call
+        return call_async if method.__code__.co_flags & _COROUTINE else call
 
     return around

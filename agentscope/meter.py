@@ -15,6 +15,10 @@ class Meter:
     def __init__(self) -> None:
         self._sampled = 0
 
+    def reset(self) -> None:
+        """Another process begins."""
+        self._sampled = 0
+
     def add(self, nanoseconds: int) -> None:
         self._sampled += nanoseconds
 

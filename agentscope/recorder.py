@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import time
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import context
-from .config import Config
 from .context import Place, Scope, enter_below, leave
-from .errors import AgentScopeError
 from .events import RUN_END, RUN_START, STEP, STEP_END, STEP_START
 from .guarding import safe
 from .handles import Opened, Run, Step
-from .pipeline.meter import SAMPLED
-from .protocols.trace_context import STATE, Remote, headers_of, remote_of
+from .kinds import RunStatus
+from .meter import SAMPLED
+from .placing import Placing, id_of
 from .recording import Fields
-from .snapshot import text
-from .types import RunStatus
-
-if TYPE_CHECKING:
-    from .pipeline import Pipeline
-    from .pipeline.fanout import FanOut
-
-LONGEST_ID = 255
 
 
-class Recorder:
+class Recorder(Placing):
     """Turns calls into events of one pipeline. It lives as long as its tracker, or any handle or function that records by it."""
-
-    def __init__(self, config: Config, pipeline: Pipeline | FanOut) -> None:
-        self.enabled = config.enabled
-        self.limit = config.max_payload_bytes
-        """Bytes that one payload field may take."""
-        self.runs = context.runs_of(config.address, config.secrets, config.family)
-        self._loud = not config.fail_silently
-        self._announces = config.announces
-        self._sample_rate = config.sample_rate
-        self._pipeline = pipeline
-        self._meter = pipeline.meter
-        weakref.finalize(self, pipeline.retire).atexit = False
 
     # ---- calls -----------------------------------------------------------------------------------------------------
 
@@ -53,7 +31,7 @@ class Recorder:
     def end_run(self, status: Any, output: Any, error: Any, run_id: Any) -> bool:
         if not self.enabled:
             return False
-        named = _id(run_id)
+        named = id_of(run_id)
         if named is None:
             place = self.place(None, None)
             if place is None:
@@ -102,20 +80,20 @@ class Recorder:
             if place is None:
                 return False
             run_id, parent_id = place
-        now = time.time_ns()
-        values: dict[str, Any] = {"status": "completed" if error is None else "failed"}
-        fields = Fields(self.limit, values, self._pipeline.sealing)
+        now = started_at = time.time_ns()
+        fields = Fields(self.limit, {}, self._pipeline.sealing)
         # Whatever the caller says, the start lies between that of the run and now: with a latency that is only estimated,
         # steps would change places where they are shown in order.
-        started_at = now
         if latency_ms is not None:
             fields.milliseconds("latency_ms", latency_ms)
             earliest = min(self.runs.started_at(run_id), now)
-            started_at = min(max(now - int(values.get("latency_ms", 0) * 1e6), earliest), now)
-        values["started_at"], values["ended_at"] = started_at, now
+            started_at = min(max(now - int(fields.values.get("latency_ms", 0) * 1e6), earliest), now)
         if input_data is not None:
             fields.payload("input", input_data)
         fields.step(name, step_type, output_data, error, tokens_used, meta_data)
+        values = fields.values
+        values["status"] = "completed" if error is None else "failed"
+        values["started_at"], values["ended_at"] = started_at, now
         if fields.mended:
             self.say_mended(fields)
         accepted = self.put(STEP, run_id, self._pipeline.new_step_id(), parent_id, fields, error is not None)
@@ -193,20 +171,22 @@ class Recorder:
             scope, parent_id, fields, started_at, began = opened
             leave(scope)
             failed = error if error is not None else step.error
-            values, elapsed = fields.values, ended - began
-            values["status"] = "completed" if failed is None else "failed"
-            if step.latency_ms is None:
-                values["latency_ms"] = elapsed // 1000 / 1000  # to the microsecond; round() takes ten times as long
-            else:
+            elapsed = ended - began
+            if step.latency_ms is not None:
                 fields.milliseconds("latency_ms", step.latency_ms)
-            values["started_at"] = started_at
-            values["ended_at"] = started_at + elapsed
             if step.usage is not None:
                 fields.payload("usage", step.usage)
             fields.step(step.name, step.step_type, step.output, failed, step.tokens_used, step.meta_data)
+            plain = None if self._announces else fields.plain_step(started_at, elapsed)
+            if plain is None:
+                values = fields.values
+                values["status"] = "completed" if failed is None else "failed"
+                values["started_at"] = started_at
+                values["ended_at"] = started_at + elapsed
+                values.setdefault("latency_ms", elapsed // 1000 / 1000)
             # What was wrong is said afterwards: a block's work must not be lost over it.
             type_ = STEP_END if self._announces else STEP
-            self.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None)
+            self.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None, plain)
             if fields.mended:
                 self.say_mended(fields)
             if not began % SAMPLED:
@@ -224,39 +204,6 @@ class Recorder:
         fields.step(step.name, step.step_type, None, None, None, None)
         self.put(STEP_START, run_id, step.id, parent_id, fields, urgent=True)
         return Fields(self.limit, {}, fields.sealed)
-
-    def inject(self, headers: Any) -> Any:
-        place = self.runs.place()
-        if place is None:
-            return headers
-        names = {name.lower() if isinstance(name, str) else name: name for name in headers}
-        state = headers.get(names.get(STATE, STATE))
-        sampled = context.sampled(place.run_id, self._sample_rate)
-        for name, value in headers_of(*place, sampled, state if isinstance(state, str) else None).items():
-            headers[names.get(name, name)] = value
-        return headers
-
-    def extract(self, headers: Any) -> Remote | None:
-        return remote_of(headers) if self.enabled else None
-
-    def current_run_id(self) -> str | None:
-        place = self.runs.place()
-        return None if place is None else place.run_id
-
-    def misused(self, kind: str, sentence: str) -> None:
-        """Count a call that could not be recorded as it was meant, and say so once; with `fail_silently=False` raise."""
-        self._pipeline.misused(kind, sentence)
-        if self._loud:
-            raise AgentScopeError(sentence)
-
-    def _failed(self, call: str, error: Exception) -> None:
-        if self._loud:
-            raise error
-        # The interpreter's own words on a call that does not fit; they hold no payload.
-        trace = error.__traceback__
-        unfit = type(error) is TypeError and trace is not None and trace.tb_next is None
-        told = text(error, 200) if unfit else type(error).__name__
-        self._pipeline.misused("wrong_call", f"{call}() was called wrongly: {told}")
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -322,62 +269,3 @@ class Recorder:
         finally:
             self.runs.ended(run_id)
             context.leave_run(self.runs, run_id)
-
-    def place(self, run_id: Any, parent_id: Any) -> Place | None:
-        """Where a step belongs; None, and said, if no run can be found."""
-        parent, named = _id(parent_id), _id(run_id)
-        if named is not None:
-            self._check_known(named)
-            run, step = self.runs.placed(named)
-            return Place(run, parent or self.runs.parent_in(run) or step)
-        place = self.runs.place()
-        if place is not None:
-            return place if parent is None else Place(place.run_id, parent)
-        if self.runs.count() > 1:
-            self.misused(
-                "ambiguous_run",
-                "several runs are open and this thread or task inherited none of them: "
-                "pass run_id=…, or wrap its function in tracker.propagate()",
-            )
-        elif self._pipeline.closed:
-            self._say_closed()
-        else:
-            self.misused("no_run", "no run is open: call start_run() first, or use `with tracker.track_run(...)`")
-        return None
-
-    def _check_known(self, run_id: str) -> None:
-        if not self.runs.is_open(run_id) and not self.runs.has_ended(run_id):
-            self.misused(
-                "unknown_run", "a run_id was named that was not started in this process; it is sent all the same"
-            )
-
-    def new_step_id(self) -> str:
-        """A UUID."""
-        return self._pipeline.new_step_id()
-
-    def say_mended(self, fields: Fields) -> None:
-        for kind, sentence in fields.mended:
-            self.misused(kind, sentence)
-
-    def _say_closed(self) -> None:
-        self.misused("after_shutdown", "a call came after shutdown() and is not recorded")
-
-    def put(
-        self, type_: str, run_id: str, step_id: str | None, parent_id: str | None, fields: Fields, urgent: bool
-    ) -> bool:
-        """Enqueue one event, unless its run is sampled out. True if it was accepted."""
-        if self._sample_rate < 1.0 and not context.sampled(run_id, self._sample_rate):
-            self._pipeline.sampled_out()
-            return False
-        pipeline = self._pipeline
-        accepted = pipeline.put(type_, run_id, step_id, parent_id, fields.values, fields.size, urgent)
-        if not accepted and pipeline.closed:
-            self._say_closed()
-        return accepted
-
-
-def _id(value: Any) -> str | None:
-    """An id that a caller named; None if it named none, or an empty one."""
-    if type(value) is str and 0 < len(value) <= LONGEST_ID and value.isascii() and "\0" not in value:
-        return value  # as it is, nearly always
-    return None if value is None else text(value, LONGEST_ID) or None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from operator import index
 from typing import Any, NamedTuple
 
+from .events import PlainStep
+from .kinds import RUN_STATUSES, STEP_TYPES
 from .snapshot import describe_exception, encode, seal, text
-from .types import RUN_STATUSES, STEP_TYPES
 
 LONGEST_NAME = 4096
 """Characters of a name or an external id; a platform may take fewer."""
 _INT64 = 2**63 - 1
+_new = tuple.__new__
 
 
 class Encoded(NamedTuple):
@@ -99,6 +101,14 @@ class Fields:
             self.error(error)
         if tokens_used is not None:
             self.number("tokens_used", tokens_used)
+
+    def plain_step(self, started_at: int, elapsed: int) -> PlainStep | None:
+        """The fields of a step as a `PlainStep`, if they fit into one."""
+        values = self.values
+        given, output = values.get("input"), values.get("output")
+        if len(values) != 2 + (given is not None) + (output is not None):
+            return None
+        return _new(PlainStep, (values["name"], values["step_type"], started_at, elapsed, given, output))
 
     def step_type(self, value: Any, meta_data: Any) -> None:
         """One of the step types; another becomes `other`, and what it was goes into `meta_data` as `step_type`."""

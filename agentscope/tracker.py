@@ -6,17 +6,16 @@ import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from .config import Config, OnDrop, Redact
 from .context import new_id
 from .errors import ConfigurationError
 from .face import Face
 from .guarding import safe
 from .handles import Extracted, Run, Step
-from .observe import observed, propagated
-from .types import RunStatus, StepType
+from .kinds import RunStatus, StepType
 
 if TYPE_CHECKING:
     from .client import AgentScopeClient
+    from .config import OnDrop, Redact
     from .destinations import Exporter
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,6 +68,8 @@ class Tracker(Face):
         on_drop: OnDrop | None = None,
     ) -> None:
         options = {name: value for name, value in locals().items() if name not in ("self", "client")}
+        from .config import Config  # the first tracker pays for it, and no `import agentscope` alone
+
         if client is not None:
             _borrow(client, options)
         self.client: AgentScopeClient | None = client
@@ -205,6 +206,8 @@ class Tracker(Face):
         Arguments (without `self` and `cls`) and result are recorded unless `capture_input` or `capture_output` is False.
         """
 
+        from .observe import observed  # imports much, and not every program needs it
+
         if issubclass(type(function), str):
             self._recorder.misused("not_observable", 'observe() takes a function; its name is given as name="…"')
             function, name = None, name or function
@@ -217,6 +220,8 @@ class Tracker(Face):
     @safe(lambda self, function=_as_it_is, *_: function)
     def propagate(self, function: F) -> F:
         """`function` with the run and step that are current now: for a thread, which inherits no context by itself."""
+        from .observe import propagated
+
         carried: F = propagated(function)
         return carried
 

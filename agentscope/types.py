@@ -1,4 +1,4 @@
-"""Values that cross the public surface: literals, records of the synchronous client, results."""
+"""Values that cross the public surface: records of the synchronous client, results."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any
+
+from .kinds import RUN_STATUSES, STEP_TYPES, RunStatus, StepType
+
+__all__ = [
+    "RUN_STATUSES",
+    "STEP_TYPES",
+    "FlushResult",
+    "JSONDict",
+    "RunConfig",
+    "RunResponse",
+    "RunStatus",
+    "Stats",
+    "StepConfig",
+    "StepType",
+]
 
 JSONDict = dict[str, Any]
 """A JSON object. Payloads may be any value at all; what is not JSON is rendered as well as can be."""
-
-StepType = Literal["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other"]
-RunStatus = Literal["running", "completed", "failed"]
-
-STEP_TYPES: frozenset[str] = frozenset(get_args(StepType))
-RUN_STATUSES: frozenset[str] = frozenset(get_args(RunStatus))
 
 
 @dataclass
@@ -106,6 +115,10 @@ class Stats:
     """Calls that could not be recorded or were mended, by kind: no_run, run_ended, unknown_step_type, …"""
     attempts: int = 0
     """Export attempts so far."""
+    calls: int = 0
+    """Calls that recorded something: starts and ends of runs, and steps. A block counts as one."""
+    call_seconds: float = 0.0
+    """What they took of their callers' time, about: one call in 61 is timed."""
     protocol: str | None = None
     """What was negotiated: "agentscope-batch", "agentscope-classic", "otlp", "voltagent-history", or None before the first
     answer."""

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..context import new_id
-from ..events import Event
+from ..events import Event, PlainStep
+from ..meter import Meter
 from ..protocols import Exporter
 from ..types import FlushResult, Stats
 from . import clock, lifecycle, threads
 from .counts import Left
 from .ledger import SHUTDOWN
-from .meter import Meter
 from .notices import say
 from .worker import Worker
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pipeline"]
 
-OVERHEAD = 800
-"""What an event takes in memory besides its payloads, about, in bytes."""
+OVERHEAD, STEP_OVERHEAD = 850, 600
+"""What an event takes in memory besides its payloads, about, in bytes; and what a `PlainStep` does."""
 MOST_SEALED = 512
 """Payloads are sealed while fewer events than this are queued: to encode them later must not take the worker long."""
 
@@ -66,6 +66,7 @@ class Pipeline:
 
     def _begin(self) -> None:
         self._worker = Worker(self._config, self._exporter(), self._redact, lambda: lifecycle.ended(self), self._place)
+        self.meter.reset()
         self._next = count(1).__next__  # one C call: every caller gets a number of its own
         self._step_prefix = new_id()[:24]
         self._dropped_at_flush = 0
@@ -92,7 +93,7 @@ class Pipeline:
         run_id: str,
         step_id: str | None,
         parent_id: str | None,
-        fields: dict[str, Any],
+        fields: dict[str, Any] | PlainStep,
         size: int,
         urgent: bool,
     ) -> bool:
@@ -110,11 +111,16 @@ class Pipeline:
             worker.ledger.refused.add(SHUTDOWN)
             return False
         queue = worker.queue
-        size += OVERHEAD
+        if type(fields) is PlainStep:
+            time_ns = fields.started_at + fields.elapsed
+            size += STEP_OVERHEAD
+        else:
+            time_ns = time.time_ns()
+            size += OVERHEAD
         shed = not urgent and queue.crowded(size)
         if shed:
             fields, size, shed = _without_payloads(fields, size)
-        event = _new(Event, (type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields, size))
+        event = _new(Event, (type_, self._next(), time_ns, run_id, step_id, parent_id, fields, size))
         refusal = queue.put(event, urgent)
         if refusal is not None:
             worker.ledger.refused.add(refusal)
@@ -217,6 +223,8 @@ class Pipeline:
             sampled_out=ledger.sampled_out.value,
             misused=MappingProxyType(ledger.misused.values()),
             attempts=ledger.attempts,
+            calls=accepted + ledger.sampled_out.value,
+            call_seconds=self.meter.seconds,
             protocol=worker.exporter.protocol,
             problem=worker.problem or (worker.spooling.stage.spool.problem if worker.spooling is not None else None),
         )
@@ -231,11 +239,12 @@ class Pipeline:
         )
 
 
-def _without_payloads(fields: dict[str, Any], size: int) -> tuple[dict[str, Any], int, bool]:
+def _without_payloads(fields: dict[str, Any] | PlainStep, size: int) -> tuple[dict[str, Any] | PlainStep, int, bool]:
     """The fields without those that hold payloads, what is left of the size, and whether there were any."""
-    shed = [name for name, value in fields.items() if type(value) is bytes]
+    told = fields.make() if isinstance(fields, PlainStep) else fields
+    shed = [name for name, value in told.items() if type(value) is bytes]
     if not shed:
         return fields, size, False
-    kept = {name: value for name, value in fields.items() if type(value) is not bytes}
-    kept["truncated"] = sorted({*shed, *fields.get("truncated", ())})
+    kept = {name: value for name, value in told.items() if type(value) is not bytes}
+    kept["truncated"] = sorted({*shed, *told.get("truncated", ())})
     return kept, OVERHEAD + sum(len(value) for value in kept.values() if type(value) is str), True

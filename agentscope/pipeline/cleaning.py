@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from ..events import Deferred, Event
+from ..events import Event
 from ..snapshot import SEAL, opened
 from .ledger import ENCODE_ERROR, REDACTION_ERROR
 
 
 def clean(event: Event, redact: Callable[[Event], Event]) -> Event | str:
     """The event as it may be sent, or the reason why it is dropped: one whose redaction fails is never sent as it is."""
-    if type(event.fields) is Deferred:
-        try:
-            event = event._replace(fields=event.fields.make())
-        except Exception:
-            return ENCODE_ERROR
     try:
-        return redact(with_json(event))
+        event = whole(event)
+    except Exception:
+        return ENCODE_ERROR
+    try:
+        return redact(event)
     except KeyboardInterrupt:
         raise
     except BaseException:  # a hook may call sys.exit, and extension modules have panics that are no Exception
         return REDACTION_ERROR
 
 
-def with_json(event: Event) -> Event:
-    """The event with its sealed payloads encoded; the same object if there are none."""
-    made: dict[str, bytes] = {}
-    cut = []
-    for name, value in event.fields.items():
-        if type(value) is bytes and value[:1] == SEAL:
-            made[name], lossy = opened(value)
-            if lossy:
-                cut.append(name)
-    if not made:
-        return event
-    fields = {**event.fields, **made}
-    if cut:
-        fields["truncated"] = [*fields.get("truncated", ()), *cut]
-    return event._replace(fields=fields)
+def whole(event: Event) -> Event:
+    """The event with its fields as a dict, and its payloads as JSON; the same object if they are that already."""
+    given: Any = event.fields
+    fields: dict[str, Any] = given if type(given) is dict else given.make()
+    sealed = [name for name, value in fields.items() if type(value) is bytes and value[:1] == SEAL]
+    if fields is given:
+        if not sealed:
+            return event
+        fields = fields.copy()
+    for name in sealed:
+        fields[name], lossy = opened(fields[name])
+        if lossy:
+            fields["truncated"] = [*fields.get("truncated", ()), name]
+    type_, seq, time_ns, run_id, step_id, parent_id, _, size = event
+    return Event(type_, seq, time_ns, run_id, step_id, parent_id, fields, size)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from ..meter import Meter
 from ..types import FlushResult, Stats
 from . import Pipeline, clock
-from .meter import Meter
 
 _SUMS = (
     "accepted",
@@ -85,6 +85,8 @@ class FanOut:
         sums: dict[str, Any] = {name: sum(getattr(stats, name) for stats in each) for name in _SUMS}
         return Stats(
             **sums,
+            calls=each[0].calls,
+            call_seconds=each[0].call_seconds,
             dropped=_added(stats.dropped for stats in each),
             misused=_added(stats.misused for stats in each),
             protocol=", ".join(stats.protocol for stats in each if stats.protocol) or None,

@@ -15,7 +15,7 @@ from .ledger import QUEUE_FULL
 
 UNIT = 256
 """Bytes are counted in these units: to add them up costs a little for each."""
-SHED_AT = 0.80
+SHED_AT = 0.88
 """From this share of the bound on, ordinary steps lose their payload."""
 REFUSE_AT = 0.95
 """From this share on they are refused; the rest is kept for the start and end of runs, and for errors."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..context import MOST_OPEN_RUNS, bounded, new_id, sampled
 from ..events import RUN_END, RUN_UPDATE, STEP_END, STEP_UPDATE
-from ..recorder import LONGEST_ID, Recorder
+from ..placing import LONGEST_ID
+from ..recorder import Recorder
 from ..recording import Fields
 from ..snapshot import text
 from .options import FINAL, add_error, add_metadata, add_tags, add_usage, level_of, moment_of, status_of, tags_of, take

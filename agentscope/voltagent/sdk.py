@@ -11,8 +11,8 @@ from ..destinations import VoltAgentExporter
 from ..errors import AgentScopeError, ConfigurationError
 from ..face import Face
 from ..guarding import safe
+from ..placing import LONGEST_ID
 from ..protocols.encoding import zoned_utc
-from ..recorder import LONGEST_ID
 from ..recording import Fields
 from ..snapshot import text
 from ..tracker import Tracker

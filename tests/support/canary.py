@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from agentscope import AgentScopeError, FlushResult, Stats
+from agentscope.events import PlainStep
 from agentscope.exporters.transport import Transport
 from agentscope.face import Face
 from agentscope.pipeline import Pipeline
@@ -187,7 +188,8 @@ class Watch:
         remember = self._payloads.append
 
         def put(*args: Any, **kwargs: Any) -> bool:
-            for value in args[5].values():
+            fields = args[5].make() if isinstance(args[5], PlainStep) else args[5]
+            for value in fields.values():
                 if type(value) is bytes and _SHORTEST_PAYLOAD <= len(value) <= _LONGEST_PAYLOAD:
                     remember(opened(value)[0])
             return original(*args, **kwargs)

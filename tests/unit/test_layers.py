@@ -47,6 +47,7 @@ LAYERS = (
     ("agentscope.face", 4),
     ("agentscope.guarding", 4),
     ("agentscope.recorder", 4),
+    ("agentscope.placing", 4),
     ("agentscope.observe", 4),
     ("agentscope.handles", 4),
     ("agentscope.client", 4),
@@ -68,13 +69,16 @@ LAYERS = (
     ("agentscope.forms", 1),
     ("agentscope.rendering", 1),
     ("agentscope.recording", 1),
+    ("agentscope.meter", 1),
     ("agentscope.redaction", 1),
     ("agentscope.server", 1),
     ("agentscope.server.fold", 1),
     ("agentscope.server.limits", 1),
+    ("agentscope.server.rows", 1),
     # 2: effects
     ("agentscope.pipeline.*", 2),
     ("agentscope.exporters*", 2),
+    ("agentscope.server.hot", 2),
     ("agentscope.server.reading", 2),
     ("agentscope.server.retention", 2),
     ("agentscope.server.schema", 2),
@@ -84,6 +88,7 @@ LAYERS = (
     # 0: values
     ("agentscope.events", 0),
     ("agentscope.types", 0),
+    ("agentscope.kinds", 0),
     ("agentscope.errors", 0),
     ("agentscope.checks", 0),
     ("agentscope.config", 0),
@@ -224,6 +229,9 @@ def test_importing_the_package_stays_light() -> None:
         "http.client",
         "sqlite3",
         "hashlib",
+        "dataclasses",
+        "inspect",
+        "linecache",
     )
     program = "import sys, agentscope; print(*sorted(sys.modules))"
     done = subprocess.run(

@@ -73,7 +73,7 @@ def test_a_queue_has_room_for_one_urgent_event_however_small_its_bound():
     assert filled.put(one(), True) == "queue_full"
 
 
-def test_the_queue_is_crowded_from_four_fifths_of_its_bound():
+def test_the_queue_is_crowded_near_its_bound():
     filled = queue()
     for _ in range(int(100 * SHED_AT) - 2):
         filled.put(one(), False)

@@ -171,7 +171,8 @@ def queued() -> list[dict[str, Any]]:
 
 def test_payloads_are_sealed_while_few_events_are_queued_and_encoded_at_the_call_under_load() -> None:
     sealed = [fields["input"].startswith(SEAL) for fields in queued()]
-    assert sealed[0] and not sealed[-1]
+    assert sealed[0]
+    assert not sealed[-1]
     assert sealed == sorted(sealed, reverse=True)
     assert MOST_SEALED - 2 <= sum(sealed) <= MOST_SEALED
 
