@@ -175,6 +175,16 @@ def test_a_zstd_frame_that_does_not_say_its_size_is_inflated() -> None:
     assert bodies.inflate(zstd_of_unknown_size(b"x" * 50), "zstd", 100) == b"x" * 50
 
 
+@pytest.mark.parametrize("told", [0, 40, 1 << 20, (1 << 32) - 1])
+def test_a_body_that_lies_about_its_size_is_refused(receiver: Receiver, told: int) -> None:
+    zipped = gzip.compress(json.dumps(envelope(step(input="x" * 60_000))).encode())
+    lying = zipped[:-4] + told.to_bytes(4, "little")
+    answer = Client(receiver.url).send("POST", "/api/ingest/batch", lying, content_encoding="gzip")
+    assert answer.status == 400
+    assert bodies.told_size(lying, "gzip") == told
+    assert bodies.told_size(b"no zstd", "zstd") == bodies.told_size(b"", "deflate") == 0
+
+
 def test_zstd_is_not_spoken_where_the_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "zstandard", None)
     with pytest.raises(Refused) as caught:
