@@ -1,0 +1,31 @@
+"""The benchmarks work, and where they are run nothing of this SDK is lost. What they find is not judged here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.support.command import run
+
+pytestmark = [pytest.mark.once, pytest.mark.timeout(240)]  # 18 measures, each in processes of its own
+
+
+def test_a_quick_run_measures_every_row_and_loses_nothing(tmp_path: Path) -> None:
+    found, drawn = tmp_path / "found.json", tmp_path / "drawn.svg"
+    options = ("--quick", "--peers", "", "--json", str(found), "--svg", str(drawn))
+    result = run("-m", "benchmarks", *options, timeout=200)
+    assert result.returncode == 0, result.stdout + result.stderr
+    document = json.loads(found.read_text(encoding="utf-8"))
+    unmeasured = {line["row"] for line in document["lines"] if line["value"] is None}
+    assert unmeasured == set(), result.stderr
+    assert {sample["error"] for sample in document["samples"]} == {""}
+    lossless = {sample["measure"] for sample in document["samples"] if sample["figures"].get("lost") == 0}
+    assert lossless >= {"burst", "burst4", "slow", "large", "growth", "lengths"}
+    assert ElementTree.fromstring(drawn.read_text(encoding="utf-8")).tag.endswith("svg")
+    again = run("-m", "benchmarks", "--from", str(found), "--rows", "step,wire")
+    assert again.returncode == 0, again.stderr
+    assert "step all-in on the caller, paced" in again.stdout
+    assert "bytes on the wire an event" in again.stdout
