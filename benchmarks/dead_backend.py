@@ -93,7 +93,7 @@ def flood(url: str, events: int, size: int, spool_dir: str = "") -> dict[str, An
 def exact(stats: Any, tracked: int, refused: int) -> bool:
     """Whether the ledger adds up, and to what the caller counted."""
     settled = stats.delivered + sum(stats.dropped.values())
-    return (
+    return bool(
         stats.accepted == settled + stats.spooled + stats.pending == tracked
         and stats.dropped.get("queue_full", 0) == refused
     )

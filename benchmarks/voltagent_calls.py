@@ -41,7 +41,7 @@ async def begin(sdk: Any) -> Any:
 
 
 async def measure(url: str, number: int) -> None:
-    options = {"base_url": url, "public_key": "any", "secret_key": "any"}
+    options: dict[str, Any] = {"base_url": url, "public_key": "any", "secret_key": "any"}
     ours = VoltAgentSDK(**options)
     agents = {"agentscope.voltagent": await begin(ours)}
     try:
