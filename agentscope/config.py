@@ -44,8 +44,8 @@ class Config:
 
     api_key: str = ""
     base_url: str = DEFAULT_BASE_URL
-    batch_size: int = 500
-    """Events a request carries at most."""
+    batch_size: int = 2000
+    """Events a request carries at most. It goes as soon as 500 wait, and takes along all that have come by then."""
     flush_interval: float = 1.0
     """How long an event waits for company before its batch is sent."""
     timeout: float = 10.0

@@ -10,12 +10,14 @@ import inspect
 import json
 import math
 import re
+import string
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from .errors import ConfigurationError
-from .events import PAYLOAD_FIELDS, Event
+from .events import PAYLOAD_FIELDS, Event, PlainStep
+from .secret_names import NAME, bare, is_secret, may_name_secrets
 from .snapshot import encode, text
 
 __all__ = ["MASK", "Redactor"]
@@ -26,35 +28,10 @@ _IDENTITY = ("type", "run_id", "step_id", "parent_id")
 _SHORTEST_SECRET = 8  # characters; a shorter key would mask ordinary words
 _MAX_NESTING = 5  # JSON in strings in JSON …
 
-_WORDS = ("password", "passwd", "pwd", "passphrase", "secret", "authorization", "cookie", "credential")
-_KEYS = ("api", "access", "private", "secret", "session", "signing", "encryption")
-_ENDINGS = ("token", *_WORDS, *(f"{word}s" for word in _WORDS), *(f"{key}key" for key in _KEYS), "apikeys")
-"""How the names of secrets end, in lower case and without separators."""
-_NO_SECRETS = frozenset(
-    f"{kind}token" for kind in ("bos", "eos", "pad", "unk", "sep", "cls", "mask", "stop", "page", "nextpage", "next")
-)
-"""The tokens of models and of result pages."""
-_SEPARATORS = str.maketrans("", "", "-_. ")
-
-# All searching is done in bytes of lower case, because regular expressions that ignore case are ten times slower.
-_LOWER = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"abcdefghijklmnopqrstuvwxyz")
-_BARE = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ'", b'abcdefghijklmnopqrstuvwxyz"')
-
-
-def _either(words: Iterable[str]) -> str:
-    return f"(?:{'|'.join(words)})"
-
-
-_NAME = f"(?:token|{_either(_WORDS)}s?|{_either(_KEYS)}[-_. ]?keys?)"
-_EMAN = f"(?:nekot|s?{_either(w[::-1] for w in _WORDS)}|s?yek[-_. ]?{_either(k[::-1] for k in _KEYS)})"
-# Whether there may be a secret-named key, in text without backslashes: searched from its end backwards, where an
-# expression that begins with one rare byte is quick.
-_HINTS = tuple(re.compile(f'{sign}\\s*"?{_EMAN}'.encode()) for sign in ":=")
+_LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
 # What is not whole JSON: a repr, or JSON that was cut. The value ends at its own kind of quote, or with the text.
-_QUOTED = (
-    rf"""{_NAME}(?:\\{{0,8}}["'])?\s*[:=]\s*[bru]?(?P<quote>\\{{0,8}}["'])(?P<value>.*?)(?:(?<!\\)(?P=quote)|\Z)"""
-)
-_QUERY = rf"""[?&][\w.-]{{0,64}}?{_NAME}=(?P<value>[^&#\s"']+)"""
+_QUOTED = rf"""{NAME}(?:\\{{0,8}}["'])?\s*[:=]\s*[bru]?(?P<quote>\\{{0,8}}["'])(?P<value>.*?)(?:(?<!\\)(?P=quote)|\Z)"""
+_QUERY = rf"""[?&][\w.-]{{0,64}}?{NAME}=(?P<value>[^&#\s"']+)"""
 _BEARER = r"\bbearer\s+(?P<value>[\w.~+/=-]{6,})"
 _IN_TEXT = tuple(re.compile(expression.encode(), re.DOTALL) for expression in (_QUOTED, _QUERY, _BEARER))
 
@@ -92,7 +69,7 @@ class Redactor:
         forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _spellings(secret)}
         # The longest first: one may be a part of another.
         self._secrets = sorted(forms, key=len, reverse=True)
-        self._bare_secrets = {_bare(secret) for secret in forms}
+        self._bare_secrets = {bare(_bytes(secret)) for secret in forms}
 
     def __repr__(self) -> str:
         kind = "callable" if self._hook else "patterns" if self._patterns else self._names
@@ -108,6 +85,29 @@ class Redactor:
         if self._hook is not None:
             fields = self._masked(_hooked(self._hook, event, fields))
         return event if fields is event.fields else event._replace(fields=fields)
+
+    def spares(self, events: Iterable[Event]) -> bool:
+        """Whether none of these events would be changed, told by one quick search of all they hold.
+
+        False: some of them may be. Always so with patterns or a callable.
+        """
+        if self._hook is not None or self._patterns:
+            return False
+        payloads: list[bytes] = []
+        texts: list[str] = []
+        for event in events:
+            fields: Any = event.fields
+            values: Iterable[Any] = fields if type(fields) is PlainStep else fields.values()
+            for value in values:
+                kind = type(value)
+                if kind is bytes:
+                    payloads.append(value)
+                elif kind is str:
+                    texts.append(value)
+                elif kind is list:
+                    texts += [item for item in value if type(item) is str]
+        payloads.append(_bytes("\n".join(texts)))
+        return not self._suspicious(b"\n".join(payloads))
 
     def _masked(self, fields: dict[str, Any]) -> dict[str, Any]:
         changed: dict[str, Any] = {}
@@ -132,11 +132,11 @@ class Redactor:
         # `is`, because the untouched payload is kept as it was written.
         return payload if masked is value else encode(masked, 4 * len(payload) + 1024)[0]
 
-    def _suspicious(self, payload: bytes) -> bool:
-        bare = payload.translate(_BARE, b"\\")
-        if any(secret in bare for secret in self._bare_secrets):
+    def _suspicious(self, text: bytes) -> bool:
+        searched = bare(text)
+        if any(secret in searched for secret in self._bare_secrets):
             return True
-        return self._names and _may_name_secrets(bare)
+        return self._names and may_name_secrets(text, searched)
 
     def _value(self, value: Any, nesting: int) -> Any:
         """`value` masked: the same object if nothing had to be."""
@@ -155,7 +155,7 @@ class Redactor:
             name = self._text(key)
             if name is not key and name in told:
                 name = f"{name} {len(told)}"
-            if self._names and _is_secret(key, item) and not (sampled and key == "token"):
+            if self._names and is_secret(key, item) and not (sampled and key == "token"):
                 new: Any = MASK
             else:
                 new = self._value(item, nesting)
@@ -179,7 +179,7 @@ class Redactor:
         masked = value
         for secret in self._secrets:
             masked = masked.replace(secret, MASK)
-        if self._names and (":" in masked or "=" in masked or " " in masked) and _may_name_secrets(_bare(masked)):
+        if self._names and (":" in masked or "=" in masked or " " in masked) and may_name_secrets(_bytes(masked)):
             for expression in _IN_TEXT:
                 masked = _mask_values(expression, masked)
         for pattern in self._patterns:
@@ -192,19 +192,12 @@ def _spellings(secret: str) -> tuple[str, ...]:
     return secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe="")
 
 
-def _bare(value: str) -> bytes:
-    return value.encode("utf-8", "surrogatepass").translate(_BARE, b"\\")
-
-
-def _may_name_secrets(bare: bytes) -> bool:
-    if b"bearer " in bare:
-        return True
-    backwards = bare[::-1]
-    return any(hint.search(backwards) for hint in _HINTS)
+def _bytes(value: str) -> bytes:
+    return value.encode("utf-8", "surrogatepass")
 
 
 def _mask_values(expression: re.Pattern[bytes], value: str) -> str:
-    original = value.encode("utf-8", "surrogatepass")
+    original = _bytes(value)
     parts = []
     end = 0
     for match in expression.finditer(original.translate(_LOWER)):
@@ -212,16 +205,6 @@ def _mask_values(expression: re.Pattern[bytes], value: str) -> str:
         parts += [original[end:start], MASK.encode()]
         end = after
     return b"".join([*parts, original[end:]]).decode("utf-8", "surrogatepass") if parts else value
-
-
-def _is_secret(name: str, value: object) -> bool:
-    if value is None or isinstance(value, bool):
-        return False
-    bare = name.lower().translate(_SEPARATORS)
-    if not bare.endswith(_ENDINGS) or bare in _NO_SECRETS:
-        return False
-    # A number per token is a count, a price or a time.
-    return not (isinstance(value, (int, float)) and bare.endswith("token"))
 
 
 def _compiled(patterns: object) -> tuple[re.Pattern[str], ...]:

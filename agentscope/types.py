@@ -114,7 +114,15 @@ class Stats:
     misused: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Calls that could not be recorded or were mended, by kind: no_run, run_ended, unknown_step_type, …"""
     attempts: int = 0
-    """Export attempts so far."""
+    """Attempts to deliver a batch so far."""
+    retries: int = 0
+    """Those of them that came after one that got nowhere."""
+    requests: int = 0
+    """Requests that were made, answered or not."""
+    sent_bytes: int = 0
+    """Bytes of their bodies, compressed as they were sent."""
+    worker_seconds: float = 0.0
+    """CPU time that delivery took, in threads of its own."""
     calls: int = 0
     """Calls that recorded something: starts and ends of runs, and steps. A block counts as one."""
     call_seconds: float = 0.0

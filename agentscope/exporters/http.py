@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Protocol as Interface
@@ -22,6 +23,14 @@ class Sender(Interface):
     def warm_up(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+class _Cost:
+    """What an export took. Several threads add to it: to append is one C call."""
+
+    def __init__(self) -> None:
+        self.bodies: list[int] = []
+        self.cpu_seconds: list[float] = []
 
 
 class HTTPExporter:
@@ -55,11 +64,15 @@ class HTTPExporter:
 
     def export(self, batch: Batch, timeout: float) -> Outcome:
         delivery = self._protocol.begin(batch)
+        cost = _Cost()
         while lanes := delivery.lanes():
-            self._converse(lanes, timeout, self._clock() + SLICE)
-        return delivery.outcome
+            self._converse(lanes, timeout, self._clock() + SLICE, cost)
+        outcome = delivery.outcome
+        outcome.requests, outcome.sent_bytes = len(cost.bodies), sum(cost.bodies)
+        outcome.cpu_seconds = sum(cost.cpu_seconds)
+        return outcome
 
-    def _converse(self, lanes: Sequence[Lane], timeout: float, end: float) -> None:
+    def _converse(self, lanes: Sequence[Lane], timeout: float, end: float, cost: _Cost) -> None:
         """Go through all lanes, up to `max_connections` at once."""
         waiting = iter(lanes)  # one step of it is one C call, so every lane is taken once
         errors: list[BaseException] = []
@@ -68,7 +81,7 @@ class HTTPExporter:
         def work() -> None:
             try:
                 for lane in waiting:
-                    self._follow(lane, timeout, end)
+                    self._follow(lane, timeout, end, cost)
             except Exception as error:
                 errors.append(error)
 
@@ -80,6 +93,7 @@ class HTTPExporter:
                 try:
                     work()
                 finally:
+                    cost.cpu_seconds.append(time.thread_time())
                     done.release()
 
             if not self._start_thread(work_and_tell, "agentscope-lane"):
@@ -91,8 +105,9 @@ class HTTPExporter:
         if errors:
             raise errors[0]
 
-    def _follow(self, lane: Lane, timeout: float, end: float) -> None:
+    def _follow(self, lane: Lane, timeout: float, end: float, cost: _Cost) -> None:
         while self._clock() < end and (request := lane.next()) is not None:
+            cost.bodies.append(len(request.body))
             lane.answer(self._send(request, timeout))
 
     def _send(self, request: Request, timeout: float) -> Response | Failure:

@@ -207,6 +207,7 @@ class Pipeline:
     def stats(self) -> Stats:
         worker = self._own_worker()
         ledger = worker.ledger
+        figures = worker.sender.figures
         accepted, delivered, pending, dropped, spooled = worker.counts()
         return Stats(
             accepted=accepted,
@@ -223,6 +224,10 @@ class Pipeline:
             sampled_out=ledger.sampled_out.value,
             misused=MappingProxyType(ledger.misused.values()),
             attempts=ledger.attempts,
+            retries=figures.retries,
+            requests=figures.requests,
+            sent_bytes=figures.sent_bytes,
+            worker_seconds=figures.cpu_seconds,
             calls=accepted + ledger.sampled_out.value,
             call_seconds=self.meter.seconds,
             protocol=worker.exporter.protocol,

@@ -23,6 +23,10 @@ _SUMS = (
     "payloads_shed",
     "sampled_out",
     "attempts",
+    "retries",
+    "requests",
+    "sent_bytes",
+    "worker_seconds",
 )
 
 

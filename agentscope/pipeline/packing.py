@@ -13,7 +13,7 @@ import zlib
 from struct import Struct
 from typing import Any
 
-from ..events import Event
+from ..events import Event, in_full
 
 _FRAME = Struct(">II")
 _SALT = Struct(">qI")
@@ -27,7 +27,7 @@ class Damaged(Exception):
 def pack(event: Event) -> bytes:
     """An event as bytes. Raises one of `protocols.encoding.UNENCODABLE` if a hook has put into it what is not JSON."""
     plain, payloads, lengths = {}, [], []
-    for name, value in event.fields.items():
+    for name, value in in_full(event).fields.items():
         if type(value) is bytes:
             payloads.append(value)
             lengths.append((name, len(value)))

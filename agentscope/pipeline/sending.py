@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..config import Config
 from ..protocols import NEEDS_PERSON, Outcome
 from .clock import monotonic
+from .figures import Figures
 from .flushing import Flushes
 from .ledger import RETRY_LIMIT
 from .notices import Notices
@@ -38,6 +39,7 @@ class Sender:
         self.kind: str | None = None
         self.progress = monotonic()
         """When the last event got its verdict."""
+        self.figures = Figures()
         self._config = config
         self._shipper = shipper
         self._flushes = flushes
@@ -56,6 +58,7 @@ class Sender:
         outcome = recovery.step(self._config.timeout, monotonic(), monotonic)
         if outcome is None:
             return False
+        self.figures.note(outcome, retried=self._old_attempts.failures > 0)
         self._old_attempts.note(outcome)
         self._note(outcome, self._old_attempts.failures)
         if outcome.problem is not None:
@@ -76,6 +79,7 @@ class Sender:
             if self.stop is not None:
                 limit = min(limit, self.stop.patience, max(self.stop.deadline(self.progress) - monotonic(), 0.05))
             outcome = self._shipper.attempt(limit, monotonic())
+            self.figures.note(outcome, retried=attempts.failures > 0)
             attempts.note(outcome)
             if self._spooling is not None:
                 self._spooling.note(outcome)

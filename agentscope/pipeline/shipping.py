@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from threading import RLock
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ..config import Config
@@ -12,12 +12,13 @@ from ..context import new_id
 from ..events import Event, Session
 from ..protocols import BUSY, PATIENCE, Batch, Dropped, Exporter, Outcome, Part
 from .batcher import Batcher
-from .cleaning import clean
 from .counts import Counts
 from .ledger import ENCODE_ERROR, SHUTDOWN, Ledger
 from .parking import Parking
 from .queue import EventQueue
+from .screening import screened
 from .settling import Moves, Verdicts
+from .turns import Turns
 
 if TYPE_CHECKING:
     from .staging import Stage
@@ -26,6 +27,11 @@ MOST_CRASHES = 3
 """A batch whose export has raised so often is given up."""
 MOST_PARKED = 20_000
 """Events that may wait for the end of their run or step; beyond that the oldest are sent as they are."""
+ENOUGH = 500
+"""Events that are worth a request of their own."""
+MOST_AT_ONCE = 64
+"""Events that are taken from the queue before it is asked again whether the batch is full."""
+_SEQ = attrgetter("seq")
 
 
 class Shipper:
@@ -35,7 +41,7 @@ class Shipper:
         self, config: Config, session: Session, ledger: Ledger, exporter: Exporter, redact: Callable[[Event], Event]
     ) -> None:
         self.queue = EventQueue(config.max_queue_bytes, config.max_batch_bytes)
-        self.batcher = Batcher(config.batch_size, config.max_batch_bytes, config.flush_interval)
+        self.batcher = Batcher(config.batch_size, config.max_batch_bytes, config.flush_interval, ENOUGH)
         self.ledger = ledger
         self._moves = Moves(self._mend)
         self.move = self._moves.move
@@ -49,6 +55,7 @@ class Shipper:
         self.session = session
         self._exporter = exporter
         self._redact = redact
+        self._pause = Turns()
         self._batch_size = config.batch_size
         self._held: dict[int, Event] = {}
         self._parking = Parking()
@@ -60,8 +67,6 @@ class Shipper:
         """What is being settled."""
         self._crashes = 0
         self._abandoned = False
-        self._depth = 0
-        self._settling = RLock()
 
     @property
     def moves(self) -> int:
@@ -134,10 +139,9 @@ class Shipper:
                     batcher.add(event, now)
             return
         with self.move() as allowed:
-            while allowed and events and batcher.room():
-                batcher.add(events[0], now)
-                events.popleft()
-                self.ledger.taken += 1
+            while allowed and (number := min(len(events), batcher.room(), MOST_AT_ONCE)):
+                batcher.take(events.popleft, number, now)
+                self.ledger.taken += number
 
     def load(self, now: float) -> None:
         """Take the next batch in hand, unless there is one."""
@@ -148,11 +152,13 @@ class Shipper:
 
     def attempt(self, timeout: float, now: float) -> Outcome:
         """Export the batch in hand once and settle what has a verdict."""
+        self._pause.begin()
         batch = self._batch
         if batch is None:
             events = self._redacted(list(self._held.values()))
             told = self.ledger.unreported()
             batch = Batch(new_id(), self.session, events, told, parked=self._parking.events, closing=self._closing)
+            batch.pause = self._pause
             self._batch = batch
         elif batch.server_errors >= PATIENCE:
             self._top_up(now)
@@ -240,7 +246,7 @@ class Shipper:
     def _hold(self, now: float) -> None:
         with self.move() as allowed:
             events = self.batcher.next() if allowed else []
-            self._held.update((event.seq, event) for event in events)
+            self._held.update(zip(map(_SEQ, events), events, strict=True))
             self.batcher.remove(events, now)
 
     def _note_redacted(self, events: Iterable[Event]) -> None:
@@ -252,11 +258,7 @@ class Shipper:
         if self.stage is not None:
             return events  # that was done before they went to disk
         kept = []
-        for event in events:
-            if event.seq in self._redacted_before:
-                kept.append(event)
-                continue
-            cleaned = clean(event, self._redact)
+        for event, cleaned in screened(events, self._redact, self._redacted_before, self._pause):
             if isinstance(cleaned, str):
                 self._settle([], [(event.seq, cleaned)])
             else:
@@ -283,14 +285,15 @@ class Shipper:
             # What is still in hand goes first: it may be of the same runs, and takes what is parked along.
             if outcome.released and not self._held:
                 self._release(now)
-        batch.events = [event for event in batch.events if event.seq in self._held]
+        batch.events = [event for event in batch.events if event.seq in self._held] if self._held else []
 
     def _settle(self, delivered: Iterable[int], dropped: Iterable[tuple[int, str]]) -> None:
         with self.move() as allowed:
             if not allowed:
                 return
             reasons = dict(reversed(list(dropped)))  # of several, the first one counts
-            gone = {event.seq: event for event in map(self._find, delivered) if event is not None}
+            find = self._find if self._parking else self._held.get
+            gone = {event.seq: event for event in map(find, delivered) if event is not None}
             refused = [event for event in map(self._find, reasons) if event is not None and event.seq not in gone]
             told = [(event, reasons[event.seq]) for event in refused]
             # From here on all is known: what a thread does not live to carry out is left to `_mend`.
@@ -303,12 +306,14 @@ class Shipper:
 
     def _carry_out(self, verdicts: Verdicts) -> None:
         """Settle these. To do so twice changes nothing."""
-        for event in verdicts.events:
-            if self._held.pop(event.seq, None) is not None:
-                self._closing.discard((event.run_id, event.step_id))
-            elif self._parking.get(event.seq) is not None:
+        others = [event for event in verdicts.events if self._held.pop(event.seq, None) is None]
+        for event in others if self._parking else ():
+            if self._parking.get(event.seq) is not None:
                 self._parking.remove(event)
-            self._redacted_before.discard(event.seq)
+        if self._closing:
+            self._closing.difference_update((event.run_id, event.step_id) for event in verdicts.events)
+        if self._redacted_before:
+            self._redacted_before.difference_update(map(_SEQ, verdicts.events))
         verdicts.enter(self.ledger, self.queue)
         if self.on_settled is not None:
             self.on_settled(verdicts.events)
@@ -326,8 +331,6 @@ class Shipper:
             self._held.pop(event.seq, None)
         elsewhere = {event.seq for event in (*self._parking, *self._held.values())}
         self.batcher.keep(event for event in self.batcher if event.seq not in elsewhere)
-        if self.queue.events and self.queue.events[0] in self.batcher:
-            self.queue.events.popleft()
         if not self._moves.over:  # it may lag behind by what was just taken, and is never ahead
             self.ledger.taken = max(self.ledger.taken, self.ledger.settled() + self.unsettled)
         if not self._held:

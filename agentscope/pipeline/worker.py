@@ -175,6 +175,7 @@ class Worker:
     # ---- done by the thread that delivers --------------------------------------------------------------------------
 
     def _main(self) -> None:
+        self.sender.figures.begin()
         try:
             self._see_to_storing()
             with threads.warm_up():
@@ -189,6 +190,7 @@ class Worker:
             # starts another thread.
             self._crash(error)
         finally:
+            self.sender.figures.count_cpu()
             self.running = False
             self._starting.release()
             if self.finished:
@@ -211,6 +213,7 @@ class Worker:
         before, self.sender.stop = self.sender.stop, stop
 
         def work() -> None:
+            self.sender.figures.begin()
             self.exporter.warm_up()
             while not self.sender.over():
                 if self.spooling is not None:
@@ -228,11 +231,13 @@ class Worker:
         except BaseException as error:
             self._crash(error)
         finally:
+            self.sender.figures.count_cpu()
             self.sender.stop = before
             self._starting.release()
 
     def _cycle(self) -> bool:
         """One batch, or one sleep. False when it is time to end."""
+        self.sender.figures.count_cpu()
         self._see_to_storing()
         self.shipper.collect(monotonic())
         self._notices.drops(self.ledger.dropped(), monotonic())
@@ -247,7 +252,7 @@ class Worker:
             self.sender.round()
             self.sender.recover()
         elif not self.sender.recover():
-            self._sleep(wait, wake_at=1 if wait is None else max(self.shipper.batcher.room(), 1))
+            self._sleep(wait, wake_at=1 if wait is None else max(self.shipper.batcher.missing(), 1))
         return True
 
     def _see_to_storing(self) -> None:

@@ -7,7 +7,7 @@ event; events without a verdict are to be tried again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -89,6 +89,10 @@ class Suspect:
         return struck
 
 
+def _go_on() -> None:
+    """No other thread waits."""
+
+
 @dataclass
 class Batch:
     """Events that are delivered together, in order. `dropped` counts ride along once."""
@@ -111,6 +115,8 @@ class Batch:
     """Events of earlier batches that a protocol has parked: it sends runs and steps only as a whole."""
     closing: Collection[Part] = ()
     """What is to be sent as it is now, ended or not."""
+    pause: Callable[[], object] = _go_on
+    """To be called now and then in long work that holds up other threads."""
 
 
 @dataclass
@@ -133,6 +139,12 @@ class Outcome:
     """REFUSED, UNAUTHORIZED, MISPLACED or BUSY."""
     retry_after: str | None = None
     """The backend's own header, as it came."""
+    requests: int = 0
+    """That were sent, answered or not."""
+    sent_bytes: int = 0
+    """Of their bodies, as they were sent."""
+    cpu_seconds: float = 0.0
+    """Spent in other threads than the one that asked for the export."""
 
     def add(self, other: Outcome) -> None:
         """Take in what another lane found."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ..events import RUN, RUN_END, STEP, STEP_END, Event
+from ..events import RUN, RUN_END, STEP, STEP_END, Event, in_full
 from . import Batch, Part
 
 _ENDS = frozenset({RUN, RUN_END, STEP, STEP_END})
@@ -28,11 +28,11 @@ def joined(batch: Batch, runs: bool = True) -> tuple[list[Whole], list[int]]:
     for event in batch.events:
         if event.step_id is not None or runs:
             parts.setdefault((event.run_id, event.step_id), []).append(event)
-    singles = [] if runs else [Whole(event, (event.seq,)) for event in batch.events if event.step_id is None]
+    singles = [] if runs else [Whole(in_full(event), (event.seq,)) for event in batch.events if event.step_id is None]
     wholes, waiting = singles, []
     for part, events in parts.items():
         if part in batch.closing or any(event.type in _ENDS for event in events):
-            every = sorted((*batch.parked.get(part, ()), *events), key=_seq)
+            every = sorted(map(in_full, (*batch.parked.get(part, ()), *events)), key=_seq)
             wholes.append(Whole(merged(every), tuple(event.seq for event in every)))
         else:
             waiting += [event.seq for event in events]

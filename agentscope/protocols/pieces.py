@@ -2,94 +2,56 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
-from collections.abc import Iterable, Sequence
-from importlib import import_module
+from collections.abc import Iterable, Iterator
 from math import log2
-from typing import Any
 
-from ..events import Event
+from ..events import Event, in_full
 from . import BUSY, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
 from .answers import GONE, UNACCEPTABLE, detail, fail, note_failure, note_refusal
+from .bodies import PieceState
 from .encoding import UNENCODABLE, dumps
+from .joining import Whole
 
-SMALLEST_COMPRESSED = 1024
-"""Below this many bytes compression costs more than it saves."""
+CHUNK = 192 * 1024
+"""Bytes of items that are made in one go, before they are compressed. Much more, and each chunk is new memory of the system's."""
 SMALLEST_FIELD = 256
+SMALLEST_SPLIT = 1024
+"""Pieces are not made smaller than this many bytes because they are too large."""
+_UNREADABLE = UNACCEPTABLE | {500}
+"""What a backend may answer that takes a compressed body for broken JSON."""
 MOST_ABSENCES = 10
 """So often in a row a backend that had this call may answer that it has none, before that is believed."""
-
-
-class PieceState:
-    """What is learnt of a backend's call for batches, for as long as the process lives."""
-
-    def __init__(self, compress: bool, largest_body: int) -> None:
-        self.compress = compress
-        self.encoding: str | None = None
-        self.accepted = 0
-        """Events that were stored so far: the sign that others get through while one does not."""
-        self.largest_body = largest_body
-        """Pieces of several events are kept under this."""
-        self.confirmed = False
-        """The call has been acknowledged before: a 404 now is more likely a proxy's than the backend's."""
-        self.absences = 0
-        """Answers of 404 or 405 in a row."""
-
-    def warm_up(self) -> None:
-        """Import the compressor, if it may be used."""
-        if self.compress:
-            _zstandard()
-
-    def learn(self, response: Response) -> None:
-        """A receiver announces what it can decode by `Accept-Encoding` in its answers (RFC 7694)."""
-        announced = response.headers.get("accept-encoding")
-        if self.compress and announced is not None and response.status != 415:
-            known = {name.split(";")[0].strip() for name in announced.lower().split(",")}
-            if "zstd" in known and _zstandard() is not None:
-                self.encoding = "zstd"
-            else:
-                self.encoding = "gzip" if "gzip" in known else None
-
-    def pack(self, body: bytes, content_type: str) -> tuple[bytes, dict[str, str]]:
-        """The body as it is sent, and the headers that say how."""
-        headers = {"Content-Type": content_type}
-        if self.encoding is None or len(body) < SMALLEST_COMPRESSED:
-            return body, headers
-        headers["Content-Encoding"] = self.encoding
-        if self.encoding == "zstd":
-            compressor: Any = _zstandard()
-            packed: bytes = compressor.ZstdCompressor(level=1).compress(body)
-            return packed, headers
-        gzip = zlib.compressobj(1, zlib.DEFLATED, 31)
-        return gzip.compress(body) + gzip.flush(), headers
-
-
-def _zstandard() -> Any:
-    try:
-        return import_module("zstandard")
-    except ImportError:
-        return None
 
 
 class PieceLane:
     """One conversation that delivers a batch. A format says how an item, a body and an acknowledgement look."""
 
-    def __init__(self, state: PieceState, batch: Batch, outcome: Outcome) -> None:
+    def __init__(
+        self, state: PieceState, batch: Batch, outcome: Outcome, wholes: Iterable[Whole] | None = None
+    ) -> None:
+        """wholes: what is sent as one item each, where that is not every event by itself."""
         self.unsupported = False
         """The backend has no such call."""
         self._state = state
         self._batch = batch
         self._outcome = outcome
-        self._events: dict[int, Event] = {}
-        self._items: dict[int, bytes] = {}
-        self._covered: dict[int, tuple[int, ...]] = {}
+        self._covered: dict[int, tuple[int, ...]] | None = None
+        """All that an item stands for, by the `seq` of its event; None if that is itself."""
+        if wholes is None:
+            self._events = {event.seq: event for event in batch.events}
+        else:
+            self._events, self._covered = {}, {}
+            for event, seqs in wholes:
+                self._events[event.seq], self._covered[event.seq] = event, seqs
         self._pieces: deque[list[int]] = deque()
         self._sent: list[int] = []
+        self._sent_bytes = 0
+        """What the items of that take, before they are compressed."""
+        self._compressed = False
         self._requests = 0
         self._stopped = False
         self._budget = 2 * int(log2(len(batch.events) + 1)) + 4
-        self._encode()
         self._line_up()
 
     # ---- the format ------------------------------------------------------------------------------------------------
@@ -102,15 +64,12 @@ class PieceLane:
     def _content_type(self) -> str:
         return "application/json"
 
-    def _wholes(self) -> Iterable[tuple[Event, tuple[int, ...]]]:
-        """What is sent as one item each, under the `seq` of the event, and the `seq` of all that it stands for."""
-        return ((event, (event.seq,)) for event in self._batch.events)
-
     def _item(self, event: Event) -> bytes:
         """One item as it stands in a body."""
         raise NotImplementedError
 
-    def _body(self, piece: Sequence[int]) -> bytes:
+    def _body(self, portions: Iterator[list[bytes]]) -> Iterator[bytes]:
+        """The body in chunks, each of one portion of items or of more; but for the last, portions are large."""
         raise NotImplementedError
 
     def _acknowledge(self, reply: Response) -> None:
@@ -127,14 +86,14 @@ class PieceLane:
     # ---- the conversation ------------------------------------------------------------------------------------------
 
     def next(self) -> Request | None:
-        if self._stopped or not self._pieces:
-            return None
-        self._sent = self._pieces.popleft()
-        if len(self._sent) == 1:
-            self._fit(self._sent[0])
-        body, headers = self._state.pack(self._body(self._sent), self._content_type)
-        self._requests += 1
-        return Request("POST", self._path, headers, body)
+        while not self._stopped and self._pieces:
+            chunks = self._body(self._encoded(self._pieces.popleft()))
+            body, headers = self._state.pack(chunks, self._content_type, self._batch.pause)
+            if self._sent:
+                self._requests += 1
+                self._compressed = "Content-Encoding" in headers
+                return Request("POST", self._path, headers, body)
+        return None
 
     def answer(self, reply: Response | Failure) -> None:
         self._judge(reply)
@@ -143,11 +102,14 @@ class PieceLane:
 
     def _judge(self, reply: Response | Failure) -> None:
         if isinstance(reply, Failure):
+            if reply.kind == "timeout" and not reply.unsent and len(self._sent) > 1:
+                self._state.too_slow(self._sent_bytes)
             self._stop()
             note_failure(self._outcome, reply)
             return
         self._state.learn(reply)
         if 200 <= reply.status < 300:
+            self._state.took(self._compressed)
             self._acknowledge(reply)
         elif reply.status in GONE:
             self._stop()
@@ -155,7 +117,7 @@ class PieceLane:
             self.unsupported = not self._state.confirmed or self._state.absences > MOST_ABSENCES
             if not self.unsupported:
                 fail(self._outcome, BUSY, f"the backend answers HTTP {reply.status}, which it did not before")
-        elif reply.status == 415 and self._unsupported_media():
+        elif self._was_unreadable(reply.status):
             self._pieces.appendleft(self._sent)
         elif reply.status == 413:
             self._too_large()
@@ -167,20 +129,57 @@ class PieceLane:
             self._stop()
             note_refusal(self._outcome, reply)
 
-    def _encode(self) -> None:
-        for event, seqs in self._wholes():
-            self._covered[event.seq] = seqs
+    def _was_unreadable(self, status: int) -> bool:
+        """Whether the backend could perhaps not read the body, and gets it in another form."""
+        if status == 415 and self._unsupported_media():
+            return True
+        return status in _UNREADABLE and self._state.doubts(self._compressed)
+
+    def _encoded(self, piece: list[int]) -> Iterator[list[bytes]]:
+        """The items of a piece in portions, as far as the backend should take them in one body: the rest is another piece.
+
+        They are made when they are asked for and not kept: all together they take as much memory as the events.
+        """
+        sent: list[int] = []
+        self._sent, self._sent_bytes = sent, 0
+        most = min(self._state.largest_body, self._state.timely_body)
+        events, make, refused = self._events, self._item, self._batch.refused_size
+        portion: list[bytes] = []
+        size, end = 0, CHUNK
+        for position, seq in enumerate(piece):
             try:
-                self._items[event.seq] = self._item(event)
-                self._events[event.seq] = event
+                item = make(events[seq])
+                if len(item) >= refused:
+                    item = self._cut(seq, item)
             except UNENCODABLE as error:
-                self._drop(event.seq, "encode_error", type(error).__name__)
+                self._drop(seq, "encode_error", type(error).__name__)
+                continue
+            size += len(item)
+            if size > most and sent:
+                size -= len(item)
+                self._pieces.appendleft(piece[position:])
+                break
+            sent.append(seq)
+            portion.append(item)
+            if size >= end:
+                yield portion
+                portion, end = [], size + CHUNK
+        self._sent_bytes = size
+        yield portion
+
+    def _cut(self, seq: int, item: bytes) -> bytes:
+        """An item that is not as large as one that was refused, if that can be."""
+        while len(item) >= self._batch.refused_size and (smaller := cut_largest_field(self._events[seq])) is not None:
+            self._events[seq] = smaller
+            item = self._item(smaller)
+        return item
 
     def _deliver(self, seqs: Iterable[int]) -> None:
-        self._outcome.delivered += [covered for seq in seqs for covered in self._covered[seq]]
+        self._outcome.delivered += seqs if self._covered is None else [c for seq in seqs for c in self._covered[seq]]
 
     def _drop(self, seq: int, reason: str, why: str) -> None:
-        self._outcome.dropped += [Dropped(covered, reason, why) for covered in self._covered[seq]]
+        covered = (seq,) if self._covered is None else self._covered[seq]
+        self._outcome.dropped += [Dropped(each, reason, why) for each in covered]
 
     def _confirm(self, number: int) -> None:
         """The backend has acknowledged so many items."""
@@ -188,10 +187,14 @@ class PieceLane:
         self._state.confirmed, self._state.absences = True, 0
 
     def _line_up(self) -> None:
-        """Queue all events: split as an earlier attempt left them, the others in pieces that the backend should take.
+        """Queue all events: split as an earlier attempt left them, the others together.
 
         Suspects are sent alone, and after others: whether those get through is what tells.
         """
+        if not self._batch.suspects and not self._batch.pieces:
+            if self._events:
+                self._pieces.append(list(self._events))
+            return
         suspects = {seq: suspect for seq, suspect in self._batch.suspects.items() if seq in self._events}
         ripe = [seq for seq, suspect in suspects.items() if suspect.is_ripe(self._state.accepted)]
         rest = dict.fromkeys(seq for seq in self._events if seq not in suspects)
@@ -202,27 +205,9 @@ class PieceLane:
                 del rest[seq]
             if kept:
                 self._pieces.append(kept)
-        piece: list[int] = []
-        size = 0
-        for seq in rest:
-            item = len(self._items[seq])
-            if piece and size + item > self._state.largest_body:
-                self._pieces.append(piece)
-                piece, size = [], 0
-            piece.append(seq)
-            size += item
-        if piece:
-            self._pieces.append(piece)
+        if rest:
+            self._pieces.append(list(rest))
         self._pieces.extend([seq] for seq in suspects if seq not in ripe)
-
-    def _fit(self, seq: int) -> None:
-        """Cut an event that is as large as one that was refused."""
-        while len(self._items[seq]) >= self._batch.refused_size:
-            smaller = cut_largest_field(self._events[seq])
-            if smaller is None:
-                return
-            self._events[seq] = smaller
-            self._items[seq] = self._item(smaller)
 
     def _stop(self) -> None:
         self._stopped = True
@@ -239,9 +224,9 @@ class PieceLane:
             self._drop(self._sent[0], reason, why)
 
     def _too_large(self) -> None:
-        size = sum(len(self._items[seq]) for seq in self._sent)
+        size = self._sent_bytes
         if len(self._sent) > 1:
-            self._state.largest_body = min(self._state.largest_body, max(size // 2, SMALLEST_COMPRESSED))
+            self._state.largest_body = min(self._state.largest_body, max(size // 2, SMALLEST_SPLIT))
             self._split()
         elif cut_largest_field(self._events[self._sent[0]]) is None:
             self._drop(self._sent[0], "too_large", "HTTP 413 to this event alone")
@@ -276,6 +261,7 @@ class PieceLane:
 
 def cut_largest_field(event: Event) -> Event | None:
     """The event with its largest payload cut to an eighth, or replaced if that is small; None if none is left to cut."""
+    event = in_full(event)
     payloads = {name: value for name, value in event.fields.items() if type(value) is bytes}
     name = max(payloads, key=lambda name: len(payloads[name]), default=None)
     if name is None or len(payloads[name]) < SMALLEST_FIELD:

@@ -85,7 +85,7 @@ def inflated(request: Request) -> bytes:
     if encoding == "gzip":
         return gzip.decompress(request.body)
     if encoding == "zstd":
-        return zstandard.ZstdDecompressor().decompress(request.body)
+        return zstandard.ZstdDecompressor().decompressobj().decompress(request.body)
     assert encoding is None
     return request.body
 

@@ -10,11 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE, Event
-from agentscope.protocols import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure
-from agentscope.protocols import pieces as pieces_module
+from agentscope.events import (
+    RUN_END,
+    RUN_START,
+    RUN_UPDATE,
+    STEP,
+    STEP_END,
+    STEP_START,
+    STEP_UPDATE,
+    Event,
+    PlainStep,
+    in_full,
+)
+from agentscope.protocols import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure, bodies
 from agentscope.protocols.agentscope import BATCH, AgentScopeProtocol
-from agentscope.protocols.pieces import cut_largest_field
+from agentscope.protocols.bodies import SMALLEST_TIMELY
+from agentscope.protocols.encoding import event_json
+from agentscope.protocols.pieces import CHUNK, cut_largest_field
 from agentscope.version import __version__
 from tests.support.events import (
     NOON,
@@ -113,6 +125,21 @@ def test_the_body_is_the_envelope_and_the_patches_and_nothing_else():
         ],
         "dropped": [{"reason": "queue_full", "count": 3}, {"reason": "rejected", "count": 1}],
     }
+
+
+@pytest.mark.parametrize("given", [b'{"q":1}', None])
+@pytest.mark.parametrize("output", [b"[2]", None])
+def test_a_plain_step_is_written_as_in_full(given, output):
+    fields = PlainStep('say "x" é', "tool_call", NOON + 5_000, 1_234_567, given, output)
+    plain = event(1)._replace(fields=fields, parent_id="parent")
+    written, in_dict = (strict(event_json(each, SESSION)) for each in (plain, in_full(plain)))
+    assert written == in_dict
+    assert (written["latency_ms"], written["ended_at"]) == (1.234, "2026-01-31T12:00:00.001239Z")
+
+
+def test_a_field_that_a_hook_named_oddly_is_json_all_the_same():
+    (item,) = strict(first_request(batch([event(1, **{'a"b\\': 1, "é": "ü"})])).body)["events"]
+    assert (item['a"b\\'], item["é"]) == (1, "ü")
 
 
 def test_payloads_travel_as_the_bytes_they_are():
@@ -241,7 +268,7 @@ def encodings(announced: str, compress: bool = True, payload: bytes = LARGE) -> 
 @pytest.mark.parametrize(
     ("announced", "second"),
     [
-        ("", None),
+        ("", "gzip"),
         ("identity", None),
         ("gzip", "gzip"),
         ("br, GZIP;q=0.5", "gzip"),
@@ -249,17 +276,17 @@ def encodings(announced: str, compress: bool = True, payload: bytes = LARGE) -> 
         ("zstd", "zstd"),
     ],
 )
-def test_bodies_are_compressed_as_the_backend_announces_and_never_before(announced, second):
-    assert encodings(announced) == [None, second]
+def test_bodies_are_sent_as_gzip_until_the_backend_announces_something_else(announced, second):
+    assert encodings(announced) == ["gzip", second]
 
 
 def test_without_the_zstandard_package_gzip_is_used_or_nothing(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(pieces_module, "import_module", missing)
-    assert encodings("gzip, zstd") == [None, "gzip"]
-    assert encodings("zstd") == [None, None]
+    monkeypatch.setattr(bodies, "import_module", missing)
+    assert encodings("gzip, zstd") == ["gzip", "gzip"]
+    assert encodings("zstd") == ["gzip", None]
 
 
 def test_small_bodies_are_not_compressed():
@@ -272,7 +299,6 @@ def test_compression_can_be_turned_off():
 
 def test_415_turns_compression_off_for_good_and_the_same_events_are_sent_again():
     used = protocol()
-    used.batch.encoding = "gzip"
     seen = []
 
     def backend(request):
@@ -289,19 +315,115 @@ def test_415_to_a_plain_body_means_the_event():
     assert ending.reasons == {1: "rejected"}
 
 
-def test_a_compressed_body_holds_the_same_json():
-    plain, packed = protocol(), protocol()
-    packed.batch.encoding = "gzip"
-    sent = batch([event(1, input=LARGE)])
-    assert inflated(first_request(sent, packed)) == first_request(sent, plain).body
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_compressed_body_holds_the_same_json(encoding):
+    used = protocol()
+    used.batch.encoding = encoding
+    sent = batch(events(300, input=LARGE), {"queue_full": 1})
+    plain = first_request(sent, protocol(compress=False)).body
+    assert len(plain) > 2 * CHUNK
+    assert inflated(first_request(sent, used)) == plain
+    assert [item["seq"] for item in strict(plain)["events"]] == list(range(1, 301))
+
+
+def test_a_body_whose_last_event_fills_a_chunk_is_whole():
+    payload = b'"%b"' % (b"x" * CHUNK)
+    assert deliver(protocol(largest_body=1 << 30), batch(events(3, input=payload)), BatchBackend()).attempts == 1
+
+
+@pytest.mark.parametrize("requests", [1, 1 << 30])
+@pytest.mark.parametrize("status", [400, 415, 422, 500])
+def test_a_backend_that_takes_gzip_for_broken_json_gets_the_same_events_plain_from_then_on(status, requests):
+    used, backend = protocol(), BatchBackend()
+    seen = []
+
+    def naive(request):
+        seen.append(request.headers.get("Content-Encoding"))
+        return answer(status) if seen[-1] else backend(request)
+
+    for first in (1, 5):
+        sent = batch(event(seq, input=LARGE) for seq in range(first, first + 4))
+        assert deliver(used, sent, naive, requests=requests).dropped == {}
+    assert seen == ["gzip", None, None]
+
+
+@pytest.mark.parametrize("requests", [1, 1 << 30])
+@pytest.mark.parametrize("status", [400, 422])
+def test_what_is_refused_with_and_without_gzip_is_itself_at_fault(status, requests):
+    used, backend = protocol(), BatchBackend()
+    seen = []
+
+    def judging(request):
+        seen.append(request.headers.get("Content-Encoding"))
+        bad = any(item["seq"] == 2 for item in strict(inflated(request))["events"])
+        return answer(status) if bad else backend(request)
+
+    ending = deliver(used, batch(events(4, input=LARGE)), judging, requests=requests)
+    assert ending.reasons == {2: "rejected"}
+    # All four, then 1 and 2, and then each of those alone: 1 is taken, and after that only 2 is to blame.
+    assert seen == ["gzip", None, "gzip", None, "gzip", "gzip", "gzip"]
+
+
+def test_what_is_not_compressed_is_made_with_pauses():
+    sent = batch(events(300, input=LARGE))
+    pauses = []
+    sent.pause = lambda: pauses.append(1)
+    body = first_request(sent, protocol(compress=False)).body
+    assert len(pauses) >= len(body) // CHUNK > 2
 
 
 @pytest.mark.parametrize(("compress", "looked_up"), [(True, ["zstandard"]), (False, [])])
 def test_warming_up_imports_what_compression_may_need(monkeypatch, compress, looked_up):
     asked: list[str] = []
-    monkeypatch.setattr(pieces_module, "import_module", asked.append)
+    monkeypatch.setattr(bodies, "import_module", asked.append)
     protocol(compress=compress).warm_up()
     assert asked == looked_up
+
+
+# ---- a slow line --------------------------------------------------------------------------------------------------------
+
+
+def sizes(used, answers, number=400):
+    """How many events each request to a backend with these answers carries; all are acknowledged afterwards."""
+    backend, seen, given = BatchBackend(), [], iter(answers)
+
+    def slow(request):
+        seen.append(len(strict(inflated(request))["events"]))
+        return next(given, None) or backend(request)
+
+    assert deliver(used, batch(events(number, input=LARGE)), slow).left == []
+    return seen
+
+
+LATE = Failure("timeout", "not a whole answer within 10 s")
+
+
+def test_a_body_that_was_not_answered_in_time_is_sent_in_halves():
+    first, second, *_ = sizes(protocol(largest_body=1 << 30), [LATE])
+    assert (first, second) == (400, 200)
+
+
+def test_bodies_become_no_smaller_than_is_worth_a_request_and_larger_again_with_each_success():
+    used = protocol(largest_body=1 << 30)
+    seen = sizes(used, [LATE] * 20)
+    assert min(seen[:20]) * len(LARGE) > SMALLEST_TIMELY * 0.9
+    growing = sizes(used, [], 4000)
+    assert growing[:-1] == sorted(growing[:-1])
+    assert 2 * growing[0] < growing[-2]
+    assert sizes(used, []) == [400]
+
+
+@pytest.mark.parametrize(
+    "failure", [Failure("timeout", "not connected", unsent=True), Failure("connection", "broke"), answer(503)]
+)
+def test_other_failures_say_nothing_of_how_large_a_body_may_be(failure):
+    assert sizes(protocol(largest_body=1 << 30), [failure]) == [400, 400]
+
+
+def test_one_event_that_is_late_does_not_make_others_smaller():
+    used = protocol(largest_body=1 << 30)
+    assert sizes(used, [LATE], 1) == [1, 1]
+    assert sizes(used, []) == [400]
 
 
 # ---- answers that are believed, and those that are not --------------------------------------------------------------
@@ -477,7 +599,7 @@ def test_what_a_backend_says_is_made_printable_and_short(body, sentence):
 @given(bad=st.sets(st.integers(1, 25)), number=st.integers(1, 25), rejected=st.sets(st.integers(1, 25)))
 def test_400_and_422_cost_exactly_the_culprits(requests, bad, number, rejected):
     backend = BatchBackend(unacceptable=bad, rejected=rejected)
-    ending = deliver(protocol(), batch(events(number)), backend, requests=requests)
+    ending = deliver(protocol(compress=False), batch(events(number)), backend, requests=requests)
     everything = set(range(1, number + 1))
     culprits = everything & (bad | rejected)
     assert ending.reasons == dict.fromkeys(culprits, "rejected")
@@ -551,7 +673,7 @@ def test_one_event_that_was_too_large_does_not_cut_those_of_later_batches():
     ending = deliver(used, batch([later]), BatchBackend())
     assert ending.delivered == [2]
     (lane,) = used.begin(batch([later])).lanes()
-    assert b"y" * 9000 in lane.next().body
+    assert b"y" * 9000 in inflated(lane.next())
 
 
 @PATIENT
@@ -644,7 +766,7 @@ def test_requests_in_an_outage_of_500s_are_few():
 
 def test_a_batch_is_not_searched_before_it_was_answered_500_a_few_times():
     backend = BatchBackend(crashing={1})
-    deliver(protocol(), batch(events(8)), backend, attempts=PATIENCE - 1)
+    deliver(protocol(compress=False), batch(events(8)), backend, attempts=PATIENCE - 1)
     assert [len(document["events"]) for document in backend.requests] == [8, 8]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,6 +64,32 @@ def test_one_event_that_is_larger_than_the_limit_goes_alone():
     batcher.add(event(1, size=10), 0.0)
     assert seqs(batcher) == [0]
     assert seqs(batcher) == [1]
+
+
+def test_a_batch_goes_when_enough_wait_and_takes_along_all_that_do():
+    batcher = filled(2, enough=3)
+    assert (batcher.wait(0.0), batcher.missing(), batcher.room()) == (2.0, 1, 3)
+    batcher.add(event(2, size=10), 0.0)
+    assert (batcher.wait(0.0), batcher.missing(), batcher.room()) == (0.0, 0, 2)
+    batcher.add(event(3, size=10), 0.0)
+    assert seqs(batcher) == [0, 1, 2, 3]
+
+
+def test_no_more_can_be_enough_than_fit():
+    assert filled(5, enough=500).wait(0.0) == 0.0
+    assert filled(4, enough=500).missing() == 1
+    assert filled(2, size=50, enough=500).missing() == 0
+
+
+def test_events_are_taken_from_where_they_are_in_their_order():
+    batcher = filled(1)
+    waiting = deque(event(seq, size=7) for seq in range(1, 9))
+    batcher.take(waiting.popleft, 3, 1.0)
+    assert ([each.seq for each in batcher], len(waiting), batcher.wait(1.0)) == ([0, 1, 2, 3], 5, 1.0)
+    batcher.take(waiting.popleft, 1, 1.0)
+    assert (seqs(batcher), batcher.room()) == ([0, 1, 2, 3, 4], 5)
+    batcher.take(waiting.popleft, 4, 3.0)
+    assert batcher.wait(3.0) == 2.0
 
 
 def test_what_a_batch_leaves_behind_waits_anew():

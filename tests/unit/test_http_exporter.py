@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -97,6 +98,26 @@ def test_every_request_of_every_round_is_sent_and_its_answer_handed_back():
     assert outcome.delivered == [1]
     assert sender.sent == [("POST", f"/{name}", b"body", {"X": "y"}, 7) for name in "aab"]
     assert [len(lane.answers) for round_ in rounds for lane in round_] == [2, 1, 0]
+
+
+def test_what_an_export_took_is_told_whatever_thread_took_it():
+    def busy(path):
+        before = time.thread_time()
+        while time.thread_time() == before:
+            sum(range(1000))
+
+    alone = exporter(Protocol([Lane("a", 2)]), Sender(busy)).export(batch([]), 7)
+    assert (alone.requests, alone.sent_bytes, alone.cpu_seconds) == (2, 8, 0.0)
+    lanes = [Lane(name) for name in "abcd"]
+    gate = threading.Barrier(2)
+
+    def together(path):
+        gate.wait(10)
+        busy(path)
+
+    shared = exporter(Protocol(lanes), Sender(together), connections=2, start=in_thread).export(batch([]), 7)
+    assert (shared.requests, shared.sent_bytes) == (4, 16)
+    assert shared.cpu_seconds > 0
 
 
 def test_what_it_is_asked_besides_goes_to_the_protocol_and_the_sender():

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.events import RUN, RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE, Event
+from agentscope.events import (
+    RUN,
+    RUN_END,
+    RUN_START,
+    RUN_UPDATE,
+    STEP,
+    STEP_END,
+    STEP_START,
+    STEP_UPDATE,
+    Event,
+    PlainStep,
+    in_full,
+)
 from agentscope.protocols.joining import joined, merged
 from tests.support.events import batch, event, opened, run_of
 
@@ -40,6 +52,15 @@ def test_a_finished_step_is_whole_by_itself() -> None:
     wholes, waiting = joined(batch(run_of(2)[1:3]))
     assert [whole.seqs for whole in wholes] == [(2,), (3,)]
     assert waiting == []
+
+
+def test_a_plain_step_is_joined_in_full() -> None:
+    fields: Any = PlainStep("search", "tool_call", 1_000, 2_000, b"[1]", b"2")
+    plain = event(3, STEP)._replace(fields=fields)
+    for runs in (True, False):
+        (whole,), _ = joined(batch([plain]), runs=runs)
+        assert whole.event == in_full(plain)
+        assert whole.event.fields["latency_ms"] == 0.002
 
 
 def test_what_is_closed_is_sent_as_it_is() -> None:

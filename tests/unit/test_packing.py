@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.events import EVENT_TYPES, Event
+from agentscope.events import EVENT_TYPES, Event, PlainStep, in_full
 from agentscope.pipeline.packing import Damaged, pack, unpack
 from agentscope.protocols.encoding import UNENCODABLE
 
@@ -31,6 +31,7 @@ EVENTS = st.builds(
     fields=st.dictionaries(NAMES, PLAIN | st.binary(max_size=200), max_size=6),
     size=st.integers(0, 1 << 40),
 )
+PLAIN_STEP = PlainStep("search", "tool_call", 1_700_000_000_000_000_000, 2_500_000, b"[1]", None)
 SAMPLE = Event(
     "step",
     7,
@@ -106,3 +107,8 @@ def test_garbage_is_damaged(data: object) -> None:
 def test_a_number_that_no_event_ever_had_is_damaged(seq: int) -> None:
     with pytest.raises(Damaged):
         unpack(seq, pack(SAMPLE))
+
+
+def test_a_plain_step_comes_back_in_full() -> None:
+    event = SAMPLE._replace(fields=PLAIN_STEP)  # type: ignore[arg-type] # as the pipeline puts it
+    assert unpack(event.seq, pack(event)) == in_full(event)

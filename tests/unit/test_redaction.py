@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from agentscope import redaction
 from agentscope.errors import ConfigurationError
-from agentscope.events import PAYLOAD_FIELDS, Event
+from agentscope.events import PAYLOAD_FIELDS, Event, PlainStep
 from agentscope.redaction import MASK, Redactor
 from agentscope.snapshot import encode
 
@@ -384,6 +385,100 @@ def test_a_canary_never_survives_under_a_secret_name(value: Any, wrap: Callable[
     if secret or wrap is not repr:  # in a repr, names are told from values by their looks only
         assert (CANARY not in json.dumps(shown)) is secret
     assert len(shown) == 3
+
+
+pieces = st.sampled_from(
+    [
+        *(
+            "'",
+            '"',
+            "\\",
+            "\\n",
+            "\\u0070",
+            "\n",
+            "\t",
+            "\x0b",
+            " ",
+            "=",
+            ":",
+            ": ",
+            "?",
+            "&",
+            ",",
+            "{",
+            "[",
+            "}",
+            "]",
+            "é",
+            "K",
+            "T",
+        ),
+        *(
+            "Bearer ",
+            "bearer\n",
+            "sk-0123456789",
+            "key",
+            "api",
+            "api key",
+            "pass-word",
+            "PassPhrase",
+            "authorization",
+            "to",
+        ),
+        *SECRET_NAMES,
+        *OPEN_NAMES,
+    ]
+)
+phrases = st.lists(pieces, max_size=8).map("".join) | st.text(max_size=20)
+documents = st.recursive(
+    st.none() | st.integers() | phrases,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(phrases, inner, max_size=3) | inner.map(json.dumps),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400)
+@given(documents, phrases, st.lists(phrases, max_size=2))
+@example({"password\n": 1, "a": 'password\n: "x"'}, "", [])
+@example('{"\\u0070assword": "x"}', "", [])
+@example("password" + " " * 100 + "= 'x'", "", [])
+@example("api_keys: 'x'", "token='", [KEY])
+def test_what_the_quick_search_spares_would_not_be_changed(value: Any, name: str, tags: list[str]) -> None:
+    redactor = Redactor(secrets=[KEY])
+    before = event(input=value, name=name, tags=tags)
+    if redactor.spares([event(output=1), before]):
+        fields = before.fields
+        assert redactor._value(json.loads(fields["input"]), 0) == json.loads(fields["input"])
+        assert [redactor._text(text) for text in (name, *tags)] == [name, *tags]
+        for expression in redaction._IN_TEXT:
+            assert [redaction._mask_values(expression, text) for text in (name, *tags)] == [name, *tags]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"messages": [{"role": "user", "content": "Why is the sky blue?\n\n- first: because\n- second = no"}]},
+        {"version": "1", "function": {"description": "gets the database", "key": "k", "keyword": "w", "max_tokens": 5}},
+        "a secretary, an author and his monkey went to https://host/path?page=2&key=1#part",
+    ],
+)
+def test_what_is_usual_in_an_agents_payloads_is_spared_at_once(value: object) -> None:
+    assert Redactor(secrets=[KEY]).spares([event(input=value, name="search", tags=["a"])] * 3)
+
+
+@pytest.mark.parametrize("redact", [["x+"], lambda told: told])
+def test_with_patterns_or_a_callable_no_event_is_spared(redact: Any) -> None:
+    assert not Redactor(redact).spares([event(input=1)])
+
+
+def test_one_event_with_a_secret_among_many_is_not_spared() -> None:
+    plain = Event("step", 1, 0, "run", "step", None, PlainStep("search", "tool_call", 1, 1, b'"a"', None), 100)
+    assert Redactor().spares([plain] * 20)
+    for field in ("name", "input", "output"):
+        told = PlainStep("search", "tool_call", 1, 1, b'"a"', None)._replace(
+            **{field: "password='x'" if field == "name" else b'{"password":"x"}'}
+        )
+        assert not Redactor().spares([*[plain] * 20, plain._replace(fields=told), plain])  # type: ignore[arg-type] # as `put` does
 
 
 @pytest.mark.timeout(20)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from ...events import Event
 from .. import Batch, Lane, Outcome
+from ..bodies import PieceState
 from ..joining import by_run, joined
-from ..pieces import PieceState
 from .batch import BatchLane
 from .classic import ClassicLane, ClassicState
 
@@ -62,7 +62,7 @@ class AgentScopeDelivery:
             protocol.name = BATCH
             self._total.released = True  # starts of steps that the classic calls have parked, if any
         settled = {*self._total.delivered, *self._total.parked, *(dropped.seq for dropped in self._total.dropped)}
-        if all(event.seq in settled for event in self._batch.events):
+        if settled.issuperset(event.seq for event in self._batch.events):
             # What went wrong on the way has been overcome.
             self._total.problem = self._total.kind = self._total.retry_after = None
         return self._total

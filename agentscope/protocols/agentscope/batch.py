@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ...events import Event
@@ -27,22 +27,27 @@ class BatchLane(PieceLane):
     def _item(self, event: Event) -> bytes:
         return event_json(event, self._batch.session)
 
-    def _body(self, piece: Sequence[int]) -> bytes:
+    def _body(self, portions: Iterator[list[bytes]]) -> Iterator[bytes]:
         carries_report = bool(self._batch.dropped) and not self._outcome.reported
         # The receiver counts a report once for each batch id, so a piece without one goes by another id.
         name = self._batch.id if carries_report else f"{self._batch.id[:-4]}{self._requests:04x}"
-        head = _HEAD.format(name, __version__, self._batch.session.id)
-        tail = "]}"
+        head = _HEAD.format(name, __version__, self._batch.session.id).encode()
+        tail = b"]}"
         if carries_report:
             report = [{"reason": reason, "count": count} for reason, count in self._batch.dropped.items()]
-            tail = f'],"dropped":{dumps(report)}}}'
-        return b"%b%b%b" % (head.encode(), b",".join([self._items[seq] for seq in piece]), tail.encode())
+            tail = f'],"dropped":{dumps(report)}}}'.encode()
+        parts = next(portions)
+        parts[:1] = [head + b"".join(parts[:1])]
+        yield b",".join(parts)
+        for portion in portions:
+            yield b",".join((b"", *portion))
+        yield tail
 
     def _acknowledge(self, response: Response) -> None:
         """Believe the answer only if it parses and its counts add up to what was sent."""
         answer = json_object(response) or {}
         accepted, duplicates, rejected = answer.get("accepted"), answer.get("duplicates", 0), answer.get("rejected", [])
-        by_id = {self._batch.session.event_id(seq): seq for seq in self._sent}
+        by_id = {self._batch.session.event_id(seq): seq for seq in self._sent} if rejected else {}
         believable = (
             type(accepted) is int
             and type(duplicates) is int
@@ -60,7 +65,7 @@ class BatchLane(PieceLane):
         refused = {by_id[item["id"]]: _reason(item) for item in rejected}
         for seq, reason in refused.items():
             self._drop(seq, "rejected", reason)
-        self._deliver(seq for seq in self._sent if seq not in refused)
+        self._deliver([seq for seq in self._sent if seq not in refused] if refused else self._sent)
         self._outcome.duplicates += duplicates
         self._confirm(accepted + duplicates)
         self._outcome.reported = self._outcome.reported or bool(self._batch.dropped)

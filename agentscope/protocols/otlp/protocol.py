@@ -7,15 +7,16 @@ over: events of those that go on are parked until then.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ...events import Event
 from ...version import __version__
 from .. import BUSY, MISPLACED, Batch, Lane, Outcome, Response
 from ..answers import clean, fail, json_object, note_refusal
+from ..bodies import PieceState
 from ..ids import span_id_of
 from ..joining import joined
-from ..pieces import PieceLane, PieceState
+from ..pieces import PieceLane
 from . import json_form, protobuf
 from .rules import Form
 from .spans import Value
@@ -61,14 +62,15 @@ class OTLPState(PieceState):
         self.refused: set[str] = set()
         """The encodings that the backend answered 415 to."""
         self._zips = compress
-        if compress:
-            self.encoding = "gzip"
+        self.proven = True  # every OTLP backend has to know it: what it refuses is refused for another reason
 
     def learn(self, response: Response) -> None:
         """An OTLP backend announces nothing: gzip is used until it is refused."""
 
-    def pack(self, body: bytes, content_type: str) -> tuple[bytes, dict[str, str]]:
-        packed, headers = super().pack(body, content_type)
+    def pack(
+        self, chunks: Iterator[bytes], content_type: str, pause: Callable[[], object]
+    ) -> tuple[bytes, dict[str, str]]:
+        packed, headers = super().pack(chunks, content_type, pause)
         return packed, {**headers, "Accept": content_type}
 
     def other_form(self) -> bool:
@@ -135,9 +137,8 @@ class OTLPLane(PieceLane):
 
     def __init__(self, state: OTLPState, batch: Batch, outcome: Outcome) -> None:
         wholes, waiting = joined(batch)
-        self._all = [(whole.event, whole.seqs) for whole in wholes]
         outcome.parked += waiting
-        super().__init__(state, batch, outcome)
+        super().__init__(state, batch, outcome, wholes)
 
     @property
     def _path(self) -> str:
@@ -151,24 +152,18 @@ class OTLPLane(PieceLane):
     def _content_type(self) -> str:
         return self._form.CONTENT_TYPE
 
-    def _wholes(self) -> Iterable[tuple[Event, tuple[int, ...]]]:
-        return self._all
-
     def _item(self, event: Event) -> bytes:
+        self._batch.pause()  # one span takes as long as many patches
         return self._form.encode_span(span_of(event, voltops=self._state.voltops))
 
-    def _body(self, piece: Sequence[int]) -> bytes:
-        spans = [self._items[seq] for seq in piece]
-        return self._form.encode_request(spans, self._state.resource, SCOPE, __version__)
+    def _body(self, portions: Iterator[list[bytes]]) -> Iterator[bytes]:
+        spans = [span for portion in portions for span in portion]
+        yield self._form.encode_request(spans, self._state.resource, SCOPE, __version__)
 
     def _unsupported_media(self) -> bool:
         if super()._unsupported_media():
             return True  # it may have been the compression
-        if not self._state.other_form():
-            return False
-        for seq, event in self._events.items():
-            self._items[seq] = self._item(event)
-        return True
+        return self._state.other_form()
 
     def _acknowledge(self, reply: Response) -> None:
         answer = _partial_success(reply)
@@ -184,7 +179,7 @@ class OTLPLane(PieceLane):
         refused = self._blamed(rejected, message)
         for seq in refused:
             self._drop(seq, "rejected", clean(message) or "no reason given")
-        self._deliver(seq for seq in self._sent if seq not in refused)
+        self._deliver([seq for seq in self._sent if seq not in refused])
         self._confirm(len(self._sent))
 
     def _blamed(self, number: int, message: str) -> set[int]:

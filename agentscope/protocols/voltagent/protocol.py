@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...events import Event
+from ...events import Event, in_full
 from .. import Batch, Lane, Outcome
 from ..joining import by_run
 from ..otlp.protocol import OTLP, OTLPLane, OTLPState
@@ -80,7 +80,7 @@ class VoltAgentDelivery:
     def _by_run(self) -> list[HistoryLane]:
         settled = {*self._total.delivered, *(dropped.seq for dropped in self._total.dropped)}
         parked = [event for events in list(self._batch.parked.values()) for event in events]
-        events = sorted((*parked, *self._batch.events), key=lambda event: event.seq)
+        events = sorted(map(in_full, (*parked, *self._batch.events)), key=lambda event: event.seq)
         runs = by_run(event for event in events if event.seq not in settled)
         history, suspects = self._protocol.history, self._batch.suspects
 

@@ -1,0 +1,27 @@
+"""Turns: the worker's own Python holds the interpreter's lock, and the agent's threads must not wait long for it."""
+
+from __future__ import annotations
+
+import time
+
+from .clock import monotonic
+
+STRETCH = 0.0005
+"""Seconds of Python after which other threads get their turn."""
+REST = 0.00005
+"""Seconds that this takes at least. To sleep for none would be no turn: the lock is taken back before another thread is awake."""
+
+
+class Turns:
+    """To be called between short pieces of work, by one thread at a time; work begins with `begin`."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+
+    def begin(self) -> None:
+        self._since = monotonic()
+
+    def __call__(self) -> None:
+        if monotonic() - self._since >= STRETCH:
+            time.sleep(REST)
+            self._since = monotonic()
