@@ -34,6 +34,8 @@ OVERHEAD, STEP_OVERHEAD = 850, 600
 """What an event takes in memory besides its payloads, about, in bytes; and what a `PlainStep` does."""
 MOST_SEALED = 512
 """Payloads are sealed while fewer events than this are queued: to encode them later must not take the worker long."""
+PACE, PACE_NS = 61, 15_000_000
+"""They are sealed as well while so many events, or half as many, take longer than this: a backend that hangs makes no burst."""
 
 _new = tuple.__new__
 
@@ -60,7 +62,9 @@ class Pipeline:
         """A parent's workers, never used: their connections are the parent's, and must not be closed by a finalizer here."""
         self.meter = Meter()
         self.sealing = True
-        """Whether payloads should be sealed, for the worker to encode: as long as few events are queued."""
+        """Whether payloads should be sealed, for the worker to encode: as long as few events are queued, or they come slowly."""
+        self._slow = True
+        self._looked_at = 0
         self._begin()
         lifecycle.know(self)
 
@@ -120,12 +124,16 @@ class Pipeline:
         shed = not urgent and queue.crowded(size)
         if shed:
             fields, size, shed = _without_payloads(fields, size)
-        event = _new(Event, (type_, self._next(), time_ns, run_id, step_id, parent_id, fields, size))
+        seq = self._next()
+        event = _new(Event, (type_, seq, time_ns, run_id, step_id, parent_id, fields, size))
         refusal = queue.put(event, urgent)
         if refusal is not None:
             worker.ledger.refused.add(refusal)
             return False
-        self.sealing = len(queue.events) < MOST_SEALED
+        if not seq % PACE:
+            self._slow = time_ns - self._looked_at > PACE_NS
+            self._looked_at = time_ns
+        self.sealing = self._slow or len(queue.events) < MOST_SEALED
         if shed:
             worker.ledger.shed.add()
         if not worker.running:

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import pytest
+from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,25 +157,30 @@ def test_what_is_changed_after_the_call_is_sent_as_it_was() -> None:
     assert told["output"] == {"messages": [{"role": "changed"}]}
 
 
-def queued() -> list[dict[str, Any]]:
-    """The fields of more steps than are sealed, as they are queued."""
+def queued(seconds: float) -> list[dict[str, Any]]:
+    """The fields of more steps than are sealed, as they are queued, when so long passes between two calls."""
     with recorded() as recording:
         worker = recording.tracker._pipeline._worker
         worker.running = True  # as far as anybody can see; the flush at the end starts it
-        with recording.tracker.track_run("agent"):
+        with freeze_time("2026-01-31T12:00:00Z") as clock, recording.tracker.track_run("agent"):
             for number in range(MOST_SEALED + 10):
                 recording.tracker.track_step("step", input_data={"n": number})
+                clock.tick(seconds)
         fields = [event.fields for event in worker.queue.events if event.type == "step"]
         worker.running = False
     return fields
 
 
 def test_payloads_are_sealed_while_few_events_are_queued_and_encoded_at_the_call_under_load() -> None:
-    sealed = [fields["input"].startswith(SEAL) for fields in queued()]
+    sealed = [fields["input"].startswith(SEAL) for fields in queued(seconds=1e-5)]
     assert sealed[0]
     assert not sealed[-1]
     assert sealed == sorted(sealed, reverse=True)
     assert MOST_SEALED - 2 <= sum(sealed) <= MOST_SEALED
+
+
+def test_payloads_are_sealed_however_many_are_queued_while_they_come_slowly() -> None:
+    assert all(fields["input"].startswith(SEAL) for fields in queued(seconds=1e-3))
 
 
 def test_redaction_sees_json_and_what_was_lost_is_marked() -> None:
