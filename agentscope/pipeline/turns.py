@@ -23,5 +23,5 @@ class Turns:
 
     def __call__(self) -> None:
         if monotonic() - self._since >= STRETCH:
-            time.sleep(REST)
+            time.sleep(REST)  # the turn of the others
             self._since = monotonic()

@@ -34,7 +34,7 @@ class Commander:
             arrived = self("arrived")["bytes"]
             if arrived != last:
                 last, since = arrived, time.monotonic()
-            time.sleep(0.05)
+            time.sleep(0.05)  # between two looks
 
 
 class SinkProcess:

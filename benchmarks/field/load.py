@@ -87,10 +87,10 @@ def drive(adapter: Adapter, payloads: Payloads, load: Load) -> Times:
             times.step_cpu.append(cpu_clock() - cpu_began)
             times.step.append(ended - began)
             if load.pause:
-                sleep(load.pause)
+                sleep(load.pause)  # the pace that is measured
             elif load.every:
                 due += int(load.every * 1e9)
-                sleep(max(0.0, (due - clock()) / 1e9))
+                sleep(max(0.0, (due - clock()) / 1e9))  # the pace that is measured
             if load.flush_every and number % load.flush_every == 0:
                 adapter.flush()
         began = clock()
