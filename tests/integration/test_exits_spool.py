@@ -125,7 +125,7 @@ SIGNALLED = {
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
     "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", -signal.SIGHUP),
     "SIGTERM twice": (
-        "for _ in range(2): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2)",
+        "for _ in range(2): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2)",  # the second one comes while it ends
         -signal.SIGTERM,
     ),  # the first is handled
     "Ctrl-C": ("signal.raise_signal(signal.SIGINT)", None),

@@ -83,7 +83,10 @@ def test_a_backend_that_hangs_delays_the_end_by_a_signal_no_longer_than_any_othe
 def test_a_second_signal_ends_at_once() -> None:
     with FaultProxy(mode="hang") as proxy:
         result = ended_by(
-            program(proxy.url), signal.SIGTERM, signal.SIGTERM, pause=lambda: time.sleep(0.2)
+            program(proxy.url),
+            signal.SIGTERM,
+            signal.SIGTERM,
+            pause=lambda: time.sleep(0.2),  # the second one comes while it ends
         )  # it is handled
     assert result.returncode == -signal.SIGTERM
     assert result.seconds < 1.5  # not the two seconds of patience; the sleep lets the first one be handled

@@ -110,5 +110,5 @@ def test_a_number_that_no_event_ever_had_is_damaged(seq: int) -> None:
 
 
 def test_a_plain_step_comes_back_in_full() -> None:
-    event = SAMPLE._replace(fields=PLAIN_STEP)  # type: ignore[arg-type] # as the pipeline puts it
+    event = SAMPLE._replace(fields=PLAIN_STEP)  # as the pipeline puts it
     assert unpack(event.seq, pack(event)) == in_full(event)

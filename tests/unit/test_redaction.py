@@ -478,7 +478,7 @@ def test_one_event_with_a_secret_among_many_is_not_spared() -> None:
         told = PlainStep("search", "tool_call", 1, 1, b'"a"', None)._replace(
             **{field: "password='x'" if field == "name" else b'{"password":"x"}'}
         )
-        assert not Redactor().spares([*[plain] * 20, plain._replace(fields=told), plain])  # type: ignore[arg-type] # as `put` does
+        assert not Redactor().spares([*[plain] * 20, plain._replace(fields=told), plain])  # as `put` does
 
 
 @pytest.mark.timeout(20)
