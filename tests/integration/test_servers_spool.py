@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,34 @@ def test_what_the_workers_of_uwsgi_could_not_deliver_is_sent_after_the_next_star
     wait_for(receiver, {**ONCE_EACH, **at, "/next": 1}, server)
     server.end()
     assert stored(receiver) == {**ONCE_EACH, **at, "/next": 1}, server.log
+
+
+@needs_uwsgi
+def test_what_a_worker_of_uwsgi_put_on_disk_before_it_ended_amid_a_request_is_sent_after_the_next_start(
+    receiver: Receiver, servers: Servers, proxy: FaultProxy, files: Path, tmp_path: Path
+) -> None:
+    # It runs no exit functions then.
+    server = servers.start(*uwsgi(), "--processes", "1", "--threads", "2", INTERVAL="0.2")
+    server.ask_all()
+    asking = threading.Thread(target=ask_in_vain, args=(server,))
+    asking.start()
+    until((tmp_path / "under way").exists, what="a request is under way")
+    wait_for_disk(server)
+    server.kill()
+    asking.join()
+    proxy.set("pass")
+    server = servers.start(*uwsgi(), INTERVAL="0.2")
+    server.wait()
+    server.get("next")
+    wait_for(receiver, {**ONCE_EACH, "/endless": 1, "/next": 1}, server)
+    server.end()
+    assert stored(receiver) == {**ONCE_EACH, "/endless": 1, "/next": 1}, server.log
+
+
+def ask_in_vain(server: Server) -> None:
+    """A request that its server does not live to answer."""
+    with pytest.raises(OSError):
+        server.get("endless")
 
 
 GREEN = """

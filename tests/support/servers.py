@@ -23,7 +23,7 @@ REQUESTS = 12
 ONCE_EACH = {f"/{i}": 1 for i in range(REQUESTS)}
 
 APP = """
-import json, os
+import json, os, time
 from agentscope import create_tracker
 tracker = create_tracker("ask_test", os.environ["TARGET"], flush_interval=float(os.environ["INTERVAL"]))
 if os.environ.get("AT_IMPORT"):
@@ -39,6 +39,9 @@ def app(environ, start_response):
         return [json.dumps(told).encode()]
     with tracker.track_run("request"):
         tracker.track_step(environ["PATH_INFO"], input_data={"pid": os.getpid()})
+    if environ["PATH_INFO"] == "/endless":
+        open("under way", "w").close()
+        time.sleep(60)
     return [str(os.getpid()).encode()]
 """
 
@@ -70,7 +73,7 @@ CELERY = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--loglevel",
 CELERY += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
 _UWSGI = (
     "--http-socket 127.0.0.1:PORT --master --processes 2 --need-app --wsgi-file app.py --callable app "
-    "--disable-logging --die-on-term"
+    "--disable-logging --die-on-term --stats stats.sock"
 )
 
 _open = build_opener(ProxyHandler({})).open
@@ -106,6 +109,7 @@ class Server:
         }
         variables.pop("COVERAGE_PROCESS_START")  # its tracer hangs in children that are forked beside a thread
         self.port = port
+        self._tells = folder / "stats.sock" if "stats.sock" in command else None
         self._log = (folder / "log").open("a+")
         self.process = subprocess.Popen(
             command, cwd=folder, env=variables, stdout=self._log, stderr=self._log, start_new_session=True
@@ -143,8 +147,25 @@ class Server:
         assert dropped == {}
         return {"pid": pid, "pending": pending, "spooled": spooled, "recovered": recovered}
 
+    def idle(self) -> bool:
+        """Whether no request is under way: a worker of uWSGI is busy for a moment after its answer has arrived here."""
+        if self._tells is None:
+            return True
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(self._tells))
+            except OSError:
+                return False  # the master opens it after its workers have begun
+            told = json.load(connection.makefile())
+        return not any(core["in_request"] for worker in told["workers"] for core in worker["cores"])
+
     def end(self) -> None:
-        """As a supervisor does: SIGTERM, and wait."""
+        """As a supervisor does: SIGTERM, and wait. Not amid a request: uWSGI ends such a worker without its exit functions."""
+        until(self.idle, what="no request is under way")
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGTERM, whatever is under way, and wait."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(timeout=30)
 
