@@ -29,7 +29,7 @@ _MAX_FLOAT = float_info.max
 _CONTAINERS = frozenset({dict, list, tuple})
 _CONSTANTS = frozenset({bool, type(None)})
 SEAL = b"\x80"
-"""How a sealed payload begins, and no JSON does."""
+"""From this byte on a payload begins that is sealed."""
 _PER_CHARACTER, _PER_VALUE = 6, 5
 """Of one character JSON may make so many bytes; of a number, and what stands around it, so many times as many."""
 _UNRENDERED = b'"<cannot be rendered>"'
@@ -62,46 +62,58 @@ def seal(value: object, limit: int) -> bytes | None:
     if not (_seals or (_seals is None and _choose())):
         return None
     # A walk of its own: what `_count_plain` has to find out besides would cost a third more, at every call.
-    found: list[Any] = [value]
-    add = found.extend
-    containers = 0
+    level: list[Any] = [value]
+    depth = 0
     room = limit // _PER_CHARACTER - _PER_VALUE
     try:
-        for item in found:  # which grows meanwhile
-            kind = type(item)
-            if kind is str:
-                room -= len(item)
-            elif kind is dict:
-                containers += 1
-                room -= sum(map(len, item)) + _PER_VALUE * len(item)
-                if room < 0:
+        while level:
+            depth += 1
+            inside: list[Any] = []
+            add = inside.extend
+            for item in level:
+                kind = type(item)
+                if kind is str:
+                    room -= len(item)
+                elif kind is dict:
+                    room -= sum(map(len, item)) + _PER_VALUE * len(item)
+                    if room < 0:
+                        return None
+                    add(item.values())
+                elif kind is list or kind is tuple:
+                    room -= _PER_VALUE * len(item)
+                    if room < 0:
+                        return None
+                    add(item)
+                elif kind is int:
+                    if not -0x8000_0000_0000_0000 <= item <= 0xFFFF_FFFF_FFFF_FFFF:
+                        return None
+                elif kind is not float and kind not in _CONSTANTS:
                     return None
-                add(item.values())
-            elif kind is list or kind is tuple:
-                containers += 1
-                room -= _PER_VALUE * len(item)
-                if room < 0:
-                    return None
-                add(item)
-            elif kind is int:
-                if not -0x8000_0000_0000_0000 <= item <= 0xFFFF_FFFF_FFFF_FFFF:
-                    return None
-            elif kind is not float and kind not in _CONSTANTS:
-                return None
-        if room < 0 or (containers > MAX_DEPTH and _is_deeper(value, MAX_DEPTH)):
+            level = inside
+        if room < 0 or depth > MAX_DEPTH:
             return None
-        return SEAL + marshal.dumps(value)  # type: ignore[arg-type]  # what it cannot take, it refuses
+        sealed = marshal.dumps(value)  # type: ignore[arg-type]  # what it cannot take, it refuses
     except KeyboardInterrupt:
         raise
     except BaseException:  # a key without a length, or another thread changes the value, or out of memory
         return None
+    return sealed if is_sealed(sealed) else None
+
+
+def is_sealed(payload: bytes) -> bool:
+    """Whether this is no JSON yet.
+
+    `marshal` sets the highest bit of the first byte of what is referred to more than once, as whatever is passed to a call is.
+    The first character of our JSON is ASCII.
+    """
+    return payload[:1] >= SEAL
 
 
 def opened(payload: bytes) -> tuple[bytes, bool]:
     """The JSON of a payload, sealed or not, and whether anything was lost."""
-    if payload[:1] != SEAL:
+    if not is_sealed(payload):
         return payload, False
-    value = marshal.loads(memoryview(payload)[1:])  # noqa: S302 - made by `seal` in this very process
+    value = marshal.loads(payload)  # noqa: S302 - made by `seal` in this very process
     try:
         return _dumps(value), False
     except (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..events import Event
-from ..snapshot import SEAL, opened
+from ..snapshot import is_sealed, opened
 from .ledger import ENCODE_ERROR, REDACTION_ERROR
 
 
@@ -28,7 +28,7 @@ def whole(event: Event) -> Event:
     """The event with its fields as a dict, and its payloads as JSON; the same object if they are that already."""
     given: Any = event.fields
     fields: dict[str, Any] = given if type(given) is dict else given.make()
-    sealed = [name for name, value in fields.items() if type(value) is bytes and value[:1] == SEAL]
+    sealed = [name for name, value in fields.items() if type(value) is bytes and is_sealed(value)]
     if fields is given:
         if not sealed:
             return event

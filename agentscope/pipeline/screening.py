@@ -62,7 +62,7 @@ def _made(event: Event) -> Event | None:
     fields: Any = event.fields
     if type(fields) is PlainStep:
         *_, given, output = fields
-        if (given is None or given[:1] != SEAL) and (output is None or output[:1] != SEAL):
+        if (given is None or given[:1] < SEAL) and (output is None or output[:1] < SEAL):
             return event
     try:
         return whole(event)

@@ -13,7 +13,7 @@ from agentscope.events import Event, PlainStep
 from agentscope.pipeline.cleaning import clean
 from agentscope.pipeline.screening import FEW, GROUP, GROUP_BYTES, screened
 from agentscope.redaction import Redactor
-from agentscope.snapshot import SEAL
+from agentscope.snapshot import is_sealed
 from tests.support.events import event
 
 
@@ -89,7 +89,9 @@ def test_groups_are_bounded_by_number_and_by_bytes() -> None:
 
 
 def test_payloads_are_made_json_and_a_plain_step_stays_what_it_is() -> None:
-    sealed = SEAL + marshal.dumps({"a": 1})  # as `seal` makes it where orjson is not there
+    value = {"a": 1}
+    sealed = marshal.dumps(value)  # as `seal` makes it where orjson is not there
+    assert is_sealed(sealed)
     stays, opened = outcome([plain(1, b'{"a":1}', None), plain(2, sealed, b"2")], Redactor())
     assert isinstance(stays, Event)
     assert isinstance(opened, Event)

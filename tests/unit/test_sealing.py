@@ -17,7 +17,7 @@ from agentscope.pipeline import MOST_SEALED
 from agentscope.pipeline.cleaning import clean
 from agentscope.redaction import Redactor
 from agentscope.rendering import MAX_DEPTH
-from agentscope.snapshot import SEAL, encode, opened, seal
+from agentscope.snapshot import encode, is_sealed, opened, seal
 from tests.support.recording import recorded
 
 
@@ -126,8 +126,16 @@ def test_what_is_large_is_not_even_copied(value: Any, monkeypatch: pytest.Monkey
 
 
 def test_a_sealed_payload_cannot_be_taken_for_json() -> None:
-    assert not any(encode(value)[0].startswith(SEAL) for value in ("\x80", "é", [], {}, None, 1))
+    assert not any(is_sealed(encode(value)[0]) for value in ("\x80", "é", [], {}, None, 1))
+    assert not is_sealed(b"")
     assert opened(b'{"a":1}') == (b'{"a":1}', False)
+
+
+@pytest.mark.parametrize("value", [{}, [], (), "", "é", 1, 1.5, True, None], ids=repr)
+def test_what_marshal_does_not_tell_from_json_is_left_to_the_encoder(value: Any) -> None:
+    sealed = seal(value, 1 << 20)
+    assert sealed is None or is_sealed(sealed)
+    assert (sealed is None) == (value is True or value is None)
 
 
 def test_with_orjson_nothing_is_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +180,7 @@ def queued(seconds: float) -> list[dict[str, Any]]:
 
 
 def test_payloads_are_sealed_while_few_events_are_queued_and_encoded_at_the_call_under_load() -> None:
-    sealed = [fields["input"].startswith(SEAL) for fields in queued(seconds=1e-5)]
+    sealed = [is_sealed(fields["input"]) for fields in queued(seconds=1e-5)]
     assert sealed[0]
     assert not sealed[-1]
     assert sealed == sorted(sealed, reverse=True)
@@ -180,7 +188,7 @@ def test_payloads_are_sealed_while_few_events_are_queued_and_encoded_at_the_call
 
 
 def test_payloads_are_sealed_however_many_are_queued_while_they_come_slowly() -> None:
-    assert all(fields["input"].startswith(SEAL) for fields in queued(seconds=1e-3))
+    assert all(is_sealed(fields["input"]) for fields in queued(seconds=1e-3))
 
 
 def test_redaction_sees_json_and_what_was_lost_is_marked() -> None:
@@ -194,4 +202,4 @@ def test_redaction_sees_json_and_what_was_lost_is_marked() -> None:
         "name": "step",
         "truncated": ["output"],
     }
-    assert fields["input"].startswith(SEAL), "an event is never changed"
+    assert is_sealed(fields["input"]), "an event is never changed"
