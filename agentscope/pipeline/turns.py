@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from . import threads
 from .clock import monotonic
 
 STRETCH = 0.0005
@@ -22,6 +23,7 @@ class Turns:
         self._since = monotonic()
 
     def __call__(self) -> None:
-        if monotonic() - self._since >= STRETCH:
+        # At the end of the process the others are over, or wait for this thread.
+        if monotonic() - self._since >= STRETCH and not threads.ending():
             time.sleep(REST)  # the turn of the others
             self._since = monotonic()

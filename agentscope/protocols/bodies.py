@@ -100,7 +100,7 @@ class PieceState:
 
 def _compressor(encoding: str) -> Any:
     if encoding == "zstd":
-        return _zstandard().ZstdCompressor(level=1).compressobj()
+        return _zstandard().ZstdCompressor(level=3).compressobj()
     return zlib.compressobj(1, zlib.DEFLATED, 31)
 
 

@@ -50,3 +50,12 @@ def test_the_time_before_the_work_does_not_count(time: Time) -> None:
     pause.begin()
     pause()
     assert time.rests == []
+
+
+def test_nobody_gets_a_turn_when_the_process_is_at_its_end(time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns.threads, "ending", lambda: True)
+    pause = Turns()
+    pause.begin()
+    time.now += 2 * STRETCH
+    pause()
+    assert time.rests == []
