@@ -57,6 +57,7 @@ def test_a_tracker_that_is_dropped_delivers_and_leaves_no_thread(receiver: Recei
     del tracker
     gc.collect()
     assert gone() is None
+    until(lambda: stored_steps(receiver.url))  # a thread may not even have its name yet
     until(lambda: not workers())
     assert stored_steps(receiver.url) == ["step"]
 
