@@ -61,15 +61,32 @@ class Corrupt(Exception):
 def open_writer(path: Path) -> sqlite3.Connection:
     """Open the database for the writer thread, making it (mode 0600) where there is none.
 
-    A broken file is renamed and a fresh one made. Raises `ConfigurationError` for a database of another application
-    or a newer version, `OSError` or `sqlite3.OperationalError` where the place cannot be used.
+    A broken file is renamed and a fresh one made. Raises `ConfigurationError` for what is no database, or one of another
+    application or a newer version, `OSError` or `sqlite3.OperationalError` where the place cannot be used.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.exists() and not _may_be_ours(path):
+        raise ConfigurationError(f"{path} is not a database; give another path, or move it away.")
     try:
         return _open(path)
     except Corrupt as problem:
         quarantine(path, str(problem))
         return _open(path)
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Whether a file is a database, be it a damaged one, and not something else that was named by mistake.
+
+    SQLite itself would take whatever is shorter than 512 bytes for an empty one, and write over it.
+    """
+    with path.open("rb") as file:
+        header = file.read(100)
+    # Of the format of SQLite's files, section 1.3: how they begin, and where the application's id stands. A disk that
+    # loses a page leaves zeros.
+    beginning = header[:16]
+    whole = b"SQLite format 3\0".startswith(beginning) or not any(beginning)
+    named = header[68:72] == APPLICATION_ID.to_bytes(4, "big")
+    return whole or named or path.with_name(f"{path.name}-wal").exists()
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

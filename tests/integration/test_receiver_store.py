@@ -118,15 +118,44 @@ def test_a_database_that_another_process_holds_is_answered_with_503(
 
 
 def test_a_broken_file_is_put_aside_at_the_start_and_said_loudly(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path.parent.mkdir()
-    path.write_bytes(b"this is no database " * 1000)
+    Store(path).close()
+    path.write_bytes(bytes(16) + b"this was a database " * 1000)
     path.with_name("runs.db.corrupt-1").write_bytes(b"from before")
     store = Store(path)
     assert store.ingest(batch(step())).result().accepted == 1
     store.close()
-    assert path.with_name("runs.db.corrupt-2").read_bytes().startswith(b"this is no database")
+    assert path.with_name("runs.db.corrupt-2").read_bytes()[16:].startswith(b"this was a database")
     assert "is broken" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+@pytest.mark.parametrize("broken", [slice(0, 16), slice(0, 68), slice(16, 100), slice(0, 100), slice(90, None)])
+def test_a_database_is_known_by_what_is_left_of_its_header(path: Path, broken: slice) -> None:
+    Store(path).close()
+    damaged = bytearray(path.read_bytes())
+    fill = b"\0" if broken.stop == 100 else b"\xa5"
+    damaged[broken] = fill * len(damaged[broken])
+    path.write_bytes(damaged)
+    Store(path).close()
+    assert path.with_name("runs.db.corrupt-1").read_bytes() == damaged
+
+
+def test_a_log_that_was_not_written_back_tells_a_database_too(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"\xa5" * 16384)
+    path.with_name("runs.db-wal").write_bytes(b"")
+    Store(path).close()
+    assert path.with_name("runs.db.corrupt-1").exists()
+
+
+@pytest.mark.parametrize("content", [b"print('hello')\n" * 1000, b"x", b"\xa5" * 16384], ids=["text", "short", "bytes"])
+def test_a_file_that_is_no_database_is_left_alone(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="is not a database"):
+        Store(path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert path.read_bytes() == content
 
 
 def test_flipped_bytes_are_found_at_the_start(path: Path) -> None:
