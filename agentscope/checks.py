@@ -54,7 +54,8 @@ def bad(option: str, source: str, what: str) -> ConfigurationError:
 
 def shown(value: object) -> str:
     if type(value) is str:
-        return repr(value[:60])
+        written = repr(value[:60])
+        return written if len(written) <= 62 else f"{written[:61]}…"
     if type(value) is int and value.bit_length() > 64:
         return f"one of {value.bit_length()} bits"  # Python itself refuses to print very long ones
     return repr(value) if type(value) in (int, float, bool) else type(value).__name__

@@ -9,11 +9,13 @@ import time
 from typing import Any, TextIO
 
 from .config import Config, env_name, from_env
+from .destinations import endpoint_variable
 from .terminal import say
 from .tracker import Tracker, create_tracker
 
 _WORDS = {
     "agentscope-batch": "batches, each event stored once",
+    "otlp": "spans of OpenTelemetry",
     "agentscope-classic": "one request a record: this backend does not have the batch call",
 }
 
@@ -28,7 +30,7 @@ _ADVICE = (
         r"certificate|\bTLS\b|CA bundle",
         "TLS failed. For a private authority set REQUESTS_CA_BUNDLE to its file; check http or https.",
     ),
-    (r"HTTP 40[45]\b", "Something answers there, and it is not an AgentScope backend. Correct {url_setting}."),
+    (r"HTTP 40[45]\b", "Something answers there, and it is no backend for this protocol. Correct {url_setting}."),
     (r"resolve", "The host name is not known. Correct {url_setting}."),
     (r"proxy", "A proxy is in the way. Add the host to NO_PROXY, or correct HTTP_PROXY and HTTPS_PROXY."),
     (
@@ -43,15 +45,24 @@ _ADVICE = (
 def run_check(base_url: str | None, api_key: str | None, timeout: float, out: TextIO | None = None) -> int:
     """Send one run with an end, wait at most `timeout` seconds for the acknowledgement, and print how it went.
 
-    `base_url` and `api_key` of None come from the environment. The answer is an exit status: 0 if it was acknowledged.
+    `base_url` and `api_key` of None come from the environment; with one of them it is an AgentScope backend that is asked,
+    whatever the environment says of a protocol. The answer is an exit status: 0 if it was acknowledged.
     Raises `ConfigurationError` for a URL or a key that cannot work.
     """
     out = out or sys.stdout
-    address = Config.load({"base_url": base_url, "api_key": api_key, "enabled": True}).base_url
+    protocol = None if base_url is None and api_key is None else "agentscope"
+    config = Config.load({"base_url": base_url, "api_key": api_key, "protocol": protocol, "enabled": True})
     # What goes wrong is said below, once.
     logging.getLogger("agentscope").addHandler(logging.NullHandler())
     tracker = create_tracker(
-        api_key, base_url, timeout=timeout, enabled=True, sample_rate=1.0, fail_silently=True, shutdown_timeout=0.0
+        api_key,
+        base_url,
+        protocol=protocol,
+        timeout=timeout,
+        enabled=True,
+        sample_rate=1.0,
+        fail_silently=True,
+        shutdown_timeout=0.0,
     )
     begin = time.monotonic()
     run_id, acknowledged = _send(tracker, timeout)
@@ -59,7 +70,7 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float, out: Te
     stats = tracker.stats()
     # The worker may be in the middle of an attempt; the process must not end under it while it is in the TLS library.
     result = tracker.shutdown(timeout=0.5)
-    say(out, f"{address}  ({_source('base_url', base_url)})")
+    say(out, f"{config.address}  ({_source(config.protocol, base_url)})")
     if acknowledged:
         say(
             out,
@@ -70,7 +81,7 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float, out: Te
     given_up = f"the events were given up: {', '.join(stats.dropped)}" if stats.dropped else "no answer in time"
     problem = stats.problem or result.problem or given_up
     say(out, f"✗ not acknowledged after {took:.1f} s: {problem}")
-    say(out, f"  {advice(problem, base_url, api_key)}")
+    say(out, f"  {advice(problem, base_url, api_key, config.protocol)}")
     return 1
 
 
@@ -88,20 +99,28 @@ def _send(tracker: Tracker, timeout: float) -> tuple[Any, bool]:
             return run_id, False
 
 
-def advice(problem: str, base_url: str | None = None, api_key: str | None = None) -> str:
+def advice(problem: str, base_url: str | None = None, api_key: str | None = None, protocol: str = "agentscope") -> str:
     """What to do about a problem that the pipeline named, in one or two sentences."""
+    url_setting, key_setting = (env_name(option) for option in _SETTINGS[protocol])
     for pattern, sentence in _ADVICE:
         if re.search(pattern, problem, re.IGNORECASE):
             return sentence.format(
-                url_setting="--base-url" if base_url else env_name("base_url"),
-                key_setting="--api-key" if api_key else env_name("api_key"),
+                url_setting="--base-url" if base_url else url_setting,
+                key_setting="--api-key" if api_key else key_setting,
             )
-    return (
-        f"Is {env_name('base_url')} the address of an AgentScope backend? `agentscope serve` runs one on this machine."
-    )
+    return f"Is {url_setting} the address of a backend for this protocol? `agentscope serve` runs one on this machine."
 
 
-def _source(option: str, argument: object) -> str:
-    if argument is not None:
-        return "from --" + option.replace("_", "-")
-    return f"from {env_name(option)}" if from_env(option) else "the default"
+_SETTINGS = {"agentscope": ("base_url", "api_key"), "otlp": ("endpoint", "headers")}
+"""The options that say where a protocol's events go, and with which key."""
+
+
+def _source(protocol: str, base_url: str | None) -> str:
+    """Where the address is from."""
+    if base_url is not None:
+        return "from --base-url"
+    option, _ = _SETTINGS[protocol]
+    if from_env(option):
+        return f"from {env_name(option)}"
+    variable = endpoint_variable() if protocol == "otlp" else None
+    return f"from {variable}" if variable else "the default"

@@ -6,7 +6,6 @@ whether a record was stored, and speaks what every deployed platform takes (WIRE
 
 from __future__ import annotations
 
-import logging
 import operator
 import os
 import time
@@ -20,13 +19,12 @@ from . import config as _config
 from .context import new_id
 from .errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
 from .exporters.transport import Transport
+from .log import logger
 from .protocols import Failure
 from .protocols.agentscope.records import run_record, step_record, update_record
 from .protocols.answers import detail, json_object
 from .snapshot import encode, text
 from .types import JSONDict, RunConfig, RunStatus, StepConfig
-
-logger = logging.getLogger("agentscope")
 
 _MAX_PAYLOAD_BYTES = 1 << 20
 _MAX_TEXT = 1 << 16

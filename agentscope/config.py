@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NoReturn
 
@@ -76,7 +76,8 @@ class Config:
     service_name: str = ""
     """What OpenTelemetry backends show as the service; default `OTEL_SERVICE_NAME`."""
     exporters: tuple[Exporter, ...] = ()
-    """Several destinations: each event goes to all of them. Then `api_key`, `base_url`, `protocol`, `endpoint` are not used."""
+    """Several destinations: each event goes to all of them. Then `protocol`, `endpoint` and `headers` may not be given;
+    `api_key` and `base_url` are for those `AgentScopeExporter`s that have none of their own."""
     spool_dir: str = ""
     """A directory for what is not delivered yet: accepted events are on disk within 250 ms, and survive `SIGKILL`."""
     spool_max_bytes: int = 512 * MiB
@@ -120,6 +121,7 @@ class Config:
         config = cls(**values)
         if not config.enabled:
             return config
+        config._refuse_unused({name for name, value in options.items() if value is not None})
         return replace(config, exporters=tuple(item.checked(environ) for item in config._destinations()))
 
     def _inheriting(self, exporter: Exporter) -> Exporter:
@@ -147,6 +149,27 @@ class Config:
     def announces(self) -> bool:
         """Whether the start of a step has to be sent before what is inside it: VoltAgent's backend makes the ids."""
         return any(isinstance(exporter, VoltAgentExporter) for exporter in self.exporters)
+
+    def _refuse_unused(self, arguments: Set[str]) -> None:
+        """An argument that says where events go, and would be passed over, is a mistake. The environment may speak to others."""
+        if self.exporters:
+            inherits = any(isinstance(exporter, AgentScopeExporter) for exporter in self.exporters)
+            unused: tuple[str, ...] = (
+                "protocol",
+                "endpoint",
+                "headers",
+                *(() if inherits else ("api_key", "base_url")),
+            )
+            instead = "with exporters, which say it themselves"
+        elif self.protocol != "otlp":
+            unused, instead = ("endpoint", "headers"), 'without protocol="otlp"'
+        elif "protocol" in arguments:
+            unused, instead = ("api_key", "base_url"), 'with protocol="otlp": give endpoint, and headers with the key'
+        else:
+            return
+        for option in unused:
+            if option in arguments:
+                raise bad(option, "argument", f"is not used {instead}")
 
     def _destinations(self) -> tuple[Exporter, ...]:
         if self.exporters:

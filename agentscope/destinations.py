@@ -262,6 +262,12 @@ def _otel(env: Mapping[str, str], name: str) -> tuple[str | None, str]:
     return None, "default"
 
 
+def endpoint_variable(environ: Mapping[str, str] | None = None) -> str | None:
+    """The standard variable that says where spans go, if one does."""
+    value, source = _otel(os.environ if environ is None else environ, "ENDPOINT")
+    return None if value is None else source.removeprefix("environment variable ")
+
+
 def _otel_choice(
     given: str | None, option: str, name: str, allowed: tuple[str, ...], env: Mapping[str, str]
 ) -> str | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 from ..config import OnDrop
+from ..log import counted, logger
 from ..protocols import NEEDS_PERSON
 from . import threads
 from .ledger import AT_THE_END
-
-logger = logging.getLogger("agentscope")
 
 INTERVAL = 60.0
 """Seconds between two warnings of a kind."""
@@ -62,7 +60,8 @@ class Notices:
             return
         if problem != self._trouble or now >= self._next_trouble_line:
             if now >= self._next_trouble_line:
-                logger.warning("%s; %d events are kept and tried again", problem, pending)
+                kept = counted(pending, "event is", "events are")
+                logger.warning("%s; %s kept and tried again", problem, kept)
                 self._next_trouble_line = now + INTERVAL
             self._trouble = problem
 
@@ -82,11 +81,15 @@ class Notices:
         """The one line at the end, if anything was left, or dropped and not told of."""
         self.tell(totals)
         others = {reason: number for reason, number in self._unlogged.items() if reason not in AT_THE_END}
-        parts = [f"{left} events were left undelivered at the end and are lost"] if left else []
-        parts += (
-            [f"{spooled} events are kept in the spool, for the next process or `agentscope replay`"] if spooled else []
-        )
-        parts += [f"dropped before: {spelled(others)}"] if others else []
+        parts = []
+        if left:
+            lost = ("event was", "is") if left == 1 else ("events were", "are")
+            parts.append(f"{left} {lost[0]} left undelivered at the end and {lost[1]} lost")
+        if spooled:
+            kept = counted(spooled, "event is", "events are")
+            parts.append(f"{kept} kept in the spool, for the next process or `agentscope replay`")
+        if others:
+            parts.append(f"dropped before: {spelled(others)}")
         if parts:
             logger.warning("%s%s", "; ".join(parts), f" ({problem})" if problem and (left or spooled) else "")
         self._unlogged = {}

@@ -12,11 +12,11 @@ from math import inf
 
 from ..config import Config
 from ..events import Event
+from ..log import counted, logger
 from ..protocols import BUSY, UNAUTHORIZED, Exporter, Outcome
 from ..protocols.answers import clean
 from . import spooldir, threads
 from .ledger import SPOOL_ERROR, Ledger
-from .notices import logger
 from .shipping import Shipper
 from .spool import Place
 from .spooldir import Claim
@@ -78,9 +78,10 @@ class Recovery:
         if orphan.done:
             orphan.finish()
             self._orphan = None
-            logger.info("sent %d events that an earlier process had left in the spool", orphan.delivered)
+            logger.info("sent %s that an earlier process had left in the spool", counted(orphan.delivered))
             if orphan.given_up:
-                logger.warning("gave up %d events that an earlier process had left in the spool", orphan.given_up)
+                given_up = counted(orphan.given_up)
+                logger.warning("gave up %s that an earlier process had left in the spool", given_up)
             if os.path.lexists(orphan.path):
                 self._skip(orphan.path, inf)  # it cannot be deleted, and must not be sent again and again
         elif orphan.stuck:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from ..config import Config
 from ..events import Event, Session
+from ..log import logger
 from ..protocols.answers import clean
 from . import spooldir
 from .ledger import SPOOL_ERROR, SPOOL_FULL
-from .notices import logger
 from .spooldir import Claim, Denied
 from .spoolfile import MOST_WAL, PAGE, Corrupt, Origin, SpoolFile, Unusable, is_corrupt, is_full, parts
 

@@ -68,28 +68,28 @@ def test_a_backend_that_hangs_delays_exit_by_two_seconds_and_the_line_says_how_m
     with FaultProxy(mode="hang") as proxy:
         result, delay = run(proxy.url)
     assert delay < 3  # two, and the machine's leisure: a bound, not a measurement
-    assert lines(result) == ["11 events were left undelivered at the end and are lost"]
+    assert lines(result) == ["agentscope: 11 events were left undelivered at the end and are lost"]
 
 
 def test_a_backend_that_hangs_since_before_the_exit_does_not_delay_it_longer() -> None:
     with FaultProxy(mode="hang") as proxy:
         result, delay = run(proxy.url, ending="time.sleep(1.5); END")
     assert delay < 3  # two, and the machine's leisure: a bound, not a measurement
-    assert lines(result) == ["11 events were left undelivered at the end and are lost"]
+    assert lines(result) == ["agentscope: 11 events were left undelivered at the end and are lost"]
 
 
 def test_a_backend_that_refuses_delays_exit_by_one_more_try() -> None:
     with FaultProxy(mode="refuse") as proxy:
         result, delay = run(proxy.url, ending="time.sleep(0.5); END")
     assert delay < 1
-    assert lines(result)[-1] == "11 events were left undelivered at the end and are lost"
+    assert lines(result)[-1] == "agentscope: 11 events were left undelivered at the end and are lost"
 
 
 def test_a_backend_that_refuses_the_key_is_not_tried_again_at_exit() -> None:
     with FaultProxy(mode="status", code=401) as proxy:
         result, delay = run(proxy.url, ending="time.sleep(0.5); END")
     assert delay < 1
-    assert lines(result)[-1] == "11 events were left undelivered at the end and are lost"
+    assert lines(result)[-1] == "agentscope: 11 events were left undelivered at the end and are lost"
 
 
 def test_a_slow_platform_that_acknowledges_is_waited_for() -> None:

@@ -316,6 +316,32 @@ def test_check_recognizes_a_deployed_platform() -> None:
     assert platform.only_run().status == "completed"
 
 
+@pytest.mark.parametrize("variable", ["AGENTSCOPE_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+def test_check_of_an_opentelemetry_backend_names_its_address_and_where_that_is_from(
+    receiver: Any, variable: str
+) -> None:
+    done = command.agentscope("check", env={"AGENTSCOPE_PROTOCOL": "otlp", variable: receiver.url})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{receiver.url}/v1/traces  (from {variable})" in done.stdout
+    assert "by otlp: spans of OpenTelemetry\n" in done.stdout
+
+
+def test_check_where_no_opentelemetry_backend_listens_names_the_setting_for_it() -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    done = command.agentscope("check", env={"AGENTSCOPE_PROTOCOL": "otlp", "AGENTSCOPE_ENDPOINT": address})
+    assert done.returncode == 1
+    assert f"{address}/v1/traces" in done.stdout
+    assert "correct AGENTSCOPE_ENDPOINT" in done.stdout
+
+
+def test_check_with_a_url_asks_an_agentscope_backend_whatever_the_environment_says(receiver: Any) -> None:
+    options = ("--base-url", receiver.url, "--api-key", "ask_key")
+    done = command.agentscope("check", *options, env={"AGENTSCOPE_PROTOCOL": "otlp"})
+    assert done.returncode == 0
+    assert f"{receiver.url}  (from --base-url)" in done.stdout
+    assert "by agentscope-batch" in done.stdout
+
+
 def test_check_without_a_key_says_where_to_put_it() -> None:
     done = command.agentscope("check")
     assert done.returncode == 1
@@ -388,7 +414,7 @@ def answering(status: int, headers: dict[str, str] | None = None, tls: ssl.SSLCo
 
 def test_check_of_something_else_advises_to_correct_the_url() -> None:
     with answering(404) as url:
-        assert "not an AgentScope backend" in check(url).stdout
+        assert "no backend for this protocol" in check(url).stdout
 
 
 def test_check_of_a_redirect_advises_to_use_its_target() -> None:

@@ -77,7 +77,7 @@ def test_a_backend_that_hangs_delays_the_end_by_a_signal_no_longer_than_any_othe
         result = ended_by(program(proxy.url), signal.SIGTERM)
     assert result.returncode == -signal.SIGTERM
     assert result.seconds < 4  # two, and the machine's leisure: a bound, not a measurement
-    assert result.stderr.startswith("2 events were left undelivered at the end and are lost")
+    assert result.stderr.startswith("agentscope: 2 events were left undelivered at the end and are lost")
 
 
 def test_a_second_signal_ends_at_once() -> None:

@@ -103,7 +103,7 @@ def test_a_backend_that_does_not_answer_delays_the_exit_by_a_second_at_most_and_
         result = run(proxy.url, spool)
         delay = float(result.stdout.splitlines()[-1])
         assert delay < 2.0  # one, and the machine's leisure: a bound, not a measurement
-        line = "11 events are kept in the spool, for the next process or `agentscope replay`"
+        line = "agentscope: 11 events are kept in the spool, for the next process or `agentscope replay`"
         assert re.sub(r" \(.*", "", result.stderr.splitlines()[-1]) == line
         assert "Traceback" not in result.stderr
         proxy.set("pass")

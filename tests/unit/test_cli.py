@@ -133,7 +133,7 @@ def test_the_demo_gives_the_signal_handler_back(monkeypatch: pytest.MonkeyPatch)
         ("HTTP 403", "AGENTSCOPE_API_KEY"),
         ("the backend redirects (HTTP 302), which is never followed: check the address", "target"),
         ("no TLS connection (self-signed)", "REQUESTS_CA_BUNDLE"),
-        ("HTTP 404", "not an AgentScope backend"),
+        ("HTTP 404", "no backend for this protocol"),
         ("the host name cannot be resolved", "host name is not known"),
         ("the proxy does not let it through", "NO_PROXY"),
         ("not connected within 10 s", "--timeout"),

@@ -82,6 +82,38 @@ def test_without_exporters_everything_goes_to_the_one_backend_that_is_named() ->
     assert (exporter.url, exporter.secrets) == ("http://b.test/v1/traces", ("1",))
 
 
+URL = "http://a.test"
+
+
+@pytest.mark.parametrize(
+    ("options", "unused"),
+    [
+        ({"endpoint": URL}, "endpoint"),
+        ({"headers": {"x-key": "1"}}, "headers"),
+        ({"protocol": "agentscope", "endpoint": URL}, "endpoint"),
+        ({"protocol": "otlp"}, "api_key"),
+        ({"protocol": "otlp", "api_key": None, "base_url": URL}, "base_url"),
+        ({"exporters": [OTLPExporter(endpoint=URL)]}, "api_key"),
+        ({"exporters": [OTLPExporter(endpoint=URL)], "api_key": None, "base_url": URL}, "base_url"),
+        ({"exporters": [AgentScopeExporter()], "protocol": "agentscope"}, "protocol"),
+        ({"exporters": [AgentScopeExporter()], "endpoint": URL}, "endpoint"),
+    ],
+)
+def test_an_argument_that_would_send_nothing_anywhere_is_refused(options: dict[str, Any], unused: str) -> None:
+    assert refused(**options).startswith(f"{unused} (from argument) is not used ")
+
+
+def test_what_the_environment_says_of_other_protocols_is_no_mistake() -> None:
+    environ = {"AGENTSCOPE_API_KEY": KEY, "AGENTSCOPE_BASE_URL": URL, "AGENTSCOPE_ENDPOINT": "http://b.test"}
+    assert load(environ).address == URL
+    assert load(environ, api_key=None, protocol="otlp").address == "http://b.test/v1/traces"
+    assert load({**environ, "AGENTSCOPE_PROTOCOL": "otlp"}).address == "http://b.test/v1/traces"
+
+
+def test_where_nothing_is_recorded_no_argument_is_a_mistake() -> None:
+    assert not load(enabled=False, endpoint=URL).enabled
+
+
 def test_an_agentscope_exporter_takes_what_it_lacks_from_the_tracker() -> None:
     (exporter,) = load(base_url="http://a.test", exporters=[AgentScopeExporter(timeout=3)]).exporters
     assert exporter == AgentScopeExporter(api_key=KEY, base_url="http://a.test", timeout=3)
@@ -90,7 +122,8 @@ def test_an_agentscope_exporter_takes_what_it_lacks_from_the_tracker() -> None:
 @pytest.mark.parametrize("option", [option for option in GOOD if option != "exporters"])
 def test_an_argument_counts_before_the_environment(option: str) -> None:
     argument, expected, other, _ = GOOD[option]
-    assert getattr(load({env_name(option): other or "ignored"}, **{option: argument}), option) == expected
+    spans = {"api_key": None, "protocol": "otlp"} if option in ("protocol", "endpoint", "headers") else {}
+    assert getattr(load({env_name(option): other or "ignored"}, **{**spans, option: argument}), option) == expected
 
 
 @pytest.mark.parametrize("option", [option for option, row in GOOD.items() if row[2] is not None])
@@ -103,6 +136,10 @@ def test_the_environment_counts_before_the_default(option: str) -> None:
 @pytest.mark.parametrize("option", GOOD)
 def test_an_empty_variable_is_as_good_as_none(option: str) -> None:
     assert getattr(load({env_name(option): ""}), option) == getattr(load(), option)
+
+
+def test_a_value_that_is_long_when_written_out_is_shown_in_part() -> None:
+    assert refused(batch_size="\U00010cf3" * 60).endswith("…")
 
 
 def test_variables_that_name_no_option_are_ignored() -> None:

@@ -77,6 +77,7 @@ LAYERS = (
     ("agentscope.server.limits", 1),
     ("agentscope.server.rows", 1),
     # 2: effects
+    ("agentscope.log", 2),
     ("agentscope.pipeline.*", 2),
     ("agentscope.exporters*", 2),
     ("agentscope.server.hot", 2),

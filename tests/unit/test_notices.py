@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -152,3 +154,19 @@ def test_a_warning_for_a_caller_is_logged_from_another_thread_if_there_is_one(li
     say("100 % odd: %s")
     assert lines() == [("WARNING", "100 % odd: %s")]
     assert asked == ["agentscope-notice"]
+
+
+def test_one_event_is_told_of_as_one(lines):
+    notices = Notices(None)
+    notices.farewell(1, {}, None, spooled=1)
+    notices.trouble("no answer", None, failures=2, pending=1, now=0.0)
+    (_, farewell), (_, trouble) = lines()
+    assert farewell.startswith("1 event was left undelivered at the end and is lost; 1 event is kept in the spool, ")
+    assert trouble == "no answer; 1 event is kept and tried again"
+
+
+@pytest.mark.parametrize(("set_up", "signed"), [("pass", True), ("logging.basicConfig(format='%(message)s')", False)])
+def test_where_logging_is_not_set_up_a_line_says_whose_it_is(set_up, signed):
+    program = f"import logging; {set_up}; from agentscope.log import logger; logger.warning('%s are told', 'things')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ("agentscope: " if signed else "") + "things are told\n"

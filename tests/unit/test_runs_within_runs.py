@@ -117,7 +117,7 @@ def test_a_tracker_that_is_not_enabled_extracts_nothing() -> None:
 @pytest.fixture
 def announced() -> Any:
     exporter = VoltAgentExporter(base_url="http://volt.test", public_key="pk", secret_key="sk")
-    with recorded(exporters=[exporter]) as recording:
+    with recorded(api_key=None, base_url=None, exporters=[exporter]) as recording:
         yield recording
 
 
