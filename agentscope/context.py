@@ -102,7 +102,7 @@ class Runs:
     def placed(self, run_id: str) -> Place:
         """Where steps belong that name this run."""
         within = self._within.get(run_id)
-        return Place(run_id, None) if within is None else Place(within.place.run_id, run_id)
+        return _new(Place, (run_id, None)) if within is None else Place(within.place.run_id, run_id)
 
     def opened(self, run_id: str, started_at: int = 0) -> None:
         """`started_at` is in nanoseconds since the epoch."""
@@ -187,6 +187,15 @@ class Runs:
             return scope
         return None
 
+    def enter_below(self, run_id: Any, step_id: str) -> Scope | None:
+        """Make a step the current one, right below the scope that `surrounding` gives; None if there is none."""
+        outer = self.surrounding(run_id)
+        if outer is None:
+            return None
+        scope = _new(Scope, (self, outer.run_id, step_id, outer, False, None, outer.opened_as, BLOCK, 0))
+        _current.set(scope)
+        return scope
+
     def parent_in(self, run_id: str) -> str | None:
         """The innermost step of this very run in this context."""
         scope = _current.get()
@@ -214,7 +223,7 @@ class Runs:
             if outer is not None and outer.height >= MOST_STACKED:
                 outer = _floor(outer)
         height = outer.height + 1 if loose and outer is not None and outer.loose else 0
-        scope = Scope(self, run_id, step_id, outer, loose, None, opened_as or run_id, sort, height)
+        scope = _new(Scope, (self, run_id, step_id, outer, loose, None, opened_as or run_id, sort, height))
         _current.set(scope)
         return scope
 
@@ -232,13 +241,6 @@ def bounded(ids: dict[Any, Any], most: int) -> None:
     if len(ids) > most:
         for run_id in list(ids)[: max(most // 10, 1)]:
             ids.pop(run_id, None)
-
-
-def enter_below(outer: Scope, step_id: str) -> Scope:
-    """Make a step the current one, right below the scope that is."""
-    scope = _new(Scope, (outer.runs, outer.run_id, step_id, outer, False, None, outer.opened_as, BLOCK, 0))
-    _current.set(scope)
-    return scope
 
 
 def current() -> Scope | None:

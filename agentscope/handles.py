@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .context import REMOTE, Scope, leave
-from .recording import Fields
+from .context import REMOTE, Scope, leave, new_id
+from .events import STEP
+from .meter import SAMPLED
+from .recording import Encoded, captured, plain_step
 
 if TYPE_CHECKING:
     from .recorder import Recorder
@@ -14,9 +17,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-Opened = tuple[Scope, "str | None", Fields, int, int]
+Opened = tuple[Scope, "str | None", "Encoded | None", int, int]
 """What was settled when a step's block began, since nothing that is set on the handle may change it: its scope, its parent, its
-fields so far, and the moment, by the wall clock and by the performance counter in nanoseconds."""
+input if that is still to be told, and the moment, by the wall clock and by the performance counter in nanoseconds."""
 
 
 class InProcess:
@@ -149,36 +152,66 @@ class Step(_Block, InProcess):
     def __init__(
         self,
         recorder: Recorder | None,
-        step_id: str,
         name: Any,
         step_type: Any,
         input_data: Any = None,
         run_id: Any = None,
         parent_id: Any = None,
     ) -> None:
-        self.id = step_id
+        began = time.perf_counter_ns()
         self.name = name
         self.step_type = step_type
-        self.run_id: str | None = run_id if recorder is not None else None
+        self.run_id: str | None = run_id
         """The run this step belongs to; None when no run could be found."""
         self.parent_id: str | None = parent_id
         self._recorder = recorder
         self._input = input_data
+        if recorder is None:
+            self.id = new_id()
+            return
+        self.id = recorder.pipeline.new_step_id()
+        if not recorder.enabled:
+            self._recorder = self.run_id = None
+        if not began % SAMPLED:
+            recorder.meter.add(time.perf_counter_ns() - began)
 
     def __repr__(self) -> str:
         return f"<Step {self.id}>"
 
-    # As `_Block` has them, but in fewer calls: a step's are made more often than all others.
+    # As `_Block` has them, but in as few calls as can be: a step's are made more often than all others, and after a
+    # moment of other work, when caches are cold, a call costs more than what is done in it.
 
     def __enter__(self) -> Step:
         recorder = self._recorder
-        if recorder is not None:
-            if self._entered:
-                self._begin()
+        if recorder is None:
+            return self
+        if self._entered:
+            self._begin()
+            return self
+        self._entered = True
+        started_at, began = time.time_ns(), time.perf_counter_ns()
+        scope = None
+        try:
+            given, self._input = self._input, None
+            if given is not None:
+                given = captured(given, recorder.limit, recorder.pipeline.sealing)
+            scope = recorder.runs.enter_below(self.run_id, self.id) if self.parent_id is None else None
+            if scope is not None and scope.outer is not None:
+                self.run_id, self.parent_id = scope.run_id, scope.outer.step_id
             else:
-                self._entered = True
-                given, self._input = self._input, None
-                self._opened = recorder.open_step(self, given)
+                scope = recorder.enter_elsewhere(self)
+                if scope is None:
+                    return self
+            if recorder.announces:
+                recorder.announce(self, given)
+                given = None
+            self._opened = scope, self.parent_id, given, started_at, began
+            if not began % SAMPLED:
+                recorder.meter.add(time.perf_counter_ns() - began)
+        except Exception as error:
+            if scope is not None:
+                leave(scope)
+            recorder._failed("track_step_context", error)
         return self
 
     def __exit__(
@@ -187,15 +220,37 @@ class Step(_Block, InProcess):
         opened, recorder = self._opened, self._recorder
         if opened is None or recorder is None:
             return
+        ended = time.perf_counter_ns()
         self._opened = None
-        if error is None:
-            recorder.close_step(self, opened, None)
-            return
         try:
-            # A generator that is closed early was not needed to the end: that is no failure.
-            recorder.close_step(self, opened, None if issubclass(type(error), GeneratorExit) else error)
-        except Exception:
-            pass  # with fail_silently=False; the block's own exception goes first
+            scope, parent_id, given, started_at, began = opened
+            leave(scope)
+            failed, output, elapsed = self.error, self.output, ended - began
+            if error is not None and not issubclass(type(error), GeneratorExit):
+                failed = error  # but a generator that is closed early was not needed to the end
+            plain = None
+            if (
+                failed is None
+                and self.tokens_used is None
+                and self.meta_data is None
+                and self.usage is None
+                and self.latency_ms is None
+                and not recorder.announces
+            ):
+                if output is not None:
+                    output = captured(output, recorder.limit, recorder.pipeline.sealing)
+                plain = plain_step(self.name, self.step_type, started_at, elapsed, given, output)
+            if plain is not None:
+                size = len(plain.name) + len(plain.input or b"") + len(plain.output or b"")
+                if not recorder.pipeline.put(STEP, scope.run_id, scope.step_id, parent_id, plain, size, False):
+                    recorder.refused()
+            else:
+                recorder.put_in_full(self, opened, output, failed, elapsed)
+            if not began % SAMPLED:
+                recorder.meter.add(time.perf_counter_ns() - ended)
+        except Exception as failure:
+            if error is None or not recorder.loud:  # the block's own exception goes first
+                recorder._failed("track_step_context", failure)
 
     async def __aenter__(self) -> Step:
         return self.__enter__()

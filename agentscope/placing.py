@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from . import context
 from .context import Place
 from .errors import AgentScopeError
-from .events import PlainStep
 from .recording import Fields
 from .snapshot import text
 
@@ -29,11 +28,12 @@ class Placing:
         self.limit = config.max_payload_bytes
         """Bytes that one payload field may take."""
         self.runs = context.runs_of(config.address, config.secrets, config.family)
-        self._loud = not config.fail_silently
-        self._announces = config.announces
+        self.loud = not config.fail_silently
+        self.announces = config.announces
+        """Whether the start of a step is sent by itself."""
         self._sample_rate = config.sample_rate
-        self._pipeline = pipeline
-        self._meter = pipeline.meter
+        self.pipeline = pipeline
+        self.meter = pipeline.meter
         weakref.finalize(self, pipeline.retire).atexit = False
 
     def place(self, run_id: Any, parent_id: Any) -> Place | None:
@@ -52,7 +52,7 @@ class Placing:
                 "several runs are open and this thread or task inherited none of them: "
                 "pass run_id=…, or wrap its function in tracker.propagate()",
             )
-        elif self._pipeline.closed:
+        elif self.pipeline.closed:
             self._say_closed()
         else:
             self.misused("no_run", "no run is open: call start_run() first, or use `with tracker.track_run(...)`")
@@ -66,7 +66,7 @@ class Placing:
 
     def new_step_id(self) -> str:
         """A UUID."""
-        return self._pipeline.new_step_id()
+        return self.pipeline.new_step_id()
 
     def say_mended(self, fields: Fields) -> None:
         for kind, sentence in fields.mended:
@@ -83,17 +83,16 @@ class Placing:
         parent_id: str | None,
         fields: Fields,
         urgent: bool,
-        plain: PlainStep | None = None,
     ) -> bool:
-        """Enqueue one event, unless its run is sampled out. True if it was accepted. `plain` says the same as `fields`."""
-        if self._sample_rate < 1.0 and not context.sampled(run_id, self._sample_rate):
-            self._pipeline.sampled_out()
-            return False
-        pipeline = self._pipeline
-        accepted = pipeline.put(type_, run_id, step_id, parent_id, plain or fields.values, fields.size, urgent)
-        if not accepted and pipeline.closed:
+        """Enqueue one event. True if it was accepted."""
+        values, size = fields.values, fields.size
+        return self.pipeline.put(type_, run_id, step_id, parent_id, values, size, urgent) or self.refused()
+
+    def refused(self) -> bool:
+        """Say so if an event was not accepted because this has been shut down. False."""
+        if self.pipeline.closed:
             self._say_closed()
-        return accepted
+        return False
 
     def inject(self, headers: Any) -> Any:
         from .protocols.trace_context import STATE, headers_of
@@ -119,18 +118,18 @@ class Placing:
 
     def misused(self, kind: str, sentence: str) -> None:
         """Count a call that could not be recorded as it was meant, and say so once; with `fail_silently=False` raise."""
-        self._pipeline.misused(kind, sentence)
-        if self._loud:
+        self.pipeline.misused(kind, sentence)
+        if self.loud:
             raise AgentScopeError(sentence)
 
     def _failed(self, call: str, error: Exception) -> None:
-        if self._loud:
+        if self.loud:
             raise error
         # The interpreter's own words on a call that does not fit; they hold no payload.
         trace = error.__traceback__
         unfit = type(error) is TypeError and trace is not None and trace.tb_next is None
         told = text(error, 200) if unfit else type(error).__name__
-        self._pipeline.misused("wrong_call", f"{call}() was called wrongly: {told}")
+        self.pipeline.misused("wrong_call", f"{call}() was called wrongly: {told}")
 
 
 def id_of(value: Any) -> str | None:

@@ -6,14 +6,14 @@ import time
 from typing import Any
 
 from . import context
-from .context import Place, Scope, enter_below, leave
+from .context import Place, Scope
 from .events import RUN_END, RUN_START, STEP, STEP_END, STEP_START
 from .guarding import safe
 from .handles import Opened, Run, Step
 from .kinds import RunStatus
 from .meter import SAMPLED
 from .placing import Placing, id_of
-from .recording import Fields
+from .recording import Encoded, Fields
 
 
 class Recorder(Placing):
@@ -42,10 +42,10 @@ class Recorder(Placing):
                     "foreign_run", "end_run() found only the run of another process, which is the sender's to end"
                 )
                 return False
-        elif self.runs.has_ended(named):
-            self.misused("run_ended", "end_run() was called again for a run that has ended")
-            return False
-        else:
+        elif not self.runs.is_open(named):
+            if self.runs.has_ended(named):
+                self.misused("run_ended", "end_run() was called again for a run that has ended")
+                return False
             self._check_known(named)
         began = time.perf_counter_ns()
         fields = self._end(status, output, error, None)
@@ -53,7 +53,7 @@ class Recorder(Placing):
             self.say_mended(fields)
         accepted = self._put_end(named, fields)
         if not began % SAMPLED:
-            self._meter.add(time.perf_counter_ns() - began)
+            self.meter.add(time.perf_counter_ns() - began)
         return accepted
 
     def track_step(
@@ -80,8 +80,9 @@ class Recorder(Placing):
             if place is None:
                 return False
             run_id, parent_id = place
+        pipeline = self.pipeline
         now = started_at = time.time_ns()
-        fields = Fields(self.limit, {}, self._pipeline.sealing)
+        fields = Fields(self.limit, {}, pipeline.sealing)
         # Whatever the caller says, the start lies between that of the run and now: with a latency that is only estimated,
         # steps would change places where they are shown in order.
         if latency_ms is not None:
@@ -96,24 +97,18 @@ class Recorder(Placing):
         values["started_at"], values["ended_at"] = started_at, now
         if fields.mended:
             self.say_mended(fields)
-        accepted = self.put(STEP, run_id, self._pipeline.new_step_id(), parent_id, fields, error is not None)
+        step_id = pipeline.new_step_id()
+        accepted = pipeline.put(STEP, run_id, step_id, parent_id, values, fields.size, error is not None)
         if not began % SAMPLED:
-            self._meter.add(time.perf_counter_ns() - began)
-        return accepted
+            self.meter.add(time.perf_counter_ns() - began)
+        return accepted or self.refused()
 
     def new_run(self, agent_name: Any, input_data: Any = None, external_id: Any = None, meta_data: Any = None) -> Run:
         recorder = self if self.enabled else None
         return Run(recorder, context.new_id(), agent_name, input_data, external_id, meta_data)
 
-    def new_step(
-        self, name: Any, step_type: Any, input_data: Any = None, run_id: Any = None, parent_id: Any = None
-    ) -> Step:
-        began = time.perf_counter_ns()
-        recorder = self if self.enabled else None
-        step = Step(recorder, self._pipeline.new_step_id(), name, step_type, input_data, run_id, parent_id)
-        if not began % SAMPLED:
-            self._meter.add(time.perf_counter_ns() - began)
-        return step
+    def new_step(self, name: Any, step_type: Any, input_data: Any = None) -> Step:
+        return Step(self, name, step_type, input_data)
 
     # ---- asked by handles ------------------------------------------------------------------------------------------
 
@@ -132,78 +127,45 @@ class Recorder(Placing):
         status: RunStatus = "completed" if failed is None else "failed"
         self._put_end(run.id, self._end(status, run.output, failed, run.meta_data))
 
-    def open_step(self, step: Step, input_data: Any) -> Opened | None:
-        """The block of `step` begins, and it gets its place; None if there is none."""
-        try:
-            started_at, began = time.time_ns(), time.perf_counter_ns()
-            outer = self.runs.surrounding(step.run_id) if step.parent_id is None else None
-            if outer is not None:
-                run_id, parent_id = outer.run_id, outer.step_id
-            else:
-                place = self.place(step.run_id, step.parent_id)
-                if place is None:
-                    step.run_id = step.parent_id = None
-                    return None
-                run_id, parent_id = place
-            step.run_id, step.parent_id = run_id, parent_id
-            fields = Fields(self.limit, {}, self._pipeline.sealing)
-            if input_data is not None:
-                fields.payload("input", input_data)
-            if self._announces:
-                fields = self._announce(step, run_id, parent_id, fields)
-            scope = self._enter(step.id, run_id) if outer is None else enter_below(outer, step.id)
-            if not began % SAMPLED:
-                self._meter.add(time.perf_counter_ns() - began)
-            return scope, parent_id, fields, started_at, began
-        except Exception as error:
-            self._failed("open_step", error)
+    def enter_elsewhere(self, step: Step) -> Scope | None:
+        """Enter a step that is not simply part of what is current, and say where it is then; None if it is nowhere."""
+        place = self.place(step.run_id, step.parent_id)
+        if place is None:
+            step.run_id = step.parent_id = None
             return None
-
-    def _enter(self, step_id: str, run_id: str) -> Scope:
+        step.run_id, step.parent_id = run_id, _ = place
         outer = self.runs.innermost()
         opened_as = outer.opened_as if outer is not None and outer.run_id == run_id else None
-        return self.runs.enter(run_id, step_id, opened_as=opened_as)
+        return self.runs.enter(run_id, step.id, opened_as=opened_as)
 
-    def close_step(self, step: Step, opened: Opened, error: BaseException | None) -> None:
-        """The block of `step` ends."""
-        try:
-            ended = time.perf_counter_ns()
-            scope, parent_id, fields, started_at, began = opened
-            leave(scope)
-            failed = error if error is not None else step.error
-            elapsed = ended - began
-            if step.latency_ms is not None:
-                fields.milliseconds("latency_ms", step.latency_ms)
-            if step.usage is not None:
-                fields.payload("usage", step.usage)
-            fields.step(step.name, step.step_type, step.output, failed, step.tokens_used, step.meta_data)
-            plain = None if self._announces else fields.plain_step(started_at, elapsed)
-            if plain is None:
-                values = fields.values
-                values["status"] = "completed" if failed is None else "failed"
-                values["started_at"] = started_at
-                values["ended_at"] = started_at + elapsed
-                values.setdefault("latency_ms", elapsed // 1000 / 1000)
-            # What was wrong is said afterwards: a block's work must not be lost over it.
-            type_ = STEP_END if self._announces else STEP
-            self.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None, plain)
-            if fields.mended:
-                self.say_mended(fields)
-            if not began % SAMPLED:
-                self._meter.add(time.perf_counter_ns() - ended)
-        except Exception as failure:
-            self._failed("close_step", failure)
+    def put_in_full(self, step: Step, opened: Opened, output: Any, failed: Any, elapsed: int) -> None:
+        """Send a step of which more is told than of most, or that has something to be mended."""
+        scope, parent_id, given, started_at, _ = opened
+        fields = Fields(self.limit, {}, self.pipeline.sealing)
+        if given is not None:
+            fields.payload("input", given)
+        if step.latency_ms is not None:
+            fields.milliseconds("latency_ms", step.latency_ms)
+        if step.usage is not None:
+            fields.payload("usage", step.usage)
+        fields.step(step.name, step.step_type, output, failed, step.tokens_used, step.meta_data)
+        values = fields.values
+        values["status"] = "completed" if failed is None else "failed"
+        values["started_at"] = started_at
+        values["ended_at"] = started_at + elapsed
+        values.setdefault("latency_ms", elapsed // 1000 / 1000)
+        type_ = STEP_END if self.announces else STEP
+        # What was wrong is said afterwards: a block's work must not be lost over it.
+        self.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None)
+        if fields.mended:
+            self.say_mended(fields)
 
-    def _announce(self, step: Step, run_id: str, parent_id: str | None, fields: Fields) -> Fields:
-        """Send the start of a step by itself, for a backend that has to know it before what is inside.
-
-        Gives the fields of its end.
-        """
-        fields.values["status"] = "running"
-        fields.values["started_at"] = time.time_ns()
+    def announce(self, step: Step, given: Encoded | None) -> None:
+        """Send the start of a step by itself, for a backend that has to know it before what is inside."""
+        fields = Fields(self.limit, {"status": "running", "started_at": time.time_ns()}, self.pipeline.sealing)
+        fields.payload("input", given)
         fields.step(step.name, step.step_type, None, None, None, None)
-        self.put(STEP_START, run_id, step.id, parent_id, fields, urgent=True)
-        return Fields(self.limit, {}, fields.sealed)
+        self.put(STEP_START, step.run_id or "", step.id, step.parent_id, fields, urgent=True)
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -212,7 +174,7 @@ class Recorder(Placing):
             return False
         began = time.perf_counter_ns()
         values: dict[str, Any] = {"status": "running", "started_at": time.time_ns()}
-        fields = Fields(self.limit, values, self._pipeline.sealing)
+        fields = Fields(self.limit, values, self.pipeline.sealing)
         fields.name("agent_name", agent_name, default="unknown")
         if external_id is not None:
             fields.name("external_id", external_id)
@@ -224,7 +186,7 @@ class Recorder(Placing):
             self.say_mended(fields)
         begun = self.begin(run_id, fields, None if context.current() is None else self._surroundings())
         if not began % SAMPLED:
-            self._meter.add(time.perf_counter_ns() - began)
+            self.meter.add(time.perf_counter_ns() - began)
         return begun
 
     def begin(self, run_id: str, fields: Fields, within: Place | None = None) -> bool:
@@ -236,7 +198,7 @@ class Recorder(Placing):
             values.update(name=values.pop("agent_name"), step_type="agent")
             self.runs.joined(run_id, within, values["name"])
             accepted = self.put(STEP_START, within.run_id, run_id, within.parent_id, fields, urgent=True)
-        if not accepted and self._pipeline.closed:
+        if not accepted and self.pipeline.closed:
             return False
         self.runs.opened(run_id, fields.values["started_at"])
         return True
@@ -247,7 +209,7 @@ class Recorder(Placing):
         return Place(scope.run_id, scope.step_id) if scope is not None and scope.sort == context.REMOTE else None
 
     def _end(self, status: Any, output: Any, error: Any, meta_data: Any) -> Fields:
-        fields = Fields(self.limit, {"ended_at": time.time_ns()}, self._pipeline.sealing)
+        fields = Fields(self.limit, {"ended_at": time.time_ns()}, self.pipeline.sealing)
         fields.status(status, failed=error is not None)
         if output is not None:
             fields.payload("output", output)

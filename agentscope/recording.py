@@ -22,6 +22,34 @@ class Encoded(NamedTuple):
     lossy: bool
 
 
+def captured(value: Any, limit: int, sealed: bool) -> Encoded:
+    """Any value at all, encoded as it is at this moment; or sealed, for the worker to encode, where that may be."""
+    if type(value) is Encoded:
+        return value
+    if sealed and (data := seal(value, limit)) is not None:
+        return _new(Encoded, (data, False))
+    return _new(Encoded, encode(value, limit))
+
+
+def plain_step(
+    name: Any, step_type: Any, started_at: int, elapsed: int, given: Encoded | None, output: Encoded | None
+) -> PlainStep | None:
+    """A step of which no more is told than this, if all of that is as it should be; else it takes `Fields` to mend it."""
+    clean = type(name) is str and len(name) <= LONGEST_NAME and name.isprintable()  # as `Fields.name` has it
+    if not clean or type(step_type) is not str or step_type not in STEP_TYPES:
+        return None
+    data = told = None
+    if given is not None:
+        data, lossy = given
+        if lossy:
+            return None
+    if output is not None:
+        told, lossy = output
+        if lossy:
+            return None
+    return _new(PlainStep, (name, step_type, started_at, elapsed, data, told))
+
+
 class Fields:
     """The fields of one event, its payloads encoded as they are at this moment."""
 
@@ -41,11 +69,7 @@ class Fields:
         """Any value at all, encoded now. None is not set."""
         if value is None:
             return
-        if self.sealed and (sealed := seal(value, self.limit)) is not None:
-            self.values[name] = sealed
-            self.size += len(sealed)
-            return
-        data, lossy = value if type(value) is Encoded else encode(value, self.limit)
+        data, lossy = captured(value, self.limit, self.sealed)
         self.values[name] = data
         self.size += len(data)
         if lossy:
@@ -57,8 +81,8 @@ class Fields:
 
     def name(self, field: str, value: Any, default: str | None = None) -> None:
         """A short text. None is not set, unless there is a default: then it should have been a text."""
-        if type(value) is str and len(value) <= LONGEST_NAME and value.isascii() and "\0" not in value:
-            self.values[field] = value  # as it is, nearly always
+        if type(value) is str and len(value) <= LONGEST_NAME and value.isprintable():
+            self.values[field] = value  # as it is, nearly always: what is printable holds no NUL and no lone surrogate
             self.size += len(value)
             return
         if value is None and default is None:
@@ -86,11 +110,7 @@ class Fields:
 
     def step(self, name: Any, step_type: Any, output: Any, error: Any, tokens_used: Any, meta_data: Any) -> None:
         """What every step has."""
-        if type(name) is str and len(name) <= LONGEST_NAME and name.isascii() and "\0" not in name:
-            self.values["name"] = name  # as `name` has it, without the call
-            self.size += len(name)
-        else:
-            self.name("name", name, default="step")
+        self.name("name", name, default="step")
         if type(step_type) is str and step_type in STEP_TYPES and meta_data is None:
             self.values["step_type"] = step_type
         else:
@@ -101,14 +121,6 @@ class Fields:
             self.error(error)
         if tokens_used is not None:
             self.number("tokens_used", tokens_used)
-
-    def plain_step(self, started_at: int, elapsed: int) -> PlainStep | None:
-        """The fields of a step as a `PlainStep`, if they fit into one."""
-        values = self.values
-        given, output = values.get("input"), values.get("output")
-        if len(values) != 2 + (given is not None) + (output is not None):
-            return None
-        return _new(PlainStep, (values["name"], values["step_type"], started_at, elapsed, given, output))
 
     def step_type(self, value: Any, meta_data: Any) -> None:
         """One of the step types; another becomes `other`, and what it was goes into `meta_data` as `step_type`."""
@@ -124,10 +136,11 @@ class Fields:
         self.payload("meta_data", meta_data)
 
     def status(self, value: Any, failed: bool) -> None:
-        """How a run ended; an unknown status becomes `failed` if there is an error, else `completed`."""
+        """How a run ended: `failed` if there is an error; else what is told, and `completed` for an unknown word."""
         known = _plain_text(value)
         if known in RUN_STATUSES and known != "running":
-            self.values["status"] = known
+            # `completed` is also what is meant where only an error was told.
+            self.values["status"] = "failed" if failed else known
         else:
             self.values["status"] = "failed" if failed else "completed"
             sentence = "a run ends as completed or failed; another status is recorded as the one of them that fits"

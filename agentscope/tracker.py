@@ -98,7 +98,7 @@ class Tracker(Face):
     ) -> bool:
         """End a run: the one named, else the current one. True if that was accepted.
 
-        `error` may be an exception, or any value that tells of one.
+        `error` may be an exception, or any value that tells of one; with it the run has failed, whatever `status` says.
         """
         return self._recorder.end_run(status, output, error, run_id)
 
@@ -136,7 +136,7 @@ class Tracker(Face):
             name, step_type, input_data, output_data, error, tokens_used, latency_ms, meta_data, run_id, parent_id
         )
 
-    @safe(lambda *_: Step(None, new_id(), None, "other"))
+    @safe(lambda *_: Step(None, None, "other"))
     def track_step_context(
         self,
         name: str,
@@ -153,7 +153,7 @@ class Tracker(Face):
 
         Its duration is measured. An exception that leaves the block is recorded, and goes on unchanged.
         """
-        step = self._recorder.new_step(name, step_type, input_data, run_id, parent_id)
+        step = Step(self._recorder, name, step_type, input_data, run_id, parent_id)
         if output_data is not None:
             step.output = output_data
         if tokens_used is not None:

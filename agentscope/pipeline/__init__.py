@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config
-from ..context import new_id
-from ..events import Event, PlainStep
+from ..context import new_id, sampled
+from ..events import Event, PlainStep, in_full
 from ..meter import Meter
 from ..protocols import Exporter
 from ..types import FlushResult, Stats
@@ -23,6 +23,7 @@ from . import clock, lifecycle, threads
 from .counts import Left
 from .ledger import SHUTDOWN
 from .notices import say
+from .queue import CROWDED
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ MOST_SEALED = 512
 """Payloads are sealed while fewer events than this are queued: to encode them later must not take the worker long."""
 PACE, PACE_NS = 61, 15_000_000
 """They are sealed as well while so many events, or half as many, take longer than this: a backend that hangs makes no burst."""
+
+FIRST_STEP = 100_000_000_000
+"""Steps are numbered from here on, which makes twelve digits without a format to say so."""
 
 _new = tuple.__new__
 
@@ -54,6 +58,7 @@ class Pipeline:
         self._exporter = exporter
         self._redact = redact
         self._place = place
+        self._sample_rate = config.sample_rate
         self._forks_untold = lifecycle.forks_untold()
         self._closed = False
         self._before_stop: list[Callable[[], object]] = []
@@ -72,7 +77,7 @@ class Pipeline:
         self._worker = Worker(self._config, self._exporter(), self._redact, lambda: lifecycle.ended(self), self._place)
         self.meter.reset()
         self._next = count(1).__next__  # one C call: every caller gets a number of its own
-        self._step_prefix = new_id()[:24]
+        self._step_prefix, self._next_step = new_id()[:24], count(FIRST_STEP).__next__
         self._dropped_at_flush = 0
 
     def _own_worker(self) -> Worker:
@@ -86,10 +91,10 @@ class Pipeline:
         return self._closed
 
     def new_step_id(self) -> str:
-        """A UUID: a counter behind a random prefix costs a tenth of a random one."""
+        """A UUID: a number behind a random prefix costs a tenth of a random one."""
         if self._forks_untold:
             lifecycle.look_for_fork()
-        return f"{self._step_prefix}{self._next():012x}"
+        return f"{self._step_prefix}{self._next_step()}"
 
     def put(
         self,
@@ -101,13 +106,16 @@ class Pipeline:
         size: int,
         urgent: bool,
     ) -> bool:
-        """Enqueue one event, whose payloads take `size` bytes. True if it was accepted and is on its way.
+        """Enqueue one event, whose payloads take `size` bytes, unless its run is sampled out. True if it was accepted.
 
         Never blocks, never raises, takes no lock. `urgent` events may use the room that is kept for them.
         """
         if self._forks_untold:
             lifecycle.look_for_fork()
         worker = self._worker
+        if self._sample_rate < 1.0 and not sampled(run_id, self._sample_rate):
+            worker.ledger.sampled_out.add()
+            return False
         if threads.callbacks and threads.in_callback():
             worker.ledger.misused.add("inside_callback")
             return False
@@ -121,21 +129,22 @@ class Pipeline:
         else:
             time_ns = time.time_ns()
             size += OVERHEAD
-        shed = not urgent and queue.crowded(size)
-        if shed:
-            fields, size, shed = _without_payloads(fields, size)
         seq = self._next()
         event = _new(Event, (type_, seq, time_ns, run_id, step_id, parent_id, fields, size))
-        refusal = queue.put(event, urgent)
+        refusal = queue.put(event, urgent, True)
         if refusal is not None:
-            worker.ledger.refused.add(refusal)
-            return False
+            if refusal == CROWDED:
+                event, shed = _without_payloads(event)
+                refusal = queue.put(event, urgent)
+                if shed and refusal is None:
+                    worker.ledger.shed.add()
+            if refusal is not None:
+                worker.ledger.refused.add(refusal)
+                return False
         if not seq % PACE:
             self._slow = time_ns - self._looked_at > PACE_NS
             self._looked_at = time_ns
         self.sealing = self._slow or len(queue.events) < MOST_SEALED
-        if shed:
-            worker.ledger.shed.add()
         if not worker.running:
             lifecycle.started(self)
             worker.start()
@@ -208,10 +217,6 @@ class Pipeline:
             self._said.add(kind)
             say(message)
 
-    def sampled_out(self) -> None:
-        """Count an event of a run that `sample_rate` leaves out."""
-        self._worker.ledger.sampled_out.add()
-
     def stats(self) -> Stats:
         worker = self._own_worker()
         ledger = worker.ledger
@@ -252,12 +257,13 @@ class Pipeline:
         )
 
 
-def _without_payloads(fields: dict[str, Any] | PlainStep, size: int) -> tuple[dict[str, Any] | PlainStep, int, bool]:
-    """The fields without those that hold payloads, what is left of the size, and whether there were any."""
-    told = fields.make() if isinstance(fields, PlainStep) else fields
+def _without_payloads(event: Event) -> tuple[Event, bool]:
+    """The event without the fields that hold payloads, and whether there were any."""
+    told = in_full(event).fields
     shed = [name for name, value in told.items() if type(value) is bytes]
     if not shed:
-        return fields, size, False
+        return event, False
     kept = {name: value for name, value in told.items() if type(value) is not bytes}
     kept["truncated"] = sorted({*shed, *told.get("truncated", ())})
-    return kept, OVERHEAD + sum(len(value) for value in kept.values() if type(value) is str), True
+    size = OVERHEAD + sum(len(value) for value in kept.values() if type(value) is str)
+    return event._replace(fields=kept, size=size), True

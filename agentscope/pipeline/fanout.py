@@ -79,10 +79,6 @@ class FanOut:
         """Count a call that could not be recorded as it was meant, once, and say so once."""
         self._first.misused(kind, message)
 
-    def sampled_out(self) -> None:
-        for pipeline in self._pipelines:
-            pipeline.sampled_out()
-
     def stats(self) -> Stats:
         """Sums over all, and each by itself in `exporters`."""
         each = tuple(pipeline.stats() for pipeline in self._pipelines)

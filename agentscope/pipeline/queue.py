@@ -1,13 +1,13 @@
 """The queue between the agent's threads and the worker: bounded in bytes, and free of locks on the side that puts.
 
 A signal handler, a finalizer or a logging handler may put at any moment, even in the middle of another put: every step below
-is one C call on a deque, a counter or a `SimpleQueue`, each of them re-entrant.
+is one C call on a deque, a sum or a `SimpleQueue`, each of them re-entrant.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from itertools import count, islice
+from io import SEEK_CUR, BytesIO
 from queue import Empty, SimpleQueue
 
 from ..events import Event
@@ -19,6 +19,9 @@ SHED_AT = 0.88
 """From this share of the bound on, ordinary steps lose their payload."""
 REFUSE_AT = 0.95
 """From this share on they are refused; the rest is kept for the start and end of runs, and for errors."""
+
+CROWDED = "crowded"
+"""Why an event is refused that might do without its payloads."""
 
 NEVER = 1 << 62
 
@@ -59,7 +62,8 @@ class EventQueue:
         self._shed_units = int(self._max_units * SHED_AT)
         self._batch_units = batch_bytes // UNIT
         self._refuse_units = int(self._max_units * REFUSE_AT)
-        self._added = count(1)
+        self._add = BytesIO().seek
+        """A sum that any thread may add to at any moment, in one C call that gives the new one: a place in an empty file."""
         self._reserved = 0
         self._released = 0
         self._bell = Bell()
@@ -74,28 +78,28 @@ class EventQueue:
         """What the events that are not settled are charged."""
         return max(self._reserved - self._released, 0) * UNIT
 
-    def crowded(self, size: int) -> bool:
-        """Whether an ordinary event of this size should lose its payload."""
-        return self._reserved - self._released + size // UNIT > self._shed_units
+    def put(self, event: Event, urgent: bool, whole: bool = False) -> str | None:
+        """Append, or give the reason why not. `urgent` events may use the room that is kept for them.
 
-    def put(self, event: Event, urgent: bool) -> str | None:
-        """Append, or give the reason why not. `urgent` events may use the room that is kept for them."""
+        A `whole` event leaves the last of the room to those without payloads: where it is the one thing in its way, that
+        reason is `CROWDED`.
+        """
         units = event.size // UNIT + 1
         # Two threads may both read an old sum here; the bound is missed by an event a thread at most, and never drifts.
-        if self._reserved - self._released + units > (self._max_units if urgent else self._refuse_units):
-            self.nudge(1)
+        charged = self._reserved - self._released + units
+        if charged > (self._max_units if urgent else self._shed_units if whole else self._refuse_units):
+            if whole and not urgent:
+                return CROWDED
+            if charged - units > 1 and self.wake_at != NEVER:
+                self.ring()
             return self.full_reason
-        self._reserved = next(islice(self._added, units - 1, None))  # one C call: nobody's addition is lost
+        self._reserved = self._add(units, SEEK_CUR)
         self.events.append(event)
-        if self.wake_at != NEVER:
-            self.nudge(self._batch_units)
-        return None
-
-    def nudge(self, units: int) -> None:
-        """Wake the worker if it waits for company and there is enough of it, by number or by bytes."""
+        # The worker waits for company, and there is enough of it, by number or by bytes.
         wake_at = self.wake_at
-        if wake_at != NEVER and (len(self.events) >= wake_at or self._reserved - self._released > units):
+        if len(self.events) >= wake_at or (charged > self._batch_units and wake_at != NEVER):
             self.ring()
+        return None
 
     def release(self, events: list[Event]) -> None:
         """These are settled, or on disk only. Called by one thread at a time."""

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..context import MOST_OPEN_RUNS, bounded, new_id, sampled
+from ..context import MOST_OPEN_RUNS, bounded, new_id
 from ..events import RUN_END, RUN_UPDATE, STEP_END, STEP_UPDATE
 from ..placing import LONGEST_ID
 from ..recorder import Recorder
@@ -44,12 +44,11 @@ class Book:
     their handles do, but the end of the process no longer closes them.
     """
 
-    def __init__(self, recorder: Recorder, pipeline: Pipeline | FanOut, sample_rate: float) -> None:
+    def __init__(self, recorder: Recorder, pipeline: Pipeline | FanOut) -> None:
         self.parts: dict[str, Part] = {}
         self._recorder = weakref.ref(recorder)
         self.runs = recorder.runs
         self._pipeline = pipeline
-        self._sample_rate = sample_rate
         self._kept: Callable[[], Kept | None] = lambda: None
         self._closed = False
         pipeline.call_before_stop(self.close_all)
@@ -207,8 +206,7 @@ class Book:
         if recorder is not None:
             accepted = recorder.put(*event, fields, urgent)
         else:  # it is being collected, together with whatever had begun this
-            known = sampled(part.run_id, self._sample_rate)
-            accepted = known and self._pipeline.put(*event, fields.values, fields.size, urgent)
+            accepted = self._pipeline.put(*event, fields.values, fields.size, urgent)
         if part.is_trace:
             self.runs.ended(part.id)
         return accepted

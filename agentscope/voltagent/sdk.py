@@ -80,7 +80,7 @@ class VoltAgentSDK(Face):
         options = {name: value for name, value in locals().items() if name not in ("self", "given", "__class__")}
         config, self._published = load(options, given)
         super().__init__(config)
-        self._book = Book(self._recorder, self._pipeline, config.sample_rate)
+        self._book = Book(self._recorder, self._pipeline)
         self._kept = self._book.keeper()
         self._client: VoltAgentCoreAPI | None = None
         self._tracker: Tracker | None = None

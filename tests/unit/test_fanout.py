@@ -120,8 +120,17 @@ def test_each_has_a_queue_bound_of_its_own() -> None:
 def test_a_call_that_went_wrong_is_counted_once(caplog: pytest.LogCaptureFixture) -> None:
     fan = FanOut([pipeline(Memory([])), pipeline(Memory([]))])
     fan.misused("no_run", "no run is open")
-    fan.sampled_out()
-    assert (fan.stats().misused, fan.stats().sampled_out) == ({"no_run": 1}, 2)
+    assert fan.stats().misused == {"no_run": 1}
+    fan.retire()
+
+
+def test_an_event_of_a_run_that_is_sampled_out_goes_nowhere_and_is_counted_everywhere() -> None:
+    kept: list[Event] = []
+    config = replace(CONFIG, sample_rate=0.0)
+    fan = FanOut([pipeline(Memory(kept), config), pipeline(Memory(kept), config)])
+    assert not step(fan)
+    assert fan.flush(10)
+    assert (kept, fan.stats().sampled_out, fan.stats().accepted) == ([], 2, 0)
     fan.retire()
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.pipeline.queue import NEVER, REFUSE_AT, SHED_AT, UNIT, EventQueue
+from agentscope.pipeline.queue import CROWDED, NEVER, REFUSE_AT, SHED_AT, UNIT, EventQueue
 from tests.support.events import event
 
 LARGEST = 100 * UNIT
@@ -73,14 +73,16 @@ def test_a_queue_has_room_for_one_urgent_event_however_small_its_bound():
     assert filled.put(one(), True) == "queue_full"
 
 
-def test_the_queue_is_crowded_near_its_bound():
+def test_near_the_bound_only_events_without_payloads_and_urgent_ones_are_taken():
     filled = queue()
     for _ in range(int(100 * SHED_AT) - 2):
         filled.put(one(), False)
-    assert not filled.crowded(2 * UNIT)
-    assert filled.crowded(3 * UNIT)
-    filled.put(one(3), False)
-    assert filled.crowded(0)
+    assert filled.put(one(2), False, whole=True) is None
+    before = (len(filled), filled.bytes)
+    assert filled.put(one(), False, whole=True) == CROWDED
+    assert (len(filled), filled.bytes) == before
+    assert filled.put(one(), False) is None
+    assert filled.put(one(), True, whole=True) is None
 
 
 def test_what_is_settled_makes_room():
@@ -109,6 +111,22 @@ def test_the_bytes_are_those_of_the_unsettled_events_after_any_sequence_of_calls
                 unsettled.append(filled.events[-1])
         assert filled.bytes == sum(each.size // UNIT + 1 for each in unsettled) * UNIT <= LARGEST
     filled.release(unsettled)
+    assert filled.bytes == 0
+
+
+def test_a_put_in_the_middle_of_another_is_charged_as_well():
+    filled = queue()
+    plain = filled._add
+
+    def interrupted(units, whence):
+        filled._add = plain
+        assert filled.put(one(5), True) is None  # as a signal handler would
+        return plain(units, whence)
+
+    filled._add = interrupted
+    filled.put(one(3), True)
+    assert filled.bytes == 8 * UNIT
+    filled.release(list(filled.events))
     assert filled.bytes == 0
 
 

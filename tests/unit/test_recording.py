@@ -261,8 +261,15 @@ def test_a_step_type_of_any_kind_becomes_other(fields: Fields, make: Callable[[]
 
 @pytest.mark.parametrize("value", sorted(RUN_STATUSES - {"running"}))
 def test_a_run_ends_as_it_is_said(fields: Fields, value: str) -> None:
-    fields.status(value, failed=value == "completed")
+    fields.status(value, failed=False)
     assert fields.values == {"status": value}
+    assert fields.mended == []
+
+
+@pytest.mark.parametrize("value", sorted(RUN_STATUSES - {"running"}))
+def test_a_run_with_an_error_has_failed(fields: Fields, value: str) -> None:
+    fields.status(value, failed=True)
+    assert fields.values == {"status": "failed"}
     assert fields.mended == []
 
 

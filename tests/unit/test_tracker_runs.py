@@ -88,6 +88,14 @@ def test_a_run_may_end_as_failed_with_an_exception(recording: Recording, tracker
     assert recording.end()["error"]["type"] == "ValueError"
 
 
+@pytest.mark.parametrize("status", [{}, {"status": "completed"}, {"status": "failed"}, {"status": "odd"}], ids=str)
+def test_a_run_that_ends_with_an_error_has_failed_whatever_else_is_said(status: Any) -> None:
+    with recorded() as recording:
+        run_id = recording.tracker.start_run("agent")
+        recording.tracker.end_run(**status, error="no more money", run_id=run_id)
+        assert (recording.end()["status"], recording.end()["error"]) == ("failed", "no more money")
+
+
 def test_a_run_that_was_named_may_be_ended_from_anywhere(recording: Recording, tracker: Tracker) -> None:
     run_id = tracker.start_run("agent")
     tracker.start_run("other")
@@ -633,3 +641,12 @@ def test_another_process_records_the_same_runs() -> None:
     told = subprocess.run([sys.executable, "-c", program, *ids], capture_output=True, text=True, check=True).stdout
     assert told.strip() == str(kept)
     assert {True, False} == set(kept)
+
+
+# ---- ids -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_id_of_every_run_is_a_random_uuid_of_its_own(tracker: Tracker) -> None:
+    ids = [tracker.start_run("agent") for _ in range(100)]
+    assert len(set(ids)) == 100
+    assert {(UUID(run_id).version, str(UUID(run_id)) == run_id) for run_id in ids} == {(4, True)}

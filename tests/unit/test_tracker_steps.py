@@ -16,7 +16,7 @@ import numpy
 import pytest
 from freezegun import freeze_time
 
-from agentscope import Tracker
+from agentscope import AgentScopeError, Tracker
 from tests.support.recording import Recording, current_scope, recorded
 
 MS = 1_000_000
@@ -363,3 +363,27 @@ def test_a_large_payload_is_cut_and_marked_and_its_neighbours_are_untouched() ->
         assert step["truncated"] == ["input"]
         assert len(step["input"].encode()) <= 1024
         assert step["output"] == {"small": 1}
+
+
+def test_a_block_whose_start_cannot_be_sent_leaves_nothing_current_if_it_raises() -> None:
+    with recorded(fail_silently=False) as recording:
+        recording.tracker.start_run("agent")
+        recording.tracker._recorder.announces = True
+        assert recording.tracker.shutdown(10)
+        outside, block = current_scope(), recording.tracker.track_step_context("step")
+        with pytest.raises(AgentScopeError, match="after shutdown"):
+            block.__enter__()
+        assert current_scope() is outside
+        block.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("name", ["tab\tand\nline", "é", "nul\0", "\ud800", "", "x" * 5_000])
+def test_a_step_has_the_same_name_whether_it_is_told_in_short_or_in_full(
+    recording: Recording, tracker: Tracker, name: str
+) -> None:
+    with tracker.track_step_context(name):
+        """Ordinary."""
+    with tracker.track_step_context(name) as step:
+        step.tokens_used = 1
+    short, full = recording.steps()
+    assert short["name"] == full["name"]
