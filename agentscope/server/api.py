@@ -67,9 +67,7 @@ def _json(run: dict[str, Any]) -> bytes:
 def run_query(request: Request) -> RunQuery:
     """The query of a list of runs. Raises `Refused` (422) for a parameter that cannot be."""
     parameters = request.query_params
-    limit = parameters.get("limit", "50")
-    if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and 1 <= int(limit) <= MAX_LIMIT):
-        raise Refused(422, f"limit must be a whole number from 1 to {MAX_LIMIT}.")
+    limit = number(request, "limit", 50, MAX_LIMIT)
     texts: dict[str, str | None] = {}
     for name in ("status", "agent", "q"):
         text = parameters.get(name) or None
@@ -77,7 +75,15 @@ def run_query(request: Request) -> RunQuery:
             raise Refused(422, f"{name} must have at most {_MAX_TEXT} characters and no NUL.")
         texts[name] = text
     cursor = parameters.get("cursor")
-    return RunQuery(int(limit), mark_of(cursor) if cursor else None, **texts)
+    return RunQuery(limit, mark_of(cursor) if cursor else None, **texts)
+
+
+def number(request: Request, name: str, usual: int, highest: int) -> int:
+    """A parameter that counts from 1. Raises `Refused` (422) for one that cannot be."""
+    given = request.query_params.get(name, str(usual))
+    if not (given.isascii() and given.isdigit() and len(given) <= 9 and 1 <= int(given) <= highest):
+        raise Refused(422, f"{name} must be a whole number from 1 to {highest}.")
+    return int(given)
 
 
 def cursor_of(mark: Mark) -> str:

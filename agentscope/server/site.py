@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -9,12 +10,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from agentscope.server import pages
-from agentscope.server.api import cursor_of, run_query
+from agentscope.server.api import cursor_of, number, run_query
 from agentscope.server.body import Bodies
 from agentscope.server.limits import Refused
 from agentscope.server.security import Keys
 from agentscope.server.store import Store
 from agentscope.server.views import Views
+
+_MAX_PAGE = 1_000_000
 
 
 class Site:
@@ -38,11 +41,13 @@ class Site:
         return HTMLResponse(page)
 
     async def run(self, request: Request) -> Response:
-        """`GET /runs/{id}`: one run."""
+        """`GET /runs/{id}?page`: one run."""
         if not self._keys.may_read(request.scope):
             return RedirectResponse("/login", 303)
         try:
-            return await self._views.run(request.path_params["run_id"], _drawn, "text/html")
+            page = number(request, "page", 1, _MAX_PAGE)
+            draw = partial(_drawn, page=page)
+            return await self._views.run(request.path_params["run_id"], draw, "text/html")
         except Refused as problem:
             title = "Not found" if problem.status == 404 else "Not shown"
             return HTMLResponse(pages.message(title, str(problem)), problem.status, headers=problem.headers)
@@ -65,8 +70,8 @@ class Site:
         return Response(self._css, media_type="text/css", headers={"Cache-Control": "max-age=300"})
 
 
-def _drawn(run: dict[str, Any]) -> bytes:
-    return pages.run_page(run).encode()
+def _drawn(run: dict[str, Any], page: int) -> bytes:
+    return pages.run_page(run, page).encode()
 
 
 def _field(form: bytes, name: str) -> str:

@@ -1,11 +1,14 @@
-"""The receiver's pages in a real browser: they show runs, and what agents recorded stays text."""
+"""The receiver's pages in a real browser: they show runs, what agents recorded stays text, and it stays in its place."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 
 from agentscope import create_tracker
+from tests.support.receiver import Client, at, run_end, run_start, step
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -45,22 +49,119 @@ XSS = [
 ]
 
 
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+# The browser takes its orders at descriptor 3 and answers at 4.
+START = """
+import fcntl, os, sys
+orders, answers = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
+os.dup2(orders, 3), os.dup2(answers, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+# Every element of a step, or of a run in the list, that sticks out of its card, and what makes the page scroll sideways.
+STRAYS = """
+[...document.querySelectorAll('summary, .runs tr')].flatMap(inside => {
+  const card = (inside.closest('.step') || inside).getBoundingClientRect();
+  return [...inside.querySelectorAll('*')].filter(element => {
+    const box = element.getBoundingClientRect();
+    return box.right > card.right + 1 || box.left < card.left - 1 || box.bottom > card.bottom + 1;
+  }).map(element => element.outerHTML);
+}).concat(document.documentElement.scrollWidth > document.documentElement.clientWidth ? ['the page'] : [])
+"""
+
+
+class Browser:
+    """A browser that is told where to go and asked what is where."""
+
+    def __init__(self, profile: Path) -> None:
+        assert CHROMIUM
+        orders, self._orders = os.pipe()
+        answers, theirs = os.pipe()
+        chromium = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", START, str(orders), str(theirs), *chromium],
+            pass_fds=(orders, theirs),
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HOME": str(profile)},
+        )
+        os.close(orders)
+        os.close(theirs)
+        self._answers = os.fdopen(answers, "rb")
+        self._rest = b""
+        self._count = 0
+        self._loaded: set[str] = set()
+        self._session: dict[str, str] = {}
+        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
+        self._session = {"sessionId": self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+        self._ask("Page.enable")
+        self._ask("Page.setLifecycleEventsEnabled", enabled=True)
+
+    def close(self) -> None:
+        os.close(self._orders)
+        self._answers.close()
+        self._process.terminate()
+        self._process.wait(30)
+
+    def visit(self, url: str, width: int, scheme: str = "light") -> None:
+        """Look at a page in a window of this width, in CSS pixels."""
+        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self._ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        document = self._ask("Page.navigate", url=url)["loaderId"]
+        while document not in self._loaded:
+            self._message()
+
+    def value(self, expression: str) -> Any:
+        """The value of an expression of JavaScript on the page; what the page itself may execute does not matter."""
+        answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def _ask(self, method: str, **parameters: Any) -> Any:
+        self._count += 1
+        order = {"id": self._count, "method": method, "params": parameters, **self._session}
+        os.write(self._orders, json.dumps(order).encode() + b"\0")
+        while (answer := self._message()).get("id") != self._count:
+            pass
+        return answer["result"]
+
+    def _message(self) -> Any:
+        while b"\0" not in self._rest:
+            part = os.read(self._answers.fileno(), 65536)
+            assert part, "the browser ended"
+            self._rest += part
+        message, _, self._rest = self._rest.partition(b"\0")
+        told = json.loads(message)
+        if told.get("method") == "Page.lifecycleEvent" and told["params"]["name"] == "load":
+            self._loaded.add(told["params"]["loaderId"])
+        return told
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    running = Browser(tmp_path_factory.mktemp("profile"))
+    yield running
+    running.close()
+
+
 def dom(url: str, profile: Path) -> str:
     """The page's HTML after its scripts ran."""
     assert CHROMIUM
     done = subprocess.run(
         [
             CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--no-proxy-server",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
+            *FLAGS,
             f"--user-data-dir={profile}",
             "--virtual-time-budget=4000",
             "--dump-dom",
@@ -156,3 +257,79 @@ def test_what_agents_recorded_is_shown_as_text_and_never_executed(receiver: Any,
 def test_the_page_of_an_unknown_run_says_so(receiver: Any, tmp_path: Path) -> None:
     page = Page(dom(f"{receiver.url}/runs/nothing-here", tmp_path / "profile"))
     assert "There is no run with this id." in page.text
+
+
+def chain(run_id: str, count: int) -> list[dict[str, Any]]:
+    """Steps that are each part of the one before."""
+    return [
+        step(
+            run_id,
+            step_id=f"{run_id}-{n}",
+            parent_id=f"{run_id}-{n - 1}" if n else None,
+            name=f"planning step {n}",
+            started_at=at(n),
+            latency_ms=n + 0.143,
+            tokens_used=n * 111,
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("width", [320, 400, 641, 1400])
+def test_steps_of_any_depth_have_cards_that_can_be_read_and_the_page_does_not_scroll_sideways(
+    receiver: Any, browser: Browser, width: int
+) -> None:
+    Client(receiver.url).batch(run_start("deep"), *chain("deep", 60), run_end("deep"))
+    browser.visit(f"{receiver.url}/runs/deep", width)
+    assert browser.value(STRAYS) == []
+    widths = browser.value("[...document.querySelectorAll('.step')].map(card => card.getBoundingClientRect().width)")
+    assert len(widths) == 60
+    assert min(widths) >= 170
+    assert browser.value("document.documentElement.scrollHeight") < 60 * 160
+    assert browser.value("getComputedStyle(document.querySelector('.tree .tree')).borderLeftWidth") == "2px"
+
+
+@pytest.mark.parametrize("width", [320, 400, 700, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_figures_of_a_step_stay_inside_its_card_however_long_its_name_is(
+    receiver: Any, browser: Browser, width: int, scheme: str
+) -> None:
+    large = {"tokens_used": 10**12, "latency_ms": 1e30}
+    steps = [
+        step(step_id="words", name="retrieve and rerank " * 30, latency_ms=0.143),
+        step(step_id="word", name="x" * 300, parent_id="words", step_type="y" * 300, status="z" * 300, **large),
+        step(name="short", parent_id="word", latency_ms=0.143, error="no"),
+        step(name="", parent_id="word", **large),
+    ]
+    Client(receiver.url).batch(run_start(), *steps)
+    browser.visit(f"{receiver.url}/runs/run-1", width, scheme)
+    assert browser.value("document.querySelectorAll('.figures').length") == 4
+    assert browser.value(STRAYS) == []
+    browser.value("document.querySelectorAll('details').forEach(step => { step.open = true; })")
+    assert browser.value(STRAYS) == []
+
+
+@pytest.mark.parametrize("width", [320, 400, 800, 900, 1400])
+def test_the_list_of_runs_shows_all_that_it_tells_at_any_width(receiver: Any, browser: Browser, width: int) -> None:
+    client = Client(receiver.url)
+    client.batch(run_start("long", agent_name="planner of voyages " * 34), run_end("long", error="no"))
+    client.batch(run_start("word", agent_name="x" * 650), *chain("word", 3), run_end("word"))
+    browser.visit(f"{receiver.url}/", width)
+    assert browser.value(STRAYS) == []
+    assert browser.value("(list => list.scrollWidth - list.clientWidth)(document.querySelector('.runs'))") <= 0
+    heights = browser.value("[...document.querySelectorAll('td a')].map(name => name.getBoundingClientRect().height)")
+    assert max(heights) < 75  # three lines
+    columns = browser.value("document.querySelector('thead').getBoundingClientRect().height > 0")
+    labels = browser.value(
+        "[...document.querySelectorAll('td')].map(cell => getComputedStyle(cell, '::before').content !== 'none')"
+    )
+    assert columns == (width > 896)
+    assert labels == ([False] * 14 if columns else [False, False, *[True] * 5] * 2)
+
+
+def test_dark_pages_are_dark(receiver: Any, browser: Browser) -> None:
+    colours = []
+    for scheme in ("light", "dark"):
+        browser.visit(f"{receiver.url}/", 400, scheme)
+        colours.append(browser.value("getComputedStyle(document.body).backgroundColor"))
+    assert colours == ["rgb(246, 247, 249)", "rgb(18, 22, 28)"]

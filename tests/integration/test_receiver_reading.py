@@ -190,7 +190,9 @@ def test_a_run_page_nests_steps_and_shows_payloads_and_errors(client: Client) ->
 
 def test_a_run_without_steps_says_so(client: Client) -> None:
     client.batch(run_start())
-    assert "No steps came so far" in Page(client.get("/runs/run-1").body).text
+    assert "No steps came so far." in Page(client.get("/runs/run-1").body).text
+    client.batch(run_end())
+    assert "No steps were recorded." in Page(client.get("/runs/run-1").body).text
 
 
 def test_nothing_that_was_recorded_becomes_markup(client: Client) -> None:
@@ -231,7 +233,19 @@ def test_a_page_of_very_many_and_very_deep_steps_stays_a_page(client: Client) ->
     assert page.open == []
     assert page.tags.count("details") == pages.MAX_STEPS
     assert page.tags.count("ul") < 50
-    assert f"The first {pages.MAX_STEPS} of 1500 steps" in page.text
+    assert "Steps 1 to 1,000 of 1,500" in page.text
+    (link, _) = [value for name, value in page.attributes if name == "href" and value and "page=" in value]
+    assert link == "/runs/run-1?page=2#steps"
+    rest = Page(client.get(link.partition("#")[0]).body)
+    assert (rest.open, rest.tags.count("details")) == ([], 500)
+
+
+@pytest.mark.parametrize("page", ["0", "-1", "two", "1.5", "", "1000001", "9" * 30, "%D9%A1"])
+def test_a_page_of_steps_that_cannot_be_is_refused_by_a_page(client: Client, page: str) -> None:
+    client.batch(run_start())
+    answer = client.get(f"/runs/run-1?page={page}")
+    assert answer.status == 422
+    assert "page must be a whole number from 1 to 1000000." in Page(answer.body).text
 
 
 @pytest.mark.parametrize(
@@ -241,7 +255,7 @@ def test_durations_are_shown_in_the_unit_that_fits(milliseconds: float | None, s
     run = dict.fromkeys(("external_id", "user_id", "conversation_id", "started_at", "tokens_used"))
     run |= {"id": "r", "agent_name": "a", "status": "odd", "failed": False, "step_count": 0, "error_count": 0}
     line = pages.run_list([{**run, "duration_ms": milliseconds}], RunQuery(), None, "http://x", False)
-    assert f'<td class="n">{shown}</td>' in line
+    assert f'<td data-label="Duration">{shown}</td>' in line
 
 
 def test_the_style_sheet_is_served_and_pages_hold_no_style_of_their_own(client: Client) -> None:
