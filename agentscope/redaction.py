@@ -1,7 +1,8 @@
 """Redaction: what must not leave the process is masked in the worker, before an event touches disk or network.
 
 By default the values of secret-named keys are masked (`password`, `api_key`, `Authorization`, … at any depth, also in
-JSON inside strings), and so is what follows "Bearer". The tracker's own key is masked always.
+JSON inside strings), headers that are pairs or objects of name and value, and in text what `secret_names.mask_text` masks.
+The tracker's own key is masked always.
 """
 
 from __future__ import annotations
@@ -10,30 +11,27 @@ import inspect
 import json
 import math
 import re
-import string
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from .errors import ConfigurationError
 from .events import PAYLOAD_FIELDS, Event, PlainStep
-from .secret_names import NAME, bare, is_secret, may_name_secrets
+from .secret_names import MASK, bare, is_secret, is_secret_of_pair, mask_text, may_name_secrets
 from .snapshot import encode, text
 
 __all__ = ["MASK", "Redactor"]
-
-MASK = "[redacted]"
 
 _IDENTITY = ("type", "run_id", "step_id", "parent_id")
 _SHORTEST_SECRET = 8  # characters; a shorter key would mask ordinary words
 _MAX_NESTING = 5  # JSON in strings in JSON …
 
-_LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
-# What is not whole JSON: a repr, or JSON that was cut. The value ends at its own kind of quote, or with the text.
-_QUOTED = rf"""{NAME}(?:\\{{0,8}}["'])?\s*[:=]\s*[bru]?(?P<quote>\\{{0,8}}["'])(?P<value>.*?)(?:(?<!\\)(?P=quote)|\Z)"""
-_QUERY = rf"""[?&][\w.-]{{0,64}}?{NAME}=(?P<value>[^&#\s"']+)"""
-_BEARER = r"\bbearer\s+(?P<value>[\w.~+/=-]{6,})"
-_IN_TEXT = tuple(re.compile(expression.encode(), re.DOTALL) for expression in (_QUOTED, _QUERY, _BEARER))
+_NAMED = tuple(
+    (name, value)
+    for value in ("value", "Value")
+    for name in (("name", "key", "header") if value.islower() else ("Name", "Key", "Header"))
+)
+"""The keys of an object that tells a name and its value."""
 
 Hook = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -143,7 +141,10 @@ class Redactor:
         if type(value) is str:
             return self._string(value, nesting)
         if type(value) is list:
-            items = [self._value(item, nesting) for item in value]
+            if self._names and _are_pairs(value):
+                items = [self._pair(item, nesting) for item in value]
+            else:
+                items = [self._value(item, nesting) for item in value]
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
         if type(value) is not dict:
             return value
@@ -151,17 +152,24 @@ class Redactor:
         told: dict[str, Any] = {}
         # Beside its probability, a token is a piece of a model's answer.
         sampled = "logprob" in value
+        named = _named(value) if self._names else None
         for key, item in value.items():
             name = self._text(key)
             if name is not key and name in told:
                 name = f"{name} {len(told)}"
-            if self._names and is_secret(key, item) and not (sampled and key == "token"):
+            if key == named or (self._names and is_secret(key, item) and not (sampled and key == "token")):
                 new: Any = MASK
             else:
                 new = self._value(item, nesting)
             changed |= name is not key or new is not item
             told[name] = new
         return told if changed else value
+
+    def _pair(self, pair: list[Any], nesting: int) -> Any:
+        name, value = pair
+        if not is_secret_of_pair(name, value):
+            return self._value(pair, nesting)
+        return pair if value == MASK else [self._text(name), MASK]
 
     def _string(self, value: str, nesting: int) -> str:
         if nesting < _MAX_NESTING and value.lstrip()[:1] in ("{", "[", '"'):
@@ -175,13 +183,12 @@ class Redactor:
         return self._text(value)
 
     def _text(self, value: str) -> str:
-        """`value` with secrets, bearer tokens and patterns masked: the same object if there are none."""
+        """`value` with the own key, secrets and patterns masked: the same object if there are none."""
         masked = value
         for secret in self._secrets:
             masked = masked.replace(secret, MASK)
         if self._names and (":" in masked or "=" in masked or " " in masked) and may_name_secrets(_bytes(masked)):
-            for expression in _IN_TEXT:
-                masked = _mask_values(expression, masked)
+            masked = mask_text(masked)
         for pattern in self._patterns:
             masked = pattern.sub(MASK, masked)
         return value if masked == value else masked
@@ -196,15 +203,18 @@ def _bytes(value: str) -> bytes:
     return value.encode("utf-8", "surrogatepass")
 
 
-def _mask_values(expression: re.Pattern[bytes], value: str) -> str:
-    original = _bytes(value)
-    parts = []
-    end = 0
-    for match in expression.finditer(original.translate(_LOWER)):
-        start, after = match.span("value")
-        parts += [original[end:start], MASK.encode()]
-        end = after
-    return b"".join([*parts, original[end:]]).decode("utf-8", "surrogatepass") if parts else value
+def _are_pairs(value: list[Any]) -> bool:
+    """Whether this is a list of names and values, as headers are. A pair alone may be two names of fields."""
+    return all(type(item) is list and len(item) == 2 and type(item[0]) is str for item in value)
+
+
+def _named(value: dict[str, Any]) -> str | None:
+    """The key of the secret in an object that tells its name beside it."""
+    if "value" in value or "Value" in value:
+        for name, key in _NAMED:
+            if name in value and key in value and is_secret_of_pair(value[name], value[key]):
+                return key
+    return None
 
 
 def _compiled(patterns: object) -> tuple[re.Pattern[str], ...]:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import http.client
 import os
+import queue
 import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakSet
@@ -158,12 +160,40 @@ def _dial(host: str, port: int, options: Any) -> socket.socket:
     raise failure
 
 
+class _Kept:
+    """Connections that are not in use, as the library's own queue keeps them: the newest is taken first.
+
+    But without a lock: a child might be forked while another thread holds it, and would wait for it for ever at its end, when the
+    library closes what is kept. Each step here is one C call.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._most = maxsize
+        self._connections: deque[Any] = deque()
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:
+        try:
+            return self._connections.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, connection: Any, block: bool = False, timeout: float | None = None) -> None:
+        if len(self._connections) >= self._most:
+            raise queue.Full
+        self._connections.append(connection)
+
+    def qsize(self) -> int:
+        return len(self._connections)
+
+
 class _Pool(HTTPConnectionPool):
     ConnectionCls = _Connection
+    QueueCls: Any = _Kept
 
 
 class _TLSPool(HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
+    QueueCls: Any = _Kept
 
 
 def _tls_context() -> ssl.SSLContext:

@@ -104,8 +104,15 @@ def _compressor(encoding: str) -> Any:
     return zlib.compressobj(1, zlib.DEFLATED, 31)
 
 
+_compressors: dict[str, Any] = {}
+"""What was imported, or None where it is not installed."""
+
+
 def _zstandard() -> Any:
-    try:
-        return import_module("zstandard")
-    except ImportError:
-        return None
+    # Imported once, and that in `warm_up`: an import takes a lock, which a child that is forked meanwhile would find locked.
+    if "zstandard" not in _compressors:
+        try:
+            _compressors["zstandard"] = import_module("zstandard")
+        except ImportError:
+            _compressors["zstandard"] = None
+    return _compressors["zstandard"]

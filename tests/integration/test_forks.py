@@ -146,3 +146,25 @@ def test_the_children_of_a_platform_know_the_runs_of_their_parent() -> None:
         assert {path for _, path, _ in platform.refusals} == {"/api/ingest/batch"}
         names = sorted(step["name"] for step in platform.only_run().steps)
     assert names == sorted([f"{who} {i}" for who in ("parent", "child") for i in range(3)])
+
+
+def test_a_child_that_is_forked_while_a_thread_takes_a_connection_ends_all_the_same(receiver: Receiver) -> None:
+    source = """
+        import gc, os, signal, sys, urllib3
+        from agentscope import create_tracker
+        tracker = create_tracker("ask_test", {url!r})
+        tracker.start_run("agent")
+        assert tracker.flush()
+        kept = [pool.pool for pool in gc.get_objects() if isinstance(pool, urllib3.HTTPConnectionPool)]
+        assert kept
+        for pool in kept:   # as far as the library's own queue has one
+            if hasattr(pool, "mutex"):
+                pool.mutex.acquire()
+        pid = os.fork()
+        if not pid:
+            signal.alarm(10)   # a bound, should it hang
+            sys.exit()
+        print(os.waitpid(pid, 0)[1])
+        os._exit(0)
+    """
+    assert run_program(source.format(url=receiver.url), env=UNMEASURED, timeout=60).last_line_json == 0

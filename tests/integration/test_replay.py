@@ -22,7 +22,7 @@ from tests.support.stored import stored_runs, stored_steps
 LEAVE = """
     import os
     from agentscope import AgentScopeExporter, OTLPExporter, VoltAgentExporter, create_tracker
-    tracker = create_tracker("ask_test", {url!r}, spool_dir={spool!r}, exporters={exporters})
+    tracker = create_tracker(spool_dir={spool!r}, {where})
     run_id = tracker.start_run("agent {number}")
     for i in range({steps}):
         tracker.track_step(f"{number}.{{i}}")
@@ -33,9 +33,10 @@ LEAVE = """
 """
 
 
-def leave(spool: Path, url: str, number: int = 0, steps: int = 10, exporters: str = "None") -> None:
+def leave(spool: Path, url: str, number: int = 0, steps: int = 10, exporters: str = "") -> None:
     """Have a process die with events in the spool."""
-    source = LEAVE.format(url=url, spool=str(spool), number=number, steps=steps, exporters=exporters)
+    where = f"exporters={exporters}" if exporters else f"api_key='ask_test', base_url={url!r}"
+    source = LEAVE.format(spool=str(spool), number=number, steps=steps, where=where)
     assert run_program(source).returncode == 0
 
 

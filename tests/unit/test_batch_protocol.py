@@ -285,6 +285,7 @@ def test_without_the_zstandard_package_gzip_is_used_or_nothing(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(bodies, "import_module", missing)
+    monkeypatch.setattr(bodies, "_compressors", {})
     assert encodings("gzip, zstd") == ["gzip", "gzip"]
     assert encodings("zstd") == ["gzip", None]
 
@@ -376,8 +377,24 @@ def test_what_is_not_compressed_is_made_with_pauses():
 def test_warming_up_imports_what_compression_may_need(monkeypatch, compress, looked_up):
     asked: list[str] = []
     monkeypatch.setattr(bodies, "import_module", asked.append)
+    monkeypatch.setattr(bodies, "_compressors", {})
     protocol(compress=compress).warm_up()
     assert asked == looked_up
+
+
+def test_what_warming_up_did_not_find_is_not_looked_for_again(monkeypatch):
+    asked: list[str] = []
+
+    def missing(name):
+        asked.append(name)
+        raise ImportError(name)
+
+    monkeypatch.setattr(bodies, "import_module", missing)
+    monkeypatch.setattr(bodies, "_compressors", {})
+    used = protocol()
+    used.warm_up()
+    assert deliver(used, batch(events(300, input=LARGE)), BatchBackend(announces="gzip, zstd")).left == []
+    assert asked == ["zstandard"]
 
 
 # ---- a slow line --------------------------------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from agentscope import redaction
 from agentscope.errors import ConfigurationError
 from agentscope.events import PAYLOAD_FIELDS, Event, PlainStep
 from agentscope.redaction import MASK, Redactor
+from agentscope.secret_names import mask_text
 from agentscope.snapshot import encode
 
 CANARY = "canary-4f1a9c27"
@@ -65,7 +65,9 @@ SECRET_NAMES = [
         "private_key",
     ),
     *("secret_key", "session_key", "authorization", "Authorization", "proxy-authorization", "cookie", "Set-Cookie"),
-    *("credential", "credentials", "passphrase", "api_keys", "secrets", "cookies"),
+    *("credential", "credentials", "passphrase", "api_keys", "secrets", "cookies", "bearer", "jwt", "user_ssn"),
+    *("db_pass", "SMTP_PASS", "password_hash", "passwordHash", "password2", "db_password_prod", "secret_value"),
+    *("OPENAI_API_KEY_2", "apiKeyProd", "private_key_pem"),
 ]
 
 OPEN_NAMES = [
@@ -81,6 +83,8 @@ OPEN_NAMES = [
         "next_page_token",
         "cookie_count",
     ),
+    *("auth", "pass", "first_pass", "pin", "signature", "session_id", "sessionId", "loss_n", "access_tokens_used"),
+    *("password_policy", "passwordLength", "secret_name", "api_key_id", "password_changed_at"),
 ]
 
 
@@ -437,6 +441,10 @@ documents = st.recursive(
 )
 
 
+ODDLY_SPELLED = re.compile(r"""[-_. ][a-z]{0,2}(?:[-_. ][a-z]{0,2})*[\s"'\\]*[:=,}]""", re.IGNORECASE)
+"""A separator within the last three letters of what may be a name: the quick search may miss those, and says so."""
+
+
 @settings(max_examples=400)
 @given(documents, phrases, st.lists(phrases, max_size=2))
 @example({"password\n": 1, "a": 'password\n: "x"'}, "", [])
@@ -446,12 +454,12 @@ documents = st.recursive(
 def test_what_the_quick_search_spares_would_not_be_changed(value: Any, name: str, tags: list[str]) -> None:
     redactor = Redactor(secrets=[KEY])
     before = event(input=value, name=name, tags=tags)
+    assume(not any(ODDLY_SPELLED.search(text) for text in (json.dumps(value), name, *tags)))
     if redactor.spares([event(output=1), before]):
         fields = before.fields
         assert redactor._value(json.loads(fields["input"]), 0) == json.loads(fields["input"])
         assert [redactor._text(text) for text in (name, *tags)] == [name, *tags]
-        for expression in redaction._IN_TEXT:
-            assert [redaction._mask_values(expression, text) for text in (name, *tags)] == [name, *tags]
+        assert [mask_text(text) for text in (name, *tags)] == [name, *tags]
 
 
 @pytest.mark.parametrize(
@@ -481,7 +489,32 @@ def test_one_event_with_a_secret_among_many_is_not_spared() -> None:
         assert not Redactor().spares([*[plain] * 20, plain._replace(fields=told), plain])  # as `put` does
 
 
-@pytest.mark.timeout(20)
+SLOW = (
+    *(
+        "password=",
+        "password:",
+        "password_",
+        "password ",
+        "a.password.",
+        "token=token",
+        "authorization: ",
+        "cookie: a=b;",
+    ),
+    *(
+        "://a:",
+        "http://a:b",
+        "basic aaaa",
+        "tokens_a=\\'",
+        "password=aaaa(",
+        "token: the a",
+        "password: **",
+        '"cookie"]',
+    ),
+)
+"""What each part of the search may begin at, again and again."""
+
+
+@pytest.mark.timeout(60)  # a megabyte takes less than a second; were it quadratic, hours
 @pytest.mark.parametrize(
     "text",
     [
@@ -490,6 +523,7 @@ def test_one_event_with_a_secret_among_many_is_not_spared() -> None:
         '"token" : "' * 30_000,
         "?" * 300_000 + "token=",
         "bearer " * 40_000,
+        *(piece * (1_000_000 // len(piece)) for piece in SLOW),
         "[" * 100_000 + '"token":',
         "token" + " " * 300_000 + "=",
         "?a" + "-" * 300_000 + "token=x",
