@@ -14,7 +14,7 @@ from collections.abc import Callable
 import freezegun
 import pytest
 
-from agentscope.exporters import session
+from agentscope.exporters import connections
 from agentscope.exporters.transport import Transport
 from agentscope.protocols import Failure, Response
 from tests.support.platform import DeployedPlatform
@@ -275,7 +275,7 @@ class TestDeadline:
             connect(self, place)
 
         monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
-        monkeypatch.setattr(session._Timed, "connect", first_one_hangs, raising=False)
+        monkeypatch.setattr(connections._Timed, "connect", first_one_hangs, raising=False)
         transport = Transport("http://two.localhost:1", {"X-Agentscope-Key": CANARY, **JSON})
         assert post(transport, timeout=2).status == 200
         transport.close()
@@ -284,8 +284,8 @@ class TestDeadline:
 
     def test_a_socket_whose_time_is_over_does_not_wait_at_all(self):
         near, far = socket.socketpair()
-        with session._Timed(fileno=near.detach()) as timed, far:
-            session._attempt.begin(-1, session.WeakSet())
+        with connections._Timed(fileno=near.detach()) as timed, far:
+            connections.attempt.begin(-1, connections.WeakSet())
             for operation in (lambda: timed.recv(1), lambda: timed.send(b"x"), lambda: timed.sendall(b"x")):
                 with pytest.raises(TimeoutError):
                     operation()

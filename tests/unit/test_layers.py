@@ -101,8 +101,8 @@ LAYERS = (
 
 # Who may import which third-party package.
 HOMES = {
-    "requests": ("agentscope.exporters.session",),
-    "urllib3": ("agentscope.exporters.session",),
+    "requests": ("agentscope.exporters.connections", "agentscope.exporters.session"),
+    "urllib3": ("agentscope.exporters.connections",),
     "tenacity": ("agentscope.pipeline.retry",),
     "orjson": ("agentscope.snapshot", "agentscope.protocols.strict_json"),
     "zstandard": ("agentscope.protocols.bodies", "agentscope.server.body"),

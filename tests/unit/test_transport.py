@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import queue
 
 import pytest
 import requests
 import responses
 import urllib3
 
-from agentscope.exporters.session import Session, _Adapter
+from agentscope.exporters.connections import Adapter
+from agentscope.exporters.session import Session
 from agentscope.exporters.transport import Transport, is_loopback, target_of
 from agentscope.protocols import Failure
 from tests.support.program import run_program
@@ -255,7 +257,7 @@ class TestEnvironment:
 
 def test_a_socks_proxy_keeps_its_own_connections(monkeypatch):
     monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", lambda *args, **kwargs: urllib3.PoolManager())
-    manager = _Adapter(None, 4).proxy_manager_for("socks5://proxy.example:1080")
+    manager = Adapter(None, 4).proxy_manager_for("socks5://proxy.example:1080")
     assert manager.pool_classes_by_scheme == urllib3.PoolManager().pool_classes_by_scheme
 
 
@@ -263,6 +265,11 @@ def test_connections_are_shared_and_bounded():
     session = Session("http://127.0.0.1:1", max_connections=7)
     pool = session._adapter.poolmanager.connection_from_url("http://127.0.0.1:1")
     assert pool.pool.maxsize == 7
+    with pytest.raises(queue.Full):
+        pool.pool.put(None)
+    assert [pool.pool.get() for _ in range(pool.pool.qsize())] == [None] * 7
+    with pytest.raises(queue.Empty):
+        pool.pool.get()
     session.close()
 
 
