@@ -9,7 +9,7 @@ from . import context
 from .context import Place
 from .errors import AgentScopeError
 from .recording import Fields
-from .snapshot import text
+from .snapshot import prepare, text
 
 if TYPE_CHECKING:
     from .config import Config
@@ -24,6 +24,7 @@ class Placing:
     """What a `Recorder` stands on: one pipeline, and the runs that are open."""
 
     def __init__(self, config: Config, pipeline: Pipeline | FanOut) -> None:
+        prepare()
         self.enabled = config.enabled
         self.limit = config.max_payload_bytes
         """Bytes that one payload field may take."""

@@ -21,7 +21,7 @@ from typing import Any
 from agentscope.describe import describe_exception, text
 from agentscope.rendering import MAX_DEPTH, MAX_NODES, render
 
-__all__ = ["describe_exception", "encode", "opened", "seal", "text"]
+__all__ = ["describe_exception", "encode", "opened", "prepare", "seal", "text"]
 
 _Dumps = Callable[[object], bytes]
 
@@ -224,9 +224,15 @@ def _fast_dumps() -> _Dumps | None:
 
 
 def _choose_dumps(value: object) -> bytes:
-    """Stands for the encoder until the first call, so that importing agentscope imports nothing else."""
+    """Stands for the encoder until it is chosen, so that importing agentscope imports nothing else."""
     _choose()
     return _dumps(value)
+
+
+def prepare() -> None:
+    """Choose the encoder now, and not at the first call: that may be a signal handler's, and imports take locks."""
+    if _seals is None:
+        _choose()
 
 
 def _choose() -> bool:

@@ -6,6 +6,9 @@ from agentscope.server.serve import Receiver
 from tests.support.program import run_program
 from tests.support.stored import stored_steps
 
+UNMEASURED = {"COVERAGE_PROCESS_START": ""}
+"""A thousand signals a second and coverage's tracer, which has locks of its own, sometimes stop each other for good."""
+
 
 def test_a_signal_handler_that_tracks_never_deadlocks_and_loses_nothing(receiver: Receiver) -> None:
     source = """
@@ -28,13 +31,28 @@ def test_a_signal_handler_that_tracks_never_deadlocks_and_loses_nothing(receiver
         stats = tracker.stats()
         print(json.dumps([calls, signals, stats.accepted, stats.delivered, stats.pending, dict(stats.dropped)]))
     """
-    result = run_program(source.format(url=receiver.url), timeout=60)
+    result = run_program(source.format(url=receiver.url), env=UNMEASURED, timeout=60)
     calls, signals, accepted, delivered, pending, dropped = result.last_line_json
     assert accepted == delivered + pending + sum(dropped.values())
     assert accepted == delivered == 1 + calls + signals
     assert signals > 20
     names = stored_steps(receiver.url)
     assert (names.count("from the program"), names.count("from the handler")) == (calls, signals)
+
+
+def test_what_encodes_is_imported_with_the_tracker_and_not_by_the_first_call_of_a_handler() -> None:
+    source = """
+        import sys
+        from importlib.util import find_spec
+        from agentscope import create_tracker
+        assert "orjson" not in sys.modules
+        tracker = create_tracker("ask_test", "http://127.0.0.1:9")
+        assert ("orjson" in sys.modules) == (find_spec("orjson") is not None)
+        before = set(sys.modules)
+        tracker.start_run("agent", input_data={"a": 1})
+        assert not {"orjson", "json", "marshal"} & (set(sys.modules) - before)
+    """
+    assert run_program(source).returncode == 0
 
 
 def test_a_signal_handler_may_track_the_first_event_of_all(receiver: Receiver) -> None:
