@@ -41,7 +41,7 @@ def app(environ, start_response):
         tracker.track_step(environ["PATH_INFO"], input_data={"pid": os.getpid()})
     if environ["PATH_INFO"] == "/endless":
         open("under way", "w").close()
-        time.sleep(60)
+        time.sleep(60)  # until it is ended
     return [str(os.getpid()).encode()]
 """
 
