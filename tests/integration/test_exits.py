@@ -259,9 +259,9 @@ def test_the_children_of_a_pool_that_is_terminated_need_the_option_for_signals(r
 
 @pytest.mark.parametrize(
     "ending",
-    ["", "time.sleep(0.5); "],
-    ids=["at once", "after its parents have gone"],  # which takes a moment
-)  # they end
+    ["", "time.sleep(0.5); "],  # its parents end meanwhile
+    ids=["at once", "after its parents have gone"],
+)
 def test_a_daemon_delivers_although_it_was_forked_twice(receiver: Receiver, ending: str) -> None:
     source = """
         import os, sys, time
