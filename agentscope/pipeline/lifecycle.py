@@ -90,12 +90,12 @@ def ended(pipeline: Living) -> None:
 
 def stop_all() -> None:
     """At exit: all pipelines stop at the same time, so the delays don't add up."""
-    look_for_fork()
-    threads.end()
-    # What an exit handler tracks after this one could not be delivered any more: it is refused, counted and said.
-    for unused in living():
-        unused.ask_to_stop()
     try:
+        look_for_fork()
+        threads.end()
+        # What an exit handler tracks after this one could not be delivered any more: it is refused, counted and said.
+        for unused in living():
+            unused.ask_to_stop()
         pipelines = list(_started.values())
         for pipeline in pipelines:
             pipeline.wait_until_stopped()
@@ -107,6 +107,15 @@ def stop_all() -> None:
 
 
 def _after_fork_in_child() -> None:
+    try:
+        _begin_anew()
+    except BaseException:
+        # A Ctrl-C may come in here, and Python passes over what is raised by those who are told of a fork.
+        _begin_anew()
+        raise
+
+
+def _begin_anew() -> None:
     threads.after_fork_in_child()
     spooldir.after_fork_in_child()
     _process.registered = False

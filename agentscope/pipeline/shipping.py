@@ -102,14 +102,15 @@ class Shipper:
     def counts(self) -> Counts:
         """What became of all events so far."""
         ledger = self.ledger
-        for _ in range(10_000):
+        for look in range(2_000):
             moves, refused = self.moves, ledger.refused.total()
             queued, unsettled, spooled = len(self.queue), self.unsettled, self.spooled
             accepted = ledger.taken + queued + refused
             delivered, dropped = ledger.delivered, ledger.dropped()
             if not moves & 1 and moves == self.moves and refused == ledger.refused.total():
                 break
-            time.sleep(0)  # the thread that moves them needs its turn
+            # The thread that moves them needs its turn. It may be this one, within a signal: a second is the most that is waited.
+            time.sleep(0 if look < 1_000 else 0.001)
         return Counts(accepted, delivered, queued + unsettled - spooled, dropped, spooled)
 
     def in_batches(self) -> Iterator[Event]:

@@ -223,11 +223,15 @@ class Spool:
         return file
 
     def _claimed(self) -> Claim:
-        # A lost file's name is not used again: what becomes of it is somebody else's business.
-        self._tries += 1
         self._made = False
-        suffix = "" if self._tries == 1 else f"-{self._tries}"
-        return spooldir.claim_new(self.place.directory, f"{self.place.prefix}-{self.session.id}{suffix}")
+        for _ in range(3):
+            # A lost file's name is not used again: what becomes of it is somebody else's business.
+            self._tries += 1
+            suffix = "" if self._tries == 1 else f"-{self._tries}"
+            claim = spooldir.claim_new(self.place.directory, f"{self.place.prefix}-{self.session.id}{suffix}")
+            if claim is not None:
+                return claim
+        raise Denied(f"others take each new file in {self.place.directory}")
 
     def _quarantined(self, now: float) -> Saved:
         self._close_file()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import Any
 
 from .spoolfile import parts, remove
@@ -96,12 +97,18 @@ class Claim:
         return target
 
 
-def claim_new(directory: str, name: str) -> Claim:
-    """A lock for a session's file that is to be made. Raises `OSError`."""
-    claim = _claim(os.path.join(directory, f"{name}.lock"), os.O_CREAT | os.O_EXCL)
-    if claim is None:
-        raise BlockingIOError("somebody else holds the lock of a file that was made just now")
-    return claim
+def claim_new(directory: str, name: str) -> Claim | None:
+    """A lock for a session's file that is to be made. None if a process that looks for orphans was quicker to lock it, and will
+    remove it. Raises `OSError`."""
+    path = os.path.join(directory, f"{name}.lock")
+    try:
+        return _claim(path, os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        raise
+    except OSError:  # there are file systems without locks
+        with suppress(OSError):
+            os.unlink(path)
+        raise
 
 
 def orphans(directory: str, prefix: str, skipped: Collection[str] = ()) -> Iterator[Claim]:
@@ -158,7 +165,7 @@ def _claim(path: str, flags: int) -> Claim | None:
             identity = (found.st_dev, found.st_ino)
             _owned.add(identity)
             return Claim(path, descriptor, identity)
-    except OSError:
+    except (BlockingIOError, PermissionError):
         pass
     except BaseException:
         os.close(descriptor)

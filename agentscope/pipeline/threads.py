@@ -111,6 +111,10 @@ def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
     return True
 
 
+FORK_PATIENCE = 5.0
+"""Seconds that a fork waits for what must not be cut in two."""
+
+
 class _Gate:
     """Held around what a fork has to wait for."""
 
@@ -122,7 +126,7 @@ class _Gate:
 
     def close_for_fork(self) -> None:
         """Wait for what is under way, but not for ever."""
-        self.held_by_fork = not is_ours() and self.lock.acquire(timeout=5.0)
+        self.held_by_fork = not is_ours() and self.lock.acquire(timeout=FORK_PATIENCE)
 
     def after_fork_in_parent(self) -> None:
         if self.held_by_fork:

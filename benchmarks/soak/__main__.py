@@ -116,6 +116,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--kill-every", type=float, default=3.0, metavar="SECONDS", help="on each side, on the average")
     parser.add_argument("--faulted", type=float, default=0.35, help="share of requests (default: %(default)s)")
+    parser.add_argument(
+        "--promise", type=float, default=1.0, metavar="SECONDS", help="what was tracked so long before a kill is stored"
+    )
     parser.add_argument("--no-spool", action="store_true", help="producers are not killed, but end in order")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found there")
     return parser.parse_args(arguments)
@@ -133,6 +136,7 @@ def main() -> None:
             kill_every=asked.kill_every,
             faulted=asked.faulted,
             spool=not asked.no_spool,
+            promise=asked.promise,
         )
         for seed in range(asked.seed, asked.seed + asked.seeds)
     ]

@@ -18,8 +18,6 @@ from benchmarks.soak.producer import Options
 from benchmarks.soak.verdict import Promise
 
 ROOT = Path(__file__).resolve().parents[2]
-PROMISE = 1.0
-"""Seconds: what was tracked so long before a SIGKILL is stored."""
 
 
 def _environment() -> dict[str, str]:
@@ -102,7 +100,8 @@ class ReceiverProcess(Child):
 class ProducerProcess(Child):
     """A producer, what it reported, and what it promises by that."""
 
-    def __init__(self, options: Options, log: Path) -> None:
+    def __init__(self, options: Options, log: Path, promise: float) -> None:
+        self._promise = promise
         self.run_id: str | None = None
         self.count = 0
         self.waits = 0
@@ -138,7 +137,7 @@ class ProducerProcess(Child):
         if self.run_id is None:
             return None
         if self.killed_at is not None:
-            old = [report for report in self._reports if report[0] <= self.killed_at - PROMISE]
+            old = [report for report in self._reports if report[0] <= self.killed_at - self._promise]
             count, ended = old[-1][1:] if old else (0, False)
             return Promise(self.run_id, count, ended)
         _, count, ended = self._reports[-1]

@@ -41,6 +41,8 @@ class Settings:
     faulted: float = 0.35
     """The share of requests that meet a fault."""
     spool: bool = True
+    promise: float = 1.0
+    """Seconds: what was tracked so long before a SIGKILL is stored. A quarter, and the machine's leisure."""
 
 
 @dataclass
@@ -275,7 +277,7 @@ class Seed:
             drain=drain,
             patience=GIVEN_UP / 2 if drain else 0.0,
         )
-        self._living.append(ProducerProcess(options, self._folder / "producer.log"))
+        self._living.append(ProducerProcess(options, self._folder / "producer.log", self._settings.promise))
 
     def _kill_all(self) -> None:
         for child in (*self._living, self._receiver):

@@ -34,9 +34,9 @@ def whole(stats: Stats) -> Stats:
     return stats
 
 
-def impatient(url: str, retry_delay: float = 0.02) -> Tracker:
+def impatient(url: str, retry_delay: float = 0.02, timeout: float = 0.3) -> Tracker:
     """A tracker that makes many requests and waits for none of them for long."""
-    return create_tracker("ask_test", url, batch_size=10, flush_interval=0.0, timeout=0.3, retry_delay=retry_delay)
+    return create_tracker("ask_test", url, batch_size=10, flush_interval=0.0, timeout=timeout, retry_delay=retry_delay)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
@@ -58,10 +58,12 @@ def test_chaos_loses_nothing_and_stores_nothing_twice(receiver: Receiver, seed: 
             thread.start()
         for thread in threads:
             thread.join()
-        met = {mode for mode in proxy.counts if mode != "pass"}
+        # On a busy machine little may have been sent by now. What is left goes on.
+        until(lambda: len(proxy.counts) > 4 or not any(whole(tracker.stats()).pending for tracker in (one, two)))
+        met = set(proxy.counts) - {"pass"}
         proxy.set("pass")
         for tracker in (one, two):
-            assert tracker.flush()
+            assert tracker.flush(60)
             stats = whole(tracker.stats())
             assert (stats.accepted, stats.delivered, dict(stats.dropped)) == (804, 804, {})
     assert len(met) > 3
@@ -76,18 +78,19 @@ def test_chaos_loses_nothing_and_stores_nothing_twice(receiver: Receiver, seed: 
 @pytest.mark.parametrize("mode", ["truncated", "split"])
 def test_an_answer_cut_at_any_byte_is_believed_only_if_it_is_whole(receiver: Receiver, mode: str) -> None:
     """`split` shows that all these pieces together are an answer."""
-    with FaultProxy(receiver.url) as proxy, impatient(proxy.url, 0.0) as tracker, tracker.track_run("agent"):
+    with FaultProxy(receiver.url) as proxy, impatient(proxy.url, 0.0, 60) as tracker, tracker.track_run("agent"):
         assert tracker.flush()
         acknowledged: list[bool] = []
         for at in count(1):
             proxy.plan([(mode, {"at": at} if mode == "truncated" else {"size": at})])
-            before = tracker.stats()
+            duplicates, requests = tracker.stats().duplicates, proxy.counts.total()
             tracker.track_step(f"cut at {at}")
             assert tracker.flush()
             stats = whole(tracker.stats())
             assert stats.pending == 0
-            assert stats.duplicates - before.duplicates == stats.attempts - before.attempts - 1
-            acknowledged.append(stats.attempts == before.attempts + 1)
+            # Requests and not attempts: one that is not given its turn for half a second comes back without a request.
+            assert stats.duplicates - duplicates == proxy.counts.total() - requests - 1
+            acknowledged.append(proxy.counts.total() == requests + 1)
             if acknowledged[-1] and (mode == "truncated" or at == 20):
                 break
     assert len(acknowledged) > 100 or mode == "split"
@@ -136,9 +139,9 @@ def test_no_plan_of_faults_loses_anything_or_stores_it_twice(
             for i in range(20):
                 tracker.track_step(f"step {i}")
                 if i in flushes:
-                    assert tracker.flush()
+                    assert tracker.flush(60)
                     whole(tracker.stats())
-        assert tracker.flush()
+        assert tracker.flush(60)
         stats = whole(tracker.stats())
         assert (stats.delivered, dict(stats.dropped)) == (22, {})
     shared.set("pass")

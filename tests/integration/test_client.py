@@ -26,7 +26,7 @@ def platform():
 
 @pytest.fixture
 def client(platform):
-    with AgentScopeClient(CANARY, platform.url, timeout=5, fail_silently=False) as opened:
+    with AgentScopeClient(CANARY, platform.url, timeout=60, fail_silently=False) as opened:
         yield opened
 
 

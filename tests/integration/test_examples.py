@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..support import reading
+from ..support import patient, reading
 from ..support.command import ROOT, run
 from ..support.program import Result
 
@@ -17,7 +17,7 @@ EXAMPLES = ROOT / "examples"
 
 def start(name: str, receiver: Any) -> Result:
     places = {"AGENTSCOPE_BASE_URL": receiver.url, "VOLTAGENT_BASE_URL": receiver.url}
-    done = run(EXAMPLES / name, env=places, timeout=30)
+    done = run(EXAMPLES / name, env={**patient.programs(), **places}, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     return done
 
@@ -202,7 +202,7 @@ def test_every_example_is_tested_and_listed() -> None:
 
 
 def test_an_example_without_a_backend_still_does_its_work_and_says_what_was_lost() -> None:
-    done = run(EXAMPLES / "basic_usage.py", env={"AGENTSCOPE_BASE_URL": "http://127.0.0.1:9"}, timeout=10)
+    done = run(EXAMPLES / "basic_usage.py", env={"AGENTSCOPE_BASE_URL": "http://127.0.0.1:9"}, timeout=60)
     assert (done.returncode, done.stdout) == (0, "12 * 7 + 5 = 89\n")
     assert "4 events" in done.stderr
     assert "Traceback" not in done.stderr

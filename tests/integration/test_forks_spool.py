@@ -19,23 +19,26 @@ be locked in the child for ever."""
 UNDER_LOAD = """
     import json, os, signal, sys, threading, time
     from agentscope import create_tracker
+    from tests.support.patient import wait_for_disk
+    wait_for_disk()
     tracker = create_tracker("ask_test", {url!r}, flush_interval=0.01, spool_dir={spool!r})
     run_id = tracker.start_run("agent")
     stop = threading.Event()
     counts = [0] * 3
     def work(number):
         while not stop.is_set():
-            counts[number] += tracker.track_step(f"thread {{number}} {{counts[number]}}", run_id=run_id)
+            if counts[number] < 10_000:   # a slow machine need not store any more
+                counts[number] += tracker.track_step(f"thread {{number}} {{counts[number]}}", run_id=run_id)
             stop.wait(0.002)
     threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
     for thread in threads: thread.start()
     def child(number):
-        signal.alarm(30)   # one that hangs ends by that
+        signal.alarm(100)   # one that hangs ends by that
         tracker.track_step(f"child {{number}}", run_id=run_id)
         if number % 4 == 0:
             sys.exit()
         if number % 4 == 1:
-            assert tracker.flush()
+            assert tracker.flush(60)
         while tracker.stats().pending:
             time.sleep(0.005)   # the pace of an agent
         if number % 4 == 2:
@@ -53,7 +56,7 @@ UNDER_LOAD = """
             alive = []
     stop.set()
     for thread in threads: thread.join()
-    assert tracker.flush()
+    assert tracker.flush(60)
     stats = tracker.stats()
     assert stats.accepted == stats.delivered + stats.spooled + stats.pending + sum(stats.dropped.values())
     print(json.dumps([statuses, counts, dict(stats.dropped)]))
@@ -65,7 +68,7 @@ FORKS = 100
 def test_forks_under_load_lose_and_double_nothing_and_hang_nobody(receiver: Receiver, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
     source = UNDER_LOAD.format(url=receiver.url, spool=str(spool), forks=FORKS)
-    result = run_program(source, env=QUIET, timeout=120)
+    result = run_program(source, env=QUIET, timeout=300)
     statuses, counts, dropped = result.last_line_json
     assert statuses == [9 if number % 4 == 2 else 0 for number in range(FORKS)]
     assert dropped == {}
@@ -78,39 +81,40 @@ def test_forks_under_load_lose_and_double_nothing_and_hang_nobody(receiver: Rece
 def test_a_child_sends_what_its_parent_left_although_it_has_inherited_the_open_file(
     receiver: Receiver, tmp_path: Path
 ) -> None:
+    # The parent does not try to send anything by itself.
     source = """
         import os, time
         from agentscope import create_tracker
-        tracker = create_tracker("ask_test", {url!r}, flush_interval=0.01, spool_dir={spool!r})
+        from tests.support.patient import be_patient
+        be_patient()
+        tracker = create_tracker("ask_test", {url!r}, flush_interval=600, spool_dir={spool!r})
         run_id = tracker.start_run("agent")
         for number in range(10):
             tracker.track_step(f"parent {{number}}", run_id=run_id)
         while tracker.stats().spooled < 11:
             time.sleep(0.01)   # between two looks
         if os.fork():
-            time.sleep(60)   # to be killed
-        print(os.getppid(), flush=True)
+            time.sleep(300)   # to be killed
         parent = os.getppid()
+        print(parent, flush=True)   # from now on it may be killed
         while os.getppid() == parent:
             time.sleep(0.01)   # between two looks
         tracker.track_step("child", run_id=run_id)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while tracker.stats().recovered < 11 and time.monotonic() < until:
             time.sleep(0.02)   # between two looks
-        assert tracker.flush()
+        assert tracker.flush(60)
         print(tracker.stats().recovered)
     """
     spool = tmp_path / "spool"
-    with FaultProxy(receiver.url) as proxy:
-        proxy.set("refuse")
-        process = start_program(source.format(url=proxy.url, spool=str(spool)), env=QUIET)
-        assert process.stdout is not None  # which ends with the child
-        assert process.stdout.readline() == f"{process.pid}\n"
-        proxy.set("pass")
-        process.kill()
-        stdout, stderr = process.communicate(timeout=60)
-        assert (stdout, stderr) == ("11\n", "")
-        assert inherit(proxy.url, spool) == 0
+    process = start_program(source.format(url=receiver.url, spool=str(spool)), env=QUIET)
+    assert process.stdout is not None  # which ends with the child
+    assert process.stdout.readline() == f"{process.pid}\n"
+    assert stored_steps(receiver.url) == []
+    process.kill()
+    stdout, stderr = process.communicate(timeout=180)
+    assert (stdout, stderr) == ("11\n", "")
+    assert inherit(receiver.url, spool) == 0
     assert sorted(stored_steps(receiver.url)) == sorted(["child", *(f"parent {number}" for number in range(10))])
 
 
@@ -152,7 +156,9 @@ def test_what_the_children_of_a_pool_could_not_deliver_is_sent_by_the_next_proce
         source = f"""
         import multiprocessing, time
         from agentscope import create_tracker
-        tracker = create_tracker("ask_test", {proxy.url!r}, flush_interval=60, spool_dir={str(spool)!r})
+        from tests.support.patient import wait_for_disk
+        wait_for_disk()
+        tracker = create_tracker("ask_test", {proxy.url!r}, flush_interval=600, spool_dir={str(spool)!r})
         def child(number):
             with tracker.track_run("agent"):
                 tracker.track_step(f"child {{number}}")
@@ -163,7 +169,7 @@ def test_what_the_children_of_a_pool_could_not_deliver_is_sent_by_the_next_proce
         if __name__ == "__main__":
             context = multiprocessing.get_context({method!r})
     """
-        result = run_program(source + POOLS[pool].replace("\n", "\n    "), env=QUIET, timeout=60)
+        result = run_program(source + POOLS[pool].replace("\n", "\n    "), env=QUIET, timeout=240)
         assert result.returncode == 0, result.stderr
         assert stored_steps(receiver.url) == []
         proxy.set("pass")

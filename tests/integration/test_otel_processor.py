@@ -20,8 +20,14 @@ from agentscope.integrations.otel import AgentScopeSpanProcessor
 from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.reading import patches_of
 from agentscope.server.serve import Receiver
+from tests.support import patient
 from tests.support.reading import get, only_run
 from tests.support.recording import balanced
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.here(monkeypatch)
 
 
 @pytest.fixture(params=["agentscope", "otlp"])

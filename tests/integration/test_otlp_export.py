@@ -10,9 +10,16 @@ import pytest
 from agentscope import Tracker, create_tracker
 from agentscope.destinations import AgentScopeExporter, OTLPExporter, VoltAgentExporter
 from agentscope.server.serve import Receiver
+from tests.support import patient
 from tests.support.proxy import FaultProxy
 from tests.support.reading import get
 from tests.support.recording import balanced
+from tests.support.wait import until
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.here(monkeypatch)
 
 
 def agent(tracker: Tracker) -> str:
@@ -98,7 +105,7 @@ def test_the_keys_of_an_otlp_backend_go_in_headers(tmp_path: Any) -> None:
                 assert tracker.flush()
         with create_tracker(protocol="otlp", endpoint=receiver.url, headers={"Authorization": "Bearer no"}) as tracker:
             agent(tracker)
-            result = tracker.flush(10)
+            result = tracker.flush(60)
             assert result.pending
             assert "HTTP 401" in (result.problem or "")
 
@@ -107,7 +114,7 @@ def test_a_backend_that_has_no_otlp_says_where_to_look(receiver: Receiver) -> No
     exporter = OTLPExporter(endpoint=f"{receiver.url}/nowhere/v1/traces")
     with create_tracker(exporters=[exporter], shutdown_timeout=0.1) as tracker:
         agent(tracker)
-        result = tracker.flush(10)
+        result = tracker.flush(60)
         assert "no OTLP endpoint" in (result.problem or "")
 
 
@@ -140,7 +147,8 @@ def test_several_destinations_get_everything_and_one_that_is_down_holds_up_none(
     ]
     with create_tracker(exporters=exporters, shutdown_timeout=0.5) as tracker:
         run_id = agent(tracker)
-        result = tracker.flush(3)
+        until(lambda: tracker.stats().exporters[0].delivered == 5, 60)
+        result = tracker.flush(0.1)
         first, second = tracker.stats().exporters
         assert (first.pending, first.delivered) == (0, 5)
         assert second.pending == 5

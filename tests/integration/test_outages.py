@@ -11,9 +11,15 @@ from agentscope import Stats, Tracker, create_tracker
 from agentscope.server.serve import Receiver
 from tests.support.chaos import ABSURD_WAITS, BAD_WAITS, GOOD_WAITS
 from tests.support.faults import MISCOUNTS
+from tests.support.patient import be_patient
 from tests.support.proxy import FaultProxy
 from tests.support.stored import get, stored_steps
 from tests.support.wait import until
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_patient(monkeypatch.setattr, monkeypatch.setenv)
 
 
 def whole(stats: Stats) -> Stats:
@@ -33,8 +39,8 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("no_read", {}),
     ("delay", {"seconds": 1.0}),
     ("delay", {"seconds": 1.0, "commit": False}),
-    ("drip", {}),
-    ("drip", {"part": "head"}),
+    ("drip", {"interval": 1.0}),
+    ("drip", {"interval": 1.0, "part": "head"}),
     ("reset_before", {}),
     ("reset_after", {}),
     ("status", {"code": 408}),
@@ -81,11 +87,13 @@ def test_an_outage_loses_nothing_and_stores_nothing_twice(
         attempts = tracker.stats().attempts
         for i in range(50):
             tracker.track_step(f"during {i}")
-        until(failed(tracker, attempts + 2))
-        assert tracker.stats().delivered == 2
+        # A client that is not given its turn for longer than its own limit finds the late answer there, and takes it.
+        in_time = 52 if mode == "delay" else None
+        until(lambda: tracker.stats().delivered == in_time or failed(tracker, attempts + 2)())
+        assert mode == "delay" or tracker.stats().delivered == 2
         proxy.set("pass")
         tracker.track_step("after")
-        assert tracker.flush()
+        assert tracker.flush(60)
         stats = whole(tracker.stats())
         assert (stats.accepted, stats.delivered, stats.pending, dict(stats.dropped)) == (53, 53, 0, {})
         assert stats.problem is None
@@ -147,7 +155,7 @@ def test_no_retry_after_loses_anything_or_keeps_a_flush_waiting(receiver: Receiv
 def test_an_answer_that_was_lost_after_the_commit_is_repeated_and_recognized(receiver: Receiver) -> None:
     with FaultProxy(receiver.url) as proxy:
         proxy.plan([("reset_after", {})])
-        with create_tracker("ask_test", proxy.url) as tracker:
+        with create_tracker("ask_test", proxy.url, flush_interval=60) as tracker:
             with tracker.track_run("agent"):
                 tracker.track_step("once")
             assert tracker.flush()
@@ -164,7 +172,7 @@ def test_a_flush_ends_the_wait_for_the_next_attempt(receiver: Receiver) -> None:
         tracker.start_run("agent")
         until(failed(tracker, 1))
         proxy.set("pass")
-        assert tracker.flush(10)
+        assert tracker.flush(40)  # less than that wait
         assert whole(tracker.stats()).delivered == 1
 
 
@@ -174,12 +182,12 @@ def test_a_refused_key_keeps_everything_and_is_not_tried_again_before_a_minute(r
         with create_tracker("ask_test", proxy.url, flush_interval=0.0) as tracker:
             tracker.start_run("agent")
             until(failed(tracker, 1))
-            result = tracker.flush(5)
+            result = tracker.flush(20)
             assert not result
             assert "API key" in (result.problem or "")
             assert (result.pending, result.dropped) == (1, 0)
             tracker.track_step("more")
-            assert not tracker.flush(5)
+            assert not tracker.flush(20)
             assert whole(tracker.stats()).attempts == 1
         assert whole(tracker.stats()).dropped == {"unauthorized": 2}
 
@@ -191,7 +199,7 @@ def test_a_redirect_is_not_followed_and_nothing_is_lost(receiver: Receiver, code
         with create_tracker("ask_test", proxy.url, flush_interval=0.0) as tracker:
             tracker.start_run("agent")
             until(failed(tracker, 1))
-            assert "redirects" in (tracker.flush(5).problem or "")
+            assert "redirects" in (tracker.flush(20).problem or "")
             assert whole(tracker.stats()).pending == 1
         assert sum(elsewhere.counts.values()) == 0
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from agentscope import create_tracker
+from tests.support import patient
 from tests.support.receiver import Client, at, run_end, run_start, step
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -82,6 +83,11 @@ STRAYS = """
 """
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.here(monkeypatch)
+
+
 class Browser:
     """A browser that is told where to go and asked what is where."""
 
@@ -112,7 +118,7 @@ class Browser:
         os.close(self._orders)
         self._answers.close()
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(60)
 
     def visit(self, url: str, width: int, scheme: str = "light") -> None:
         """Look at a page in a window of this width, in CSS pixels."""
@@ -170,7 +176,7 @@ def dom(url: str, profile: Path) -> str:
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=60,
+        timeout=100,
         env={**os.environ, "HOME": str(profile)},
     )
     assert done.returncode == 0, done.stderr

@@ -39,7 +39,7 @@ def picky(behind: str, status: int) -> Iterator[tuple[str, list[bytes]]]:
             if b"poison" in plain:
                 self._answer(status, b'{"error": "no"}')
                 return
-            target = http.client.HTTPConnection(urlsplit(behind).netloc, timeout=10)
+            target = http.client.HTTPConnection(urlsplit(behind).netloc, timeout=60)
             headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
             target.request("POST", self.path, body, headers)
             answer = target.getresponse()
@@ -71,11 +71,11 @@ def picky(behind: str, status: int) -> Iterator[tuple[str, list[bytes]]]:
 def test_only_the_culprits_of_a_refused_batch_are_dropped(receiver: Receiver, status: int) -> None:
     names = [f"poison {number}" if number in (0, 7, 19) else f"step {number:02d}" for number in range(20)]
     with picky(receiver.url, status) as (url, _):
-        tracker = create_tracker(KEY, url, retry_delay=0.01)
+        tracker = create_tracker(KEY, url, retry_delay=0.01, timeout=60)
         with tracker.track_run("agent"):
             for name in names:
                 tracker.track_step(name)
-        tracker.flush(10)
+        tracker.flush(60)
         stats = tracker.stats()
         tracker.shutdown(5)
     assert balanced(stats)
@@ -170,13 +170,13 @@ def test_a_hostile_value_arrives_as_well_as_it_can_and_so_do_its_neighbours(rece
     value = HOSTILE[name]()
     names = []
     with picky(receiver.url, 400) as (url, bodies):
-        tracker = create_tracker(KEY, url)
+        tracker = create_tracker(KEY, url, timeout=60)
         for position in range(3):
             with tracker.track_run(f"agent {position}"):
                 for number in range(3):
                     names.append(f"step {position} {number}")
                     tracker.track_step(names[-1], "tool_call", {"value": value if number == position else "fine"})
-        assert tracker.flush(20), tracker.stats()
+        assert tracker.flush(60), tracker.stats()
         stats = tracker.stats()
         tracker.shutdown(5)
     assert balanced(stats)
@@ -203,7 +203,7 @@ def test_a_dict_that_a_thread_changes_all_the_time_arrives(receiver: Receiver) -
         with create_tracker(KEY, receiver.url) as tracker, tracker.track_run("agent"):
             for number in range(50):
                 tracker.track_step(f"step {number:02d}", "tool_call", changing)
-            assert tracker.flush(10)
+            assert tracker.flush(60)
     finally:
         over.set()
         thread.join()

@@ -13,7 +13,7 @@ import pytest
 from agentscope.cli import build_parser
 from agentscope.config import _NOT_IN_ENVIRONMENT, Config, env_name
 
-from ..support import reading
+from ..support import patient, reading
 from ..support.command import ROOT, run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +32,8 @@ COMMANDS = [
 def test_a_program_of_the_readme_runs_and_its_run_arrives(program: str, tmp_path: Path, receiver: Any) -> None:
     file = tmp_path / "program.py"
     file.write_text(program.replace("http://localhost:8000", receiver.url), encoding="utf-8")
-    done = run(file, cwd=tmp_path, env={"AGENTSCOPE_BASE_URL": receiver.url, "HOME": str(tmp_path)})
+    env = {**patient.programs(), "AGENTSCOPE_BASE_URL": receiver.url, "HOME": str(tmp_path)}
+    done = run(file, cwd=tmp_path, env=env, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     stored = reading.only_run(receiver.url)
     assert f'"{stored["agent_name"]}"' in program
@@ -49,7 +50,8 @@ def test_the_redaction_program_keeps_its_word(tmp_path: Path, receiver: Any) -> 
     (program,) = (text for text in PROGRAMS if "redact=" in text)
     file = tmp_path / "program.py"
     file.write_text(program, encoding="utf-8")
-    assert run(file, env={"AGENTSCOPE_BASE_URL": receiver.url}).returncode == 0
+    env = {**patient.programs(), "AGENTSCOPE_BASE_URL": receiver.url}
+    assert run(file, env=env, timeout=100).returncode == 0
     stored = str(reading.only_run(receiver.url))
     assert "5678" not in stored
     assert "hunter2" not in stored

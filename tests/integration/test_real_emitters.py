@@ -27,7 +27,7 @@ from pydantic_ai.models.test import TestModel  # noqa: E402 - only where it is i
 @pytest.fixture
 def provider(receiver: Receiver) -> Iterator[TracerProvider]:
     made = TracerProvider(resource=Resource({"service.name": "weather-service"}))
-    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{receiver.url}/v1/traces")))
+    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{receiver.url}/v1/traces", timeout=60)))
     yield made
     made.shutdown()
 

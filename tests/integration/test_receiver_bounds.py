@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
+import select
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,13 +26,20 @@ BATCH = "/api/ingest/batch"
 HEAD = b"POST /api/ingest/batch HTTP/1.1\r\nHost: {host}\r\nX-Agentscope-Key: k\r\nContent-Type: application/json\r\n"
 DEEP = json.dumps(envelope(step(input=json.loads("[" * 90 + "]" * 90)))).encode()
 SMALL = Limits(
-    body_bytes=20_000, inflated_bytes=100_000, held_bytes=30_000, body_seconds=0.3, head_seconds=0.3, connections=8
+    body_bytes=20_000, inflated_bytes=100_000, held_bytes=30_000, body_seconds=60, head_seconds=60, connections=8
 )
 
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[Receiver]:
     with Receiver(db=tmp_path / "runs.db", limits=SMALL) as running:
+        yield running
+
+
+@pytest.fixture
+def hasty(tmp_path: Path) -> Iterator[Receiver]:
+    """One that soon gives up a head."""
+    with Receiver(db=tmp_path / "runs.db", limits=replace(SMALL, head_seconds=0.3)) as running:
         yield running
 
 
@@ -80,8 +91,9 @@ def test_pipelined_requests_are_answered_in_turn(receiver: Receiver) -> None:
     assert b'"duplicates":1' in answers
 
 
-def test_a_body_that_does_not_come_in_time_is_answered_with_408(receiver: Receiver) -> None:
-    with connect(receiver.url) as connection:
+def test_a_body_that_does_not_come_in_time_is_answered_with_408(tmp_path: Path) -> None:
+    limits = replace(SMALL, body_seconds=0.3)
+    with Receiver(db=tmp_path / "runs.db", limits=limits) as receiver, connect(receiver.url) as connection:
         head = HEAD.replace(b"{host}", receiver.url[7:].encode())
         connection.sendall(head + b'Content-Length: 100\r\n\r\n{"batch')
         answer = read_all(connection)
@@ -100,9 +112,10 @@ def test_a_sender_that_leaves_amid_its_body_stores_nothing(receiver: Receiver) -
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "])
-def test_a_connection_that_sends_no_whole_head_is_closed(receiver: Receiver, sent: bytes) -> None:
-    with connect(receiver.url) as connection:
-        connection.sendall(sent)
+def test_a_connection_that_sends_no_whole_head_is_closed(hasty: Receiver, sent: bytes) -> None:
+    with connect(hasty.url) as connection:
+        with suppress(ConnectionError):  # where this is late, it is closed by now
+            connection.sendall(sent)
         assert read_all(connection) == b""
 
 
@@ -110,10 +123,16 @@ def test_a_second_request_on_a_connection_has_a_deadline_for_its_head_too(receiv
     request = b"GET /health HTTP/1.1\r\nHost: %b\r\n\r\n" % receiver.url[7:].encode()
     with connect(receiver.url) as connection:
         connection.sendall(request)
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-        connection.sendall(request[:20])
-        connection.sendall(request[20:30])
-        read_all(connection)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, len(answer.read()) > 0) == (200, True)
+        assert receiver._server is not None
+        (served,) = receiver._server.server_state.connections
+        served.limits = replace(SMALL, head_seconds=0.3)  # from here on: the first request may take its time
+        with suppress(ConnectionError):  # where the second part is late, it is closed by then
+            connection.sendall(request[:20])
+            connection.sendall(request[20:30])
+        assert read_all(connection) == b""
 
 
 def test_idle_connections_give_way_when_there_are_too_many(tmp_path: Path) -> None:
@@ -130,14 +149,25 @@ def test_idle_connections_give_way_when_there_are_too_many(tmp_path: Path) -> No
 def test_all_bodies_together_are_bounded(receiver: Receiver) -> None:
     head = HEAD.replace(b"{host}", receiver.url[7:].encode())
     with connect(receiver.url) as first, connect(receiver.url) as second:
-        answers = []
         for connection in (first, second):
             connection.sendall(head + b"Content-Length: 19000\r\n\r\n" + b"x" * 18_000)
-        for connection in (first, second):
-            answers.append(connection.recv(65536).split(b" ")[1])
-    assert sorted(answers) == [b"408", b"503"]
+        (refused,), _, _ = select.select([first, second], [], [], 30)
+        assert refused.recv(65536).split(b" ")[1] == b"503"
+        held = first if refused is second else second
+        held.sendall(b"x" * 1000)
+        assert held.recv(65536).split(b" ")[1] == b"400"  # it is no JSON
     client = Client(receiver.url)
     assert client.batch(step(input="x" * 15_000)).status == 200  # what was held is free again
+
+
+def test_a_body_that_was_given_up_is_held_no_more(tmp_path: Path) -> None:
+    limits = replace(SMALL, body_seconds=0.3)
+    with Receiver(db=tmp_path / "runs.db", limits=limits) as receiver, connect(receiver.url) as connection:
+        head = HEAD.replace(b"{host}", receiver.url[7:].encode())
+        connection.sendall(head + b"Content-Length: 19000\r\n\r\n" + b"x" * 18_000)
+        assert read_all(connection).startswith(b"HTTP/1.1 408")
+        # Where this is late with the body of its own, that is given up as well.
+        until(lambda: Client(receiver.url).batch(step(input="x" * 15_000)).status == 200, 60)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
@@ -208,17 +238,25 @@ def test_a_million_keys_are_refused_before_they_are_made(tmp_path: Path) -> None
     assert answer.status == 413
 
 
-def test_stopping_waits_for_a_request_in_flight_and_takes_no_more(tmp_path: Path) -> None:
+def test_stopping_waits_for_a_request_in_flight_and_takes_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It waits for two seconds: not long enough for a test that is put to sleep.
+    monkeypatch.setattr("agentscope.server.serve._GRACE", 60)
+    monkeypatch.setattr("agentscope.server.serve._STOP", 60)
     body = json.dumps(envelope(step())).encode()
-    receiver = Receiver(db=tmp_path / "runs.db").start()
+    receiver = Receiver(db=tmp_path / "runs.db", limits=Limits(body_seconds=60, head_seconds=60)).start()
     with connect(receiver.url) as slow, connect(receiver.url) as idle:
         head = HEAD.replace(b"{host}", receiver.url[7:].encode())
         slow.sendall(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body[:-1]))
+        assert receiver._server is not None
+        connections = receiver._server.server_state.connections
+        until(lambda: sorted(one._receives() for one in list(connections)) == [False, True], 30)
         thread = threading.Thread(target=receiver.stop)
         thread.start()
         assert read_all(idle) == b""  # closed by the shutdown, which therefore has begun
         slow.sendall(body[-1:])
         assert read_all(slow).startswith(b"HTTP/1.1 200")
-        until(lambda: not thread.is_alive())
+        until(lambda: not thread.is_alive(), 30)
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", int(receiver.url.rpartition(":")[2])), timeout=5).close()

@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,11 +88,11 @@ def test_on_a_disk_that_is_really_full_nothing_is_acknowledged_and_all_goes_on_w
         assert stored(client) == acknowledged
         assert client.get("/").status == 200
         filler.unlink()
-        until(lambda: client.batch(run_start("after")).status == 200)
+        until(lambda: client.batch(run_start("after")).status == 200, 60)
         assert stored(client) == acknowledged
         assert not stored(client) & refused
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
 
 
 def test_where_a_file_may_not_grow_nothing_is_acknowledged_and_reading_goes_on(tmp_path: Path) -> None:
@@ -106,7 +105,7 @@ def test_where_a_file_may_not_grow_nothing_is_acknowledged_and_reading_goes_on(t
         assert stored(client) == acknowledged
         assert client.get("/runs/filling").status == 200
         process.terminate()
-        assert process.wait(5) == 0
+        assert process.wait(60) == 0
     store = Store(tmp_path / "runs.db")  # with no such limit all of it is there
     assert store.health()["events"] == len(acknowledged)
     store.close()
@@ -120,7 +119,7 @@ def test_a_database_that_became_read_only_acknowledges_nothing_and_can_be_read(t
         answer = client.batch(step())
         assert (answer.status, "accepted" in answer.json) == (503, False)
         assert client.get("/api/runs/run-1").json["step_count"] == 0
-        until(lambda: client.batch(step()).status == 200)
+        until(lambda: client.batch(step()).status == 200, 60)
 
 
 def test_a_file_that_is_removed_under_the_receiver_is_made_again(
@@ -146,7 +145,7 @@ def test_a_file_that_is_replaced_under_the_receiver_is_used(tmp_path: Path) -> N
         client = Client(receiver.url)
         client.batch(run_start("before"))
         os.replace(tmp_path / "other.db", tmp_path / "runs.db")
-        until(lambda: client.batch(run_start("after")).status == 200)
+        until(lambda: client.batch(run_start("after")).status == 200, 60)
         assert {run["id"] for run in client.get("/api/runs").json["runs"]} == {"restored", "after"}
 
 
@@ -172,7 +171,7 @@ def test_damage_under_clients_is_put_aside_and_they_are_served_again(tmp_path: P
             statuses.add(answer.status)
             return answer.status == 200 and client.get("/api/runs/fresh").status == 200
 
-        until(served)
+        until(served, 60)
         assert statuses <= {200, 404, 503}
     assert list(tmp_path.glob("runs.db.corrupt-1"))
 
@@ -191,8 +190,8 @@ def test_no_damage_to_its_files_keeps_a_store_from_opening_and_storing(tmp_path:
         _damage(tmp_path / name, chance)
     with Receiver(db=db) as receiver:
         client = Client(receiver.url)
-        until(lambda: client.batch(run_start("after"), step("after")).status == 200)
-        until(lambda: client.get("/api/runs/after").status == 200)
+        until(lambda: client.batch(run_start("after"), step("after")).status == 200, 60)
+        until(lambda: client.get("/api/runs/after").status == 200, 60)
         assert client.get("/api/runs/after").json["step_count"] >= 1
     with sqlite3.connect(db) as whole:
         assert whole.execute("PRAGMA quick_check").fetchone() == ("ok",)
@@ -229,7 +228,9 @@ def test_a_store_whose_folder_is_gone_says_so_and_can_be_closed(tmp_path: Path) 
 def test_sigterm_under_load_ends_it_in_time_with_everything_acknowledged_on_disk(tmp_path: Path, load: str) -> None:
     db = tmp_path / "runs.db"
     acknowledged: list[str] = []
-    with receiver_process(db) as (process, url):
+    # Were it to wait for what is stalled, it would be for ten minutes.
+    limits = {"body_seconds": 600, "head_seconds": 600, "send_seconds": 600}
+    with receiver_process(db, **limits) as (process, url):
         prepare(url)
         client = Client(url)
 
@@ -251,11 +252,9 @@ def test_sigterm_under_load_ends_it_in_time_with_everything_acknowledged_on_disk
         writers = [threading.Thread(target=write) for _ in range(8)]
         for writer in writers:
             writer.start()
-        until(lambda: len(acknowledged) > 400, 30)
-        before = time.monotonic()
+        until(lambda: len(acknowledged) > 400, 60)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-        assert time.monotonic() - before < 5
+        assert process.wait(30) == 0
         for writer in writers:
             writer.join()
         for connection in stuck:
@@ -305,4 +304,4 @@ def test_a_body_that_is_refused_for_others_leaves_nothing_held(tmp_path: Path) -
                 leaving.sendall(
                     head(receiver.url, "POST", "/api/ingest/batch", "Content-Length: 45000") + b"\r\n" + b"x" * 40_000
                 )
-        until(lambda: Client(receiver.url).batch(step(input="x" * 30_000)).status == 200)
+        until(lambda: Client(receiver.url).batch(step(input="x" * 30_000)).status == 200, 60)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from agentscope.events import Event
 from agentscope.protocols import Failure, Request, Response
 from agentscope.server.serve import Receiver
+from tests.support import patient
 from tests.support.events import batch, deliver
 from tests.support.history import HistoryProtocol
 from tests.support.reading import outline
@@ -225,7 +226,8 @@ def test_a_history_that_is_created_again_is_answered_as_it_is_and_stored_once(hi
     assert history.health()["events"] == 2
 
 
-def test_two_that_create_the_same_history_at_once_create_one(history: History) -> None:
+def test_two_that_create_the_same_history_at_once_create_one(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.here(monkeypatch)  # of eight, four are stored at once
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda number: history.create(id="r", agent_id=f"agent {number}"), range(8)))
     assert history.health()["events"] == 1
@@ -356,7 +358,8 @@ def test_without_a_key_any_two_will_do_but_not_none(history: History, public: st
     assert history.send("POST", "/history", {"agent_id": "a"}, **keys).status == status
 
 
-def test_a_tree_that_many_write_at_once_is_whole(history: History) -> None:
+def test_a_tree_that_many_write_at_once_is_whole(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.here(monkeypatch)  # of eight, four are stored at once
     history.create(id="r")
     root = history.add("r", "agent:start", metadata={"displayName": "root"})
 

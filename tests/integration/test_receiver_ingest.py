@@ -15,6 +15,7 @@ import pytest
 import zstandard
 
 from agentscope.server.serve import Receiver
+from tests.support import patient
 from tests.support.receiver import Client, at, envelope, run_end, run_start, step
 
 BATCH = "/api/ingest/batch"
@@ -128,7 +129,9 @@ def test_values_that_sqlite_knows_not_are_stored_all_the_same(client: Client) ->
     assert run["tokens_used"] == client.get("/api/runs").json["runs"][0]["tokens_used"] == 2 * 10**12
 
 
-def test_eight_writers_at_once_lose_nothing(client: Client) -> None:
+def test_eight_writers_at_once_lose_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.here(monkeypatch)  # four are stored at once, and who waits for long is told to come again
+
     def write(writer: int) -> int:
         accepted = 0
         for _ in range(10):

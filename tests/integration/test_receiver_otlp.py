@@ -329,7 +329,7 @@ def emit(exporter: SpanExporter) -> None:
                 pass
             search.record_exception(ValueError("no flights"))
             search.set_status(StatusCode.ERROR, "no flights")
-    assert provider.force_flush(30_000)
+    assert provider.force_flush(60_000)
     provider.shutdown()
 
 
@@ -348,7 +348,7 @@ def emitted_tree(client: Client) -> dict[str, tuple[Any, ...]]:
 
 @pytest.mark.parametrize("compression", [Compression.NoCompression, Compression.Gzip, Compression.Deflate])
 def test_the_opentelemetry_sdks_own_exporter_is_understood(client: Client, compression: Compression) -> None:
-    emit(OTLPSpanExporter(f"http://{client.host}{PATHS[0]}", compression=compression))
+    emit(OTLPSpanExporter(f"http://{client.host}{PATHS[0]}", timeout=60, compression=compression))
     found = emitted_tree(client)
     assert len(found) == 3
     model, tool = (next(name for name in found if word in name) for word in ("a-model", "search"))
@@ -361,7 +361,7 @@ def test_the_opentelemetry_sdk_sends_the_key_by_its_own_headers(
     locked: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{locked.host}")
-    assert OTLPSpanExporter().export(()) is SpanExportResult.FAILURE
+    assert OTLPSpanExporter(timeout=60).export(()) is SpanExportResult.FAILURE
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20ask_canary_k%C3%A9y")
-    emit(OTLPSpanExporter(headers={"x-api-key": KEY.encode()}))
+    emit(OTLPSpanExporter(headers={"x-api-key": KEY.encode()}, timeout=60))
     assert len(emitted_tree(locked)) == 3

@@ -11,7 +11,6 @@ import socket
 import sqlite3
 import sys
 import threading
-import time
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +37,10 @@ def write(client: Client, acknowledged: list[str]) -> None:
         acknowledged.extend(event["id"] for event in events)
 
 
+# Were an end to wait for a connection that is left open, it would be for ten minutes.
+LIMITS = {"body_seconds": 600, "head_seconds": 600}
+
+
 def _reached(found: list[str], goal: int) -> bool:
     return len(found) >= goal
 
@@ -51,7 +54,7 @@ def test_everything_acknowledged_before_a_kill_is_there_afterwards(tmp_path: Pat
             for writer in writers:
                 writer.start()
             goal = len(acknowledged) + 200
-            until(partial(_reached, acknowledged, goal))
+            until(partial(_reached, acknowledged, goal), 60)
             process.kill()
             for writer in writers:
                 writer.join()
@@ -67,29 +70,25 @@ def test_everything_acknowledged_before_a_kill_is_there_afterwards(tmp_path: Pat
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order_and_in_time(tmp_path: Path, number: signal.Signals) -> None:
     db = tmp_path / "runs.db"
-    with receiver_process(db) as (process, url):
+    with receiver_process(db, **LIMITS) as (process, url):
         assert Client(url).batch(run_start()).status == 200
         idle = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
-        started = time.monotonic()
         process.send_signal(number)
-        assert process.wait(10) == 0
-        assert time.monotonic() - started < 5
+        assert process.wait(30) == 0
         idle.close()
     assert [file.name for file in tmp_path.iterdir()] == ["runs.db"]
 
 
 def test_a_request_that_never_ends_does_not_hold_the_stop_for_long(tmp_path: Path) -> None:
-    with receiver_process(tmp_path / "runs.db") as (process, url):
+    with receiver_process(tmp_path / "runs.db", **LIMITS) as (process, url):
         client = Client(url)
         assert client.batch(run_start()).status == 200
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as stuck:
             head = f"POST /api/ingest/batch HTTP/1.1\r\nHost: {client.host}\r\nX-Agentscope-Key: k\r\n"
             stuck.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 9\r\n\r\n".encode())
             assert client.get("/health").status == 200
-            started = time.monotonic()
             process.terminate()
-            assert process.wait(10) == 0
-            assert time.monotonic() - started < 5
+            assert process.wait(30) == 0
 
 
 def test_in_the_foreground_it_tells_its_address_and_gives_signals_back(tmp_path: Path) -> None:

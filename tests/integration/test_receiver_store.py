@@ -199,7 +199,7 @@ def test_damage_that_a_reader_meets_makes_the_writer_look(path: Path, store: Sto
         except Unavailable:
             return False
 
-    until(read)
+    until(read, 60)
     assert path.with_name("runs.db.corrupt-1").exists()
 
 
@@ -269,10 +269,10 @@ def _hold(store: Store) -> Callable[[], None]:
 
     def wait(db: sqlite3.Connection) -> None:
         started.set()
-        assert gate.wait(10)
+        assert gate.wait(60)
 
     store._writer.submit(wait)
-    assert started.wait(10)
+    assert started.wait(60)
     return gate.set
 
 
@@ -321,7 +321,7 @@ def test_a_long_write_ahead_log_is_cut_and_a_reader_only_delays_that(path: Path)
         writer.submit(lambda db: write_batch(db, batch(*(step(input="x" * 9000) for _ in range(60))), 0.0)).result()
 
     fill()
-    until(lambda: wal.stat().st_size == 0)
+    until(lambda: wal.stat().st_size == 0, 60)
     reader = open_reader(path)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM events").fetchone()
@@ -330,7 +330,7 @@ def test_a_long_write_ahead_log_is_cut_and_a_reader_only_delays_that(path: Path)
     reader.close()
     fill()
     fill()
-    until(lambda: wal.stat().st_size == 0)
+    until(lambda: wal.stat().st_size == 0, 60)
     writer.close()
 
 
@@ -395,7 +395,7 @@ def test_upkeep_that_fails_is_logged_and_the_writer_lives_on(path: Path, caplog:
     writer = Writer(path, idle=idle)
     for _ in range(2):
         writer.submit(lambda db: None).result()
-    until(lambda: "upkeep" in caplog.text)
+    until(lambda: "upkeep" in caplog.text, 60)
     assert writer.submit(lambda db: 5).result() == 5
     writer.close()
 
@@ -468,7 +468,7 @@ def test_a_store_with_retention_deletes_by_itself(path: Path, monkeypatch: pytes
     store.close()
     store = Store(path, retention_days=1)
     store.ingest(batch(run_start("new"))).result()
-    until(lambda: run_ids(store) == ["new"])
+    until(lambda: run_ids(store) == ["new"], 60)
     store.close()
 
 
@@ -518,7 +518,10 @@ def test_a_database_that_was_never_finished_is_finished(path: Path) -> None:
     assert _schema(path)[1].count("tokens") == 1
 
 
-def test_two_that_open_a_database_of_version_1_at_once_both_succeed(path: Path) -> None:
+def test_two_that_open_a_database_of_version_1_at_once_both_succeed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentscope.server.schema.BUSY_TIMEOUT_MS", 60_000)  # one of them may be put to sleep amid it
     _version_1(path).close()
     with ThreadPoolExecutor(4) as pool:
         for opened in [pool.submit(lambda: open_writer(path).close()) for _ in range(4)]:

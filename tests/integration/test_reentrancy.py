@@ -27,11 +27,11 @@ def test_a_signal_handler_that_tracks_never_deadlocks_and_loses_nothing(receiver
         for _ in range(20_000):
             calls += tracker.track_step("from the program", input_data={{"n": calls}})
         signal.setitimer(signal.ITIMER_REAL, 0, 0)
-        tracker.flush()
+        tracker.flush(60)
         stats = tracker.stats()
         print(json.dumps([calls, signals, stats.accepted, stats.delivered, stats.pending, dict(stats.dropped)]))
     """
-    result = run_program(source.format(url=receiver.url), env=UNMEASURED, timeout=60)
+    result = run_program(source.format(url=receiver.url), env=UNMEASURED, timeout=180)
     calls, signals, accepted, delivered, pending, dropped = result.last_line_json
     assert accepted == delivered + pending + sum(dropped.values())
     assert accepted == delivered == 1 + calls + signals
@@ -52,7 +52,7 @@ def test_what_encodes_is_imported_with_the_tracker_and_not_by_the_first_call_of_
         tracker.start_run("agent", input_data={"a": 1})
         assert not {"orjson", "json", "marshal"} & (set(sys.modules) - before)
     """
-    assert run_program(source).returncode == 0
+    assert run_program(source, timeout=90).returncode == 0
 
 
 def test_a_signal_handler_may_track_the_first_event_of_all(receiver: Receiver) -> None:
@@ -67,9 +67,9 @@ def test_a_signal_handler_may_track_the_first_event_of_all(receiver: Receiver) -
         with threading._active_limbo_lock:   # what a handler may well interrupt: the start of another thread
             os.kill(os.getpid(), signal.SIGUSR1)
             sum(range(100_000))
-        assert tracker.flush()
+        assert tracker.flush(60)
     """
-    result = run_program(source.format(url=receiver.url))
+    result = run_program(source.format(url=receiver.url), timeout=180)
     assert (result.returncode, result.stderr) == (0, "")
     assert stored_steps(receiver.url) == ["from the handler"]
 
@@ -95,9 +95,9 @@ def test_finalizers_that_track_lose_nothing(receiver: Receiver) -> None:
             del watched
             tracker.track_step("from the program", input_data=[[i]])
         gc.collect()
-        assert tracker.flush()
+        assert tracker.flush(60)
     """
-    result = run_program(source.format(url=receiver.url), timeout=60)
+    result = run_program(source.format(url=receiver.url), timeout=180)
     assert (result.returncode, result.stderr) == (0, "")
     names = stored_steps(receiver.url)
     assert {name: names.count(name) for name in names} == {
@@ -126,12 +126,12 @@ def test_a_logging_handler_that_tracks_neither_deadlocks_nor_feeds_on_itself(rec
         for thread in threads: thread.join()
         tracker.track_step("odd", step_type="no such type")   # a notice, from a caller that could hold the handler's lock
         tracker.end_run(run_id="unknown")
-        assert tracker.flush()
+        assert tracker.flush(60)
         with logging.getLogger().handlers[0].lock:
             tracker.end_run(run_id="unknown too")
             tracker.track_step("odd", run_id="unknown as well", step_type="another")
     """
-    result = run_program(source.format(url=receiver.url), timeout=60)
+    result = run_program(source.format(url=receiver.url), timeout=180)
     assert (result.returncode, result.stderr) == (0, "")
     assert stored_steps(receiver.url).count("line") == 2_000
 
@@ -147,5 +147,5 @@ def test_what_the_callback_for_drops_tracks_is_not_an_event() -> None:
         tracker.shutdown()
         print(seen, tracker.stats().accepted)
     """
-    result = run_program(source, timeout=60)
+    result = run_program(source, timeout=180)
     assert result.stdout == "[('shutdown', 1, False)] 1\n"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from agentscope import create_tracker
+from agentscope import create_tracker, replay
 from agentscope.pipeline import spooldir
 from agentscope.replay import run_replay
 from agentscope.server.serve import Receiver
-from tests.support import command
+from tests.support import command, patient
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
 from tests.support.stored import stored_runs, stored_steps
@@ -37,7 +39,7 @@ def leave(spool: Path, url: str, number: int = 0, steps: int = 10, exporters: st
     """Have a process die with events in the spool."""
     where = f"exporters={exporters}" if exporters else f"api_key='ask_test', base_url={url!r}"
     source = LEAVE.format(spool=str(spool), number=number, steps=steps, where=where)
-    assert run_program(source).returncode == 0
+    assert run_program(source, timeout=100).returncode == 0
 
 
 @pytest.fixture
@@ -76,7 +78,9 @@ def test_everything_is_sent_once_to_another_address_and_the_files_are_removed(
     for number in range(3):
         leave(spool, gone.url, number, steps=700)
     done = command.agentscope(
-        "replay", "--spool-dir", str(spool), "--base-url", receiver.url, env={"AGENTSCOPE_API_KEY": "any"}
+        *("replay", "--spool-dir", str(spool), "--base-url", receiver.url, "--timeout", "60"),
+        env={"AGENTSCOPE_API_KEY": "any"},
+        timeout=100,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "✓ sent 2,106 events"
@@ -88,7 +92,7 @@ def test_everything_is_sent_once_to_another_address_and_the_files_are_removed(
 def test_the_directory_may_come_from_the_environment(receiver: Receiver, gone: FaultProxy, tmp_path: Path) -> None:
     leave(tmp_path / "spool", gone.url)
     env = {"AGENTSCOPE_API_KEY": "any", "AGENTSCOPE_SPOOL_DIR": str(tmp_path / "spool")}
-    assert command.agentscope("replay", "--base-url", receiver.url, env=env).returncode == 0
+    assert command.agentscope("replay", "--base-url", receiver.url, "--timeout", "60", env=env).returncode == 0
     assert len(stored_steps(receiver.url)) == 10
 
 
@@ -101,11 +105,16 @@ def test_a_directory_is_asked_for(tmp_path: Path) -> None:
     assert "is not a directory" in done.stderr
 
 
-def test_a_backend_that_is_not_there_leaves_everything_and_says_so(gone: FaultProxy, tmp_path: Path) -> None:
+def test_a_backend_that_is_not_there_leaves_everything_and_says_so(
+    gone: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spool = tmp_path / "spool"
     leave(spool, gone.url)
     out = io.StringIO()
-    assert run_replay(str(spool), api_key="any", timeout=0.1, out=out) == 1
+    # A minute is over after a few looks at the clock: an attempt may take long, and the test not.
+    clock = itertools.count(step=10.0)
+    monkeypatch.setattr(replay, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
+    assert run_replay(str(spool), api_key="any", timeout=60.0, out=out) == 1
     told = out.getvalue().splitlines()
     assert told[1] == "✗ sent 0 events"
     assert re.fullmatch(r"  12 events are left in the spool: 127\.0\.0\.1:\d+: the connection was refused", told[2])
@@ -121,11 +130,14 @@ def test_a_refused_key_ends_it_at_once(receiver: Receiver, gone: FaultProxy, tmp
         assert "API key" in out.getvalue()
         assert proxy.counts["status"] == 1
         proxy.set("pass")
-        assert run_replay(str(tmp_path / "spool"), proxy.url, "any", out=out) == 0
+        assert run_replay(str(tmp_path / "spool"), proxy.url, "any", timeout=60.0, out=out) == 0
     assert len(stored_steps(receiver.url)) == 10
 
 
-def test_a_file_of_a_living_process_is_left_to_it(gone: FaultProxy, tmp_path: Path) -> None:
+def test_a_file_of_a_living_process_is_left_to_it(
+    gone: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient.here(monkeypatch)
     spool = tmp_path / "spool"
     tracker = create_tracker("ask_test", gone.url, spool_dir=spool)
     tracker.start_run("alive")
@@ -155,7 +167,7 @@ def test_each_destination_gets_its_own_events_by_its_own_protocol(receiver: Rece
             "VOLTAGENT_PUBLIC_KEY": "any",
             "VOLTAGENT_SECRET_KEY": "any",
         }
-        done = command.agentscope("replay", "--spool-dir", str(spool), env=env)
+        done = command.agentscope("replay", "--spool-dir", str(spool), "--timeout", "60", env=env, timeout=100)
         assert done.returncode == 0, done.stdout
         assert {request.target for request in proxy.requests} == {
             "/api/ingest/batch",
@@ -177,7 +189,7 @@ def test_what_is_broken_is_put_aside_and_the_rest_is_sent(
         Path(f"{broken}{suffix}").unlink(missing_ok=True)
     broken.write_bytes(b"not a database" * 1000)
     out = io.StringIO()
-    assert run_replay(str(spool), receiver.url, "any", out=out) == 0
+    assert run_replay(str(spool), receiver.url, "any", timeout=60.0, out=out) == 0
     assert "sent 12 events" in out.getvalue()
     assert len(stored_steps(receiver.url)) == 10
     assert files(spool) == [f"{broken.name}.corrupt-1"]
@@ -191,7 +203,7 @@ def test_progress_is_drawn_in_one_line_on_a_terminal(receiver: Receiver, gone: F
 
     leave(tmp_path / "spool", gone.url)
     out = Terminal()
-    assert run_replay(str(tmp_path / "spool"), receiver.url, "any", out=out) == 0
+    assert run_replay(str(tmp_path / "spool"), receiver.url, "any", timeout=60.0, out=out) == 0
     last = out.getvalue().split("\r")[-1]
     assert re.match(r"\[#{30}\] 12 of 12 events, [\d,]+/s +\n✓ sent 12 events\n", last)
 

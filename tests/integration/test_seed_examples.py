@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..support import patient
 from ..support.command import ROOT, run
 from ..support.platform import DeployedPlatform
 from ..support.program import Result
@@ -40,8 +41,8 @@ def run_example(name: str, platform: DeployedPlatform, folder: Path, files: dict
         path.parent.mkdir(exist_ok=True)
         renamed = content.replace("agentscope_sdk", "agentscope").replace("http://localhost:8000", platform.url)
         path.write_text(renamed, encoding="utf-8")
-    env = {"AGENTSCOPE_BASE_URL": platform.url, "PYTHONPATH": f"{folder}:{ROOT}"}
-    done = run(folder / "example.py", cwd=folder, env=env)
+    env = {**patient.programs(folder), "AGENTSCOPE_BASE_URL": platform.url}
+    done = run(folder / "example.py", cwd=folder, env=env, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     return done
 

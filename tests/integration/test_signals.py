@@ -13,6 +13,7 @@ from agentscope.server.serve import Receiver
 from tests.support.program import Result, run_program, start_program
 from tests.support.proxy import FaultProxy
 from tests.support.stored import stored_steps
+from tests.support.wait import until
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +22,20 @@ def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _far_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends early does so for another reason than these."""
+    monkeypatch.setenv("AGENTSCOPE_SHUTDOWN_TIMEOUT", "60")
+    monkeypatch.setenv("AGENTSCOPE_TIMEOUT", "60")
+
+
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 
 PROGRAM = """
     import os, signal, sys, threading, time
     from agentscope import create_tracker
+    from tests.support.patient import be_patient
+    if {patient}: be_patient()
     {before}
     tracker = create_tracker("ask_test", {url!r}, flush_interval=60, flush_on_signal={opted})
     run_id = tracker.start_run("agent")
@@ -37,8 +47,8 @@ PROGRAM = """
 """
 
 
-def program(url: str, before: str = "", after: str = "", opted: bool = True) -> str:
-    return PROGRAM.format(url=url, before=before, after=after, opted=opted)
+def program(url: str, before: str = "", after: str = "", opted: bool = True, patient: bool = True) -> str:
+    return PROGRAM.format(url=url, before=before, after=after, opted=opted, patient=patient)
 
 
 def ended_by(source: str, *numbers: int, pause: Callable[[], None] = lambda: None) -> Result:
@@ -74,22 +84,23 @@ def test_a_signal_delivers_and_then_ends_the_process_by_itself(receiver: Receive
 
 def test_a_backend_that_hangs_delays_the_end_by_a_signal_no_longer_than_any_other() -> None:
     with FaultProxy(mode="hang") as proxy:
-        result = ended_by(program(proxy.url), signal.SIGTERM)
+        result = ended_by(program(proxy.url, patient=False), signal.SIGTERM)
     assert result.returncode == -signal.SIGTERM
-    assert result.seconds < 4  # two, and the machine's leisure: a bound, not a measurement
+    assert result.seconds < 25  # two, and the machine's leisure; the other limits are a minute
     assert result.stderr.startswith("agentscope: 2 events were left undelivered at the end and are lost")
 
 
 def test_a_second_signal_ends_at_once() -> None:
     with FaultProxy(mode="hang") as proxy:
+        # The second one comes while the first one is handled: nothing is sent before that.
         result = ended_by(
             program(proxy.url),
             signal.SIGTERM,
             signal.SIGTERM,
-            pause=lambda: time.sleep(0.2),  # the second one comes while it ends
-        )  # it is handled
+            pause=lambda: until(lambda: proxy.counts["hang"], what="a request"),
+        )
     assert result.returncode == -signal.SIGTERM
-    assert result.seconds < 1.5  # not the two seconds of patience; the sleep lets the first one be handled
+    assert result.seconds < 50  # its patience is a minute here
 
 
 def test_an_ignored_signal_stays_ignored(receiver: Receiver) -> None:
@@ -173,8 +184,8 @@ INTERRUPTED = {
     "a flush": """
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     tracker.track_step("interrupted", run_id=run_id)
-    tracker.flush(20)
-    time.sleep(20)   # to be interrupted
+    tracker.flush(60)
+    time.sleep(60)   # to be interrupted
     """,
     "a shutdown": """
     tracker.track_step("interrupted", run_id=run_id)
@@ -185,8 +196,8 @@ INTERRUPTED = {
         ask_to_stop(*args)
         os.kill(os.getpid(), signal.SIGTERM)
     worker.ask_to_stop = interrupted
-    tracker.shutdown(20)
-    time.sleep(20)   # to be interrupted
+    tracker.shutdown(60)
+    time.sleep(60)   # to be interrupted
     """,
     "the start of the worker": """
     second = create_tracker("ask_test", tracker._config.base_url, flush_interval=60)
@@ -220,16 +231,26 @@ INTERRUPTED = {
 
 @pytest.mark.parametrize("what", INTERRUPTED)
 def test_a_signal_may_interrupt_anything_at_all(receiver: Receiver, what: str) -> None:
-    result = run_program(program(receiver.url, after=INTERRUPTED[what]))
+    # All that it could wait for takes longer than it is given here.
+    result = run_program(program(receiver.url, after=INTERRUPTED[what]), timeout=40)
     assert (result.returncode, result.stderr) == (-signal.SIGTERM, "")
-    assert result.seconds < 6  # a start, a delivery, and the machine's leisure: none waited for a lock
     assert stored_steps(receiver.url) == ["before", "interrupted"]
 
 
 def test_outside_the_main_thread_it_has_no_effect_and_says_so_once(receiver: Receiver) -> None:
     source = """
-        import signal, threading
+        import signal, sys, threading
         from agentscope import create_tracker
+        from tests.support.patient import be_patient
+        be_patient()
+        said = threading.Event()
+        class Heard:
+            def write(self, text):
+                sys.__stderr__.write(text)
+                said.set()
+            def flush(self):
+                pass
+        sys.stderr = Heard()
         def elsewhere():
             for _ in range(2):
                 with create_tracker("ask_test", {url!r}, flush_on_signal=True) as tracker:
@@ -237,6 +258,7 @@ def test_outside_the_main_thread_it_has_no_effect_and_says_so_once(receiver: Rec
         thread = threading.Thread(target=elsewhere)
         thread.start()
         thread.join()
+        said.wait(20)   # it is said by another thread
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     """
     result = run_program(source.format(url=receiver.url))
@@ -246,12 +268,16 @@ def test_outside_the_main_thread_it_has_no_effect_and_says_so_once(receiver: Rec
 
 def test_a_forked_child_keeps_the_handler_and_delivers_its_own(receiver: Receiver) -> None:
     after = """
+    while not tracker._pipeline._worker._warm:   # a fork waits for its imports, but not for ever
+        time.sleep(0.01)   # between two looks
+    hears, tells = os.pipe()
     pid = os.fork()
     if not pid:
         tracker.track_step("child", run_id=run_id)
+        os.write(tells, b"tracked")
         while True:
             time.sleep(0.01)   # between two looks
-    time.sleep(0.3)   # until the child has tracked
+    os.read(hears, 7)
     os.kill(pid, signal.SIGTERM)
     assert os.waitpid(pid, 0)[1] == signal.SIGTERM
     sys.exit()
@@ -280,6 +306,8 @@ def test_the_handlers_of_an_event_loop_are_called_as_before(receiver: Receiver, 
         from agentscope import create_tracker
         async def main():
             stop = asyncio.Event()
+            from tests.support.patient import be_patient
+            be_patient()
             make = lambda: create_tracker("ask_test", {url!r}, flush_interval=60, flush_on_signal=True)
             tracker = make() if {tracker_first} else None
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -296,9 +324,15 @@ def test_the_handlers_of_an_event_loop_are_called_as_before(receiver: Receiver, 
 
 
 UVICORN = """
-    import os, signal, threading
+    import os, signal
     import uvicorn
     from agentscope import create_tracker
+    from tests.support.patient import be_patient
+    be_patient()
+    class Server(uvicorn.Server):
+        async def main_loop(self):
+            os.kill(os.getpid(), signal.SIGTERM)   # not before it has started: then it would tell the app nothing
+            await super().main_loop()
     def make():
         global tracker
         tracker = create_tracker("ask_test", {url!r}, flush_interval=60, flush_on_signal=True)
@@ -308,12 +342,11 @@ UVICORN = """
             await receive()
             {late}
             await send({{"type": "lifespan.startup.complete"}})
-            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
             await receive()
             tracker.track_step("at shutdown", run_id=tracker.start_run("agent"))
             {flush}
             await send({{"type": "lifespan.shutdown.complete"}})
-    uvicorn.run(app, port=0, log_level="error")
+    Server(uvicorn.Config(app, port=0, log_level="error")).run()
 """
 
 

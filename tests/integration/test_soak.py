@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,23 +14,46 @@ from agentscope.server.schema import open_writer
 from benchmarks.soak.verdict import END, START, Promise, Verdict, judge
 from tests.support.command import run
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.timeout(600)]
 
 
 def test_what_was_promised_is_stored_once_though_everything_is_killed_and_the_network_breaks(tmp_path: Path) -> None:
     """Two seeds: after the one the spool is emptied by `agentscope replay`, after the other by a producer that goes on."""
-    found = tmp_path / "found.json"
-    options = ("--seeds", "2", "--seconds", "6", "--events", "1000000", "--kill-every", "1.2", "--json", str(found))
-    result = run("-m", "benchmarks.soak", *options, timeout=110)
+    seeds = soaked(tmp_path / "found.json", seconds=6)
+    if not eventful(seeds):
+        seeds = soaked(tmp_path / "found.json", seconds=40)  # the machine had no time for it
+    assert eventful(seeds)
+
+
+def soaked(found: Path, seconds: int) -> list[dict[str, Any]]:
+    """What was found about each seed, in which nothing may be wrong."""
+    # What is tracked is on disk within a quarter of a second, of a machine that has time for it: this one may be busy.
+    options = (
+        "--promise",
+        "3",
+        "--seeds",
+        "2",
+        "--seconds",
+        str(seconds),
+        "--events",
+        "1000000",
+        "--kill-every",
+        "1.2",
+    )
+    result = run("-m", "benchmarks.soak", *options, "--json", str(found), timeout=250)
     assert result.returncode == 0, result.stdout + result.stderr
     document = json.loads(found.read_text())
     assert document["ok"] is True
     for seed in document["seeds"]:
         assert (seed["lost"], seed["twice"], seed["left"], seed["broken"]) == (0, 0, 0, [])
-        assert min(seed["promised"], seed["faulted"], seed["checks"]) > 0
-    # Which moment is drawn is up to the machine, too: of one seed it may be none.
-    for side in ("producers_killed", "receivers_killed"):
-        assert sum(seed[side] for seed in document["seeds"]) >= 1
+    seeds: list[dict[str, Any]] = document["seeds"]
+    return seeds
+
+
+def eventful(seeds: list[dict[str, Any]]) -> bool:
+    """Whether there was something to be lost. Which moment is drawn is up to the machine, too: of one seed it may be no kill."""
+    killed = [sum(seed[side] for seed in seeds) for side in ("producers_killed", "receivers_killed")]
+    return min(*killed, *(seed[what] for seed in seeds for what in ("promised", "faulted", "checks"))) > 0
 
 
 def judged(db: Path, stored: dict[str, Iterable[int]], *promises: Promise) -> Verdict:

@@ -8,8 +8,10 @@ from ..support import reading
 from ..support.program import run_program
 
 HEAD = """
-    import os, sys
+    import os, sys, time
     from agentscope.voltagent import VoltAgentSDK
+    from tests.support.patient import be_patient
+    be_patient()
     sdk = VoltAgentSDK(base_url={url!r}, public_key="pk", secret_key="sk")
 """
 
@@ -17,7 +19,7 @@ HEAD = """
 def run(receiver: Any, source: str) -> Any:
     # From Python 3.12 on a fork beside threads warns, for good reason: what is left to the child is tested here.
     env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
-    done = run_program((HEAD + source).replace("{url!r}", repr(receiver.url)), env=env)
+    done = run_program((HEAD + source).replace("{url!r}", repr(receiver.url)), env=env, timeout=100)
     assert done.stderr == ""
     return done
 
@@ -58,6 +60,8 @@ def test_a_forked_child_ends_its_own_handles_and_none_of_its_parents(receiver: A
         """
     trace = sdk.trace(agentId="a")
     agent = trace.add_agent("A")
+    while not sdk.tracker._pipeline._worker._warm:   # a fork waits for its imports, but not for ever
+        time.sleep(0.01)   # between two looks
     pid = os.fork()
     if pid == 0:
         mine = agent.add_tool("of the child, never ended")
@@ -87,6 +91,8 @@ def test_a_child_of_multiprocessing_delivers_and_closes_what_it_began(receiver: 
         global tool
         tool = trace.add_tool("of the child")
         trace.add_tool("done").success()
+    while not sdk.tracker._pipeline._worker._warm:   # a fork waits for its imports, but not for ever
+        time.sleep(0.01)   # between two looks
     child = multiprocessing.get_context("fork").Process(target=work)
     child.start()
     child.join()
@@ -113,7 +119,7 @@ def test_handles_in_signal_handlers_never_deadlock_and_lose_nothing(receiver: An
         trace.add_tool("from the program").success(number)
     signal.setitimer(signal.ITIMER_REAL, 0, 0)
     trace.end()
-    flushed = sdk.flush()
+    flushed = sdk.flush(60)
     stats = sdk.stats()
     print(json.dumps([bool(flushed), signals, stats.accepted, stats.delivered, dict(stats.misused)]))
     """,

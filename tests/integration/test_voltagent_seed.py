@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ..support import reading
+from ..support import patient, reading
 from ..support.command import ROOT, run
 from ..support.faults import MODES
 from ..support.program import Result
@@ -62,7 +62,7 @@ def run_program(code: str, url: str, folder: Path) -> Result:
         code = code.replace(old, new)
     path = folder / "example.py"
     path.write_text(code, encoding="utf-8")
-    done = run(path, cwd=folder)
+    done = run(path, cwd=folder, env=patient.programs(), timeout=100)
     assert done.returncode == 0, done
     return done
 

@@ -10,13 +10,16 @@ from tests.support.program import run_program
 _HEIR = """
     import glob, time
     from agentscope import create_tracker
+    from tests.support.patient import be_patient
+    be_patient()
     with create_tracker("ask_test", {url!r}, spool_dir={spool!r}) as tracker:
         tracker.start_run("heir")
         own = tracker._pipeline._worker.session.id
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while [path for path in glob.glob({spool!r} + "/*.db") if own not in path] and time.monotonic() < until:
             time.sleep(0.02)   # between two looks
-        assert tracker.flush()
+        assert tracker.flush(60)
+        tracker.shutdown(60)
         stats = tracker.stats()
         assert stats.accepted == stats.delivered + stats.spooled + stats.pending + sum(stats.dropped.values())
         print(stats.recovered)
@@ -25,7 +28,7 @@ _HEIR = """
 
 def inherit(url: str, spool: Path) -> int:
     """Have another process send all that is left, so that nothing is. How many events that were."""
-    result = run_program(_HEIR.format(url=url, spool=str(spool)), timeout=60)
+    result = run_program(_HEIR.format(url=url, spool=str(spool)), timeout=240)
     assert result.stderr == ""
     assert list(spool.iterdir()) == []
     return int(result.stdout)

@@ -10,7 +10,7 @@ from typing import Any
 def get(url: str, path: str = "") -> Any:
     """The parsed answer of one GET."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url + path, timeout=10) as answer:
+    with opener.open(url + path, timeout=60) as answer:
         return json.load(answer)
 
 

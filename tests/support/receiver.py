@@ -61,6 +61,21 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+class _Whole(http.client.HTTPConnection):
+    """Sends a request in one piece: where its head is refused, the connection may be closed before another one comes."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host, timeout=30)
+        self._pieces: list[Any] = []
+
+    def send(self, data: Any) -> None:
+        self._pieces.append(data)
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        super().send(b"".join(self._pieces))
+        return super().getresponse()
+
+
 class Client:
     """One request a connection, with nothing in between."""
 
@@ -74,7 +89,7 @@ class Client:
             body = json.dumps(body)
         given = {**JSON_HEADERS, "X-Agentscope-Key": self.key}
         given.update({name.replace("_", "-").title(): value for name, value in headers.items()})
-        connection = http.client.HTTPConnection(self.host, timeout=30)
+        connection = _Whole(self.host)
         try:
             sent = {name: value for name, value in given.items() if value is not None}
             connection.request(method, path, body, sent)
@@ -122,16 +137,17 @@ def raw(url: str, request: bytes) -> bytes:
 
 
 _PROGRAM = """
-import sys
-from agentscope.server.serve import serve_forever
-serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flush=True))
+import functools, json, sys
+from agentscope.server import serve
+serve.Limits = functools.partial(serve.Limits, **json.loads("".join(sys.argv[2:]) or "{}"))
+serve.serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flush=True))
 """
 
 
 @contextmanager
-def receiver_process(db: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A receiver in its own process, and its address; killed at the end if it still runs."""
-    command = [sys.executable, "-c", _PROGRAM, str(db)]
+def receiver_process(db: Path, **limits: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A receiver in its own process, with these of its `Limits`, and its address; killed at the end if it still runs."""
+    command = [sys.executable, "-c", _PROGRAM, str(db), json.dumps(limits)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

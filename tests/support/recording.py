@@ -63,7 +63,7 @@ class Recording:
 
     def events(self, type_: str | None = None) -> list[dict[str, Any]]:
         """Everything recorded so far, in order; of one type if it is named."""
-        assert self.tracker._pipeline.flush(10).pending == 0
+        assert self.tracker._pipeline.flush(60).pending == 0
         told = [decoded(event) for event in sorted(self.raw, key=lambda event: event.seq)]
         return [event for event in told if type_ in (None, event["type"])]
 
@@ -116,7 +116,7 @@ def recorded(**options: Any) -> Iterator[Recording]:
     try:
         with patch.object(agentscope.pipeline, "say", said.append):
             yield recording
-        assert recording.tracker._pipeline.flush(10).pending == 0
+        assert recording.tracker._pipeline.flush(60).pending == 0
         stats = recording.tracker.stats()
         assert balanced(stats), stats
         assert stats.delivered == len(kept)

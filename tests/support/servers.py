@@ -25,11 +25,13 @@ ONCE_EACH = {f"/{i}": 1 for i in range(REQUESTS)}
 APP = """
 import json, os, time
 from agentscope import create_tracker
+from tests.support.patient import be_patient
+be_patient()
 tracker = create_tracker("ask_test", os.environ["TARGET"], flush_interval=float(os.environ["INTERVAL"]))
 if os.environ.get("AT_IMPORT"):
     tracker.track_step("at import", run_id=tracker.start_run("import"))
 if os.environ.get("AT_IMPORT") == "flushed":
-    tracker.flush(1)
+    tracker.flush(30)
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     stats = tracker.stats()
@@ -49,6 +51,8 @@ TASKS = """
 import os, signal, time
 from celery import Celery
 from agentscope import create_tracker
+from tests.support.patient import be_patient
+be_patient()
 box = os.environ["BOX"]
 app = Celery("tasks", broker="filesystem://")
 app.conf.broker_transport_options = {
@@ -121,19 +125,19 @@ class Server:
         return self._log.read()
 
     def get(self, path: str) -> str:
-        with _open(f"http://127.0.0.1:{self.port}/{path}", timeout=10) as answer:
+        with _open(f"http://127.0.0.1:{self.port}/{path}", timeout=60) as answer:
             return str(answer.read().decode())
 
     def up(self) -> bool:
         assert self.process.poll() is None, self.log
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            socket.create_connection(("127.0.0.1", self.port), timeout=10).close()
         except OSError:
             return False
         return True
 
     def wait(self) -> None:
-        until(self.up, timeout=30, what="the server listens")
+        until(self.up, what="the server listens")
 
     def ask_all(self) -> set[str]:
         """Make the requests; gives the processes that answered."""
@@ -148,7 +152,10 @@ class Server:
         return {"pid": pid, "pending": pending, "spooled": spooled, "recovered": recovered}
 
     def idle(self) -> bool:
-        """Whether no request is under way: a worker of uWSGI is busy for a moment after its answer has arrived here."""
+        """Whether no request is under way: a worker of uWSGI is busy for a moment after its answer has arrived here.
+
+        And whether all workers are at work: one that still begins does not hear of the end, and is killed after a minute.
+        """
         if self._tells is None:
             return True
         with socket.socket(socket.AF_UNIX) as connection:
@@ -157,7 +164,8 @@ class Server:
             except OSError:
                 return False  # the master opens it after its workers have begun
             told = json.load(connection.makefile())
-        return not any(core["in_request"] for worker in told["workers"] for core in worker["cores"])
+        busy = any(core["in_request"] for worker in told["workers"] for core in worker["cores"])
+        return not busy and all(worker["accepting"] for worker in told["workers"])
 
     def end(self) -> None:
         """As a supervisor does: SIGTERM, and wait. Not amid a request: uWSGI ends such a worker without its exit functions."""
@@ -167,7 +175,7 @@ class Server:
     def kill(self) -> None:
         """SIGTERM, whatever is under way, and wait."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=90)  # gunicorn gives those of its workers that never heard of it half a minute
 
     def close(self) -> None:
         try:

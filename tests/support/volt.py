@@ -43,7 +43,7 @@ class Traced(Recording):
 
     def wholes(self) -> list[dict[str, Any]]:
         """Every run and step with all its events joined, in order of their starts."""
-        assert self.sdk._pipeline.flush(10).pending == 0
+        assert self.sdk._pipeline.flush(60).pending == 0
         parts: dict[tuple[str, str | None], list[Event]] = {}
         for event in sorted(self.raw, key=lambda event: event.seq):
             parts.setdefault((event.run_id, event.step_id), []).append(event)
@@ -85,7 +85,7 @@ def traced(**options: Any) -> Iterator[Traced]:
     try:
         with patch.object(agentscope.pipeline, "say", said.append):
             yield found
-        assert found.sdk._pipeline.flush(10).pending == 0
+        assert found.sdk._pipeline.flush(60).pending == 0
         stats = found.sdk.stats()
         assert balanced(stats), stats
         assert stats.delivered == len(kept)

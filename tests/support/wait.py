@@ -8,7 +8,7 @@ from collections.abc import Callable
 _pause = time.sleep
 
 
-def until(predicate: Callable[[], object], timeout: float = 10.0, what: str = "") -> None:
+def until(predicate: Callable[[], object], timeout: float = 60.0, what: str = "") -> None:
     """Return as soon as `predicate()` is true; fail after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not predicate():

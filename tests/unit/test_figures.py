@@ -26,13 +26,13 @@ def test_requests_and_bytes_and_retries_add_up() -> None:
 def test_cpu_is_counted_from_the_begin_and_only_once() -> None:
     figures = Figures()
     work()
+    before = time.thread_time()
     figures.begin()
     assert figures.cpu_seconds == 0.0
-    before = time.thread_time()
     work()
     figures.count_cpu()
     figures.count_cpu()
-    assert 0 < figures.cpu_seconds <= time.thread_time() - before + 1e-3
+    assert 0 < figures.cpu_seconds <= time.thread_time() - before
 
 
 def test_a_thread_that_did_not_begin_is_not_counted_and_the_next_one_that_does_is() -> None:

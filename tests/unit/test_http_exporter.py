@@ -112,7 +112,7 @@ def test_what_an_export_took_is_told_whatever_thread_took_it():
     gate = threading.Barrier(2)
 
     def together(path):
-        gate.wait(10)
+        gate.wait(60)
         busy(path)
 
     shared = exporter(Protocol(lanes), Sender(together), connections=2, start=in_thread).export(batch([]), 7)
@@ -164,7 +164,7 @@ def test_lanes_go_side_by_side_up_to_the_number_of_connections(connections, lane
             here += 1
             most = max(most, here)
         if not barrier.broken and len(sender.sent) <= together:
-            barrier.wait(10)
+            barrier.wait(60)
         with lock:
             here -= 1
 
@@ -218,7 +218,7 @@ def test_an_error_in_another_thread_is_waited_for_and_comes_out_as_well():
     entered = threading.Barrier(2)
 
     def fail(path):
-        entered.wait(10)
+        entered.wait(60)
         if threading.get_ident() != main:
             raise ValueError("in another thread")
 

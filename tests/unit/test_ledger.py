@@ -27,7 +27,7 @@ def together(work, number: int = 8) -> None:
     barrier = threading.Barrier(number)
 
     def run(i: int) -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         work(i)
 
     workers = [threading.Thread(target=run, args=(i,)) for i in range(number)]

@@ -187,10 +187,10 @@ def test_a_flush_waits_for_what_is_parked_no_longer() -> None:
     pipeline = Pipeline(CONFIG, Learning, lambda event: event)
     for step_id in "abc":
         put(pipeline, STEP_START, step_id)
-    assert pipeline.flush(10)
+    assert pipeline.flush(60)
     assert pipeline.stats().unfinished == 3
     put(pipeline, STEP_END, "a")
-    assert pipeline.flush(10)
+    assert pipeline.flush(60)
     stats = pipeline.stats()
     assert (stats.delivered, stats.pending) == (4, 0)
     pipeline.shutdown(1)
@@ -258,21 +258,21 @@ def put(pipeline: Pipeline, type_: str, step_id: str) -> None:
 def test_a_flush_does_not_wait_for_steps_that_go_on() -> None:
     pipeline = Pipeline(CONFIG, WholeOnly, lambda event: event)
     put(pipeline, STEP_START, "a")
-    assert pipeline.flush(10)
+    assert pipeline.flush(60)
     stats = pipeline.stats()
     assert (stats.pending, stats.unfinished) == (1, 1)
-    assert pipeline.flush(10)  # again, with nothing but that
+    assert pipeline.flush(60)  # again, with nothing but that
     put(pipeline, STEP_END, "a")
-    assert pipeline.flush(10)
+    assert pipeline.flush(60)
     assert pipeline.stats().delivered == 2
-    assert pipeline.shutdown(5)
+    assert pipeline.shutdown(60)
     assert balanced(pipeline.stats())
 
 
 def test_shutdown_sends_what_goes_on() -> None:
     pipeline = Pipeline(CONFIG, WholeOnly, lambda event: event)
     put(pipeline, STEP_START, "a")
-    assert pipeline.shutdown(5)
+    assert pipeline.shutdown(60)
     stats = pipeline.stats()
     assert (stats.delivered, stats.pending, stats.dropped) == (1, 0, {})
 
@@ -281,9 +281,9 @@ def test_where_no_thread_can_be_had_flush_and_shutdown_do_the_same(monkeypatch: 
     monkeypatch.setattr(threads, "start", lambda *_, **__: False)
     pipeline = Pipeline(CONFIG, WholeOnly, lambda event: event)
     put(pipeline, STEP_START, "a")
-    assert pipeline.flush(5)
+    assert pipeline.flush(60)
     assert pipeline.stats().unfinished == 1
-    assert pipeline.shutdown(5)
+    assert pipeline.shutdown(60)
     assert (pipeline.stats().delivered, pipeline.stats().pending) == (1, 0)
 
 
@@ -297,7 +297,7 @@ def test_with_max_retries_a_batch_is_given_up_after_so_many() -> None:
     config = replace(CONFIG, max_retries=2, retry_delay=0.0, on_drop=lambda *drop: told.append(drop))
     pipeline = Pipeline(config, Down, lambda event: event)
     put(pipeline, STEP_END, "a")
-    result = pipeline.flush(10)
+    result = pipeline.flush(60)
     assert (result.pending, result.dropped) == (0, 1)
     stats = pipeline.stats()
     assert (stats.dropped, stats.attempts) == ({"retry_limit": 1}, 3)

@@ -139,12 +139,12 @@ def test_under_eight_threads_the_bound_is_missed_by_an_event_a_thread_at_most_an
     stop = threading.Event()
 
     def put(i: int) -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         for _ in range(3000):
             accepted[i] += filled.put(one(size), i % 2 == 0) is None
 
     def settle() -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         held: list[object] = []
         while not stop.is_set() or filled.events:
             while filled.events:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -274,3 +275,35 @@ def test_the_identity_holds_after_every_move_whatever_the_exporter_says(
             assert set(sent) == set(range(1, bench.seq + 1))
         else:
             assert all(seq % 2 == 0 for seq in sent)
+
+
+def test_counts_wait_for_another_thread_that_is_amid_a_move_and_has_no_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    bench.put(3)
+    looks = []
+    move = bench.shipper.move()
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 1_500:  # the other thread has its turn at last
+            bench.ledger.taken -= 3
+            move.__exit__(None, None, None)
+
+    monkeypatch.setattr("agentscope.pipeline.shipping.time.sleep", sleep)
+    move.__enter__()
+    bench.ledger.taken += 3  # they are still in the queue as well
+    counts = bench.shipper.counts()
+    assert (counts.accepted, counts.pending) == (3, 3)
+    assert 0 < sum(looks) < 1
+
+
+def test_counts_give_up_waiting_for_a_move_that_this_very_thread_is_amid(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr("agentscope.pipeline.shipping.time.sleep", looks.append)
+    bench = Bench()
+    bench.put(3)
+    with bench.shipper.move():
+        assert bench.shipper.counts().accepted == 3
+    assert sum(looks) == pytest.approx(1)

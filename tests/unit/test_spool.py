@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 from unittest.mock import patch
@@ -204,3 +206,60 @@ def test_a_curious_reader_does_no_harm(tmp_path: Path) -> None:
         bench.send_all()
         assert bench.shipper.counts().delivered == 6
     assert bench.rows() == []
+
+
+def locking(monkeypatch: pytest.MonkeyPatch, *errors: int) -> None:
+    """The next attempts to lock a file end with these numbers."""
+    left = list(errors)
+    lockf = fcntl.lockf
+
+    def lock(descriptor: int, command: int) -> None:
+        if left:
+            error = left.pop(0)
+            raise OSError(error, os.strerror(error))
+        lockf(descriptor, command)
+
+    monkeypatch.setattr(fcntl, "lockf", lock)
+
+
+def test_a_session_takes_another_name_when_who_looks_for_orphans_is_quicker_to_lock_its_new_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    locking(monkeypatch, errno.EAGAIN, errno.EACCES)
+    bench = Bench(tmp_path)
+    bench.put(3)
+    bench.store()
+    assert bench.stage.spooled == 3
+    assert bench.spool.problem is None
+    assert caplog.text == ""
+    kill(bench)
+    assert recover(Bench(tmp_path)).recovered == 3
+    assert left(tmp_path) == []
+
+
+def test_where_files_cannot_be_locked_that_is_said_and_none_are_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path)
+    bench.put(3)
+    for _ in range(5):
+        locking(monkeypatch, errno.ENOLCK)
+        bench.store()
+        bench.now += RETRY
+    assert bench.spool.problem is not None
+    assert os.strerror(errno.ENOLCK) in bench.spool.problem
+    assert left(tmp_path) == []
+    bench.send_all()
+    assert bench.ledger.delivered == 3
+
+
+def test_where_others_take_each_new_file_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locking(monkeypatch, *[errno.EAGAIN] * 3)
+    bench = Bench(tmp_path)
+    bench.put(3)
+    bench.store()
+    assert bench.spool.problem is not None
+    assert "others take each new file" in bench.spool.problem
+    bench.now += RETRY
+    bench.store()
+    assert bench.stage.spooled == 3

@@ -20,7 +20,7 @@ def test_code_in_a_thread_of_ours_is_known_as_such_and_other_code_is_not():
     ours, thread = seen[0]
     assert (ours, thread.name, thread.daemon) == (True, "agentscope-test", True)
     assert not threads.is_ours()
-    thread.join(10)
+    thread.join(60)
     until(lambda: thread.ident not in threads._ours)
 
 
@@ -140,7 +140,7 @@ def test_a_fork_waits_for_imports_that_are_under_way(gate):
 
         def acquire(self, timeout):
             asked.set()
-            return lock.acquire(timeout=timeout)
+            return lock.acquire(timeout=12 * timeout)  # this thread may be late with its look at `forked`
 
     def fork():
         threads.before_fork()
@@ -151,9 +151,9 @@ def test_a_fork_waits_for_imports_that_are_under_way(gate):
     with threads.warm_up():
         gate.lock = Watched()
         forking.start()
-        assert asked.wait(10)
+        assert asked.wait(60)
         assert not forked.is_set()
-    forking.join(10)
+    forking.join(60)
     assert forked.is_set()
     assert not lock.locked()
 

@@ -46,7 +46,7 @@ def in_thread(function: Callable[[], Any]) -> Any:
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(contextvars.Context().run(function)))
     thread.start()
-    thread.join(10)
+    thread.join(60)
     return found[0]
 
 
@@ -350,7 +350,7 @@ def test_threads_do_not_mix(recording: Recording, tracker: Tracker) -> None:
     barrier = threading.Barrier(8)
 
     def agent(number: int) -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         for turn in range(20):
             tracker.start_run("agent", {"number": number})
             tracker.track_step(f"{number} {turn}")
@@ -360,7 +360,7 @@ def test_threads_do_not_mix(recording: Recording, tracker: Tracker) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     numbers = {event["run_id"]: event["input"]["number"] for event in recording.events("run.start")}
     assert len(numbers) == 160
     assert all(int(step["name"].split()[0]) == numbers[step["run_id"]] for step in recording.steps())
@@ -474,10 +474,10 @@ def test_a_tracker_is_an_asynchronous_block_too(recording: Recording) -> None:
 def test_flush_and_shutdown_have_asynchronous_forms(recording: Recording, tracker: Tracker) -> None:
     async def main() -> None:
         tracker.start_run("agent")
-        assert await tracker.aflush(timeout=5)
+        assert await tracker.aflush(timeout=60)
         assert len(recording.raw) == 1
         tracker.end_run()
-        assert await tracker.ashutdown(timeout=5)
+        assert await tracker.ashutdown(timeout=60)
 
     asyncio.run(main())
     assert len(recording.raw) == 2
@@ -621,7 +621,7 @@ def test_a_frozen_clock_stamps_the_events_and_does_not_stop_delivery(recording: 
         with tracker.track_run("agent"), tracker.track_step_context("step"):
             clock.tick(1.5)
         tracker.end_run(run_id="unknown")
-        assert tracker.flush(timeout=10)
+        assert tracker.flush(timeout=60)
     moment = int(datetime(2021, 3, 4, 5, 6, 7, tzinfo=timezone.utc).timestamp()) * 10**9
     start, step, end, _ = recording.events()
     assert start["started_at"] == moment

@@ -218,7 +218,7 @@ def test_a_flush_inside_an_event_loop_does_not_block_it(sdk: VoltAgentSDK) -> No
     held = threading.Event()
 
     async def main() -> FlushResult:
-        with patch.object(sdk._pipeline, "flush", lambda timeout: (held.wait(10), FlushResult())[1]):
+        with patch.object(sdk._pipeline, "flush", lambda timeout: (held.wait(60), FlushResult())[1]):
             flushing = sdk.flush()
             assert not flushing
             assert flushing.pending >= 1
