@@ -68,6 +68,13 @@ def test_options_have_the_defaults_that_the_sdk_has() -> None:
     assert (demo.port, demo.exit) == (0, True)
 
 
+def test_check_is_given_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[object, ...]] = []
+    monkeypatch.setattr("agentscope.checkup.run_check", lambda *arguments: given.append(arguments) or 1)
+    assert cli.main(["check", "--base-url", "http://there", "--api-key", "ask_test", "--timeout", "2.5"]) == 1
+    assert given == [("http://there", "ask_test", 2.5)]
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
