@@ -73,6 +73,17 @@ def test_a_second_ctrl_c_ends_at_once_without_a_traceback_of_ours() -> None:
     assert "2 events were left undelivered at the end and are lost" in result.stderr
 
 
+def test_a_ctrl_c_at_the_very_beginning_of_the_end_shows_no_traceback_of_ours() -> None:
+    ending = """
+    from agentscope.pipeline import lifecycle
+    lifecycle.threads.end = lambda: signal.raise_signal(signal.SIGINT)
+    """
+    with FaultProxy(mode="hang") as proxy:
+        result = run(proxy.url, ending)
+    assert (result.returncode, "Traceback" in result.stderr) == (0, False)
+    assert result.seconds < 45  # none of its patience, which is a minute here
+
+
 @pytest.mark.parametrize("ending", ["os._exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["os._exit", "SIGKILL"])
 def test_an_end_without_exit_handlers_loses_what_is_in_memory(receiver: Receiver, ending: str) -> None:
     result = run(receiver.url, ending)
