@@ -7,15 +7,19 @@ as dropped with a reason. Start with `create_tracker`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from agentscope.tracker.handles import Run, Step
+from agentscope.tracker.tracker import RunTracker, Tracker, create_tracker
+
+from ._version import __version__
 from .errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
-from .handles import Run, Step
-from .tracker import RunTracker, Tracker, create_tracker
-from .version import __version__
 
 if TYPE_CHECKING:
-    from .client import AgentScopeClient
+    from agentscope.exporters.agentscope import AgentScopeExporter
+    from agentscope.exporters.otlp import OTLPExporter
+    from agentscope.exporters.voltagent import VoltAgentExporter
+    from agentscope.tracker.client import AgentScopeClient
+
     from .config import Config
-    from .destinations import AgentScopeExporter, OTLPExporter, VoltAgentExporter
     from .types import FlushResult, JSONDict, RunConfig, RunResponse, RunStatus, Stats, StepConfig, StepType
 
 __all__ = [
@@ -47,9 +51,11 @@ __all__ = [
 
 # Who only tracks need not import these; dataclasses alone take as long as all the rest.
 _HOMES = {
-    "AgentScopeClient": "client",
+    "AgentScopeClient": "tracker.client",
     "Config": "config",
-    **dict.fromkeys(("AgentScopeExporter", "OTLPExporter", "VoltAgentExporter"), "destinations"),
+    "AgentScopeExporter": "exporters.agentscope",
+    "OTLPExporter": "exporters.otlp",
+    "VoltAgentExporter": "exporters.voltagent",
     **dict.fromkeys(
         ("FlushResult", "JSONDict", "RunConfig", "RunResponse", "RunStatus", "Stats", "StepConfig", "StepType"), "types"
     ),

@@ -12,7 +12,12 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NoReturn
 
-from .checks import (
+from agentscope.exporters.agentscope import AgentScopeExporter
+from agentscope.exporters.base import NO_HEADERS, OVERRIDES, Exporter
+from agentscope.exporters.otlp import OTLPExporter
+from agentscope.exporters.voltagent import VoltAgentExporter
+
+from ._validation import (
     WORDS,
     bad,
     boolean,
@@ -25,7 +30,6 @@ from .checks import (
     number,
     words,
 )
-from .destinations import NO_HEADERS, OVERRIDES, AgentScopeExporter, Exporter, OTLPExporter, VoltAgentExporter
 
 MiB = 1 << 20
 

@@ -7,7 +7,14 @@ at the call, as UTF-8 `bytes`; every other field holds a plain str, int, float, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
+
+StepType = Literal["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other"]
+RunStatus = Literal["running", "completed", "failed"]
+
+STEP_TYPES: frozenset[str] = frozenset(get_args(StepType))
+RUN_STATUSES: frozenset[str] = frozenset(get_args(RunStatus))
+
 
 RUN_START = "run.start"
 RUN_UPDATE = "run.update"

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from .kinds import RUN_STATUSES, STEP_TYPES, RunStatus, StepType
+from .events import RUN_STATUSES, STEP_TYPES, RunStatus, StepType
 
 __all__ = [
     "RUN_STATUSES",

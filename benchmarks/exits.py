@@ -20,7 +20,7 @@ import tempfile
 import time
 from typing import Any, NamedTuple
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.stored import stored_runs
 
 PROGRAM = """

@@ -11,7 +11,7 @@ import time
 import urllib.request
 
 from agentscope import create_tracker
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.proxy import FaultProxy
 
 RATE = 20

@@ -155,7 +155,7 @@ def receiver(plain: bool = False) -> Iterator[tuple[subprocess.Popen[str], str]]
     """A receiver on a fresh database, and its address; both are gone afterwards. A plain one does without orjson."""
     with tempfile.TemporaryDirectory() as folder:
         program = (
-            f"import sys; {_PLAIN if plain else ''}from agentscope.server.serve import serve_forever; "
+            f"import sys; {_PLAIN if plain else ''}from agentscope.server.receiver import serve_forever; "
             "serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flush=True))"
         )
         process = subprocess.Popen(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from agentscope import snapshot
+from agentscope.serialization import snapshot
 
 ROUNDS, CALLS = 20, 500
 

@@ -9,7 +9,8 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
-from agentscope import context, snapshot
+from agentscope.serialization import snapshot
+from agentscope.tracker import context
 from tests.support.canary import Watch
 
 # A busy machine is no reason for a test to fail. How many examples a property is tried on may be told from outside.
@@ -71,7 +72,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 @pytest.fixture
 def receiver(tmp_path: object) -> Iterator[object]:
     """A receiver of its own on loopback, with an empty database."""
-    from agentscope.server.serve import Receiver
+    from agentscope.server.receiver import Receiver
 
     with Receiver(port=0, db=f"{tmp_path}/receiver.db") as running:
         yield running

@@ -23,18 +23,8 @@ from agentscope import (
     VoltAgentExporter,
     create_tracker,
 )
-from agentscope.voltagent import (
-    Agent as AgentHandle,
-)
-from agentscope.voltagent import (
-    History,
-    TokenUsage,
-    Tool,
-    ToolOptions,
-    Trace,
-    VoltAgentCoreAPI,
-    VoltAgentSDK,
-)
+from agentscope.voltagent import Agent as AgentHandle
+from agentscope.voltagent import History, TokenUsage, Tool, ToolOptions, Trace, VoltAgentCoreAPI, VoltAgentSDK
 
 tracker = create_tracker("ask_key", "http://localhost:8000")
 assert_type(tracker, Tracker)

@@ -1,0 +1,1 @@
+"""Destinations: one module each, and what they share."""

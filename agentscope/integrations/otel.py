@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..context import Place, bounded
-from ..errors import ConfigurationError
-from ..events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, Deferred
-from ..guarding import Guarded, safe
-from ..protocols.agentscope.decode import Patch
-from ..protocols.ids import run_id_of
-from ..protocols.otlp.aliases import OF_RUN
-from ..protocols.otlp.reading import is_run, patches_of
-from ..protocols.otlp.rules import sound
-from ..protocols.otlp.spans import ERROR, Span, SpanEvent, SpanGroup
-from ..recording import Fields
+from agentscope.errors import ConfigurationError
+from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, Deferred
+from agentscope.protocols.agentscope.decode import Patch
+from agentscope.protocols.ids import run_id_of
+from agentscope.protocols.otlp.inbound.attribute_names import OF_RUN
+from agentscope.protocols.otlp.inbound.patches import is_run, patches_of
+from agentscope.protocols.otlp.wire.limits import sound
+from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup
+from agentscope.tracker.context import Place, bounded
+from agentscope.tracker.fields import Fields
+from agentscope.tracker.never_raise import Guarded, safe
 
 try:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace import Span as LiveSpan
 
-    from ..tracker import Tracker
+    from agentscope.tracker.tracker import Tracker
 
 __all__ = ["AgentScopeSpanProcessor"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
 
-from ..events import Event
+from agentscope.events import Event
 
 _SIZE = attrgetter("size")
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from ..meter import Meter
-from ..types import FlushResult, Stats
-from . import Pipeline, clock
+from agentscope.types import FlushResult, Stats
+
+from .pipeline import Pipeline
+from .process import clock
+from .stats import Meter
 
 _SUMS = (
     "accepted",

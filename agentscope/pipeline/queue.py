@@ -10,8 +10,8 @@ from collections import deque
 from io import SEEK_CUR, BytesIO
 from queue import Empty, SimpleQueue
 
-from ..events import Event
-from .ledger import QUEUE_FULL
+from agentscope.events import Event
+from agentscope.protocols.drop_reasons import QUEUE_FULL
 
 UNIT = 256
 """Bytes are counted in these units: to add them up costs a little for each."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..protocols import NEEDS_PERSON, Outcome
+from agentscope.protocols.base import NEEDS_PERSON, Outcome
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
+from agentscope.protocols.base import BUSY, REFUSED
 
 FIRST = 0.5
 LONGEST = 30.0
@@ -90,3 +91,42 @@ def persist(
         sleep=sleep,
         retry_error_callback=lambda state: None,
     )(attempt)
+
+
+PATIENCE = 2.0
+"""Seconds without an acknowledgement after which the end waits no longer."""
+SPOOLED_PATIENCE = 0.8
+"""The same where everything is on disk already: another process can deliver it."""
+LAST_WAIT = 0.05
+"""Seconds before the one more try that a refused connection gets."""
+SHORTEST_WAIT = 0.1
+
+
+@dataclass
+class Stop:
+    """The end was asked for at `since` and must be over by `until`."""
+
+    since: float
+    until: float
+    patience: float = PATIENCE
+    refusals: int = 0
+    hopeless: bool = False
+
+    def note(self, outcome: Outcome) -> None:
+        """An attempt came back. Nobody listening is tried once more, a refused key not at all."""
+        self.refusals = self.refusals + 1 if outcome.kind == REFUSED and not outcome.delivered else 0
+        self.hopeless = outcome.kind in NEEDS_PERSON or self.refusals > 1
+
+    def deadline(self, progress: float) -> float:
+        """When to give up, if the last acknowledgement came at `progress`."""
+        return min(self.until, max(progress, self.since) + self.patience)
+
+    def over(self, now: float, progress: float) -> bool:
+        return self.hopeless or now >= self.deadline(progress)
+
+    def wait(self, outcome: Outcome, asked: float, now: float, progress: float) -> float:
+        """Seconds before the next attempt, where `asked` is what would be waited otherwise."""
+        if outcome.kind == REFUSED:
+            return LAST_WAIT
+        wait = max(min(asked, self.patience / 4), SHORTEST_WAIT) if outcome.kind == BUSY else 0.0
+        return max(min(wait, self.deadline(progress) - now), 0.0)

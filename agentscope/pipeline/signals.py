@@ -12,9 +12,10 @@ import time
 from types import FrameType
 from typing import Any
 
-from . import lifecycle, threads
-from .clock import monotonic
-from .notices import say
+from agentscope.pipeline.process.clock import monotonic
+
+from .process import lifecycle, threads
+from .reporting import say
 
 NAMES = ("SIGTERM", "SIGHUP")
 

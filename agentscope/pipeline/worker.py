@@ -10,23 +10,26 @@ from collections.abc import Callable
 from threading import Lock, RLock
 from typing import TYPE_CHECKING
 
-from ..config import Config
-from ..context import new_id
-from ..events import Event, Session
-from ..protocols import UNAUTHORIZED, Exporter
-from . import retry, threads
-from .clock import monotonic
-from .counts import Counts, Left
-from .flushing import Flush, Flushes
-from .ledger import SHUTDOWN, Ledger
-from .notices import Notices
-from .sending import Sender
-from .shipping import Shipper
-from .stopping import PATIENCE, SPOOLED_PATIENCE, Stop
+from agentscope.config import Config
+from agentscope.events import Event, Session
+from agentscope.pipeline.process.clock import monotonic
+from agentscope.protocols.base import UNAUTHORIZED, Exporter
+from agentscope.protocols.drop_reasons import SHUTDOWN
+from agentscope.protocols.ids import new_id
+
+from . import retry
+from .attempts import Sender
+from .delivery import Shipper
+from .flush import Flush, Flushes
+from .ledger import Ledger
+from .process import threads
+from .reporting import Notices
+from .retry import PATIENCE, SPOOLED_PATIENCE, Stop
+from .stats import Counts, Left
 
 if TYPE_CHECKING:
-    from .spool import Place
-    from .spooling import Spooling
+    from agentscope.pipeline.spool.manager import Spooling
+    from agentscope.pipeline.spool.spool import Place
 
 LAST_WRITE = 1.0
 """Seconds that the end waits for a disk that does not answer."""
@@ -63,7 +66,7 @@ class Worker:
         self._notices = Notices(config.on_drop)
         self.spooling: Spooling | None = None
         if place is not None:
-            from .spooling import Spooling
+            from agentscope.pipeline.spool.manager import Spooling
 
             self.spooling = Spooling(config, place, self.session, self.shipper, exporter, redact)
             self.spooling.storer.watch(

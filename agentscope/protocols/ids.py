@@ -6,7 +6,9 @@ hashed. The run itself is a span too, the root: its span id is made of the run's
 
 from __future__ import annotations
 
+import os
 import re
+import zlib
 
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
@@ -44,3 +46,18 @@ def _hashed(text: str, size: int) -> str:
 
     digits = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size, person=b"agentscope").hexdigest()
     return digits if int(digits, 16) else "1" * (2 * size)
+
+
+def new_id(raw: bytes | None = None) -> str:
+    """A random UUID (version 4). It never touches the `random` module, whose sequence belongs to the user."""
+    digits = (os.urandom(16) if raw is None else raw).hex()
+    return (
+        f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) & 3]}{digits[17:20]}-{digits[20:]}"
+    )
+
+
+def sampled(run_id: str, rate: float) -> bool:
+    """Whether a run is recorded at this sample rate: the same answer in every process."""
+    if rate >= 1.0:
+        return True
+    return zlib.crc32(run_id.encode("utf-8", "replace")) < rate * 2**32

@@ -1,0 +1,1 @@
+"""The receiver: takes events over four protocols, stores them, and shows them."""

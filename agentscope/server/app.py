@@ -20,19 +20,19 @@ except ImportError as missing:
     ) from missing
 
 from agentscope.protocols.agentscope.decode import DecodeError
-from agentscope.server.api import ReadAPI
-from agentscope.server.body import ENCODINGS
-from agentscope.server.history import History
-from agentscope.server.ingest import Ingest
-from agentscope.server.intake import Intake
-from agentscope.server.limits import Limits, Refused
-from agentscope.server.otlp import OTLP
-from agentscope.server.security import Guard, Keys, loopback_hosts
-from agentscope.server.site import Site
-from agentscope.server.store import Store, Unavailable
-from agentscope.server.views import Views
+from agentscope.server.http.body import ENCODINGS
+from agentscope.server.http.limits import Limits, Refused
+from agentscope.server.http.security import Guard, Keys, loopback_hosts
+from agentscope.server.ingest.agentscope import Ingest
+from agentscope.server.ingest.intake import Intake
+from agentscope.server.ingest.otlp import OTLP
+from agentscope.server.ingest.voltagent import History
+from agentscope.server.read.api import ReadAPI
+from agentscope.server.read.runs import Views
+from agentscope.server.read.site import Site
+from agentscope.server.storage.sqlite.store import Store, Unavailable
 
-STATIC = Path(__file__).with_name("static")
+STATIC = Path(__file__).with_name("viewer")
 
 
 def create_app(

@@ -11,8 +11,8 @@ async with sdk.trace(agentId="weather-agent") as trace:
 
 from typing import TYPE_CHECKING, Any
 
-from ..version import __version__
-from .enums import EventLevel, EventStatus, TraceStatus
+from agentscope._version import __version__
+
 from .errors import APIError, TimeoutError, ValidationError, VoltAgentError  # noqa: A004 - the published name
 from .handles import (
     Agent,
@@ -37,6 +37,8 @@ from .types import (
     CreateHistoryRequest,
     ErrorOptions,
     Event,
+    EventLevel,
+    EventStatus,
     History,
     MemoryErrorOptions,
     MemoryOptions,
@@ -51,6 +53,7 @@ from .types import (
     ToolOptions,
     ToolSuccessOptions,
     TraceOptions,
+    TraceStatus,
     UpdateEventRequest,
     UpdateHistoryRequest,
     VoltAgentConfig,

@@ -12,14 +12,15 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
-from ..checks import check_api_key, check_base_url, check_headers
-from ..exporters.transport import Transport
-from ..pipeline import threads
-from ..protocols import Failure, Response
-from ..protocols.answers import clean, json_object
-from ..snapshot import encode
+from agentscope._validation import check_api_key, check_base_url, check_headers
+from agentscope.exporters.http.transport import Transport
+from agentscope.pipeline.process import threads
+from agentscope.protocols.base import Failure, Response
+from agentscope.protocols.responses import clean, json_object
+from agentscope.serialization.snapshot import encode
+
 from .errors import APIError, TimeoutError, ValidationError  # noqa: A004 - the published name
-from .model import Record
+from .record import Record
 from .types import (
     AddEventRequest,
     CreateHistoryRequest,

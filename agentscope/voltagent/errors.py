@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import AgentScopeError
+from agentscope.errors import AgentScopeError
 
 __all__ = ["APIError", "TimeoutError", "ValidationError", "VoltAgentError"]
 

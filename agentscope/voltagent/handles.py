@@ -15,16 +15,17 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 
-from ..context import HANDLE, Scope, new_id
-from ..guarding import safe
-from ..handles import InProcess, _Block
-from ..recorder import Recorder
-from ..recording import Fields
-from .awaiting import ACCEPTED, REFUSED, Ready, Settled
-from .book import Book
+from agentscope.protocols.ids import new_id
+from agentscope.tracker.context import HANDLE, Scope
+from agentscope.tracker.fields import Fields
+from agentscope.tracker.handles import InProcess, _Block
+from agentscope.tracker.never_raise import safe
+from agentscope.tracker.recorder import Recorder
+
+from .awaitables import ACCEPTED, REFUSED, Ready, Settled
+from .builders import begin_event, begin_step
 from .options import FINAL, spread, status_of
-from .part import Part
-from .starts import begin_event, begin_step
+from .registry import Book, Part
 from .types import AgentOptions, MemoryOptions, RetrieverOptions, TimelineEvent, ToolOptions
 
 Given = Mapping[str, Any]

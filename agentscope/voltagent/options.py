@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from ..protocols.voltagent.names import LEVELS
-from ..recording import Encoded, Fields, _plain_dict, _plain_text
-from ..snapshot import encode, text
-from .model import Record
-from .naming import camel_case_metadata
+from agentscope.protocols.voltagent.vocabulary import LEVELS, camel_case_metadata
+from agentscope.serialization.snapshot import encode, text
+from agentscope.tracker.fields import Encoded, Fields, _plain_dict, _plain_text
+
+from .record import Record
 
 MOST_TAGS = 1_000
 LONGEST_TAG = 1_024

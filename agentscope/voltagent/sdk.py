@@ -6,27 +6,28 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..config import OnDrop, Redact
-from ..destinations import VoltAgentExporter
-from ..errors import AgentScopeError, ConfigurationError
-from ..face import Face
-from ..guarding import safe
-from ..placing import LONGEST_ID
-from ..protocols.encoding import zoned_utc
-from ..recording import Fields
-from ..snapshot import text
-from ..tracker import Tracker
-from .awaiting import ACCEPTED, REFUSED, Delivery, Settled, deliver
-from .book import Book
+from agentscope.config import OnDrop, Redact
+from agentscope.errors import AgentScopeError, ConfigurationError
+from agentscope.exporters.voltagent import VoltAgentExporter
+from agentscope.protocols.json_encode import zoned_utc
+from agentscope.serialization.snapshot import text
+from agentscope.tracker.base import Face
+from agentscope.tracker.fields import Fields
+from agentscope.tracker.never_raise import safe
+from agentscope.tracker.recorder import LONGEST_ID
+from agentscope.tracker.tracker import Tracker
+
+from .awaitables import ACCEPTED, REFUSED, Delivery, Settled, deliver
+from .builders import begin_event, begin_trace
+from .config import load
 from .handles import Given, Operation, Trace, idle
 from .options import spread, take
-from .part import Part
-from .settings import load
-from .starts import begin_event, begin_trace
+from .registry import Book, Part
 from .types import History, TimelineEvent, TraceOptions, VoltAgentConfig
 
 if TYPE_CHECKING:
-    from ..destinations import Exporter
+    from agentscope.exporters.base import Exporter
+
     from .client import VoltAgentCoreAPI
 
 

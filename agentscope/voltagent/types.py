@@ -6,11 +6,12 @@ Names and fields are those of `voltagent` 0.1.1 on PyPI. Options may as well be 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-from ..protocols.voltagent.names import camel_case
-from .enums import EventLevel, EventStatus, TraceStatus
-from .model import (
+from agentscope.protocols.voltagent.vocabulary import camel_case, camel_case_metadata
+
+from .record import (
     ANYTHING,
     FLAG,
     MESSAGE,
@@ -26,7 +27,6 @@ from .model import (
     record,
     required,
 )
-from .naming import camel_case_metadata
 
 _record = dataclass(init=False, repr=False, eq=False)
 _Object = dict[str, Any]
@@ -40,6 +40,32 @@ def snake_to_camel(snake_str: str) -> str:
 def convert_metadata_to_camel_case(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
     """A new dict with camelCase keys, those of dicts in it as well. Lists, and what is in them, stay as they are."""
     return camel_case_metadata(metadata) if metadata else metadata
+
+
+class EventStatus(str, Enum):
+    """How an event stands."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+class EventLevel(str, Enum):
+    """How much an event matters."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class TraceStatus(str, Enum):
+    """How a trace stands."""
+
+    WORKING = "working"
+    COMPLETED = "completed"
+    ERROR = "error"
 
 
 _EVENT_STATUS, _LEVEL, _TRACE_STATUS = one_of(EventStatus), one_of(EventLevel), one_of(TraceStatus)

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from agentscope.version import __version__
+from agentscope._version import __version__
 from benchmarks.field.adapters import PEERS
 from benchmarks.field.rows import Line
 from benchmarks.field.running import Sample

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.platform import DeployedPlatform
 from tests.support.program import Result, run_program
 from tests.support.proxy import FaultProxy
@@ -102,8 +102,8 @@ def test_a_backend_that_refuses_the_key_is_not_tried_again_at_exit() -> None:
 # However long it really takes, because this machine is slow: the end takes longer than its patience, and no answer does.
 A_SECOND_A_REQUEST = """
     from itertools import count
-    from agentscope.exporters.transport import Transport
-    from agentscope.pipeline import sending
+    from agentscope.exporters.http.transport import Transport
+    from agentscope.pipeline import attempts as sending
     requests, began_at, send = count(1), worker.monotonic(), Transport.send
     now = began_at
     def counted(*args, **more):

@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from agentscope import Stats, Tracker, create_tracker
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.chaos import BAD_WAITS, Chaos
 from tests.support.faults import MISCOUNTS
 from tests.support.proxy import FaultProxy

@@ -23,9 +23,9 @@ from unittest import mock
 import pytest
 
 from agentscope import create_tracker
-from agentscope.demo import run_demo
-from agentscope.demo.show import _Demo
-from agentscope.version import __version__
+from agentscope._version import __version__
+from agentscope.cli.demo import run_demo
+from agentscope.cli.demo.show import _Demo
 
 from ..support import command, patient, reading
 from ..support.platform import DeployedPlatform
@@ -69,7 +69,7 @@ def test_demo_nests_the_sub_agents_steps_below_it() -> None:
 def test_demo_is_over_in_three_seconds() -> None:
     # Nothing in it waits. But a machine may be busy for a moment, or slow, as its imports tell.
     def in_time() -> bool:
-        imports = command.run("-c", "import agentscope.server.serve, requests", timeout=60).seconds
+        imports = command.run("-c", "import agentscope.server.receiver, requests", timeout=60).seconds
         return command.agentscope("demo", "--exit", timeout=60).seconds < 3 + 3 * imports
 
     assert any(in_time() for _ in range(5))

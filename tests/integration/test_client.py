@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 
 import pytest
 
-from agentscope.client import AgentScopeClient
 from agentscope.errors import APIError, AuthenticationError
+from agentscope.tracker.client import AgentScopeClient
 from agentscope.types import STEP_TYPES, RunConfig, StepConfig
 from tests.support.platform import DeployedPlatform
 from tests.support.program import run_program
@@ -93,7 +93,7 @@ def test_a_forked_child_opens_its_own_connection(platform):
         result = run_program(
             """
             import json, os
-            from agentscope.client import AgentScopeClient
+            from agentscope.tracker.client import AgentScopeClient
             from agentscope.types import RunConfig
 
             client = AgentScopeClient()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.interrupting import CTRL_C_TWICE
 from tests.support.program import ROOT, Result, run_program
 from tests.support.proxy import FaultProxy
@@ -75,7 +75,7 @@ def test_a_second_ctrl_c_ends_at_once_without_a_traceback_of_ours() -> None:
 
 def test_a_ctrl_c_at_the_very_beginning_of_the_end_shows_no_traceback_of_ours() -> None:
     ending = """
-    from agentscope.pipeline import lifecycle
+    from agentscope.pipeline.process import lifecycle
     lifecycle.threads.end = lambda: signal.raise_signal(signal.SIGINT)
     """
     with FaultProxy(mode="hang") as proxy:

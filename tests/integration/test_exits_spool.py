@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentscope import create_tracker
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.heir import in_file, inherit
 from tests.support.interrupting import CTRL_C_TWICE
 from tests.support.patient import wait_for_disk

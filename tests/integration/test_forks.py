@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.platform import DeployedPlatform
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
@@ -186,7 +186,7 @@ def test_a_child_that_is_interrupted_while_it_is_told_of_the_fork_delivers_what_
     source = """
         import os, sys
         from agentscope import create_tracker
-        from agentscope.pipeline import spooldir
+        from agentscope.pipeline.spool import directory as spooldir
         from tests.support.patient import be_patient
         be_patient()
         tracker = create_tracker("ask_test", {url!r}, flush_interval=0.01)

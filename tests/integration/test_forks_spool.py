@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.heir import inherit
 from tests.support.program import run_program, start_program
 from tests.support.proxy import FaultProxy

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentscope import Stats, Tracker, create_tracker
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
 from tests.support.recording import recorded
@@ -87,7 +87,7 @@ def test_an_endless_answer_takes_no_memory(kind: str) -> None:
     with FaultProxy(mode="bomb", kind=kind, line=60_000 if kind == "headers" else 0) as proxy:
         source = f"""
             import resource
-            from agentscope.exporters.transport import Transport
+            from agentscope.exporters.http.transport import Transport
             def peak():
                 return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             transport = Transport({proxy.url!r})
@@ -282,8 +282,8 @@ def test_where_the_system_gives_no_thread_flush_delivers_by_itself(receiver: Rec
         be_patient()
         tracker = create_tracker("ask_test", {url!r})
         tracker._pipeline._worker.exporter.warm_up()   # another user may not be able to read the modules
-        import agentscope.pipeline.retry
-        agentscope.pipeline.retry.warm_up()
+        import agentscope.pipeline.pipeline.retry
+        agentscope.pipeline.pipeline.retry.warm_up()
         resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
         if os.getuid() == 0:
             os.setuid(65534)   # the limit does not hold for root

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentscope import FlushResult, create_tracker
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.platform import DeployedPlatform
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy

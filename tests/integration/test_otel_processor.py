@@ -14,12 +14,12 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, set_span_in_context
 
 from agentscope import Tracker, create_tracker
-from agentscope.destinations import OTLPExporter
+from agentscope.exporters.otlp import OTLPExporter
 from agentscope.integrations import otel
 from agentscope.integrations.otel import AgentScopeSpanProcessor
 from agentscope.protocols.ids import run_id_of
-from agentscope.protocols.otlp.reading import patches_of
-from agentscope.server.serve import Receiver
+from agentscope.protocols.otlp.inbound.patches import patches_of
+from agentscope.server.receiver import Receiver
 from tests.support import patient
 from tests.support.reading import get, only_run
 from tests.support.recording import balanced

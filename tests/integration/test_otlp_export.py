@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from agentscope import Tracker, create_tracker
-from agentscope.destinations import AgentScopeExporter, OTLPExporter, VoltAgentExporter
-from agentscope.server.serve import Receiver
+from agentscope.exporters.agentscope import AgentScopeExporter
+from agentscope.exporters.otlp import OTLPExporter
+from agentscope.exporters.voltagent import VoltAgentExporter
+from agentscope.server.receiver import Receiver
 from tests.support import patient
 from tests.support.proxy import FaultProxy
 from tests.support.reading import get

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentscope import Stats, Tracker, create_tracker
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.chaos import ABSURD_WAITS, BAD_WAITS, GOOD_WAITS
 from tests.support.faults import MISCOUNTS
 from tests.support.patient import be_patient

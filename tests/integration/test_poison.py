@@ -19,7 +19,7 @@ import pydantic
 import pytest
 
 from agentscope import create_tracker
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.recording import balanced
 from tests.support.stored import stored_steps
 

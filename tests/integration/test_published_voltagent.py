@@ -14,7 +14,7 @@ import pytest
 import voltagent
 from voltagent import TokenUsage
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.reading import get, only_run, outline
 
 Example = Callable[[Any], Awaitable[Any]]

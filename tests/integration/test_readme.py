@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentscope.cli import build_parser
+from agentscope.cli.main import build_parser
 from agentscope.config import _NOT_IN_ENVIRONMENT, Config, env_name
 
 from ..support import patient, reading

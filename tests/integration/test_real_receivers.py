@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from agentscope import Tracker, create_tracker
-from agentscope.destinations import OTLPExporter
+from agentscope.exporters.otlp import OTLPExporter
 from agentscope.protocols.ids import trace_id_of
 from agentscope.voltagent import VoltAgentSDK
 from tests.support import real_receivers

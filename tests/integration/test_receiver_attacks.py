@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentscope.server import pages, security
-from agentscope.server.serve import Receiver
+from agentscope.server.http import security
+from agentscope.server.read import pages
+from agentscope.server.receiver import Receiver
 from tests.support.attackers import head
 from tests.support.receiver import Client, connect, envelope, raw, read_all, run_start, step
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from agentscope.server import body as bodies
-from agentscope.server.limits import Limits, Refused
-from agentscope.server.serve import Receiver
+from agentscope.server.http import body as bodies
+from agentscope.server.http.limits import Limits, Refused
+from agentscope.server.receiver import Receiver
 from tests.support.receiver import Client, connect, envelope, raw, read_all, step
 from tests.support.wait import until
 
@@ -242,8 +242,8 @@ def test_stopping_waits_for_a_request_in_flight_and_takes_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It waits for two seconds: not long enough for a test that is put to sleep.
-    monkeypatch.setattr("agentscope.server.serve._GRACE", 60)
-    monkeypatch.setattr("agentscope.server.serve._STOP", 60)
+    monkeypatch.setattr("agentscope.server.receiver._GRACE", 60)
+    monkeypatch.setattr("agentscope.server.receiver._STOP", 60)
     body = json.dumps(envelope(step())).encode()
     receiver = Receiver(db=tmp_path / "runs.db", limits=Limits(body_seconds=60, head_seconds=60)).start()
     with connect(receiver.url) as slow, connect(receiver.url) as idle:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from agentscope.server.limits import Limits
-from agentscope.server.serve import Receiver
-from agentscope.server.store import Store, Unavailable
+from agentscope.server.http.limits import Limits
+from agentscope.server.receiver import Receiver
+from agentscope.server.storage.sqlite.store import Store, Unavailable
 from tests.support.attackers import LARGE, head, prepare, unread
 from tests.support.receiver import _PROGRAM, ROOT, Client, connect, receiver_process, run_start, step
 from tests.support.wait import until

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope.events import Event
-from agentscope.protocols import Failure, Request, Response
-from agentscope.server.serve import Receiver
+from agentscope.protocols.base import Failure, Request, Response
+from agentscope.server.receiver import Receiver
 from tests.support import patient
 from tests.support.events import batch, deliver
 from tests.support.history import HistoryProtocol

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support import patient
 from tests.support.receiver import Client, at, envelope, run_end, run_start, step
 

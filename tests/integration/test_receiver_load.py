@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from agentscope.server import retention
-from agentscope.server.limits import Limits
-from agentscope.server.serve import Receiver
+from agentscope.server.http.limits import Limits
+from agentscope.server.receiver import Receiver
+from agentscope.server.storage.sqlite import retention
 from tests.support import attackers, patient
 from tests.support.attackers import ATTACKERS, LARGE, head, memory, prepare, unread
 from tests.support.receiver import Client, connect, read_all, receiver_process, run_start, step
@@ -116,7 +116,7 @@ def test_an_answer_that_nobody_takes_is_given_up_and_its_connection_ended(tmp_pa
 
 
 def test_an_answer_that_is_taken_drop_by_drop_is_given_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentscope.server.sending._RATE", 1e9)
+    monkeypatch.setattr("agentscope.server.http.responses._RATE", 1e9)
     with Receiver(db=tmp_path / "runs.db", limits=Limits(send_seconds=0.3)) as receiver:
         prepare(receiver.url)
         with unread(receiver.url, f"/api/runs/{LARGE}") as slow:
@@ -137,7 +137,7 @@ def _some(connection: object) -> bytes:
 def test_a_large_run_waits_for_another_and_small_ones_for_neither(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentscope.server.views._PATIENCE", 0.1)
+    monkeypatch.setattr("agentscope.server.read.runs._PATIENCE", 0.1)
     with Receiver(db=tmp_path / "runs.db", limits=Limits(send_seconds=60)) as receiver:
         prepare(receiver.url)
         client = Client(receiver.url)

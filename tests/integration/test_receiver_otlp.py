@@ -21,11 +21,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from agentscope.protocols.otlp import json_form, protobuf
-from agentscope.protocols.otlp.rules import Form
-from agentscope.protocols.otlp.spans import CLIENT, Span
-from agentscope.server.limits import Limits
-from agentscope.server.serve import Receiver
+from agentscope.protocols.otlp.wire import json_encode as json_form
+from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
+from agentscope.protocols.otlp.wire.limits import Form
+from agentscope.protocols.otlp.wire.model import CLIENT, Span
+from agentscope.server.http.limits import Limits
+from agentscope.server.receiver import Receiver
 from tests.support.otlp import SPAN_ID, span
 from tests.support.receiver import Answer, Client
 

@@ -18,9 +18,11 @@ from types import ModuleType
 import pytest
 
 from agentscope.errors import ConfigurationError
-from agentscope.protocols import strict_json
-from agentscope.server import app, body, serve
-from agentscope.server.serve import Receiver, serve_forever
+from agentscope.protocols import json_decode as strict_json
+from agentscope.server import app
+from agentscope.server import receiver as serve
+from agentscope.server.http import body
+from agentscope.server.receiver import Receiver, serve_forever
 from tests.support.receiver import Client, receiver_process, run_start, step
 from tests.support.wait import until
 

@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import pytest
 
-from agentscope.server import pages
-from agentscope.server.reading import RunQuery
-from agentscope.server.serve import Receiver
-from agentscope.version import __version__
+from agentscope._version import __version__
+from agentscope.server.read import pages
+from agentscope.server.receiver import Receiver
+from agentscope.server.storage.sqlite.queries import RunQuery
 from tests.support.receiver import Client, at, run_end, run_start, step
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agentscope.errors import ConfigurationError
-from agentscope.server.security import Guard, Keys, loopback_hosts
-from agentscope.server.serve import Receiver, is_loopback
+from agentscope.server.http.security import Guard, Keys, loopback_hosts
+from agentscope.server.receiver import Receiver, is_loopback
 from tests.support.receiver import Client, envelope, raw, run_start, step
 
 KEY = "ask_canary_kéy"

@@ -17,15 +17,15 @@ import pytest
 
 from agentscope.errors import ConfigurationError
 from agentscope.protocols.agentscope.decode import Batch, decode_batch
-from agentscope.server import reading
-from agentscope.server import store as stores
-from agentscope.server.reading import RunQuery
-from agentscope.server.retention import Sweeper
-from agentscope.server.schema import is_corrupt, open_reader, open_writer
-from agentscope.server.serve import Receiver
-from agentscope.server.store import Store, Unavailable
-from agentscope.server.writer import Writer
-from agentscope.server.writing import write_batch
+from agentscope.server.receiver import Receiver
+from agentscope.server.storage.sqlite import queries as reading
+from agentscope.server.storage.sqlite import store as stores
+from agentscope.server.storage.sqlite.append import write_batch
+from agentscope.server.storage.sqlite.queries import RunQuery
+from agentscope.server.storage.sqlite.retention import Sweeper
+from agentscope.server.storage.sqlite.schema import is_corrupt, open_reader, open_writer
+from agentscope.server.storage.sqlite.store import Store, Unavailable
+from agentscope.server.storage.sqlite.writer import Writer
 from tests.support.receiver import Client, at, envelope, run_end, run_start, step
 from tests.support.wait import until
 
@@ -106,7 +106,7 @@ def test_a_full_disk_is_answered_with_503_and_stores_nothing_while_reading_goes_
 def test_a_database_that_another_process_holds_is_answered_with_503(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentscope.server.schema.BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("agentscope.server.storage.sqlite.schema.BUSY_TIMEOUT_MS", 50)
     with Receiver(db=tmp_path / "runs.db") as receiver:
         client = Client(receiver.url)
         other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
@@ -521,7 +521,9 @@ def test_a_database_that_was_never_finished_is_finished(path: Path) -> None:
 def test_two_that_open_a_database_of_version_1_at_once_both_succeed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentscope.server.schema.BUSY_TIMEOUT_MS", 60_000)  # one of them may be put to sleep amid it
+    monkeypatch.setattr(
+        "agentscope.server.storage.sqlite.schema.BUSY_TIMEOUT_MS", 60_000
+    )  # one of them may be put to sleep amid it
     _version_1(path).close()
     with ThreadPoolExecutor(4) as pool:
         for opened in [pool.submit(lambda: open_writer(path).close()) for _ in range(4)]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.program import run_program
 from tests.support.stored import stored_steps
 

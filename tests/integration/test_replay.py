@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from agentscope import create_tracker, replay
-from agentscope.pipeline import spooldir
-from agentscope.replay import run_replay
-from agentscope.server.serve import Receiver
+from agentscope import create_tracker
+from agentscope.cli import replay
+from agentscope.cli.replay import run_replay
+from agentscope.pipeline.spool import directory as spooldir
+from agentscope.server.receiver import Receiver
 from tests.support import command, patient
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
@@ -216,7 +217,7 @@ def test_a_system_without_such_locks_says_so(
     def denied(*_: object) -> Iterator[spooldir.Claim]:
         raise spooldir.Denied("this system has no locks that end with their process")
 
-    from agentscope import cli
+    from agentscope.cli.main import main as cli
 
     monkeypatch.setattr(spooldir, "orphans", denied)
     assert cli.main(["replay", "--spool-dir", str(tmp_path / "spool")]) == 1

@@ -27,8 +27,8 @@ from agentscope import (
     VoltAgentExporter,
     create_tracker,
 )
-from agentscope.pipeline import threads
-from agentscope.server.serve import Receiver
+from agentscope.pipeline.process import threads
+from agentscope.server.receiver import Receiver
 from agentscope.voltagent import VoltAgentSDK
 from tests.integration.test_transport import TLSServer
 from tests.support.canary import SECRET

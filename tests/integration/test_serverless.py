@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentscope import Tracker, create_tracker
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.proxy import FaultProxy
 from tests.support.stored import stored_steps
 from tests.support.wait import until

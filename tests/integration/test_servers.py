@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.program import run_program
 from tests.support.servers import CELERY, GUNICORN, ONCE_EACH, REQUESTS, Servers, needs, needs_uwsgi, uwsgi
 from tests.support.stored import stored_steps

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.heir import in_file, inherit
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy

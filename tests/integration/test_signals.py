@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.program import Result, run_program, start_program
 from tests.support.proxy import FaultProxy
 from tests.support.stored import stored_steps
@@ -201,7 +201,7 @@ INTERRUPTED = {
     """,
     "the start of the worker": """
     second = create_tracker("ask_test", tracker._config.base_url, flush_interval=60)
-    from agentscope.pipeline import threads
+    from agentscope.pipeline.process import threads
     start = threads.start
     def interrupted(target, name, *more, **kept):
         if name == "agentscope-worker":

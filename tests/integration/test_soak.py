@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentscope.server.schema import open_writer
+from agentscope.server.storage.sqlite.schema import open_writer
 from benchmarks.soak.verdict import END, START, Promise, Verdict, judge
 from tests.support.command import run
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentscope import Tracker, create_tracker
-from agentscope.server.serve import Receiver
+from agentscope.server.receiver import Receiver
 from tests.support.patient import be_patient
 from tests.support.platform import DeployedPlatform
 from tests.support.program import Result, run_program, start_program

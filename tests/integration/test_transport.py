@@ -14,9 +14,9 @@ from collections.abc import Callable
 import freezegun
 import pytest
 
-from agentscope.exporters import connections
-from agentscope.exporters.transport import Transport
-from agentscope.protocols import Failure, Response
+from agentscope.exporters.http import deadline as connections
+from agentscope.exporters.http.transport import Transport
+from agentscope.protocols.base import Failure, Response
 from tests.support.platform import DeployedPlatform
 from tests.support.proxy import FaultProxy, HangServer
 from tests.support.wait import until

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from agentscope import Tracker, create_tracker
-from agentscope.pipeline import lifecycle, threads
-from agentscope.pipeline.shipping import Shipper
-from agentscope.server.serve import Receiver
+from agentscope.pipeline.delivery import Shipper
+from agentscope.pipeline.process import lifecycle, threads
+from agentscope.server.receiver import Receiver
 from tests.support.patient import be_patient
 from tests.support.platform import DeployedPlatform
 from tests.support.program import run_program

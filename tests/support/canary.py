@@ -25,10 +25,10 @@ import pytest
 
 from agentscope import AgentScopeError, FlushResult, Stats
 from agentscope.events import PlainStep
-from agentscope.exporters.transport import Transport
-from agentscope.face import Face
-from agentscope.pipeline import Pipeline
-from agentscope.snapshot import opened
+from agentscope.exporters.http.transport import Transport
+from agentscope.pipeline.pipeline import Pipeline
+from agentscope.serialization.snapshot import opened
+from agentscope.tracker.base import Face
 from tests.support.proxy import FaultProxy
 
 KEYS = frozenset({"ask_test", "ask_canary_0123456789"})

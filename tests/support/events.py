@@ -15,7 +15,18 @@ from urllib.parse import unquote
 import zstandard
 
 from agentscope.events import RUN_END, RUN_START, STEP, STEP_END, STEP_START, Event, Session
-from agentscope.protocols import PATIENCE, Batch, Dropped, Failure, Lane, Outcome, Part, Request, Response, WireProtocol
+from agentscope.protocols.base import (
+    PATIENCE,
+    Batch,
+    Dropped,
+    Failure,
+    Lane,
+    Outcome,
+    Part,
+    Request,
+    Response,
+    WireProtocol,
+)
 
 SESSION = Session("5e550000-0000-4000-8000-000000000001", "ab12cd34-0000-8000-8000-")
 NOON = 1_769_860_800_000_000_000

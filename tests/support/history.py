@@ -9,20 +9,13 @@ from typing import Any
 from urllib.parse import unquote
 
 from agentscope.events import RUN_START, Event
-from agentscope.protocols import Batch, Lane, Outcome, Request, Response
 from agentscope.protocols.agentscope.decode import DecodeError, Patch
-from agentscope.protocols.joining import by_run
-from agentscope.protocols.voltagent.decode import (
-    Arrival,
-    event_added,
-    event_changed,
-    read,
-    run_changed,
-    run_started,
-)
-from agentscope.protocols.voltagent.history import HistoryLane, HistoryState
-from agentscope.protocols.voltagent.views import added_view, changed_view, history_view
-from agentscope.server.fold import fold, run_view
+from agentscope.protocols.assemble import by_run
+from agentscope.protocols.base import Batch, Lane, Outcome, Request, Response
+from agentscope.protocols.voltagent.decode import Arrival, event_added, event_changed, read, run_changed, run_started
+from agentscope.protocols.voltagent.lane import HistoryLane, HistoryState
+from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
+from agentscope.server.storage.fold import fold, run_view
 from tests.support.events import SESSION, answer, event, strict
 from tests.support.receiver import at
 

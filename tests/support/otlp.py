@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from agentscope.protocols.otlp.spans import Span, SpanEvent, SpanGroup, Value
-from agentscope.protocols.strict_json import DecodeError
+from agentscope.protocols.json_decode import DecodeError
+from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Value
 
 TRACE_ID = "5b8efff798038103d269b633813fc60c"
 SPAN_ID = "eee19b7ec3c1b174"

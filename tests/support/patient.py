@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agentscope.pipeline import spooling, threads, worker
-from agentscope.pipeline.stopping import Stop
+from agentscope.pipeline import worker
+from agentscope.pipeline.process import threads
+from agentscope.pipeline.retry import Stop
+from agentscope.pipeline.spool import manager as spooling
 
 if TYPE_CHECKING:
     import pytest
@@ -41,9 +43,9 @@ def wait_for_disk(replace: Callable[[object, str, object], None] = setattr) -> N
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same until the end of the test, and a receiver has requests wait for each other as long."""
     be_patient(monkeypatch.setattr, monkeypatch.setenv)
-    monkeypatch.setattr("agentscope.server.intake._PATIENCE", LONG)
-    monkeypatch.setattr("agentscope.server.views._PATIENCE", LONG)
-    monkeypatch.setattr("agentscope.server.store.READ_SECONDS", LONG)
+    monkeypatch.setattr("agentscope.server.ingest.intake._PATIENCE", LONG)
+    monkeypatch.setattr("agentscope.server.read.runs._PATIENCE", LONG)
+    monkeypatch.setattr("agentscope.server.storage.sqlite.store.READ_SECONDS", LONG)
 
 
 def programs(*places: str | os.PathLike[str]) -> dict[str, str]:

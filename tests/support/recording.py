@@ -9,13 +9,13 @@ from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
-import agentscope.delivery
+import agentscope.pipeline.factory
 from agentscope import Stats, Tracker, create_tracker
 from agentscope.config import Config
-from agentscope.context import current, switch
 from agentscope.events import Event
-from agentscope.pipeline import Pipeline
-from agentscope.protocols import Batch, Outcome
+from agentscope.pipeline.pipeline import Pipeline
+from agentscope.protocols.base import Batch, Outcome
+from agentscope.tracker.context import current, switch
 
 URL = "http://memory.test"
 
@@ -104,7 +104,7 @@ def make(kept: list[Event], make_tracker: Callable[..., Tracker] = create_tracke
 
     options.setdefault("api_key", f"ask_{uuid4()}")
     options.setdefault("base_url", URL)
-    with patch.object(agentscope.delivery, "pipeline_for", pipeline_for):
+    with patch.object(agentscope.pipeline.factory, "pipeline_for", pipeline_for):
         return make_tracker(**options)
 
 
@@ -114,7 +114,7 @@ def recorded(**options: Any) -> Iterator[Recording]:
     before = switch(None)
     recording = Recording(make(kept := [], **options), kept, said := [])
     try:
-        with patch.object(agentscope.pipeline, "say", said.append):
+        with patch.object(agentscope.pipeline.pipeline, "say", said.append):
             yield recording
         assert recording.tracker._pipeline.flush(60).pending == 0
         stats = recording.tracker.stats()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE, Event
 from agentscope.protocols.agentscope.decode import decode_batch
-from agentscope.protocols.encoding import event_json
-from agentscope.server.fold import run_view
+from agentscope.protocols.json_encode import event_json
+from agentscope.server.storage.fold import run_view
 from tests.support.events import NOON, SESSION
 from tests.support.receiver import envelope
 

@@ -12,16 +12,18 @@ from typing import Any
 from unittest.mock import patch
 
 from agentscope.config import Config
-from agentscope.context import new_id
 from agentscope.events import RUN_START, STEP, Event, Session
-from agentscope.pipeline import spooldir, spoolfile, staging
+from agentscope.pipeline.delivery import Shipper
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.queue import UNIT
-from agentscope.pipeline.recovery import Recovery
-from agentscope.pipeline.shipping import Shipper
-from agentscope.pipeline.spool import Place
-from agentscope.pipeline.spooling import Spooling
-from agentscope.protocols import BUSY, Batch, Outcome
+from agentscope.pipeline.spool import buffer as staging
+from agentscope.pipeline.spool import database as spoolfile
+from agentscope.pipeline.spool import directory as spooldir
+from agentscope.pipeline.spool.manager import Spooling
+from agentscope.pipeline.spool.recovery import Recovery
+from agentscope.pipeline.spool.spool import Place
+from agentscope.protocols.base import BUSY, Batch, Outcome
+from agentscope.protocols.ids import new_id
 
 DESTINATION = "AgentScopeExporter http://localhost:8000"
 LONG = 1_000.0

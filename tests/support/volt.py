@@ -8,12 +8,12 @@ from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
-import agentscope.delivery
+import agentscope.pipeline.factory
 from agentscope.config import Config
-from agentscope.context import switch
 from agentscope.events import Event
-from agentscope.pipeline import Pipeline
-from agentscope.protocols.joining import merged
+from agentscope.pipeline.pipeline import Pipeline
+from agentscope.protocols.assemble import merged
+from agentscope.tracker.context import switch
 from agentscope.voltagent import VoltAgentSDK
 
 from .recording import URL, Memory, Recording, balanced, decoded
@@ -73,7 +73,7 @@ def make(kept: list[Event], **options: Any) -> VoltAgentSDK:
     options.setdefault("base_url", URL)
     options.setdefault("public_key", "pk_test")
     options.setdefault("secret_key", f"sk_{uuid4()}")
-    with patch.object(agentscope.delivery, "pipeline_for", pipeline_for):
+    with patch.object(agentscope.pipeline.factory, "pipeline_for", pipeline_for):
         return VoltAgentSDK(**options)
 
 
@@ -83,7 +83,7 @@ def traced(**options: Any) -> Iterator[Traced]:
     before = switch(None)
     found = Traced(make(kept := [], **options), kept, said := [])
     try:
-        with patch.object(agentscope.pipeline, "say", said.append):
+        with patch.object(agentscope.pipeline.pipeline, "say", said.append):
             yield found
         assert found.sdk._pipeline.flush(60).pending == 0
         stats = found.sdk.stats()

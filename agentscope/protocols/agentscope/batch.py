@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...events import Event
-from ...version import __version__
-from .. import Response
-from ..answers import clean, json_object, note_refusal
-from ..encoding import dumps, event_json
-from ..pieces import PieceLane
+from agentscope._version import __version__
+from agentscope.events import Event
+from agentscope.protocols.base import Response
+from agentscope.protocols.batched_lane import PieceLane
+from agentscope.protocols.json_encode import dumps, event_json
+from agentscope.protocols.responses import clean, json_object, note_refusal
 
 PATH = "/api/ingest/batch"
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from ...events import RUN_END, RUN_START, RUN_UPDATE, STEP, Event
-from .. import Batch
-from ..singles import Call, Remembered, SingleLane, SingleState
+from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, Event
+from agentscope.protocols.base import Batch
+from agentscope.protocols.sequential_lane import Call, Remembered, SingleLane, SingleState
+
 from .records import run_record, step_record, update_record
 
 MOST_RUNS = 10_000

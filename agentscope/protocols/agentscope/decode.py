@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from agentscope.events import EVENT_TYPES, RUN_END, RUN_START, RUN_UPDATE, STEP
-from agentscope.protocols.agentscope.fields import AN_ID, Rejected, is_id, normal_time, normalise
-from agentscope.protocols.strict_json import (
+from agentscope.protocols.json_decode import (
     MAX_DEPTH,
     DecodeError,
     Dump,
@@ -24,6 +23,8 @@ from agentscope.protocols.strict_json import (
     too_deep,
     weigh,
 )
+
+from .fields import AN_ID, Rejected, is_id, normal_time, normalise
 
 __all__ = ["Batch", "DecodeError", "Patch", "decode_batch", "decode_run", "decode_run_update", "decode_step"]
 

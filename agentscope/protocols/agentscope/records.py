@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any
 
-from ..encoding import dumps, naive_utc
+from agentscope.protocols.json_encode import dumps, naive_utc
 
 STEP_TYPES = frozenset({"llm_call", "tool_call", "retrieval", "custom", "error"})
 """The step types that a deployed platform takes."""

@@ -1,1 +1,1 @@
-"""OTLP over HTTP: both encodings, the mapping to and from our events, and the client's side as a wire protocol."""
+"""OTLP over HTTP, in protobuf and in JSON."""

@@ -9,25 +9,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ...events import Event
-from ...version import __version__
-from .. import BUSY, MISPLACED, Batch, Lane, Outcome, Response
-from ..answers import clean, fail, json_object, note_refusal
-from ..bodies import PieceState
-from ..ids import span_id_of
-from ..joining import joined
-from ..pieces import PieceLane
-from . import json_form, protobuf
-from .rules import Form
-from .spans import Value
-from .writing import span_of
+from agentscope._version import __version__
+from agentscope.events import Event
+from agentscope.protocols.assemble import joined
+from agentscope.protocols.base import BUSY, MISPLACED, Batch, Lane, Outcome, Response
+from agentscope.protocols.batched_lane import PieceLane
+from agentscope.protocols.compression import PieceState
+from agentscope.protocols.ids import span_id_of
+from agentscope.protocols.otlp.outbound.span import span_of
+from agentscope.protocols.otlp.wire.limits import Form
+from agentscope.protocols.otlp.wire.model import Value
+from agentscope.protocols.responses import clean, fail, json_object, note_refusal
+
+from .wire import json_encode, protobuf_encode
 
 __all__ = ["OTLP", "OTLPLane", "OTLPProtocol", "OTLPState"]
 
 OTLP = "otlp"
 SCOPE = "agentscope"
 """The name of the instrumentation scope that our spans come from."""
-_FORMS: Mapping[str, Form] = {"protobuf": protobuf, "json": json_form}
+_FORMS: Mapping[str, Form] = {"protobuf": protobuf_encode, "json": json_encode}
 _SPAN_ID = re.compile(r"\b[0-9a-f]{16}\b")
 
 
@@ -202,11 +203,11 @@ def _span_id(event: Event) -> str:
 def _partial_success(reply: Response) -> tuple[int, str] | None:
     """(number of rejected spans, why) of an answer of success; None if it is none of OTLP."""
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == protobuf.CONTENT_TYPE:
-        return protobuf.decode_response(reply.body)
+    if kind == protobuf_encode.CONTENT_TYPE:
+        return protobuf_encode.decode_response(reply.body)
     if not reply.body.strip():
         return 0, ""
-    if kind in ("", json_form.CONTENT_TYPE):
+    if kind in ("", json_encode.CONTENT_TYPE):
         # Some backends answer in JSON of their own to whatever was sent.
-        return json_form.decode_response(reply.body) or (None if json_object(reply) is None else (0, ""))
-    return protobuf.decode_response(reply.body) if kind == "application/octet-stream" else None
+        return json_encode.decode_response(reply.body) or (None if json_object(reply) is None else (0, ""))
+    return protobuf_encode.decode_response(reply.body) if kind == "application/octet-stream" else None

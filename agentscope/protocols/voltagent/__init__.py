@@ -1,1 +1,1 @@
-"""VoltAgent: OTLP where the backend takes it, the history calls everywhere else."""
+"""The VoltAgent history protocol."""

@@ -12,16 +12,10 @@ from typing import Any, NamedTuple
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.agentscope.fields import is_id, normal_time
-from agentscope.protocols.strict_json import (
-    MAX_DEPTH,
-    DecodeError,
-    deeper_than,
-    dump_plain,
-    parse,
-    too_deep,
-)
-from agentscope.protocols.voltagent.names import CANCELLED, STEP_TYPES, verb_of
-from agentscope.protocols.voltagent.notes import read_note
+from agentscope.protocols.json_decode import MAX_DEPTH, DecodeError, deeper_than, dump_plain, parse, too_deep
+
+from .metadata_note import read_note
+from .vocabulary import CANCELLED, STEP_TYPES, verb_of
 
 SESSION = "history"
 """Session of all patches that come by these calls: their order is that of arrival."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...events import Event, in_full
-from .. import Batch, Lane, Outcome
-from ..joining import by_run
-from ..otlp.protocol import OTLP, OTLPLane, OTLPState
-from .history import HistoryLane, HistoryState
+from agentscope.events import Event, in_full
+from agentscope.protocols.assemble import by_run
+from agentscope.protocols.base import Batch, Lane, Outcome
+from agentscope.protocols.otlp.protocol import OTLP, OTLPLane, OTLPState
+
+from .lane import HistoryLane, HistoryState
 
 __all__ = ["HISTORY", "OTLP_PATH", "VoltAgentProtocol"]
 

@@ -19,9 +19,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ...events import RUN_END, RUN_START, Event
-from ..encoding import dumps, naive_utc, plain
-from .names import (
+from agentscope.events import RUN_END, RUN_START, Event
+from agentscope.protocols.json_encode import dumps, naive_utc, plain
+
+from .vocabulary import (
     CANCELLED,
     EVENT_TYPES,
     LEVELS,

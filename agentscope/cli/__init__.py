@@ -1,0 +1,1 @@
+"""The `agentscope` command: one module each for demo, serve, check and replay."""

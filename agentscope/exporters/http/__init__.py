@@ -1,0 +1,1 @@
+"""HTTP for the exporters that send requests: attempts, connections, deadlines."""

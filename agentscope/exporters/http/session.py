@@ -1,0 +1,143 @@
+"""The requests library, tamed: one deadline for a whole attempt, and a bound on what is read.
+
+Requests go through an adapter and not through `requests.Session`, which adds only what would have to be turned off
+again: redirects, cookies, `.netrc`, credentials and settings of the environment.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakSet
+
+import requests
+
+from agentscope.protocols.base import Failure, Response
+from agentscope.protocols.responses import clean
+
+from .deadline import LONGEST, MAX_REPLY_BYTES, Adapter, TooLarge, attempt
+from .url import is_loopback, target_of
+
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def _read(raw: Any) -> bytes:
+    """The body as it came: inflating it is how a small answer becomes a large one."""
+    content = b""
+    raw.enforce_content_length = True  # urllib3 1 does not by itself
+    # Only the read that finds nothing more tells an answer that broke off from one that is whole.
+    while part := raw.read(MAX_REPLY_BYTES + 1 - len(content), decode_content=False):
+        content += part
+        if len(content) > MAX_REPLY_BYTES:
+            raise TooLarge
+    return content
+
+
+def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An `auth=` that adds nothing, and so keeps the library from looking for credentials itself."""
+    return request
+
+
+class Session:
+    """Connections to one host. Proxies and certificates of the environment are looked up once."""
+
+    def __init__(self, base_url: str, max_connections: int, certificate: str | None = None) -> None:
+        self._target = target_of(base_url)
+        self._proxies = {} if is_loopback(base_url) else requests.utils.get_environ_proxies(base_url, no_proxy=None)
+        self._bundle_name = next((name for name in _BUNDLES if os.environ.get(name)), None)
+        self._bundle = os.environ[self._bundle_name] if self._bundle_name else None
+        if certificate is not None:
+            self._bundle_name, self._bundle = "the option certificate", certificate
+        self._adapter = Adapter(self._bundle, max_connections, base_url.lower().startswith("https:"))
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+
+    def send(
+        self, method: str, url: str, body: bytes, headers: Mapping[str, str], timeout: float
+    ) -> Response | Failure:
+        """One attempt, as `Transport.send` promises it."""
+        attempt.begin(timeout, self._sockets)
+        try:
+            request = requests.Request(method, url, headers=headers, data=body, auth=_no_credentials).prepare()
+            if self._bundle is not None and not os.path.exists(self._bundle):
+                sentence = f"the CA bundle that {self._bundle_name} names does not exist"
+                return Failure("tls", sentence, unsent=True)
+            response = self._adapter.send(
+                request, stream=True, timeout=min(timeout, LONGEST), verify=self._bundle or True, proxies=self._proxies
+            )
+            with response:
+                content = _read(response.raw)
+                replied = {name.lower(): value for name, value in response.headers.items()}
+            return Response(response.status_code, replied, content)
+        except Exception as error:
+            try:
+                return self._explained(error, timeout)
+            finally:
+                _let_go(error)
+                attempt.failure = None
+
+    def close(self) -> None:
+        """Close what is kept, and end attempts that other threads are at: nobody waits for them any more."""
+        for connection in list(self._sockets):
+            try:
+                # Past the TLS layer, whose own objects the other thread is using.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            except (OSError, AttributeError):  # eventlet's sockets are none
+                pass
+        self._adapter.close()
+
+    def _explained(self, error: Exception, timeout: float) -> Failure:
+        kind, what = _diagnosis(error, attempt.failure, timeout)
+        unsent = attempt.connecting or isinstance(error, (ValueError, ssl.SSLError, requests.ConnectTimeout))
+        return Failure(kind, f"{self._target}: {what}", unsent=unsent)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Forget where it was raised: the library's frames hold its exceptions, which hold the frames, and with them the request's
+    body would stay until the next full garbage collection."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
+
+
+def _diagnosis(error: Exception, failure: OSError | None, timeout: float) -> tuple[str, str]:
+    """Kind and sentence. Nothing is quoted but what the operating system and the TLS library say."""
+    if isinstance(error, TooLarge) or isinstance(failure, TooLarge):
+        return "too_large", "the answer is larger than 64 KiB"
+    if isinstance(failure, TimeoutError) or isinstance(error, requests.Timeout):
+        state = "connected" if attempt.connecting else "a whole answer"
+        return "timeout", f"not {state} within {timeout:.3g} s"
+    if isinstance(failure, socket.gaierror):
+        return "dns", "the host name cannot be resolved"
+    if isinstance(failure, ConnectionRefusedError):
+        return "refused", "the connection was refused"
+    if isinstance(failure, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return "connection", "the connection was closed"
+    if isinstance(failure, ssl.SSLError) or isinstance(error, (ssl.SSLError, requests.exceptions.SSLError)):
+        reason = getattr(failure, "verify_message", None) or getattr(failure, "reason", None) or "no reason given"
+        return "tls", f"no TLS connection ({clean(str(reason))})"
+    if failure is not None:
+        return "connection", f"the connection broke ({_os_says(failure)})"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "connection", "the proxy does not let it through"
+    if isinstance(error, ValueError):
+        return "protocol", "the request cannot be sent as it is"
+    return _of_the_library(error)
+
+
+def _of_the_library(error: BaseException) -> tuple[str, str]:
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, http.client.HTTPException):
+        inner = inner.__context__
+    if isinstance(inner, (http.client.RemoteDisconnected, http.client.IncompleteRead)):
+        return "connection", "the connection was closed before the answer was whole"
+    if inner is not None:
+        return "protocol", "the answer is not HTTP"
+    return "connection", f"the request failed ({type(error).__name__})"
+
+
+def _os_says(failure: OSError) -> str:
+    return os.strerror(failure.errno) if failure.errno else type(failure).__name__

@@ -1,0 +1,269 @@
+"""The pipeline: from a call to a verdict for its event.
+
+    call ─ snapshot ─ queue ─┤ worker ├─ redact ─ batch ─ exporter ─ verdict ─ ledger
+
+`Pipeline` is what a face holds. It outlives forks: the child goes on with a worker, a session and an exporter of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import count
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from agentscope.config import Config
+from agentscope.events import Event, PlainStep, in_full
+from agentscope.protocols.base import Exporter
+from agentscope.protocols.drop_reasons import SHUTDOWN
+from agentscope.protocols.ids import new_id, sampled
+from agentscope.types import FlushResult, Stats
+
+from .process import clock, lifecycle, threads
+from .queue import CROWDED
+from .reporting import say
+from .stats import Left, Meter
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from agentscope.pipeline.spool.spool import Place
+
+__all__ = ["Pipeline"]
+
+OVERHEAD, STEP_OVERHEAD = 850, 600
+"""What an event takes in memory besides its payloads, about, in bytes; and what a `PlainStep` does."""
+MOST_SEALED = 512
+"""Payloads are sealed while fewer events than this are queued: to encode them later must not take the worker long."""
+PACE, PACE_NS = 61, 15_000_000
+"""They are sealed as well while so many events, or half as many, take longer than this: a backend that hangs makes no burst."""
+
+FIRST_STEP = 100_000_000_000
+"""Steps are numbered from here on, which makes twelve digits without a format to say so."""
+
+_new = tuple.__new__
+
+
+class Pipeline:
+    """Takes events from any thread at any moment, and delivers them in the background."""
+
+    def __init__(
+        self,
+        config: Config,
+        exporter: Callable[[], Exporter],
+        redact: Callable[[Event], Event],
+        place: Place | None = None,
+    ) -> None:
+        self._config = config
+        self._exporter = exporter
+        self._redact = redact
+        self._place = place
+        self._sample_rate = config.sample_rate
+        self._forks_untold = lifecycle.forks_untold()
+        self._closed = False
+        self._before_stop: list[Callable[[], object]] = []
+        self._said: set[str] = set()
+        self._inherited: list[Worker] = []
+        """A parent's workers, never used: their connections are the parent's, and must not be closed by a finalizer here."""
+        self.meter = Meter()
+        self.sealing = True
+        """Whether payloads should be sealed, for the worker to encode: as long as few events are queued, or they come slowly."""
+        self._slow = True
+        self._looked_at = 0
+        self._begin()
+        lifecycle.know(self)
+
+    def _begin(self) -> None:
+        self._worker = Worker(self._config, self._exporter(), self._redact, lambda: lifecycle.ended(self), self._place)
+        self.meter.reset()
+        self._next = count(1).__next__  # one C call: every caller gets a number of its own
+        self._step_prefix, self._next_step = new_id()[:24], count(FIRST_STEP).__next__
+        self._dropped_at_flush = 0
+
+    def _own_worker(self) -> Worker:
+        """That of this process."""
+        if self._forks_untold:
+            lifecycle.look_for_fork()
+        return self._worker
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def new_step_id(self) -> str:
+        """A UUID: a number behind a random prefix costs a tenth of a random one."""
+        if self._forks_untold:
+            lifecycle.look_for_fork()
+        return f"{self._step_prefix}{self._next_step()}"
+
+    def put(
+        self,
+        type_: str,
+        run_id: str,
+        step_id: str | None,
+        parent_id: str | None,
+        fields: dict[str, Any] | PlainStep,
+        size: int,
+        urgent: bool,
+    ) -> bool:
+        """Enqueue one event, whose payloads take `size` bytes, unless its run is sampled out. True if it was accepted.
+
+        Never blocks, never raises, takes no lock. `urgent` events may use the room that is kept for them.
+        """
+        if self._forks_untold:
+            lifecycle.look_for_fork()
+        worker = self._worker
+        if self._sample_rate < 1.0 and not sampled(run_id, self._sample_rate):
+            worker.ledger.sampled_out.add()
+            return False
+        if threads.callbacks and threads.in_callback():
+            worker.ledger.misused.add("inside_callback")
+            return False
+        if self._closed:
+            worker.ledger.refused.add(SHUTDOWN)
+            return False
+        queue = worker.queue
+        if type(fields) is PlainStep:
+            time_ns = fields.started_at + fields.elapsed
+            size += STEP_OVERHEAD
+        else:
+            time_ns = time.time_ns()
+            size += OVERHEAD
+        seq = self._next()
+        event = _new(Event, (type_, seq, time_ns, run_id, step_id, parent_id, fields, size))
+        refusal = queue.put(event, urgent, True)
+        if refusal is not None:
+            if refusal == CROWDED:
+                event, shed = _without_payloads(event)
+                refusal = queue.put(event, urgent)
+                if shed and refusal is None:
+                    worker.ledger.shed.add()
+            if refusal is not None:
+                worker.ledger.refused.add(refusal)
+                return False
+        if not seq % PACE:
+            self._slow = time_ns - self._looked_at > PACE_NS
+            self._looked_at = time_ns
+        self.sealing = self._slow or len(queue.events) < MOST_SEALED
+        if not worker.running:
+            lifecycle.started(self)
+            worker.start()
+            if worker.finished:
+                worker.shipper.abandon()  # it ended between the check above and the append
+        return True
+
+    def flush(self, timeout: float) -> FlushResult:
+        """Wait until all that was accepted before is settled, for `timeout` seconds at most."""
+        return self.begin_flush()(timeout)
+
+    def begin_flush(self) -> Callable[[float], FlushResult]:
+        """Have all that was accepted before sent now, and return at once. What it gives waits for it, as `flush` does."""
+        before, wait = self._dropped_at_flush, self.hurry()
+        return lambda timeout: self._result(wait(timeout), before)
+
+    def hurry(self) -> Callable[[float], Left]:
+        """The same, and what was dropped is still told by the next flush."""
+        worker = self._own_worker()
+        flush = worker.begin_flush(self._next())
+        return lambda timeout: worker.wait_for_flush(flush, timeout)
+
+    def shutdown(self, timeout: float) -> FlushResult:
+        """Deliver what there is, as long as acknowledgements come in, for `timeout` seconds at most; then end."""
+        worker, before = self._own_worker(), self._dropped_at_flush
+        self._close()
+        worker.ask_to_stop(timeout)
+        worker.wait_until_stopped()
+        worker.wait_for_thread(clock.monotonic() + lifecycle.LAST_GRACE)
+        counts = worker.counts()
+        return self._result(Left(counts.pending, counts.spooled), before)
+
+    def call_before_stop(self, hook: Callable[[], object]) -> None:
+        """Have this called before events are refused for good: it may still put some, but neither wait nor raise."""
+        self._before_stop.append(hook)
+
+    def retire(self) -> None:
+        """The tracker is gone: deliver what there is and end the thread. Called by the garbage collector, so it takes no lock."""
+        self.ask_to_stop()
+
+    def ask_to_stop(self, timeout: float | None = None) -> None:
+        """Begin the end, which may take `timeout` seconds, by default `shutdown_timeout`; and return at once."""
+        self._close()
+        self._worker.ask_to_stop(self._config.shutdown_timeout if timeout is None else timeout)
+
+    def _close(self) -> None:
+        for hook in list(self._before_stop):
+            try:
+                self._before_stop.remove(hook)
+            except ValueError:
+                continue  # another thread ends it, too
+            hook()
+        self._closed = True
+
+    def wait_until_stopped(self) -> None:
+        self._worker.wait_until_stopped()
+
+    def wait_for_thread(self, until: float) -> None:
+        self._worker.wait_for_thread(until)
+
+    def after_fork_in_child(self) -> None:
+        """What was queued belongs to the parent."""
+        self._inherited.append(self._worker)
+        self._begin()
+
+    def misused(self, kind: str, message: str) -> None:
+        """Count a call that could not be recorded as it was meant, and say so once."""
+        self._worker.ledger.misused.add(kind)
+        if kind not in self._said:
+            self._said.add(kind)
+            say(message)
+
+    def stats(self) -> Stats:
+        worker = self._own_worker()
+        ledger = worker.ledger
+        figures = worker.sender.figures
+        accepted, delivered, pending, dropped, spooled = worker.counts()
+        return Stats(
+            accepted=accepted,
+            delivered=delivered,
+            dropped=MappingProxyType(dropped),
+            pending=pending,
+            spooled=spooled,
+            recovered=worker.spooling.recovery.recovered if worker.spooling is not None else 0,
+            unfinished=worker.shipper.parked,
+            queued_bytes=worker.queue.bytes,
+            duplicates=ledger.duplicates,
+            possibly_duplicated=ledger.possibly_duplicated,
+            payloads_shed=ledger.shed.value,
+            sampled_out=ledger.sampled_out.value,
+            misused=MappingProxyType(ledger.misused.values()),
+            attempts=ledger.attempts,
+            retries=figures.retries,
+            requests=figures.requests,
+            sent_bytes=figures.sent_bytes,
+            worker_seconds=figures.cpu_seconds,
+            calls=accepted + ledger.sampled_out.value,
+            call_seconds=self.meter.seconds,
+            protocol=worker.exporter.protocol,
+            problem=worker.problem or (worker.spooling.stage.spool.problem if worker.spooling is not None else None),
+        )
+
+    def _result(self, left: Left, before: int) -> FlushResult:
+        """`before` is what had been dropped at the flush before: of two that go on at once, both tell of a drop."""
+        dropped = sum(self._worker.ledger.dropped().values())
+        since, self._dropped_at_flush = dropped - before, max(dropped, self._dropped_at_flush)
+        wrong = left.pending or left.spooled or since
+        return FlushResult(
+            pending=left.pending, dropped=since, spooled=left.spooled, problem=self._worker.problem if wrong else None
+        )
+
+
+def _without_payloads(event: Event) -> tuple[Event, bool]:
+    """The event without the fields that hold payloads, and whether there were any."""
+    told = in_full(event).fields
+    shed = [name for name, value in told.items() if type(value) is bytes]
+    if not shed:
+        return event, False
+    kept = {name: value for name, value in told.items() if type(value) is not bytes}
+    kept["truncated"] = sorted({*shed, *told.get("truncated", ())})
+    size = OVERHEAD + sum(len(value) for value in kept.values() if type(value) is str)
+    return event._replace(fields=kept, size=size), True

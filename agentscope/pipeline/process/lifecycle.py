@@ -1,0 +1,155 @@
+"""The ends and the forks of a process. Everything is registered once, at import; no thread is started here."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from threading import RLock
+from typing import Protocol
+
+from agentscope.pipeline.spool import directory as spooldir
+
+from . import threads
+from .clock import monotonic
+
+
+class Living(Protocol):
+    """What has to know of ends and forks."""
+
+    def hurry(self) -> Callable[[float], object]: ...
+
+    def ask_to_stop(self) -> None: ...
+
+    def wait_until_stopped(self) -> None: ...
+
+    def wait_for_thread(self, until: float) -> None: ...
+
+    def after_fork_in_child(self) -> None: ...
+
+
+LAST_GRACE = 0.1
+"""Seconds that an end waits for threads whose connections have been cut, all of them together."""
+
+
+class _Process:
+    """What has happened in this process."""
+
+    registered = False
+    id = os.getpid()
+    """Which one it is."""
+    looking = RLock()
+
+
+_process = _Process()
+
+_known: dict[int, weakref.ref[Living]] = {}
+"""All pipelines, for forks. A plain dict: each operation is one step, a WeakSet's are not."""
+_started: dict[int, Living] = {}
+"""Pipelines with something to deliver; they must outlive their trackers."""
+
+
+def forks_untold() -> bool:
+    """Whether this process may be forked without a word to Python, as uWSGI does."""
+    return "uwsgi" in sys.modules
+
+
+def look_for_fork() -> None:
+    """Where forks are untold: find out by the process id. Several threads may be the first to ask."""
+    if _process.id != os.getpid():
+        with _process.looking:
+            if _process.id != os.getpid():
+                _after_fork_in_child()
+
+
+def know(pipeline: Living) -> None:
+    """Tell this pipeline of forks, as long as it lives."""
+    key = id(pipeline)
+    _known[key] = weakref.ref(pipeline, lambda _: _known.pop(key, None))
+
+
+def living() -> list[Living]:
+    """All pipelines there are. Takes no lock."""
+    return [pipeline for reference in list(_known.values()) if (pipeline := reference()) is not None]
+
+
+def started(pipeline: Living) -> None:
+    """Stop this pipeline at exit. Safe to call again, and from a signal handler."""
+    if id(pipeline) in _started:
+        return
+    _started[id(pipeline)] = pipeline
+    if not _process.registered:
+        _process.registered = True
+        register(stop_all)
+
+
+def ended(pipeline: Living) -> None:
+    """This pipeline has nothing more to deliver."""
+    _started.pop(id(pipeline), None)
+
+
+def stop_all() -> None:
+    """At exit: all pipelines stop at the same time, so the delays don't add up."""
+    try:
+        look_for_fork()
+        threads.end()
+        # What an exit handler tracks after this one could not be delivered any more: it is refused, counted and said.
+        for unused in living():
+            unused.ask_to_stop()
+        pipelines = list(_started.values())
+        for pipeline in pipelines:
+            pipeline.wait_until_stopped()
+        grace = monotonic() + LAST_GRACE
+        for pipeline in pipelines:
+            pipeline.wait_for_thread(grace)
+    except KeyboardInterrupt:
+        return  # a second Ctrl-C means at once; what was left has been counted by then
+
+
+def _after_fork_in_child() -> None:
+    try:
+        _begin_anew()
+    except BaseException:
+        # A Ctrl-C may come in here, and Python passes over what is raised by those who are told of a fork.
+        _begin_anew()
+        raise
+
+
+def _begin_anew() -> None:
+    threads.after_fork_in_child()
+    spooldir.after_fork_in_child()
+    _process.registered = False
+    _started.clear()
+    for pipeline in living():
+        pipeline.after_fork_in_child()
+    _process.id = os.getpid()  # last: from here on other threads go ahead
+
+
+atexit.register(stop_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=threads.before_fork,
+        after_in_parent=threads.after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+def register(stop: Callable[[], None]) -> None:
+    """Have `stop` called at the end of this process, if it is such a child. Called once a process."""
+    if _is_child("multiprocessing.process") or _is_child("billiard.process"):
+        from multiprocessing.util import Finalize  # billiard's own is the same
+
+        Finalize(None, stop, exitpriority=10)
+    celery = sys.modules.get("celery.signals")
+    if celery is not None:
+        # The children of its pool don't even come that far. It knows what it is given by its name: a second time is no other.
+        celery.worker_process_shutdown.connect(
+            lambda **_: stop(), weak=False, dispatch_uid=f"{__package__}.{stop.__name__}"
+        )
+
+
+def _is_child(name: str) -> bool:
+    module = sys.modules.get(name)
+    return module is not None and type(module.current_process()).__name__ != "_MainProcess"

@@ -1,0 +1,1 @@
+"""Redaction: secrets are masked before an event reaches the disk or the network."""

@@ -1,0 +1,127 @@
+"""What is said about the pipeline: a callback for drops, and few log lines, without payload or key."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from agentscope.config import OnDrop
+from agentscope.protocols.base import NEEDS_PERSON
+from agentscope.protocols.drop_reasons import AT_THE_END
+
+from .process import threads
+
+logger = logging.getLogger("agentscope")
+
+
+def _signed(record: logging.LogRecord) -> bool:
+    # Where nobody has set up logging, Python prints the bare message: it should say whose it is.
+    if not logger.hasHandlers():
+        record.msg = f"agentscope: {record.msg}"
+    return True
+
+
+logger.addFilter(_signed)
+
+
+def counted(number: int, one: str = "event", more: str = "events") -> str:
+    """A number and what there are so many of."""
+    return f"{number} {one if number == 1 else more}"
+
+
+INTERVAL = 60.0
+"""Seconds between two warnings of a kind."""
+
+
+class Notices:
+    """Belongs to the thread that delivers."""
+
+    def __init__(self, on_drop: OnDrop | None) -> None:
+        self._on_drop = on_drop
+        self._announced: dict[str, int] = {}
+        self._unlogged: dict[str, int] = {}
+        self._next_drop_line = 0.0
+        self._next_trouble_line = 0.0
+        self._next_crash_line = 0.0
+        self._trouble: str | None = None
+        self._callback_blamed = False
+
+    def drops(self, totals: Mapping[str, int], now: float) -> None:
+        """Tell of events that were dropped since the last time."""
+        self.tell(totals)
+        if self._unlogged and now >= self._next_drop_line:
+            self._next_drop_line = now + INTERVAL
+            logger.warning("dropped events: %s", spelled(self._unlogged))
+            self._unlogged = {}
+
+    def tell(self, totals: Mapping[str, int]) -> None:
+        """Call `on_drop` for what is new."""
+        for reason, total in totals.items():
+            number = total - self._announced.get(reason, 0)
+            if number <= 0:
+                continue
+            self._announced[reason] = total
+            self._unlogged[reason] = self._unlogged.get(reason, 0) + number
+            if self._on_drop is not None:
+                try:
+                    with threads.callback():
+                        self._on_drop(reason, number)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
+                    if not self._callback_blamed:
+                        self._callback_blamed = True
+                        logger.warning("on_drop raised %s; this is said once", type(error).__name__)
+
+    def trouble(self, problem: str, kind: str | None, failures: int, pending: int, now: float) -> None:
+        """Delivery does not get on. One failure alone is no news, unless it needs a person."""
+        if failures < 2 and kind not in NEEDS_PERSON:
+            return
+        if problem != self._trouble or now >= self._next_trouble_line:
+            if now >= self._next_trouble_line:
+                kept = counted(pending, "event is", "events are")
+                logger.warning("%s; %s kept and tried again", problem, kept)
+                self._next_trouble_line = now + INTERVAL
+            self._trouble = problem
+
+    def relief(self) -> None:
+        """Delivery gets on again."""
+        if self._trouble is not None:
+            self._trouble = None
+            logger.info("delivery gets on again")
+
+    def crash(self, error: BaseException, now: float) -> None:
+        """The worker met an error of its own making."""
+        if now >= self._next_crash_line:
+            self._next_crash_line = now + INTERVAL
+            logger.warning("the worker stopped on %s and is started again", type(error).__name__)
+
+    def farewell(self, left: int, totals: Mapping[str, int], problem: str | None, spooled: int = 0) -> None:
+        """The one line at the end, if anything was left, or dropped and not told of."""
+        self.tell(totals)
+        others = {reason: number for reason, number in self._unlogged.items() if reason not in AT_THE_END}
+        parts = []
+        if left:
+            lost = ("event was", "is") if left == 1 else ("events were", "are")
+            parts.append(f"{left} {lost[0]} left undelivered at the end and {lost[1]} lost")
+        if spooled:
+            kept = counted(spooled, "event is", "events are")
+            parts.append(f"{kept} kept in the spool, for the next process or `agentscope replay`")
+        if others:
+            parts.append(f"dropped before: {spelled(others)}")
+        if parts:
+            logger.warning("%s%s", "; ".join(parts), f" ({problem})" if problem and (left or spooled) else "")
+        self._unlogged = {}
+
+
+def spelled(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in sorted(counts.items()))
+
+
+def say(message: str) -> None:
+    """Log a warning for a caller that may hold a logging handler's lock, as a handler that tracks does: from another thread.
+
+    At exit a new thread might never get to run.
+    """
+    if threads.ending() or not threads.start(lambda: logger.warning("%s", message), "agentscope-notice"):
+        logger.warning("%s", message)

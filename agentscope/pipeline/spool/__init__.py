@@ -1,0 +1,1 @@
+"""The spool: a durable queue on disk, in SQLite files."""

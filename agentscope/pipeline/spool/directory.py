@@ -1,0 +1,192 @@
+"""The spool's directory: whose files are in it, and which of them nobody lives for any more.
+
+Each session has a file and a lock beside it. The lock is the operating system's and this process's alone: it ends with the
+process, however that ends, a forked child does not hold it, and no process id has to be believed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from typing import Any
+
+from .database import parts, remove
+
+Identity = tuple[int, int]
+"""Device and inode: a directory may be known under several names."""
+
+_owned: set[Identity] = set()
+"""Locks that this process holds. To open such a file again and close it would release it: POSIX has it so."""
+
+
+class Denied(Exception):
+    """The directory cannot be used; the sentence says why."""
+
+
+def prepare(directory: str) -> None:
+    """Make the directory, for its owner alone, or see that the one that is there will do. Raises `Denied`."""
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        found = _trusted(directory)
+        if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not _has_strangers(directory):
+            os.chmod(directory, 0o700)
+    except OSError as error:
+        raise Denied(f"{directory} cannot be used: {error.strerror}") from None
+
+
+def _trusted(directory: str) -> os.stat_result:
+    found = os.stat(directory)
+    if not stat.S_ISDIR(found.st_mode):
+        raise Denied(f"{directory} is not a directory")
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        raise Denied(f"anybody may write to {directory}")
+    return found
+
+
+def _has_strangers(directory: str) -> bool:
+    return any(not _is_ours(entry.name) for entry in os.scandir(directory))
+
+
+def _is_ours(name: str) -> bool:
+    return name.endswith((*parts(".db"), ".lock")) or ".db.corrupt-" in name
+
+
+class Claim:
+    """A lock that is held, on the file `path` with the database's name; `release` gives it back."""
+
+    def __init__(self, path: str, descriptor: int, identity: Identity) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._identity = identity
+        self.held = True
+
+    @property
+    def database(self) -> str:
+        return _database_of(self.path)
+
+    def release(self) -> None:
+        """Let others have the file."""
+        if self.held:
+            self.held = False
+            _owned.discard(self._identity)
+            os.close(self._descriptor)
+
+    def remove(self) -> None:
+        """Delete the file, and the lock last: nobody may adopt what is half gone. What cannot be deleted stays."""
+        remove(self.database)
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass  # there is nothing behind it
+        self.release()
+
+    def quarantine(self) -> str:
+        """Rename a file that is broken, so that nobody stumbles over it again, and give its new path."""
+        number = 1
+        while os.path.lexists(target := f"{self.database}.corrupt-{number}"):
+            number += 1
+        for path in reversed(parts(self.database)):
+            try:
+                os.rename(path, path.replace(self.database, target))
+            except FileNotFoundError:
+                pass
+        os.unlink(self.path)
+        self.release()
+        return target
+
+
+def claim_new(directory: str, name: str) -> Claim | None:
+    """A lock for a session's file that is to be made. None if a process that looks for orphans was quicker to lock it, and will
+    remove it. Raises `OSError`."""
+    path = os.path.join(directory, f"{name}.lock")
+    try:
+        return _claim(path, os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        raise
+    except OSError:  # there are file systems without locks
+        with suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def orphans(directory: str, prefix: str, skipped: Collection[str] = ()) -> Iterator[Claim]:
+    """Files beginning with `prefix` whose owner does not live any more, each locked for this process.
+
+    `skipped` are the databases that are not wanted. Raises `OSError` and `Denied`.
+    """
+    # Where anybody may put files, nobody else's are believed; root may care for those of the directory's owner.
+    owners = {os.geteuid(), _trusted(directory).st_uid}
+    names = sorted(entry.name for entry in os.scandir(directory) if entry.name.startswith(prefix))
+    stems = {name.removesuffix(suffix) for suffix in (".lock", ".db") for name in names if name.endswith(suffix)}
+    for stem in sorted(stems):
+        path = os.path.join(directory, f"{stem}.lock")
+        if _database_of(path) not in skipped and _is_safe(path, owners) and _is_safe(_database_of(path), owners):
+            try:
+                claim = _claim(path, os.O_CREAT)
+            except OSError:
+                continue
+            if claim is not None:
+                yield claim
+
+
+def _is_safe(path: str, owners: Collection[int]) -> bool:
+    """Whether this is a file and no link, of one of these users, and not locked by this process; or nothing at all."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(found.st_mode) and found.st_uid in owners and (found.st_dev, found.st_ino) not in _owned
+
+
+def bytes_in(directory: str) -> int:
+    """What all files in the directory take."""
+    total = 0
+    for entry in os.scandir(directory):
+        try:
+            total += entry.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def _claim(path: str, flags: int) -> Claim | None:
+    """The lock, if it is free; None if somebody holds it, or has just removed it."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, lockf
+    except ImportError:  # Windows
+        raise Denied("this system has no locks that end with their process") from None
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+    try:
+        lockf(descriptor, LOCK_EX | LOCK_NB)
+        found = os.fstat(descriptor)
+        if _same(found, path):
+            identity = (found.st_dev, found.st_ino)
+            _owned.add(identity)
+            return Claim(path, descriptor, identity)
+    except (BlockingIOError, PermissionError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _same(found: os.stat_result, path: str) -> bool:
+    """Whether the file that was opened still has its name."""
+    try:
+        now: Any = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino)
+
+
+def _database_of(lock: str) -> str:
+    return f"{lock.removesuffix('.lock')}.db"
+
+
+def after_fork_in_child() -> None:
+    """Nothing here is this process's: the locks are the parent's."""
+    _owned.clear()

@@ -1,0 +1,307 @@
+"""The spool of one session: its file, made when it is needed, kept within its bound, and done without while it does not work.
+
+Nothing here raises for what a disk does. Whoever calls holds `threads.disk()`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import NamedTuple
+
+from agentscope.config import Config
+from agentscope.events import Event, Session
+from agentscope.pipeline.reporting import logger
+from agentscope.protocols.drop_reasons import SPOOL_ERROR, SPOOL_FULL
+from agentscope.protocols.responses import clean
+
+from . import directory as spooldir
+from .database import MOST_WAL, PAGE, Corrupt, Origin, SpoolFile, Unusable, is_corrupt, is_full, parts
+from .directory import Claim, Denied
+
+RETRY = 5.0
+"""Seconds before a disk that did not work is tried again."""
+RETRY_FULL = 1.0
+LOOK = 1.0
+"""Seconds between two looks at what the directory takes."""
+QUIET = 60.0
+"""Seconds before the same trouble is told of again."""
+WORTH_SHRINKING = 8 << 20
+
+
+class Saved(NamedTuple):
+    """What became of one call of `save`."""
+
+    rows: bool = False
+    gone: bool = False
+    lost: bool = False
+    """The file is lost, with all that was in it. There will be another."""
+    doubtful: bool = False
+    """The write failed, and may yet be found on disk."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a pipeline keeps what it has not delivered, and for whom."""
+
+    directory: str
+    max_bytes: int
+    destination: str
+    """Kind of exporter and URL."""
+    key_mark: str
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this destination's files begin with."""
+        return blake2b(self.destination.encode(), digest_size=4).hexdigest()
+
+
+def place_for(config: Config, kind: str, url: str, secrets: Sequence[str]) -> Place | None:
+    """Where this configuration keeps events for this destination; None if nowhere."""
+    if not config.spool_dir:
+        return None
+    mark = blake2b("\0".join(secrets).encode(), digest_size=4, person=b"agentscope key").hexdigest() if secrets else ""
+    return Place(config.spool_dir, config.spool_max_bytes, f"{kind} {url}", mark)
+
+
+@dataclass
+class Spool:
+    """The file that belongs to this session."""
+
+    place: Place
+    session: Session
+    problem: str | None = None
+    """Why nothing can be stored at the moment, in one sentence."""
+    reason: str = SPOOL_ERROR
+    """What is dropped for it is counted under this."""
+    _file: SpoolFile | None = None
+    _claim: Claim | None = None
+    _next_try: float = 0.0
+    _next_look: float = 0.0
+    _others: int = 0
+    _refused: bool = False
+    _said: dict[str, float] = field(default_factory=dict)
+    """When each kind of trouble was told of."""
+    _complained: bool = False
+    _tries: int = 0
+    _made: bool = False
+    """The claimed file has been there."""
+    _closed: bool = False
+
+    def wait(self, now: float) -> float:
+        """Seconds until something may be stored; 0 if now."""
+        return max(self._next_try - now, 0.0)
+
+    def save(self, rows: Sequence[tuple[int, bytes]], gone: Sequence[int], now: float) -> Saved:
+        """Add events and remove others."""
+        if self.wait(now) or self._closed:
+            return Saved()
+        if self._claim is not None and self._made and not os.path.exists(self._claim.database):
+            self._lose()
+            self._fail("its file has been deleted", now, "deleted")
+            self._next_try = now
+            return Saved(lost=True)
+        if not rows and self._file is None and self._claim is None:
+            return Saved(gone=True)
+        try:
+            file = self._opened()
+        except Corrupt:
+            return self._quarantined(now)
+        except Exception as error:
+            self._fail(_told(error), now, "open")
+            return Saved()
+        return self._write(file, rows, gone, now)
+
+    def _write(self, file: SpoolFile, rows: Sequence[tuple[int, bytes]], gone: Sequence[int], now: float) -> Saved:
+        try:
+            full = self._bounded(file, now) and bool(rows)
+            if not full:
+                file.write(rows, gone)
+                self._works(now)
+                return Saved(rows=True, gone=True)
+        except Exception as error:
+            if is_corrupt(error):
+                return self._quarantined(now)
+            if not is_full(error):
+                # What this connection believes of the file may be wrong from now on: it is opened anew.
+                self._close_file()
+                self._fail(_told(error), now, "write")
+                return Saved(doubtful=True)
+        return self._make_room(file, sum(len(data) for _, data in rows), gone, now)
+
+    def _make_room(self, file: SpoolFile, wanted: int, gone: Sequence[int], now: float) -> Saved:
+        """There is no room for so many bytes more; what is delivered may still go."""
+        bound = self._would_pass(file, wanted)
+        self.reason = SPOOL_FULL if bound else SPOOL_ERROR
+        sentence = f"it has reached spool_max_bytes={self.place.max_bytes}" if bound else "the disk is full"
+        self._fail(sentence, now, "full")
+        self._next_try = now + RETRY_FULL
+        try:
+            file.write((), gone)
+        except Exception:
+            return Saved()
+        return Saved(gone=True)
+
+    def read(self, after: int, upto: int, most: int, most_bytes: int, now: float) -> tuple[list[Event], int] | None:
+        """(events, how many were damaged), as `SpoolFile.read` has it; None if the file is lost with all that was in it."""
+        if self._closed or (self.unreadable and self.wait(now)):
+            return [], 0
+        try:
+            file = self._opened()
+            before = file.damaged
+            return file.read(after, upto, most, most_bytes), file.damaged - before
+        except Corrupt:
+            self._quarantined(now)
+            return None
+        except Exception as error:
+            self._close_file()
+            self._fail(_told(error), now, "read")
+            return [], 0
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether what is in the file cannot be had at the moment."""
+        return self._file is None and self.problem is not None
+
+    def refused(self) -> None:
+        """The backend refuses the key. The next one that is configured may deliver what is here."""
+        if self._file is not None and not self._refused:
+            self._refused = True
+            try:
+                self._file.note_refused()
+            except Exception:
+                self._refused = False
+
+    def tidy(self) -> None:
+        """All is delivered: give back what the file does not need any more."""
+        try:
+            if self._file is not None and os.path.getsize(self._file.path) > WORTH_SHRINKING:
+                self._file.shrink()
+        except Exception:
+            self._close_file()
+
+    def close(self, left: int) -> None:
+        """Let others have what is left, or remove the file if that is nothing. Nothing is written any more."""
+        self._closed = True
+        self._close_file()
+        claim, self._claim = self._claim, None
+        try:
+            if claim is not None and not left:
+                claim.remove()
+            elif claim is not None:
+                claim.release()
+        except OSError:
+            return  # it is empty, and whoever finds it removes it
+
+    # ---- the file --------------------------------------------------------------------------------------------------
+
+    def _opened(self) -> SpoolFile:
+        if self._file is None:
+            origin = Origin(self.session, self.place.destination, self.place.key_mark, self._refused)
+            if self._claim is None:
+                spooldir.prepare(self.place.directory)
+                self._claim = self._claimed()
+                self._file = SpoolFile.create(self._claim.database, origin)
+            elif os.path.exists(self._claim.database):
+                self._file = self._reopened(self._claim)
+            else:
+                self._file = SpoolFile.create(self._claim.database, origin)
+            self._made = True
+        return self._file
+
+    def _reopened(self, claim: Claim) -> SpoolFile:
+        try:
+            file = SpoolFile.open(claim.database)
+        except Unusable as error:
+            raise Corrupt from error  # it is our own, so it was cut short while it was made
+        try:
+            file.check()
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _claimed(self) -> Claim:
+        self._made = False
+        for _ in range(3):
+            # A lost file's name is not used again: what becomes of it is somebody else's business.
+            self._tries += 1
+            suffix = "" if self._tries == 1 else f"-{self._tries}"
+            claim = spooldir.claim_new(self.place.directory, f"{self.place.prefix}-{self.session.id}{suffix}")
+            if claim is not None:
+                return claim
+        raise Denied(f"others take each new file in {self.place.directory}")
+
+    def _quarantined(self, now: float) -> Saved:
+        self._close_file()
+        claim, self._claim = self._claim, None
+        try:
+            where = claim.quarantine() if claim is not None else "gone"
+            self._fail(f"its file was damaged and is now {where}", now, "corrupt")
+        except OSError as error:
+            self._fail(f"its file is damaged and cannot be renamed: {error.strerror}", now, "corrupt")
+        self._next_try = now
+        return Saved(lost=True)
+
+    def _lose(self) -> None:
+        self._close_file()
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.release()
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except Exception:
+                return  # nothing is written by this any more
+
+    def _bounded(self, file: SpoolFile, now: float) -> bool:
+        """Tell SQLite how far the file may grow; whether it has grown so far."""
+        if now >= self._next_look:
+            self._next_look = now + LOOK
+            own = sum(os.path.getsize(path) for path in parts(file.path) if os.path.exists(path))
+            self._others = max(spooldir.bytes_in(self.place.directory) - own, 0)
+            return file.limit(self._pages(), self._log()) >= self._pages()
+        return False
+
+    def _log(self) -> int:
+        """What the log beside the file may take before it is moved into it, in bytes."""
+        return min(MOST_WAL, (self.place.max_bytes - self._others) // 8)
+
+    def _pages(self) -> int:
+        """How many pages the file may have: the log takes some of the room, with a transaction more than it should have."""
+        return max(self.place.max_bytes - self._others - 2 * self._log(), 0) // PAGE
+
+    def _would_pass(self, file: SpoolFile, wanted: int) -> bool:
+        """Whether it is the bound that so many bytes more do not fit under, and not the end of the disk."""
+        try:
+            return file.limit(self._pages(), self._log()) + 2 * wanted // PAGE + 1 >= self._pages()
+        except Exception:
+            return False
+
+    def _works(self, now: float) -> None:
+        if self._complained:
+            logger.info("the spool works again")
+        self.problem, self.reason, self._complained = None, SPOOL_ERROR, False
+        # What comes and goes, as a bound that is met and left, is told of once in a while.
+        self._said = {kind: said for kind, said in self._said.items() if now - said < QUIET}
+
+    def _fail(self, sentence: str, now: float, kind: str) -> None:
+        self.problem = f"the spool does not work: {sentence}"
+        self._next_try = now + RETRY
+        if kind not in self._said:
+            self._said[kind] = now
+            self._complained = True
+            logger.warning("the spool does not work, events are kept in memory: %s", clean(sentence))
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, Denied):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or type(error).__name__}: {error.filename or ''}".rstrip(": ")
+    return str(error) if type(error).__module__ == "sqlite3" else type(error).__name__

@@ -1,0 +1,83 @@
+"""Starts, updates and ends of a run or a step joined into one event, for protocols that send them only as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from agentscope.events import RUN, RUN_END, STEP, STEP_END, Event, in_full
+
+from .base import Batch, Part
+
+_ENDS = frozenset({RUN, RUN_END, STEP, STEP_END})
+
+
+class Whole(NamedTuple):
+    """A run or a step in one event, and the `seq` of every event that it was joined from."""
+
+    event: Event
+    seqs: tuple[int, ...]
+
+
+def joined(batch: Batch, runs: bool = True) -> tuple[list[Whole], list[int]]:
+    """What of a batch can be sent whole, in order of its last event, and the `seq` of what has to wait for its end.
+
+    A part that the batch is `closing` is sent whatever is there of it. Without `runs`, events of runs stay single.
+    """
+    parts: dict[Part, list[Event]] = {}
+    for event in batch.events:
+        if event.step_id is not None or runs:
+            parts.setdefault((event.run_id, event.step_id), []).append(event)
+    singles = [] if runs else [Whole(in_full(event), (event.seq,)) for event in batch.events if event.step_id is None]
+    wholes, waiting = singles, []
+    for part, events in parts.items():
+        if part in batch.closing or any(event.type in _ENDS for event in events):
+            every = sorted(map(in_full, (*batch.parked.get(part, ()), *events)), key=_seq)
+            wholes.append(Whole(merged(every), tuple(event.seq for event in every)))
+        else:
+            waiting += [event.seq for event in events]
+    return sorted(wholes, key=lambda whole: whole.event.seq), waiting
+
+
+def merged(parts: Sequence[Event]) -> Event:
+    """All events of one run or step, in order, as one of type `run` or `step`, with the place of the last.
+
+    A later value counts over an earlier one, but objects in `meta_data` are merged, as the receiver does it.
+    """
+    last = parts[-1]
+    type_ = RUN if last.step_id is None else STEP
+    if len(parts) == 1:
+        return last if last.type == type_ else last._replace(type=type_)
+    fields: dict[str, Any] = {}
+    for event in parts:
+        for name, value in event.fields.items():
+            if name == "meta_data" and name in fields:
+                value = _merged_objects(fields[name], value)
+            elif name == "truncated":
+                value = sorted({*fields.get(name, ()), *value})
+            fields[name] = value
+    parent = next((event.parent_id for event in reversed(parts) if event.parent_id is not None), None)
+    return last._replace(type=type_, parent_id=parent, fields=fields, size=sum(event.size for event in parts))
+
+
+def by_run(events: Iterable[Event]) -> list[list[Event]]:
+    """Events of each run, in order."""
+    runs: dict[str, list[Event]] = {}
+    for event in events:
+        runs.setdefault(event.run_id, []).append(event)
+    return list(runs.values())
+
+
+def _merged_objects(earlier: Any, later: Any) -> Any:
+    try:
+        one, other = json.loads(earlier), json.loads(later)
+    except (ValueError, TypeError, RecursionError):
+        return later
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return later
+    return json.dumps({**one, **other}, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _seq(event: Event) -> int:
+    return event.seq

@@ -1,0 +1,274 @@
+"""A batch sent in as few requests as the backend takes it in: in one if all goes well, in pieces where it refuses some."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from math import log2
+
+from agentscope.events import Event, in_full
+
+from .assemble import Whole
+from .base import BUSY, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
+from .compression import PieceState
+from .json_encode import UNENCODABLE, dumps
+from .responses import GONE, UNACCEPTABLE, detail, fail, note_failure, note_refusal
+
+CHUNK = 192 * 1024
+"""Bytes of items that are made in one go, before they are compressed. Much more, and each chunk is new memory of the system's."""
+SMALLEST_FIELD = 256
+SMALLEST_SPLIT = 1024
+"""Pieces are not made smaller than this many bytes because they are too large."""
+_UNREADABLE = UNACCEPTABLE | {500}
+"""What a backend may answer that takes a compressed body for broken JSON."""
+MOST_ABSENCES = 10
+"""So often in a row a backend that had this call may answer that it has none, before that is believed."""
+
+
+class PieceLane:
+    """One conversation that delivers a batch. A format says how an item, a body and an acknowledgement look."""
+
+    def __init__(
+        self, state: PieceState, batch: Batch, outcome: Outcome, wholes: Iterable[Whole] | None = None
+    ) -> None:
+        """wholes: what is sent as one item each, where that is not every event by itself."""
+        self.unsupported = False
+        """The backend has no such call."""
+        self._state = state
+        self._batch = batch
+        self._outcome = outcome
+        self._covered: dict[int, tuple[int, ...]] | None = None
+        """All that an item stands for, by the `seq` of its event; None if that is itself."""
+        if wholes is None:
+            self._events = {event.seq: event for event in batch.events}
+        else:
+            self._events, self._covered = {}, {}
+            for event, seqs in wholes:
+                self._events[event.seq], self._covered[event.seq] = event, seqs
+        self._pieces: deque[list[int]] = deque()
+        self._sent: list[int] = []
+        self._sent_bytes = 0
+        """What the items of that take, before they are compressed."""
+        self._compressed = False
+        self._requests = 0
+        self._stopped = False
+        self._budget = 2 * int(log2(len(batch.events) + 1)) + 4
+        self._line_up()
+
+    # ---- the format ------------------------------------------------------------------------------------------------
+
+    @property
+    def _path(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def _content_type(self) -> str:
+        return "application/json"
+
+    def _item(self, event: Event) -> bytes:
+        """One item as it stands in a body."""
+        raise NotImplementedError
+
+    def _body(self, portions: Iterator[list[bytes]]) -> Iterator[bytes]:
+        """The body in chunks, each of one portion of items or of more; but for the last, portions are large."""
+        raise NotImplementedError
+
+    def _acknowledge(self, reply: Response) -> None:
+        """Read an answer of success, and note what was delivered or rejected; `_stop` if it is not to be believed."""
+        raise NotImplementedError
+
+    def _unsupported_media(self) -> bool:
+        """HTTP 415. Whether something can be changed so that sending it again makes sense."""
+        if self._state.encoding is None:
+            return False
+        self._state.encoding, self._state.compress = None, False
+        return True
+
+    # ---- the conversation ------------------------------------------------------------------------------------------
+
+    def next(self) -> Request | None:
+        while not self._stopped and self._pieces:
+            chunks = self._body(self._encoded(self._pieces.popleft()))
+            body, headers = self._state.pack(chunks, self._content_type, self._batch.pause)
+            if self._sent:
+                self._requests += 1
+                self._compressed = "Content-Encoding" in headers
+                return Request("POST", self._path, headers, body)
+        return None
+
+    def answer(self, reply: Response | Failure) -> None:
+        self._judge(reply)
+        # This may have been the last request of the attempt: the next one goes on with what is split off by now.
+        self._batch.pieces = [list(piece) for piece in self._pieces]
+
+    def _judge(self, reply: Response | Failure) -> None:
+        if isinstance(reply, Failure):
+            if reply.kind == "timeout" and not reply.unsent and len(self._sent) > 1:
+                self._state.too_slow(self._sent_bytes)
+            self._stop()
+            note_failure(self._outcome, reply)
+            return
+        self._state.learn(reply)
+        if 200 <= reply.status < 300:
+            self._state.took(self._compressed)
+            self._acknowledge(reply)
+        elif reply.status in GONE:
+            self._stop()
+            self._state.absences += 1
+            self.unsupported = not self._state.confirmed or self._state.absences > MOST_ABSENCES
+            if not self.unsupported:
+                fail(self._outcome, BUSY, f"the backend answers HTTP {reply.status}, which it did not before")
+        elif self._was_unreadable(reply.status):
+            self._pieces.appendleft(self._sent)
+        elif reply.status == 413:
+            self._too_large()
+        elif reply.status in UNACCEPTABLE:
+            self._split_or_drop("rejected", detail(reply))
+        elif reply.status == 500 and "retry-after" not in reply.headers:
+            self._server_error(reply)
+        else:
+            self._stop()
+            note_refusal(self._outcome, reply)
+
+    def _was_unreadable(self, status: int) -> bool:
+        """Whether the backend could perhaps not read the body, and gets it in another form."""
+        if status == 415 and self._unsupported_media():
+            return True
+        return status in _UNREADABLE and self._state.doubts(self._compressed)
+
+    def _encoded(self, piece: list[int]) -> Iterator[list[bytes]]:
+        """The items of a piece in portions, as far as the backend should take them in one body: the rest is another piece.
+
+        They are made when they are asked for and not kept: all together they take as much memory as the events.
+        """
+        sent: list[int] = []
+        self._sent, self._sent_bytes = sent, 0
+        most = min(self._state.largest_body, self._state.timely_body)
+        events, make, refused = self._events, self._item, self._batch.refused_size
+        portion: list[bytes] = []
+        size, end = 0, CHUNK
+        for position, seq in enumerate(piece):
+            try:
+                item = make(events[seq])
+                if len(item) >= refused:
+                    item = self._cut(seq, item)
+            except UNENCODABLE as error:
+                self._drop(seq, "encode_error", type(error).__name__)
+                continue
+            size += len(item)
+            if size > most and sent:
+                size -= len(item)
+                self._pieces.appendleft(piece[position:])
+                break
+            sent.append(seq)
+            portion.append(item)
+            if size >= end:
+                yield portion
+                portion, end = [], size + CHUNK
+        self._sent_bytes = size
+        yield portion
+
+    def _cut(self, seq: int, item: bytes) -> bytes:
+        """An item that is not as large as one that was refused, if that can be."""
+        while len(item) >= self._batch.refused_size and (smaller := cut_largest_field(self._events[seq])) is not None:
+            self._events[seq] = smaller
+            item = self._item(smaller)
+        return item
+
+    def _deliver(self, seqs: Iterable[int]) -> None:
+        self._outcome.delivered += seqs if self._covered is None else [c for seq in seqs for c in self._covered[seq]]
+
+    def _drop(self, seq: int, reason: str, why: str) -> None:
+        covered = (seq,) if self._covered is None else self._covered[seq]
+        self._outcome.dropped += [Dropped(each, reason, why) for each in covered]
+
+    def _confirm(self, number: int) -> None:
+        """The backend has acknowledged so many items."""
+        self._state.accepted += number
+        self._state.confirmed, self._state.absences = True, 0
+
+    def _line_up(self) -> None:
+        """Queue all events: split as an earlier attempt left them, the others together.
+
+        Suspects are sent alone, and after others: whether those get through is what tells.
+        """
+        if not self._batch.suspects and not self._batch.pieces:
+            if self._events:
+                self._pieces.append(list(self._events))
+            return
+        suspects = {seq: suspect for seq, suspect in self._batch.suspects.items() if seq in self._events}
+        ripe = [seq for seq, suspect in suspects.items() if suspect.is_ripe(self._state.accepted)]
+        rest = dict.fromkeys(seq for seq in self._events if seq not in suspects)
+        self._pieces.extend([seq] for seq in ripe)
+        for earlier in self._batch.pieces:
+            kept = [seq for seq in earlier if seq in rest]
+            for seq in kept:
+                del rest[seq]
+            if kept:
+                self._pieces.append(kept)
+        if rest:
+            self._pieces.append(list(rest))
+        self._pieces.extend([seq] for seq in suspects if seq not in ripe)
+
+    def _stop(self) -> None:
+        self._stopped = True
+        self._pieces.appendleft(self._sent)
+
+    def _split(self) -> None:
+        middle = len(self._sent) // 2
+        self._pieces.extendleft((self._sent[middle:], self._sent[:middle]))
+
+    def _split_or_drop(self, reason: str, why: str) -> None:
+        if len(self._sent) > 1:
+            self._split()
+        else:
+            self._drop(self._sent[0], reason, why)
+
+    def _too_large(self) -> None:
+        size = self._sent_bytes
+        if len(self._sent) > 1:
+            self._state.largest_body = min(self._state.largest_body, max(size // 2, SMALLEST_SPLIT))
+            self._split()
+        elif cut_largest_field(self._events[self._sent[0]]) is None:
+            self._drop(self._sent[0], "too_large", "HTTP 413 to this event alone")
+        else:
+            self._batch.refused_size = min(self._batch.refused_size, size)
+            self._pieces.appendleft(self._sent)
+
+    def _server_error(self, response: Response) -> None:
+        """HTTP 500 may mean an outage, or one event that the backend stumbles over: then only that one is given up."""
+        note_refusal(self._outcome, response)
+        if len(self._sent) == 1 and self._struck(self._sent[0]):
+            return
+        batch = self._batch
+        if batch.searching:
+            batch.searching = self._requests < self._budget or bool(self._outcome.delivered)
+        else:
+            batch.server_errors += 1
+            batch.searching = batch.server_errors % PATIENCE == 0
+        if not batch.searching:
+            self._stop()
+        elif len(self._sent) > 1:
+            self._split()
+
+    def _struck(self, seq: int) -> bool:
+        """Whether this answer speaks against the event and not against the backend, which took others meanwhile."""
+        suspect = self._batch.suspects.setdefault(seq, Suspect(self._state.accepted))
+        struck = suspect.note(self._state.accepted)
+        if suspect.strikes >= PATIENCE:
+            self._drop(seq, "rejected", "HTTP 500 to this event alone")
+        return struck
+
+
+def cut_largest_field(event: Event) -> Event | None:
+    """The event with its largest payload cut to an eighth, or replaced if that is small; None if none is left to cut."""
+    event = in_full(event)
+    payloads = {name: value for name, value in event.fields.items() if type(value) is bytes}
+    name = max(payloads, key=lambda name: len(payloads[name]), default=None)
+    if name is None or len(payloads[name]) < SMALLEST_FIELD:
+        return None
+    size = len(payloads[name])
+    start = payloads[name][: size // 8].decode("utf-8", "ignore") if size > 8 * SMALLEST_FIELD else ""
+    note = dumps(f"{start}…[cut: {size} bytes of JSON, more than the backend takes]").encode()
+    marked = [*event.fields.get("truncated", ()), name]
+    return event._replace(fields={**event.fields, name: note, "truncated": sorted(set(marked))})

@@ -1,0 +1,89 @@
+"""Pieces of JSON that protocols are made of."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from functools import lru_cache
+from json.encoder import encode_basestring as quoted
+from math import isfinite
+from typing import Any
+
+from agentscope.events import Event, PlainStep, Session
+
+dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""Strict and compact; what it gives still has to be encoded as UTF-8."""
+
+UNENCODABLE = (ValueError, TypeError, OverflowError, RecursionError)
+"""What encoding an event may raise, if a hook has put something into it that is not JSON."""
+
+_EPOCH = datetime(1970, 1, 1)
+_TIMES = frozenset({"started_at", "ended_at"})
+
+
+@lru_cache(maxsize=64)
+def _second(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat()
+
+
+def naive_utc(time_ns: int) -> str:
+    """`2026-01-31T12:00:00.123456`, in UTC, as the classic calls take it."""
+    second = time_ns // 1_000_000_000
+    # The digits of the microseconds stand in the number itself, which is written faster than it is divided.
+    micros = str(time_ns)[-9:-3] if second > 0 else f"{time_ns // 1000 % 1_000_000:06d}"
+    return f"{_second(second)}.{micros}"
+
+
+def zoned_utc(time_ns: int) -> str:
+    """`2026-01-31T12:00:00.123456Z`, as the batch call takes it (RFC 3339)."""
+    return naive_utc(time_ns) + "Z"
+
+
+def event_json(event: Event, session: Session) -> bytes:
+    """One item of a batch's `events`: WIRE.md calls it a patch. Payload fields are put in as the bytes they are, at its end.
+
+    This is done for every event, so it is written out: a call for each field would cost as much again.
+    """
+    told: Any
+    type_, seq, time_ns, run_id, step_id, parent_id, told, _ = event
+    head = (
+        f'{{"id":"{session.event_prefix}{seq:012x}","seq":{seq},"time":"{naive_utc(time_ns)}Z","type":"{type_}",'
+        f'"run_id":{quoted(run_id)},"step_id":{"null" if step_id is None else quoted(step_id)},'
+        f'"parent_id":{"null" if parent_id is None else quoted(parent_id)}'
+    )
+    if type(told) is PlainStep:
+        name, step_type, started_at, elapsed, given, output = told
+        text = (
+            f'{head},"name":{quoted(name)},"step_type":{quoted(step_type)},"status":"completed",'
+            f'"latency_ms":{elapsed // 1000 / 1000},"started_at":"{naive_utc(started_at)}Z",'
+            f'"ended_at":"{naive_utc(started_at + elapsed)}Z"'
+        )
+        payloads = (b',"input":', given, b"" if output is None else b',"output":', output or b"", b"}")
+        return b"".join((text.encode(), *(payloads if given is not None else payloads[2:])))
+    parts = [b""]
+    for name, value in told.items():
+        kind = type(value)
+        if kind is bytes:
+            parts.append(_key(name).encode())
+            parts.append(value)
+        elif kind is str:
+            head += f"{_key(name)}{quoted(value)}"
+        elif kind is int:
+            head += f'{_key(name)}"{naive_utc(value)}Z"' if name in _TIMES else f"{_key(name)}{value}"
+        elif kind is float and isfinite(value):
+            head += f"{_key(name)}{value!r}"
+        else:
+            head += f"{_key(name)}{dumps(value)}"
+    parts[0] = head.encode()
+    parts.append(b"}")
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=256)
+def _key(name: str) -> str:
+    return f",{quoted(name)}:"
+
+
+def plain(name: str, value: Any) -> Any:
+    """A field that is no payload, as it is written: times are kept in nanoseconds until here."""
+    return zoned_utc(value) if name in _TIMES and type(value) is int else value

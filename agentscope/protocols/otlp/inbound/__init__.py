@@ -1,0 +1,1 @@
+"""Spans of any emitter, read as events."""

@@ -1,0 +1,156 @@
+"""The attributes of a span of others: looked up by many names, and kept as JSON where nobody asked for them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, deeper_than
+from agentscope.protocols.otlp.semantic_conventions import JSON_TYPE, TEXT_TYPE
+from agentscope.protocols.otlp.token_usage import count
+from agentscope.protocols.otlp.wire.model import Value
+
+from .attribute_names import ALL_JSON
+
+MOST_KEPT = 128
+"""Attributes of one span that are kept in `meta_data`, besides those that were understood."""
+DEEPEST = 56
+"""Levels of a JSON text that is taken apart; a deeper one stays the text it is."""
+_CUT_KEY = "agentscope.attributes_left_out"
+
+
+class Attributes:
+    """Each attribute is given once; `rest` has what nobody took."""
+
+    def __init__(self, attributes: Mapping[str, Value]) -> None:
+        self.all = attributes
+        self._taken: set[str] = set()
+
+    def take(self, names: Iterable[str]) -> None:
+        """Count these as understood."""
+        self._taken.update(names)
+
+    def text(self, *names: str) -> str | None:
+        """The first text under one of these names that is not empty. The same text under others is understood, too."""
+        found: str | None = None
+        for name in names:
+            value = self.all.get(name)
+            told = value if type(value) is str else str(value) if type(value) is int else None
+            if told and (found is None or told == found):
+                found = told
+                self._taken.add(name)
+        return found
+
+    def number(self, *names: str) -> int | None:
+        """The first count under one of these names, as a number or as digits. All of these names are understood."""
+        found = None
+        for name in names:
+            value = self.all.get(name)
+            if value is None:
+                continue
+            self._taken.add(name)
+            if type(value) is str and value.isascii() and value.isdigit() and len(value) < 20:
+                value = int(value)
+            if found is None:
+                found = count(value)
+        return found
+
+    def payload(self, names: Sequence[str], mime_type: Value = None) -> Any:
+        """The first payload under one of these names, as JSON; None for none. All of these names are understood.
+
+        What is empty gives way to what is not: emitters leave `{}` behind where another attribute has the content.
+        """
+        there = [name for name in names if self.all.get(name) not in (None, "")]
+        self._taken.update(there)
+        if not there:
+            return None
+        chosen = next((name for name in there if self.all[name] not in ("{}", "[]", "null")), there[0])
+        given = JSON_TYPE if chosen in ALL_JSON else mime_type if chosen.endswith(".value") else None
+        return payload_of(self.all[chosen], given)
+
+    def texts(self, *names: str) -> list[str]:
+        """The first list of texts under one of these names: a list, or one as JSON or with commas."""
+        for name in names:
+            value = self.all.get(name)
+            if value is None:
+                continue
+            self._taken.add(name)
+            known = payload_of(value)
+            items = known.split(",") if isinstance(known, str) else known if isinstance(known, list) else []
+            found = [item.strip() for item in items if isinstance(item, str) and item.strip()]
+            if found:
+                return found
+        return []
+
+    def objects(self, names: Iterable[str], prefixes: Iterable[str] = ()) -> dict[str, Any]:
+        """JSON objects under these names and attributes behind these prefixes, as one object."""
+        merged: dict[str, Any] = {}
+        for name in names:
+            known = payload_of(self.all.get(name))
+            if isinstance(known, dict):
+                merged |= known
+                self._taken.add(name)
+        for prefix in prefixes:
+            for name in sorted(self.all):
+                if name.startswith(prefix) and name not in self._taken:
+                    merged[name[len(prefix) :]] = unquoted(self.all[name])
+                    self._taken.add(name)
+        return merged
+
+    def rest(self, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+        """What nobody took, under its own names."""
+        names = sorted(name for name in self.all if name not in self._taken and name not in leave_out)
+        kept: dict[str, Any] = {name: payload_of(self.all[name]) for name in names[:MOST_KEPT]}
+        if len(names) > MOST_KEPT:
+            kept[_CUT_KEY] = len(names) - MOST_KEPT
+        return kept
+
+
+def payload_of(value: Value, mime_type: Value = None) -> Any:
+    """An attribute as JSON. A text is parsed if its type says so, or if none is given and it looks like an object or an array."""
+    if type(value) is not str:
+        return plain(value)
+    if mime_type == TEXT_TYPE or not value:
+        return value
+    return parsed(value) if mime_type == JSON_TYPE or value.lstrip()[:1] in ("{", "[") else value
+
+
+def unquoted(value: Value) -> Any:
+    """The same for an attribute that may be a JSON string, quotes and all, as Langfuse has them since version 5."""
+    is_quoted = type(value) is str and len(value) > 1 and value[0] == value[-1] == '"'
+    return payload_of(value, JSON_TYPE if is_quoted else None)
+
+
+def parsed(text: str) -> Any:
+    """The value of a JSON text. What is not JSON, or would cost too much as values, stays the text it is."""
+    if len(text) > LIGHT_BODY and text.count(",") + 2 * text.count("[") + 3 * text.count("{") > MAX_WEIGHT:
+        return text
+    try:
+        # Python's own encoder writes NaN, and many an emitter lets it.
+        value = json.loads(text, parse_constant=str, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # lone surrogates, which no store takes
+    except (ValueError, RecursionError):
+        return text
+    return text if deeper_than(value, DEEPEST) else value
+
+
+def _finite(digits: str) -> float | str:
+    number = float(digits)
+    return number if isfinite(number) else digits
+
+
+def plain(value: Value) -> Any:
+    """An attribute's value as JSON has it: bytes in base64, numbers that are not finite as text."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float):
+        return value if isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value

@@ -1,0 +1,177 @@
+"""Messages that spans of others tell in pieces: attributes with an index in their names, or an event for each message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from agentscope.protocols.otlp.wire.model import SpanEvent, Value
+
+from .attributes import Attributes, payload_of, plain
+
+_WRAPPERS = frozenset(
+    {"message", "document", "tool_call", "message_content", "embedding", "prompt", "completion", "image", "tool"}
+)
+"""OpenInference says `0.message.role`, `0.tool_call.id`: the word in between adds nothing."""
+_AS_JSON = frozenset({"metadata", "arguments", "function_call_arguments_json", "json_schema", "parameters"})
+_VECTORS = frozenset({"vector", "embedding.vector"})
+_DETAILS = "gen_ai.client.inference.operation.details"
+_CHOICE = "gen_ai.choice"
+_ROLES = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}
+_PROMPTS = {
+    "gen_ai.content.prompt": ("gen_ai.prompt", "gen_ai.event.content"),
+    "gen_ai.prompt": ("gen_ai.prompt", "content"),
+}
+_COMPLETIONS = {
+    "gen_ai.content.completion": ("gen_ai.completion", "gen_ai.event.content"),
+    "gen_ai.completion": ("gen_ai.completion", "content"),
+}
+MESSAGE_EVENTS = frozenset({_DETAILS, _CHOICE, *_ROLES, *_PROMPTS, *_COMPLETIONS})
+_ENVELOPE = frozenset(
+    {"event.name", "gen_ai.system", "gen_ai.provider.name", "gen_ai.message.index", "gen_ai.operation.name", "name"}
+)
+
+
+class _Node(dict[str, Any]):
+    """What is put together here, as opposed to an object that an attribute holds."""
+
+
+class Told(NamedTuple):
+    """Input and output of a span; None where nothing tells of it."""
+
+    input: Any
+    output: Any
+
+
+def listed(attributes: Attributes, prefix: str) -> list[Any] | None:
+    """The list whose items were flattened under `prefix.N`, in order; None if there is none. Its attributes are understood."""
+    root = _Node()
+    start = f"{prefix}."
+    for name, value in attributes.all.items():
+        if not name.startswith(start):
+            continue
+        path = name[len(start) :].split(".")
+        if not _is_index(path[0]) or len(path) > 16:
+            continue
+        attributes.take((name,))
+        last = path[-1]
+        if last in _VECTORS:
+            continue  # an embedding is thousands of numbers that tell nobody anything
+        node: Any = root
+        for step in path[:-1]:
+            node = node.setdefault(step, _Node()) if isinstance(node, _Node) else None
+        if isinstance(node, _Node):
+            node[last] = payload_of(value) if last in _AS_JSON else plain(value)
+    return _ordered(root) if root else None
+
+
+def _ordered(node: _Node) -> list[Any]:
+    return [_simple(node[index]) for index in sorted(node, key=int)]
+
+
+def _simple(node: Any) -> Any:
+    if not isinstance(node, _Node):
+        return node
+    if node and all(_is_index(key) for key in node):
+        return _ordered(node)
+    if len(node) == 1:
+        (key,) = node
+        if key in _WRAPPERS:
+            return _simple(node[key])
+    return {key: _simple(item) for key, item in node.items()}
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def of_events(events: Iterable[SpanEvent], unwrapped: bool) -> Told:
+    """What the events of a span tell, one each for a message, or one with all of them.
+
+    `unwrapped`: the content of a single message alone, as a tool's arguments and result are sent.
+    """
+    inputs: list[Any] = []
+    outputs: list[Any] = []
+    for event in events:
+        _hear(event.name, event.attributes, inputs, outputs)
+    return _told(inputs, outputs, unwrapped)
+
+
+def of_event_list(value: Any) -> Told:
+    """The same, for events as a list of objects in one attribute: Pydantic AI before version 2 of its format."""
+    inputs: list[Any] = []
+    outputs: list[Any] = []
+    for item in value if isinstance(value, list) else ():
+        name = item.get("event.name") if isinstance(item, dict) else None
+        if isinstance(name, str):
+            _hear(name, item, inputs, outputs)
+    return _told(inputs, outputs, False)
+
+
+def _hear(name: str, given: Mapping[str, Value], inputs: list[Any], outputs: list[Any]) -> None:
+    if name in _ROLES:
+        inputs.append({"role": _ROLES[name], **_body(given)})
+    elif name == _CHOICE:
+        outputs.append(_choice(_body(given)))
+    elif name == _DETAILS:
+        for key, found in (("gen_ai.input.messages", inputs), ("gen_ai.output.messages", outputs)):
+            messages = payload_of(given.get(key))
+            if messages is not None:
+                found += messages if isinstance(messages, list) else [messages]
+    else:
+        for table, found in ((_PROMPTS, inputs), (_COMPLETIONS, outputs)):
+            for key in table.get(name, ()):
+                content = payload_of(given.get(key))
+                if content is not None:
+                    bare = key == "content" and isinstance(given.get("role"), str)
+                    found += [_body(given)] if bare else content if isinstance(content, list) else [content]
+                    break
+
+
+def _choice(body: dict[str, Any]) -> Any:
+    message = body.pop("message", None)
+    body.pop("index", None)
+    if message is None:
+        return {"role": "assistant", **body}
+    if isinstance(message, dict):
+        return {"role": "assistant", **message, **body}
+    return {"role": "assistant", "content": message, **body}
+
+
+def _body(given: Mapping[str, Value]) -> dict[str, Any]:
+    return {key: payload_of(value) for key, value in given.items() if key not in _ENVELOPE}
+
+
+def _told(inputs: list[Any], outputs: list[Any], unwrapped: bool) -> Told:
+    said: Any = outputs[0] if len(outputs) == 1 else outputs or None
+    asked: Any = inputs or None
+    if unwrapped:
+        asked, said = _content(inputs[0]) if len(inputs) == 1 else asked, _content(said)
+    return Told(asked, said)
+
+
+def _content(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    parts = message.get("parts")
+    if isinstance(parts, list) and len(parts) == 1 and isinstance(parts[0], dict):
+        part = parts[0]
+        return next((part[key] for key in ("arguments", "response", "result", "content") if key in part), part)
+    return message.get("content", message)
+
+
+def first_turn(messages: Any, new_from: int | None) -> tuple[Any, Any]:
+    """What an agent was asked and what it said last, from all messages of its conversation.
+
+    `new_from` is the index of the first message of this run; those before it are history, and part of what it was asked.
+    """
+    if not isinstance(messages, list) or not messages:
+        return messages, None
+    start = new_from if new_from is not None and 0 <= new_from < len(messages) else 0
+    replies = [at for at in range(start, len(messages)) if _role(messages[at]) == "assistant"]
+    asked: Sequence[Any] = messages[: replies[0]] if replies else messages
+    return list(asked) or None, messages[replies[-1]] if replies else None
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else None

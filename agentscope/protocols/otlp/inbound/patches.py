@@ -1,0 +1,227 @@
+"""Spans as the patches that the receiver stores: our own come back as they were, those of others as far as they are understood.
+
+The trace is the run and a span is a step; a root that is an agent, or nothing in particular, is the run itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from math import isfinite
+from typing import Any
+
+from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_START
+from agentscope.protocols.agentscope.decode import Patch
+from agentscope.protocols.agentscope.fields import MAX_ID, normal_time
+from agentscope.protocols.ids import run_id_of, span_id_of
+from agentscope.protocols.json_decode import MAX_DEPTH, deeper_than
+from agentscope.protocols.json_encode import zoned_utc
+from agentscope.protocols.otlp import semantic_conventions as names
+from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Value
+
+from .attributes import parsed, plain
+from .step_types import AGENT, OTHER, REASONING, kind_of
+from .third_party import Foreign, is_root, resource_data, understood
+
+SESSION = "otlp"
+"""`Patch.session_id`: spans have no session, and no place in one."""
+
+_RUNS = frozenset({AGENT, OTHER, REASONING})
+"""A root of such a kind is the run; of any other kind it is a step as well."""
+_EVENT_DEPTH = MAX_DEPTH - 2
+_LATEST = 253_402_300_799 * 10**9  # the last second of the year 9999
+
+
+def patches_of(span: Span, group: SpanGroup) -> list[Patch]:
+    """The patches to a run and a step that one span amounts to, at most two. `group` is where the span came in.
+
+    The same span gives the same ids each time, in either encoding; one with another content gives others. Raises
+    `ValueError` for a span that cannot be stored; the text says why.
+    """
+    if not 0 < max(span.start_ns, span.end_ns) <= _LATEST:
+        raise ValueError("its times must be in nanoseconds since the epoch, up to the year 9999")
+    given = span.attributes.get(names.RUN_ID)
+    run_id = run_id_of(span.trace_id) if given is None else _id(given, names.RUN_ID)
+    if given is not None and (names.STEP_ID in span.attributes or span.span_id == span_id_of(run_id)):
+        return [_own(span, run_id)]
+    # A span that names a run of ours is a step in it, even one without a parent: the run has a name and an end of its own.
+    return _foreign(span, group, run_id, is_root(span) and given is None)
+
+
+def is_run(span: Span) -> bool:
+    """Whether a root of others is the run and nothing else; of other kinds it is a step as well."""
+    return kind_of(span) in _RUNS
+
+
+def without_repeats(patches: Iterable[Patch]) -> list[Patch]:
+    """The same patches, but of those that only repeat a user, a conversation or tags of a run, each run's first.
+
+    Many emitters put these on every span of a trace.
+    """
+    kept: list[Patch] = []
+    seen: set[tuple[str, str]] = set()
+    for patch in patches:
+        if patch.type == RUN_UPDATE:
+            told = {name: value for name, value in patch.fields.items() if name not in ("id", "time")}
+            key = patch.run_id, json.dumps(told, sort_keys=True)
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(patch)
+    return kept
+
+
+# ---- our own -------------------------------------------------------------------------------------------------------
+
+
+def _own(span: Span, run_id: str) -> Patch:
+    attributes = span.attributes
+    step = attributes.get(names.STEP_ID)
+    step_id = None if step is None else _id(step, names.STEP_ID)
+    parent = attributes.get(names.PARENT_ID)
+    if parent is not None:
+        parent_id: str | None = _id(parent, names.PARENT_ID)
+    else:
+        parent_id = None if step_id is None else _parent(span, run_id)
+    fields: dict[str, Any] = {}
+    _put_text(fields, "agent_name" if step_id is None else "name", attributes.get(names.NAME), names.NAME)
+    _put_text(fields, "step_type", attributes.get(names.STEP_TYPE), names.STEP_TYPE)
+    for field, name in names.TEXTS.items():
+        _put_text(fields, field, attributes.get(name), name)
+    for field, name in names.NUMBERS.items():
+        _put_number(fields, field, attributes.get(name), name)
+    for field, name in names.LISTS.items():
+        _put_list(fields, field, attributes.get(name), name)
+    _put_time(fields, "started_at", attributes.get(names.STARTED_AT), span.start_ns)
+    _put_time(fields, "ended_at", attributes.get(names.ENDED_AT), span.end_ns)
+    for field, value_name, type_name in (
+        (names.INPUT, names.INPUT_VALUE, names.INPUT_MIME_TYPE),
+        (names.OUTPUT, names.OUTPUT_VALUE, names.OUTPUT_MIME_TYPE),
+    ):
+        value = attributes.get(value_name, attributes.get(field))
+        if value is not None:
+            fields[field] = value if attributes.get(type_name) == names.TEXT_TYPE else _json(value)
+    for field, name in (("meta_data", names.META_DATA), ("meta_data", names.METADATA), ("usage", names.USAGE)):
+        if attributes.get(name) is not None:
+            fields.setdefault(field, _json(attributes[name]))
+    error = _own_error(span)
+    if error is not None:
+        fields["error"] = error
+    ended = "ended_at" in fields
+    types = (RUN_END, RUN_START) if step_id is None else (STEP, STEP_START)
+    return _patch(types[0] if ended else types[1], run_id, step_id, parent_id, span.end_ns or span.start_ns, fields)
+
+
+def _own_error(span: Span) -> Any:
+    if names.ERROR_PAYLOAD in span.attributes:
+        return _json(span.attributes[names.ERROR_PAYLOAD])
+    told = next((event.attributes for event in span.events if event.name == names.EXCEPTION), {})
+    return {key: plain(told[name]) for key, name in names.EXCEPTION_KEYS.items() if name in told} or None
+
+
+def _json(value: Value) -> Any:
+    return parsed(value) if type(value) is str else plain(value)
+
+
+def _put_text(fields: dict[str, Any], field: str, value: Value, name: str) -> None:
+    if value is not None:
+        if type(value) is not str:
+            raise ValueError(f"{name} must be a string")
+        fields[field] = value
+
+
+def _put_number(fields: dict[str, Any], field: str, value: Value, name: str) -> None:
+    if value is not None:
+        if type(value) not in (int, float) or (type(value) is float and not isfinite(value)):
+            raise ValueError(f"{name} must be a number")
+        fields[field] = value
+
+
+def _put_list(fields: dict[str, Any], field: str, value: Value, name: str) -> None:
+    if value is not None:
+        items = plain(value)
+        if type(items) is not list or not all(type(item) is str for item in items):
+            raise ValueError(f"{name} must be a list of strings")
+        fields[field] = items
+
+
+def _put_time(fields: dict[str, Any], field: str, value: Value, span_ns: int) -> None:
+    """The time of the span, unless an attribute has the real one; 0 there is none."""
+    if value is None:
+        value = span_ns
+    try:
+        if type(value) is str:
+            fields[field] = normal_time(value)
+        elif type(value) is not int:
+            raise TypeError
+        elif value:
+            fields[field] = zoned_utc(value)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{field} must be a time") from None
+
+
+# ---- those of others -----------------------------------------------------------------------------------------------
+
+
+def _foreign(span: Span, group: SpanGroup, run_id: str, root: bool) -> list[Patch]:
+    told = understood(span, group)
+    time_ns = span.end_ns or span.start_ns
+    patches: list[Patch] = []
+    if root:
+        patches.append(_run(span, group, run_id, told))
+    elif told.of_run:
+        # Placed at the start of the span: what the root says, at its own end, counts over it.
+        patches.append(_patch(RUN_UPDATE, run_id, None, None, span.start_ns or time_ns, told.of_run))
+    if not root or told.kind not in _RUNS:
+        fields = {"name": told.name, "step_type": told.kind, **told.fields}
+        if told.meta_data:
+            fields["meta_data"] = told.meta_data
+        type_ = STEP if told.ended else STEP_START
+        patches.append(_patch(type_, run_id, span.span_id, _parent(span, run_id), time_ns, fields))
+    return patches
+
+
+def _run(span: Span, group: SpanGroup, run_id: str, told: Foreign) -> Patch:
+    fields = {"agent_name": told.run_name or told.name, **told.fields, **told.of_run}
+    meta = {**told.run_meta_data, **resource_data(group)}
+    if told.kind in _RUNS:
+        meta = {**told.meta_data, **meta}
+        fields["span_id"] = span.span_id  # what its children name as their parent
+    else:
+        fields.pop("usage", None)  # the step has it
+    if fields["agent_name"] != told.name:
+        meta.setdefault("span_name", told.name)
+    if meta:
+        fields["meta_data"] = meta
+    return _patch(RUN_END if told.ended else RUN_START, run_id, None, None, span.end_ns or span.start_ns, fields)
+
+
+# ---- both ----------------------------------------------------------------------------------------------------------
+
+
+def _parent(span: Span, run_id: str) -> str | None:
+    return None if is_root(span) or span.parent_span_id == span_id_of(run_id) else span.parent_span_id
+
+
+def _patch(
+    type_: str, run_id: str, step_id: str | None, parent_id: str | None, time_ns: int, fields: Mapping[str, Any]
+) -> Patch:
+    time = zoned_utc(time_ns)
+    head = {"seq": 0, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
+    event: dict[str, Any] = {**head, **fields}
+    if deeper_than(event, _EVENT_DEPTH):
+        raise ValueError(f"a value is nested deeper than {_EVENT_DEPTH} levels")
+    try:
+        text = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        event_id = blake2b(text.encode(), digest_size=16).hexdigest()
+    except (ValueError, RecursionError):
+        raise ValueError("a number is out of range or a text is not valid Unicode") from None
+    event["id"] = event_id
+    return Patch(event_id, type_, run_id, step_id, time, SESSION, 0, event, f'{{"id":"{event_id}",{text[1:]}')
+
+
+def _id(value: Value, name: str) -> str:
+    if type(value) is not str or not 0 < len(value) <= MAX_ID or "\0" in value:
+        raise ValueError(f"{name} must be a string of 1 to {MAX_ID} characters without NUL")
+    return value

@@ -1,0 +1,251 @@
+"""What a step was about, under the names of each convention: input and output, model, tool, documents, memory.
+
+`input.value` and `output.value` carry every payload: Phoenix, Langfuse and MLflow read them, and so does our own receiver.
+For VoltOps it is `input` and `output`. Never both: Phoenix makes a tree of the dots, and finds no `value` in an `input` that is a
+text. A small payload stands under the GenAI name for its kind as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from agentscope.protocols.json_encode import dumps
+from agentscope.protocols.otlp import semantic_conventions as names
+from agentscope.protocols.otlp.wire.model import Value
+
+from .messages import as_gen_ai, messages_in
+from .payload import NOTHING, Payload, first, first_text
+
+MOST_DOCUMENTS = 50
+
+_PARAMETERS = {
+    "temperature": ("temperature",),
+    "top_p": ("top_p", "topP"),
+    "top_k": ("top_k", "topK"),
+    "max_tokens": ("max_tokens", "maxTokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens"),
+    "seed": ("seed",),
+    "frequency_penalty": ("frequency_penalty", "frequencyPenalty"),
+    "presence_penalty": ("presence_penalty", "presencePenalty"),
+    "stream": ("stream",),
+}
+_PARAMETER_OF = {spelling: name for name, spellings in _PARAMETERS.items() for spelling in spellings}
+_MODEL = ("model", "model_name", "modelName", "model_id", "modelId")
+_PROVIDER = ("provider", "model_provider", "modelProvider", "llm_provider", "llmProvider", "provider_name")
+_QUERY = ("query", "question", "query_text", "search_query", "searchQuery", "q", "text")
+_TOP_K = ("top_k", "topK", "k", "limit", "max_documents", "maxDocuments", "max_results", "maxResults")
+_DOCUMENTS = ("documents", "docs", "results", "matches", "nodes", "chunks", "hits", "records")
+_SCORES = ("scores", "relevance_scores", "relevanceScores")
+_DOCUMENT = {
+    "id": ("id", "document_id", "documentId", "doc_id", "_id"),
+    "content": ("content", "page_content", "pageContent", "text", "document", "body"),
+    "score": ("score", "relevance_score", "relevanceScore", "similarity"),
+}
+_MEMORY_VERBS = {
+    **dict.fromkeys(
+        ("search", "retrieve", "retrieval", "read", "recall", "get", "load", "fetch", "query", "find"), "search"
+    ),
+    **dict.fromkeys(("delete", "remove", "forget", "clear", "purge"), "delete"),
+    **dict.fromkeys(("update", "edit", "modify"), "update"),
+    **dict.fromkeys(("create", "add", "insert", "append"), "create"),
+}
+_NUMBERS = frozenset({int, float, bool})
+_WORD = re.compile("[A-Z]?[a-z]+")
+
+
+class Content:
+    """Input, output and meta_data of one run or step."""
+
+    def __init__(self, payloads: Mapping[str, Payload]) -> None:
+        self.input = payloads.get("input", NOTHING)
+        self.output = payloads.get("output", NOTHING)
+        self._payloads = payloads
+        self._meta = payloads.get("meta_data", NOTHING).object
+        parameters = first((self._meta,), "model_parameters", "modelParameters", "invocation_parameters")
+        self._parameters: Mapping[str, Any] = parameters if isinstance(parameters, dict) else {}
+
+    def meta_text(self, *keys: str) -> str | None:
+        """A text that `meta_data` has under one of these keys."""
+        return first_text((self._meta,), *keys)
+
+    def carried(self, voltops: bool) -> dict[str, Value]:
+        """The attributes that carry the payloads themselves, under the names of VoltOps or under those of all others."""
+        attributes: dict[str, Value] = {}
+        for field, value_name, type_name in (
+            (names.INPUT, names.INPUT_VALUE, names.INPUT_MIME_TYPE),
+            (names.OUTPUT, names.OUTPUT_VALUE, names.OUTPUT_MIME_TYPE),
+        ):
+            payload = self._payloads.get(field)
+            if payload is None:
+                continue
+            bare = payload.plain_text
+            attributes[type_name] = names.JSON_TYPE if bare is None else names.TEXT_TYPE
+            attributes[field if voltops else value_name] = payload.text if bare is None else bare
+        meta = self._payloads.get("meta_data")
+        if meta is not None:
+            attributes[names.METADATA if meta.data[:1] == b"{" else names.META_DATA] = meta.text
+        return attributes
+
+    def of_agent(self) -> dict[str, Value]:
+        """Of a run or an agent: messages, instructions and the model, where they are told."""
+        attributes = self._messages()
+        model = first_text((self._meta, self._parameters), *_MODEL)
+        if model is not None:
+            attributes["gen_ai.request.model"] = model
+        instructions = self.meta_text("instructions")
+        if instructions is not None:
+            part = dumps([{"type": "text", "content": instructions}])
+            attributes |= {"gen_ai.system_instructions": part, "agent.instructions": instructions}
+        return attributes
+
+    def of_model_call(self) -> dict[str, Value]:
+        """Of an llm_call: model, provider, parameters, messages and what the response says of itself."""
+        asked = self.input.object if self.input.mentions(b"model") else {}
+        answered = self.output.object if self.output.mentions(b"model") or self.output.mentions(b"choices") else {}
+        attributes = self._messages()
+        objects = (self._parameters, self._meta, asked)
+        model = first_text(objects, *_MODEL)
+        response_model = first_text((answered,), "model")
+        provider = first_text(objects, *_PROVIDER)
+        shown = model or response_model
+        if model is not None:
+            attributes["gen_ai.request.model"] = model
+        if response_model is not None:
+            attributes["gen_ai.response.model"] = response_model
+        if shown is not None:
+            attributes |= {"llm.model_name": shown, "llm.model": shown}
+        if provider is not None:
+            # The second is the name until the middle of 2025, which many backends still read.
+            attributes |= {"gen_ai.provider.name": provider, "gen_ai.system": provider, "llm.provider": provider}
+        given: dict[str, Any] = {}
+        for each in objects:
+            for key, value in each.items():
+                if key in _PARAMETER_OF and type(value) in _NUMBERS:
+                    given.setdefault(_PARAMETER_OF[key], value)
+        attributes.update((f"gen_ai.request.{name}", value) for name, value in given.items())
+        if given:
+            attributes["llm.invocation_parameters"] = dumps(given)
+        response_id = first_text((answered,), "id")
+        if response_id is not None:
+            attributes["gen_ai.response.id"] = response_id
+        reasons = _finish_reasons(answered)
+        if reasons:
+            attributes["gen_ai.response.finish_reasons"] = reasons
+        return attributes
+
+    def of_tool(self, name: str | None) -> dict[str, Value]:
+        """Of a tool_call."""
+        attributes: dict[str, Value] = {"gen_ai.tool.type": "function"}
+        if name is not None:
+            attributes |= {"gen_ai.tool.name": name, "tool.name": name}
+        call_id = self.meta_text("tool_call_id", "toolCallId", "call_id", "callId")
+        if call_id is not None:
+            attributes |= {"gen_ai.tool.call.id": call_id, "tool.call.id": call_id}
+        description = self.meta_text("description", "tool_description", "toolDescription")
+        if description is not None:
+            attributes |= {"gen_ai.tool.description": description, "tool.description": description}
+        for name_, payload in (("arguments", self.input), ("result", self.output)):
+            if payload is not NOTHING and payload.is_small:
+                attributes[f"gen_ai.tool.call.{name_}"] = payload.text
+        return attributes
+
+    def of_retrieval(self, name: str | None) -> dict[str, Value]:
+        """Of a retrieval: where it searched, for what, and what it found."""
+        attributes: dict[str, Value] = {}
+        if name is not None:
+            attributes |= {"gen_ai.data_source.id": name, "retriever.name": name}
+        asked = self.input.object
+        query = self._query()
+        if query is not None:
+            attributes["gen_ai.retrieval.query.text"] = query
+        top_k = first((asked,), *_TOP_K)
+        if type(top_k) is int:
+            attributes["gen_ai.retrieval.top_k"] = top_k
+        found = _documents(self.output.value)
+        if found is None:
+            return attributes
+        attributes["retriever.document_count"] = len(found)
+        told = []
+        for index, document in enumerate(found[:MOST_DOCUMENTS]):
+            prefix = f"retrieval.documents.{index}.document"
+            kept = ("id", "content", "score") if self.output.is_small else ("id", "score")
+            attributes.update((f"{prefix}.{key}", document[key]) for key in kept if key in document)
+            metadata = document.get("metadata")
+            if metadata and self.output.is_small:
+                attributes[f"{prefix}.metadata"] = dumps(metadata)
+            told.append({key: document[key] for key in ("id", "score") if key in document})
+        if any(told):
+            attributes["gen_ai.retrieval.documents"] = dumps(told)
+        return attributes
+
+    def memory_operation(self, name: str | None) -> str:
+        """What a memory step does: one of the conventions' operations. Writing, where nothing tells."""
+        said = self.meta_text("operation", "memory_operation", "memoryOperation")
+        said = (
+            said or first_text((self.input.object if self.input.mentions(b"operation") else {},), "operation") or name
+        )
+        verbs = (_MEMORY_VERBS.get(word.lower()) for word in _WORD.findall(said or ""))
+        return f"{next(filter(None, verbs), 'upsert')}_memory"
+
+    def of_memory(self, operation: str) -> dict[str, Value]:
+        """Of a memory step."""
+        attributes: dict[str, Value] = {"memory.operation": operation.removesuffix("_memory")}
+        query = self._query() if operation == names.SEARCH_MEMORY else None
+        if query is not None:
+            attributes["gen_ai.memory.query.text"] = query
+        return attributes
+
+    def _query(self) -> str | None:
+        if not self.input.is_small:
+            return None
+        bare = self.input.plain_text
+        return bare if bare is not None else first_text((self.input.object,), *_QUERY)
+
+    def _messages(self) -> dict[str, Value]:
+        """Messages under their GenAI names, where a payload really is a list of them."""
+        attributes: dict[str, Value] = {}
+        for name, payload in (("input", self.input), ("output", self.output)):
+            if payload.is_small and payload.mentions(b"role"):
+                messages = as_gen_ai(messages_in(payload.value), answered=name == "output")
+                if messages:
+                    attributes[f"gen_ai.{name}.messages"] = dumps(messages)
+        return attributes
+
+
+def _documents(value: Any) -> list[dict[str, Any]] | None:
+    """What was found, each with `id`, `content`, `score` and `metadata` where told; None if it is no list of documents."""
+    scores: Any = None
+    if isinstance(value, dict):
+        scores = first((value,), *_SCORES)
+        value = first((value,), *_DOCUMENTS)
+    if not isinstance(value, list) or not all(isinstance(item, (str, dict)) for item in value):
+        return None
+    documents = [_document(item) for item in value]
+    if isinstance(scores, list) and len(scores) == len(documents):
+        for document, score in zip(documents, scores, strict=True):
+            if type(score) in (int, float):
+                document.setdefault("score", score)
+    return documents
+
+
+def _document(item: str | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(item, str):
+        return {"content": item}
+    document = {field: first((item,), *spellings) for field, spellings in _DOCUMENT.items()}
+    metadata = item.get("metadata")
+    told: dict[str, Any] = {"metadata": metadata if isinstance(metadata, dict) else None}
+    if type(document["id"]) in (str, int):
+        told["id"] = str(document["id"])
+    if document["content"] is not None:
+        told["content"] = document["content"] if isinstance(document["content"], str) else dumps(document["content"])
+    if type(document["score"]) in (int, float):
+        told["score"] = document["score"]
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _finish_reasons(answered: Mapping[str, Any]) -> list[str]:
+    choices = answered.get("choices")
+    items = choices if isinstance(choices, list) else [answered]
+    reasons = (first((item,), "finish_reason", "stop_reason") for item in items if isinstance(item, dict))
+    return [reason for reason in reasons if type(reason) is str]

@@ -1,0 +1,88 @@
+"""Lists of chat messages in a payload, and how the GenAI conventions write them: messages made of parts.
+
+The schemas are gen-ai-input-messages.json and gen-ai-output-messages.json of open-telemetry/semantic-conventions-genai. Phoenix
+checks them, and shows no message at all of a list in which one part or field is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentscope.protocols.json_encode import dumps
+
+from .payload import first_text
+
+Message = Mapping[str, Any]
+_REASONS = ("finish_reason", "finishReason", "stop_reason", "stopReason")
+
+
+def messages_in(value: Any) -> list[Message] | None:
+    """The messages that a payload is, or holds under `messages`, as a response's `choices`, or alone; None if there are none."""
+    if isinstance(value, dict):
+        choices = value.get("choices")
+        if isinstance(value.get("messages"), list):
+            value = value["messages"]
+        elif isinstance(choices, list):
+            value = [_chosen(choice) for choice in choices if isinstance(choice, dict)]
+        else:
+            value = [value]
+    if not isinstance(value, list) or not value:
+        return None
+    return value if all(isinstance(item, dict) and type(item.get("role")) is str for item in value) else None
+
+
+def as_gen_ai(messages: Sequence[Message] | None, answered: bool = False) -> list[dict[str, Any]]:
+    """The same messages in the conventions' form; empty if one of them has no content that could be told.
+
+    answered: they are a model's, and have to say why each of them ended.
+    """
+    told = [{"role": message["role"], "parts": _parts(message)} for message in messages or ()]
+    if not all(each["parts"] for each in told):
+        return []
+    for message, each in zip(messages or (), told, strict=True):
+        if answered:
+            calls = any(part["type"] == "tool_call" for part in each["parts"])
+            each["finish_reason"] = first_text((message,), *_REASONS) or ("tool_call" if calls else "stop")
+    return told
+
+
+def _chosen(choice: Message) -> Any:
+    """The message of a choice, and the reason that the choice has beside it."""
+    message = choice.get("message")
+    reason = first_text((choice,), *_REASONS)
+    return message if reason is None or not isinstance(message, dict) else {"finish_reason": reason, **message}
+
+
+def _parts(message: Message) -> list[Any]:
+    if isinstance(message.get("parts"), list):
+        return [_part(item) for item in message["parts"]]
+    content, calls = message.get("content"), message.get("tool_calls")
+    if type(message.get("tool_call_id")) is str:
+        return [{"type": "tool_call_response", "id": message["tool_call_id"], "response": content}]
+    parts: list[Any] = []
+    if isinstance(content, list):
+        parts += [_part(item) for item in content]
+    elif content is not None and content != "":
+        parts.append({"type": "text", "content": content})
+    if isinstance(calls, list):
+        parts += [_call(call) for call in calls if isinstance(call, dict)]
+    return parts
+
+
+def _part(item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        return {"type": "text", "content": item}
+    kind = item.get("type")
+    if kind == "tool_use":  # Anthropic's
+        return _call({**item, "arguments": item.get("input")})
+    if kind in (None, "text") and "content" not in item and "text" in item:
+        return {"type": "text", "content": item["text"]}
+    return item if type(kind) is str else {"type": "text", "content": dumps(item)}
+
+
+def _call(call: Message) -> dict[str, Any]:
+    function = call.get("function")
+    called: Message = function if isinstance(function, dict) else call
+    told = {"id": call.get("id"), "name": called.get("name"), "arguments": called.get("arguments")}
+    return {"type": "tool_call", **{key: value for key, value in told.items() if value is not None}}

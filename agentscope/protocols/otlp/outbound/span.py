@@ -1,0 +1,220 @@
+"""Whole events as spans, under the names of every convention that backends read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from agentscope.events import PAYLOAD_FIELDS, Event
+from agentscope.protocols.ids import span_id_of, trace_id_of
+from agentscope.protocols.json_encode import dumps
+from agentscope.protocols.otlp import semantic_conventions as names
+from agentscope.protocols.otlp.semantic_conventions import Kind
+from agentscope.protocols.otlp.token_usage import OF_LLM_STEP, OF_RUN, OF_STEP, token_attributes, tokens_of
+from agentscope.protocols.otlp.wire.model import ERROR, OK, UNSET, Span, SpanEvent, Value
+
+from .attributes import Content
+from .payload import Payload
+
+LONGEST_STATUS = 1024
+"""Characters of a status message."""
+LATEST = (1 << 63) - 1
+"""Nanoseconds since the epoch: what fits where a reader takes times for signed."""
+
+_FAILED = frozenset({"failed", "error"})
+_OWN = frozenset(PAYLOAD_FIELDS) | {"agent_name", "name", "step_type", "started_at", "ended_at"}
+
+
+def span_of(event: Event, *, voltops: bool = False) -> Span:
+    """The span of a whole run (`step_id` None) or a whole step: the fields of its start, updates and end together.
+
+    `voltops`: the destination is VoltOps, so that a payload too large to be there twice stands under the name that it reads.
+    Raises only what `UNENCODABLE` names, for fields that are no JSON.
+    """
+    fields, run = event.fields, event.step_id is None
+    payloads = {name: Payload(fields[name]) for name in PAYLOAD_FIELDS if fields.get(name) is not None}
+    content = Content(payloads)
+    given = fields.get("agent_name" if run else "name")
+    name = given if type(given) is str and given else None
+    step_type = fields.get("step_type")
+    start, end, times = _times(event)
+    attributes = {names.RUN_ID: event.run_id, **_identity(event), **times, **_plain_fields(fields)}
+    if given is not None:
+        attributes[names.NAME] = _plain(given)
+    if step_type is not None:
+        attributes[names.STEP_TYPE] = _plain(step_type)
+    kind = names.RUN_KIND if run else names.KINDS.get(step_type if type(step_type) is str else "", names.OTHER_KIND)
+    told, span_name = _told(kind, content, name, event)
+    attributes |= told
+    if fields.get("conversation_id") is not None:
+        attributes |= dict.fromkeys(("session.id", "conversation.id"), _plain(fields["conversation_id"]))
+    attributes |= content.carried(voltops)
+    usage = payloads.get("usage")
+    if usage is not None:
+        attributes[names.USAGE] = usage.text
+    conventions = OF_RUN if run else OF_LLM_STEP if step_type == "llm_call" else OF_STEP
+    tokens = tokens_of(None if usage is None else usage.value, fields.get("tokens_used"))
+    attributes |= token_attributes(tokens, conventions)
+    status, message, failure, events = _outcome(fields.get("status"), payloads.get("error"), end)
+    attributes |= failure
+    return Span(
+        trace_id_of(event.run_id),
+        span_id_of(event.run_id if event.step_id is None else event.step_id),
+        _parent(event),
+        span_name,
+        kind.span_kind,
+        start,
+        end,
+        attributes,
+        status,
+        message,
+        events,
+    )
+
+
+def _told(kind: Kind, content: Content, name: str | None, event: Event) -> tuple[dict[str, Value], str]:
+    """What the conventions tell of this kind of step, and the span's name."""
+    told: dict[str, Value] = {"openinference.span.kind": kind.openinference}
+    if kind.voltops:
+        told["span.type"] = kind.voltops
+    operation, subject = kind.operation, name
+    if operation == "invoke_agent":
+        told |= _agent(content, name, event) | content.of_agent()
+    elif operation == "chat":
+        told |= content.of_model_call()
+        model = told.get("llm.model_name")
+        subject = model if type(model) is str else None
+    elif operation == "execute_tool":
+        told |= content.of_tool(name)
+    elif operation == "retrieval":
+        told |= content.of_retrieval(name)
+    elif kind is names.MEMORY_KIND:
+        operation, subject = content.memory_operation(name), None
+        told |= content.of_memory(operation) | {names.MLFLOW_SPAN_TYPE: "MEMORY"}
+        if operation == names.SEARCH_MEMORY:
+            told["openinference.span.kind"] = "RETRIEVER"
+    if not operation:
+        step_type = event.fields.get("step_type")
+        return told, name or (step_type if type(step_type) is str and step_type else "step")
+    told["gen_ai.operation.name"] = operation
+    return told, f"{operation} {subject}" if subject else operation
+
+
+def _agent(content: Content, name: str | None, event: Event) -> dict[str, Value]:
+    entity = (content.meta_text("agentId", "agent_id") if event.step_id is None else event.step_id) or name
+    told: dict[str, Value] = {"entity.type": "agent"}
+    if event.step_id is None and name is not None:
+        told[names.MLFLOW_TRACE_NAME] = name
+    if entity is not None:
+        told["entity.id"] = entity
+    if name is not None:
+        told |= {"gen_ai.agent.name": name, "agent.name": name, "entity.name": name}
+        if event.parent_id is not None:
+            told |= {"voltagent.is_subagent": True, "subagent.id": entity, "subagent.name": name}
+    return told
+
+
+def _identity(event: Event) -> dict[str, Value]:
+    told: dict[str, Value] = {}
+    if event.step_id is not None:
+        told[names.STEP_ID] = event.step_id
+    if event.parent_id is not None:
+        told[names.PARENT_ID] = event.parent_id
+    return told
+
+
+def _parent(event: Event) -> str:
+    if event.parent_id is not None:
+        return span_id_of(event.parent_id)
+    return "" if event.step_id is None else span_id_of(event.run_id)
+
+
+def _plain_fields(fields: Mapping[str, Any]) -> dict[str, Value]:
+    """The fields that are no payloads. One that no table knows is called by its own name."""
+    told: dict[str, Value] = {}
+    for name, value in fields.items():
+        if value is not None and name not in _OWN:
+            attribute = names.TEXTS.get(name) or names.NUMBERS.get(name) or names.LISTS.get(name)
+            told[attribute or f"agentscope.{name}"] = _plain(value)
+    return told
+
+
+def _plain(value: Any) -> Value:
+    if type(value) in (str, bool, int, float):
+        known: Value = value
+        return known
+    if isinstance(value, (list, tuple)):
+        return [item if type(item) is str else dumps(item) for item in value]
+    return value.decode() if type(value) is bytes else dumps(value)
+
+
+def _times(event: Event) -> tuple[int, int, dict[str, Value]]:
+    """Start and end of the span, in nanoseconds since the epoch, and attributes where a field says something else.
+
+    A span needs both, and an end that is not before its start. Where there is no end yet, the time of the event stands for it, so
+    that what is sent later counts as later; where there is no start, the end and the latency tell.
+    """
+    started, ended = event.fields.get("started_at"), event.fields.get("ended_at")
+    latency: Any = event.fields.get("latency_ms")
+    lasted = int(latency * 1e6) if type(latency) in (int, float) and isfinite(latency) and latency > 0 else 0
+    start, end = _moment(started), _moment(ended)
+    if end is None:
+        end = event.time_ns
+    if start is None:
+        start = end - lasted
+    start = min(max(start, 1), LATEST)
+    end = min(max(end, start), LATEST)
+    told: dict[str, Value] = {}
+    for attribute, given, used in ((names.STARTED_AT, started, start), (names.ENDED_AT, ended, end)):
+        if given != used:
+            told[attribute] = 0 if given is None else _plain(given)
+    return start, end, told
+
+
+def _moment(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _outcome(status: Any, error: Payload | None, end: int) -> tuple[int, str, dict[str, Value], tuple[SpanEvent, ...]]:
+    """Status, its message, attributes and events."""
+    if error is None or error.data == b"null":
+        if status not in _FAILED:
+            return (OK if status == "completed" else UNSET), "", {}, ()
+        return ERROR, "", {names.ERROR_TYPE: "_OTHER"}, ()
+    value = error.value
+    described, is_whole = _described(value, error)
+    attributes: dict[str, Value] = {}
+    if not is_whole:
+        attributes[names.ERROR_PAYLOAD] = error.text
+    if not value and status not in _FAILED:  # an empty error is none
+        return (OK if status == "completed" else UNSET), "", attributes, ()
+    attributes[names.ERROR_TYPE] = described.get("type") or "_OTHER"
+    event = SpanEvent(names.EXCEPTION, end, {names.EXCEPTION_KEYS[key]: text for key, text in described.items()})
+    message = described.get("message") or described.get("type") or ""
+    return ERROR, message[:LONGEST_STATUS], attributes, (event,) if described else ()
+
+
+def _described(value: Any, error: Payload) -> tuple[dict[str, str], bool]:
+    """Type, message and traceback as far as they are told, and whether that is all of it."""
+    if isinstance(value, dict):
+        found = {key: value[key] for key in names.EXCEPTION_KEYS if type(value.get(key)) is str}
+        whole = bool(found) and len(found) == len(value)
+        if "type" not in found:
+            found |= _text_of(value, "type", "name", "code", "status")
+        if "message" not in found:
+            found |= _text_of(value, "message", "error", "detail", "reason")
+        return found, whole
+    if type(value) is str:
+        return {"message": value}, False
+    return {"message": error.text[:LONGEST_STATUS]}, False
+
+
+def _text_of(value: Mapping[str, Any], key: str, *spellings: str) -> dict[str, str]:
+    """A text for `key` from where other kinds of error have it; other values as JSON."""
+    for spelling in spellings:
+        found = value.get(spelling)
+        if found is not None:
+            return {key: found if type(found) is str else json.dumps(found, ensure_ascii=False)[:LONGEST_STATUS]}
+    return {}

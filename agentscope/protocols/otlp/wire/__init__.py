@@ -1,0 +1,1 @@
+"""The two encodings of OTLP, protobuf and JSON."""

@@ -1,0 +1,237 @@
+"""OTLP's JSON from strangers: strict JSON, read with the freedoms that protobuf's JSON mapping gives to senders.
+
+Those are: names in camelCase or as in the .proto files, 64-bit integers as texts or numbers, enums as numbers or names, null for
+what is not set, fields that nobody knows. What is wrong with one span only refuses that span; anything else the body.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from typing import Any
+
+from agentscope.protocols.json_decode import DecodeError, is_text, parse
+
+from .limits import DEEPEST_READ, HIGHEST_INT, HIGHEST_TIME, LOWEST_INT, Wrong, check_ids, shown_id
+from .model import Span, SpanEvent, SpanGroup, Unreadable, Value
+
+_HEX = re.compile(r"[0-9a-fA-F]*")
+_WHOLE = re.compile(r"-?[0-9]{1,20}")
+_DECIMAL = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,9})?")
+_KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+_KIND_NAMES = {f"SPAN_KIND_{name}": number for number, name in enumerate(_KINDS)}
+_CODE_NAMES = {"STATUS_CODE_UNSET": 0, "STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": 2}
+_NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
+_SNAKE = {
+    name: re.sub("([A-Z])", r"_\1", name).lower()
+    for name in (
+        "resourceSpans",
+        "scopeSpans",
+        "traceId",
+        "spanId",
+        "parentSpanId",
+        "traceState",
+        "startTimeUnixNano",
+        "endTimeUnixNano",
+        "timeUnixNano",
+        "stringValue",
+        "boolValue",
+        "intValue",
+        "doubleValue",
+        "arrayValue",
+        "kvlistValue",
+        "bytesValue",
+        "partialSuccess",
+        "rejectedSpans",
+        "errorMessage",
+    )
+}
+
+
+def decode_request(body: bytes) -> list[SpanGroup]:
+    """The spans of an `ExportTraceServiceRequest`, a group for each `ScopeSpans`.
+
+    A span that is wrong by itself becomes `Unreadable`. Raises `DecodeError`: 400 for what is no such message, 413 for too
+    many values.
+    """
+    document = parse(body)[0]
+    del body
+    groups = []
+    try:
+        for part in _list(_object(document, "the body"), "resourceSpans"):
+            outer = _object(part, "an item of resourceSpans")
+            resource = _attributes(_field(outer, "resource"))
+            for inner in _list(outer, "scopeSpans"):
+                item = _object(inner, "an item of scopeSpans")
+                scope = _field(item, "scope")
+                name, version = _text(scope, "name"), _text(scope, "version")
+                groups.append(SpanGroup(resource, name, version, [_span(span) for span in _list(item, "spans")]))
+    except Wrong as wrong:  # in what all spans of a group share
+        raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
+    return groups
+
+
+def decode_response(body: bytes) -> tuple[int, str] | None:
+    """How many spans were rejected and why, of an `ExportTraceServiceResponse`; None if it is no such message."""
+    try:
+        partial = _field(_object(parse(body)[0], "the body"), "partialSuccess")
+        return _whole(partial, "rejectedSpans", 0, HIGHEST_INT), _text(partial, "errorMessage")
+    except (DecodeError, Wrong):
+        return None
+
+
+def _span(item: Any) -> Span | Unreadable:
+    try:
+        return _sound_span(_object(item, "a span"))
+    except Wrong as wrong:
+        given = _get(item, "spanId") if type(item) is dict else None
+        return Unreadable(shown_id(given), str(wrong))
+
+
+def _sound_span(item: dict[str, Any]) -> Span:
+    ids = check_ids(_id(item, "traceId"), _id(item, "spanId"), _id(item, "parentSpanId"))
+    status = _field(item, "status")
+    return Span(
+        *ids,
+        _text(item, "name"),
+        _enum(item, "kind", _KIND_NAMES),
+        _whole(item, "startTimeUnixNano", 0, HIGHEST_TIME),
+        _whole(item, "endTimeUnixNano", 0, HIGHEST_TIME),
+        _attributes(item),
+        _enum(status, "code", _CODE_NAMES),
+        _text(status, "message"),
+        [_event(_object(event, "an event")) for event in _list(item, "events")],
+        _text(item, "traceState"),
+    )
+
+
+def _event(item: dict[str, Any]) -> SpanEvent:
+    return SpanEvent(_text(item, "name"), _whole(item, "timeUnixNano", 0, HIGHEST_TIME), _attributes(item))
+
+
+def _attributes(holder: dict[str, Any], name: str = "attributes", depth: int = 1) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for part in _list(holder, name):
+        item = _object(part, "an attribute")
+        found[_text(item, "key")] = _any(item.get("value"), depth)
+    return found
+
+
+def _any(item: Any, depth: int) -> Value:
+    """An `AnyValue`. `depth` is the level that it would be as a list or a mapping."""
+    if item is None:
+        return None
+    members = _object(item, "a value")
+    text = _get(members, "stringValue")
+    if text is not None:
+        return _checked(text, "stringValue")
+    if _get(members, "intValue") is not None:
+        return _whole(members, "intValue", LOWEST_INT, HIGHEST_INT)
+    flag = _get(members, "boolValue")
+    if flag is not None:
+        if type(flag) is not bool:
+            raise Wrong("boolValue must be true or false")
+        return flag
+    number = _get(members, "doubleValue")
+    if number is not None:
+        return _double(number)
+    data = _get(members, "bytesValue")
+    if data is not None:
+        return _bytes(data)
+    nested = next((name for name in ("arrayValue", "kvlistValue") if _get(members, name) is not None), None)
+    if nested is None:
+        return None
+    if depth > DEEPEST_READ:
+        raise Wrong(f"a value is nested deeper than {DEEPEST_READ} levels")
+    holder = _field(members, nested)
+    if nested == "kvlistValue":
+        return _attributes(holder, "values", depth + 1)
+    return [_any(value, depth + 1) for value in _list(holder, "values")]
+
+
+def _get(holder: dict[str, Any], name: str) -> Any:
+    value = holder.get(name)
+    return holder.get(_SNAKE[name]) if value is None and name in _SNAKE else value
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise Wrong(f"{what} must be an object")
+    return value
+
+
+def _field(holder: dict[str, Any], name: str) -> dict[str, Any]:
+    value = _get(holder, name)
+    return {} if value is None else _object(value, name)
+
+
+def _list(holder: dict[str, Any], name: str) -> list[Any]:
+    value = _get(holder, name)
+    if value is None:
+        return []
+    if type(value) is not list:
+        raise Wrong(f"{name} must be a list")
+    return value
+
+
+def _text(holder: dict[str, Any], name: str) -> str:
+    value = _get(holder, name)
+    return "" if value is None else _checked(value, name)
+
+
+def _checked(value: Any, name: str) -> str:
+    if type(value) is not str:
+        raise Wrong(f"{name} must be a text")
+    if not value.isascii() and not is_text(value):
+        raise Wrong("a text is not valid Unicode")
+    return value
+
+
+def _id(holder: dict[str, Any], name: str) -> str:
+    value = _text(holder, name)
+    if not _HEX.fullmatch(value):
+        raise Wrong(f"{name} must be hexadecimal digits")
+    return value.lower()
+
+
+def _whole(holder: dict[str, Any], name: str, lowest: int, highest: int) -> int:
+    value = _get(holder, name)
+    if value is None:
+        return 0
+    if (type(value) is str and _WHOLE.fullmatch(value)) or (type(value) is float and value.is_integer()):
+        value = int(value)
+    if type(value) is not int or not lowest <= value <= highest:
+        raise Wrong(f"{name} must be a whole number from {lowest} to {highest}")
+    return value
+
+
+def _enum(holder: dict[str, Any], name: str, names: dict[str, int]) -> int:
+    """An enum keeps numbers that nobody has named yet; a name that is not known is no reason to lose the span."""
+    value = holder.get(name)
+    if value is None:
+        return 0
+    if type(value) is str:
+        return names.get(value, 0)
+    if type(value) is not int or not -(1 << 31) <= value < 1 << 31:
+        raise Wrong(f"{name} must be a number of 32 bits or a name")
+    return value
+
+
+def _double(value: Any) -> float:
+    if type(value) is str:
+        if value in _NUMBERS:
+            return _NUMBERS[value]
+        if _DECIMAL.fullmatch(value):
+            return float(value)
+    elif type(value) is float or (type(value) is int and LOWEST_INT <= value <= HIGHEST_TIME):
+        return float(value)
+    raise Wrong("doubleValue must be a number")
+
+
+def _bytes(value: Any) -> bytes:
+    """Base64, standard or for URLs, with or without the padding."""
+    text = _checked(value, "bytesValue").replace("-", "+").replace("_", "/")
+    try:
+        return b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise Wrong("bytesValue must be base64") from None

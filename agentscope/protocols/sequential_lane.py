@@ -1,0 +1,253 @@
+"""Events sent one by one, a record a request and a run in order: for backends that have no call for batches."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from agentscope.events import RUN_START, Event
+
+from .base import BUSY, MISPLACED, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
+from .batched_lane import cut_largest_field
+from .json_encode import UNENCODABLE
+from .responses import GONE, UNACCEPTABLE, detail, fail, json_object, note_failure, note_refusal
+
+AMBIGUOUS = frozenset({502, 504})
+"""A gateway's word that it got no answer: the backend behind it may have stored the record."""
+
+MOST_UNCERTAIN = 100_000
+"""Ids of events that are remembered as sent and not answered: those of batches that are given up are never settled."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Remembered(Generic[K, V]):
+    """A mapping of at most `most` entries: the one that was used longest ago is forgotten first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: K) -> V | None:
+        try:
+            self._entries.move_to_end(key)
+        except KeyError:
+            return None
+        return self._entries.get(key)  # another lane may have pushed it out meanwhile
+
+    def put(self, key: K, value: V) -> None:
+        self._entries.pop(key, None)  # another lane may push out what is old at any moment: it must not be this
+        self._entries[key] = value
+        if len(self._entries) > self._most:
+            self._entries.popitem(last=False)
+
+    def forget(self, key: K) -> None:
+        self._entries.pop(key, None)
+
+
+class SingleState:
+    """What is learnt of a backend, for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self.confirmed = False
+        """One of its calls has been answered as it should be."""
+        self.accepted = 0
+        """Records that were stored so far: the sign that others get through while one does not."""
+        self.uncertain: set[str] = set()
+        """Ids of events that were sent and not answered; sent again, they may be stored twice."""
+
+
+class Call(NamedTuple):
+    """The request that carries an event, or a part of one."""
+
+    method: str
+    path: str
+    body: bytes
+    key: str
+    """Its idempotency key."""
+
+
+class SingleLane:
+    """The events of one run, in order. A format says how the call for an event looks and what acknowledges it.
+
+    Only a record that is answered 500 again and again is passed by others: whether they get through tells if it is to blame.
+    If it is not, it arrives late, which is better than never.
+    """
+
+    api = "API"
+    """What there is not, where a run cannot be begun, as the log names it."""
+
+    def __init__(self, state: SingleState, batch: Batch, events: list[Event]) -> None:
+        self.outcome = Outcome()
+        self._state = state
+        self._batch = batch
+        self._events = events
+        self._at = 0
+        """Where the next event is: behind those that the backend stumbles over."""
+        self._sent = b""
+        self._stopped = False
+
+    # ---- what a format says ----------------------------------------------------------------------------------------
+
+    def _call(self, event: Event) -> Call | None:
+        """The request for this event; None if the format cannot carry it."""
+        raise NotImplementedError
+
+    def _learn(self, event: Event, answer: Mapping[str, Any]) -> bool:
+        """Take in the answer to the request that `_call` gave; False if it is no acknowledgement."""
+        raise NotImplementedError
+
+    def _is_done(self, event: Event) -> bool:
+        """Whether that was the last request for this event."""
+        return True
+
+    def _creates(self, event: Event) -> bool:
+        """Whether this event, sent twice, is there twice."""
+        raise NotImplementedError
+
+    def _smaller(self, event: Event) -> Event | None:
+        """This event with less in the request that comes next; None if nothing is left to cut."""
+        return cut_largest_field(event)
+
+    # ---- the conversation ------------------------------------------------------------------------------------------
+
+    def next(self) -> Request | None:
+        while not self._stopped and self._at < len(self._events):
+            event = self._events[self._at]
+            if self._yields(event):
+                continue
+            try:
+                request = self._request(event)
+            except UNENCODABLE as error:
+                self._verdict(event, "encode_error", type(error).__name__)
+                continue
+            if request is not None:
+                return request
+            self._verdict(event, "encode_error", f"the {self.api} cannot carry {event.type}")
+        return None
+
+    def answer(self, reply: Response | Failure) -> None:
+        event = self._events[self._at]
+        if isinstance(reply, Failure):
+            if not reply.unsent:
+                self._doubt(event)
+            note_failure(self.outcome, reply)
+            self._stopped = True
+        elif 200 <= reply.status < 300:
+            self._answered(event, reply)
+        elif reply.status in GONE:
+            self._not_found(event, reply)
+        elif reply.status == 413:
+            self._too_large(event)
+        elif reply.status in UNACCEPTABLE:
+            self._confirm()
+            self._verdict(event, "rejected", detail(reply))
+        elif reply.status == 500 and "retry-after" not in reply.headers:
+            self._server_error(event, reply)
+        else:
+            if reply.status in AMBIGUOUS:
+                self._doubt(event)
+            note_refusal(self.outcome, reply)
+            self._stopped = True
+
+    def _yields(self, event: Event) -> bool:
+        """Whether this one lets the next go first; it does so once for each answer of 500."""
+        suspect = self._batch.suspects.get(event.seq)
+        if suspect is None or not suspect.yields or not self._has_followers():
+            return False
+        suspect.yields = False
+        self._at += 1
+        return True
+
+    def _has_followers(self) -> bool:
+        return self._at + 1 < len(self._events)
+
+    def _request(self, event: Event) -> Request | None:
+        """The call for this event, its largest fields cut if the backend refuses records of that size."""
+        call = self._call(event)
+        while call is not None and len(call.body) >= self._batch.refused_size:
+            smaller = self._smaller(event)
+            if smaller is None:
+                break
+            event = self._events[self._at] = smaller
+            call = self._call(event)
+        if call is None:
+            return None
+        self._sent = call.body
+        headers = {"Content-Type": "application/json", "Idempotency-Key": call.key}
+        return Request(call.method, call.path, headers, call.body)
+
+    def _answered(self, event: Event, reply: Response) -> None:
+        answer = json_object(reply)
+        if answer is None or not self._learn(event, answer):
+            self._doubt(event)
+            note_refusal(self.outcome, reply)
+            self._stopped = True
+            return
+        self._stored(event)
+
+    def _stored(self, event: Event) -> None:
+        self._confirm()
+        self._state.accepted += 1
+        if not self._is_done(event):
+            return
+        self.outcome.delivered.append(event.seq)
+        if self._id(event) in self._state.uncertain:
+            self._state.uncertain.discard(self._id(event))
+            self.outcome.possibly_duplicated += self._creates(event)
+        del self._events[self._at]
+        self._at = 0
+
+    def _not_found(self, event: Event, reply: Response) -> None:
+        self._stopped = True
+        if event.type == RUN_START:
+            sentence = f"there is no {self.api} at this address (HTTP {reply.status}): check the address"
+            fail(self.outcome, MISPLACED, sentence)
+        elif self._state.confirmed:
+            self._stopped = False
+            self._verdict(event, "rejected", detail(reply))  # the backend does not know this run
+        else:
+            # It may only be that the run's start, which another tracker has in hand, has not come yet.
+            sentence = f"the backend answers HTTP {reply.status} to a step or the end of a run"
+            fail(self.outcome, BUSY, sentence)
+
+    def _too_large(self, event: Event) -> None:
+        if self._smaller(event) is None:
+            self._verdict(event, "too_large", "HTTP 413 to this record")
+        else:
+            self._batch.refused_size = min(self._batch.refused_size, len(self._sent))
+
+    def _server_error(self, event: Event, reply: Response) -> None:
+        """HTTP 500 may mean an outage, or a record that the backend stumbles over: then only that one is given up."""
+        note_refusal(self.outcome, reply)
+        suspect = self._batch.suspects.setdefault(event.seq, Suspect(self._state.accepted))
+        suspect.note(self._state.accepted)
+        self._batch.server_errors = max(self._batch.server_errors, suspect.errors)
+        if suspect.strikes >= PATIENCE:
+            self._verdict(event, "rejected", "HTTP 500 to this record alone")
+        elif suspect.errors >= PATIENCE and self._at < PATIENCE and event.type != RUN_START and self._has_followers():
+            suspect.yields = True
+        else:
+            self._stopped = True
+
+    def _verdict(self, event: Event, reason: str, why: str) -> None:
+        self.outcome.dropped.append(Dropped(event.seq, reason, why))
+        self._state.uncertain.discard(self._id(event))
+        del self._events[self._at]
+
+    def _confirm(self) -> None:
+        self._state.confirmed = True
+
+    def _doubt(self, event: Event) -> None:
+        uncertain = self._state.uncertain
+        if len(uncertain) >= MOST_UNCERTAIN:
+            uncertain.pop()
+        uncertain.add(self._id(event))
+
+    def _id(self, event: Event) -> str:
+        return self._batch.session.event_id(event.seq)

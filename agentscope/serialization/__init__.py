@@ -1,0 +1,1 @@
+"""Snapshots: bounded JSON of any Python value, taken at the call."""

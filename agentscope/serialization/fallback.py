@@ -1,0 +1,243 @@
+"""The careful way to render a value as JSON: for what is not plain JSON, or too large, or hostile.
+
+The result is bounded in bytes, depth and number of values, and whatever foreign code runs is guarded. JSON is written
+piece by piece, so that the bound is kept by counting bytes, never by estimating them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from enum import Enum
+from reprlib import Repr
+from typing import Any
+
+from .adapters import Form, Inner, Items, Note, Pairs, class_name, form, read
+from .text import mend
+
+MAX_DEPTH = 50
+"""Containers inside one another."""
+MAX_NODES = 100_000
+"""Values in one payload that is plain JSON."""
+_MAX_CAREFUL = 20_000  # values that are rendered one by one, which takes microseconds each
+MIN_INT, MAX_INT = -(2**63), 2**64 - 1
+"""What is a number in JSON: every reader of the wire takes it."""
+
+Plain = Callable[[object, int, int, int], "tuple[bytes | None, int]"]
+"""The quick way: `plain(value, limit, max_depth, max_nodes)` gives the JSON or None, and how many values it saw."""
+
+_LEAST = 96  # bytes; anything can be told in so many, by a note if need be
+_SHARE = 4096  # bytes; a large member gets at least this, so that the first of many are whole instead of all cut
+_SMALL = 64  # characters of a string that need not wait for its share
+_MAX_KEY = 256  # characters
+_MAX_BITS = 1024  # of an integer that is told digit by digit
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+_quote = json.JSONEncoder(ensure_ascii=False).encode
+_brief = Repr()
+_brief.maxtuple = _brief.maxfrozenset = 16
+_brief.maxstring = _brief.maxother = _MAX_KEY
+
+
+def render(value: object, limit: int, plain: Plain) -> tuple[bytes, bool]:
+    """JSON of `value` in at most `max(limit, 96)` bytes, and whether anything was lost. Lets KeyboardInterrupt pass."""
+    renderer = _Renderer(plain, fair=False)
+    try:
+        return renderer.value(value, limit, 1), renderer.lossy
+    except _NoRoom:  # what fits is told whole; only what does not is shared out
+        renderer = _Renderer(plain, fair=True)
+        return renderer.value(value, limit, 1), renderer.lossy
+
+
+class _NoRoom(Exception):
+    """Not everything fits into the limit."""
+
+
+def quote(value: str) -> tuple[bytes, bool]:
+    """`value` as a JSON string, and whether lone surrogates had to be replaced (by U+FFFD)."""
+    try:
+        return _quote(value).encode(), False
+    except UnicodeEncodeError:
+        return _quote(mend(value)).encode(), True
+
+
+class _Renderer:
+    """One rendering. Every method that takes `room` returns at most `max(room, _LEAST)` bytes."""
+
+    def __init__(self, plain: Plain, fair: bool) -> None:
+        self.lossy = False
+        self._fair = fair
+        self._plain = plain
+        self._nodes = _MAX_CAREFUL
+        self._tries = 2 * MAX_NODES  # values that the quick way may look at in vain
+        self._open: set[int] = set()
+
+    def value(self, value: Any, room: int, depth: int) -> bytes:
+        """Render `value`, which stands inside `depth - 1` containers."""
+        self._nodes -= 1
+        room = max(room, _LEAST)
+        kind = type(value)
+        try:
+            if kind in _SCALARS:
+                return self._scalar(value, room)
+            if kind is Note:
+                return self._form(value, room, depth)
+            if id(value) in self._open:
+                return self._note("<cycle>")
+            if 1 < depth <= MAX_DEPTH and self._tries > 0 and (kind is dict or kind is list or kind is tuple):
+                encoded, seen = self._plain(value, room, MAX_DEPTH - depth + 1, min(MAX_NODES, self._tries))
+                if encoded is not None:
+                    return encoded
+                self._tries -= seen
+            self._open.add(id(value))
+            try:
+                return self._form(form(value, room, min(room // 2, self._nodes) + 1), room, depth)
+            finally:
+                self._open.discard(id(value))
+        except (KeyboardInterrupt, _NoRoom):
+            raise
+        except BaseException:
+            return self._note(f"<{class_name(value)}: cannot be rendered>")
+
+    def _form(self, form: Form, room: int, depth: int) -> bytes:
+        if isinstance(form, Note):
+            self.lossy = True
+            return self._text(form.text, room)
+        if not isinstance(form, (Items, Pairs, Inner)):
+            return self._scalar(form, room)
+        if depth > MAX_DEPTH:
+            return self._note("<too deep>")
+        if isinstance(form, Inner):
+            return self.value(form.value, room, depth + 1)
+        room -= 2 + _LEAST  # the brackets, and the note if something is left out
+        if isinstance(form, Items):
+            parts, cut = self._members([(b"", item) for item in form.items], room, depth)
+            if cut := cut + form.total - len(form.items):
+                parts.append(self._note(f"…[cut: {cut} items]"))
+            return b"[%b]" % b",".join(parts)
+        entries = self._named(form.pairs)
+        parts, cut = self._members(entries, room, depth)
+        if cut := cut + form.total - len(form.pairs):
+            name = "…[cut]"
+            while any(prefix == quote(name)[0] + b":" for prefix, _ in entries):
+                name = f"…{name}"
+            parts.append(quote(name)[0] + b":" + self._note(f"{cut} keys"))
+        return b"{%b}" % b",".join(parts)
+
+    def _members(self, entries: list[tuple[bytes, Any]], room: int, depth: int) -> tuple[list[bytes], int]:
+        """Render (key with its colon, or nothing; value), in order; also how many there was no room for."""
+        parts = [b""] * len(entries)
+        later: list[int] = []
+        cut = 0
+        for index, (prefix, value) in enumerate(entries):
+            if self._nodes <= 0:
+                cut += 1
+            elif type(value) not in _SCALARS or (type(value) is str and len(value) > _SMALL):
+                later.append(index)
+            else:
+                self._nodes -= 1
+                part = prefix + self._scalar(value, 6 * _SMALL + 2)
+                if len(part) < room:
+                    parts[index] = part
+                    room -= len(part) + 1
+                else:
+                    cut += self._no_room()
+        for done, index in enumerate(later):
+            prefix, value = entries[index]
+            free = room - len(prefix) - 1
+            if self._nodes <= 0:
+                cut += 1
+            elif free < _LEAST:
+                cut += self._no_room()
+            else:
+                share = max(free // (len(later) - done), min(free, _SHARE)) if self._fair else free
+                parts[index] = part = prefix + self.value(value, share, depth + 1)
+                room -= len(part) + 1
+        return [part for part in parts if part], cut
+
+    def _named(self, pairs: list[tuple[object, object]]) -> list[tuple[bytes, Any]]:
+        """Every key as `"key":`, no two alike. A str that is fit to be a key keeps its name; others give way."""
+        entries: list[tuple[bytes, Any]] = []
+        taken = {key for key, _ in pairs if type(key) is str}
+        counts: dict[str, int] = {}
+        for key, value in pairs:
+            name, faithful = _key(key)
+            if not faithful:
+                self.lossy = True
+            if not faithful or type(key) is not str:
+                unique = name
+                while unique in taken:
+                    self.lossy = True
+                    counts[name] = count = counts.get(name, 0) + 1
+                    unique = f"{name} ({class_name(key)}{f' {count}' if count > 1 else ''})"
+                taken.add(unique)
+                name = unique
+            entries.append((quote(name)[0] + b":", value))
+        return entries
+
+    def _scalar(self, value: bool | int | float | str | None, room: int) -> bytes:
+        if isinstance(value, str):
+            return self._text(value, room)
+        if value is None:
+            return b"null"
+        if isinstance(value, bool):
+            return b"true" if value else b"false"
+        if isinstance(value, float):
+            if math.isfinite(value):
+                return repr(value).encode()
+            return self._note("NaN" if value != value else "Infinity" if value > 0 else "-Infinity")
+        if MIN_INT <= value <= MAX_INT:
+            return b"%d" % value
+        if (bits := value.bit_length()) > _MAX_BITS:
+            return self._note(f"<int of {bits} bits>")
+        return b'"%d"' % value
+
+    def _no_room(self) -> int:
+        if not self._fair:
+            raise _NoRoom
+        return 1
+
+    def _note(self, text: str) -> bytes:
+        self.lossy = True
+        encoded = quote(text)[0]
+        return encoded if len(encoded) <= _LEAST else self._cut(text, _LEAST)
+
+    def _text(self, value: str, room: int) -> bytes:
+        if len(value) <= room:
+            encoded, mended = quote(value)
+            if len(encoded) <= room:
+                self.lossy |= mended
+                return encoded
+        self._no_room()
+        return self._cut(value, room)
+
+    def _cut(self, value: str, room: int) -> bytes:
+        self.lossy = True
+        note = f"…[cut: {len(value)} characters]".encode()
+        room -= len(note) + 2
+        parts = []
+        position = 0
+        # No character takes more than six bytes, so every piece fits; what is left shrinks by a sixth at least.
+        while piece := value[position : position + room // 6]:
+            encoded = quote(piece)[0][1:-1]
+            parts.append(encoded)
+            room -= len(encoded)
+            position += len(piece)
+        return b'"%b%b"' % (b"".join(parts), note)
+
+
+def _key(key: Any) -> tuple[str, bool]:
+    """The name of `key` in an object, and whether it tells the whole key."""
+    kind = type(key)
+    if issubclass(kind, str):
+        name: Any = str.__getitem__(key, slice(None))
+    elif issubclass(kind, (tuple, frozenset, bytes)):
+        name = read(lambda: _brief.repr(key), "key")
+    else:
+        name = read(lambda: str(key.value if issubclass(kind, Enum) else key), "key")
+    if isinstance(name, Note):
+        return name.text, False
+    if len(name) > _MAX_KEY:
+        return f"{name[:_MAX_KEY]}…", False
+    return name, not quote(name)[1]

@@ -1,0 +1,1 @@
+"""HTTP around the receiver: bodies, connections, limits, security."""

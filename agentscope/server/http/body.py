@@ -1,0 +1,159 @@
+"""Request bodies: read within a deadline and a bound, and inflated within another."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from .limits import Limits, Refused
+
+try:
+    zstandard: Any = import_module("zstandard")
+except ImportError:
+    zstandard = None
+
+ENCODINGS = "gzip, deflate, zstd" if zstandard is not None else "gzip, deflate"
+"""What the receiver announces in the `Accept-Encoding` header of its answers (RFC 7694)."""
+JSON = "application/json"
+
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_ZSTD_WINDOW = 1 << 25
+_ZLIB_BITS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+
+
+class Bodies:
+    """Reads bodies for one application, and keeps what all of them hold in memory together below a bound."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._held = 0
+
+    @asynccontextmanager
+    async def hold(self, request: Request, *content_types: str) -> AsyncIterator[bytes]:
+        """The body as it came over the wire, of one of these content types, in lower case.
+
+        Its bytes count as held until the block is left. Raises `Refused`.
+        """
+        self._check_head(request, content_types)
+        chunks: list[bytes] = []
+        try:
+            await self._read_in_time(request, chunks)
+            yield b"".join(chunks)
+        finally:
+            self._held -= sum(map(len, chunks))
+
+    async def _read_in_time(self, request: Request, chunks: list[bytes]) -> None:
+        try:
+            await asyncio.wait_for(self._read(request, chunks), self._limits.body_seconds)
+        except asyncio.TimeoutError:
+            raise Refused(408, f"The body was not there within {self._limits.body_seconds:g} s.", close=True) from None
+        except ClientDisconnect:
+            raise Refused(400, "The connection was closed before the end of the body.", close=True) from None
+
+    async def _read(self, request: Request, chunks: list[bytes]) -> None:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            self._held += len(chunk)
+            chunks.append(chunk)
+            if size > self._limits.body_bytes:
+                raise Refused(413, f"The body is larger than {self._limits.body_bytes} bytes.")
+            if self._held > self._limits.held_bytes:
+                raise Refused(503, "Too many bodies are being read at the moment.", retry_after=1)
+
+    def _check_head(self, request: Request, content_types: Sequence[str]) -> None:
+        headers = request.headers
+        if content_type(request) not in content_types:
+            raise Refused(415, f"Content-Type must be {' or '.join(content_types)}.")
+        given = headers.getlist("content-length")
+        if "transfer-encoding" in headers:
+            if given:
+                raise Refused(400, "Content-Length and Transfer-Encoding exclude each other.", close=True)
+            return
+        if not given:
+            raise Refused(411, "Content-Length is required.")
+        if len(given) > 1 or not _DIGITS.fullmatch(given[0]):
+            raise Refused(400, "Content-Length must be a plain number.", close=True)
+        if int(given[0]) > self._limits.body_bytes:
+            raise Refused(413, f"The body is larger than {self._limits.body_bytes} bytes.")
+
+
+def content_type(request: Request) -> str:
+    """The media type that a request names, in lower case and without parameters; empty if it names none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body without its content encoding, at most `limit` bytes.
+
+    Raises `Refused`: 400 for what is broken, 413 for what gets too large, 415 for an encoding that is not spoken.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name in _ZLIB_BITS:
+        return _unzlib(body, name, limit)
+    if name == "zstd" and zstandard is not None:
+        return _unzstd(body, limit)
+    raise Refused(415, f"Content-Encoding must be one of identity, {ENCODINGS}.")
+
+
+def told_size(body: bytes, encoding: str) -> int:
+    """What a body says of its size without its content encoding; nothing holds it to that. 0 where it says nothing."""
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return len(body)
+    if name in ("gzip", "x-gzip"):
+        return int.from_bytes(body[-4:], "little")
+    if name == "zstd" and zstandard is not None:
+        try:
+            return max(0, int(zstandard.frame_content_size(body)))
+        except zstandard.ZstdError:
+            return 0  # and `inflate` says what is wrong with it
+    return 0
+
+
+def _unzlib(body: bytes, name: str, limit: int) -> bytes:
+    unpack = zlib.decompressobj(wbits=_ZLIB_BITS[name])
+    try:
+        data = unpack.decompress(body, limit + 1)
+    except zlib.error:
+        raise Refused(400, f"The body is not valid {name}.") from None
+    if len(data) > limit:
+        raise _too_large(limit)
+    if not unpack.eof or unpack.unused_data:
+        raise Refused(400, f"The body is not one whole {name} stream.")
+    return data
+
+
+def _unzstd(body: bytes, limit: int) -> bytes:
+    unpack = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    try:
+        size = zstandard.get_frame_parameters(body).content_size
+        if size != zstandard.CONTENTSIZE_UNKNOWN:
+            if size > limit:
+                raise _too_large(limit)
+            data: bytes = unpack.decompress(body, allow_extra_data=False)
+            return data
+        with unpack.stream_reader(body) as reader:
+            data = reader.read(limit + 1)
+        if len(data) > limit:
+            raise _too_large(limit)
+        whole = unpack.decompressobj()  # the reader does not tell the end of a frame from the end of the body
+        whole.decompress(body)
+    except zstandard.ZstdError:
+        raise Refused(400, "The body is not valid zstd.") from None
+    if not whole.eof or whole.unused_data:
+        raise Refused(400, "The body is not one whole zstd frame.")
+    return data
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, f"The body is larger than {limit} bytes when inflated.")

@@ -1,0 +1,91 @@
+"""Connections that cannot be held open for nothing: uvicorn's HTTP protocol with two more bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .limits import Limits
+
+
+class BoundedProtocol(H11Protocol):
+    """Ends a connection whose next request head takes too long, or whose answer is not taken, and the oldest of too many.
+
+    uvicorn itself bounds only the time between two requests, and the application the time of a body. Connections are
+    aborted, since one that is closed stays until what was written to it has been read.
+    """
+
+    limits = Limits()
+    _since = 0.0
+    _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def bounded_by(cls, limits: Limits) -> type[BoundedProtocol]:
+        """This class with other bounds; uvicorn makes the instances, so that they can't be arguments."""
+        return type("BoundedProtocol", (cls,), {"limits": limits})
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._arm()
+        if len(self.connections) > self.limits.connections:
+            others = [other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self]
+            open_ends = [other for other in others if other._waits() or other._receives()]
+            given_up = min(open_ends, key=lambda other: other._since, default=self)
+            given_up.transport.abort()
+            self.connections.discard(given_up)  # now, for the next one that comes before this one is gone
+
+    def data_received(self, data: bytes) -> None:
+        if self._waits():
+            self._since = self.loop.time()
+        super().data_received(data)
+        if self._waits():
+            if self._deadline is None:
+                self._arm()
+        else:
+            self._disarm()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.limits.send_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._disarm_stalled()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        self._disarm_stalled()
+        super().connection_lost(exc)
+
+    def _waits(self) -> bool:
+        """Whether no request is being answered: what is awaited is the head of one, or the rest of a refused body."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _receives(self) -> bool:
+        """Whether the body of a request is still to come."""
+        return self.cycle is not None and self.cycle.more_body
+
+    def _arm(self) -> None:
+        self._deadline = self.loop.call_later(self.limits.head_seconds, self._expire)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _disarm_stalled(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _expire(self) -> None:
+        self._deadline = None
+        self.transport.abort()

@@ -1,0 +1,1 @@
+"""Ingest: one module a protocol, and the intake that they share."""

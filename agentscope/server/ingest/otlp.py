@@ -1,0 +1,107 @@
+"""The OTLP calls: WIRE.md section 4. Spans come in, and are answered as the specification of OTLP/HTTP has it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agentscope.protocols.agentscope.decode import Batch, DecodeError, Patch
+from agentscope.protocols.otlp.inbound.patches import SESSION, patches_of, without_repeats
+from agentscope.protocols.otlp.wire import json_encode, protobuf_encode
+from agentscope.protocols.otlp.wire.limits import Form
+from agentscope.protocols.otlp.wire.model import SpanGroup, Unreadable
+from agentscope.server.http.body import content_type
+from agentscope.server.http.limits import Refused
+from agentscope.server.http.security import Keys
+from agentscope.server.storage.sqlite.store import Unavailable
+
+from .intake import Intake
+
+_FORMS: dict[str, Form] = {protobuf_encode.CONTENT_TYPE: protobuf_encode, json_encode.CONTENT_TYPE: json_encode}
+_LONGEST_MESSAGE = 4000
+_GROWTH = 8  # of protobuf, and by what each root tells of its resource
+MOST_STORED = 64 << 20
+"""Characters that the spans of one body may come to. Each root tells of its resource, which the body has only once."""
+MOST_GROWTH = 32
+"""How many times its size a body may come to, beyond the first 4 MB."""
+
+
+class OTLP:
+    """Takes spans in, and answers after the commit."""
+
+    def __init__(self, intake: Intake, keys: Keys) -> None:
+        self._intake = intake
+        self._keys = keys
+
+    async def traces(self, request: Request) -> Response:
+        """`POST /v1/traces`, and the same under the path of VoltAgent's and Langfuse's backends.
+
+        Errors are answered with a `google.rpc.Status` in the encoding of the request, as the specification wants it: some
+        exporters (Java's) log what it says, the others log the status line or the body as it is.
+        """
+        form = _FORMS.get(content_type(request), json_encode)
+        try:
+            body = await self._take(request, form)
+        except (Refused, DecodeError) as problem:
+            return _answer(form, problem.status, form.encode_status(str(problem)), getattr(problem, "headers", None))
+        except Unavailable as problem:
+            again = form.encode_status(f"Try again later: {problem}.")
+            return _answer(form, 503, again, {"Retry-After": "1"})
+        return _answer(form, 200, body)
+
+    async def _take(self, request: Request, form: Form) -> bytes:
+        if not self._keys.accepts_otlp(request.headers):
+            raise Refused(401, "Send the receiver's key, as Authorization: Bearer KEY or X-Agentscope-Key: KEY.")
+
+        def decode(body: bytes) -> Batch:
+            groups = form.decode_request(body)
+            return batch_of(groups, min(MOST_STORED, (4 << 20) + MOST_GROWTH * len(body)))
+
+        async with self._intake.hold(request, *_FORMS) as body:
+            batch = await self._intake.decoded(request, body, decode, growth=_GROWTH)
+            if batch.patches:
+                await self._intake.commit(batch)
+        return form.encode_response(len(batch.rejected), complaint(batch.rejected))
+
+
+def batch_of(groups: Iterable[SpanGroup], room: int = MOST_STORED) -> Batch:
+    """The patches that spans amount to. `rejected` names, by their own ids, those that cannot be stored.
+
+    Raises `DecodeError` (413) for spans that come to more than `room` characters.
+    """
+    patches: list[Patch] = []
+    rejected: list[dict[str, Any]] = []
+    for group in groups:
+        for span in group.spans:
+            if isinstance(span, Unreadable):
+                rejected.append({"id": span.span_id, "reason": span.reason})
+                continue
+            try:
+                found = patches_of(span, group)
+            except ValueError as wrong:
+                rejected.append({"id": span.span_id, "reason": str(wrong)})
+                continue
+            patches += found
+            room -= sum(len(patch.body) for patch in found)
+            if room < 0:
+                raise DecodeError(413, "The spans are too large with what their resources tell; send them in parts.")
+    return Batch(str(uuid.uuid4()), SESSION, without_repeats(patches), rejected, {})
+
+
+def complaint(rejected: list[dict[str, Any]]) -> str:
+    """Why spans were rejected, `span <id>: reason; …`, for as many of them as fit into a message of bounded length."""
+    message = ""
+    for count, item in enumerate(rejected):
+        more = f"{'; ' if message else ''}span {item['id'] or '(no id)'}: {item['reason']}"
+        if len(message) + len(more) > _LONGEST_MESSAGE:
+            return f"{message}; and {len(rejected) - count} more"
+        message += more
+    return message
+
+
+def _answer(form: Form, status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, form.CONTENT_TYPE)

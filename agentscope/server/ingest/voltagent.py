@@ -1,0 +1,163 @@
+"""VoltAgent's history calls: WIRE.md section 3. A history is a run; events are patches to its steps.
+
+The id of an event that is answered is that of the stored patch, so that whatever names it later is found by it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import wraps
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from agentscope.events import RUN_START
+from agentscope.protocols.agentscope.decode import Batch, DecodeError, Patch
+from agentscope.protocols.voltagent.decode import (
+    SESSION,
+    Arrival,
+    event_added,
+    event_changed,
+    read,
+    run_changed,
+    run_started,
+)
+from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
+from agentscope.server.http.limits import Refused
+from agentscope.server.http.security import Keys
+from agentscope.server.storage.fold import fold
+from agentscope.server.storage.sqlite.store import Store, Unavailable
+
+from .intake import Held, Intake
+
+_SPACE = uuid.UUID("0b6f4a3e-4d0e-4a0c-9d53-8f3a51c7a1d2")
+_MAX_KEY = 255
+_Handler = Callable[["History", Request], Awaitable[Response]]
+
+
+def _told(handler: _Handler) -> _Handler:
+    """The published client looks for `message` in what is refused."""
+
+    @wraps(handler)
+    async def handle(self: History, request: Request) -> Response:
+        try:
+            return await handler(self, request)
+        except Refused as problem:
+            return JSONResponse({"message": str(problem)}, problem.status, headers=problem.headers)
+        except DecodeError as problem:
+            return JSONResponse({"message": str(problem)}, problem.status)
+        except Unavailable as problem:
+            return JSONResponse({"message": f"Try again later: {problem}."}, 503, headers={"Retry-After": "1"})
+
+    return handle
+
+
+class History:
+    """The four calls. Each answers after the commit."""
+
+    def __init__(self, intake: Intake, store: Store, keys: Keys) -> None:
+        self._intake = intake
+        self._store = store
+        self._keys = keys
+
+    @_told
+    async def create(self, request: Request) -> Response:
+        """`POST /history`. A run that has begun already is answered as it is."""
+
+        def decode(body: bytes) -> tuple[str, Patch | None]:
+            record = read(body)
+            run_id = record.get("id") or self._made_id(request, "history")
+            if any(patch.type == RUN_START for patch in self._store.patches(run_id)):
+                return run_id, None
+            # Of two calls that come at once the store keeps one: they are the same event.
+            return run_id, run_started(record, run_id, self._arrival(str(uuid.uuid5(_SPACE, f"start:{run_id}"))))
+
+        async with self._body(request) as body:
+            run_id, patch = await self._intake.decoded(request, body, decode)
+            if patch is not None:
+                await self._commit(patch)
+        return JSONResponse(await run_in_threadpool(self._history_of, run_id))
+
+    @_told
+    async def update(self, request: Request) -> Response:
+        """`PATCH /history/{run_id}`."""
+        self._authorise(request)
+        run_id: str = request.path_params["run_id"]
+        if not await self._intake.has_run(run_id):
+            raise Refused(404, "There is no history with this id.")
+        event_id = self._made_id(request, f"update:{run_id}")
+        async with self._body(request) as body:
+            await self._store_one(request, body, lambda record: run_changed(record, run_id, self._arrival(event_id)))
+        return JSONResponse(await run_in_threadpool(self._history_of, run_id))
+
+    @_told
+    async def add_event(self, request: Request) -> Response:
+        """`POST /history-events`."""
+
+        def decode(body: bytes) -> tuple[dict[str, Any], Patch]:
+            record = read(body)
+            event_id = self._made_id(request, f"event:{record.get('history_id')}")
+            above = record.get("parent_event_id")
+            parent = None if above is None else self._store.event(above)
+            return record, event_added(record, parent, self._arrival(event_id))
+
+        async with self._body(request) as body:
+            record, patch = await self._intake.decoded(request, body, decode)
+            stored = await self._intake.event(patch.id)
+            if stored is None:
+                await self._commit(patch)
+        return JSONResponse(added_view(patch.id, record, (stored or patch.fields)["time"]))
+
+    @_told
+    async def update_event(self, request: Request) -> Response:
+        """`PATCH /history-events/{event_id}`: changes the step that the event belongs to."""
+        self._authorise(request)
+        target = await self._intake.event(request.path_params["event_id"])
+        if target is None or target["step_id"] is None:
+            raise Refused(404, "There is no event with this id.")
+        event_id = self._made_id(request, f"change:{target['id']}")
+        async with self._body(request) as body:
+            await self._store_one(request, body, lambda record: event_changed(record, target, self._arrival(event_id)))
+        return JSONResponse(await run_in_threadpool(self._event_of, target))
+
+    async def _store_one(self, request: Request, body: Held, decode: Callable[[dict[str, Any]], Patch]) -> None:
+        patch = await self._intake.decoded(request, body, lambda raw: decode(read(raw)))
+        # A repeated call carries another time, so that it must not be taken for a conflict.
+        if await self._intake.event(patch.id) is None:
+            await self._commit(patch)
+
+    async def _commit(self, patch: Patch) -> None:
+        await self._intake.commit(Batch(str(uuid.uuid4()), SESSION, [patch], [], {}))
+
+    def _history_of(self, run_id: str) -> dict[str, Any]:
+        patches = self._store.patches(run_id)
+        return history_view(run_id, fold(patches) if patches else {}, self._intake.now())
+
+    def _event_of(self, event: dict[str, Any]) -> dict[str, Any]:
+        patches = self._store.patches(event["run_id"], event["step_id"])
+        return changed_view(event, fold(patches) if patches else {}, self._intake.now())
+
+    def _arrival(self, event_id: str) -> Arrival:
+        return Arrival(event_id, self._intake.now(), self._intake.next_seq())
+
+    def _body(self, request: Request) -> AbstractAsyncContextManager[Held]:
+        self._authorise(request)
+        return self._intake.hold(request)
+
+    def _authorise(self, request: Request) -> None:
+        headers = request.headers
+        if not self._keys.accepts_pair(headers.get("x-public-key", ""), headers.get("x-secret-key", "")):
+            raise Refused(401, "Send any name in the header x-public-key and the key of this receiver in x-secret-key.")
+
+    def _made_id(self, request: Request, scope: str) -> str:
+        """An id for what a call makes: always the same one for the same `Idempotency-Key`."""
+        key = request.headers.get("idempotency-key")
+        if key is None:
+            return str(uuid.uuid4())
+        if not 0 < len(key) <= _MAX_KEY:
+            raise Refused(400, f"Idempotency-Key must have 1 to {_MAX_KEY} characters.")
+        return str(uuid.uuid5(_SPACE, f"{scope}:{key}"))

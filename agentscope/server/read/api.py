@@ -1,0 +1,105 @@
+"""The read API: what is stored, as JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from agentscope._version import __version__
+from agentscope.server.http.limits import Refused
+from agentscope.server.http.security import Keys
+from agentscope.server.storage.sqlite.queries import Mark, RunQuery
+from agentscope.server.storage.sqlite.store import Store, Unavailable
+
+from .runs import Views
+
+MAX_LIMIT = 500
+"""Runs of one page at most."""
+_MAX_TEXT = 255
+
+
+class ReadAPI:
+    """The routes that read."""
+
+    def __init__(self, store: Store, keys: Keys, views: Views) -> None:
+        self._store = store
+        self._keys = keys
+        self._views = views
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health`. Counts are shown to those who may read."""
+        answer: dict[str, Any] = {"status": "ok", "version": __version__}
+        try:
+            counts = await self._views.read(self._store.health)
+        except Unavailable as problem:
+            return JSONResponse({**answer, "status": "unavailable", "detail": str(problem)}, 503)
+        return JSONResponse({**answer, **counts} if self._keys.may_read(request.scope) else answer)
+
+    async def runs(self, request: Request) -> Response:
+        """`GET /api/runs?limit&cursor&status&agent&q`."""
+        self._authorise(request)
+        runs, after = await self._views.read(self._store.list_runs, run_query(request))
+        return JSONResponse({"runs": runs, "next": None if after is None else cursor_of(after)})
+
+    async def run(self, request: Request) -> Response:
+        """`GET /api/runs/{id}`."""
+        self._authorise(request)
+        return await self._views.run(request.path_params["run_id"], _json, "application/json")
+
+    async def events(self, request: Request) -> Response:
+        """`GET /api/runs/{id}/events`: the patches as they came, each with the session that sent it."""
+        self._authorise(request)
+        return await self._views.events(request.path_params["run_id"])
+
+    def _authorise(self, request: Request) -> None:
+        if not self._keys.may_read(request.scope):
+            raise Refused(401, "Send the receiver's key in the header X-Agentscope-Key, or log in at /login.")
+
+
+def _json(run: dict[str, Any]) -> bytes:
+    return json.dumps(run, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def run_query(request: Request) -> RunQuery:
+    """The query of a list of runs. Raises `Refused` (422) for a parameter that cannot be."""
+    parameters = request.query_params
+    limit = number(request, "limit", 50, MAX_LIMIT)
+    texts: dict[str, str | None] = {}
+    for name in ("status", "agent", "q"):
+        text = parameters.get(name) or None
+        if text is not None and (len(text) > _MAX_TEXT or "\0" in text):
+            raise Refused(422, f"{name} must have at most {_MAX_TEXT} characters and no NUL.")
+        texts[name] = text
+    cursor = parameters.get("cursor")
+    return RunQuery(limit, mark_of(cursor) if cursor else None, **texts)
+
+
+def number(request: Request, name: str, usual: int, highest: int) -> int:
+    """A parameter that counts from 1. Raises `Refused` (422) for one that cannot be."""
+    given = request.query_params.get(name, str(usual))
+    if not (given.isascii() and given.isdigit() and len(given) <= 9 and 1 <= int(given) <= highest):
+        raise Refused(422, f"{name} must be a whole number from 1 to {highest}.")
+    return int(given)
+
+
+def cursor_of(mark: Mark) -> str:
+    """A mark as text that is opaque to clients."""
+    return base64.urlsafe_b64encode(f"{mark.key}.{mark.began}".encode()).decode().rstrip("=")
+
+
+def mark_of(cursor: str) -> Mark:
+    """The mark that a cursor was made of. Raises `Refused` (422) for any other text."""
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        key, _, began = text.partition(".")
+        mark = Mark(began, int(key))
+    except (ValueError, binascii.Error):
+        mark = None
+    if mark is None or cursor_of(mark) != cursor or not 0 <= mark.key < 1 << 63:
+        raise Refused(422, "cursor must be the next of an earlier answer.")
+    return mark

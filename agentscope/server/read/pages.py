@@ -1,0 +1,331 @@
+"""The pages as HTML text, from what the read API answers. Pure; every value from outside goes through `text`."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from agentscope.server.storage.sqlite.queries import RunQuery
+
+MAX_CELL = 20_000
+"""Characters of one payload that a page shows; the JSON has the rest."""
+MAX_STEPS = 1_000
+"""Steps that a page shows; the next page goes on with the rest."""
+MAX_PAYLOADS = 8_000_000
+"""Characters of HTML that all payloads of one page come to; escaping makes up to 34 of one. The JSON has the rest."""
+
+_MAX_NAME = 200
+_WHOLE_NAME = 1001  # characters, the longest that the read API has for a run
+_MAX_NAMES = 50
+_JSON = json.JSONEncoder(ensure_ascii=False, indent=2)
+_MAX_NESTING = 12  # indents of which a phone shows all and still a card beside them
+# Characters that are not seen, or that change how their neighbours are: controls, bidirectional marks, zero widths.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
+_STATUSES = ("running", "completed", "failed")
+_COLUMNS = ("Status", "Agent", "Started", "Duration", "Steps", "Errors", "Tokens")
+_ERROR_TEXTS = ("type", "message", "traceback")
+
+
+class _Room:
+    """What is left of a page for payloads."""
+
+    def __init__(self) -> None:
+        self.left = MAX_PAYLOADS
+
+
+def text(value: object, limit: int = _MAX_NAME) -> str:
+    """Any value as harmless HTML text: cut, escaped, and with characters shown that would not be seen."""
+    whole = str(value)
+    return _UNSEEN.sub(_shown, html.escape(whole[:limit] + "…" if len(whole) > limit else whole))
+
+
+def _plain(value: str) -> str:
+    """The same for an attribute or a title, where no markup can be."""
+    return _UNSEEN.sub(_code_point, html.escape(value[:_WHOLE_NAME]))
+
+
+def run_list(
+    runs: Sequence[Mapping[str, Any]], query: RunQuery, cursor: str | None, address: str, key_required: bool
+) -> str:
+    """The list of runs, with its filter and the way to the next page."""
+    filtered = bool(query.status or query.agent or query.q or query.after)
+    if runs:
+        heads = "".join(f"<th>{column}</th>" for column in _COLUMNS)
+        body = f"""<div class="runs"><table><thead><tr>{heads}</tr></thead>
+<tbody>{"".join(map(_run_line, runs))}</tbody></table></div>"""
+    elif filtered:
+        whole = " Agent is compared as a whole name; Search finds parts, too." if query.agent else ""
+        body = f'<p class="empty">No run matches.{whole} <a href="/">Show all runs</a></p>'
+    else:
+        body = _first_steps(address, key_required)
+    more = f'<nav><a class="button" href="/?{_link(query, cursor)}">Older runs</a></nav>' if cursor else ""
+    form = _filter(query) if runs or filtered else ""
+    return _page("Runs", f"<h1>Runs</h1>{form}{body}{more}")
+
+
+def run_page(run: Mapping[str, Any], page: int = 1) -> str:
+    """One run: what went in and came out, and one page of its steps as a tree; a page beyond the last is the last."""
+    run_id = run["id"]
+    raw = "/api/runs/" + quote(run_id, safe="")
+    steps = run["steps"]
+    room = _Room()
+    first = min(page - 1, max(0, len(steps) - 1) // MAX_STEPS) * MAX_STEPS
+    facts = [
+        ("Started", _when(run["started_at"])),
+        ("Duration", _duration(run["duration_ms"])),
+        ("Steps", _number(run["step_count"])),
+        ("Errors", _errors(run["error_count"])),
+        ("Tokens", _number(run["tokens_used"])),
+    ]
+    known = (("External id", "external_id"), ("User", "user_id"), ("Conversation", "conversation_id"))
+    facts += [(title, text(run[name])) for title, name in known if run[name]]
+    if run["tags"]:
+        facts.append(("Tags", " ".join(f'<span class="type">{text(tag)}</span>' for tag in run["tags"][:_MAX_NAMES])))
+    if len(run["agent_name"]) > _MAX_NAME:
+        facts.append(("Whole name", text(run["agent_name"], _WHOLE_NAME)))
+    lines = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in facts)
+    payloads = _payloads(run, raw, room)
+    none = "No steps came so far." if run["status"] == "running" else "No steps were recorded."
+    tree = _tree(steps, first, raw, room) or f'<p class="empty">{none}</p>'
+    turn = _turn(run_id, first, len(steps))
+    return _page(
+        run["agent_name"],
+        f"""<p class="path"><a href="/">Runs</a> / <code>{text(run_id)}</code></p>
+<h1>{text(run["agent_name"])} {_status(run["status"], run["failed"])}</h1>
+<dl class="facts">{lines}</dl>
+{payloads}
+<h2 id="steps">Steps</h2>{turn}{tree}{turn}
+<nav><a href="{raw}">This run as JSON</a> · <a href="{raw}/events">Its events</a></nav>""",
+    )
+
+
+def login(problem: str = "") -> str:
+    """The form that asks for the key."""
+    said = f'<p class="problem" role="alert">{text(problem)}</p>' if problem else ""
+    return _page(
+        "Log in",
+        f"""<h1>Log in</h1>{said}<form class="login" method="post" action="/login">
+<label>API key <input type="password" name="key" required autofocus autocomplete="current-password"></label>
+<button>Log in</button></form>""",
+    )
+
+
+def message(title: str, sentence: str) -> str:
+    """A page that says one thing."""
+    return _page(title, f'<h1>{text(title)}</h1><p>{text(sentence)}</p><p><a href="/">All runs</a></p>')
+
+
+def _page(title: str, body: str) -> str:
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{_plain(title)} · AgentScope</title><link rel="stylesheet" href="/static/style.css"></head>
+<body><header><a class="brand" href="/">AgentScope</a></header><main>{body}</main></body></html>
+"""
+
+
+def _first_steps(address: str, key_required: bool) -> str:
+    key = "the key this receiver was started with" if key_required else "any-key"
+    code = f'''from agentscope import create_tracker
+
+tracker = create_tracker(api_key="{key}", base_url="{address}")
+
+with tracker.track_run("my_agent", input_data={{"question": "…"}}) as run:
+    tracker.track_step("search", step_type="tool_call", output_data={{"hits": 3}})
+    run.output = {{"answer": "…"}}'''
+    return f"""<div class="empty"><p><strong>No runs yet.</strong> Point the SDK at this address, and they show here:</p>
+<pre>{text(code, MAX_CELL)}</pre>
+<p>Or set <code>AGENTSCOPE_BASE_URL={text(address)}</code> for an agent that is instrumented already.</p></div>"""
+
+
+def _filter(query: RunQuery) -> str:
+    chosen = query.status or ""
+    statuses = (*_STATUSES, chosen) if chosen and chosen not in _STATUSES else _STATUSES
+    options = "".join(
+        f'<option value="{_plain(status)}"{" selected" if status == chosen else ""}>{_plain(status)}</option>'
+        for status in statuses
+    )
+    return f"""<form class="filter" method="get" action="/">
+<label>Status <select name="status"><option value="">any</option>{options}</select></label>
+<label>Agent <input name="agent" value="{_plain(query.agent or "")}" placeholder="its whole name"></label>
+<label>Search <input type="search" name="q" value="{_plain(query.q or "")}" placeholder="part of a name or id"></label>
+<button>Filter</button></form>"""
+
+
+def _link(query: RunQuery, cursor: str | None) -> str:
+    values = {"status": query.status, "agent": query.agent, "q": query.q, "limit": query.limit, "cursor": cursor}
+    return html.escape(urlencode({name: value for name, value in values.items() if value}))
+
+
+def _run_line(run: Mapping[str, Any]) -> str:
+    name = run["agent_name"]
+    cells = (
+        _status(run["status"], run["failed"]),
+        f'<a href="/runs/{quote(run["id"], safe="")}" title="{_plain(name)}">{text(name)}</a>',
+        _when(run["started_at"]),
+        _duration(run["duration_ms"]),
+        _number(run["step_count"]),
+        _errors(run["error_count"]),
+        _number(run["tokens_used"]),
+    )
+    # Where there is no room for columns, their heads are not shown, and each cell says what it is.
+    told = (f'<td data-label="{column}">{cell}</td>' for column, cell in zip(_COLUMNS, cells, strict=True))
+    return f"<tr>{''.join(told)}</tr>"
+
+
+def _turn(run_id: str, first: int, count: int) -> str:
+    """Which steps the page shows, and the way to those before and after; nothing where it shows all."""
+    if count <= MAX_STEPS:
+        return ""
+    after = first + MAX_STEPS
+    ways = [f"Steps {first + 1:,} to {min(after, count):,} of {count:,}"]
+    for word, start in (("Previous", first - MAX_STEPS), ("Next", after)):
+        if 0 <= start < count:
+            link = f"/runs/{quote(run_id, safe='')}?page={start // MAX_STEPS + 1}#steps"
+            ways.append(f'<a href="{link}">{word} {min(MAX_STEPS, count - start):,} steps</a>')
+    return f'<p class="note">{" · ".join(ways)}</p>'
+
+
+def _tree(steps: Sequence[Mapping[str, Any]], first: int, raw: str, room: _Room) -> str:
+    drawn: list[tuple[int, str]] = []
+    path: list[Mapping[str, Any]] = []  # a step and all that it is part of
+    for place, (depth, step) in enumerate(islice(_in_order(steps), first + MAX_STEPS)):
+        path[depth:] = [step]
+        if place == first:  # what was begun on a page before is named once more
+            above = [*enumerate(path[:-1])][-_MAX_NESTING:]
+            drawn += ((at, f'<p class="note">{text(part["name"])}{_level(at)}, continued</p>') for at, part in above)
+        if place >= first:
+            drawn.append((depth, _step(step, depth, raw, room)))
+    parts: list[str] = []
+    lists = 0
+    for depth, markup in drawn:
+        wanted = min(depth + 1, _MAX_NESTING)  # deeper levels are shown side by side, so that all have room
+        deeper = '<ul class="tree"><li>' * (wanted - lists)
+        parts += deeper or "</li></ul>" * (lists - wanted) + "</li><li>", markup
+        lists = wanted
+    return "".join(parts) + "</li></ul>" * lists
+
+
+def _in_order(steps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Every step with its depth, each behind the one that it is part of."""
+    children: dict[str | None, list[Mapping[str, Any]]] = {}
+    for step in reversed(steps):
+        children.setdefault(step["parent_id"], []).append(step)
+    # A stack, not recursion: a chain of a thousand steps is a legal tree.
+    stack = [(0, step) for step in children.get(None, ())]
+    while stack:
+        depth, step = stack.pop()
+        yield depth, step
+        stack += ((depth + 1, child) for child in children.get(step["id"], ()))
+
+
+def _step(step: Mapping[str, Any], depth: int, raw: str, room: _Room) -> str:
+    failed = step["status"] in ("failed", "error") or bool(step["error"])
+    loose = ""
+    if step.get("unattached_parent_id"):
+        loose = f'<p class="note">Its parent <code>{text(step["unattached_parent_id"])}</code> did not come.</p>'
+    tokens = f"{_number(step['tokens_used'])} tokens · " if step["tokens_used"] is not None else ""
+    # One that is told when it is over, without its duration, begins and ends in the same instant.
+    instant = step["started_at"] is not None and step["started_at"] == step["ended_at"]
+    took = _duration(None if instant and not step["latency_ms"] else step["latency_ms"])
+    return f"""<details class="step"{" open" if failed else ""}><summary><span>{_status(step["status"], failed)}
+<span class="name">{text(step["name"])}</span> <span class="type">{text(step["step_type"])}</span>{_level(depth)}</span>
+<span class="figures">{tokens}{took}</span></summary>
+{loose}{_payloads(step, raw, room)}</details>"""
+
+
+def _level(depth: int) -> str:
+    """The level of a step where its indent does not tell."""
+    return f' <span class="level">level {depth + 1:,}</span>' if depth + 1 >= _MAX_NESTING else ""
+
+
+def _payloads(record: Mapping[str, Any], raw: str, room: _Room) -> str:
+    parts = []
+    for name in ("error", "input", "output", "usage", "meta_data"):
+        value = record.get(name)
+        if value is None:
+            continue
+        kind = ' class="problem"' if name == "error" else ""
+        if room.left <= 0:
+            parts.append(
+                f'<section{kind}><h3>{name} <a href="{raw}">left out here; it is in the JSON</a></h3></section>'
+            )
+            continue
+        full = _readable(value) if name == "error" else value if isinstance(value, str) else _indented(value)
+        cut = f' <a href="{raw}">cut here; whole in the JSON</a>' if len(full) > MAX_CELL else ""
+        shown = text(full, MAX_CELL)
+        room.left -= len(shown)
+        parts.append(f"<section{kind}><h3>{name}{cut}</h3><pre>{shown}</pre></section>")
+    if record.get("truncated"):
+        names = ", ".join(map(text, record["truncated"][:_MAX_NAMES]))
+        parts.append(f'<p class="note">Cut or left out before it was sent: {names}</p>')
+    return "".join(parts)
+
+
+def _indented(value: Any) -> str:
+    """JSON with a value a line; not much more than a page shows, since deep values grow many times by their indents."""
+    parts: list[str] = []
+    size = 0
+    for part in _JSON.iterencode(value):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_CELL:
+            break
+    return "".join(parts)
+
+
+def _readable(error: Any) -> str:
+    """An error as a terminal would show it: its type and message, its traceback; what else it has follows as JSON."""
+    if isinstance(error, str):
+        return error
+    if not isinstance(error, dict):
+        return _indented(error)
+    told = {name: error[name] for name in _ERROR_TEXTS if error.get(name) and isinstance(error[name], str)}
+    rest = {name: value for name, value in error.items() if name not in told}
+    traceback = told.pop("traceback", "")
+    parts = (": ".join(told.values()), traceback, _indented(rest) if rest or not error else "")
+    return "\n\n".join(filter(None, parts))
+
+
+def _status(status: str, failed: bool) -> str:
+    kind = "failed" if failed else status if status in _STATUSES else "other"
+    return f'<span class="status {kind}">{text(status, 40)}</span>'
+
+
+def _errors(count: int) -> str:
+    return f'<strong class="problem">{count}</strong>' if count else "0"
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _when(moment: str | None) -> str:
+    if moment is None:
+        return "–"
+    shown = datetime.fromisoformat(moment[:-1]).strftime("%d %b %Y, %H:%M:%S")
+    return f'<time datetime="{text(moment)}">{shown} UTC</time>'
+
+
+def _duration(milliseconds: float | None) -> str:
+    if milliseconds is None:
+        return "–"
+    if milliseconds < 1000:
+        return f"{milliseconds:.3g} ms" if milliseconds < 100 else f"{milliseconds:.0f} ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:.2f} s"
+    minutes, seconds = divmod(milliseconds / 1000, 60)
+    return f"{minutes:.0f} min {seconds:.0f} s"
+
+
+def _shown(match: re.Match[str]) -> str:
+    return f'<span class="unseen">{_code_point(match)}</span>'
+
+
+def _code_point(match: re.Match[str]) -> str:
+    return f"U+{ord(match.group()):04X}"

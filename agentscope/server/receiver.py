@@ -1,0 +1,254 @@
+"""The receiver as a process or a thread: a socket, uvicorn over it, and an orderly end."""
+
+from __future__ import annotations
+
+import ctypes
+import ipaddress
+import logging
+import os
+import queue
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+from agentscope.errors import ConfigurationError
+
+try:
+    import uvicorn
+except ImportError as missing:
+    raise ConfigurationError(
+        "The receiver needs starlette and uvicorn; install the server extra: pip install -e '.[server]'"
+    ) from missing
+
+from agentscope.server.http.connection import BoundedProtocol
+from agentscope.server.http.limits import Limits
+from agentscope.server.http.security import loopback_hosts
+from agentscope.server.storage.sqlite.store import Store
+
+from .app import create_app
+
+logger = logging.getLogger("agentscope.server")
+
+_GRACE = 2  # seconds that requests in flight have to end
+_STOP = 4.5  # seconds after which stop() no longer waits for them
+_KEEP_ALIVE = 75  # seconds; longer than the SDK's pool keeps an idle connection
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
+_LARGE_BLOCK = 2 << 20  # bytes; what the SDK's batches need stays below, and is used again for the next
+_KEPT = 8 << 20  # bytes of free memory at most that are kept for it
+_CONCURRENCY = 1024  # requests at once; the connection cap works long before
+
+
+class Receiver:
+    """A receiver in a background thread of this process.
+
+    `port` 0 takes a free one; `db` is the database file, None a temporary one; `retention_days` deletes older runs.
+    A `host` that is not loopback needs an `api_key`. `allowed_hosts` are further Host values (with or without port)
+    under which it may be reached. Raises `ConfigurationError` for options that cannot be, `OSError` when the address
+    is taken. A receiver is started once.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        db: str | os.PathLike[str] | None = None,
+        api_key: str | None = None,
+        retention_days: float | None = None,
+        *,
+        allowed_hosts: Iterable[str] = (),
+        limits: Limits | None = None,
+    ) -> None:
+        if api_key is not None and not api_key:
+            raise ConfigurationError("api_key must not be empty.")
+        if api_key is None and not is_loopback(host):
+            raise ConfigurationError(f"host {host!r} can be reached from outside; set an api_key, or use 127.0.0.1.")
+        if retention_days is not None and not retention_days > 0:
+            raise ConfigurationError(f"retention_days must be more than 0, not {retention_days!r}.")
+        self._host = host
+        self._port = port
+        self._db = db
+        self._api_key = api_key
+        self._retention_days = retention_days
+        self._allowed_hosts = tuple(allowed_hosts)
+        self._limits = limits or Limits()
+        self._store: Store | None = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._ended: Callable[[], None] = _nothing
+
+    @property
+    def url(self) -> str:
+        """Where it can be reached, `http://host:port`, once it is started."""
+        shown = self._host
+        if _is_any(shown):
+            shown = "::1" if _is_ipv6(shown) else "127.0.0.1"
+        return f"http://[{shown}]:{self._port}" if _is_ipv6(shown) else f"http://{shown}:{self._port}"
+
+    @property
+    def store(self) -> Store:
+        """What it stores into. Raises `RuntimeError` before the start."""
+        if self._store is None:
+            raise RuntimeError("the receiver was not started")
+        return self._store
+
+    def start(self) -> Receiver:
+        """Listen; the answer is the receiver itself."""
+        listener = _listen(self._host, self._port)
+        try:
+            self._port = listener.getsockname()[1]
+            self._store = Store(self._db, retention_days=self._retention_days)
+        except BaseException:
+            listener.close()
+            raise
+        app = create_app(self._store, api_key=self._api_key, allowed_hosts=self._hosts(), limits=self._limits)
+        config = uvicorn.Config(
+            app,
+            http=BoundedProtocol.bounded_by(self._limits),
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONCURRENCY,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=_GRACE,
+        )
+        self._server = _Server(config)
+        self._thread = threading.Thread(target=self._serve, args=(listener,), name="agentscope-receiver", daemon=True)
+        self._thread.start()
+        self._server.ready.wait()
+        return self
+
+    def stop(self) -> None:
+        """End what is in flight, close the store; at most 5 s. Again, or before the start, does nothing."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(_STOP)
+        if self._store is not None:
+            self._store.close()
+
+    def __enter__(self) -> Receiver:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _serve(self, listener: socket.socket) -> None:
+        assert self._server is not None
+        try:
+            self._server.run(sockets=[listener])
+        except Exception:
+            logger.exception("the receiver ended by an error")
+        finally:
+            listener.close()
+            self._server.ready.set()
+            self._ended()
+
+    def _hosts(self) -> list[str]:
+        hosts = loopback_hosts(self._port)
+        for host in (self._host, *self._allowed_hosts):
+            bare = f"[{host}]" if _is_ipv6(host) else host
+            hosts += [bare] if bare.rpartition(":")[2].isdigit() else [f"{bare}:{self._port}"]
+        return hosts
+
+
+def serve_forever(
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    db: str | os.PathLike[str] | None = None,
+    api_key: str | None = None,
+    retention_days: float | None = None,
+    *,
+    allowed_hosts: Iterable[str] = (),
+    on_start: Callable[[str], None] = print,
+) -> None:
+    """Run a receiver until SIGINT or SIGTERM, then return, within 5 s and with everything on disk.
+
+    `on_start` is called with the address once it listens. Call it from the main thread. Raises as `Receiver` does.
+    """
+    receiver = Receiver(host, port, db, api_key, retention_days, allowed_hosts=allowed_hosts)
+    _give_memory_back()
+    # A signal handler may interrupt the get() itself: the put() of a SimpleQueue allows for that, an Event's set() not.
+    ends: queue.SimpleQueue[int] = queue.SimpleQueue()
+    receiver._ended = lambda: ends.put(0)
+    before = {number: signal.signal(number, lambda got, _: ends.put(got)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        receiver.start()
+        on_start(receiver.url)
+        ends.get()
+    finally:
+        receiver.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _give_memory_back() -> None:
+    """Have large blocks go back to the system when they are freed; glibc else keeps them, for each thread its own."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library
+    mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT)
+    mallopt(_M_ARENA_MAX, 1)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can only be reached from this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens. Signals are none of its business in a background thread."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.ready.set()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if _is_ipv6(host) else socket.AF_INET
+    # asyncio turns Nagle's delay off only for sockets that name their protocol.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _nothing() -> None:
+    pass

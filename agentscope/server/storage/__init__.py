@@ -1,0 +1,1 @@
+"""Storage: the fold from events to runs and steps, and the stores."""

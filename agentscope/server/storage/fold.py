@@ -1,0 +1,200 @@
+"""The fold: patches of one run or one step, in any order and number, into what they add up to. Pure.
+
+Fields are taken one by one: the last writer by `(time, session_id, seq)` wins, and an explicit null is a value. Two rules
+differ: `meta_data` objects are merged, later keys over earlier ones; and a null `parent_id` says nothing, since every
+event carries the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from agentscope.events import RUN_END, STEP, STEP_END
+from agentscope.protocols.agentscope.decode import Patch
+from agentscope.protocols.ids import span_id_of
+
+from .rows import run_row, run_tokens, status_of, step_row, tokens_of
+
+_RUN_FIELDS = (
+    "agent_name",
+    "status",
+    "external_id",
+    "user_id",
+    "conversation_id",
+    "tags",
+    "source",
+    "input",
+    "output",
+    "error",
+    "usage",
+    "span_id",
+    "started_at",
+    "ended_at",
+)
+_STEP_FIELDS = (
+    "name",
+    "step_type",
+    "status",
+    "input",
+    "output",
+    "error",
+    "tokens_used",
+    "usage",
+    "latency_ms",
+    "started_at",
+    "ended_at",
+)
+_ENDS = frozenset({RUN_END, STEP, STEP_END})
+
+
+def place(patch: Patch) -> tuple[str, str, int, str]:
+    """The place of a patch in the order. The id decides between two that a faulty sender gave the same place."""
+    return patch.time, patch.session_id, patch.seq, patch.id
+
+
+def fold(patches: Iterable[Patch]) -> dict[str, Any]:
+    """The fields that patches of one run or step add up to, whatever their order; `first_at` is the earliest time."""
+    ordered = sorted(patches, key=place)
+    fields: dict[str, Any] = {"first_at": ordered[0].time, "ended": False}
+    extend(fields, ordered)
+    return fields
+
+
+def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
+    """Bring a fold up to date with patches, in their order, that all come after those it was made of."""
+    for patch in ordered:
+        known = _RUN_FIELDS if patch.step_id is None else _STEP_FIELDS
+        event = patch.fields
+        for name in known:
+            if name in event:
+                fields[name] = event[name]
+        if event.get("parent_id") is not None:
+            fields["parent_id"] = event["parent_id"]
+        if "meta_data" in event:
+            fields["meta_data"] = _merged(fields.get("meta_data"), event["meta_data"])
+        if event.get("truncated"):
+            fields["truncated"] = sorted({*fields.get("truncated", ()), *event["truncated"]})
+        if patch.type in _ENDS:
+            fields["ended"] = True
+
+
+def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
+    """All events of one run as the run that the read API shows, its steps ordered by start."""
+    run_patches: list[Patch] = []
+    step_patches: dict[str, list[Patch]] = {}
+    for patch in patches:
+        if patch.step_id is None:
+            run_patches.append(patch)
+        else:
+            step_patches.setdefault(patch.step_id, []).append(patch)
+    run = fold(run_patches) if run_patches else {}
+    folds = {step_id: fold(found) for step_id, found in step_patches.items()}
+    order = sorted(folds, key=lambda step_id: (_start(folds[step_id]), place(min(step_patches[step_id], key=place))))
+    told = run.get("span_id")
+    roots = {span_id_of(run_id), told if type(told) is str else None}  # nothing checks it where a batch names it
+    given = resolved(roots, {step_id: folds[step_id].get("parent_id") for step_id in order})
+    parents = attach(given)
+    rows = [step_row(folds[step_id]) for step_id in order]
+    row = run_row(run)
+    tokens = run_tokens(rows)
+    columns = row._asdict()
+    del columns["tokens"]
+    return {
+        "id": run_id,
+        **columns,
+        "tags": run.get("tags") or [],
+        "duration_ms": duration_ms(row.started_at, row.ended_at),
+        "step_count": len(rows),
+        "error_count": sum(step.failed for step in rows),
+        "tokens_used": row.tokens if tokens is None else tokens,
+        "usage": run.get("usage"),
+        "input": run.get("input"),
+        "output": run.get("output"),
+        "error": run.get("error"),
+        "meta_data": run.get("meta_data"),
+        "truncated": run.get("truncated", []),
+        "steps": [
+            _step_view(step_id, index, folds[step_id], parents[step_id], given[step_id])
+            for index, step_id in enumerate(order)
+        ],
+    }
+
+
+def resolved(roots: Collection[str | None], parents: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Parents by the ids that steps go by here, where another emitter named them by their span ids.
+
+    `roots` are the span ids of the run itself.
+    """
+    strange = {parent for parent in parents.values() if parent is not None and parent not in parents}
+    if not strange:
+        return dict(parents)
+    by_span: dict[str, str | None] = {span_id_of(step_id): step_id for step_id in parents}
+    by_span.update((root, None) for root in roots if root is not None)
+    return {
+        step_id: by_span.get(parent, parent) if parent in strange and parent is not None else parent
+        for step_id, parent in parents.items()
+    }
+
+
+def attach(parents: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The parents that can be shown as a tree: one that is unknown, or that leads back to its own step, becomes None."""
+    attached = {step: parent if parent in parents else None for step, parent in parents.items()}
+    settled: set[str] = set()
+    for step in parents:
+        path: dict[str, None] = {}
+        here: str | None = step
+        while here is not None and here not in settled and here not in path:
+            path[here] = None
+            here = attached[here]
+        if here is not None and here in path:
+            attached[here] = None
+        settled.update(path)
+    return attached
+
+
+def duration_ms(started_at: str | None, ended_at: str | None) -> float | None:
+    """Milliseconds between two times in the form of `Patch.time`, never negative; None while one is missing."""
+    if started_at is None or ended_at is None:
+        return None
+    span = datetime.fromisoformat(ended_at[:-1]) - datetime.fromisoformat(started_at[:-1])
+    return max(0.0, round(span.total_seconds() * 1000, 3))
+
+
+def _step_view(
+    step_id: str, index: int, fields: Mapping[str, Any], parent: str | None, given: str | None
+) -> dict[str, Any]:
+    latency = fields.get("latency_ms")
+    if latency is None:
+        latency = duration_ms(fields.get("started_at"), fields.get("ended_at"))
+    view = {
+        "id": step_id,
+        "parent_id": parent,
+        "step_index": index,
+        "step_type": fields.get("step_type") or "other",
+        "name": fields.get("name") or "step",
+        "status": status_of(fields),
+        "input": fields.get("input"),
+        "output": fields.get("output"),
+        "error": fields.get("error"),
+        "meta_data": fields.get("meta_data"),
+        "tokens_used": tokens_of(fields),
+        "usage": fields.get("usage"),
+        "latency_ms": latency,
+        "started_at": fields.get("started_at"),
+        "ended_at": fields.get("ended_at"),
+        "truncated": fields.get("truncated", []),
+    }
+    if parent != given:
+        view["unattached_parent_id"] = given
+    return view
+
+
+def _merged(earlier: Any, later: Any) -> Any:
+    return {**earlier, **later} if isinstance(earlier, dict) and isinstance(later, dict) else later
+
+
+def _start(fields: Mapping[str, Any]) -> str:
+    started: str = fields.get("started_at") or fields["first_at"]
+    return started

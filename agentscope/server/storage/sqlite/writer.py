@@ -1,0 +1,216 @@
+"""The one thread that writes: it joins waiting jobs into one transaction, and answers them after the commit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .schema import BUSY_TIMEOUT_MS, PAGE_SIZE, WAL_LIMIT, Corrupt, is_corrupt, open_writer, quarantine
+
+logger = logging.getLogger("agentscope.server")
+
+T = TypeVar("T")
+_Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
+_PATIENCE_MS = 50  # that a checkpoint waits for readers, while clients wait for it
+_GROUP = 64  # jobs of one transaction at most
+
+
+class Unavailable(Exception):
+    """The database cannot be written or read at the moment. Nothing was stored; try again later."""
+
+
+class Writer:
+    """Owns the writing connection to the database at `path`; the constructor raises what `open_writer` raises.
+
+    `idle` is called in the writer's thread, with the connection, after each transaction and every `idle_seconds`; it
+    answers whether it wants to be called again at once.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        idle: Callable[[sqlite3.Connection], bool] | None = None,
+        idle_seconds: float = 60.0,
+        wal_limit: int = WAL_LIMIT,
+    ) -> None:
+        self._path = path
+        self._idle = idle
+        self._idle_seconds = idle_seconds if idle is not None else None
+        self._wal = path.with_name(path.name + "-wal")
+        self._wal_limit = wal_limit
+        self._truncate_at = wal_limit
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        self._closing = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._parts = (path, self._wal, path.with_name(path.name + "-shm"))
+        self._opened: list[tuple[int, int] | None] = []
+        self._trouble = ""
+        opened: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(opened,), name="agentscope-store", daemon=True)
+        self._thread.start()
+        opened.result()
+
+    def submit(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Have `work` run inside a transaction. The future is done after the commit, or raises `Unavailable`."""
+        future: Future[T] = Future()
+        with self._closing:
+            if self._closed:
+                future.set_exception(Unavailable("the receiver is stopping"))
+            else:
+                self._jobs.put((work, future))
+        return future
+
+    def close(self) -> None:
+        """Finish what was handed in, move the write-ahead log into the file, and close it. Again does nothing."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self, opened: Future[None]) -> None:
+        try:
+            self._open()
+        except BaseException as problem:
+            opened.set_exception(problem)
+            return
+        opened.set_result(None)
+        stop = again = False
+        while not stop:
+            jobs, stop = self._next_jobs(0.0 if again else self._idle_seconds)
+            if jobs:
+                self._commit(jobs)
+            jobs.clear()  # each holds a batch, and the next may be long in coming
+            again = not stop and self._upkeep()
+        if self._db is not None:
+            self._truncate(self._db)
+            self._db.close()
+
+    def _open(self) -> None:
+        self._db = open_writer(self._path)
+        self._opened = [_identity(part) for part in self._parts]
+
+    def _leave_lost_file(self) -> None:
+        """The file was removed or replaced under the receiver: what is written to it now, nobody would ever see."""
+        assert self._db is not None
+        logger.error(
+            "The database %s was removed or replaced; going on with what is there, or a fresh one.", self._path
+        )
+        self._db.close()
+        self._db = None
+        for part, before in zip(self._parts[1:], self._opened[1:], strict=True):
+            if before is not None and _identity(part) == before:
+                part.unlink()  # it belongs to the old file, and would be read as the log of the new one
+
+    def _next_jobs(self, wait: float | None) -> tuple[list[_Job], bool]:
+        """What is waiting, for one transaction, and whether nothing comes after it."""
+        jobs: list[_Job] = []
+        while len(jobs) < _GROUP:
+            try:
+                job = self._jobs.get_nowait() if jobs or wait == 0 else self._jobs.get(timeout=wait)
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, True
+            if job[1].set_running_or_notify_cancel():
+                jobs.append(job)
+        return jobs, False
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        try:
+            if self._db is not None and _identity(self._path) != self._opened[0]:
+                self._leave_lost_file()
+            if self._db is None:
+                self._open()
+            assert self._db is not None
+            self._db.execute("BEGIN IMMEDIATE")
+            results = [work(self._db) for work, _ in jobs]
+            self._db.execute("COMMIT")
+        except Exception as problem:
+            self._give_up(jobs, problem)
+            return
+        if self._trouble:
+            self._trouble = ""
+            logger.warning("what comes in can be stored again")
+        for (_, future), result in zip(jobs, results, strict=True):
+            future.set_result(result)
+
+    def _give_up(self, jobs: list[_Job], problem: Exception) -> None:
+        self._roll_back()
+        if "readonly" in str(problem) and self._db is not None:
+            self._db.close()  # a connection may stay so when the file no longer is; the next job opens another
+            self._db = None
+        if is_corrupt(problem) or isinstance(problem, Corrupt):
+            self._start_afresh(problem)
+        elif len(jobs) > 1 and not isinstance(problem, (sqlite3.OperationalError, OSError)):
+            for job in jobs:  # one of them is at fault, and its neighbours need not suffer
+                self._commit([job])
+            return
+        if isinstance(problem, (sqlite3.Error, OSError, Corrupt)):
+            if str(problem) != self._trouble:  # once, not with every batch
+                self._trouble = str(problem)
+                logger.error("nothing can be stored: %s", problem)
+            problem = Unavailable(f"the database cannot be written: {problem}")
+        for _, future in jobs:
+            future.set_exception(problem)
+
+    def _roll_back(self) -> None:
+        """Leave the transaction; a connection that cannot even do that is given up, and the next job opens another."""
+        if self._db is None or not self._db.in_transaction:
+            return
+        try:
+            self._db.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._db.close()
+            self._db = None
+
+    def _start_afresh(self, problem: Exception) -> None:
+        """Put the broken file aside and open a new one at once, since readers need one too."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        try:
+            quarantine(self._path, str(problem))
+            self._open()
+        except (OSError, sqlite3.Error) as another:
+            logger.error("no fresh database could be made: %s", another)
+
+    def _upkeep(self) -> bool:
+        if self._db is None:
+            return False
+        try:
+            if self._wal.stat().st_size > self._truncate_at:
+                self._db.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
+                self._truncate(self._db)
+                self._db.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+            return self._idle is not None and self._idle(self._db)
+        except (OSError, sqlite3.Error) as problem:
+            logger.warning("the upkeep of the database did not work: %s", problem)
+            return False
+
+    def _truncate(self, db: sqlite3.Connection) -> None:
+        """Checkpoint, and cut the log to nothing unless a reader needs it; then try again only when it has grown."""
+        try:
+            busy, frames, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as problem:
+            logger.warning("the write-ahead log could not be checkpointed: %s", problem)
+            busy, frames = 1, 0
+        self._truncate_at = self._wal_limit + (frames * PAGE_SIZE if busy else 0)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file a path names; None while there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,1 @@
+"""The AgentScope face: trackers, runs and steps."""

@@ -1,0 +1,119 @@
+"""What both faces have: configuration, pipeline and recorder, and the calls that deliver."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agentscope.errors import AgentScopeError, APIError, AuthenticationError
+
+from .handles import InProcess
+from .never_raise import safe
+from .recorder import Recorder
+
+if TYPE_CHECKING:
+    from agentscope.config import Config
+    from agentscope.types import FlushResult, Stats
+
+T = TypeVar("T")
+
+LONGEST_WAIT = 4_000_000.0
+"""Seconds; the operating system's own clocks end somewhere above."""
+
+
+class Face(InProcess):
+    """Records to the destinations of its configuration. It lives in one process."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        from agentscope.pipeline.factory import (
+            pipeline_for,  # the first tracker pays for it, and no `import agentscope` alone
+        )
+
+        self._pipeline = pipeline_for(config)
+        self._recorder = Recorder(config, self._pipeline)
+        if config.flush_on_signal and config.enabled:
+            from agentscope.pipeline import signals
+
+            signals.install()
+
+    # ---- delivery --------------------------------------------------------------------------------------------------
+
+    @safe(lambda self, *_: self._pipeline.flush(30.0))
+    def flush(self, timeout: float = 30.0) -> FlushResult:
+        """Wait until everything accepted so far is delivered, for `timeout` seconds at most.
+
+        The result is true only if all of it was acknowledged and nothing was dropped since the last flush. With
+        `fail_silently=False` anything else raises `AuthenticationError` or `APIError`.
+        """
+        return self._checked(self._pipeline.flush(self._seconds(timeout, 30.0)))
+
+    @safe(lambda self, *_: self._pipeline.shutdown(10.0))
+    def shutdown(self, timeout: float = 10.0) -> FlushResult:
+        """Deliver what is left and end the worker; nothing can be recorded afterwards. Happens at exit by itself.
+
+        Goes on for `timeout` seconds as long as acknowledgements come in, and gives up after 2 s without one. What is left
+        then is counted as dropped.
+        """
+        return self._checked(self._pipeline.shutdown(self._seconds(timeout, 10.0)))
+
+    @safe(lambda self, *_: _in_thread(lambda: self.flush(30.0)))
+    async def aflush(self, timeout: float = 30.0) -> FlushResult:
+        """`flush` without blocking the event loop."""
+        return await _in_thread(lambda: self.flush(timeout))
+
+    @safe(lambda self, *_: _in_thread(lambda: self.shutdown(10.0)))
+    async def ashutdown(self, timeout: float = 10.0) -> FlushResult:
+        """`shutdown` without blocking the event loop."""
+        return await _in_thread(lambda: self.shutdown(timeout))
+
+    @safe(lambda self, *_: self._pipeline.stats())
+    def stats(self) -> Stats:
+        """The ledger at this moment."""
+        return self._pipeline.stats()
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            self.shutdown()
+        except AgentScopeError:
+            if error is None:
+                raise  # the block's own exception goes first
+
+    async def __aenter__(self: T) -> T:
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            await self.ashutdown()
+        except AgentScopeError:
+            if error is None:
+                raise
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self._config.address}>"
+
+    def _failed(self, call: str, error: Exception) -> None:
+        self._recorder._failed(call, error)
+
+    def _seconds(self, value: Any, default: float) -> float:
+        if not issubclass(type(value), (int, float)) or value != value:
+            self._recorder.misused("wrong_type", "a timeout is a number of seconds; the default is used instead")
+            return default
+        return float(min(max(value, 0), LONGEST_WAIT))
+
+    def _checked(self, result: FlushResult) -> FlushResult:
+        if result or self._config.fail_silently:
+            return result
+        problem = result.problem or "not everything was delivered"
+        spooled = f", {result.spooled} in the spool" if result.spooled else ""
+        sentence = f"{problem} ({result.pending} events pending{spooled}, {result.dropped} dropped)"
+        raise AuthenticationError(sentence) if "API key" in problem else APIError(sentence)
+
+
+def _in_thread(call: Callable[[], FlushResult]) -> Awaitable[FlushResult]:
+    from agentscope.pipeline.process import threads  # as for the pipeline itself: not before there is a tracker
+
+    return threads.awaited(call, "agentscope-flush")

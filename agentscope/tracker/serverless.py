@@ -1,0 +1,64 @@
+"""Functions that a platform freezes between two calls: what they recorded is delivered before they return.
+
+https://docs.aws.amazon.com/lambda/latest/dg/python-context.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from inspect import iscoroutine, iscoroutinefunction
+from typing import Any
+
+from agentscope.pipeline.process import threads
+
+Flush = Callable[[float], object]
+"""Delivers what there is, for so many seconds at most."""
+
+
+def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout: float) -> Any:
+    """`function`, with a flush after each call, which takes at most `timeout` seconds and leaves the call its last `margin`."""
+
+    def seconds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        left = _remaining(args, kwargs)
+        return timeout if left is None else max(min(timeout, left - margin), 0.0)
+
+    def deliver(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            flush(seconds(args, kwargs))
+        except Exception:
+            return  # the function's own result or exception is what counts
+
+    async def finish(call: Coroutine[Any, Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return await call
+        finally:
+            await threads.awaited(lambda: deliver(args, kwargs), "agentscope-flush")
+
+    @wraps(function)
+    async def call_async(*args: Any, **kwargs: Any) -> Any:
+        return await finish(function(*args, **kwargs), args, kwargs)
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = None
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            if not iscoroutine(result):
+                deliver(args, kwargs)
+        return finish(result, args, kwargs) if iscoroutine(result) else result
+
+    return call_async if iscoroutinefunction(function) else call
+
+
+def _remaining(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+    """Seconds that the platform leaves this call, if the context among its arguments tells."""
+    for value in (*reversed(args), *kwargs.values()):
+        try:
+            left = float(value.get_remaining_time_in_millis())
+        except Exception:  # noqa: S112 - another argument, or another platform's context
+            continue
+        if left == left:  # not NaN
+            return left / 1000
+    return None

@@ -1,0 +1,330 @@
+"""The AgentScope face: runs and steps, recorded by calls that only enqueue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from agentscope.errors import ConfigurationError
+from agentscope.events import RunStatus, StepType
+from agentscope.protocols.ids import new_id
+
+from .base import Face
+from .handles import Extracted, Run, Step
+from .never_raise import safe
+
+if TYPE_CHECKING:
+    from agentscope.config import OnDrop, Redact
+    from agentscope.exporters.base import Exporter
+
+    from .client import AgentScopeClient
+
+F = TypeVar("F", bound=Callable[..., Any])
+H = TypeVar("H", bound=MutableMapping[Any, Any])
+
+
+def _as_it_is(function: Any) -> Any:
+    return function
+
+
+class Tracker(Face):
+    """Records runs and their steps. No call waits for the network, and none raises, unless `fail_silently=False`.
+
+    Every option may also come from the environment (`AGENTSCOPE_` and its name in capitals); `agentscope.config.Config` has
+    their meaning, units and defaults. `ConfigurationError` is raised for a value that cannot work. A `client` lends its key,
+    address, timeout and `fail_silently` where they are not given.
+
+    A worker thread starts with the first event. `with Tracker(...) as tracker:` shuts it down at the end; otherwise what is
+    left is delivered when the tracker is collected, or at exit.
+    """
+
+    def __init__(
+        self,
+        client: AgentScopeClient | None = None,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        batch_size: int | None = None,
+        flush_interval: float | None = None,
+        timeout: float | None = None,
+        fail_silently: bool | None = None,
+        enabled: bool | None = None,
+        sample_rate: float | None = None,
+        max_queue_bytes: int | None = None,
+        max_batch_bytes: int | None = None,
+        max_payload_bytes: int | None = None,
+        max_connections: int | None = None,
+        spool_dir: str | os.PathLike[str] | None = None,
+        spool_max_bytes: int | None = None,
+        flush_on_signal: bool | None = None,
+        shutdown_timeout: float | None = None,
+        max_retries: int | None = None,
+        retry_delay: float | None = None,
+        protocol: str | None = None,
+        endpoint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        service_name: str | None = None,
+        exporters: Sequence[Exporter] | None = None,
+        redact: Redact | None = None,
+        on_drop: OnDrop | None = None,
+    ) -> None:
+        options = {name: value for name, value in locals().items() if name not in ("self", "client")}
+        from agentscope.config import Config  # the first tracker pays for it, and no `import agentscope` alone
+
+        if client is not None:
+            _borrow(client, options)
+        self.client: AgentScopeClient | None = client
+        super().__init__(Config.load(options))
+
+    @classmethod
+    def over(cls, face: Face) -> Tracker:
+        """A tracker that records by another face's pipeline, into the same runs."""
+        tracker = cls.__new__(cls)
+        tracker.client = None
+        tracker._config, tracker._pipeline, tracker._recorder = face._config, face._pipeline, face._recorder
+        return tracker
+
+    # ---- runs ------------------------------------------------------------------------------------------------------
+
+    @safe(lambda *_: new_id())
+    def start_run(
+        self, agent_name: str, input_data: Any = None, external_id: str | None = None, meta_data: Any = None
+    ) -> str:
+        """Start a run and make it the current one of this context, until `end_run`. Returns its id, made here."""
+        return self._recorder.start_run(agent_name, input_data, external_id, meta_data)
+
+    @safe(lambda *_: False)
+    def end_run(
+        self, status: RunStatus = "completed", output: Any = None, error: Any = None, run_id: str | None = None
+    ) -> bool:
+        """End a run: the one named, else the current one. True if that was accepted.
+
+        `error` may be an exception, or any value that tells of one; with it the run has failed, whatever `status` says.
+        """
+        return self._recorder.end_run(status, output, error, run_id)
+
+    @safe(lambda *_: Run(None, new_id(), None))
+    def track_run(
+        self, agent_name: str, input_data: Any = None, external_id: str | None = None, meta_data: Any = None
+    ) -> Run:
+        """A block, `with` or `async with`, that is a run. It gives the run's id, a `Run`: set `output` on it.
+
+        An exception that leaves the block ends the run as failed, and goes on unchanged.
+        """
+        return self._recorder.new_run(agent_name, input_data, external_id, meta_data)
+
+    # ---- steps -----------------------------------------------------------------------------------------------------
+
+    @safe(lambda *_: False)
+    def track_step(
+        self,
+        name: str,
+        step_type: StepType = "other",
+        input_data: Any = None,
+        output_data: Any = None,
+        error: Any = None,
+        tokens_used: int | None = None,
+        latency_ms: float | None = None,
+        meta_data: Any = None,
+        run_id: str | None = None,
+        parent_id: str | None = None,
+    ) -> bool:
+        """Record a step that is over, in the run named or else the current one. True if it was accepted.
+
+        `latency_ms` is how long it took, in milliseconds; `parent_id` the step it is part of, else the current one.
+        """
+        return self._recorder.track_step(
+            name, step_type, input_data, output_data, error, tokens_used, latency_ms, meta_data, run_id, parent_id
+        )
+
+    @safe(lambda *_: Step(None, None, "other"))
+    def track_step_context(
+        self,
+        name: str,
+        step_type: StepType = "other",
+        input_data: Any = None,
+        output_data: Any = None,
+        tokens_used: int | None = None,
+        latency_ms: float | None = None,
+        meta_data: Any = None,
+        run_id: str | None = None,
+        parent_id: str | None = None,
+    ) -> Step:
+        """A block, `with` or `async with`, that is a step; steps inside it become its children. It gives a `Step`.
+
+        Its duration is measured. An exception that leaves the block is recorded, and goes on unchanged.
+        """
+        step = Step(self._recorder, name, step_type, input_data, run_id, parent_id)
+        if output_data is not None:
+            step.output = output_data
+        if tokens_used is not None:
+            step.tokens_used = tokens_used
+        if latency_ms is not None:
+            step.latency_ms = latency_ms
+        if meta_data is not None:
+            step.meta_data = meta_data
+        return step
+
+    # ---- functions -------------------------------------------------------------------------------------------------
+
+    @overload
+    def observe(
+        self,
+        function: F,
+        /,
+        *,
+        name: str | None = None,
+        step_type: StepType = "other",
+        capture_input: bool = True,
+        capture_output: bool = True,
+    ) -> F: ...
+
+    @overload
+    def observe(
+        self,
+        function: None = None,
+        /,
+        *,
+        name: str | None = None,
+        step_type: StepType = "other",
+        capture_input: bool = True,
+        capture_output: bool = True,
+    ) -> Callable[[F], F]: ...
+
+    @safe(lambda self, function=None, *_: function if callable(function) else _as_it_is)
+    def observe(
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        step_type: StepType = "other",
+        capture_input: bool = True,
+        capture_output: bool = True,
+    ) -> Any:
+        """Decorate a function, coroutine, generator or async generator: every call is a step, or a run if none is open.
+
+        Arguments (without `self` and `cls`) and result are recorded unless `capture_input` or `capture_output` is False.
+        """
+
+        from .observe import observed  # imports much, and not every program needs it
+
+        if issubclass(type(function), str):
+            self._recorder.misused("not_observable", 'observe() takes a function; its name is given as name="…"')
+            function, name = None, name or function
+
+        def decorate(function: Any) -> Any:
+            return observed(self._recorder, function, name, step_type, capture_input, capture_output)
+
+        return decorate if function is None else decorate(function)
+
+    @safe(lambda self, function=_as_it_is, *_: function)
+    def propagate(self, function: F) -> F:
+        """`function` with the run and step that are current now: for a thread, which inherits no context by itself."""
+        from .observe import propagated
+
+        carried: F = propagated(function)
+        return carried
+
+    @overload
+    def lambda_handler(self, function: F, /, *, margin: float = 0.5, timeout: float = 2.0) -> F: ...
+
+    @overload
+    def lambda_handler(
+        self, function: None = None, /, *, margin: float = 0.5, timeout: float = 2.0
+    ) -> Callable[[F], F]: ...
+
+    @safe(lambda self, function=None, *_: function if callable(function) else _as_it_is)
+    def lambda_handler(self, function: Any = None, /, *, margin: float = 0.5, timeout: float = 2.0) -> Any:
+        """Decorate a serverless function `(event, context)`, or a coroutine: what it recorded is sent before it returns.
+
+        That takes `timeout` seconds at most, and ends `margin` seconds before the call's own time is over, where the
+        context tells of it. Result and exceptions are the function's own. Put it above `observe`.
+        """
+        from .serverless import flushing  # few programs need it
+
+        limits = self._seconds(margin, 0.5), self._seconds(timeout, 2.0)
+
+        def decorate(function: Any) -> Any:
+            return flushing(function, self._pipeline.flush, *limits)
+
+        return decorate if function is None else decorate(function)
+
+    # ---- other processes -------------------------------------------------------------------------------------------
+
+    @safe(lambda self, headers, *_: headers)
+    def inject(self, headers: H) -> H:
+        """Put the current run and step into the headers of a request, and return them: `traceparent` and `tracestate`.
+
+        headers: a mapping that can be changed, such as a dict. Unchanged if no run is current.
+        https://www.w3.org/TR/trace-context/
+        """
+        injected: H = self._recorder.inject(headers)
+        return injected
+
+    @safe(lambda *_: Extracted(None))
+    def extract(self, headers: Any) -> Extracted:
+        """A block, `with` or `async with`, in which the run and step are current that a request's headers name.
+
+        Steps inside it become part of the sender's run, and a run inside it becomes a step of that run, an `agent`. headers: a
+        mapping, or pairs of name and value, as str or bytes. Headers that name nothing change nothing.
+        """
+        remote = self._recorder.extract(headers)
+        return Extracted(None) if remote is None else Extracted(self._recorder, remote.run_id, remote.step_id)
+
+    @property
+    def current_run_id(self) -> str | None:
+        """The run that a step tracked here and now would belong to."""
+        return self._recorder.current_run_id()
+
+
+def _borrow(client: AgentScopeClient, options: dict[str, Any]) -> None:
+    """Take what is not given from the client."""
+    for name in ("api_key", "base_url", "timeout", "fail_silently"):
+        try:
+            lent = getattr(client, name)
+        except AttributeError:
+            raise ConfigurationError(
+                f"client (from argument) must be an AgentScopeClient, not {type(client).__name__}; "
+                "the key is given as api_key=…"
+            ) from None
+        options[name] = lent if options[name] is None else options[name]
+
+
+RunTracker = Tracker
+
+
+def create_tracker(
+    api_key: str | None = None,
+    base_url: str | None = None,
+    *,
+    batch_size: int | None = None,
+    flush_interval: float | None = None,
+    timeout: float | None = None,
+    fail_silently: bool | None = None,
+    enabled: bool | None = None,
+    sample_rate: float | None = None,
+    max_queue_bytes: int | None = None,
+    max_batch_bytes: int | None = None,
+    max_payload_bytes: int | None = None,
+    max_connections: int | None = None,
+    spool_dir: str | os.PathLike[str] | None = None,
+    spool_max_bytes: int | None = None,
+    flush_on_signal: bool | None = None,
+    shutdown_timeout: float | None = None,
+    max_retries: int | None = None,
+    retry_delay: float | None = None,
+    protocol: str | None = None,
+    endpoint: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    service_name: str | None = None,
+    exporters: Sequence[Exporter] | None = None,
+    redact: Redact | None = None,
+    on_drop: OnDrop | None = None,
+) -> Tracker:
+    """A `Tracker` for this key and address; each option may also come from the environment, or be left at its default.
+
+    Raises `ConfigurationError` for a value that cannot work.
+    """
+    return Tracker(**locals())

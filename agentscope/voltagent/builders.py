@@ -1,0 +1,127 @@
+"""How what begins becomes an event: traces, the steps that handles stand for, and events of the caller's own making."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from agentscope.events import STEP_START
+from agentscope.protocols.ids import new_id
+from agentscope.protocols.voltagent.vocabulary import STEP_TYPES
+from agentscope.tracker.context import HANDLE, Place
+from agentscope.tracker.fields import Fields, _plain_text
+from agentscope.types import STEP_TYPES as KNOWN_STEP_TYPES
+
+from .options import FINAL, add_metadata, add_tags, level_of, moment_of, status_of, tags_of, take
+from .registry import Book, Part, id_of
+
+
+def begin_trace(book: Book, given: dict[str, Any], fields: Fields) -> Part:
+    """A run begins; inside a block of the other face, or of another process, it is a step there."""
+    values, recorder = fields.values, book.recorder
+    run_id = id_of(take(given, "id")) or new_id()
+    started_at = moment_of(take(given, "startTime", "start_time"), fields) or time.time_ns()
+    values.update(status="running", started_at=started_at)
+    fields.name("agent_name", take(given, "agentId", "agent_id", "name"), default="unknown")
+    agent_name = values["agent_name"]
+    about = {
+        "agentId": agent_name,
+        "version": take(given, "version"),
+        "level": level_of(take(given, "level"), fields),
+        "completionStartTime": take(given, "completionStartTime", "completion_start_time"),
+    }
+    user_id, conversation_id = take(given, "userId", "user_id"), take(given, "conversationId", "conversation_id")
+    tags = take(given, "tags")
+    within = _surroundings(book)
+    if within is None:
+        values["source"] = "voltagent"
+        fields.name("user_id", user_id)
+        fields.name("conversation_id", conversation_id)
+        add_tags(fields, tags)
+    else:  # a step has no place of its own for these
+        about.update(userId=user_id, conversationId=conversation_id, tags=tags_of(tags, fields))
+    fields.payload("input", take(given, "input"))
+    metadata = take(given, "metadata")
+    add_metadata(fields, given, metadata, {name: value for name, value in about.items() if value is not None})
+    recorder.say_mended(fields)
+    own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
+    part = Part(own, step_id, parent_id, agent_name, "agent", started_at)
+    part.is_trace = True
+    if recorder.begin(run_id, fields, within):
+        book.add(part)
+    return part
+
+
+def begin_step(
+    book: Book,
+    above: Part,
+    step_type: str,
+    given: dict[str, Any],
+    fields: Fields,
+    *,
+    own: Mapping[str, Any] | None = None,
+    step_id: str | None = None,
+    parent_id: str | None = None,
+    started_at: int | None = None,
+) -> Part:
+    """A step begins: below the part that it is added to, or below what is current inside that."""
+    recorder, values, run_id = book.recorder, fields.values, above.run_id
+    step_id = step_id or recorder.new_step_id()
+    started_at = started_at or time.time_ns()
+    values["status"] = "running"
+    values["started_at"] = started_at
+    values["step_type"] = step_type
+    fields.name("name", given.pop("name", None), default=step_type)
+    fields.payload("input", given.pop("input", None))
+    metadata = given.pop("metadata", None)
+    if metadata is not None or given or own:
+        add_metadata(fields, given, metadata, own)
+    if fields.mended:
+        recorder.say_mended(fields)
+    parent_id = parent_id or book.runs.below(run_id, above.step_id)
+    part = Part(run_id, step_id, parent_id, values["name"], step_type, started_at)
+    book.add(part)
+    recorder.put(STEP_START, run_id, step_id, parent_id, fields, step_type == "agent")
+    return part
+
+
+def begin_event(book: Book, above: Part, given: dict[str, Any], fields: Fields) -> Part:
+    """An event of the caller's own making begins; one with a final status is over at once."""
+    event_type = _plain_text(take(given, "type", "event_type", "eventType"))
+    step_type = STEP_TYPES.get(event_type or "", event_type if event_type in KNOWN_STEP_TYPES else "other")
+    own = {"eventType": event_type} if event_type and step_type == "other" else {}
+    for name in ("version", "tags"):
+        value = take(given, name)
+        if value is not None:
+            own[name] = value
+    status = status_of(take(given, "status"), fields)
+    level = level_of(take(given, "level"), fields)
+    if level is not None:
+        fields.values["level"] = level
+    ended_at = moment_of(take(given, "endTime", "end_time"), fields)
+    error, output = take(given, "statusMessage", "status_message"), take(given, "output")
+    take(given, "traceId", "trace_id")
+    over = status in FINAL
+    if not over:
+        fields.payload("output", output)
+    part = begin_step(
+        book,
+        above,
+        step_type,
+        given,
+        fields,
+        own=own,
+        step_id=id_of(take(given, "id")),
+        parent_id=id_of(take(given, "parentEventId", "parent_event_id")),
+        started_at=moment_of(take(given, "startTime", "start_time"), fields),
+    )
+    if over:
+        book.end(part, status or "", output=output, error=error, ended_at=ended_at)
+    return part
+
+
+def _surroundings(book: Book) -> Place | None:
+    """The step or run that is current here, unless that is a trace's own."""
+    scope = book.runs.innermost()
+    return None if scope is None or scope.sort == HANDLE else Place(scope.run_id, scope.step_id)

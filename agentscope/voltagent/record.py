@@ -1,0 +1,186 @@
+"""Records with checked fields: dataclasses that take each name in snake_case or camelCase, and names they do not know as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, field, fields
+from enum import Enum
+from functools import cache
+from typing import Any, NamedTuple
+
+from agentscope.protocols.voltagent.vocabulary import camel_case
+from agentscope.serialization.adapters import class_name
+
+from .errors import ValidationError
+
+
+class Check(NamedTuple):
+    """What a field takes: `accept` gives the value as it is kept, or raises `ValueError`."""
+
+    expected: str
+    accept: Callable[[Any], Any]
+
+
+def required(check: Check) -> Any:
+    """A field that has to be given."""
+    return field(metadata={"check": check})
+
+
+def optional(check: Check, default: Any = None) -> Any:
+    """A field that None, too, leaves at its default."""
+    return field(default=default, metadata={"check": check})
+
+
+class Record:
+    """Base of the records. Names that a record does not know are kept in `model_extra`, and read like fields.
+
+    `ValidationError` is raised for a field that is missing or of the wrong type.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        kind: Any = type(self)
+        names, given, extra = _names(kind), dict[str, Any](), dict[str, Any]()
+        for name, value in values.items():
+            own = names.get(name)
+            if own is None:
+                extra[name] = value
+            elif given.get(own) is None:
+                given[own] = value
+        self.__dict__["model_fields_set"] = frozenset(name for name, value in given.items() if value is not None)
+        self.__dict__["model_extra"] = extra
+        for item in fields(kind):
+            value = given.get(item.name)
+            if value is not None:
+                value = checked(item.metadata["check"], value, f"{kind.__name__}.{item.name}")
+            elif item.default is not MISSING:
+                value = item.default
+            else:
+                raise ValidationError(f"{kind.__name__}.{item.name} is missing: {item.metadata['check'].expected}")
+            self.__dict__[item.name] = value
+
+    def model_dump(self, *, exclude: Collection[str] = (), exclude_none: bool = False) -> dict[str, Any]:
+        """The fields and the extra ones as a new dict, records in them as well. `exclude` names fields to leave out."""
+        # Whatever is made of this class is a dataclass; the class itself is none.
+        found = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
+        return {
+            name: value.model_dump(exclude_none=exclude_none) if isinstance(value, Record) else value
+            for name, value in {**found, **self.model_extra}.items()
+            if name not in exclude and not (exclude_none and value is None)
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        extra = self.__dict__.get("model_extra", {})
+        if name == "model_extra" or name not in extra:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return extra[name]
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        assert isinstance(other, Record)
+        return self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]  # as of everything that can be changed
+
+    def __repr__(self) -> str:
+        """Says what is set, and no value: there are payloads among them."""
+        set_ = ", ".join(f"{name}=…" for name, value in self.model_dump().items() if value is not None)
+        return f"{type(self).__name__}({set_})"
+
+
+@cache
+def _names(kind: type) -> Mapping[str, str]:
+    """Every name that a record's constructor takes for a field, and the field's own."""
+    own = [item.name for item in fields(kind)]
+    snake = {_snake_case(name): name for name in own}
+    return {**snake, **{camel_case(name): name for name in own}, **{name: name for name in own}}
+
+
+def _snake_case(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+
+
+def checked(check: Check, value: Any, where: str) -> Any:
+    """The value as it is kept. Raises `ValidationError`, which does not show it."""
+    try:
+        return check.accept(value)
+    except (KeyboardInterrupt, ValidationError):
+        raise  # the second of a record within
+    except BaseException:  # the value may be of a class that raises whatever it likes when it is compared
+        raise ValidationError(f"{where} must be {check.expected}, not {class_name(value)}") from None
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _instance(kind: type, expected: str) -> Check:
+    def accept(value: Any) -> Any:
+        if not issubclass(type(value), kind):
+            raise ValueError
+        return value
+
+    return Check(expected, accept)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is float and value.is_integer():
+        return int(value)
+    if type(value) is not int:
+        raise ValueError
+    return value
+
+
+def _number(value: Any) -> int | float:
+    if type(value) not in (int, float):
+        raise ValueError
+    known: int | float = value
+    return known
+
+
+def _texts(value: Any) -> list[str]:
+    if not issubclass(type(value), (list, tuple)) or not all(issubclass(type(item), str) for item in value):
+        raise ValueError
+    return list(value)
+
+
+def _text_pairs(value: Any) -> dict[str, str]:
+    if not issubclass(type(value), Mapping):
+        raise ValueError
+    pairs = dict(value)
+    _texts([*pairs, *pairs.values()])
+    return pairs
+
+
+def _message(value: Any) -> Any:
+    if not issubclass(type(value), (str, dict)):
+        raise ValueError
+    return value
+
+
+def one_of(kind: type[Enum]) -> Check:
+    """A member of an enumeration, or its value."""
+    return Check("one of " + ", ".join(str(member.value) for member in kind), kind)
+
+
+def record(kind: type[Record]) -> Check:
+    """A record of this kind, or a dict of its fields."""
+
+    def accept(value: Any) -> Any:
+        if issubclass(type(value), kind):
+            return value
+        if not issubclass(type(value), dict) or not all(type(name) is str for name in value):
+            raise ValueError
+        return kind(**value)
+
+    return Check(f"a {kind.__name__} or a dict of its fields", accept)
+
+
+TEXT = _instance(str, "a str")
+FLAG = _instance(bool, "a bool")
+OBJECT = _instance(dict, "a dict")
+WHOLE = Check("a whole number", _whole)
+NUMBER = Check("a number", _number)
+TEXTS = Check("a list of str", _texts)
+TEXT_PAIRS = Check("a dict of str to str", _text_pairs)
+MESSAGE = Check("a str or a dict", _message)
+ANYTHING = Check("any value", lambda value: value)

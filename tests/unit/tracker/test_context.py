@@ -1,0 +1,285 @@
+"""What is current where: scopes, the runs of a destination, ids and sampling."""
+
+from __future__ import annotations
+
+import contextvars
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentscope.protocols.ids import new_id, sampled
+from agentscope.tracker import context
+from agentscope.tracker.context import Place, Runs, Scope, current, leave, leave_run, restored, runs_of, switch
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_current() -> Iterator[None]:
+    before = switch(None)
+    yield
+    switch(before)
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+def started(runs: Runs, run_id: str) -> Scope:
+    """As `start_run` does it."""
+    runs.opened(run_id)
+    return runs.enter(run_id, loose=True)
+
+
+def chain() -> list[tuple[str, str | None]]:
+    """What is current, the innermost first."""
+    links, scope = [], current()
+    while scope is not None:
+        links.append((scope.run_id, scope.step_id))
+        scope = scope.outer
+    return links
+
+
+def test_nothing_is_current_at_first(runs: Runs) -> None:
+    assert runs.place() is None
+    assert runs.count() == 0
+
+
+def test_the_innermost_scope_is_the_place(runs: Runs) -> None:
+    run = runs.enter("run")
+    assert runs.place() == Place("run", None)
+    step = runs.enter("run", "step")
+    assert runs.place() == Place("run", "step")
+    leave(step)
+    assert runs.place() == Place("run", None)
+    leave(run)
+    assert runs.place() is None
+
+
+def test_a_scope_of_another_destination_does_not_count(runs: Runs) -> None:
+    runs.enter("run", "step")
+    Runs().enter("other", "other step")
+    assert runs.place() == Place("run", "step")
+    assert Runs().place() is None
+
+
+def test_scopes_may_be_left_in_any_order(runs: Runs) -> None:
+    outer, middle, inner = runs.enter("run"), runs.enter("run", "a"), runs.enter("run", "b")
+    leave(middle)
+    assert chain() == [("run", "b"), ("run", None)]
+    leave(inner)
+    assert chain() == [("run", None)]
+    leave(inner)
+    leave(outer)
+    leave(outer)
+    assert chain() == []
+
+
+def test_a_copied_scope_is_left_as_its_original(runs: Runs) -> None:
+    outer = runs.enter("run")
+    runs.enter("run", "a")
+    inner = runs.enter("run", "b")
+    leave(outer)
+    assert chain() == [("run", "b"), ("run", "a")]
+    leave(inner)
+    assert chain() == [("run", "a")]
+
+
+def test_leaving_in_another_context_leaves_that_context_as_it_was(runs: Runs) -> None:
+    scope = contextvars.Context().run(runs.enter, "elsewhere")
+    leave(scope)
+    assert chain() == []
+    runs.enter("here")
+    leave(scope)
+    assert chain() == [("here", None)]
+
+
+@given(st.data())
+def test_whatever_the_order_of_leaving_the_others_stay_in_their_order(data: st.DataObject) -> None:
+    switch(None)
+    runs = Runs()
+    entered = [runs.enter("run", str(number)) for number in range(data.draw(st.integers(1, 8)))]
+    left = list(entered)
+    for scope in data.draw(st.permutations(entered)):
+        leave(scope)
+        left.remove(scope)
+        assert [step for _, step in reversed(chain())] == [scope.step_id for scope in left]
+
+
+def test_a_started_run_counts_until_it_ends(runs: Runs) -> None:
+    started(runs, "run")
+    assert runs.place() == Place("run", None)
+    runs.ended("run")
+    assert runs.place() is None
+    assert runs.has_ended("run")
+    assert not runs.is_open("run")
+
+
+def test_a_block_counts_until_it_is_left_though_its_run_has_ended(runs: Runs) -> None:
+    runs.opened("run")
+    runs.enter("run")
+    runs.ended("run")
+    assert runs.place() == Place("run", None)
+
+
+def test_a_run_started_inside_another_gives_way_to_it_when_it_ends(runs: Runs) -> None:
+    started(runs, "outer")
+    started(runs, "inner")
+    assert runs.place() == Place("inner", None)
+    runs.ended("inner")
+    leave_run(runs, "inner")
+    assert runs.place() == Place("outer", None)
+
+
+def test_leaving_a_run_takes_only_what_was_started_for_it(runs: Runs) -> None:
+    started(runs, "run")
+    runs.opened("block")
+    runs.enter("block")
+    leave_run(runs, "block")
+    leave_run(Runs(), "run")
+    assert chain() == [("block", None), ("run", None)]
+    leave_run(runs, "run")
+    assert chain() == [("block", None)]
+
+
+def test_runs_that_end_elsewhere_do_not_pile_up(runs: Runs) -> None:
+    for number in range(1000):
+        started(runs, str(number))
+        contextvars.Context().run(leave_run, runs, str(number))
+        runs.ended(str(number))
+    assert chain() == [("999", None)]
+
+
+def test_runs_that_nobody_ends_do_not_pile_up_and_take_no_block_with_them(runs: Runs) -> None:
+    runs.enter("block")
+    for number in range(5000):
+        started(runs, str(number))
+        assert runs.place() == Place(str(number), None)
+    assert len(chain()) <= context.MOST_STACKED + 2
+    assert chain()[-1] == ("block", None)
+
+
+def test_an_open_run_knows_when_it_began(runs: Runs) -> None:
+    runs.opened("run", 5)
+    assert (runs.started_at("run"), runs.started_at("unknown")) == (5, 0)
+    runs.ended("run")
+    assert runs.started_at("run") == 0
+
+
+def test_runs_that_nobody_ends_are_forgotten_the_oldest_first(runs: Runs) -> None:
+    for number in range(context.MOST_OPEN_RUNS + 1):
+        runs.opened(str(number))
+    assert not runs.is_open("0")
+    assert not runs.has_ended("0"), "it may well go on: a block of it still has to tell of its end"
+    assert runs.is_open(str(context.MOST_OPEN_RUNS))
+    assert context.MOST_OPEN_RUNS * 0.9 <= runs.count() <= context.MOST_OPEN_RUNS
+
+
+def test_only_the_last_ends_are_remembered(runs: Runs) -> None:
+    for number in range(context.MOST_ENDED_RUNS + 1):
+        runs.ended(str(number))
+    assert not runs.has_ended("0")
+    assert runs.has_ended("1000")
+
+
+def test_the_sole_open_run_is_the_place_where_nothing_is_current(runs: Runs) -> None:
+    runs.opened("a")
+    assert runs.place() == Place("a", None)
+    runs.opened("b")
+    assert runs.place() is None
+    assert runs.count() == 2
+    runs.ended("a")
+    assert runs.place() == Place("b", None)
+
+
+def test_the_sole_run_survives_another_thread_ending_it_meanwhile(runs: Runs) -> None:
+    class Vanishing(dict[str, int]):
+        def __iter__(self) -> Iterator[str]:
+            return iter(())
+
+    runs.opened("a")
+    runs._open = Vanishing(runs._open)
+    assert runs.sole() is None
+
+
+def test_the_parent_in_a_run_is_its_innermost_step(runs: Runs) -> None:
+    runs.enter("run", "step")
+    runs.enter("other", "other step")
+    assert runs.parent_in("run") == "step"
+    assert runs.parent_in("other") == "other step"
+    assert runs.parent_in("unknown") is None
+    assert Runs().parent_in("run") is None
+
+
+def test_what_is_current_can_be_restored_elsewhere(runs: Runs) -> None:
+    scope = runs.enter("run", "step")
+
+    def elsewhere() -> None:
+        runs.enter("own")
+        with restored(scope):
+            assert chain() == [("run", "step")]
+            runs.enter("left open")
+        assert chain() == [("own", None)]
+        with pytest.raises(ValueError, match="mine"), restored(None):
+            raise ValueError("mine")
+        assert chain() == [("own", None)]
+
+    contextvars.Context().run(elsewhere)
+
+
+def test_trackers_of_one_destination_share_their_runs() -> None:
+    shared = runs_of("http://a.test", "ask_key")
+    assert runs_of("http://a.test", "ask_key") is shared
+    assert runs_of("http://a.test", "ask_other") is not shared
+    assert runs_of("http://b.test", "ask_key") is not shared
+
+
+def test_no_destination_keeps_a_key_in_memory() -> None:
+    kept = runs_of("http://a.test", "ask_hidden")
+    assert kept in context._destinations.values()
+    assert "ask_hidden" not in repr(list(context._destinations))
+
+
+def test_ids_are_random_uuids_and_leave_the_users_random_sequence_alone() -> None:
+    state = random.getstate()
+    ids = {new_id() for _ in range(1000)}
+    assert random.getstate() == state
+    assert len(ids) == 1000
+    for text in ids:
+        assert str(UUID(text)) == text
+        assert (UUID(text).version, UUID(text).variant) == (4, "specified in RFC 4122")
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_an_id_of_any_sixteen_bytes_is_a_uuid_of_version_4(raw: bytes) -> None:
+    assert new_id(raw) == str(UUID(bytes=raw, version=4))
+
+
+def test_a_rate_of_one_records_all_and_of_zero_none() -> None:
+    ids = [new_id() for _ in range(500)]
+    assert all(sampled(run_id, 1.0) for run_id in ids)
+    assert not any(sampled(run_id, 0.0) for run_id in ids)
+
+
+def test_about_that_share_of_runs_is_recorded() -> None:
+    ids = [new_id(number.to_bytes(2, "big") * 8) for number in range(4000)]
+    assert 0.27 < sum(sampled(run_id, 0.3) for run_id in ids) / len(ids) < 0.33
+
+
+@given(st.text(), st.floats(0, 1), st.floats(0, 1))
+def test_what_a_lower_rate_records_a_higher_one_records_too(run_id: str, one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    assert sampled(run_id, high) or not sampled(run_id, low)
+
+
+def test_another_process_decides_the_same_for_every_run() -> None:
+    ids = [new_id() for _ in range(50)]
+    program = f"from agentscope.protocols.ids import sampled; print([sampled(i, 0.5) for i in {ids!r}])"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert re.findall("True|False", told) == [str(sampled(run_id, 0.5)) for run_id in ids]
