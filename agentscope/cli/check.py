@@ -10,9 +10,8 @@ from typing import Any, TextIO
 
 from agentscope.config import Config, env_name, from_env
 from agentscope.exporters.otlp import endpoint_variable
+from agentscope.exporters.terminal import say
 from agentscope.tracker.tracker import Tracker, create_tracker
-
-from .terminal import say
 
 _WORDS = {
     "agentscope-batch": "batches, each event stored once",

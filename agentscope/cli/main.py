@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from agentscope._validation import check_api_key
 from agentscope._version import __version__
-from agentscope.config import CHECKS, DEFAULT_BASE_URL, env_name, from_env
+from agentscope.config import CHECKS, env_name, from_env
 from agentscope.errors import AgentScopeError
+from agentscope.options import DEFAULT_BASE_URL, check_api_key
 
 DEFAULT_PORT = 8000
 """The port in the SDK's default `base_url`, so that neither side needs an option."""
@@ -124,7 +124,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     if key is None:
         key, source = from_env("api_key"), f"environment variable {env_name('api_key')}"
     if key is not None:
-        key = check_api_key(key, source)
+        key = check_api_key(key, source=source)
     where = os.path.abspath(arguments.db)
 
     def ready(url: str) -> None:

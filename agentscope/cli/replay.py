@@ -12,10 +12,8 @@ from typing import TextIO
 
 from agentscope.config import Config
 from agentscope.errors import ConfigurationError
-from agentscope.exporters.agentscope import AgentScopeExporter
-from agentscope.exporters.base import Exporter
-from agentscope.exporters.otlp import OTLPExporter
-from agentscope.exporters.voltagent import VoltAgentExporter
+from agentscope.exporters import AgentScopeExporter, Destination
+from agentscope.exporters.terminal import say
 from agentscope.pipeline.factory import exporter_for
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.spool import directory as spooldir
@@ -23,8 +21,6 @@ from agentscope.pipeline.spool.database import SpoolFile, parts
 from agentscope.pipeline.spool.directory import Claim
 from agentscope.pipeline.spool.recovery import Orphan, open_orphan
 from agentscope.protocols.base import NEEDS_PERSON
-
-from .terminal import say
 
 PAUSE = 0.5
 """Seconds between two attempts that did not get on."""
@@ -148,13 +144,14 @@ def _send(item: Found, config: Config, ledger: Ledger, bar: Bar) -> str | None:
 
 def _config(item: Found, base_url: str | None, api_key: str | None, timeout: float) -> Config:
     """The configuration for a file: its own address, and the key of today."""
-    destination: Exporter
-    if item.kind == OTLPExporter.__name__:
-        destination = OTLPExporter(endpoint=item.url)
-    elif item.kind == VoltAgentExporter.__name__:
-        destination = VoltAgentExporter(base_url=item.url)
-    else:
-        destination = AgentScopeExporter(api_key=api_key or "", base_url=base_url or item.url)
+    kind = Destination.KINDS.get(item.kind)
+    if kind is None or not kind.ADDRESS:
+        raise ConfigurationError(
+            f"events for {item.url} can only be sent by a program that has this exporter: start one with the same spool_dir"
+        )
+    destination = kind.at(item.url)
+    if isinstance(destination, AgentScopeExporter):
+        destination = AgentScopeExporter(api_key=api_key, base_url=base_url or item.url)
     return Config.load({"exporters": [destination], "timeout": timeout, "enabled": True})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from agentscope.events import RUN, RUN_END, STEP, STEP_END, Event, in_full
@@ -49,16 +49,22 @@ def merged(parts: Sequence[Event]) -> Event:
     type_ = RUN if last.step_id is None else STEP
     if len(parts) == 1:
         return last if last.type == type_ else last._replace(type=type_)
+    fields = merge_fields((event.fields for event in parts), _merged_objects)
+    parent = next((event.parent_id for event in reversed(parts) if event.parent_id is not None), None)
+    return last._replace(type=type_, parent_id=parent, fields=fields, size=sum(event.size for event in parts))
+
+
+def merge_fields(parts: Iterable[Mapping[str, Any]], merge_objects: Callable[[Any, Any], Any]) -> dict[str, Any]:
+    """Join the fields of several events, in order. `merge_objects` joins two values of `meta_data`."""
     fields: dict[str, Any] = {}
-    for event in parts:
-        for name, value in event.fields.items():
+    for part in parts:
+        for name, value in part.items():
             if name == "meta_data" and name in fields:
-                value = _merged_objects(fields[name], value)
+                value = merge_objects(fields[name], value)
             elif name == "truncated":
                 value = sorted({*fields.get(name, ()), *value})
             fields[name] = value
-    parent = next((event.parent_id for event in reversed(parts) if event.parent_id is not None), None)
-    return last._replace(type=type_, parent_id=parent, fields=fields, size=sum(event.size for event in parts))
+    return fields
 
 
 def by_run(events: Iterable[Event]) -> list[list[Event]]:

@@ -117,7 +117,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Who only records need not import the direct client.
+    # Imported when it is used: a program that only records does not need it.
     if name == "VoltAgentCoreAPI":
         from .client import VoltAgentCoreAPI
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from agentscope.cli.main import build_parser
-from agentscope.config import _NOT_IN_ENVIRONMENT, Config, env_name
+from agentscope.config import Config, env_name
+from agentscope.options import OPTIONS
 
 from ..support import patient, reading
 from ..support.command import ROOT, run
@@ -85,7 +86,7 @@ def test_the_table_of_options_is_the_configuration() -> None:
     for item in fields(Config):
         value = getattr(Config(), item.name)
         default = "–" if value in (None, "", (), {}) else str(value)
-        variable = "–" if item.name in _NOT_IN_ENVIRONMENT else env_name(item.name)
+        variable = "–" if not OPTIONS[item.name].from_environment else env_name(item.name)
         expected[item.name] = (variable, default.lower() if isinstance(value, bool) else default)
     assert table == expected
 

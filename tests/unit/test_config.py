@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeClient, Config, ConfigurationError, Tracker, create_tracker
-from agentscope._validation import check_api_key, check_base_url
 from agentscope.config import CHECKS, env_name, from_env
 from agentscope.exporters.agentscope import AgentScopeExporter
 from agentscope.exporters.otlp import OTLPExporter
+from agentscope.options import check_api_key, check_base_url
 
 KEY = "ask_do_not_tell_anyone"
 

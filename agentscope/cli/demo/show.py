@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from agentscope.cli.terminal import Style, clean, tree
+from agentscope.exporters.terminal import Style, clean, tree
 from agentscope.tracker.tracker import Tracker, create_tracker
 from agentscope.types import FlushResult, Stats
 

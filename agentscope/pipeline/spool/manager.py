@@ -15,8 +15,6 @@ from .recovery import Recovery
 from .spool import Place, Spool
 from .writer import Storer
 
-ORDER_FREE = frozenset({"agentscope-batch"})
-"""Protocols whose backend puts events into their order by itself."""
 LAST_WRITE = 1.0
 """Seconds that the end waits for a disk that does not answer."""
 
@@ -38,6 +36,7 @@ class Spooling:
         self.storer = Storer(self.stage, spool, shipper.queue, redact)
         self.recovery = Recovery(config, place, exporter)
         self._exporter = exporter
+        self._ordered_by_backend = place.ordered_by_backend
         shipper.stage = self.stage
         shipper.on_settled = self.stage.settled
 
@@ -54,7 +53,7 @@ class Spooling:
 
     def note(self, outcome: Outcome) -> None:
         """What an attempt has told of the backend."""
-        self.stage.note(outcome, self._exporter.protocol in ORDER_FREE)
+        self.stage.note(outcome, self._exporter.protocol in self._ordered_by_backend)
         if outcome.delivered:
             self.recovery.go_on(monotonic())
 

@@ -11,7 +11,7 @@ import pytest
 from agentscope.config import Config
 from agentscope.errors import ConfigurationError
 from agentscope.exporters.agentscope import AgentScopeExporter
-from agentscope.exporters.base import Exporter
+from agentscope.exporters.base import Destination
 from agentscope.exporters.otlp import OTLPExporter, service_name
 from agentscope.exporters.voltagent import VoltAgentExporter
 
@@ -104,7 +104,7 @@ def test_only_headers_that_hold_a_key_are_secrets() -> None:
         (VoltAgentExporter(), {"VOLTAGENT_PUBLIC_KEY": "a b"}, "environment variable VOLTAGENT_PUBLIC_KEY"),
     ],
 )
-def test_a_value_that_cannot_work_is_named_with_its_source(exporter: Exporter, environ: Any, what: str) -> None:
+def test_a_value_that_cannot_work_is_named_with_its_source(exporter: Destination, environ: Any, what: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         exporter.checked(environ)
     assert what in str(caught.value)
@@ -126,7 +126,7 @@ def test_a_voltagent_exporter_takes_what_is_missing_from_the_environment() -> No
         VoltAgentExporter(public_key=KEY, secret_key=KEY, headers={"x": KEY}),
     ],
 )
-def test_no_key_is_shown(exporter: Exporter) -> None:
+def test_no_key_is_shown(exporter: Destination) -> None:
     assert KEY not in repr(exporter)
     assert KEY in exporter.secrets or KEY in " ".join(exporter.secrets)
 
@@ -155,7 +155,7 @@ def test_the_service_is_named_as_opentelemetry_has_it(
     assert service_name(given, environ) == resource
 
 
-@pytest.mark.parametrize("given", [[Exporter()], [AgentScopeExporter], AgentScopeExporter(api_key=KEY), []])
+@pytest.mark.parametrize("given", [[Destination()], [AgentScopeExporter], AgentScopeExporter(api_key=KEY), []])
 def test_what_is_no_list_of_destinations_is_refused(given: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"exporters .* must be a list of"):
         Config.load({"exporters": given}, {})
