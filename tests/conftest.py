@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from agentscope.serialization import snapshot
 from agentscope.tracker import context
-from tests.support.canary import Watch
+from tests.support.secret_search import Watch
 
 # A busy machine is no reason for a test to fail. How many examples a property is tried on may be told from outside.
 settings.register_profile(
@@ -32,10 +32,10 @@ SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Search what is said during the whole session for secrets; see `canary`."""
+    """Search what is said during the whole session for secrets; see `secret_search`."""
     watch = Watch()
     watch.install()
-    config.pluginmanager.register(watch, "canary")
+    config.pluginmanager.register(watch, "secret_search")
 
 
 @pytest.fixture(autouse=True)

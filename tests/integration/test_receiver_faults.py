@@ -22,7 +22,7 @@ from agentscope.server.http.limits import Limits
 from agentscope.server.receiver import Receiver
 from agentscope.server.storage.base import Unavailable
 from agentscope.server.storage.sqlite.store import SQLiteStore
-from tests.support.attackers import LARGE, head, prepare, unread
+from tests.support.hostile_clients import LARGE, head, prepare, unread
 from tests.support.receiver import _PROGRAM, ROOT, Client, connect, receiver_process, run_start, step
 from tests.support.wait import until
 
