@@ -21,7 +21,7 @@ from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.inbound.patches import patches_of
 from agentscope.server.receiver import Receiver
 from tests.support import patient
-from tests.support.reading import get, only_run
+from tests.support.read_api import get, only_run
 from tests.support.recording import balanced
 
 

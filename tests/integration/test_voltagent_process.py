@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..support import reading
+from ..support import read_api
 from ..support.program import run_program
 
 HEAD = """
@@ -25,7 +25,7 @@ def run(receiver: Any, source: str) -> Any:
 
 
 def statuses(receiver: Any) -> dict[str, str]:
-    (found,) = reading.runs(receiver.url)
+    (found,) = read_api.runs(receiver.url)
     return {found["agent_name"]: found["status"], **{step["name"]: step["status"] for step in found["steps"]}}
 
 

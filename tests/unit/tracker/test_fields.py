@@ -19,7 +19,7 @@ from agentscope import Run, Step
 from agentscope.events import RUN_FIELDS, STEP_FIELDS, Field, PlainStep, RunFields, StepFields
 from agentscope.tracker.fields import LONGEST_NAME, Encoded, Fields, outcome
 from agentscope.types import RUN_STATUSES, STEP_TYPES
-from tests.support.hostile import HOSTILE, OddDict, Trap
+from tests.support.hostile_objects import HOSTILE, OddDict, Trap
 
 
 class Word(str, enum.Enum):

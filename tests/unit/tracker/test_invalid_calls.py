@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeError, APIError, AuthenticationError, FlushResult, Run, Stats, Step, Tracker
-from tests.support.hostile import HOSTILE, Mine
+from tests.support.hostile_objects import HOSTILE, Mine
 from tests.support.recording import Recording, current_scope, make, recorded
 from tests.support.wait import until
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from agentscope import Tracker
 from agentscope.tracker.observe import MOST_ITEMS, Arguments
-from tests.support.hostile import HOSTILE, Mine
+from tests.support.hostile_objects import HOSTILE, Mine
 from tests.support.recording import Recording, current_scope, recorded
 
 

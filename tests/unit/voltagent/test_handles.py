@@ -41,10 +41,10 @@ from agentscope.voltagent import (
     TraceStatus,
     VoltAgentSDK,
 )
-from tests.support.hostile import HOSTILE
+from tests.support.hostile_objects import HOSTILE
 from tests.support.recording import current_scope
 from tests.support.recording import make as make_tracker
-from tests.support.volt import ENDS, STARTS, Traced, make, traced
+from tests.support.voltagent import ENDS, STARTS, Traced, make, traced
 
 KINDS = {
     "agent": (Agent, "agent"),

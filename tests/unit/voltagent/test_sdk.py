@@ -25,7 +25,7 @@ from agentscope.pipeline.pipeline import Pipeline
 from agentscope.voltagent import VoltAgentConfig, VoltAgentSDK
 from agentscope.voltagent.config import load
 from tests.support.recording import URL, Memory, balanced, decoded
-from tests.support.volt import Traced, make, traced
+from tests.support.voltagent import Traced, make, traced
 
 KEYS = {"public_key": "pk_test", "secret_key": "sk_test"}
 SECRET = "hunter2 in a payload"
