@@ -56,12 +56,17 @@ def find_python(version: str) -> str:
     """Find the newest interpreter of a minor version: on PATH, or where pyenv and uv install them."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     uv = Path.home() / ".local/share/uv/python"
-    installed = [*pyenv.glob(f"versions/{version}.*/bin/python{version}"), *uv.glob(f"*-{version}.*/bin/python{version}")]
-    newest = sorted(installed, key=lambda path: [int(digits) for digits in re.findall(r"\d+", path.parts[-3])], reverse=True)
+    installed = [
+        *pyenv.glob(f"versions/{version}.*/bin/python{version}"),
+        *uv.glob(f"*-{version}.*/bin/python{version}"),
+    ]
+    newest = sorted(
+        installed, key=lambda path: [int(digits) for digits in re.findall(r"\d+", path.parts[-3])], reverse=True
+    )
     check = f"import sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != {version!r})"
     for candidate in filter(None, (shutil.which(f"python{version}"), *map(str, newest))):
         # A shim of pyenv is on PATH even where its version is not enabled.
-        if subprocess.run([candidate, "-c", check], capture_output=True).returncode == 0:
+        if subprocess.run([candidate, "-c", check], capture_output=True).returncode == 0:  # noqa: S603 - from PATH or pyenv
             return candidate
     return version  # nox says that it is missing
 

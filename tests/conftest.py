@@ -11,7 +11,7 @@ import signal
 from collections.abc import Generator, Iterator
 
 import pytest
-from _pytest.runner import runtestprotocol
+from _pytest.runner import runtestprotocol  # it has no public name; pytest-rerunfailures uses it, too
 from hypothesis import settings
 
 from agentscope.serialization import snapshot
@@ -19,7 +19,9 @@ from agentscope.tracker import context
 from tests.support.canary import Watch
 
 # No deadline for an example: it would fail on a busy machine.
-settings.register_profile("agentscope", deadline=None, max_examples=int(os.environ.get("AGENTSCOPE_TEST_EXAMPLES", "25")))
+settings.register_profile(
+    "agentscope", deadline=None, max_examples=int(os.environ.get("AGENTSCOPE_TEST_EXAMPLES", "25"))
+)
 settings.load_profile("agentscope")
 
 # nohup and a shell's `&` have some signals ignored. The programs that tests start would inherit that.
@@ -81,7 +83,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
     failed = [report for report in reports if report.failed]
     if [report.when for report in failed] == ["call"]:  # a leak of a secret is found at teardown, and counts
-        why = str(failed[0].longrepr).strip().splitlines()[-1]
+        crash = getattr(failed[0].longrepr, "reprcrash", None)
+        why = str(getattr(crash, "message", "no message")).partition("\n")[0]
         item.user_properties.append((RUN_TWICE, f"{item.nodeid}: {mark.kwargs['reason']} ({why})"))
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
     for report in reports:
