@@ -17,7 +17,6 @@ import pytest
 
 from agentscope.server.receiver import Receiver
 from tests.support.command import ROOT, run
-from tests.support.exchange import Exchange
 from tests.support.fault_plans import Chaos
 from tests.support.faults import MISCOUNTS, MODES
 from tests.support.platform import DeployedPlatform
