@@ -20,7 +20,7 @@ def imported(subject: Subject, work: Work, limit: float) -> Found:
     for number in range(work.runs + 1):
         for name, program in programs.items():
             began = time.monotonic_ns()
-            ended = run([subject.python, "-c", program], limit)
+            ended = run([subject.python, "-c", program], limit, subject.directory)
             if ended.status != 0:
                 return Found(error=ended.failure())
             if number:  # the first fills the caches of the disk, and writes .pyc files
