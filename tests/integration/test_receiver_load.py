@@ -24,7 +24,7 @@ from tests.support.hostile_clients import ATTACKERS, LARGE, head, memory, prepar
 from tests.support.receiver import Client, connect, read_all, receiver_process, run_start, step
 from tests.support.wait import until
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.long
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def test_an_answer_that_nobody_takes_is_given_up_and_its_connection_ended(tmp_pa
 
 
 def test_an_answer_that_is_taken_drop_by_drop_is_given_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentscope.server.http.responses._RATE", 1e9)
+    monkeypatch.setattr("agentscope.server.read.runs._SLOWEST", 1e9)
     with Receiver(db=tmp_path / "runs.db", limits=Limits(send_seconds=0.3)) as receiver:
         prepare(receiver.url)
         with unread(receiver.url, f"/api/runs/{LARGE}") as slow:
