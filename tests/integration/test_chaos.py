@@ -21,7 +21,7 @@ from tests.support.proxy import FaultProxy
 from tests.support.stored import get, stored_runs, stored_steps
 from tests.support.wait import until
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.long
 
 STEPS = 400
 LONGEST = 2.0

@@ -19,7 +19,7 @@ from tests.support.spool_recovery import events_in_file, send_what_is_left
 from tests.support.stored import stored_steps
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
