@@ -31,14 +31,23 @@ DEPENDS_ON_PYTHON = ["tests/unit"]
 DEPENDS_ON_PYTHON += [
     f"tests/integration/test_{name}.py"
     for name in (
-        *("at_exit", "exits", "exits_spool", "forks", "forks_spool", "hooks_and_company", "reentrancy", "serverless"),
+        *(
+            "at_exit",
+            "exits",
+            "exits_spool",
+            "forks",
+            "forks_spool",
+            "hooks_and_event_loops",
+            "reentrancy",
+            "serverless",
+        ),
         *("signals", "spool", "voltagent_process", "worker"),
     )
 ]
 EXAMPLES = ("tests/integration/test_examples.py", "tests/integration/test_readme.py")
 SERVER_TESTS = ("tests/integration/test_servers.py", "tests/integration/test_servers_spool.py")
 BROWSER_TESTS = ("tests/integration/test_pages_in_browser.py",)
-EMITTER_TESTS = ("tests/integration/test_real_emitters.py",)
+EMITTER_TESTS = ("tests/integration/test_pydantic_ai.py",)
 
 os.chdir(ROOT)  # nox enters the folder of this file
 # Variables of the caller decide no result.

@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from agentscope.serialization import snapshot
 from agentscope.tracker import context
-from tests.support.canary import Watch
+from tests.support.secret_search import Watch
 
 # No deadline for an example: it would fail on a busy machine.
 settings.register_profile(
@@ -39,10 +39,10 @@ RUN_TWICE = "run_twice"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Search the output of the whole session for secrets; see `tests.support.canary`."""
+    """Search the output of the whole session for secrets; see `tests.support.secret_search`."""
     watch = Watch()
     watch.install()
-    config.pluginmanager.register(watch, "canary")
+    config.pluginmanager.register(watch, "secret_search")
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from agentscope.server.http import security
 from agentscope.server.read import pages
 from agentscope.server.receiver import Receiver
-from tests.support.attackers import head
+from tests.support.hostile_clients import head
 from tests.support.receiver import Client, connect, envelope, raw, read_all, run_start, step
 
 pytestmark = pytest.mark.long
