@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..support import patient, reading
+from ..support import patient, read_api
 from ..support.command import run
 from ..support.documents import GUIDES, README, name_of, programs, text_of
 
@@ -41,9 +41,9 @@ def test_a_program_of_the_documents_runs_and_its_run_arrives(program: str, tmp_p
     done = run(file, cwd=tmp_path, env=env, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (0, expected_output(program), "")
     if not sends_to_a_backend(program):
-        assert reading.runs(receiver.url) == []
+        assert read_api.runs(receiver.url) == []
         return
-    stored = reading.only_run(receiver.url)
+    stored = read_api.only_run(receiver.url)
     assert f'"{stored["agent_name"]}"' in program
     assert stored["status"] == "completed"
     assert {step["name"] for step in stored["steps"]} == set(
@@ -66,5 +66,5 @@ def test_a_redaction_program_sends_none_of_its_secrets(
     file.write_text(program, encoding="utf-8")
     env = {**patient.programs(), "AGENTSCOPE_BASE_URL": receiver.url}
     assert run(file, env=env, timeout=100).returncode == 0
-    stored = str(reading.only_run(receiver.url))
+    stored = str(read_api.only_run(receiver.url))
     assert [secret for secret in secrets if secret in stored] == []
