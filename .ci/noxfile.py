@@ -75,7 +75,7 @@ def find_python(version: str) -> str:
     check = f"import sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != {version!r})"
     for candidate in filter(None, (shutil.which(f"python{version}"), *map(str, newest))):
         # A shim of pyenv is on PATH even where its version is not enabled.
-        if subprocess.run([candidate, "-c", check], capture_output=True).returncode == 0:  # noqa: S603 - a path found above
+        if subprocess.run([candidate, "-c", check], capture_output=True).returncode == 0:  # noqa: S603 - from PATH or pyenv
             return candidate
     return version  # nox says that it is missing
 

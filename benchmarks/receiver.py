@@ -19,6 +19,7 @@ import http.client
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -155,17 +156,19 @@ def receiver(plain: bool = False) -> Iterator[tuple[subprocess.Popen[str], str]]
     """A receiver on a fresh database, and its address; both are gone afterwards. A plain one does without orjson."""
     with tempfile.TemporaryDirectory() as folder:
         program = (
-            f"import sys; {_PLAIN if plain else ''}from agentscope.server.receiver import serve_forever; "
-            "serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flush=True))"
+            f"import runpy, sys; {_PLAIN if plain else ''}"
+            "sys.argv = ['agentscope', 'serve', '--port', '0', '--db', sys.argv[1]]; "
+            "runpy.run_module('agentscope', run_name='__main__')"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", program, f"{folder}/bench.db"], stdout=subprocess.PIPE, text=True
         )
         try:
             assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            if not url:
+            found = re.search(r"http://\S+", process.stdout.readline())
+            if not found:
                 raise SystemExit("the receiver did not start")
+            url = found.group()
             yield process, url
         finally:
             process.terminate()

@@ -20,7 +20,7 @@ def imported(subject: Subject, work: Work, limit: float) -> Found:
     for number in range(work.runs + 1):
         for name, program in programs.items():
             began = time.monotonic_ns()
-            ended = run([subject.python, "-c", program], limit)
+            ended = run([subject.python, "-c", program], limit, subject.directory)
             if ended.status != 0:
                 return Found(error=ended.failure())
             if number:  # the first fills the caches of the disk, and writes .pyc files
@@ -38,7 +38,7 @@ def receiver(subject: Subject, work: Work, limit: float) -> Found:
     """What `benchmarks.receiver` finds with runs of 10, 1 000 and 100 000 steps."""
     events = work.runs * 10
     command = [subject.python, "-m", "benchmarks.receiver", "--events", str(events), "--lengths", "--json"]
-    ended = run(command, limit)
+    ended = run(command, limit, subject.directory)
     results = ended.document()
     if not isinstance(results, list) or len(results) < 3:
         return Found(error=ended.failure())

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.field.subjects import ROOT, environment
@@ -53,10 +54,15 @@ class Found:
     version: str = ""
 
 
-def run(command: Sequence[str], limit: float) -> Ended:
-    """Run a program in this repository, and kill it after `limit` seconds."""
+def run(command: Sequence[str], limit: float, directory: Path = ROOT) -> Ended:
+    """Run a program in `directory`, and kill it after `limit` seconds."""
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=directory,
+        env=environment(directory),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     read: dict[str, str] = {}
 

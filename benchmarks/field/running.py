@@ -97,7 +97,7 @@ class Runner:
                 "blocked": subject.blocked,
                 "work": work.as_json(),
             }
-            ended = run([subject.python, "-m", "benchmarks.field.worker", json.dumps(task)], limit)
+            ended = run([subject.python, "-m", "benchmarks.field.worker", json.dumps(task)], limit, subject.directory)
             document = ended.document()
             if not isinstance(document, dict):
                 return Found(error=ended.failure())

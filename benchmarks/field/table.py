@@ -53,7 +53,7 @@ FIGURES: Sequence[Figure] = (
 
 def table(lines: Iterable[Line]) -> str:
     """What was measured against the targets."""
-    return _aligned([HEAD, *(_cells(line) for line in lines)])
+    return aligned([HEAD, *(_cells(line) for line in lines)])
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -62,12 +62,12 @@ def _cells(line: Line) -> tuple[str, ...]:
     if limit is not None and limit.of and line.peer is not None and line.compared is not None:
         name = " or ".join(KINDS[peer].label for peer in limit.of)
         against = f"{name} {number(line.peer.median, row.unit)}"
-        ratio = _range(line.compared, "×")
+        ratio = range_of(line.compared, "×")
     verdict = {True: "met", False: _missed(line), None: "" if limit is None else "–"}[line.met]
     return (
         row.title,
         _OF[line.subject],
-        "–" if line.value is None else _range(line.value, row.unit),
+        "–" if line.value is None else range_of(line.value, row.unit),
         against,
         ratio,
         "" if limit is None else target(row, limit),
@@ -82,7 +82,7 @@ def target(row: Row, limit: Limit) -> str:
     return "0" if limit.at == 0 else f"{sign} {number(limit.at, row.unit)}"
 
 
-def _range(values: Spread, unit: str) -> str:
+def range_of(values: Spread, unit: str) -> str:
     least, most = number(values.low, unit, bare=True), number(values.high, unit, bare=True)
     return number(values.median, unit) + (f" ({least}–{most})" if least != most else "")
 
@@ -109,13 +109,18 @@ def summary(lines: Sequence[Line], samples: Sequence[Sample], *, quick: bool = F
         said.append(
             f"{len(unmeasured)} could not be judged: a peer or the extra is not installed; see benchmarks/README.md."
         )
+    return "\n".join(line for line in (*said, busy(samples)) if line)
+
+
+def busy(samples: Iterable[Sample]) -> str:
+    """The cores that other processes used during the measures; an empty text where the system does not tell."""
     others = [sample.others for sample in samples if sample.others is not None]
-    if others:
-        said.append(
-            f"Others used {statistics.median(others):.2f} cores meanwhile, and {max(others):.2f} at the worst; "
-            "with more than 0.3 the figures are not worth much."
-        )
-    return "\n".join(said)
+    if not others:
+        return ""
+    return (
+        f"Others used {statistics.median(others):.2f} cores meanwhile, and {max(others):.2f} at the worst; "
+        "with more than 0.3 the figures are not worth much."
+    )
 
 
 def field_table(samples: Iterable[Sample]) -> str:
@@ -127,7 +132,7 @@ def field_table(samples: Iterable[Sample]) -> str:
         medians = [_median(figure, name, given) for name in names]
         if any(medians):
             texts.append((figure.title, *(median or "–" for median in medians)))
-    return _aligned(texts)
+    return aligned(texts)
 
 
 def _median(figure: Figure, subject: str, samples: Iterable[Sample]) -> str:
@@ -140,7 +145,7 @@ def _median(figure: Figure, subject: str, samples: Iterable[Sample]) -> str:
     return "" if found is None else number(found.median, figure.unit)
 
 
-def _aligned(texts: list[tuple[str, ...]]) -> str:
+def aligned(texts: list[tuple[str, ...]]) -> str:
     """Markdown, in columns as wide as they need."""
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     texts.insert(1, tuple("-" * width for width in widths))

@@ -66,6 +66,7 @@ def test_demo_nests_the_sub_agents_steps_below_it() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timing(reason="the demo is measured against the clock")
 def test_demo_is_over_in_three_seconds() -> None:
     # Nothing in it waits. But a machine may be busy for a moment, or slow, as its imports tell.
     def in_time() -> bool:

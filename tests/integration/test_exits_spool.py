@@ -23,7 +23,7 @@ from tests.support.wait import until
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Coverage has a handler of its own for SIGTERM, and warns of processes that end early: programs here run without it."""
-    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 PROGRAM = """
@@ -41,7 +41,7 @@ PROGRAM = """
     {ending}
 """
 
-QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_START": ""}
+QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_CONFIG": ""}
 """Since 3.12 Python itself warns of any fork beside a thread. And coverage's tracer takes a lock with every new file, which may
 be locked in the child for ever."""
 

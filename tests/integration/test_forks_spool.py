@@ -12,7 +12,7 @@ from tests.support.proxy import FaultProxy
 from tests.support.spool_recovery import send_what_is_left
 from tests.support.stored import stored_steps
 
-QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_START": ""}
+QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_CONFIG": ""}
 """Since 3.12 Python itself warns of any fork beside a thread. And coverage's tracer takes a lock with every new file, which may
 be locked in the child for ever."""
 

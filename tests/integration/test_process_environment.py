@@ -21,7 +21,7 @@ from tests.support.wait import until
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Coverage writes files and keeps what it has seen: programs here count both."""
-    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 KEY = "ask_canary_0123456789"

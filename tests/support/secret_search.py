@@ -258,6 +258,12 @@ class Watch:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.leaks:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            if (output := getattr(session.config, "workeroutput", None)) is not None:
+                output["leaks"] = list(self.leaks)  # a worker of pytest-xdist has no terminal
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.leaks.extend(getattr(node, "workeroutput", {}).get("leaks", ()))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.leaks:

@@ -105,18 +105,19 @@ def test_of_a_log_call_that_is_not_fit_to_be_one():
 """
 
 LATE = """
-def pytest_sessionfinish():
+def pytest_sessionfinish(session):
     import logging
-    logging.getLogger("any").info("the key is ask_test")
+    if hasattr(session.config, "workerinput") is {in_worker}:
+        logging.getLogger("any").info("the key is ask_test")
 """
-"""For conftest.py: what ends after the last test, as threads and exit functions do."""
+"""A part of conftest.py that leaks after the last test, as threads and exit functions may."""
 
 
-def session(source: str, folder: Path, late: str = "") -> Result:
+def session(source: str, folder: Path, late: str = "", workers: int = 0) -> Result:
     """A session of pytest with these tests, watched as every other."""
     (folder / "test_planted.py").write_text(source)
     (folder / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8") + late)
-    options = ("-q", "-p", "no:cacheprovider", "-c", "/dev/null")
+    options = ("-q", "-p", "no:cacheprovider", "-c", "/dev/null", "-n", str(workers))
     return run("-m", "pytest", *options, str(folder), cwd=folder, timeout=60)
 
 
@@ -138,8 +139,9 @@ def test_what_is_no_leak_fails_nothing(tmp_path: Path) -> None:
     assert "5 passed" in ended.stdout
 
 
-def test_a_leak_after_the_last_test_fails_the_session(tmp_path: Path) -> None:
-    ended = session("def test_nothing(): pass", tmp_path, LATE)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_leak_after_the_last_test_fails_the_session(tmp_path: Path, workers: int) -> None:
+    ended = session("def test_nothing(): pass", tmp_path, LATE.format(in_worker=workers > 0), workers)
     assert ended.returncode == 1
     assert "after the last test: A secret got out." in ended.stdout
     assert "1 passed" in ended.stdout

@@ -214,7 +214,7 @@ def test_a_coroutine_is_recorded_from_its_first_await_to_its_end(recording: Reco
     assert inner == {step["step_id"] for step in told}
 
 
-def test_a_cancelled_coroutine_is_recorded_as_failed(recording: Recording, tracker: Tracker) -> None:
+def test_a_cancelled_coroutine_is_recorded_as_cancelled(recording: Recording, tracker: Tracker) -> None:
     @tracker.observe
     async def wait() -> None:
         await asyncio.Event().wait()
@@ -224,7 +224,7 @@ def test_a_cancelled_coroutine_is_recorded_as_failed(recording: Recording, track
             await asyncio.wait_for(wait(), 0.001)
 
     asyncio.run(main())
-    assert recording.step()["status"] == "failed"
+    assert recording.step()["status"] == "cancelled"
     assert recording.step()["error"]["type"].endswith("CancelledError")
 
 

@@ -722,9 +722,10 @@ def test_an_exception_that_leaves_a_block_is_its_error_and_goes_on_unchanged(
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(1)])
-def test_a_block_that_is_cancelled_or_interrupted_failed(volt: Traced, error: BaseException) -> None:
+def test_a_block_that_is_cancelled_or_interrupted_says_so(volt: Traced, error: BaseException) -> None:
     with pytest.raises(type(error)):
         leave_sync(volt.sdk.trace(agentId="a"), error)
+    assert volt.outcomes() == {"a": "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"}
     assert volt.whole("a")["error"]["type"].endswith(type(error).__name__)
 
 
@@ -1185,3 +1186,45 @@ def test_an_sdk_made_for_one_destination_shares_runs_with_another_of_the_same() 
         other.shutdown()
         assert [event.run_id for event in kept] == [trace.id]
         assert isinstance(other._config.exporters[0], VoltAgentExporter)
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+
+def test_options_that_name_fields_become_fields(volt: Traced) -> None:
+    with volt.sdk.trace(
+        agentId="a", userId="u", conversation_id="c", tags=["t"], environment="test", release="1"
+    ) as trace:
+        with trace.add_agent("A", model="gpt-5", provider="openai", costUsd=0.5, first_token_ms=3) as agent:
+            agent.update(cost_usd=0.75)
+        trace.update(userId="other")
+    run, step = volt.whole("a"), volt.whole("A")
+    assert [run[name] for name in ("user_id", "conversation_id", "tags", "environment", "release")] == [
+        "other",
+        "c",
+        ["t"],
+        "test",
+        "1",
+    ]
+    assert [step[name] for name in ("model", "provider", "cost_usd", "first_token_ms")] == ["gpt-5", "openai", 0.75, 3]
+    assert "meta_data" not in step
+    assert volt.invalid_calls == {}
+
+
+@pytest.mark.parametrize("name", ["modelParameters", "model_parameters"])
+def test_the_model_is_known_from_the_model_parameters_which_stay_as_they_are(volt: Traced, name: str) -> None:
+    with volt.sdk.trace(agentId="a") as trace:
+        trace.add_agent("A", metadata={name: {"model": "gpt-5", "temperature": 0}}).success()
+        trace.add_agent("B", model="mine", metadata={name: {"model": "gpt-5"}}).success()
+        trace.add_agent("C").success(metadata={name: {"model": "late"}})
+    assert [volt.whole(step)["model"] for step in "ABC"] == ["gpt-5", "mine", "late"]
+    assert volt.whole("A")["meta_data"] == {"modelParameters": {"model": "gpt-5", "temperature": 0}}
+
+
+def test_an_attribute_that_is_set_on_a_handle_is_counted_and_said(volt: Traced) -> None:
+    with volt.sdk.trace(agentId="a") as trace:
+        tool: Any = trace.add_tool("t")
+        tool.output = "hunter2"
+        tool.success("told")
+    assert volt.whole("t")["output"] == "told"
+    assert volt.invalid_calls == {"unknown_field": 1}
