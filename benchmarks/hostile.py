@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.attackers import ATTACKERS, memory, prepare
+from tests.support.hostile_clients import ATTACKERS, memory, prepare
 from tests.support.receiver import Client, receiver_process, step
 
 MEMORY_MB = 200.0

@@ -25,7 +25,9 @@ SPANS = 512
 RESOURCE: Mapping[str, Value] = {"service.name": "benchmark", "telemetry.sdk.name": "agentscope"}
 SCOPE = ("agentscope", "0")
 
-OURS = tuple(f"agentscope.protocols.base.otlp.{name}" for name in ("spans", "rules", "protobuf", "protobuf_reading"))
+OURS = tuple(
+    f"agentscope.protocols.otlp.wire.{name}" for name in ("model", "limits", "protobuf_encode", "protobuf_decode")
+)
 LIBRARY = "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
 
 

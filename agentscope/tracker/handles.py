@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from agentscope.events import STEP
+from agentscope.events import STEP, STEP_END, STEP_START
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 
 from .context import REMOTE, Scope, leave
-from .fields import Encoded, captured, plain_step
-
-if TYPE_CHECKING:
-    from .recorder import Recorder
+from .fields import Encoded, Fields, captured, plain_step
+from .never_raise import safe
+from .recorder import Recorder
 
 T = TypeVar("T")
 
@@ -52,12 +51,16 @@ class _Block:
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
         raise NotImplementedError
 
+    def _failed(self, call: str, error: Exception) -> None:
+        if self._recorder is not None:
+            self._recorder._failed(call, error)
+
     def _begin(self) -> None:
         recorder = self._recorder
         if recorder is None:
             return
         if self._entered:
-            recorder.misused("block_reused", "a block was entered again; each `with` needs a call of its own")
+            recorder.invalid_call("block_reused", "a block was entered again; each `with` needs a call of its own")
             return
         self._entered = True
         self._scope = self._open(recorder)
@@ -121,12 +124,20 @@ class Run(_Block, str):
         """The id as a plain str."""
         return str.__str__(self)
 
+    @safe(lambda *_: None)
     def _open(self, recorder: Recorder) -> Scope | None:
         start, self._start = self._start, (None, None, None)
-        return recorder.open_run(self, *start)
+        if not recorder.begin_run(self.id, self.agent_name, *start):
+            return None
+        return recorder.runs.enter(*recorder.runs.placed(self.id), opened_as=self.id)
 
+    @safe(lambda *_: None)
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
-        recorder.close_run(self, error)
+        if recorder.runs.has_ended(self.id):
+            return  # by end_run(), inside its block
+        failed = error if error is not None else self.error
+        status = "completed" if failed is None else "failed"
+        recorder.put_end(self.id, recorder.end_fields(status, self.output, failed, self.meta_data))
 
     def __enter__(self) -> Run:
         self._begin()
@@ -201,11 +212,11 @@ class Step(_Block, InProcess):
             if scope is not None and scope.outer is not None:
                 self.run_id, self.parent_id = scope.run_id, scope.outer.step_id
             else:
-                scope = recorder.enter_elsewhere(self)
+                scope = self._enter_elsewhere(recorder)
                 if scope is None:
                     return self
             if recorder.announces:
-                recorder.announce(self, given)
+                self._announce(recorder, given)
                 given = None
             self._opened = scope, self.parent_id, given, started_at, began
             if not began % SAMPLED:
@@ -247,7 +258,7 @@ class Step(_Block, InProcess):
                 if not recorder.pipeline.put(STEP, scope.run_id, scope.step_id, parent_id, plain, size, False):
                     recorder.refused()
             else:
-                recorder.put_in_full(self, opened, output, failed, elapsed)
+                self._put_in_full(recorder, opened, output, failed, elapsed)
             if not began % SAMPLED:
                 recorder.meter.add(time.perf_counter_ns() - ended)
         except Exception as failure:
@@ -256,6 +267,47 @@ class Step(_Block, InProcess):
 
     async def __aenter__(self) -> Step:
         return self.__enter__()
+
+    def _enter_elsewhere(self, recorder: Recorder) -> Scope | None:
+        """Enter a step that is not simply a part of the current one. None if no run can be found for it."""
+        place = recorder.place(self.run_id, self.parent_id)
+        if place is None:
+            self.run_id = self.parent_id = None
+            return None
+        self.run_id, self.parent_id = run_id, _ = place
+        outer = recorder.runs.innermost()
+        opened_as = outer.opened_as if outer is not None and outer.run_id == run_id else None
+        return recorder.runs.enter(run_id, self.id, opened_as=opened_as)
+
+    def _announce(self, recorder: Recorder, given: Encoded | None) -> None:
+        """Send the start of the step by itself, for a backend that has to know it before the steps inside."""
+        values = {"status": "running", "started_at": time.time_ns()}
+        fields = Fields(recorder.limit, values, recorder.pipeline.sealing)
+        fields.payload("input", given)
+        fields.step(self.name, self.step_type, None, None, None, None)
+        recorder.put(STEP_START, self.run_id or "", self.id, self.parent_id, fields, urgent=True)
+
+    def _put_in_full(self, recorder: Recorder, opened: Opened, output: Any, failed: Any, elapsed: int) -> None:
+        """Send a step that sets fields beyond those of a `PlainStep`, or a field that has to be mended."""
+        scope, parent_id, given, started_at, _ = opened
+        fields = Fields(recorder.limit, {}, recorder.pipeline.sealing)
+        if given is not None:
+            fields.payload("input", given)
+        if self.latency_ms is not None:
+            fields.milliseconds("latency_ms", self.latency_ms)
+        if self.usage is not None:
+            fields.payload("usage", self.usage)
+        fields.step(self.name, self.step_type, output, failed, self.tokens_used, self.meta_data)
+        values = fields.values
+        values["status"] = "completed" if failed is None else "failed"
+        values["started_at"] = started_at
+        values["ended_at"] = started_at + elapsed
+        values.setdefault("latency_ms", elapsed // 1000 / 1000)
+        type_ = STEP_END if recorder.announces else STEP
+        # The mended fields are reported after the event is queued: the report raises with `fail_silently=False`.
+        recorder.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None)
+        if fields.mended:
+            recorder.say_mended(fields)
 
 
 class Extracted(_Block, InProcess):

@@ -112,7 +112,8 @@ class Tracker(Face):
 
         An exception that leaves the block ends the run as failed, and goes on unchanged.
         """
-        return self._recorder.new_run(agent_name, input_data, external_id, meta_data)
+        recorder = self._recorder
+        return Run(recorder if recorder.enabled else None, new_id(), agent_name, input_data, external_id, meta_data)
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
@@ -211,7 +212,7 @@ class Tracker(Face):
         from .observe import observed  # imports much, and not every program needs it
 
         if issubclass(type(function), str):
-            self._recorder.misused("not_observable", 'observe() takes a function; its name is given as name="…"')
+            self._recorder.invalid_call("not_observable", 'observe() takes a function; its name is given as name="…"')
             function, name = None, name or function
 
         def decorate(function: Any) -> Any:

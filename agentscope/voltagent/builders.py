@@ -11,10 +11,11 @@ from agentscope.protocols.ids import new_id
 from agentscope.protocols.voltagent.vocabulary import STEP_TYPES
 from agentscope.tracker.context import HANDLE, Place
 from agentscope.tracker.fields import Fields, _plain_text
+from agentscope.tracker.recorder import id_of
 from agentscope.types import STEP_TYPES as KNOWN_STEP_TYPES
 
 from .options import FINAL, add_metadata, add_tags, level_of, moment_of, status_of, tags_of, take
-from .registry import Book, Part, id_of
+from .registry import Book, Part
 
 
 def begin_trace(book: Book, given: dict[str, Any], fields: Fields) -> Part:

@@ -179,7 +179,7 @@ class _Around(Handle):
     def _say_late(self, book: Book) -> None:
         if self._part.ended:
             sentence = "something was added to a trace or an agent that has ended; it is recorded all the same"
-            book.recorder.misused("added_after_end", sentence)
+            book.recorder.invalid_call("added_after_end", sentence)
 
 
 class Agent(_Around, Operation):

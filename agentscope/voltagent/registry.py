@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from agentscope.events import RUN_END, RUN_UPDATE, STEP_END, STEP_UPDATE
 from agentscope.protocols.ids import new_id
-from agentscope.serialization.snapshot import text
 from agentscope.tracker.context import MOST_OPEN_RUNS, bounded
 from agentscope.tracker.fields import Fields
-from agentscope.tracker.recorder import LONGEST_ID, Recorder
+from agentscope.tracker.recorder import Recorder, id_of
 
 from .options import (
     FINAL,
@@ -92,7 +91,7 @@ class Book:
         runs, run_id = self.runs, id_of(trace_id) or new_id()
         if not runs.has_ended(run_id):
             sentence = "a trace was named that was not begun in this process; what is said of it is sent all the same"
-            self.recorder.misused("unknown_run", sentence)
+            self.recorder.invalid_call("unknown_run", sentence)
         place = runs.placed(run_id)
         part = Part(place.run_id, place.parent_id, None, "unknown", "agent", 0)
         part.is_trace = True
@@ -104,7 +103,7 @@ class Book:
         """Record what has changed. A final status is the end only where `ends` says so; else the end will repeat it."""
         recorder = self.recorder
         if self.is_over(part):
-            recorder.misused("updated_after_end", "an update came for something that has ended, and is left out")
+            recorder.invalid_call("updated_after_end", "an update came for something that has ended, and is left out")
             return False
         fields = Fields(recorder.limit, {})
         status = status_of(take(given, "status"), fields)
@@ -223,7 +222,7 @@ class Book:
         return accepted
 
     def _say_ended(self) -> None:
-        self.recorder.misused("ended_twice", "something was ended again that has ended; how it ended first stands")
+        self.recorder.invalid_call("ended_twice", "something was ended again that has ended; how it ended first stands")
 
     def _remove(self, part: Part) -> None:
         if self.parts.get(part.id) is part:
@@ -231,11 +230,6 @@ class Book:
         kept = self._kept()
         if kept:
             kept.pop(part.id, None)
-
-
-def id_of(value: Any) -> str | None:
-    """An id that a caller named; None if it named none, or an empty one."""
-    return None if value is None else text(value, LONGEST_ID) or None
 
 
 class Part:

@@ -17,7 +17,7 @@ from benchmarks.soak.children import Child, ProducerProcess, ReceiverProcess, fr
 from benchmarks.soak.producer import Options
 from benchmarks.soak.verdict import Promise, judge
 from benchmarks.soak.watching import Sample, Series, sample
-from tests.support.chaos import Chaos
+from tests.support.fault_plans import Chaos
 from tests.support.proxy import FaultProxy
 
 TICK = 0.02

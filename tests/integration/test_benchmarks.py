@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.command import run
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(600)]  # 18 measures, each in processes of its own
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # 18 measures, each in processes of its own
 
 
 def test_a_quick_run_measures_every_row_and_loses_nothing(tmp_path: Path) -> None:

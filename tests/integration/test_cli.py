@@ -25,7 +25,7 @@ from agentscope._version import __version__
 from agentscope.cli.demo import command as demonstration
 from agentscope.cli.main import main
 
-from ..support import command, patient, reading
+from ..support import command, patient, read_api
 from ..support.platform import DeployedPlatform
 
 ESCAPE = "\x1b"
@@ -63,7 +63,7 @@ def test_demo_nests_the_sub_agents_steps_below_it() -> None:
     assert re.search(r"(?m)^  ├─ ✓ summarizer .*\n(  │  [├└]─ ✓ read_source .*\n)+  └─ ✓ write_notebook", out)
 
 
-@pytest.mark.once
+@pytest.mark.long
 def test_demo_is_over_in_three_seconds() -> None:
     # Nothing in it waits. But a machine may be busy for a moment, or slow, as its imports tell.
     def in_time() -> bool:
@@ -261,7 +261,7 @@ def test_serve_keeps_runs_in_the_file_it_names(tmp_path: Path, monkeypatch: pyte
         process.communicate(timeout=60)
         assert process.returncode in (0, 130)
     with serving("--db", "agentscope.db", cwd=tmp_path) as (_, url, _):
-        assert reading.only_run(url)["agent_name"] == "kept"
+        assert read_api.only_run(url)["agent_name"] == "kept"
 
 
 def test_serve_ends_on_ctrl_c_without_a_traceback(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_check_says_what_was_negotiated_and_how_long_it_took(receiver: Any) -> N
     assert f"{receiver.url}  (from AGENTSCOPE_BASE_URL)" in done.stdout
     assert re.search(r"✓ acknowledged after \d+ ms, by agentscope-batch", done.stdout)
     assert "ask_key" not in done.stdout
-    run = reading.only_run(receiver.url)
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["output"]) == ("agentscope check", "completed", {"answer": "it does"})
 
 

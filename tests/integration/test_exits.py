@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentscope.server.receiver import Receiver
-from tests.support.interrupting import CTRL_C_TWICE
+from tests.support.ctrl_c import CTRL_C_TWICE
 from tests.support.program import ROOT, Result, run_program
 from tests.support.proxy import FaultProxy
 from tests.support.stored import stored_steps

@@ -13,7 +13,7 @@ import pytest
 from agentscope.cli.main import build_parser
 from agentscope.config import _NOT_IN_ENVIRONMENT, Config, env_name
 
-from ..support import patient, reading
+from ..support import patient, read_api
 from ..support.command import ROOT, run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_a_program_of_the_readme_runs_and_its_run_arrives(program: str, tmp_path
     env = {**patient.programs(), "AGENTSCOPE_BASE_URL": receiver.url, "HOME": str(tmp_path)}
     done = run(file, cwd=tmp_path, env=env, timeout=100)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    stored = reading.only_run(receiver.url)
+    stored = read_api.only_run(receiver.url)
     assert f'"{stored["agent_name"]}"' in program
     assert stored["status"] == "completed"
     assert {step["name"] for step in stored["steps"]} == set(
@@ -52,7 +52,7 @@ def test_the_redaction_program_keeps_its_word(tmp_path: Path, receiver: Any) -> 
     file.write_text(program, encoding="utf-8")
     env = {**patient.programs(), "AGENTSCOPE_BASE_URL": receiver.url}
     assert run(file, env=env, timeout=100).returncode == 0
-    stored = str(reading.only_run(receiver.url))
+    stored = str(read_api.only_run(receiver.url))
     assert "5678" not in stored
     assert "hunter2" not in stored
     assert "card" in stored

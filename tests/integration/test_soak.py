@@ -14,7 +14,7 @@ from agentscope.server.storage.sqlite.schema import open_writer
 from benchmarks.soak.verdict import END, START, Promise, Verdict, judge
 from tests.support.command import run
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def test_what_was_promised_is_stored_once_though_everything_is_killed_and_the_network_breaks(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ PROGRAM = """
     print(json.dumps([stats.accepted, stats.delivered, dict(stats.dropped)]))
 """
 STORED = "wait(lambda: not tracker.stats().pending)"
-QUICK = "from agentscope.pipeline.pipeline import spool as module; module.RETRY = module.RETRY_FULL = 0.2"
+QUICK = "from agentscope.pipeline.spool import spool as module; module.RETRY = module.RETRY_FULL = 0.2"
 
 
 def run(receiver: Receiver, spool: Path, body: str, before: str = QUICK, prefix: tuple[str, ...] = ()) -> Result:

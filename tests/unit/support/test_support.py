@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from agentscope.server.receiver import Receiver
-from tests.support.chaos import Chaos
-from tests.support.exchange import Exchange
+from tests.support.fault_plans import Chaos
 from tests.support.faults import MISCOUNTS, MODES
 from tests.support.platform import DeployedPlatform
 from tests.support.program import run_program, start_program
 from tests.support.proxy import FaultProxy, HangServer
+from tests.support.proxy_connection import Exchange
 from tests.support.wait import until
 
 KEY = {"X-Agentscope-Key": "ask_test", "Content-Type": "application/json"}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agentscope.tracker.fields import LONGEST_NAME, Encoded, Fields
 from agentscope.types import RUN_STATUSES, STEP_TYPES
-from tests.support.hostile import HOSTILE, OddDict, Trap
+from tests.support.hostile_objects import HOSTILE, OddDict, Trap
 
 
 class Word(str, enum.Enum):

@@ -64,7 +64,7 @@ def test_a_run_is_told_by_its_start_its_steps_and_its_end(recording: Recording, 
     assert (step["type"], step["run_id"], step["parent_id"]) == ("step", run_id, None)
     assert (end["type"], end["run_id"], end["status"], end["output"]) == ("run.end", run_id, "completed", {"a": 1})
     assert start["started_at"] <= step["ended_at"] <= end["ended_at"]
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_the_id_of_a_run_is_a_plain_uuid(tracker: Tracker) -> None:
@@ -101,7 +101,7 @@ def test_a_run_that_was_named_may_be_ended_from_anywhere(recording: Recording, t
     tracker.start_run("other")
     assert in_thread(lambda: tracker.end_run(run_id=run_id))
     assert recording.end()["run_id"] == run_id
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_an_empty_run_id_means_the_current_run(recording: Recording, tracker: Tracker) -> None:
@@ -242,7 +242,7 @@ def test_a_run_may_be_ended_inside_its_block(recording: Recording, tracker: Trac
         assert tracker.track_step("afterwards")
     assert (recording.end()["status"], recording.end()["output"]) == ("failed", 1)
     assert recording.step()["run_id"] == run
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
     assert current_scope() is None
 
 
@@ -285,13 +285,13 @@ def test_a_block_that_is_entered_again_is_recorded_once(recording: Recording, tr
     with run:
         pass
     assert [event["type"] for event in recording.events()] == ["run.start", "run.end"]
-    assert recording.misused == {"block_reused": 2}
+    assert recording.invalid_calls == {"block_reused": 2}
 
 
 def test_a_block_that_was_never_entered_ends_without_a_word(recording: Recording, tracker: Tracker) -> None:
     tracker.track_run("agent").__exit__(None, None, None)
     assert recording.events() == []
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_a_run_is_only_its_id_wherever_it_is_taken(tracker: Tracker) -> None:
@@ -322,7 +322,7 @@ def test_with_several_open_runs_such_a_thread_records_nothing(recording: Recordi
         assert in_thread(lambda: tracker.end_run()) is False
         assert in_thread(lambda: tracker.track_step("named", run_id=run)) is True
     assert [step["name"] for step in recording.steps()] == ["named"]
-    assert recording.misused == {"ambiguous_run": 3}
+    assert recording.invalid_calls == {"ambiguous_run": 3}
 
 
 def test_tasks_do_not_mix(recording: Recording, tracker: Tracker) -> None:
@@ -343,7 +343,7 @@ def test_tasks_do_not_mix(recording: Recording, tracker: Tracker) -> None:
     assert all(step["name"].endswith(f" {numbers[step['run_id']]}") for step in recording.steps())
     assert all(recording.parents()[f"inner {number}"] == f"outer {number}" for number in range(100))
     assert len(recording.events("run.end")) == 100
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_threads_do_not_mix(recording: Recording, tracker: Tracker) -> None:
@@ -577,7 +577,7 @@ def test_sampling_takes_whole_runs_or_nothing_of_them() -> None:
         stats = tracker.stats()
         assert stats.sampled_out == 400 - 4 * len(counts)
         assert stats.accepted == 4 * len(counts)
-        assert recording.misused == {}
+        assert recording.invalid_calls == {}
 
 
 def test_a_rate_of_zero_records_nothing_and_says_false() -> None:
@@ -611,7 +611,7 @@ def test_what_is_disabled_records_nothing_needs_no_key_and_starts_no_thread() ->
         assert tracker.flush()
         assert tracker.shutdown()
         stats = tracker.stats()
-        assert (stats.accepted, stats.sampled_out, dict(stats.misused)) == (0, 0, {})
+        assert (stats.accepted, stats.sampled_out, dict(stats.invalid_calls)) == (0, 0, {})
     assert threading.active_count() <= before  # a thread of an earlier test may have ended meanwhile
     assert current_scope() is None
 

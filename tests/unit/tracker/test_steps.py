@@ -101,7 +101,7 @@ def test_an_impossible_duration_makes_no_impossible_time(
 def test_numbers_may_come_from_numpy(recording: Recording, tracker: Tracker) -> None:
     tracker.track_step("step", tokens_used=numpy.int32(5), latency_ms=numpy.float64(2.5))
     assert (recording.step()["tokens_used"], recording.step()["latency_ms"]) == (5, 2.5)
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_a_step_type_may_be_a_member_of_an_enumeration(recording: Recording, tracker: Tracker) -> None:
@@ -110,7 +110,7 @@ def test_a_step_type_may_be_a_member_of_an_enumeration(recording: Recording, tra
 
     tracker.track_step("step", Kind.TOOL)
     assert recording.step()["step_type"] == "tool_call"
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_an_error_may_be_an_exception(recording: Recording, tracker: Tracker) -> None:
@@ -125,7 +125,7 @@ def test_a_step_may_name_its_run(recording: Recording, tracker: Tracker) -> None
     assert tracker.track_step("step", run_id=other)
     assert recording.step()["run_id"] == other
     assert type(recording.step()["run_id"]) is str
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_a_step_that_names_its_run_is_part_of_the_step_of_that_run_it_is_in(
@@ -178,7 +178,7 @@ def test_what_another_thread_changes_meanwhile_never_breaks_a_call(recording: Re
         over.set()
         thread.join(10)
     assert len(recording.steps()) == 500
-    assert recording.misused == {"unknown_step_type": 500}
+    assert recording.invalid_calls == {"unknown_step_type": 500}
 
 
 # ---- blocks --------------------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def test_a_block_without_a_run_is_not_recorded_and_says_so_once(recording: Recor
         assert step.run_id is None
         assert step.parent_id is None
     assert recording.events() == []
-    assert recording.misused == {"no_run": 1}
+    assert recording.invalid_calls == {"no_run": 1}
     assert current_scope() is None
 
 
@@ -342,7 +342,7 @@ def test_a_block_that_is_entered_again_is_recorded_once(recording: Recording, tr
     with step:
         pass
     assert len(recording.steps()) == 1
-    assert recording.misused == {"block_reused": 1}
+    assert recording.invalid_calls == {"block_reused": 1}
 
 
 def test_the_input_is_as_it_was_when_the_block_began_and_the_output_as_at_its_end(

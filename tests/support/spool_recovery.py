@@ -13,7 +13,7 @@ _HEIR = """
     from tests.support.patient import be_patient
     be_patient()
     with create_tracker("ask_test", {url!r}, spool_dir={spool!r}) as tracker:
-        tracker.start_run("heir")
+        tracker.start_run("recovery")
         own = tracker._pipeline._worker.session.id
         until = time.monotonic() + 120
         while [path for path in glob.glob({spool!r} + "/*.db") if own not in path] and time.monotonic() < until:
@@ -26,7 +26,7 @@ _HEIR = """
 """
 
 
-def inherit(url: str, spool: Path) -> int:
+def send_what_is_left(url: str, spool: Path) -> int:
     """Have another process send all that is left, so that nothing is. How many events that were."""
     result = run_program(_HEIR.format(url=url, spool=str(spool)), timeout=240)
     assert result.stderr == ""
@@ -34,7 +34,7 @@ def inherit(url: str, spool: Path) -> int:
     return int(result.stdout)
 
 
-def in_file(database: Path) -> int:
+def events_in_file(database: Path) -> int:
     """Events that are in a file of the spool."""
     db = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from agentscope.protocols.agentscope.decode import Patch, decode_batch
 from agentscope.server.storage.fold import fold
 from agentscope.server.storage.rows import LLM_STEP, run_row, step_row
-from agentscope.server.storage.sqlite.append import write_batch
-from agentscope.server.storage.sqlite.fold_cache import HotFolds
+from agentscope.server.storage.sqlite.append import FoldCache, write_batch
 from agentscope.server.storage.sqlite.schema import _TABLES
 from tests.support.receiver import at, envelope, run_start
 
@@ -36,11 +35,11 @@ def db() -> Iterator[sqlite3.Connection]:
     opened.close()
 
 
-def write(db: sqlite3.Connection, hot: HotFolds | None, events: list[Event], *, keep: bool = True) -> None:
+def write(db: sqlite3.Connection, cache: FoldCache | None, events: list[Event], *, keep: bool = True) -> None:
     batch = decode_batch(json.dumps(envelope(*events)).encode(), lean=True)
     assert not batch.rejected
     db.execute("BEGIN IMMEDIATE")
-    write_batch(db, batch, 0.0, hot)
+    write_batch(db, batch, 0.0, cache)
     db.execute("COMMIT" if keep else "ROLLBACK")
 
 
@@ -95,12 +94,12 @@ def test_any_order_split_repetition_and_rollback_of_events_ends_in_the_rows_of_t
         head = {"id": f"e{number}", "seq": number % 3, "time": at(second), "run_id": run_id, "step_id": step_id}
         events.append({**head, "type": f"{'run' if step_id is None else 'step'}.{kind}", "parent_id": None, **values})
     order = data.draw(st.permutations([*events, *events[:3]]))
-    hot, db = HotFolds(most), database()
+    cache, db = FoldCache(most), database()
     while order:
         count = data.draw(st.integers(1, len(order)))
         if data.draw(st.booleans()):
-            write(db, hot, order[-count:], keep=False)
-        write(db, hot, order[:count])
+            write(db, cache, order[-count:], keep=False)
+        write(db, cache, order[:count])
         order = order[count:]
     patches = decode_batch(json.dumps(envelope(*events)).encode()).patches
     assert tables(db) == expected(patches)
@@ -112,61 +111,61 @@ def update(second: float, **values: Any) -> Event:
     return {**head, "parent_id": None, **values}
 
 
-def reads(db: sqlite3.Connection, hot: HotFolds, event: Event) -> int:
+def reads(db: sqlite3.Connection, cache: FoldCache, event: Event) -> int:
     """How often the bodies of what is stored are asked for while an event is written."""
     asked: list[str] = []
     db.set_trace_callback(asked.append)
-    write(db, hot, [event])
+    write(db, cache, [event])
     db.set_trace_callback(None)
     return sum(statement.startswith("SELECT session_id, body") for statement in asked)
 
 
 def test_what_follows_is_folded_without_reading_what_is_stored(db: sqlite3.Connection) -> None:
-    hot = HotFolds()
-    write(db, hot, [run_start(time=at(1))])
-    assert [reads(db, hot, update(second, status=str(second))) for second in (2, 3, 4)] == [0, 0, 0]
+    cache = FoldCache()
+    write(db, cache, [run_start(time=at(1))])
+    assert [reads(db, cache, update(second, status=str(second))) for second in (2, 3, 4)] == [0, 0, 0]
     assert tables(db)[0][0][2] == "4"
 
 
 def test_what_is_late_is_folded_from_all_that_is_stored(db: sqlite3.Connection) -> None:
-    hot = HotFolds()
-    write(db, hot, [run_start(time=at(5))])
-    assert reads(db, hot, update(2, agent_name="early")) == 1
-    assert reads(db, hot, update(6, agent_name="late")) == 0
+    cache = FoldCache()
+    write(db, cache, [run_start(time=at(5))])
+    assert reads(db, cache, update(2, agent_name="early")) == 1
+    assert reads(db, cache, update(6, agent_name="late")) == 0
     assert tables(db)[0][0][1] == "late"
 
 
 @pytest.mark.parametrize("change", ["UPDATE events SET received_at=1", "DELETE FROM events"])
 def test_a_change_by_others_makes_it_forget(db: sqlite3.Connection, change: str) -> None:
-    hot = HotFolds()
-    write(db, hot, [run_start(time=at(1))])
+    cache = FoldCache()
+    write(db, cache, [run_start(time=at(1))])
     db.execute(change)
-    assert reads(db, hot, update(2)) == 1
+    assert reads(db, cache, update(2)) == 1
 
 
 @pytest.mark.parametrize("change", ["UPDATE events SET received_at=1", "DELETE FROM events"])
 def test_a_change_through_another_connection_makes_it_forget(tmp_path: Path, change: str) -> None:
-    hot = HotFolds()
+    cache = FoldCache()
     first, second = (sqlite3.connect(tmp_path / "runs.db", isolation_level=None) for _ in range(2))
     first.executescript(_TABLES)
-    write(first, hot, [run_start(time=at(1))])
+    write(first, cache, [run_start(time=at(1))])
     second.execute(change)
-    assert reads(first, hot, update(2)) == 1
+    assert reads(first, cache, update(2)) == 1
     first.close()
     second.close()
 
 
 def test_a_rolled_back_event_is_not_remembered(db: sqlite3.Connection) -> None:
-    hot = HotFolds()
-    write(db, hot, [run_start(time=at(1), agent_name="kept")])
-    write(db, hot, [update(2, agent_name="lost")], keep=False)
-    assert reads(db, hot, update(3, status="failed")) == 1
+    cache = FoldCache()
+    write(db, cache, [run_start(time=at(1), agent_name="kept")])
+    write(db, cache, [update(2, agent_name="lost")], keep=False)
+    assert reads(db, cache, update(3, status="failed")) == 1
     assert tables(db)[0][0][1] == "kept"
 
 
 def test_no_more_folds_are_kept_than_allowed_and_none_with_long_texts(db: sqlite3.Connection) -> None:
-    hot = HotFolds(2)
-    write(db, hot, [run_start(f"run-{number}") for number in range(5)])
-    assert len(hot._kept) == 2
-    write(db, hot, [run_start("long", agent_name="n" * 500)])
-    assert {run for run, _ in hot._kept} == {4, 5}
+    cache = FoldCache(2)
+    write(db, cache, [run_start(f"run-{number}") for number in range(5)])
+    assert len(cache._folds) == 2
+    write(db, cache, [run_start("long", agent_name="n" * 500)])
+    assert {run for run, _ in cache._folds} == {4, 5}

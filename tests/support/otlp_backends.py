@@ -22,7 +22,7 @@ LONGEST_START = 120.0
 
 
 @dataclass(frozen=True)
-class RealReceiver:
+class OTLPBackend:
     """A program that runs. `python` is the interpreter of its environment, `home` a directory of its own."""
 
     python: str
@@ -40,7 +40,7 @@ class RealReceiver:
 
 
 @contextmanager
-def phoenix(python: str, home: Path) -> Iterator[RealReceiver]:
+def phoenix(python: str, home: Path) -> Iterator[OTLPBackend]:
     """Phoenix with an empty database, without telemetry."""
     with _ports(2) as ports:
         variables = {
@@ -52,25 +52,25 @@ def phoenix(python: str, home: Path) -> Iterator[RealReceiver]:
             "PHOENIX_ALLOW_EXTERNAL_RESOURCES": "false",
             "PHOENIX_DISABLE_AGENT_ASSISTANT": "true",
         }
-    receiver = RealReceiver(python, f"http://127.0.0.1:{ports[0]}", home)
+    receiver = OTLPBackend(python, f"http://127.0.0.1:{ports[0]}", home)
     with _running(receiver, ["-m", "phoenix.server.main", "serve"], variables, "/healthz"):
         yield receiver
 
 
 @contextmanager
-def mlflow(python: str, home: Path) -> Iterator[RealReceiver]:
+def mlflow(python: str, home: Path) -> Iterator[OTLPBackend]:
     """MLflow with an empty database (it takes OTLP only with an SQL store), without telemetry. Its one experiment is 0."""
     with _ports(1) as ports:
         address = ["--host", "127.0.0.1", "--port", str(ports[0]), "--workers", "1"]
     store = ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--default-artifact-root", f"{home}/artifacts"]
-    receiver = RealReceiver(python, f"http://127.0.0.1:{ports[0]}", home)
+    receiver = OTLPBackend(python, f"http://127.0.0.1:{ports[0]}", home)
     variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with _running(receiver, ["-m", "mlflow", "server", *address, *store], variables, "/health"):
         yield receiver
 
 
 @contextmanager
-def _running(receiver: RealReceiver, arguments: list[str], variables: Mapping[str, str], health: str) -> Iterator[None]:
+def _running(receiver: OTLPBackend, arguments: list[str], variables: Mapping[str, str], health: str) -> Iterator[None]:
     """The program from when it answers, in a session of its own: it has children, which end with it."""
     log = receiver.home / "log"
     with log.open("wb") as output:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeError, APIError, AuthenticationError, FlushResult, Run, Stats, Step, Tracker
-from tests.support.hostile import HOSTILE, Mine
+from tests.support.hostile_objects import HOSTILE, Mine
 from tests.support.recording import Recording, current_scope, make, recorded
 from tests.support.wait import until
 
@@ -159,10 +159,10 @@ MISUSES: dict[str, tuple[Misuse, Any, str, str]] = {
 def test_a_misuse_is_counted_each_time_and_said_once_without_payload(recording: Recording, what: str) -> None:
     misuse, gives, kind, words = MISUSES[what]
     assert misuse(recording.tracker) == gives
-    assert recording.misused == {kind: 1}
+    assert recording.invalid_calls == {kind: 1}
     if kind != "after_shutdown":
         assert misuse(recording.tracker) == gives
-        assert recording.misused == {kind: 2}
+        assert recording.invalid_calls == {kind: 2}
     (line,) = recording.said
     assert words in line
     assert SECRET not in line
@@ -186,7 +186,7 @@ def test_a_misuse_raises_at_the_call_if_that_is_asked_for(loud: Recording, what:
         misuse(loud.tracker)
     assert words in str(caught.value)
     assert SECRET not in str(caught.value)
-    assert loud.misused == {kind: 1}
+    assert loud.invalid_calls == {kind: 1}
 
 
 WRONG_CALLS: dict[str, Callable[[Any], Any]] = {
@@ -211,7 +211,7 @@ def test_a_call_that_does_not_fit_its_signature_is_counted_and_said_in_pythons_o
     recording: Recording, name: str
 ) -> None:
     WRONG_CALLS[name](recording.tracker)
-    assert recording.misused == {"wrong_call": 1}
+    assert recording.invalid_calls == {"wrong_call": 1}
     assert re.match(rf"{name}\(\) was called wrongly: ((Tracker|Face)\.)?{name}\(\) ", recording.said[0])
 
 
@@ -336,7 +336,7 @@ def test_any_number_is_a_timeout(recording: Recording, timeout: float) -> None:
     recording.tracker.start_run("agent")
     assert isinstance(recording.tracker.flush(timeout), FlushResult)
     recording.tracker.shutdown(max(timeout, 1))
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 @pytest.mark.parametrize("maker", HOSTILE)
@@ -374,7 +374,7 @@ def test_the_agents_exception_goes_before_the_trackers_own(loud: Recording) -> N
         raise error
     assert caught.value is error
     assert error.__context__ is None
-    assert loud.misused == {"wrong_type": 1}
+    assert loud.invalid_calls == {"wrong_type": 1}
     assert (loud.step()["status"], loud.step()["error"]["message"]) == ("failed", "mine")
 
 
@@ -486,7 +486,7 @@ def test_handles_go_on_without_a_word_when_their_tracker_is_shut_down(recording:
         assert tracker.track_step("late") is False
         assert function() == 5
     assert [event["type"] for event in recording.events()] == ["run.start"]
-    assert set(recording.misused) == {"after_shutdown"}
+    assert set(recording.invalid_calls) == {"after_shutdown"}
     stats = tracker.stats()
     assert stats.accepted == 1 + stats.dropped["shutdown"]
     assert current_scope() is None

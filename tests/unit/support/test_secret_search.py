@@ -12,7 +12,7 @@ from tests.support.command import ROOT, Result, run
 LEAKS = """
 import http.client, logging, os, pickle, subprocess, sys, warnings
 from agentscope import AgentScopeClient, APIError, FlushResult, Stats, create_tracker
-from tests.support.canary import SECRET
+from tests.support.secret_search import SECRET
 from tests.support.recording import recorded
 
 KEY = "ask_8c1f0d_" + "planted"

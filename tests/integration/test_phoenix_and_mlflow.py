@@ -19,9 +19,9 @@ from agentscope import Tracker, create_tracker
 from agentscope.exporters.otlp import OTLPExporter
 from agentscope.protocols.ids import trace_id_of
 from agentscope.voltagent import VoltAgentSDK
-from tests.support import real_receivers
+from tests.support import otlp_backends
+from tests.support.otlp_backends import OTLPBackend
 from tests.support.proxy import FaultProxy
-from tests.support.real_receivers import RealReceiver
 from tests.support.recording import balanced
 from tests.support.wait import until
 
@@ -119,7 +119,7 @@ def expected(**kinds: str) -> list[Shown]:
     return sorted(spans, key=lambda span: span.name)
 
 
-def record(receiver: RealReceiver, encoding: str, compression: str, **headers: str) -> tuple[str, list[Any]]:
+def record(receiver: OTLPBackend, encoding: str, compression: str, **headers: str) -> tuple[str, list[Any]]:
     """Send the run of `travel`; gives its trace id, and the requests that this took."""
     with FaultProxy(receiver.url) as proxy:
         exporter = OTLPExporter(endpoint=proxy.url, headers=headers, encoding=encoding, compression=compression)
@@ -133,7 +133,7 @@ def record(receiver: RealReceiver, encoding: str, compression: str, **headers: s
     return trace_id_of(run_id), sent
 
 
-def in_parts(receiver: RealReceiver, **headers: str) -> str:
+def in_parts(receiver: OTLPBackend, **headers: str) -> str:
     """Send a step, then the step around it, then the run; gives the trace id."""
     with create_tracker(exporters=[OTLPExporter(endpoint=receiver.url, headers=headers)]) as tracker:
         with tracker.track_run("slow") as run:
@@ -146,7 +146,7 @@ def in_parts(receiver: RealReceiver, **headers: str) -> str:
     return trace_id_of(run.id)
 
 
-def never_ended(receiver: RealReceiver, **headers: str) -> str:
+def never_ended(receiver: OTLPBackend, **headers: str) -> str:
     """Send a run that is never ended; gives its trace id."""
     with create_tracker(exporters=[OTLPExporter(endpoint=receiver.url, headers=headers)]) as tracker:
         run_id = tracker.start_run("forgetful", input_data="Hm?")
@@ -155,7 +155,7 @@ def never_ended(receiver: RealReceiver, **headers: str) -> str:
     return trace_id_of(run_id)
 
 
-def conversation(receiver: RealReceiver, **headers: str) -> str:
+def conversation(receiver: OTLPBackend, **headers: str) -> str:
     """Send a trace of the other face, with agents in agents, of a user in a conversation; gives its trace id."""
     with VoltAgentSDK(exporters=[OTLPExporter(endpoint=receiver.url, headers=headers)]) as sdk:
         with (
@@ -189,14 +189,14 @@ QUERY = """query ($id: String!) { getTraceByOtelId(traceId: $id) {
 
 
 @pytest.fixture(scope="module")
-def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealReceiver]:
+def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OTLPBackend]:
     if PHOENIX is None:
         pytest.skip("AGENTSCOPE_TEST_PHOENIX does not name a Python that has arize-phoenix")
-    with real_receivers.phoenix(PHOENIX, tmp_path_factory.mktemp("phoenix")) as running:
+    with otlp_backends.phoenix(PHOENIX, tmp_path_factory.mktemp("phoenix")) as running:
         yield running
 
 
-def in_phoenix(phoenix: RealReceiver, trace_id: str, number: int) -> dict[str, Any]:
+def in_phoenix(phoenix: OTLPBackend, trace_id: str, number: int) -> dict[str, Any]:
     """The trace as its pages get it, once it has so many spans: Phoenix stores them after it has answered."""
     found: dict[str, Any] = {}
 
@@ -246,7 +246,7 @@ def of_phoenix(trace: dict[str, Any]) -> list[Shown]:
 
 @pytest.mark.parametrize("compression", ["gzip", "none"])
 @pytest.mark.parametrize("encoding", ["protobuf", "json"])
-def test_phoenix_shows_a_run_as_it_was_recorded(phoenix: RealReceiver, encoding: str, compression: str) -> None:
+def test_phoenix_shows_a_run_as_it_was_recorded(phoenix: OTLPBackend, encoding: str, compression: str) -> None:
     trace_id, sent = record(phoenix, encoding, compression)
     # It refuses JSON: protobuf has to be found without help.
     assert sent[-1][0] == TYPES["protobuf"]
@@ -261,7 +261,7 @@ def test_phoenix_shows_a_run_as_it_was_recorded(phoenix: RealReceiver, encoding:
     assert json.loads(one(trace["spans"], root["name"])["metadata"]) == {"team": "röt"}
 
 
-def test_phoenix_shows_messages_model_and_documents(phoenix: RealReceiver) -> None:
+def test_phoenix_shows_messages_model_and_documents(phoenix: OTLPBackend) -> None:
     spans = in_phoenix(phoenix, record(phoenix, "protobuf", "gzip")[0], 10)["spans"]
     told = one(spans, "chat gpt-4o")["attributes"]["llm"]
     assert (told["model_name"], told["provider"]) == ("gpt-4o", "openai")
@@ -277,14 +277,14 @@ def test_phoenix_shows_messages_model_and_documents(phoenix: RealReceiver) -> No
     assert [item["document"] for item in guides["attributes"]["retrieval"]["documents"]] == GUIDES
 
 
-def test_phoenix_shows_the_exception_of_a_failed_step(phoenix: RealReceiver) -> None:
+def test_phoenix_shows_the_exception_of_a_failed_step(phoenix: OTLPBackend) -> None:
     spans = in_phoenix(phoenix, record(phoenix, "protobuf", "gzip")[0], 10)["spans"]
     book = one(spans, "execute_tool book")
     assert book["statusMessage"] == "no answer – ✈"
     assert [(event["name"], event["message"]) for event in book["events"]] == [("exception", "no answer – ✈")]
 
 
-def test_phoenix_shows_what_came_before_its_run_in_the_right_place(phoenix: RealReceiver) -> None:
+def test_phoenix_shows_what_came_before_its_run_in_the_right_place(phoenix: OTLPBackend) -> None:
     trace = in_phoenix(phoenix, in_parts(phoenix), 3)
     assert [(span.name, span.parent) for span in of_phoenix(trace)] == [
         ("chat", "invoke_agent outer"),
@@ -295,7 +295,7 @@ def test_phoenix_shows_what_came_before_its_run_in_the_right_place(phoenix: Real
     assert (root["cumulativeTokenCountPrompt"], root["cumulativeTokenCountCompletion"]) == (3, 4)
 
 
-def test_phoenix_shows_a_run_that_was_never_ended_without_an_outcome(phoenix: RealReceiver) -> None:
+def test_phoenix_shows_a_run_that_was_never_ended_without_an_outcome(phoenix: OTLPBackend) -> None:
     trace = in_phoenix(phoenix, never_ended(phoenix), 2)
     assert trace["rootSpan"]["name"] == "invoke_agent forgetful"
     run, step = (one(trace["spans"], name) for name in ("invoke_agent forgetful", "execute_tool only"))
@@ -303,12 +303,12 @@ def test_phoenix_shows_a_run_that_was_never_ended_without_an_outcome(phoenix: Re
     assert (step["parentId"], step["statusCode"]) == (run["spanId"], "OK")
 
 
-def test_phoenix_puts_a_run_where_its_header_says(phoenix: RealReceiver) -> None:
+def test_phoenix_puts_a_run_where_its_header_says(phoenix: OTLPBackend) -> None:
     trace_id, _ = record(phoenix, "protobuf", "gzip", **{"x-project-name": "travel"})
     assert in_phoenix(phoenix, trace_id, 10)["project"]["name"] == "travel"
 
 
-def test_phoenix_shows_agents_in_agents_and_whose_conversation_it_was(phoenix: RealReceiver) -> None:
+def test_phoenix_shows_agents_in_agents_and_whose_conversation_it_was(phoenix: OTLPBackend) -> None:
     trace = in_phoenix(phoenix, conversation(phoenix), 4)
     assert [(span.name, span.parent) for span in of_phoenix(trace)] == CONVERSATION
     assert (trace["userId"], trace["session"]) == ("user-1", {"sessionId": "talk-1"})
@@ -339,15 +339,15 @@ EXPERIMENT = {"x-mlflow-experiment-id": "0"}
 
 
 @pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealReceiver]:
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OTLPBackend]:
     if MLFLOW is None:
         pytest.skip("AGENTSCOPE_TEST_MLFLOW does not name a Python that has mlflow")
-    with real_receivers.mlflow(MLFLOW, tmp_path_factory.mktemp("mlflow")) as running:
+    with otlp_backends.mlflow(MLFLOW, tmp_path_factory.mktemp("mlflow")) as running:
         yield running
 
 
 @pytest.fixture
-def in_mlflow(mlflow: RealReceiver) -> Callable[[str], dict[str, Any]]:
+def in_mlflow(mlflow: OTLPBackend) -> Callable[[str], dict[str, Any]]:
     """A trace as MLflow's own client reads it."""
     return lambda trace_id: mlflow.run(READER, mlflow.url, trace_id)
 
@@ -372,7 +372,7 @@ def of_mlflow(trace: dict[str, Any]) -> list[Shown]:
 @pytest.mark.parametrize("compression", ["gzip", "none"])
 @pytest.mark.parametrize("encoding", ["protobuf", "json"])
 def test_mlflow_shows_a_run_as_it_was_recorded(
-    mlflow: RealReceiver, in_mlflow: Callable[[str], dict[str, Any]], encoding: str, compression: str
+    mlflow: OTLPBackend, in_mlflow: Callable[[str], dict[str, Any]], encoding: str, compression: str
 ) -> None:
     trace_id, sent = record(mlflow, encoding, compression, **EXPERIMENT)
     assert sent == [(TYPES[encoding], ZIPPED[compression])]
@@ -390,7 +390,7 @@ def test_mlflow_shows_a_run_as_it_was_recorded(
 
 
 def test_mlflow_lists_a_run_by_its_name_with_what_was_asked_and_answered(
-    mlflow: RealReceiver, in_mlflow: Callable[[str], dict[str, Any]]
+    mlflow: OTLPBackend, in_mlflow: Callable[[str], dict[str, Any]]
 ) -> None:
     trace = in_mlflow(record(mlflow, "protobuf", "gzip", **EXPERIMENT)[0])
     assert trace["tags"]["mlflow.traceName"] == "Reisebüro 旅行"
@@ -399,7 +399,7 @@ def test_mlflow_lists_a_run_by_its_name_with_what_was_asked_and_answered(
 
 
 def test_mlflow_shows_models_and_the_exception_of_a_failed_step(
-    mlflow: RealReceiver, in_mlflow: Callable[[str], dict[str, Any]]
+    mlflow: OTLPBackend, in_mlflow: Callable[[str], dict[str, Any]]
 ) -> None:
     spans = in_mlflow(record(mlflow, "protobuf", "gzip", **EXPERIMENT)[0])["spans"]
     assert one(spans, "chat gpt-4o")["model"] == "gpt-4o"
@@ -412,7 +412,7 @@ def test_mlflow_shows_models_and_the_exception_of_a_failed_step(
 
 
 def test_mlflow_shows_what_came_before_its_run_in_the_right_place(
-    mlflow: RealReceiver, in_mlflow: Callable[[str], dict[str, Any]]
+    mlflow: OTLPBackend, in_mlflow: Callable[[str], dict[str, Any]]
 ) -> None:
     trace = in_mlflow(in_parts(mlflow, **EXPERIMENT))
     assert [(span.name, span.parent) for span in of_mlflow(trace)] == [
@@ -425,7 +425,7 @@ def test_mlflow_shows_what_came_before_its_run_in_the_right_place(
 
 
 def test_mlflow_shows_a_run_that_was_never_ended_without_an_outcome(
-    mlflow: RealReceiver, in_mlflow: Callable[[str], dict[str, Any]]
+    mlflow: OTLPBackend, in_mlflow: Callable[[str], dict[str, Any]]
 ) -> None:
     spans = in_mlflow(never_ended(mlflow, **EXPERIMENT))["spans"]
     run, step = (one(spans, name) for name in ("invoke_agent forgetful", "execute_tool only"))
@@ -434,7 +434,7 @@ def test_mlflow_shows_a_run_that_was_never_ended_without_an_outcome(
 
 
 def test_mlflow_shows_agents_in_agents_and_whose_conversation_it_was(
-    mlflow: RealReceiver, in_mlflow: Callable[[str], dict[str, Any]]
+    mlflow: OTLPBackend, in_mlflow: Callable[[str], dict[str, Any]]
 ) -> None:
     trace = in_mlflow(conversation(mlflow, **EXPERIMENT))
     assert [(span.name, span.parent) for span in of_mlflow(trace)] == CONVERSATION

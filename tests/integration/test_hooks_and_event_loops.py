@@ -48,7 +48,7 @@ def test_what_a_redaction_hook_tracks_is_not_an_event(receiver: Receiver) -> Non
         run_id = tracker.start_run("agent")
         tracker.track_step("step")
         assert tracker.flush()
-        assert tracker.stats().misused["inside_callback"] == 2
+        assert tracker.stats().invalid_calls["inside_callback"] == 2
     assert stored_steps(receiver.url) == ["step"]
 
 
