@@ -20,11 +20,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.field.adapters import KINDS, OWN, PEERS
+from benchmarks.field.chart import picture
 from benchmarks.field.measures import MEASURES, QUICK
-from benchmarks.field.picture import picture
 from benchmarks.field.record import document, read, versions
 from benchmarks.field.rows import ROWS, Line, Row, chosen, lines
-from benchmarks.field.running import Runner, Sample, turns
+from benchmarks.field.runner import Runner, Sample, turns
 from benchmarks.field.subjects import Subject, find, install
 from benchmarks.field.table import field_table, summary, table
 

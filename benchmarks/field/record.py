@@ -14,7 +14,7 @@ from typing import Any
 from agentscope._version import __version__
 from benchmarks.field.adapters import PEERS
 from benchmarks.field.rows import Line
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 
 FORMAT = 1
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.field.numbers import Spread, spread
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 
 
 @dataclass(frozen=True)

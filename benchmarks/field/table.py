@@ -9,7 +9,7 @@ from typing import NamedTuple
 from benchmarks.field.adapters import EVERYBODY, KINDS
 from benchmarks.field.numbers import Spread, spread
 from benchmarks.field.rows import Limit, Line, Row, with_net_cpu
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 
 HEAD = ("measure", "of", "measured (least–most)", "compared with", "ratio (least–most)", "target", "")
 _OF = {"agentscope": "core", "agentscope-fast": "fast", "agentscope-plain": "core", "receiver": "receiver"}

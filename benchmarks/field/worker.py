@@ -19,12 +19,12 @@ from importlib import metadata
 from typing import Any
 
 from benchmarks.field.adapters import KINDS, Adapter
-from benchmarks.field.asking import Commander
 from benchmarks.field.load import Load, drive, drive_in_threads
 from benchmarks.field.measures import Work
 from benchmarks.field.numbers import in_microseconds
 from benchmarks.field.payloads import Payloads
 from benchmarks.field.process import HOST, Memory, block, cpu_seconds, name_the_backend
+from benchmarks.field.sink_client import Commander
 
 Figures = dict[str, float]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks.soak.children import Child, ProducerProcess, ReceiverProcess, free_port
 from benchmarks.soak.producer import Options
+from benchmarks.soak.resources import Sample, Series, sample
 from benchmarks.soak.verdict import Promise, judge
-from benchmarks.soak.watching import Sample, Series, sample
 from tests.support.fault_plans import Chaos
 from tests.support.proxy import FaultProxy
 

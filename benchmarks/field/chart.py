@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from benchmarks.field.adapters import EVERYBODY, KINDS, OWN
 from benchmarks.field.numbers import spread
 from benchmarks.field.rows import with_net_cpu
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 from benchmarks.field.table import number
 
 

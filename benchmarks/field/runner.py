@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from benchmarks.field import alone
+from benchmarks.field import without_sink
 from benchmarks.field.adapters import PEERS
-from benchmarks.field.asking import SinkProcess
 from benchmarks.field.measures import MEASURES, STATES, Measure, Work
 from benchmarks.field.programs import Company, Found, run
+from benchmarks.field.sink_client import SinkProcess
 from benchmarks.field.subjects import Subject, has
 
 
@@ -126,6 +126,6 @@ class Runner:
 
 
 _ALONE: Mapping[str, Callable[[Subject, Work, float], Found]] = {
-    "import": alone.imported,
-    "receiver": alone.receiver,
+    "import": without_sink.imported,
+    "receiver": without_sink.receiver,
 }
