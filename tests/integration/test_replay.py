@@ -217,7 +217,7 @@ def test_a_system_without_such_locks_says_so(
     def denied(*_: object) -> Iterator[spooldir.Claim]:
         raise spooldir.Denied("this system has no locks that end with their process")
 
-    from agentscope.cli.main import main as cli
+    from agentscope.cli import main as cli
 
     monkeypatch.setattr(spooldir, "orphans", denied)
     assert cli.main(["replay", "--spool-dir", str(tmp_path / "spool")]) == 1
