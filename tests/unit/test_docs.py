@@ -12,6 +12,7 @@ import pytest
 from agentscope import Stats
 from agentscope.cli.main import build_parser
 from agentscope.config import _NOT_IN_ENVIRONMENT, Config, env_name
+from agentscope.events import FIELDS, RUN_FIELDS, RUN_STATUSES, STEP_FIELDS, STEP_TYPES, Field
 from agentscope.protocols import drop_reasons
 
 from ..support.documents import EVERY, FAULTS, GUIDES, MAP, README, commands, headings, name_of, table, text_of
@@ -94,6 +95,23 @@ def test_the_table_of_counts_is_stats() -> None:
 def test_the_table_of_drop_reasons_has_all_of_them() -> None:
     reasons = {value for name, value in vars(drop_reasons).items() if name.isupper() and isinstance(value, str)}
     assert {plain(reason) for reason, _ in table(GUIDE["delivery"], "reason")} == reasons
+
+
+@pytest.mark.parametrize(("heading", "known"), [("field of a step", STEP_FIELDS), ("field of a run", RUN_FIELDS)])
+def test_the_tables_of_fields_have_each_field_that_a_caller_sets(heading: str, known: dict[str, Field]) -> None:
+    shown = {plain(name) for name, _ in table(GUIDE["recording"], heading)}
+    assert shown == {name for name, field in known.items() if field.given}
+
+
+def test_the_guide_to_recording_names_all_step_types_and_statuses() -> None:
+    (section,) = re.findall(r"## Fields\n(.*?)\n\n\|", text_of(GUIDE["recording"]), re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", section)) >= STEP_TYPES | RUN_STATUSES
+
+
+def test_the_table_of_parameters_has_each_filter() -> None:
+    filters = {field.filter for field in FIELDS.values() if field.filter}
+    shown = {plain(name) for name, _ in table(GUIDE["receiver"], "parameter of `/api/runs`")}
+    assert shown == filters | {"limit", "cursor", "q"}
 
 
 def test_each_kind_of_invalid_call_in_the_documents_is_in_the_code() -> None:
