@@ -16,7 +16,7 @@ from tests.support.receiver import envelope
 
 KEYS = ["a", "snake_key", "camelKey", "usage", "error", "agentscope", "id", "agentId", "displayName", "_", "x__y", "ü"]
 TYPES = ["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other", "of their own"]
-ENDS = ["completed", "failed", "unfinished", "of their own"]
+ENDS = ["completed", "failed", "cancelled", "unfinished", "of their own"]
 
 words = st.text(st.characters(blacklist_categories=["Cs"]), max_size=8)
 values = st.recursive(
@@ -52,6 +52,8 @@ run_starts = st.fixed_dictionaries(
         "conversation_id": words,
         "source": st.just("voltagent"),
         "tags": st.lists(words, max_size=3),
+        "environment": words,
+        "release": words,
         **{name: some[name] for name in ("input", "meta_data", "truncated")},
     },
 )
@@ -66,7 +68,15 @@ step_updates = st.fixed_dictionaries(
 )
 step_ends = st.fixed_dictionaries(
     {"status": st.sampled_from(ENDS), "ended_at": moments},
-    optional={"tokens_used": st.integers(0, 10**6), "latency_ms": st.floats(0, 1e6) | st.integers(0, 9), **some},
+    optional={
+        "tokens_used": st.integers(0, 10**6),
+        "latency_ms": st.floats(0, 1e6) | st.integers(0, 9),
+        "model": words,
+        "provider": words,
+        "cost_usd": st.floats(0, 1e6) | st.integers(0, 9),
+        "first_token_ms": st.floats(0, 1e6),
+        **some,
+    },
 )
 
 

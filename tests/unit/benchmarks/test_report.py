@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.__main__ import losses, options
-from benchmarks.field.picture import PANELS, picture
+from benchmarks.field.chart import PANELS, picture
 from benchmarks.field.record import document, read, versions
 from benchmarks.field.rows import ROWS, lines
-from benchmarks.field.running import Sample, turns
+from benchmarks.field.runner import Sample, turns
 from benchmarks.field.subjects import Subject
 from benchmarks.field.table import field_table, number, summary, table
 
