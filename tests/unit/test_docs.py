@@ -151,6 +151,23 @@ def test_links_to_files_and_headings_lead_somewhere(path: Path) -> None:
             assert anchor in headings(place), target
 
 
+def test_the_sessions_in_the_documents_are_those_of_the_noxfile() -> None:
+    noxfile = (ROOT / ".ci" / "noxfile.py").read_text(encoding="utf-8")
+    sessions = set(re.findall(r"^@nox\.session.*\ndef (\w+)", noxfile, re.MULTILINE)) | {"tests"}
+    shown = {plain(cell).partition("-3")[0] for cell, _ in table(FAULTS, "session")}
+    assert shown == sessions
+
+
+def test_the_markers_in_the_documents_are_those_of_the_configuration() -> None:
+    markers = re.search(
+        r"^markers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert markers is not None
+    assert {plain(cell) for cell, _ in table(FAULTS, "marker")} == set(
+        re.findall(r'^  "(\w+)', markers[1], re.MULTILINE)
+    )
+
+
 def test_every_guide_is_listed() -> None:
     listed = text_of(ROOT / "examples" / "README.md")
     assert [path.name for path in GUIDES if f"({path.name})" not in listed] == []
