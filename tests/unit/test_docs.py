@@ -11,7 +11,7 @@ import pytest
 
 from agentscope import Stats
 from agentscope.cli.main import build_parser
-from agentscope.config import _NOT_IN_ENVIRONMENT, Config, env_name
+from agentscope.config import Config, env_name
 from agentscope.events import FIELDS, RUN_FIELDS, RUN_STATUSES, STEP_FIELDS, STEP_TYPES, Field
 from agentscope.protocols import drop_reasons
 
@@ -20,6 +20,7 @@ from ..support.program import ROOT
 from .test_layers import ROWS
 
 GUIDE = {path.stem: path for path in GUIDES}
+WITHOUT_VARIABLE = ("exporters", "on_drop")
 SET_UPS = [
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[server]' && .venv/bin/agentscope demo",
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[server,dev]' && .venv/bin/pytest",
@@ -70,7 +71,7 @@ def test_the_table_of_options_is_the_configuration() -> None:
     for item in fields(Config):
         value = getattr(Config(), item.name)
         default = "–" if value in (None, "", (), {}) else str(value)
-        variable = "–" if item.name in _NOT_IN_ENVIRONMENT else env_name(item.name)
+        variable = "–" if item.name in WITHOUT_VARIABLE else env_name(item.name)
         expected[item.name] = (variable, default.lower() if isinstance(value, bool) else default)
     assert documented == expected
 
