@@ -169,6 +169,12 @@ def test_the_markers_in_the_documents_are_those_of_the_configuration() -> None:
     )
 
 
+def test_every_benchmark_is_listed() -> None:
+    listed = set(re.findall(r"`benchmarks\.(\w+)`", text_of(ROOT / "benchmarks" / "README.md")))
+    there = {path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py")} | {"soak"}
+    assert listed == there
+
+
 def test_every_guide_is_listed() -> None:
     listed = text_of(ROOT / "examples" / "README.md")
     assert [path.name for path in GUIDES if f"({path.name})" not in listed] == []
