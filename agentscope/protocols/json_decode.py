@@ -104,16 +104,6 @@ def dump_plain(value: Any) -> str:
     return text
 
 
-def deeper_than(value: Any, limit: int) -> bool:
-    """Return True if arrays and objects are nested more than `limit` deep, `value` itself included."""
-    level = [value]
-    for _ in range(limit):
-        level = [child for item in level if type(item) in _CONTAINERS for child in _children(item)]
-        if not level:
-            return False
-    return any(type(item) in _CONTAINERS for item in level)
-
-
 def too_deep() -> NoReturn:
     """Raise the error for a body that is nested too deep."""
     raise DecodeError(400, f"The body is nested deeper than {MAX_DEPTH} levels.")
@@ -126,13 +116,6 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-_CONTAINERS = (dict, list)
-
-
-def _children(item: Any) -> Any:
-    return item.values() if type(item) is dict else item
 
 
 def _no_constant(name: str) -> NoReturn:

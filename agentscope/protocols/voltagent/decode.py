@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.agentscope.fields import is_id, normal_time
-from agentscope.protocols.json_decode import MAX_DEPTH, DecodeError, deeper_than, dump_plain, parse, too_deep
+from agentscope.protocols.json_decode import MAX_DEPTH, DecodeError, dump_plain, parse, too_deep
+from agentscope.serialization.depth import is_deeper
 
 from .metadata_note import read_note
 from .vocabulary import CANCELLED, STEP_TYPES, verb_of
@@ -51,7 +52,7 @@ def read(body: bytes) -> dict[str, Any]:
     document, dump = parse(body)
     if not isinstance(document, dict):
         raise DecodeError(422, "The body must be a JSON object.")
-    if deeper_than(document, MAX_DEPTH):
+    if is_deeper(document, MAX_DEPTH):
         too_deep()
     given = {_ALIASES.get(name, name): value for name, value in document.items() if value is not None}
     record: dict[str, Any] = {}
