@@ -170,12 +170,12 @@ def test_nothing_global_is_touched(tracker: Tracker, spans: trace.Tracer) -> Non
 
 
 def test_spans_that_never_end_are_forgotten_in_time(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(otel, "MOST_OPEN_SPANS", 20)
+    monkeypatch.setattr(otel, "MAX_OPEN_SPANS", 20)
     processor = AgentScopeSpanProcessor(tracker)
     provider = TracerProvider()
     provider.add_span_processor(processor)
     kept = [provider.get_tracer("x").start_span(f"{i}") for i in range(50)]
-    assert len(processor._places) <= 20
+    assert len(processor._open_spans) <= 20
     for span in kept:
         span.end()
 

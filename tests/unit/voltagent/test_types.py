@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import agentscope.voltagent as volt
 from agentscope import AgentScopeError
-from agentscope.protocols.voltagent.vocabulary import DEEPEST, MOST_KEYS
+from agentscope.protocols.voltagent.vocabulary import _MAX_DEPTH, _MAX_KEYS
 from agentscope.voltagent import types
 from tests.support.hostile_objects import HOSTILE
 
@@ -359,7 +359,7 @@ def test_metadata_that_holds_itself_is_converted_so_deep_and_no_deeper() -> None
     given: dict[str, Any] = {}
     given["in_ner"] = given
     found = volt.convert_metadata_to_camel_case(given)
-    for _ in range(DEEPEST - 1):
+    for _ in range(_MAX_DEPTH - 1):
         assert found is not None
         found = found["inNer"]
     assert found == {"inNer": given}
@@ -372,7 +372,7 @@ def test_metadata_that_is_shared_again_and_again_costs_no_more_than_its_bound() 
     found = volt.convert_metadata_to_camel_case(given)
     assert found is not None
     assert set(found) == {"oneA", "oneB"}
-    wide = {f"key_{number}": {"in_ner": 1} for number in range(MOST_KEYS + 1)}
+    wide = {f"key_{number}": {"in_ner": 1} for number in range(_MAX_KEYS + 1)}
     assert volt.convert_metadata_to_camel_case(wide) is wide
 
 

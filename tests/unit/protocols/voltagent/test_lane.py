@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE
 from agentscope.protocols.base import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure
 from agentscope.protocols.sequential_lane import Remembered
-from agentscope.protocols.voltagent.lane import LARGEST_METADATA
+from agentscope.protocols.voltagent.lane import MAX_METADATA_BYTES
 from tests.support.events import answer, attempt, batch, deliver, event, event_id, run_of, strict
 from tests.support.history import HistoryBackend, HistoryProtocol, MemoryReceiver, ended, started
 
@@ -318,7 +318,7 @@ def test_the_end_of_a_step_repeats_the_metadata_of_its_start():
 
 
 def test_metadata_that_is_too_large_to_remember_is_not_repeated():
-    large = b'{"k":"%b"}' % (b"x" * LARGEST_METADATA)
+    large = b'{"k":"%b"}' % (b"x" * MAX_METADATA_BYTES)
     assert sent_metadata([event(1, RUN_START, meta_data=large), event(2, RUN_END)])[1] == {}
 
 
