@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeError, APIError, AuthenticationError, FlushResult, Run, Stats, Step, Tracker
-from tests.support.hostile_objects import HOSTILE, Mine
+from tests.support.hostile_objects import HOSTILE, FailingObject
 from tests.support.recording import Recording, current_scope, make, recorded
 from tests.support.wait import until
 
@@ -505,5 +505,5 @@ def test_a_tracker_may_be_shut_down_twice(recording: Recording) -> None:
 
 
 def test_nothing_of_a_callable_full_of_traps_is_needed_to_carry_a_context(tracker: Tracker) -> None:
-    trap: Any = Mine()
+    trap: Any = FailingObject()
     assert tracker.propagate(trap) is trap

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from agentscope import Tracker
 from agentscope.tracker.observe import MOST_ITEMS, Arguments
-from tests.support.hostile_objects import HOSTILE, Mine
+from tests.support.hostile_objects import HOSTILE, FailingObject
 from tests.support.recording import Recording, current_scope, recorded
 
 
@@ -371,7 +371,7 @@ def test_a_name_in_place_of_the_function_is_taken_as_its_name_and_that_is_said(
 
 
 def test_a_callable_full_of_traps_is_given_back_as_it_is(recording: Recording, tracker: Tracker) -> None:
-    trap: Any = Mine()
+    trap: Any = FailingObject()
     assert tracker.observe(trap) is trap
     assert tracker.observe()(trap) is trap
     assert recording.invalid_calls == {"wrong_call": 2}

@@ -60,11 +60,11 @@ def test_the_defaults_are_the_documents_but_for_retries() -> None:
 
 def test_every_option_of_the_document_is_honoured() -> None:
     options = {"base_url": f"{URL}/", "flush_interval": 2, "timeout": 7, "max_retries": 3, "retry_delay": 0.25}
-    config, published = configured(**KEYS, **options, headers={"X-Mine": "1"})
+    config, published = configured(**KEYS, **options, headers={"X-FailingObject": "1"})
     assert (config.flush_interval, config.timeout, config.max_retries, config.retry_delay) == (2.0, 7.0, 3, 0.25)
     (exporter,) = config.exporters
     assert (exporter.url, exporter.secrets) == (URL, ("sk_test", "pk_test"))
-    assert published == VoltAgentConfig(**{**options, **KEYS, "base_url": URL, "headers": {"X-Mine": "1"}})
+    assert published == VoltAgentConfig(**{**options, **KEYS, "base_url": URL, "headers": {"X-FailingObject": "1"}})
 
 
 def test_without_auto_flush_nothing_goes_out_on_an_interval() -> None:
