@@ -46,7 +46,7 @@ def run(url: str, ending: str, steps: int = 1) -> Result:
     return run_program(source, env=QUIET, timeout=90)
 
 
-# ---- exits from running code ---------------------------------------------------------------------------------
+# ---- exits from running code -----------------------------------------------------------------------------------------
 
 
 def test_ctrl_c_delivers_and_shows_only_the_programs_own_traceback(receiver: Receiver) -> None:
@@ -181,7 +181,7 @@ def test_an_import_starts_no_thread_and_threads_that_track_during_one_are_delive
     assert sorted(stored_steps(receiver.url)) == ["after", *(f"thread {i}" for i in range(3))]
 
 
-# ---- other ways to start a program ------------------------------------------------------------------------------------------
+# ---- other ways to start a program -----------------------------------------------------------------------------------
 
 PLAIN = """
 from agentscope import create_tracker

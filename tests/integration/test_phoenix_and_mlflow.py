@@ -1,7 +1,7 @@
 """The exported OTLP in Phoenix and MLflow, read back by their own APIs.
 
 These tests run by hand, because both are large: install `arize-phoenix` and `mlflow` into environments of their own, name their
-interpreters by AGENTSCOPE_TEST_PHOENIX and AGENTSCOPE_TEST_MLFLOW, and run with `-m by_hand`. Last seen to pass, with Python 3.11:
+interpreters by AGENTSCOPE_TEST_PHOENIX and AGENTSCOPE_TEST_MLFLOW, and run with `-m by_hand`. They passed last, with Python 3.11:
 arize-phoenix 20.26.1 and mlflow 3.17.2.
 """
 

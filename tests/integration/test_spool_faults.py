@@ -1,4 +1,4 @@
-"""The spool on disks that are full, read-only, broken or removed: the SDK continues in memory, logs it once, and loses nothing."""
+"""The spool on disks that are full, read-only, broken or removed: the SDK continues in memory, logs that, and loses nothing."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def mode(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-# ---- right answers, delivered oddly -----------------------------------------------------------------------
+# ---- right answers, delivered oddly ----------------------------------------------------------------------------------
 
 
 @mode
@@ -73,7 +73,7 @@ def idle_close(exchange: Exchange, request: Request, *, after: float = 0.0, rese
     raise Gone
 
 
-# ---- no answer, or a part of one --------------------------------------------------------------------------------------
+# ---- no answer, or a part of one -------------------------------------------------------------------------------------
 
 
 @mode
@@ -123,7 +123,7 @@ def garbage(exchange: Exchange, request: Request, *, commit: bool = False) -> No
     raise Gone
 
 
-# ---- whole answers that are wrong -----------------------------------------------------------------------
+# ---- whole answers that are wrong ------------------------------------------------------------------------------------
 
 
 @mode

@@ -62,7 +62,7 @@ class Watch:
         self._busy = threading.local()
         self._test = ""
 
-    # ---- secrets ----------------------------------------------------------------------------------------
+    # ---- secrets -----------------------------------------------------------------------------------------------------
 
     def look(self, where: str, text: str | bytes | None) -> None:
         """Search a text that may hold payloads, for keys."""
@@ -98,7 +98,7 @@ class Watch:
         shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
         self.leaks.append(f"{self._test}: in {where}: {shown.replace(canary, f'<{canary[:6]}…>')!r}")
 
-    # ---- places ------------------------------------------------------------------------------------
+    # ---- places ------------------------------------------------------------------------------------------------------
 
     def install(self) -> None:
         """Install the search."""
@@ -216,7 +216,7 @@ class Watch:
 
         return dumps
 
-    # ---- keys in use --------------------------------------------------------------------------------------
+    # ---- keys in use -------------------------------------------------------------------------------------------------
 
     def learn(self, key: str) -> None:
         """Note a key that is in use."""

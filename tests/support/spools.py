@@ -108,7 +108,7 @@ class Bench:
         self.refusals: set[int] = set()
         self.now = 100.0
 
-    # ---- moves of a process ---------------------------------------------------------------------------------------
+    # ---- moves of a process ------------------------------------------------------------------------------------------
 
     def put(self, number: int = 1, size: int = UNIT - 1, **fields: Any) -> list[int]:
         """Track `count` events. Returns the accepted ones."""
@@ -171,7 +171,7 @@ class Bench:
         with patch.object(staging, "monotonic", lambda: self.now):
             yield
 
-    # ---- observations ----------------------------------------------------------------------------------------
+    # ---- observations ------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Check the ledger's identity, and the counts of the queue."""

@@ -1,4 +1,4 @@
-"""The direct client of the history API: what it sends, what it returns, and what it raises when."""
+"""The direct client of the history API: its requests, results and exceptions."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_payloads_may_be_anything(client: VoltAgentCoreAPI, server: responses.Re
     assert sent(server)["input"]["set"] == [1]
 
 
-# ---- what goes wrong -------------------------------------------------------------------------------------------------
+# ---- failures --------------------------------------------------------------------------------------------------------
 
 
 def failed(client: VoltAgentCoreAPI) -> APIError:
@@ -249,7 +249,7 @@ def test_the_twins_raise_as_their_originals_do(client: VoltAgentCoreAPI, server:
         asyncio.run(client.add_history_async(CreateHistoryRequest(agent_id="a")))
 
 
-# ---- itself ----------------------------------------------------------------------------------------------------------
+# ---- the client object -----------------------------------------------------------------------------------------------
 
 
 def test_the_configuration_may_be_a_dict() -> None:
