@@ -32,7 +32,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["agentscope", "otlp"])
 def tracker(request: pytest.FixtureRequest, receiver: Receiver) -> Iterator[Tracker]:
-    """One that sends by our own protocol, and one that sends by OTLP."""
+    """A processor that sends by the batch call, and one that sends by OTLP."""
     options: dict[str, Any] = {"api_key": "ask_test", "base_url": receiver.url}
     if request.param == "otlp":
         options = {"exporters": [OTLPExporter(endpoint=receiver.url)]}
@@ -49,7 +49,7 @@ def spans(tracker: Tracker) -> trace.Tracer:
 
 
 def an_agent(spans: trace.Tracer) -> int:
-    """A trace as a framework emits it; gives its id."""
+    """Emit a trace like that of a framework. Returns its id."""
     with spans.start_as_current_span(
         "invoke_agent librarian",
         attributes={"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "librarian", "user.id": "u1"},
@@ -209,7 +209,7 @@ def test_a_user_that_only_an_inner_span_names_is_the_runs_and_is_told_once(
     assert tracker.flush()
     run = only_run(receiver.url)
     assert (run["user_id"], run["conversation_id"], run["step_count"]) == ("u2", "s1", 3)
-    assert tracker.stats().accepted == 6  # the run's start, the steps, the user, the run's end
+    assert tracker.stats().accepted == 6  # the start of the run, the steps, the user, the end of the run
 
 
 def test_a_span_that_cannot_be_read_is_dropped_and_its_neighbours_are_not(

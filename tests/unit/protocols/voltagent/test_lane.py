@@ -1,4 +1,4 @@
-"""The history calls: order, ids that the server makes, and what becomes of each event whatever a backend answers."""
+"""The history calls: order, ids of the server, and the verdict on each event for every answer."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ OK = answer(200, {"id": "srv"})
 
 
 def numbered():
-    """A backend that takes everything, and gives ids in order."""
+    """A backend that accepts everything, and numbers its ids."""
     ids = count()
     return lambda request: answer(200, {"id": f"srv {next(ids)}"})
 
 
 def steps_of(run_id: str, first: int, steps: int = 3):
-    """A run whose steps are told as a start and an end."""
+    """A run whose steps are a start and an end each."""
     inner = []
     for number in range(steps):
         inner.append(started(first + 1 + 2 * number, f"{run_id} {number}", run_id))
@@ -35,7 +35,7 @@ def steps_of(run_id: str, first: int, steps: int = 3):
 
 
 def mixed(runs: int, steps: int = 3, whole: bool = False):
-    """Several runs whose events come by turns."""
+    """Several runs whose events alternate."""
     made = [
         run_of(steps, f"run-{i}", first=100 * i) if whole else steps_of(f"run-{i}", 100 * i, steps)
         for i in range(1, runs + 1)
@@ -44,7 +44,7 @@ def mixed(runs: int, steps: int = 3, whole: bool = False):
 
 
 def company(attempts: int = 100):
-    """A healthy run for each of so many attempts."""
+    """A healthy run for each attempt."""
     return (run_of(1, f"other-{i}", first=10_000 + 10 * i) for i in range(attempts))
 
 
@@ -290,7 +290,7 @@ def test_whatever_a_backend_answers_every_event_ends_once_and_runs_keep_their_or
     assert in_order(backend)
 
 
-# ---- what an update repeats --------------------------------------------------------------------------------------------
+# ---- fields repeated in updates --------------------------------------------------------------------------------------
 
 
 def sent_metadata(events):
@@ -354,7 +354,7 @@ def test_no_agent_is_named_where_none_is_known():
     assert sent_metadata([started(1, "s")]) == [{"displayName": "s", "id": "s"}]
 
 
-# ---- what may have been stored twice ------------------------------------------------------------------------------------
+# ---- possible duplicates ---------------------------------------------------------------------------------------------
 
 AMBIGUOUS = [Failure("timeout", "too slow"), answer(502), answer(504), answer(200, b"<html>")]
 
@@ -583,6 +583,6 @@ def test_a_creation_that_is_answered_500_holds_its_run_up_and_no_other():
 def test_what_was_never_answered_is_not_remembered_without_end(monkeypatch):
     monkeypatch.setattr("agentscope.protocols.sequential_lane.MOST_UNCERTAIN", 10)
     protocol = HistoryProtocol()
-    for seq in range(30):  # each of these is given up
+    for seq in range(30):  # each of these is dropped
         attempt(protocol, batch([started(seq, "a")]), lambda request: Failure("timeout", "no answer"))
     assert 0 < len(protocol.history.uncertain) <= 10

@@ -1,4 +1,4 @@
-"""Bodies of the history calls: what the API has a field for is in it, and the note holds the rest."""
+"""Bodies of the history calls: known fields have a field of the API, and the note holds the others."""
 
 from __future__ import annotations
 
