@@ -26,7 +26,7 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 # The dev extra brings orjson, which most users are without: with AGENTSCOPE_TEST_FAST=1 the tests run with it.
 if not os.environ.get("AGENTSCOPE_TEST_FAST"):
-    snapshot._dumps, snapshot._seals = snapshot._standard_dumps(), True
+    snapshot._dumps = snapshot._standard_dumps()
 
 SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))
 

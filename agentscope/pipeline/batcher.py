@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
 
-from agentscope.events import Event
+from agentscope.events import QueuedEvent
 
 _SIZE = attrgetter("size")
 
@@ -24,23 +24,23 @@ class Batcher:
         self._enough = max_events if enough is None else min(enough, max_events)
         self._max_bytes = max_bytes
         self._max_age = max_age
-        self._events: deque[Event] = deque()
+        self._events: deque[QueuedEvent] = deque()
         self._bytes = 0
         self._since = 0.0
 
     def __len__(self) -> int:
         return len(self._events)
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[QueuedEvent]:
         return iter(self._events)
 
-    def add(self, event: Event, now: float) -> None:
+    def add(self, event: QueuedEvent, now: float) -> None:
         if not self._events:
             self._since = now
         self._events.append(event)
         self._bytes += event.size
 
-    def take(self, next_event: Callable[[], Event], number: int, now: float) -> None:
+    def take(self, next_event: Callable[[], QueuedEvent], number: int, now: float) -> None:
         """Add so many events, which `next_event` gives. Each is given and added in one go: no exception gets between."""
         before = len(self._events)
         if not before:
@@ -48,7 +48,7 @@ class Batcher:
         self._events.extend(islice(iter(next_event, None), number))
         self._bytes += sum(map(_SIZE, islice(self._events, before, None)))
 
-    def put_back(self, events: Sequence[Event], now: float) -> None:
+    def put_back(self, events: Sequence[QueuedEvent], now: float) -> None:
         """Add events that came before all others."""
         if not self._events:
             self._since = now
@@ -71,11 +71,11 @@ class Batcher:
             return 0.0
         return max(self._since + self._max_age - now, 0.0)
 
-    def next(self) -> list[Event]:
+    def next(self) -> list[QueuedEvent]:
         """The next batch: never more than the limits, unless one event alone is larger. It stays here until it is removed."""
         if len(self._events) <= self._max_events and self._bytes <= self._max_bytes:
             return list(self._events)
-        batch: list[Event] = []
+        batch: list[QueuedEvent] = []
         size = 0
         for event in self._events:
             size += event.size
@@ -84,7 +84,7 @@ class Batcher:
             batch.append(event)
         return batch
 
-    def remove(self, batch: Sequence[Event], now: float) -> None:
+    def remove(self, batch: Sequence[QueuedEvent], now: float) -> None:
         """What `next` gave is elsewhere now. The rest waits anew."""
         if len(batch) == len(self._events):
             self.clear()
@@ -92,7 +92,7 @@ class Batcher:
             self._bytes -= self._events.popleft().size
         self._since = now
 
-    def keep(self, events: Iterable[Event]) -> None:
+    def keep(self, events: Iterable[QueuedEvent]) -> None:
         """Have these and no others: a change was broken off."""
         self._events = deque(events)
         self._bytes = sum(event.size for event in self._events)

@@ -8,9 +8,9 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from agentscope.config import Config
-from agentscope.events import Event, Session
+from agentscope.events import Event, QueuedEvent, ReadyEvent, Session, in_full
 from agentscope.pipeline.process.gil import Turns
-from agentscope.pipeline.redaction.sanitize import screened
+from agentscope.pipeline.redaction.redactor import redacted_all
 from agentscope.protocols.base import BUSY, PATIENCE, Batch, Dropped, Exporter, Outcome, Part
 from agentscope.protocols.drop_reasons import ENCODE_ERROR, SHUTDOWN
 from agentscope.protocols.ids import new_id
@@ -39,7 +39,12 @@ class Shipper:
     """Moves events from the queue to their verdict. Only the thread that delivers calls it, but for `abandon`."""
 
     def __init__(
-        self, config: Config, session: Session, ledger: Ledger, exporter: Exporter, redact: Callable[[Event], Event]
+        self,
+        config: Config,
+        session: Session,
+        ledger: Ledger,
+        exporter: Exporter,
+        redact: Callable[[Event], Event],
     ) -> None:
         self.queue = EventQueue(config.max_queue_bytes, config.max_batch_bytes)
         self.batcher = Batcher(config.batch_size, config.max_batch_bytes, config.flush_interval, ENOUGH)
@@ -51,14 +56,14 @@ class Shipper:
         """How many of the events taken from the queue are settled, counted in the queue's order."""
         self.stage: Stage | None = None
         """Where events go to disk first, if there is a spool."""
-        self.on_settled: Callable[[list[Event]], None] | None = None
+        self.on_settled: Callable[[list[QueuedEvent]], None] | None = None
         """Told of events that have their verdict, inside a move."""
         self.session = session
         self._exporter = exporter
         self._redact = redact
         self._pause = Turns()
         self._batch_size = config.batch_size
-        self._held: dict[int, Event] = {}
+        self._held: dict[int, QueuedEvent] = {}
         self._parking = Parking()
         self._most_parked_bytes = config.max_queue_bytes // 2
         self._closing: set[Part] = set()
@@ -114,7 +119,7 @@ class Shipper:
             time.sleep(0 if look < 1_000 else 0.001)
         return Counts(accepted, delivered, queued + unsettled - spooled, dropped, spooled)
 
-    def in_batches(self) -> Iterator[Event]:
+    def in_batches(self) -> Iterator[QueuedEvent]:
         """Events that are batched, in hand or parked."""
         yield from self.batcher
         yield from self._held.values()
@@ -251,16 +256,16 @@ class Shipper:
             self._held.update(zip(map(_SEQ, events), events, strict=True))
             self.batcher.remove(events, now)
 
-    def _note_redacted(self, events: Iterable[Event]) -> None:
+    def _note_redacted(self, events: Iterable[QueuedEvent]) -> None:
         if self.stage is None:
             self._redacted_before.update(event.seq for event in events)
 
-    def _redacted(self, events: list[Event]) -> list[Event]:
+    def _redacted(self, events: list[QueuedEvent]) -> list[ReadyEvent]:
         """The events as they may be sent. One whose redaction fails is dropped, never sent as it is."""
         if self.stage is not None:
-            return events  # that was done before they went to disk
-        kept = []
-        for event, cleaned in screened(events, self._redact, self._redacted_before, self._pause):
+            return [in_full(event) for event in events]  # that was done before they went to disk
+        kept: list[ReadyEvent] = []
+        for event, cleaned in redacted_all(events, self._redact, self._redacted_before, self._pause):
             if isinstance(cleaned, str):
                 self._settle([], [(event.seq, cleaned)])
             else:
@@ -302,7 +307,7 @@ class Shipper:
             self._verdicts = Verdicts.of([*gone.values()], told, self.ledger, self.queue)
             self._carry_out(self._verdicts)
 
-    def _find(self, seq: int) -> Event | None:
+    def _find(self, seq: int) -> QueuedEvent | None:
         """An event that has no verdict yet."""
         return self._held.get(seq) or self._parking.get(seq)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from agentscope.events import Event
+from agentscope.events import QueuedEvent, ReadyEvent
 from agentscope.protocols.base import Part
 
 
@@ -12,7 +12,7 @@ class Parking:
     """Parked events by run or step, each in the order it came in."""
 
     def __init__(self) -> None:
-        self.events: dict[Part, list[Event]] = {}
+        self.events: dict[Part, list[ReadyEvent]] = {}
         self.bytes = 0
         self._parts: dict[int, Part] = {}
         """Where each event is, by its `seq`."""
@@ -20,29 +20,29 @@ class Parking:
     def __len__(self) -> int:
         return len(self._parts)
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[ReadyEvent]:
         for events in self.events.values():
             yield from events
 
-    def add(self, event: Event) -> None:
+    def add(self, event: ReadyEvent) -> None:
         part = (event.run_id, event.step_id)
         self.events.setdefault(part, []).append(event)
         self._parts[event.seq] = part
         self.bytes += event.size
 
-    def get(self, seq: int) -> Event | None:
+    def get(self, seq: int) -> ReadyEvent | None:
         """The event with this number, if it is here."""
         part = self._parts.get(seq)
         return None if part is None else next(event for event in self.events[part] if event.seq == seq)
 
-    def last(self, part: Part) -> Event:
+    def last(self, part: Part) -> ReadyEvent:
         """The event of this run or step that came last."""
         return self.events[part][-1]
 
-    def remove(self, event: Event) -> None:
+    def remove(self, event: QueuedEvent) -> None:
         part = self._parts.pop(event.seq)
         self.bytes -= event.size
-        self.events[part].remove(event)
+        self.events[part] = [other for other in self.events[part] if other.seq != event.seq]
         if not self.events[part]:
             del self.events[part]
 

@@ -11,7 +11,7 @@ from itertools import count
 from threading import RLock
 from typing import NamedTuple
 
-from agentscope.events import Event
+from agentscope.events import QueuedEvent
 
 from .queue import UNIT, EventQueue
 
@@ -158,13 +158,17 @@ class Moves:
 class Verdicts(NamedTuple):
     """Events that are being settled, and what all sums are once they are: totals, so that they may be set twice."""
 
-    events: list[Event]
+    events: list[QueuedEvent]
     totals: Totals
     released: int
 
     @classmethod
     def of(
-        cls, delivered: Sequence[Event], dropped: Sequence[tuple[Event, str]], ledger: Ledger, queue: EventQueue
+        cls,
+        delivered: Sequence[QueuedEvent],
+        dropped: Sequence[tuple[QueuedEvent, str]],
+        ledger: Ledger,
+        queue: EventQueue,
     ) -> Verdicts:
         events = [*delivered, *(event for event, _ in dropped)]
         totals = ledger.with_verdicts(len(delivered), [reason for _, reason in dropped])

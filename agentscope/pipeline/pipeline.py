@@ -11,10 +11,20 @@ import time
 from collections.abc import Callable
 from itertools import count
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentscope.config import Config
-from agentscope.events import Event, PlainStep, in_full
+from agentscope.events import (
+    DeferredEvent,
+    DeferredFields,
+    Event,
+    FieldValue,
+    PlainFields,
+    PlainStep,
+    QueuedEvent,
+    in_full,
+    truncated_with,
+)
 from agentscope.protocols.base import Exporter
 from agentscope.protocols.drop_reasons import SHUTDOWN
 from agentscope.protocols.ids import new_id, sampled
@@ -33,10 +43,6 @@ __all__ = ["Pipeline"]
 
 OVERHEAD, STEP_OVERHEAD = 850, 600
 """What an event takes in memory besides its payloads, about, in bytes; and what a `PlainStep` does."""
-MOST_SEALED = 512
-"""Payloads are sealed while fewer events than this are queued: to encode them later must not take the worker long."""
-PACE, PACE_NS = 61, 15_000_000
-"""They are sealed as well while so many events, or half as many, take longer than this: a backend that hangs makes no burst."""
 
 FIRST_STEP = 100_000_000_000
 """Steps are numbered from here on, which makes twelve digits without a format to say so."""
@@ -66,10 +72,6 @@ class Pipeline:
         self._inherited: list[Worker] = []
         """A parent's workers, never used: their connections are the parent's, and must not be closed by a finalizer here."""
         self.meter = Meter()
-        self.sealing = True
-        """Whether payloads should be sealed, for the worker to encode: as long as few events are queued, or they come slowly."""
-        self._slow = True
-        self._looked_at = 0
         self._begin()
         lifecycle.know(self)
 
@@ -102,7 +104,7 @@ class Pipeline:
         run_id: str,
         step_id: str | None,
         parent_id: str | None,
-        fields: dict[str, Any] | PlainStep,
+        fields: dict[str, FieldValue] | PlainFields | DeferredFields,
         size: int,
         urgent: bool,
     ) -> bool:
@@ -123,14 +125,15 @@ class Pipeline:
             worker.ledger.refused.add(SHUTDOWN)
             return False
         queue = worker.queue
-        if type(fields) is PlainStep:
-            time_ns = fields.started_at + fields.elapsed
-            size += STEP_OVERHEAD
-        else:
-            time_ns = time.time_ns()
+        event: QueuedEvent
+        if isinstance(fields, PlainFields):
+            event = _new(PlainStep, (self._next(), run_id, step_id, parent_id, size + STEP_OVERHEAD, *fields))
+        elif isinstance(fields, DeferredFields):
             size += OVERHEAD
-        seq = self._next()
-        event = _new(Event, (type_, seq, time_ns, run_id, step_id, parent_id, fields, size))
+            event = DeferredEvent(type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields.make, size)
+        else:
+            size += OVERHEAD
+            event = _new(Event, (type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields, size))
         refusal = queue.put(event, urgent, True)
         if refusal is not None:
             if refusal == CROWDED:
@@ -141,10 +144,6 @@ class Pipeline:
             if refusal is not None:
                 worker.ledger.refused.add(refusal)
                 return False
-        if not seq % PACE:
-            self._slow = time_ns - self._looked_at > PACE_NS
-            self._looked_at = time_ns
-        self.sealing = self._slow or len(queue.events) < MOST_SEALED
         if not worker.running:
             lifecycle.started(self)
             worker.start()
@@ -257,13 +256,15 @@ class Pipeline:
         )
 
 
-def _without_payloads(event: Event) -> tuple[Event, bool]:
+def _without_payloads(event: QueuedEvent) -> tuple[QueuedEvent, bool]:
     """The event without the fields that hold payloads, and whether there were any."""
-    told = in_full(event).fields
-    shed = [name for name, value in told.items() if type(value) is bytes]
+    if isinstance(event, DeferredEvent):
+        return event, False
+    full = in_full(event)
+    shed = [name for name, value in full.fields.items() if isinstance(value, bytes)]
     if not shed:
         return event, False
-    kept = {name: value for name, value in told.items() if type(value) is not bytes}
-    kept["truncated"] = sorted({*shed, *told.get("truncated", ())})
-    size = OVERHEAD + sum(len(value) for value in kept.values() if type(value) is str)
-    return event._replace(fields=kept, size=size), True
+    kept: dict[str, FieldValue] = {name: value for name, value in full.fields.items() if name not in shed}
+    kept["truncated"] = truncated_with(full.fields, *shed)
+    size = OVERHEAD + sum(len(value) for value in kept.values() if isinstance(value, str))
+    return full._replace(fields=kept, size=size), True

@@ -7,10 +7,11 @@ is one C call on a deque, a sum or a `SimpleQueue`, each of them re-entrant.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from io import SEEK_CUR, BytesIO
 from queue import Empty, SimpleQueue
 
-from agentscope.events import Event
+from agentscope.events import QueuedEvent
 from agentscope.protocols.drop_reasons import QUEUE_FULL
 
 UNIT = 256
@@ -55,7 +56,7 @@ class EventQueue:
     """Events in the order of their calls, and what they are charged against the bound until they are settled."""
 
     def __init__(self, max_bytes: int, batch_bytes: int) -> None:
-        self.events: deque[Event] = deque()
+        self.events: deque[QueuedEvent] = deque()
         self.wake_at = NEVER
         """Wake the worker when so many events wait. It says so itself before it goes to sleep, so a busy one costs nothing."""
         self._max_units = max(max_bytes // UNIT, 1)
@@ -78,7 +79,7 @@ class EventQueue:
         """What the events that are not settled are charged."""
         return max(self._reserved - self._released, 0) * UNIT
 
-    def put(self, event: Event, urgent: bool, whole: bool = False) -> str | None:
+    def put(self, event: QueuedEvent, urgent: bool, whole: bool = False) -> str | None:
         """Append, or give the reason why not. `urgent` events may use the room that is kept for them.
 
         A `whole` event leaves the last of the room to those without payloads: where it is the one thing in its way, that
@@ -101,11 +102,11 @@ class EventQueue:
             self.ring()
         return None
 
-    def release(self, events: list[Event]) -> None:
+    def release(self, events: Sequence[QueuedEvent]) -> None:
         """These are settled, or on disk only. Called by one thread at a time."""
         self._released += sum(event.size // UNIT + 1 for event in events)
 
-    def take_back(self, events: list[Event]) -> None:
+    def take_back(self, events: Sequence[QueuedEvent]) -> None:
         """These are charged again: they have been read back from disk. Called as `release` is."""
         self._released -= sum(event.size // UNIT + 1 for event in events)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from agentscope.events import RUN, RUN_END, STEP, STEP_END, Event, in_full
+from agentscope.events import RUN, RUN_END, STEP, STEP_END, Event, FieldValue, ReadyEvent, in_full, truncated_with
 
 from .base import Batch, Part
 
@@ -25,7 +25,7 @@ def joined(batch: Batch, runs: bool = True) -> tuple[list[Whole], list[int]]:
 
     A part that the batch is `closing` is sent whatever is there of it. Without `runs`, events of runs stay single.
     """
-    parts: dict[Part, list[Event]] = {}
+    parts: dict[Part, list[ReadyEvent]] = {}
     for event in batch.events:
         if event.step_id is not None or runs:
             parts.setdefault((event.run_id, event.step_id), []).append(event)
@@ -49,13 +49,13 @@ def merged(parts: Sequence[Event]) -> Event:
     type_ = RUN if last.step_id is None else STEP
     if len(parts) == 1:
         return last if last.type == type_ else last._replace(type=type_)
-    fields: dict[str, Any] = {}
+    fields: dict[str, FieldValue] = {}
     for event in parts:
         for name, value in event.fields.items():
             if name == "meta_data" and name in fields:
                 value = _merged_objects(fields[name], value)
             elif name == "truncated":
-                value = sorted({*fields.get(name, ()), *value})
+                value = truncated_with(fields, *(value if isinstance(value, list) else ()))
             fields[name] = value
     parent = next((event.parent_id for event in reversed(parts) if event.parent_id is not None), None)
     return last._replace(type=type_, parent_id=parent, fields=fields, size=sum(event.size for event in parts))

@@ -196,7 +196,7 @@ class Step(_Block, InProcess):
         try:
             given, self._input = self._input, None
             if given is not None:
-                given = captured(given, recorder.limit, recorder.pipeline.sealing)
+                given = captured(given, recorder.limit)
             scope = recorder.runs.enter_below(self.run_id, self.id) if self.parent_id is None else None
             if scope is not None and scope.outer is not None:
                 self.run_id, self.parent_id = scope.run_id, scope.outer.step_id
@@ -240,7 +240,7 @@ class Step(_Block, InProcess):
                 and not recorder.announces
             ):
                 if output is not None:
-                    output = captured(output, recorder.limit, recorder.pipeline.sealing)
+                    output = captured(output, recorder.limit)
                 plain = plain_step(self.name, self.step_type, started_at, elapsed, given, output)
             if plain is not None:
                 size = len(plain.name) + len(plain.input or b"") + len(plain.output or b"")

@@ -213,7 +213,7 @@ class Recorder(Placing):
             run_id, parent_id = place
         pipeline = self.pipeline
         now = started_at = time.time_ns()
-        fields = Fields(self.limit, {}, pipeline.sealing)
+        fields = Fields(self.limit, {})
         # Whatever the caller says, the start lies between that of the run and now: with a latency that is only estimated,
         # steps would change places where they are shown in order.
         if latency_ms is not None:
@@ -272,7 +272,7 @@ class Recorder(Placing):
     def put_in_full(self, step: Step, opened: Opened, output: Any, failed: Any, elapsed: int) -> None:
         """Send a step of which more is told than of most, or that has something to be mended."""
         scope, parent_id, given, started_at, _ = opened
-        fields = Fields(self.limit, {}, self.pipeline.sealing)
+        fields = Fields(self.limit, {})
         if given is not None:
             fields.payload("input", given)
         if step.latency_ms is not None:
@@ -293,7 +293,7 @@ class Recorder(Placing):
 
     def announce(self, step: Step, given: Encoded | None) -> None:
         """Send the start of a step by itself, for a backend that has to know it before what is inside."""
-        fields = Fields(self.limit, {"status": "running", "started_at": time.time_ns()}, self.pipeline.sealing)
+        fields = Fields(self.limit, {"status": "running", "started_at": time.time_ns()})
         fields.payload("input", given)
         fields.step(step.name, step.step_type, None, None, None, None)
         self.put(STEP_START, step.run_id or "", step.id, step.parent_id, fields, urgent=True)
@@ -305,7 +305,7 @@ class Recorder(Placing):
             return False
         began = time.perf_counter_ns()
         values: dict[str, Any] = {"status": "running", "started_at": time.time_ns()}
-        fields = Fields(self.limit, values, self.pipeline.sealing)
+        fields = Fields(self.limit, values)
         fields.name("agent_name", agent_name, default="unknown")
         if external_id is not None:
             fields.name("external_id", external_id)
@@ -340,7 +340,7 @@ class Recorder(Placing):
         return Place(scope.run_id, scope.step_id) if scope is not None and scope.sort == context.REMOTE else None
 
     def _end(self, status: Any, output: Any, error: Any, meta_data: Any) -> Fields:
-        fields = Fields(self.limit, {"ended_at": time.time_ns()}, self.pipeline.sealing)
+        fields = Fields(self.limit, {"ended_at": time.time_ns()})
         fields.status(status, failed=error is not None)
         if output is not None:
             fields.payload("output", output)

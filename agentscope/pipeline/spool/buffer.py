@@ -13,7 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from agentscope.config import Config
-from agentscope.events import Event
+from agentscope.events import QueuedEvent
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.process import threads
 from agentscope.pipeline.process.clock import monotonic
@@ -33,10 +33,10 @@ MEMORY_SHARE = 4
 class Taken(NamedTuple):
     """What one transaction is about."""
 
-    kept: list[Event]
-    dropped: list[tuple[Event, str]]
+    kept: list[QueuedEvent]
+    dropped: list[tuple[QueuedEvent, str]]
     """With their reasons."""
-    missing: list[Event]
+    missing: list[QueuedEvent]
     gone: list[int]
 
 
@@ -53,7 +53,7 @@ class Stage:
         queue: EventQueue,
         ledger: Ledger,
         move: Move,
-        batched: Callable[[], Iterable[Event]],
+        batched: Callable[[], Iterable[QueuedEvent]],
     ) -> None:
         self.spool = spool
         self.order_free = False
@@ -64,9 +64,9 @@ class Stage:
         self._move = move
         self._batched = batched
         self._bell = Bell()
-        self._storing: list[Event] = []
-        self._fresh: deque[Event] = deque()
-        self._old: deque[Event] = deque()
+        self._storing: list[QueuedEvent] = []
+        self._fresh: deque[QueuedEvent] = deque()
+        self._old: deque[QueuedEvent] = deque()
         """Read back."""
         self._fresh_bytes = 0
         self._most_at_once = min(MOST_BYTES, config.spool_max_bytes // 32)
@@ -75,7 +75,7 @@ class Stage:
         self._disk_only = 0
         self._on_disk: set[int] = set()
         """What is in memory and on disk."""
-        self._unsaved: dict[int, Event] = {}
+        self._unsaved: dict[int, QueuedEvent] = {}
         """What is in memory, and could not be written."""
         self._deleting: set[int] = set()
         """What is settled, and perhaps on disk still."""
@@ -111,7 +111,7 @@ class Stage:
 
     # ---- to disk: what the storer calls ----------------------------------------------------------------------------
 
-    def take(self, ready: bool) -> tuple[list[Event], list[Event], list[int]]:
+    def take(self, ready: bool) -> tuple[list[QueuedEvent], list[QueuedEvent], list[int]]:
         """(from the queue, what could not be written before, what is to be deleted); the second only if the disk is `ready`."""
         events = self._queue.events
         with self._move() as allowed:
@@ -121,7 +121,7 @@ class Stage:
                 self._storing.append(events.popleft())
                 size += self._storing[-1].size
                 self._ledger.taken += 1
-            missing: list[Event] = []
+            missing: list[QueuedEvent] = []
             for event in self._unsaved.values() if ready else ():
                 if size >= self._most_at_once or len(missing) >= MOST_EVENTS:
                     break
@@ -163,7 +163,7 @@ class Stage:
         """Nothing is on disk, and nothing has to be deleted."""
         return not self.spooled and not self._deleting
 
-    def _now_saved(self, missing: list[Event]) -> None:
+    def _now_saved(self, missing: list[QueuedEvent]) -> None:
         for event in missing:
             self._doubtful.discard(event.seq)
             if self._unsaved.pop(event.seq, None) is not None:
@@ -171,7 +171,7 @@ class Stage:
             else:
                 self._deleting.add(event.seq)  # it has been settled meanwhile
 
-    def _hand_over(self, events: list[Event], saved: bool) -> None:
+    def _hand_over(self, events: list[QueuedEvent], saved: bool) -> None:
         spilled = []
         for event in events:
             in_turn = self.order_free or not self._disk_only
@@ -250,7 +250,7 @@ class Stage:
                     return False
             return bool(new) or bool(events)
 
-    def next(self) -> Event | None:
+    def next(self) -> QueuedEvent | None:
         """The next event for a batch; old and new ones in turns, if their order does not matter."""
         if self._old and not (self.order_free and self._fresh and self._fresh_next):
             self._fresh_next = True
@@ -270,7 +270,7 @@ class Stage:
                 if free:
                     self.spool.refused()
 
-    def settled(self, events: Iterable[Event]) -> None:
+    def settled(self, events: Iterable[QueuedEvent]) -> None:
         """These have their verdict: they need not be on disk any more."""
         for event in events:
             self._unsaved.pop(event.seq, None)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 
 from agentscope.config import Config
-from agentscope.events import Event
+from agentscope.events import QueuedEvent
 from agentscope.pipeline.delivery import Shipper
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.process import threads
@@ -260,7 +260,7 @@ class Orphan:
             self._cursor = self._end
         return None
 
-    def _settled(self, events: list[Event]) -> None:
+    def _settled(self, events: list[QueuedEvent]) -> None:
         self._gone += [event.seq for event in events]
 
     def _delete(self, outcome: Outcome) -> None:

@@ -9,7 +9,7 @@ from agentscope.events import Event
 from agentscope.pipeline.process import threads
 from agentscope.pipeline.process.clock import monotonic
 from agentscope.pipeline.queue import EventQueue
-from agentscope.pipeline.redaction.sanitize import clean
+from agentscope.pipeline.redaction.redactor import redacted
 from agentscope.protocols.drop_reasons import ENCODE_ERROR
 from agentscope.protocols.json_encode import UNENCODABLE
 
@@ -80,7 +80,7 @@ class Storer:
         taken = Taken([], [], missing, gone)
         rows = [(event.seq, pack(event)) for event in missing]
         for event in events:
-            cleaned = clean(event, self._redact)
+            cleaned = redacted(event, self._redact)
             if isinstance(cleaned, str):
                 taken.dropped.append((event, cleaned))
                 continue
