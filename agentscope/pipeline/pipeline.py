@@ -30,10 +30,11 @@ from agentscope.protocols.drop_reasons import SHUTDOWN
 from agentscope.protocols.ids import new_id, sampled
 from agentscope.types import FlushResult, Stats
 
+from .ledger import Left
 from .process import clock, lifecycle, threads
 from .queue import CROWDED
 from .reporting import say
-from .stats import Left, Meter
+from .stats import Meter
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Pipeline:
             lifecycle.started(self)
             worker.start()
             if worker.finished:
-                worker.shipper.abandon()  # it ended between the check above and the append
+                worker.states.abandon()  # it ended between the check above and the append
         return True
 
     def flush(self, timeout: float) -> FlushResult:
@@ -173,7 +174,7 @@ class Pipeline:
         worker.ask_to_stop(timeout)
         worker.wait_until_stopped()
         worker.wait_for_thread(clock.monotonic() + lifecycle.LAST_GRACE)
-        counts = worker.counts()
+        counts = worker.states.counts()
         return self._result(Left(counts.pending, counts.spooled), before)
 
     def call_before_stop(self, hook: Callable[[], object]) -> None:
@@ -219,8 +220,8 @@ class Pipeline:
     def stats(self) -> Stats:
         worker = self._own_worker()
         ledger = worker.ledger
-        figures = worker.sender.figures
-        accepted, delivered, pending, dropped, spooled = worker.counts()
+        figures = worker.delivery.figures
+        accepted, delivered, pending, dropped, spooled = worker.states.counts()
         return Stats(
             accepted=accepted,
             delivered=delivered,
@@ -228,7 +229,7 @@ class Pipeline:
             pending=pending,
             spooled=spooled,
             recovered=worker.spooling.recovery.recovered if worker.spooling is not None else 0,
-            unfinished=worker.shipper.parked,
+            unfinished=len(worker.states.incomplete),
             queued_bytes=worker.queue.bytes,
             duplicates=ledger.duplicates,
             possibly_duplicated=ledger.possibly_duplicated,
@@ -243,7 +244,7 @@ class Pipeline:
             calls=accepted + ledger.sampled_out.value,
             call_seconds=self.meter.seconds,
             protocol=worker.exporter.protocol,
-            problem=worker.problem or (worker.spooling.stage.spool.problem if worker.spooling is not None else None),
+            problem=worker.problem or (worker.spooling.spool.problem if worker.spooling is not None else None),
         )
 
     def _result(self, left: Left, before: int) -> FlushResult:
