@@ -160,7 +160,9 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
 
     def _failed(self, call: str, error: Exception) -> None:
         # Past `fail_silently=False`, which is for the tracker's own calls: this one is the application's.
-        self._tracker._pipeline.misused("span_not_recorded", f"a span could not be recorded: {type(error).__name__}")
+        self._tracker._pipeline.invalid_call(
+            "span_not_recorded", f"a span could not be recorded: {type(error).__name__}"
+        )
 
 
 class _Reading:

@@ -77,7 +77,7 @@ class Ledger:
     def __init__(self) -> None:
         self.refused = Tallies()
         """Accepted by the caller's reckoning and dropped at the call, by reason."""
-        self.misused = Tallies()
+        self.invalid_calls = Tallies()
         self.shed = Tally()
         self.sampled_out = Tally()
         self.taken = 0

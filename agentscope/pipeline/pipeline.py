@@ -23,7 +23,7 @@ from agentscope.events import (
     PlainStep,
     QueuedEvent,
     in_full,
-    truncated_with,
+    united,
 )
 from agentscope.protocols.base import Exporter
 from agentscope.protocols.drop_reasons import SHUTDOWN
@@ -120,7 +120,7 @@ class Pipeline:
             worker.ledger.sampled_out.add()
             return False
         if threads.callbacks and threads.in_callback():
-            worker.ledger.misused.add("inside_callback")
+            worker.ledger.invalid_calls.add("inside_callback")
             return False
         if self._closed:
             worker.ledger.refused.add(SHUTDOWN)
@@ -210,9 +210,9 @@ class Pipeline:
         self._inherited.append(self._worker)
         self._begin()
 
-    def misused(self, kind: str, message: str) -> None:
+    def invalid_call(self, kind: str, message: str) -> None:
         """Count a call that could not be recorded as it was meant, and say so once."""
-        self._worker.ledger.misused.add(kind)
+        self._worker.ledger.invalid_calls.add(kind)
         if kind not in self._said:
             self._said.add(kind)
             say(message)
@@ -235,7 +235,7 @@ class Pipeline:
             possibly_duplicated=ledger.possibly_duplicated,
             payloads_shed=ledger.shed.value,
             sampled_out=ledger.sampled_out.value,
-            misused=MappingProxyType(ledger.misused.values()),
+            invalid_calls=MappingProxyType(ledger.invalid_calls.values()),
             attempts=ledger.attempts,
             retries=figures.retries,
             requests=figures.requests,
@@ -266,6 +266,6 @@ def _without_payloads(event: QueuedEvent) -> tuple[QueuedEvent, bool]:
     if not shed:
         return event, False
     kept: dict[str, FieldValue] = {name: value for name, value in full.fields.items() if name not in shed}
-    kept["truncated"] = truncated_with(full.fields, *shed)
+    kept["truncated"] = united(full.fields.get("truncated"), shed)
     size = OVERHEAD + sum(len(value) for value in kept.values() if isinstance(value, str))
     return full._replace(fields=kept, size=size), True

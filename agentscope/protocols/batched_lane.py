@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from math import log2
 
-from agentscope.events import Event, ReadyEvent, in_full, truncated_with
+from agentscope.events import Event, ReadyEvent, in_full, united
 
 from .assemble import Whole
 from .base import BUSY, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
@@ -270,4 +270,6 @@ def cut_largest_field(ready: ReadyEvent) -> Event | None:
     size = len(payloads[name])
     start = payloads[name][: size // 8].decode("utf-8", "ignore") if size > 8 * SMALLEST_FIELD else ""
     note = dumps(f"{start}…[cut: {size} bytes of JSON, more than the backend takes]").encode()
-    return event._replace(fields={**event.fields, name: note, "truncated": truncated_with(event.fields, name)})
+    return event._replace(
+        fields={**event.fields, name: note, "truncated": united(event.fields.get("truncated"), [name])}
+    )

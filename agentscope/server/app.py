@@ -28,9 +28,9 @@ from agentscope.server.ingest.intake import Intake
 from agentscope.server.ingest.otlp import OTLP
 from agentscope.server.ingest.voltagent import History
 from agentscope.server.read.api import ReadAPI
-from agentscope.server.read.runs import Views
+from agentscope.server.read.runs import RunReader
 from agentscope.server.read.site import Site
-from agentscope.server.storage.sqlite.store import Store, Unavailable
+from agentscope.server.storage.base import Store, Unavailable, Unsupported
 
 STATIC = Path(__file__).with_name("viewer")
 
@@ -50,12 +50,12 @@ def create_app(
     keys = Keys(api_key)
     limits = limits or Limits()
     intake = Intake(store, limits)
-    views = Views(store, limits, intake.large)
+    reader = RunReader(store, limits, intake.large)
     ingest = Ingest(intake, keys)
     otlp = OTLP(intake, keys)
     history = History(intake, store, keys)
-    api = ReadAPI(store, keys, views)
-    site = Site(store, keys, views, intake.bodies, (STATIC / "style.css").read_bytes())
+    api = ReadAPI(store, keys, reader)
+    site = Site(store, keys, reader, intake.bodies, (STATIC / "style.css").read_bytes())
     hosts = loopback_hosts(8000) if allowed_hosts is None else allowed_hosts
     return Starlette(
         routes=[
@@ -85,6 +85,7 @@ def create_app(
             Refused: _refused,
             DecodeError: _not_decoded,
             Unavailable: _unavailable,
+            Unsupported: _unsupported,
             Exception: _failed,
         },
     )
@@ -107,6 +108,10 @@ async def _not_decoded(request: Request, problem: Exception) -> Response:
 
 async def _unavailable(request: Request, problem: Exception) -> Response:
     return JSONResponse({"detail": f"Try again later: {problem}."}, 503, headers={"Retry-After": "1"})
+
+
+async def _unsupported(request: Request, problem: Exception) -> Response:
+    return JSONResponse({"detail": f"{problem}."}, 501)
 
 
 async def _failed(request: Request, problem: Exception) -> Response:

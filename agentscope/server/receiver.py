@@ -25,7 +25,7 @@ except ImportError as missing:
 from agentscope.server.http.connection import BoundedProtocol
 from agentscope.server.http.limits import Limits
 from agentscope.server.http.security import loopback_hosts
-from agentscope.server.storage.sqlite.store import Store
+from agentscope.server.storage.sqlite.store import SQLiteStore
 
 from .app import create_app
 
@@ -73,7 +73,7 @@ class Receiver:
         self._retention_days = retention_days
         self._allowed_hosts = tuple(allowed_hosts)
         self._limits = limits or Limits()
-        self._store: Store | None = None
+        self._store: SQLiteStore | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._ended: Callable[[], None] = _nothing
@@ -87,7 +87,7 @@ class Receiver:
         return f"http://[{shown}]:{self._port}" if _is_ipv6(shown) else f"http://{shown}:{self._port}"
 
     @property
-    def store(self) -> Store:
+    def store(self) -> SQLiteStore:
         """What it stores into. Raises `RuntimeError` before the start."""
         if self._store is None:
             raise RuntimeError("the receiver was not started")
@@ -98,7 +98,7 @@ class Receiver:
         listener = _listen(self._host, self._port)
         try:
             self._port = listener.getsockname()[1]
-            self._store = Store(self._db, retention_days=self._retention_days)
+            self._store = SQLiteStore(self._db, retention_days=self._retention_days)
         except BaseException:
             listener.close()
             raise

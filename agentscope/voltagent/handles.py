@@ -16,8 +16,9 @@ from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.text import text
 from agentscope.tracker.context import HANDLE, Scope
-from agentscope.tracker.fields import Fields
+from agentscope.tracker.fields import LONGEST_SHOWN, Fields, outcome
 from agentscope.tracker.handles import InProcess, _Block
 from agentscope.tracker.never_raise import safe
 from agentscope.tracker.recorder import Recorder
@@ -31,6 +32,9 @@ from .types import AgentOptions, MemoryOptions, RetrieverOptions, TimelineEvent,
 Given = Mapping[str, Any]
 H = TypeVar("H", bound="Handle")
 S = TypeVar("S", bound="Operation")
+
+_ATTRIBUTES = frozenset({"id", "trace_id", "agent_id"})
+"""The public attributes that handles have."""
 
 _refused = safe(lambda *_: REFUSED)
 
@@ -73,10 +77,6 @@ class Handle(_Block, InProcess, Ready[Any]):
         except BaseException:  # in the middle of anything, or at the very end of the process
             pass
 
-    def _failed(self, call: str, error: Exception) -> None:
-        if self._recorder is not None:
-            self._recorder._failed(call, error)
-
     def _open(self, recorder: Recorder) -> Scope | None:
         part = self._part
         return recorder.runs.enter(part.run_id, part.step_id, opened_as=self.trace_id, sort=HANDLE)
@@ -85,7 +85,8 @@ class Handle(_Block, InProcess, Ready[Any]):
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
         book, part = self._book, self._part
         if book is not None and not book.is_over(part):
-            book.end(part, "failed" if error is not None else part.status or "completed", error=error)
+            book.end(part, outcome(error) if error is not None else part.status or "completed", error=error)
+            self._check_attributes(book)
 
     @_refused
     def update(self, **changes: Any) -> Settled[bool]:
@@ -97,7 +98,18 @@ class Handle(_Block, InProcess, Ready[Any]):
         return _told(self._book is not None and self._book.update(self._part, spread(None, changes, _nothing())))
 
     def _end(self, status: str, **told: Any) -> Settled[bool]:
-        return _told(self._book is not None and self._book.end(self._part, status, **told))
+        book = self._book
+        if book is None or not book.end(self._part, status, **told):
+            return REFUSED
+        self._check_attributes(book)
+        return ACCEPTED
+
+    def _check_attributes(self, book: Book) -> None:
+        """Count an attribute that the caller set on the handle: nothing of it is recorded."""
+        for name in list(self.__dict__):
+            if name not in _ATTRIBUTES and not name.startswith("_"):
+                told = f"{text(name, LONGEST_SHOWN)!r} was set on a handle, which records nothing: pass it to update()"
+                book.recorder.invalid_call("unknown_field", told)
 
 
 class Operation(Handle):
@@ -179,7 +191,7 @@ class _Around(Handle):
     def _say_late(self, book: Book) -> None:
         if self._part.ended:
             sentence = "something was added to a trace or an agent that has ended; it is recorded all the same"
-            book.recorder.misused("added_after_end", sentence)
+            book.recorder.invalid_call("added_after_end", sentence)
 
 
 class Agent(_Around, Operation):

@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from agentscope.events import RUN_END, RUN_UPDATE, STEP_END, STEP_UPDATE
 from agentscope.protocols.ids import new_id
-from agentscope.serialization.snapshot import text
 from agentscope.tracker.context import MOST_OPEN_RUNS, bounded
 from agentscope.tracker.fields import Fields
-from agentscope.tracker.recorder import LONGEST_ID, Recorder
+from agentscope.tracker.recorder import Recorder, id_of
 
 from .options import (
     FINAL,
     add_error,
+    add_fields,
     add_metadata,
-    add_tags,
     add_usage,
     level_of,
     moment_of,
     status_of,
-    tags_of,
     take,
 )
 
@@ -92,7 +90,7 @@ class Book:
         runs, run_id = self.runs, id_of(trace_id) or new_id()
         if not runs.has_ended(run_id):
             sentence = "a trace was named that was not begun in this process; what is said of it is sent all the same"
-            self.recorder.misused("unknown_run", sentence)
+            self.recorder.invalid_call("unknown_run", sentence)
         place = runs.placed(run_id)
         part = Part(place.run_id, place.parent_id, None, "unknown", "agent", 0)
         part.is_trace = True
@@ -104,18 +102,18 @@ class Book:
         """Record what has changed. A final status is the end only where `ends` says so; else the end will repeat it."""
         recorder = self.recorder
         if self.is_over(part):
-            recorder.misused("updated_after_end", "an update came for something that has ended, and is left out")
+            recorder.invalid_call("updated_after_end", "an update came for something that has ended, and is left out")
             return False
         fields = Fields(recorder.limit, {})
         status = status_of(take(given, "status"), fields)
-        level, tags = level_of(take(given, "level"), fields), take(given, "tags")
+        level = level_of(take(given, "level"), fields)
         own = {"version": take(given, "version")}
+        add_fields(fields, given, of_run=part.step_id is None)
         if part.step_id is None:
             own["level"] = level
             own["completionStartTime"] = take(given, "completionStartTime", "completion_start_time")
-            add_tags(fields, tags)
         else:
-            own["tags"] = tags_of(tags, fields)
+            own["tags"] = fields.texts_of("tags", take(given, "tags"))
             if level is not None:
                 fields.values["level"] = level
             name = take(given, "name")
@@ -127,7 +125,8 @@ class Book:
         self._results(fields, take(given, "output"), take(given, "usage"), error)
         fields.payload("input", take(given, "input"))
         metadata = take(given, "metadata")
-        add_metadata(fields, given, metadata, {name: value for name, value in own.items() if value is not None})
+        known = {name: value for name, value in own.items() if value is not None}
+        add_metadata(fields, given, metadata, known, of_run=part.step_id is None)
         if status is not None:
             fields.values["status"] = status
             part.status = status if status in FINAL else None
@@ -159,7 +158,7 @@ class Book:
         fields = Fields(self.recorder.limit, {"status": status})
         self._results(fields, output, usage, error)
         if metadata is not None:
-            add_metadata(fields, {}, metadata)
+            add_metadata(fields, {}, metadata, of_run=part.step_id is None)
         accepted = self._end(part, fields, ended_at)
         if fields.mended:
             self.recorder.say_mended(fields)
@@ -223,7 +222,7 @@ class Book:
         return accepted
 
     def _say_ended(self) -> None:
-        self.recorder.misused("ended_twice", "something was ended again that has ended; how it ended first stands")
+        self.recorder.invalid_call("ended_twice", "something was ended again that has ended; how it ended first stands")
 
     def _remove(self, part: Part) -> None:
         if self.parts.get(part.id) is part:
@@ -231,11 +230,6 @@ class Book:
         kept = self._kept()
         if kept:
             kept.pop(part.id, None)
-
-
-def id_of(value: Any) -> str | None:
-    """An id that a caller named; None if it named none, or an empty one."""
-    return None if value is None else text(value, LONGEST_ID) or None
 
 
 class Part:

@@ -146,7 +146,7 @@ class VoltAgentSDK(Face):
         """Record what has changed in something that goes on: as `update` of its handle, but a final status ends it."""
         part = self._book.find(event_id)
         if part is None and self._recorder.enabled:
-            self._recorder.misused("unknown_event", "update_event() knows no event that goes on under this id")
+            self._recorder.invalid_call("unknown_event", "update_event() knows no event that goes on under this id")
         return REFUSED if part is None else self._update(part, changes)
 
     # ---- delivery --------------------------------------------------------------------------------------------------

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from agentscope import Stats, Tracker, create_tracker
 from agentscope.server.receiver import Receiver
-from tests.support.chaos import BAD_WAITS, Chaos
+from tests.support.fault_plans import BAD_WAITS, Chaos
 from tests.support.faults import MISCOUNTS
 from tests.support.proxy import FaultProxy
 from tests.support.stored import get, stored_runs, stored_steps
 from tests.support.wait import until
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.long
 
 STEPS = 400
 LONGEST = 2.0

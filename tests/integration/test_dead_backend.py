@@ -8,7 +8,7 @@ from benchmarks.dead_backend import faults, measured
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize("mode", ["refuse", "hang"])

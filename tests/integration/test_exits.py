@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentscope.server.receiver import Receiver
-from tests.support.interrupting import CTRL_C_TWICE
+from tests.support.ctrl_c import CTRL_C_TWICE
 from tests.support.program import ROOT, Result, run_program
 from tests.support.proxy import FaultProxy
 from tests.support.stored import stored_steps
@@ -21,7 +21,7 @@ from tests.support.wait import until
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Coverage has a handler of its own for SIGTERM, and warns of processes that end early: programs here run without it."""
-    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 # Events wait for ten minutes here, and an end for one: what is sent before that is sent by the end.

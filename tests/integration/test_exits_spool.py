@@ -11,11 +11,11 @@ import pytest
 
 from agentscope import create_tracker
 from agentscope.server.receiver import Receiver
-from tests.support.heir import in_file, inherit
-from tests.support.interrupting import CTRL_C_TWICE
+from tests.support.ctrl_c import CTRL_C_TWICE
 from tests.support.patient import wait_for_disk
 from tests.support.program import Result, run_program, start_program
 from tests.support.proxy import FaultProxy
+from tests.support.spool_recovery import events_in_file, send_what_is_left
 from tests.support.stored import stored_steps
 from tests.support.wait import until
 
@@ -23,7 +23,7 @@ from tests.support.wait import until
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Coverage has a handler of its own for SIGTERM, and warns of processes that end early: programs here run without it."""
-    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 PROGRAM = """
@@ -41,7 +41,7 @@ PROGRAM = """
     {ending}
 """
 
-QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_START": ""}
+QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_CONFIG": ""}
 """Since 3.12 Python itself warns of any fork beside a thread. And coverage's tracer takes a lock with every new file, which may
 be locked in the child for ever."""
 
@@ -88,7 +88,7 @@ def test_with_a_spool_the_next_process_sends_what_a_sudden_end_left(
     result = run(receiver.url, f"{STORED}\n    {ending}", spool, steps=10)
     assert result.returncode == status
     assert stored_steps(receiver.url) == []
-    assert inherit(receiver.url, spool) == 11
+    assert send_what_is_left(receiver.url, spool) == 11
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(10))
 
 
@@ -103,7 +103,7 @@ def test_with_a_spool_what_the_end_cannot_deliver_is_kept_for_the_next_process(
         assert result.returncode == 0
         assert "kept in the spool" in result.stderr
         proxy.set("pass")
-        assert inherit(proxy.url, spool) == 11
+        assert send_what_is_left(proxy.url, spool) == 11
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(10))
 
 
@@ -129,7 +129,7 @@ def test_with_a_spool_a_killed_child_leaves_its_own_which_is_sent_once(receiver:
     result = run(receiver.url, ending, spool, at_last="print(tracker.stats().recovered)")
     assert (result.returncode, result.stderr) == (0, "")
     # The parent looks for what others have left, too: it sends it if it is still there by then.
-    assert int(result.stdout) + inherit(receiver.url, spool) == 1
+    assert int(result.stdout) + send_what_is_left(receiver.url, spool) == 1
     assert sorted(stored_steps(receiver.url)) == ["child", "step 0"]
 
 
@@ -188,7 +188,7 @@ def left_behind(receiver: Receiver, spool: Path, ending: str, limits: str) -> Re
         took = time.monotonic() - float(result.stdout)
         assert took < 45  # 0.8 s of patience at most, and the machine's leisure; all other limits are a minute
         proxy.set("pass")
-        assert inherit(proxy.url, spool) == 11
+        assert send_what_is_left(proxy.url, spool) == 11
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(10))
     return result
 
@@ -230,9 +230,9 @@ def test_when_a_function_returns_what_it_could_not_deliver_is_in_the_spool(
         until(lambda: tracker.stats().spooled == 3)  # by now, unless the machine has much else to do
         stats = tracker.stats()
         (database,) = spool.glob("*.db")
-        assert (stats.accepted, stats.spooled, stats.pending, in_file(database)) == (3, 3, 0, 3)
+        assert (stats.accepted, stats.spooled, stats.pending, events_in_file(database)) == (3, 3, 0, 3)
         tracker.shutdown(0)
         proxy.set("pass")
-        assert inherit(proxy.url, spool) == 3
+        assert send_what_is_left(proxy.url, spool) == 3
     assert sorted(stored_steps(receiver.url)) == ["step"]
     assert list(spool.glob("*-2.*")) == []  # the request that came back after the end has opened nothing anew

@@ -35,7 +35,7 @@ FORKS = """
 """
 
 
-UNMEASURED = {"COVERAGE_PROCESS_START": ""}
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
 """Coverage's tracer takes a lock with every new file, and leaves it locked in the child if a thread forks beside it: a child that
 hangs for that is not ours."""
 

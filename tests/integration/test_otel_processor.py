@@ -21,7 +21,7 @@ from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.inbound.patches import patches_of
 from agentscope.server.receiver import Receiver
 from tests.support import patient
-from tests.support.reading import get, only_run
+from tests.support.read_api import get, only_run
 from tests.support.recording import balanced
 
 
@@ -185,7 +185,7 @@ def test_nothing_raises_into_the_application(tracker: Tracker) -> None:
     provider = TracerProvider()
     provider.add_span_processor(processor)
     an_agent(provider.get_tracer("x"))
-    assert tracker.stats().misused["span_not_recorded"] == 4
+    assert tracker.stats().invalid_calls["span_not_recorded"] == 4
 
 
 def test_a_model_call_without_an_agent_around_it_is_a_run_with_one_step(
@@ -257,5 +257,5 @@ def test_no_method_raises_even_where_the_calls_of_the_tracker_do() -> None:
     provider.add_span_processor(AgentScopeSpanProcessor(tracker, only=lambda span: bool(1 / 0)))
     provider.get_tracer("a.framework").start_span("step").end()
     assert not provider.force_flush(50)
-    assert tracker.stats().misused == {"span_not_recorded": 1}
+    assert tracker.stats().invalid_calls == {"span_not_recorded": 1}
     tracker._pipeline.shutdown(0.0)

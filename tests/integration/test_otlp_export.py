@@ -14,7 +14,7 @@ from agentscope.exporters.voltagent import VoltAgentExporter
 from agentscope.server.receiver import Receiver
 from tests.support import patient
 from tests.support.proxy import FaultProxy
-from tests.support.reading import get
+from tests.support.read_api import get
 from tests.support.recording import balanced
 from tests.support.wait import until
 

@@ -9,7 +9,7 @@ import pytest
 
 from agentscope import Stats, Tracker, create_tracker
 from agentscope.server.receiver import Receiver
-from tests.support.chaos import ABSURD_WAITS, BAD_WAITS, GOOD_WAITS
+from tests.support.fault_plans import ABSURD_WAITS, BAD_WAITS, GOOD_WAITS
 from tests.support.faults import MISCOUNTS
 from tests.support.patient import be_patient
 from tests.support.proxy import FaultProxy

@@ -21,7 +21,7 @@ from tests.support.receiver import Client, at, run_end, run_start, step
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
 # Each would set the title, or the document, if it were taken for anything but text.
 XSS = [

@@ -15,7 +15,7 @@ import voltagent
 from voltagent import TokenUsage
 
 from agentscope.server.receiver import Receiver
-from tests.support.reading import get, only_run, outline
+from tests.support.read_api import get, only_run, outline
 
 Example = Callable[[Any], Awaitable[Any]]
 

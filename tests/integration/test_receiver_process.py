@@ -128,14 +128,16 @@ def test_a_missing_extra_is_named_in_the_error(
     module: ModuleType, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, module.__name__)
     with pytest.raises(ConfigurationError, match=re.escape("pip install -e '.[server]'")):
-        runpy.run_path(str(module.__file__))
+        runpy.run_module(module.__name__)
 
 
 @pytest.mark.parametrize(("module", "missing"), [(strict_json, "orjson"), (body, "zstandard")])
 def test_the_quick_libraries_may_be_missing(module: ModuleType, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
-    assert runpy.run_path(str(module.__file__))[missing] is None
+    monkeypatch.delitem(sys.modules, module.__name__)
+    assert runpy.run_module(module.__name__)[missing] is None
 
 
 def test_a_server_that_fails_is_logged_and_ends_the_foreground(

@@ -6,7 +6,7 @@ from agentscope.server.receiver import Receiver
 from tests.support.program import run_program
 from tests.support.stored import stored_steps
 
-UNMEASURED = {"COVERAGE_PROCESS_START": ""}
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
 """A thousand signals a second and coverage's tracer, which has locks of its own, sometimes stop each other for good."""
 
 

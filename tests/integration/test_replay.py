@@ -14,6 +14,7 @@ import pytest
 
 from agentscope import create_tracker
 from agentscope.cli import replay
+from agentscope.cli.main import main
 from agentscope.cli.replay import run_replay
 from agentscope.pipeline.spool import directory as spooldir
 from agentscope.server.receiver import Receiver
@@ -217,8 +218,6 @@ def test_a_system_without_such_locks_says_so(
     def denied(*_: object) -> Iterator[spooldir.Claim]:
         raise spooldir.Denied("this system has no locks that end with their process")
 
-    from agentscope.cli.main import main as cli
-
     monkeypatch.setattr(spooldir, "orphans", denied)
-    assert cli.main(["replay", "--spool-dir", str(tmp_path / "spool")]) == 1
+    assert main(["replay", "--spool-dir", str(tmp_path / "spool")]) == 1
     assert "no locks" in capsys.readouterr().err

@@ -31,10 +31,10 @@ from agentscope.pipeline.process import threads
 from agentscope.server.receiver import Receiver
 from agentscope.voltagent import VoltAgentSDK
 from tests.integration.test_transport import TLSServer
-from tests.support.canary import SECRET
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
 from tests.support.receiver import Client
+from tests.support.secret_search import SECRET
 from tests.support.stored import stored_runs, stored_steps
 from tests.support.wait import until
 

@@ -158,7 +158,7 @@ def test_a_wrong_limit_is_counted_and_the_default_used(tracker: Tracker) -> None
     wrong: Any = "soon"
     handler = tracker.lambda_handler(lambda event, context: "done", margin=wrong)
     assert handler({}, None) == "done"
-    assert tracker.stats().misused == {"wrong_type": 1}
+    assert tracker.stats().invalid_calls == {"wrong_type": 1}
 
 
 def test_a_tracker_that_is_switched_off_flushes_nothing_and_changes_nothing() -> None:

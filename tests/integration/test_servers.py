@@ -14,7 +14,7 @@ from tests.support.servers import CELERY, GUNICORN, ONCE_EACH, REQUESTS, Servers
 from tests.support.stored import stored_steps
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from agentscope.server.receiver import Receiver
-from tests.support.heir import in_file, inherit
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
 from tests.support.servers import CELERY, GUNICORN, ONCE_EACH, REQUESTS, Server, Servers, needs, needs_uwsgi, uwsgi
+from tests.support.spool_recovery import events_in_file, send_what_is_left
 from tests.support.stored import stored_steps
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def servers(proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def files(tmp_path: Path) -> Iterator[Path]:
     """The spool, in which no event is left when all is over. The last process may end before it has deleted an empty file."""
     yield tmp_path / "spool"
-    assert [in_file(database) for database in (tmp_path / "spool").glob("*.db") if in_file(database)] == []
+    assert [
+        events_in_file(database) for database in (tmp_path / "spool").glob("*.db") if events_in_file(database)
+    ] == []
 
 
 def stored(receiver: Receiver) -> dict[str, int]:
@@ -222,6 +224,6 @@ def test_green_threads_reach_the_disk_while_the_backend_hangs_and_wait_for_nothi
     assert result.stdout == "101 0 101 True\n", result.stderr
     assert "101 events are kept in the spool" in result.stderr
     proxy.set("pass")
-    assert inherit(proxy.url, files) == 101
+    assert send_what_is_left(proxy.url, files) == 101
     names = sorted(f"{number}.{i}" for number in range(10) for i in range(10))
     assert sorted(stored_steps(receiver.url)) == names

@@ -14,9 +14,10 @@ from agentscope.server.storage.sqlite.schema import open_writer
 from benchmarks.soak.verdict import END, START, Promise, Verdict, judge
 from tests.support.command import run
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(600)]
 
-
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.timing(reason="the machine must find the time to be killed in")
 def test_what_was_promised_is_stored_once_though_everything_is_killed_and_the_network_breaks(tmp_path: Path) -> None:
     """Two seeds: after the one the spool is emptied by `agentscope replay`, after the other by a producer that goes on."""
     seeds = soaked(tmp_path / "found.json", seconds=6)

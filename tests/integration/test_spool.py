@@ -20,7 +20,7 @@ from tests.support.recording import balanced
 from tests.support.stored import get, stored_runs, stored_steps
 from tests.support.wait import until
 
-UNMEASURED = {"COVERAGE_PROCESS_START": "", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
 """Coverage's tracer takes a lock that a child of a fork beside threads never gets. Since 3.12 Python warns of such forks."""
 PROGRAM = """
     import atexit, os, signal, sys, time

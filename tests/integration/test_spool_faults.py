@@ -21,7 +21,7 @@ from tests.support.stored import get, stored_steps
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """The faults of the disk would meet coverage's own files, too."""
-    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 PROGRAM = """

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ..support import patient, reading
+from ..support import patient, read_api
 from ..support.command import ROOT, run
 from ..support.faults import MODES
 from ..support.program import Result
@@ -85,12 +85,12 @@ def statuses(run: dict[str, Any]) -> set[str]:
 
 def test_quick_start(url: str, receiver: Any, tmp_path: Path) -> None:
     run_example("🚀 Quick Start", url, tmp_path)
-    run = reading.only_run(receiver.url)
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["tokens_used"]) == ("customer-support-v1", "completed", 235)
     assert run["input"] == {"query": "How to reset my password?"}
     assert (run["user_id"], run["conversation_id"]) == ("user-123", "conv-456")
     assert (run["tags"], run["source"]) == (["support", "password-reset"], "voltagent")
-    assert reading.outline(run) == ["agent Support Agent", ["tool_call knowledge-base-search"]]
+    assert read_api.outline(run) == ["agent Support Agent", ["tool_call knowledge-base-search"]]
     assert statuses(run) == {"completed"}
     agent, tool = steps(run)["Support Agent"], steps(run)["knowledge-base-search"]
     assert agent["output"] == {"response": "Password reset link sent!"}
@@ -105,9 +105,9 @@ def test_quick_start(url: str, receiver: Any, tmp_path: Path) -> None:
 
 def test_weather(url: str, receiver: Any, tmp_path: Path) -> None:
     run_example("Simple Weather Agent", url, tmp_path)
-    run = reading.only_run(receiver.url)
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["tokens_used"]) == ("weather-agent-v1", "completed", 75)
-    assert reading.outline(run) == ["agent Weather Agent", ["tool_call weather_api", "memory cache_weather"]]
+    assert read_api.outline(run) == ["agent Weather Agent", ["tool_call weather_api", "memory cache_weather"]]
     assert statuses(run) == {"completed"}
     assert steps(run)["Weather Agent"]["output"] == {"response": "It's 22°C and sunny in Istanbul!"}
     assert steps(run)["cache_weather"]["output"] == {"cached": True, "expires_in": 3600}
@@ -115,9 +115,9 @@ def test_weather(url: str, receiver: Any, tmp_path: Path) -> None:
 
 def test_research(url: str, receiver: Any, tmp_path: Path) -> None:
     run_example("Multi-Agent Research Workflow", url, tmp_path)
-    run = reading.only_run(receiver.url)
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["tokens_used"]) == ("research-orchestrator", "completed", 1030)
-    assert reading.outline(run) == [
+    assert read_api.outline(run) == [
         "agent Research Agent",
         ["retrieval web_search"],
         "agent Summary Agent",
@@ -129,9 +129,9 @@ def test_research(url: str, receiver: Any, tmp_path: Path) -> None:
 
 def test_error_handling(url: str, receiver: Any, tmp_path: Path) -> None:
     run_example("Error Handling", url, tmp_path)
-    run = reading.only_run(receiver.url)
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"]) == ("test-agent", "completed")
-    assert reading.outline(run) == ["agent Risky Agent!", ["tool_call external_api!"]]
+    assert read_api.outline(run) == ["agent Risky Agent!", ["tool_call external_api!"]]
     agent, tool = steps(run)["Risky Agent"], steps(run)["external_api"]
     # The document defines no such function.
     assert (tool["error"]["type"], tool["error"]["message"]) == ("NameError", "name 'call_external_api' is not defined")
@@ -156,10 +156,10 @@ def test_the_fragments_of_the_guide_joined(url: str, receiver: Any, tmp_path: Pa
     done = run_program(joined_guide(), url, tmp_path)
     # It says "if needed" of the error after the success.
     assert done.stderr == "agentscope: something was ended again that has ended; how it ended first stands\n"
-    run = reading.only_run(receiver.url)
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["tokens_used"]) == ("customer-support-v1", "completed", 365)
     assert {key: run["meta_data"][key] for key in ("priority", "source")} == {"priority": "high", "source": "web-chat"}
-    assert reading.outline(run) == [
+    assert read_api.outline(run) == [
         "agent Support Agent",
         [
             "tool_call knowledge-base-search",

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.support.exchange import Answer, Exchange, Gone, Request
+from tests.support.proxy_connection import Answer, Exchange, Gone, Request
 
 MODES: dict[str, Callable[..., None]] = {}
 """By name. Each is called with the exchange, the request, and its options."""

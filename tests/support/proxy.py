@@ -5,7 +5,7 @@
         ...
         proxy.set("pass")
 
-What it can do to a request is in `faults`, function by function; `chaos` makes endless plans of it.
+What it can do to a request is in `faults`, function by function; `fault_plans` makes endless plans of it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.support.exchange import Exchange, Gone, Request
 from tests.support.faults import MODES
+from tests.support.proxy_connection import Exchange, Gone, Request
 
 
 class FaultProxy:

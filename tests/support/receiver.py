@@ -138,7 +138,7 @@ def raw(url: str, request: bytes) -> bytes:
 
 _PROGRAM = """
 import functools, json, sys
-from agentscope.server import serve
+from agentscope.server import receiver as serve
 serve.Limits = functools.partial(serve.Limits, **json.loads("".join(sys.argv[2:]) or "{}"))
 serve.serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flush=True))
 """

@@ -87,8 +87,8 @@ class Recording:
         return only
 
     @property
-    def misused(self) -> dict[str, int]:
-        return dict(self.tracker.stats().misused)
+    def invalid_calls(self) -> dict[str, int]:
+        return dict(self.tracker.stats().invalid_calls)
 
 
 def balanced(stats: Stats) -> bool:

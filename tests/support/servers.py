@@ -108,10 +108,10 @@ class Server:
             "PYTHONWARNINGS": "ignore",  # gevent and celery have much to say, on how they are run here
             "TARGET": url,
             "INTERVAL": "60",
-            "COVERAGE_PROCESS_START": "",
+            "COVERAGE_PROCESS_CONFIG": "",
             **environment,
         }
-        variables.pop("COVERAGE_PROCESS_START")  # its tracer hangs in children that are forked beside a thread
+        variables.pop("COVERAGE_PROCESS_CONFIG")  # its tracer hangs in children that are forked beside a thread
         self.port = port
         self._tells = folder / "stats.sock" if "stats.sock" in command else None
         self._log = (folder / "log").open("a+")

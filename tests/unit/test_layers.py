@@ -39,6 +39,7 @@ HOMES = {
     "tenacity": ("agentscope.pipeline.retry",),
     "orjson": ("agentscope.serialization.snapshot", "agentscope.protocols.json_decode"),
     "zstandard": ("agentscope.protocols.compression", "agentscope.server.http.body"),
+    "typing_extensions": ("agentscope.tracker.tracker",),  # for type checkers only
     "starlette": ("agentscope.server.*",),
     "opentelemetry": ("agentscope.integrations.otel",),
     "uvicorn": ("agentscope.server.receiver", "agentscope.server.http.connection"),

@@ -20,7 +20,13 @@ from .vocabulary import CANCELLED, STEP_TYPES, verb_of
 SESSION = "history"
 """Session of all patches that come by these calls: their order is that of arrival."""
 
-_RUN_STATUSES = {"working": "running", "running": "running", "completed": "completed", "error": "failed"}
+_RUN_STATUSES = {
+    "working": "running",
+    "running": "running",
+    "completed": "completed",
+    "error": "failed",
+    CANCELLED: CANCELLED,
+}
 _STEP_STATUSES = {"running": "running", "completed": "completed", "error": "failed", CANCELLED: CANCELLED}
 _ENDED = frozenset({"completed", "failed", CANCELLED})
 _USUAL_LEVELS = frozenset({"INFO", "ERROR"})
@@ -230,6 +236,10 @@ def _event_details(record: Mapping[str, Any], status: str | None) -> dict[str, A
     for key, usual in (("displayName", name), ("id", name), ("instructions", None)):
         if key in meta_data and meta_data[key] == usual:
             del meta_data[key]
+    parameters: Any = meta_data.get("modelParameters")
+    for key in ("model", "provider") if isinstance(parameters, dict) else ():
+        if isinstance(parameters.get(key), str):
+            found[key] = parameters[key]
     if isinstance(meta_data.get("usage"), dict):
         found["usage"] = meta_data.pop("usage")
     if "event_type" in record and record["event_type"] not in STEP_TYPES:

@@ -178,10 +178,12 @@ class _Making:
         self.put("event_name", event_name(event_type, verb))
         self.put("parent_event_id", parent_event_id)
 
-    def own(self, agent_id: str | None) -> dict[str, str]:
+    def own(self, agent_id: str | None) -> dict[str, Any]:
         """What the metadata of a step always says, unless the user says otherwise."""
         name = self.text("name")
-        found = {"displayName": name, "id": name, "agentId": agent_id}
+        found: dict[str, Any] = {"displayName": name, "id": name, "agentId": agent_id}
+        model = {field: value for field in ("model", "provider") if (value := self.text(field)) is not None}
+        found["modelParameters"] = model or None
         return {key: value for key, value in found.items() if value is not None}
 
     def text(self, field: str) -> str | None:

@@ -16,10 +16,10 @@ from starlette.requests import Request
 from agentscope.protocols.agentscope.decode import Batch, DecodeError
 from agentscope.protocols.agentscope.fields import time_text
 from agentscope.protocols.json_decode import weight_of
+from agentscope.server.clock import Clock
 from agentscope.server.http.body import JSON, Bodies, inflate, told_size
 from agentscope.server.http.limits import Limits, Refused
-from agentscope.server.storage.sqlite.append import Counts
-from agentscope.server.storage.sqlite.store import Store
+from agentscope.server.storage.base import IngestCounts, Store
 
 T = TypeVar("T")
 
@@ -58,6 +58,7 @@ class Intake:
         self.large = self._lanes[-1][2]
         """Held by what takes much memory, whether it comes in or goes out."""
         self._seq = itertools.count()
+        self._clock = Clock()
 
     @asynccontextmanager
     async def hold(self, request: Request, *content_types: str) -> AsyncIterator[Held]:
@@ -131,7 +132,7 @@ class Intake:
         del body
         return True, decode(held.pop())  # which may let go of it as soon as it has been read
 
-    async def commit(self, batch: Batch) -> Counts:
+    async def commit(self, batch: Batch) -> IngestCounts:
         """Store a batch, and come back when it is on disk. Raises `Unavailable` when nothing was stored."""
         return await asyncio.wrap_future(self._store.ingest(batch))
 
@@ -145,7 +146,7 @@ class Intake:
 
     def now(self) -> str:
         """The receiver's clock in the form of `Patch.time`, for what came without a time of its own."""
-        return time_text(datetime.fromtimestamp(self._store.now(), timezone.utc))
+        return time_text(datetime.fromtimestamp(self._clock(), timezone.utc))
 
     def next_seq(self) -> int:
         """The next number for an event that came without one: the order of arrival."""

@@ -17,7 +17,7 @@ from agentscope.protocols.otlp.wire.model import SpanGroup, Unreadable
 from agentscope.server.http.body import content_type
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
-from agentscope.server.storage.sqlite.store import Unavailable
+from agentscope.server.storage.base import Unavailable
 
 from .intake import Intake
 

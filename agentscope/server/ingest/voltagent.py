@@ -29,8 +29,8 @@ from agentscope.protocols.voltagent.decode import (
 from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
+from agentscope.server.storage.base import Store, Unavailable
 from agentscope.server.storage.fold import fold
-from agentscope.server.storage.sqlite.store import Store, Unavailable
 
 from .intake import Held, Intake
 
@@ -71,7 +71,7 @@ class History:
         def decode(body: bytes) -> tuple[str, Patch | None]:
             record = read(body)
             run_id = record.get("id") or self._made_id(request, "history")
-            if any(patch.type == RUN_START for patch in self._store.patches(run_id)):
+            if any(patch.type == RUN_START for patch in self._patches(run_id, None)):
                 return run_id, None
             # Of two calls that come at once the store keeps one: they are the same event.
             return run_id, run_started(record, run_id, self._arrival(str(uuid.uuid5(_SPACE, f"start:{run_id}"))))
@@ -134,12 +134,15 @@ class History:
         await self._intake.commit(Batch(str(uuid.uuid4()), SESSION, [patch], [], {}))
 
     def _history_of(self, run_id: str) -> dict[str, Any]:
-        patches = self._store.patches(run_id)
+        patches = self._patches(run_id, None)
         return history_view(run_id, fold(patches) if patches else {}, self._intake.now())
 
     def _event_of(self, event: dict[str, Any]) -> dict[str, Any]:
-        patches = self._store.patches(event["run_id"], event["step_id"])
+        patches = self._patches(event["run_id"], event["step_id"])
         return changed_view(event, fold(patches) if patches else {}, self._intake.now())
+
+    def _patches(self, run_id: str, step_id: str | None) -> list[Patch]:
+        return [event.patch() for event in self._store.item_events(run_id, step_id)]
 
     def _arrival(self, event_id: str) -> Arrival:
         return Arrival(event_id, self._intake.now(), self._intake.next_seq())

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from agentscope.server.storage.sqlite.queries import RunQuery
+from agentscope.server.storage.base import RunQuery
 
 MAX_CELL = 20_000
 """Characters of one payload that a page shows; the JSON has the rest."""

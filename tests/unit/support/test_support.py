@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from agentscope.server.receiver import Receiver
-from tests.support.chaos import Chaos
-from tests.support.exchange import Exchange
+from tests.support.command import ROOT, run
+from tests.support.fault_plans import Chaos
 from tests.support.faults import MISCOUNTS, MODES
 from tests.support.platform import DeployedPlatform
 from tests.support.program import run_program, start_program
 from tests.support.proxy import FaultProxy, HangServer
+from tests.support.proxy_connection import Exchange
 from tests.support.wait import until
 
 KEY = {"X-Agentscope-Key": "ask_test", "Content-Type": "application/json"}
@@ -544,12 +545,9 @@ class TestProgram:
         )
         assert result.last_line_json == 42
 
-    def test_coverage_starts_in_the_program_when_it_is_asked_for(self, tmp_path):
-        settings = tmp_path / "settings"
-        settings.write_text(f"[run]\nparallel = true\ndata_file = {tmp_path / 'data'}\n")
-        result = run_program(
-            "import coverage; print('true' if coverage.Coverage.current() else 'false')",
-            env={"COVERAGE_PROCESS_START": str(settings), "COVERAGE_FILE": str(tmp_path / "data")},
-        )
-        assert result.last_line_json is True
-        assert list(tmp_path.glob("data.*"))
+    def test_coverage_measures_a_started_program_too(self, tmp_path):
+        outer = tmp_path / "outer.py"
+        outer.write_text("from tests.support.program import run_program; run_program('import agentscope.errors')")
+        variables = {"COVERAGE_FILE": str(tmp_path / "data"), "COVERAGE_PROCESS_CONFIG": ""}
+        run("-m", "coverage", "run", f"--rcfile={ROOT}/pyproject.toml", outer, env=variables)
+        assert len(list(tmp_path.glob("data.*"))) == 2

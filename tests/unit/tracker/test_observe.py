@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from agentscope import Tracker
 from agentscope.tracker.observe import MOST_ITEMS, Arguments
-from tests.support.hostile import HOSTILE, Mine
+from tests.support.hostile_objects import HOSTILE, Mine
 from tests.support.recording import Recording, current_scope, recorded
 
 
@@ -59,7 +59,7 @@ def test_a_call_is_a_step_with_its_arguments_and_its_result(recording: Recording
     assert first["output"] == ["a", "a"]
     assert second["input"] == {"query": "b", "limit": 1}
     assert recording.parents()["inner"] == first["name"]
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_a_function_without_arguments_or_result_has_no_input_and_no_output(
@@ -214,7 +214,7 @@ def test_a_coroutine_is_recorded_from_its_first_await_to_its_end(recording: Reco
     assert inner == {step["step_id"] for step in told}
 
 
-def test_a_cancelled_coroutine_is_recorded_as_failed(recording: Recording, tracker: Tracker) -> None:
+def test_a_cancelled_coroutine_is_recorded_as_cancelled(recording: Recording, tracker: Tracker) -> None:
     @tracker.observe
     async def wait() -> None:
         await asyncio.Event().wait()
@@ -224,7 +224,7 @@ def test_a_cancelled_coroutine_is_recorded_as_failed(recording: Recording, track
             await asyncio.wait_for(wait(), 0.001)
 
     asyncio.run(main())
-    assert recording.step()["status"] == "failed"
+    assert recording.step()["status"] == "cancelled"
     assert recording.step()["error"]["type"].endswith("CancelledError")
 
 
@@ -358,7 +358,7 @@ def test_a_class_or_a_value_is_given_back_as_it_is_and_that_is_said(
     recording: Recording, tracker: Tracker, value: Any
 ) -> None:
     assert tracker.observe()(value) is value
-    assert recording.misused == {"not_observable": 1}
+    assert recording.invalid_calls == {"not_observable": 1}
 
 
 def test_a_name_in_place_of_the_function_is_taken_as_its_name_and_that_is_said(
@@ -367,14 +367,14 @@ def test_a_name_in_place_of_the_function_is_taken_as_its_name_and_that_is_said(
     decorate: Any = tracker.observe
     assert decorate("search")(sample)(1) == "1b"
     assert recording.step()["name"] == "search"
-    assert recording.misused == {"not_observable": 1}
+    assert recording.invalid_calls == {"not_observable": 1}
 
 
 def test_a_callable_full_of_traps_is_given_back_as_it_is(recording: Recording, tracker: Tracker) -> None:
     trap: Any = Mine()
     assert tracker.observe(trap) is trap
     assert tracker.observe()(trap) is trap
-    assert recording.misused == {"wrong_call": 2}
+    assert recording.invalid_calls == {"wrong_call": 2}
 
 
 @pytest.mark.parametrize("make", HOSTILE)
@@ -751,7 +751,7 @@ def test_a_decorated_generator_cannot_be_told_from_its_twin(script: Body, action
         assert driven(observed, actions) == driven(twin, actions)
         assert log == plain_log
         assert current_scope() is before
-        assert recording.misused == {}
+        assert recording.invalid_calls == {}
 
 
 @given(BODIES, ACTIONS)
@@ -765,7 +765,7 @@ def test_a_decorated_async_generator_cannot_be_told_from_its_twin(script: Body, 
         assert async_driven(observed, actions) == async_driven(twin, actions)
         assert log == plain_log
         assert current_scope() is before
-        assert recording.misused == {}
+        assert recording.invalid_calls == {}
 
 
 def test_what_a_generator_returns_is_given_on(tracker: Tracker) -> None:

@@ -90,7 +90,7 @@ def test_a_block_of_another_process_is_entered_once() -> None:
             pass
         with remote:
             assert tracker.current_run_id is None
-        assert recording.misused == {"block_reused": 1}
+        assert recording.invalid_calls == {"block_reused": 1}
 
 
 def test_what_is_injected_names_the_innermost_step() -> None:
@@ -220,7 +220,7 @@ def test_without_a_name_the_run_of_another_process_is_not_ended() -> None:
             assert not tracker.end_run()
         assert [event["step_id"] for event in recording.events("step.end")] == [inner]
         assert not recording.events("run.end")
-        assert tracker.stats().misused == {"foreign_run": 3}
+        assert tracker.stats().invalid_calls == {"foreign_run": 3}
 
 
 def test_of_runs_within_others_those_that_are_open_are_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:

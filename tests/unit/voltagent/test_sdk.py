@@ -25,7 +25,7 @@ from agentscope.pipeline.pipeline import Pipeline
 from agentscope.voltagent import VoltAgentConfig, VoltAgentSDK
 from agentscope.voltagent.config import load
 from tests.support.recording import URL, Memory, balanced, decoded
-from tests.support.volt import Traced, make, traced
+from tests.support.voltagent import Traced, make, traced
 
 KEYS = {"public_key": "pk_test", "secret_key": "sk_test"}
 SECRET = "hunter2 in a payload"
@@ -179,7 +179,7 @@ def test_an_sdk_that_is_switched_off_needs_no_key_and_records_nothing() -> None:
     assert not event.success()
     assert not sdk.update_trace("x", status="completed")
     assert sdk.flush()
-    assert (sdk.stats().accepted, sdk.stats().misused) == (0, {})
+    assert (sdk.stats().accepted, sdk.stats().invalid_calls) == (0, {})
 
 
 def test_the_options_of_an_sdk_that_is_switched_off_are_not_checked() -> None:
@@ -286,7 +286,7 @@ def test_a_flush_called_wrongly_flushes_all_the_same(volt: Traced) -> None:
     volt.sdk.trace(agentId="a").end()
     assert volt.sdk.flush(1, 2, 3)
     assert volt.sdk.flush("soon")
-    assert set(volt.misused) == {"wrong_call", "wrong_type"}
+    assert set(volt.invalid_calls) == {"wrong_call", "wrong_type"}
     assert len(volt.raw) == 2
 
 
@@ -300,7 +300,7 @@ def test_after_shutdown_nothing_is_recorded_and_nothing_raises(volt: Traced) -> 
     del late, agent
     gc.collect()
     assert [event["type"] for event in volt.events()] == ["run.start", "run.end"]
-    assert volt.misused["after_shutdown"] == 9
+    assert volt.invalid_calls["after_shutdown"] == 9
     assert volt.sdk.stats().dropped == {"shutdown": 9}
 
 
@@ -362,7 +362,7 @@ def test_what_was_never_ended_is_closed_as_unfinished_at_shutdown_the_innermost_
     assert volt.outcomes() == {"a": "unfinished", "A": "unfinished", "t": "unfinished", "done": "completed"}
     ends = [event for event in volt.events() if event["type"].endswith(".end")]
     assert [event.get("name") for event in ends] == ["done", "t", "A", None]
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
     del tool
 
 
@@ -454,7 +454,7 @@ def test_a_trace_can_be_led_by_its_id_alone(volt: Traced) -> None:
     assert (run["status"], run["error"], run["usage"]) == ("failed", {"message": "too late"}, {"total_tokens": 3})
     assert run["meta_data"] == {"agentId": "a", "myKey": 1}
     assert [event["type"] for event in volt.events()].count("run.end") == 1
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 def test_a_trace_that_goes_on_is_known_by_its_id(sdk: VoltAgentSDK) -> None:
@@ -475,7 +475,7 @@ def test_an_id_that_nobody_knows_is_said_once(volt: Traced) -> None:
     assert not sdk.update_event("unknown", status="completed")
     assert sdk.update_trace("elsewhere", metadata={"a": 1})  # another process may have begun it
     sdk.add_event_to_trace("elsewhere", {"name": "n", "type": "t"}).success()
-    assert volt.misused == {"unknown_event": 1, "unknown_run": 2}
+    assert volt.invalid_calls == {"unknown_event": 1, "unknown_run": 2}
     assert len(volt.said) == 2
     assert {event["run_id"] for event in volt.events()} == {"elsewhere"}
 
@@ -484,7 +484,7 @@ def test_a_trace_that_has_ended_is_not_updated_by_its_id(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     trace.end()
     assert not volt.sdk.update_trace(trace.id, status="error")
-    assert volt.misused == {"updated_after_end": 1}
+    assert volt.invalid_calls == {"updated_after_end": 1}
     assert volt.outcomes() == {"a": "completed"}
 
 

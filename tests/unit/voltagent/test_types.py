@@ -19,7 +19,7 @@ import agentscope.voltagent as volt
 from agentscope import AgentScopeError
 from agentscope.protocols.voltagent.vocabulary import DEEPEST, MOST_KEYS
 from agentscope.voltagent import types
-from tests.support.hostile import HOSTILE
+from tests.support.hostile_objects import HOSTILE
 
 # What `voltagent` 0.1.1 exports: its `__all__`.
 PUBLISHED = [

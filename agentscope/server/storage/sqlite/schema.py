@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 from agentscope.errors import ConfigurationError
+from agentscope.server.storage.base import Incompatible
 
 logger = logging.getLogger("agentscope.server")
 
@@ -154,7 +155,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigurationError(f"{path} is a database of another application; give another path.")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
-        raise ConfigurationError(f"{path} was written by a newer version of agentscope (schema {version}).")
+        raise Incompatible(f"{path} was written by a newer version of agentscope (schema {version}).")
     if path.stat().st_size <= _CHECKED_IN_FULL:
         verify(connection)
 

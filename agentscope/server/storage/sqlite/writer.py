@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agentscope.server.storage.base import Unavailable
+
 from .schema import BUSY_TIMEOUT_MS, PAGE_SIZE, WAL_LIMIT, Corrupt, is_corrupt, open_writer, quarantine
 
 logger = logging.getLogger("agentscope.server")
@@ -20,10 +22,6 @@ T = TypeVar("T")
 _Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
 _PATIENCE_MS = 50  # that a checkpoint waits for readers, while clients wait for it
 _GROUP = 64  # jobs of one transaction at most
-
-
-class Unavailable(Exception):
-    """The database cannot be written or read at the moment. Nothing was stored; try again later."""
 
 
 class Writer:

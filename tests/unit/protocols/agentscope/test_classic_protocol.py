@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_UPDATE
 from agentscope.protocols.agentscope.classic import MOST_RUNS, ClassicState
+from agentscope.protocols.agentscope.decode import decode_step
 from agentscope.protocols.agentscope.protocol import CLASSIC, AgentScopeProtocol
 from agentscope.protocols.base import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure
 from tests.support.events import (
@@ -27,6 +29,7 @@ from tests.support.events import (
 )
 
 STORED = answer(200, {"message": "ok"})
+NOW = "2026-01-31T12:00:00.000000Z"
 CREATED = answer(200, {"id": "srv", "status": "running"})
 
 
@@ -480,3 +483,34 @@ def test_a_follower_that_is_refused_says_nothing_about_the_one_before_it():
 def test_a_batch_answer_is_no_classic_answer():
     outcome = attempt(protocol(), batch([event(1, RUN_START)]), lambda request: acknowledged(1))
     assert outcome.delivered == []
+
+
+def test_fields_that_the_classic_calls_have_no_place_for_travel_in_meta_data():
+    bodies = []
+
+    def backend(request):
+        bodies.append(strict(request.body))
+        return CREATED if request.path == "/api/ingest/run" else STORED
+
+    start = event(1, RUN_START, user_id="u", tags=["t"], environment="test", meta_data=b'{"mine":1}')
+    call = event(2, model="gpt-5", usage=b'{"input_tokens":3}', cost_usd=0.5, first_token_ms=12.5)
+    assert deliver(protocol(), batch([start, call]), backend).delivered == [1, 2]
+    assert bodies[0]["meta_data"] == {
+        "mine": 1,
+        "agentscope_run_id": "run-1",
+        "agentscope_user_id": "u",
+        "agentscope_tags": ["t"],
+        "agentscope_environment": "test",
+    }
+    assert bodies[1]["meta_data"] == {
+        "agentscope_step_id": "step-2",
+        "agentscope_model": "gpt-5",
+        "agentscope_usage": {"input_tokens": 3},
+        "agentscope_cost_usd": 0.5,
+        "agentscope_first_token_ms": 12.5,
+    }
+    patch = decode_step(json.dumps(bodies[1]).encode(), event_id="e", run_id="r", step_id="s", now=NOW, seq=1)
+    assert patch.fields["usage"] == {"input_tokens": 3}
+    assert {name: patch.fields[name] for name in ("model", "cost_usd", "first_token_ms")} == {
+        name: call.fields[name] for name in ("model", "cost_usd", "first_token_ms")
+    }

@@ -371,3 +371,49 @@ def test_a_wrong_classic_run_is_refused(body: bytes, status: int) -> None:
 def test_a_classic_step_needs_a_name() -> None:
     with pytest.raises(DecodeError, match="name is required"):
         decode_step(b"{}", step_id="s1", **IDS)
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("model", 5, "a string"),
+        ("provider", ["a"], "a string"),
+        ("cost_usd", "much", "a number"),
+        ("cost_usd", True, "a number"),
+        ("first_token_ms", "soon", "a number of milliseconds"),
+        ("environment", 1, "a string"),
+        ("tags", "a", "a list of strings"),
+    ],
+)
+def test_a_field_of_a_wrong_type_rejects_its_event(field: str, value: Any, expected: str) -> None:
+    batch = decoded(step(**{field: value}), step())
+    assert [item["reason"] for item in batch.rejected] == [f"{field} must be {expected}"]
+    assert len(batch.patches) == 1
+
+
+def test_a_classic_call_has_the_fields_without_a_place_in_its_meta_data() -> None:
+    noted = {
+        "agentscope_model": "gpt-5",
+        "agentscope_usage": {"input_tokens": 3},
+        "agentscope_cost_usd": 0.5,
+        "mine": 1,
+    }
+    body = json.dumps({"name": "chat", "step_type": "llm_call", "meta_data": noted}).encode()
+    patch = decode_step(body, step_id="s", **IDS)
+    assert patch.fields["model"] == "gpt-5"
+    assert patch.fields["usage"] == {"input_tokens": 3}
+    assert patch.fields["cost_usd"] == 0.5
+    assert patch.fields["meta_data"] == {"mine": 1}
+    run_body = json.dumps({"agent_name": "a", "meta_data": {"agentscope_user_id": "u", "agentscope_tags": ["t"]}})
+    run_patch = decode_run(run_body.encode(), **IDS)
+    assert (run_patch.fields["user_id"], run_patch.fields["tags"]) == ("u", ["t"])
+
+
+def test_a_key_of_another_sender_that_looks_like_a_field_stays_in_the_meta_data() -> None:
+    body = json.dumps({"name": "chat", "meta_data": {"agentscope_cost_usd": "much"}}).encode()
+    patch = decode_step(body, step_id="s", **IDS)
+    assert "cost_usd" not in patch.fields
+    assert patch.fields["meta_data"] == {"agentscope_cost_usd": "much"}

@@ -53,7 +53,15 @@ def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
 AT_START = some(input=payloads, meta_data=objects, truncated=names, level=texts)
 AT_END = some(output=payloads, error=errors, usage=usages, meta_data=objects, truncated=names)
 UPDATES = some(input=payloads, output=payloads, status=texts, meta_data=objects, truncated=names)
-OF_STEP_END = some(tokens_used=st.integers(-5, 2**62), latency_ms=st.integers(0, 10**6) | st.floats(0, 1e6))
+amounts = st.integers(0, 10**6) | st.floats(0, 1e6)
+OF_STEP_END = some(
+    tokens_used=st.integers(-5, 2**62),
+    latency_ms=amounts,
+    model=texts,
+    provider=texts,
+    cost_usd=amounts,
+    first_token_ms=amounts,
+)
 OF_RUN_START = some(
     external_id=texts,
     user_id=texts,
@@ -61,8 +69,10 @@ OF_RUN_START = some(
     source=texts,
     span_id=texts,
     tags=st.lists(texts, max_size=2),
+    environment=texts,
+    release=texts,
 )
-STATUSES = st.sampled_from(["completed", "failed", "unfinished"])
+STATUSES = st.sampled_from(["completed", "failed", "cancelled", "unfinished"])
 STEP_TYPES = ["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other"]
 
 

@@ -11,7 +11,7 @@ from agentscope.events import Event
 from agentscope.protocols.base import Failure, Request, Response
 from tests.support.events import batch, deliver
 from tests.support.history import HistoryProtocol, MemoryReceiver
-from tests.support.runs import by_batch, whole_runs
+from tests.support.run_strategies import by_batch, whole_runs
 
 
 @given(whole_runs())
