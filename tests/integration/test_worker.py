@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentscope import Tracker, create_tracker
-from agentscope.pipeline.delivery import Shipper
+from agentscope.pipeline.delivery import Attempts
 from agentscope.pipeline.process import lifecycle, threads
 from agentscope.server.receiver import Receiver
 from tests.support.patient import be_patient
@@ -97,7 +97,7 @@ def dying(method: Callable[..., Any], error: type[BaseException], times: int) ->
     """Make a method raise in its first few calls."""
     left = [error] * times
 
-    def call(self: Shipper, *args: Any) -> Any:
+    def call(self: Attempts, *args: Any) -> Any:
         if left:
             raise left.pop()
         return method(self, *args)
@@ -110,7 +110,7 @@ def dying(method: Callable[..., Any], error: type[BaseException], times: int) ->
 def test_a_worker_that_dies_is_followed_by_another_with_the_same_batch(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, name: str, error: type[BaseException]
 ) -> None:
-    monkeypatch.setattr(Shipper, name, dying(getattr(Shipper, name), error, 2))
+    monkeypatch.setattr(Attempts, name, dying(getattr(Attempts, name), error, 2))
     with create_tracker("ask_test", receiver.url, flush_interval=0.0) as tracker:
         with tracker.track_run("agent"):
             for i in range(10):

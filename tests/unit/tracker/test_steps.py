@@ -393,6 +393,18 @@ def test_a_step_has_the_same_name_whether_it_is_told_in_short_or_in_full(
     assert short["name"] == full["name"]
 
 
+def test_what_is_changed_after_the_call_is_sent_as_it_was() -> None:
+    with recorded() as recording, recording.tracker.track_run("agent"):
+        given: dict[str, Any] = {"messages": [{"role": "user"}]}
+        with recording.tracker.track_step_context("step", input_data=given) as step:
+            given["messages"][0]["role"] = "changed"
+            step.output = given
+        given["messages"].clear()
+        told = recording.step()
+    assert told["input"] == {"messages": [{"role": "user"}]}
+    assert told["output"] == {"messages": [{"role": "changed"}]}
+
+
 # ---- the fields of the table -----------------------------------------------------------------------------------------
 
 MODEL_CALL: dict[str, Any] = {
