@@ -11,11 +11,10 @@ from struct import Struct
 
 from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time, sound
 from .model import Span, SpanEvent, Value
-from .protobuf_decode import decode_request, decode_response
+from .protobuf_decode import decode_response
 
 __all__ = [
     "CONTENT_TYPE",
-    "decode_request",
     "decode_response",
     "encode_request",
     "encode_response",
