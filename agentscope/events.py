@@ -7,10 +7,10 @@ at the call, as UTF-8 `bytes`; every other field holds a plain str, int, float, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 StepType = Literal["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other"]
-RunStatus = Literal["running", "completed", "failed"]
+RunStatus = Literal["running", "completed", "failed", "cancelled"]
 
 STEP_TYPES: frozenset[str] = frozenset(get_args(StepType))
 RUN_STATUSES: frozenset[str] = frozenset(get_args(RunStatus))
@@ -24,12 +24,160 @@ STEP_UPDATE = "step.update"
 STEP_END = "step.end"
 STEP = "step"
 RUN = "run"
-"""A finished run in one event: what a start, updates and an end are joined to for protocols that send runs whole."""
+"""A finished run in one event: a start, updates and an end joined, for protocols that send runs as a whole."""
 
 EVENT_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END, STEP_START, STEP_UPDATE, STEP_END, STEP})
 
-PAYLOAD_FIELDS = ("input", "output", "error", "meta_data", "usage")
+
+# ---- the table of fields ---------------------------------------------------------------------------------------------
+
+TEXT, TEXTS, WHOLE, NUMBER = "text", "texts", "whole", "number"
+MILLISECONDS, TIME, PAYLOAD = "milliseconds", "time", "payload"
+"""The types of fields: a str, a list of str, an int, an int or a float, a duration (a number, rounded to microseconds), a
+moment (an int: nanoseconds since the epoch), and any JSON, encoded."""
+
+LAST, MERGED, UNITED = "last", "merged", "united"
+"""How the values of several events of one run or step are joined: the last one counts, objects are merged key by key, lists
+are united."""
+
+
+class Field(NamedTuple):
+    """One field of runs, of steps, or of both, and its place in each part of the package."""
+
+    name: str
+    """Its name in events, in the JSON of the batch call, in the read API, and as an attribute of a handle."""
+    type: str
+    given: bool = False
+    """A caller sets it, by keyword or as an attribute of a handle, and it is recorded just as it was set."""
+    classic: bool = False
+    """The classic calls have a place of their own for it. Any other field travels in `meta_data`."""
+    attribute: str | None = None
+    """The span attribute that carries it. None: the span has a place for it, or `otlp` treats it by itself."""
+    also: tuple[str, ...] = ()
+    """Further span attributes with the same value. They are written for other backends, and read from other emitters."""
+    resource: bool = False
+    """It is read from the attributes of a span's resource, too."""
+    row: bool = False
+    """The store keeps it in a column of this name, to list and to filter by."""
+    filter: str = ""
+    """The parameter of `GET /api/runs` that selects by it. Empty: none."""
+    label: str = ""
+    """Its title among the facts on a page. Empty: a page shows it elsewhere, or not at all."""
+    join: str = LAST
+
+
+_BOTH = (
+    Field("input", PAYLOAD, classic=True),
+    Field("output", PAYLOAD, given=True, classic=True),
+    Field("error", PAYLOAD, given=True, classic=True),
+    Field("meta_data", PAYLOAD, given=True, classic=True, join=MERGED),
+    Field("usage", PAYLOAD, given=True),
+    Field("status", TEXT, classic=True, attribute="agentscope.status", row=True, filter="status"),
+    Field("started_at", TIME, classic=True),
+    Field("ended_at", TIME, classic=True),
+    Field("truncated", TEXTS, attribute="agentscope.truncated", join=UNITED),
+)
+
+RUN_FIELDS: dict[str, Field] = {
+    field.name: field
+    for field in (
+        *_BOTH,
+        Field("agent_name", TEXT, classic=True, row=True, filter="agent"),
+        Field("external_id", TEXT, classic=True, attribute="agentscope.external_id", row=True, label="External id"),
+        Field("user_id", TEXT, True, attribute="user.id", row=True, filter="user_id", label="User"),
+        Field(
+            "conversation_id",
+            TEXT,
+            given=True,
+            attribute="gen_ai.conversation.id",
+            also=("conversation.id", "session.id"),
+            row=True,
+            filter="conversation_id",
+            label="Conversation",
+        ),
+        Field("tags", TEXTS, True, attribute="tag.tags", row=True, filter="tag", label="Tags"),
+        Field(
+            "environment",
+            TEXT,
+            given=True,
+            attribute="deployment.environment.name",
+            resource=True,
+            row=True,
+            filter="environment",
+            label="Environment",
+        ),
+        Field(
+            "release",
+            TEXT,
+            given=True,
+            attribute="service.version",
+            resource=True,
+            row=True,
+            filter="release",
+            label="Release",
+        ),
+        Field("source", TEXT, attribute="agentscope.source", row=True),
+        Field("span_id", TEXT, attribute="agentscope.span_id"),
+    )
+}
+STEP_FIELDS: dict[str, Field] = {
+    field.name: field
+    for field in (
+        *_BOTH,
+        Field("name", TEXT, classic=True),
+        Field("step_type", TEXT, classic=True),
+        Field("tokens_used", WHOLE, given=True, classic=True, attribute="agentscope.tokens_used"),
+        Field("latency_ms", MILLISECONDS, given=True, classic=True, attribute="agentscope.latency_ms"),
+        Field("model", TEXT, given=True, attribute="agentscope.model", row=True, filter="model", label="Model"),
+        Field("provider", TEXT, given=True, attribute="agentscope.provider", label="Provider"),
+        Field(
+            "cost_usd",
+            NUMBER,
+            given=True,
+            attribute="agentscope.cost_usd",
+            also=("gen_ai.usage.cost", "llm.cost.total"),
+            label="Cost (USD)",
+        ),
+        Field(
+            "first_token_ms",
+            MILLISECONDS,
+            given=True,
+            attribute="agentscope.first_token_ms",
+            label="First token (ms)",
+        ),
+        Field("level", TEXT, attribute="agentscope.level"),
+    )
+}
+FIELDS: dict[str, Field] = {**STEP_FIELDS, **RUN_FIELDS}
+"""Both tables in one: a name means the same wherever it stands."""
+
+PAYLOAD_FIELDS = tuple(name for name, field in FIELDS.items() if field.type == PAYLOAD)
 """The fields that hold encoded JSON."""
+TIME_FIELDS = frozenset(name for name, field in FIELDS.items() if field.type == TIME)
+
+
+class RunFields(TypedDict, total=False):
+    """The fields of a run that `track_run` and `start_run` take by keyword, besides those of their own."""
+
+    user_id: str | None
+    conversation_id: str | None
+    tags: list[str] | tuple[str, ...] | None
+    environment: str | None
+    release: str | None
+    usage: Any
+
+
+class StepFields(TypedDict, total=False):
+    """The fields of a step that `track_step` and `track_step_context` take by keyword, besides those of their own."""
+
+    model: str | None
+    provider: str | None
+    usage: Any
+    cost_usd: float | None
+    first_token_ms: float | None
+
+
+# ---- events ----------------------------------------------------------------------------------------------------------
 
 
 class Event(NamedTuple):

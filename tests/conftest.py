@@ -11,7 +11,7 @@ import signal
 from collections.abc import Generator, Iterator
 
 import pytest
-from _pytest.runner import runtestprotocol
+from _pytest.runner import runtestprotocol  # it has no public name; pytest-rerunfailures uses it, too
 from hypothesis import settings
 
 from agentscope.serialization import snapshot
@@ -83,7 +83,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
     failed = [report for report in reports if report.failed]
     if [report.when for report in failed] == ["call"]:  # a leak of a secret is found at teardown, and counts
-        why = str(failed[0].longrepr).strip().splitlines()[-1]
+        crash = getattr(failed[0].longrepr, "reprcrash", None)
+        why = str(getattr(crash, "message", "no message")).partition("\n")[0]
         item.user_properties.append((RUN_TWICE, f"{item.nodeid}: {mark.kwargs['reason']} ({why})"))
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
     for report in reports:

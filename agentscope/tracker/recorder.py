@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from agentscope.errors import AgentScopeError
-from agentscope.events import RUN_END, RUN_START, STEP, STEP_END, STEP_START
+from agentscope.events import RUN_END, RUN_FIELDS, RUN_START, STEP, STEP_END, STEP_FIELDS, STEP_START
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id, sampled
 from agentscope.serialization.snapshot import prepare, text
 
 from . import context
 from .context import Place
-from .fields import Fields
+from .fields import Fields, outcome
 
 if TYPE_CHECKING:
     from agentscope.config import Config
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from agentscope.protocols.trace_context import Remote
 
 LONGEST_ID = 255
+NO_MORE: Mapping[str, Any] = MappingProxyType({})
 
 
 def id_of(value: Any) -> str | None:
@@ -146,9 +149,11 @@ class Recorder:
 
     # ---- calls -----------------------------------------------------------------------------------------------------
 
-    def start_run(self, agent_name: Any, input_data: Any, external_id: Any, meta_data: Any) -> str:
+    def start_run(
+        self, agent_name: Any, input_data: Any, external_id: Any, meta_data: Any, more: Mapping[str, Any]
+    ) -> str:
         run_id = new_id()
-        if self.begin_run(run_id, agent_name, input_data, external_id, meta_data):
+        if self.begin_run(run_id, agent_name, input_data, external_id, meta_data, more):
             place = self.runs.placed(run_id)
             self.runs.enter(*place, loose=True, opened_as=run_id)
         return run_id
@@ -173,7 +178,7 @@ class Recorder:
                 return False
             self._check_known(named)
         began = time.perf_counter_ns()
-        fields = self.end_fields(status, output, error, None)
+        fields = self.end_fields(status, output, error)
         if fields.mended:
             self.say_mended(fields)
         accepted = self.put_end(named, fields)
@@ -193,6 +198,7 @@ class Recorder:
         meta_data: Any,
         run_id: Any,
         parent_id: Any,
+        more: Mapping[str, Any],
     ) -> bool:
         if not self.enabled:
             return False
@@ -211,14 +217,24 @@ class Recorder:
         # Whatever the caller says, the start lies between that of the run and now: with a latency that is only estimated,
         # steps would change places where they are shown in order.
         if latency_ms is not None:
-            fields.milliseconds("latency_ms", latency_ms)
+            fields.number("latency_ms", latency_ms, 3)
             earliest = min(self.runs.started_at(run_id), now)
             started_at = min(max(now - int(fields.values.get("latency_ms", 0) * 1e6), earliest), now)
         if input_data is not None:
             fields.payload("input", input_data)
-        fields.step(name, step_type, output_data, error, tokens_used, meta_data)
+        fields.step(name, step_type, meta_data)
         values = fields.values
-        values["status"] = "completed" if error is None else "failed"
+        if output_data is not None:
+            fields.payload("output", output_data)
+        if tokens_used is not None:
+            fields.number("tokens_used", tokens_used)
+        for field, value in more.items():
+            fields.give(STEP_FIELDS, field, value)
+        if error is None:
+            values["status"] = "completed"
+        else:
+            fields.error(error)
+            values["status"] = outcome(error)
         values["started_at"], values["ended_at"] = started_at, now
         if fields.mended:
             self.say_mended(fields)
@@ -230,7 +246,15 @@ class Recorder:
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    def begin_run(self, run_id: str, agent_name: Any, input_data: Any, external_id: Any, meta_data: Any) -> bool:
+    def begin_run(
+        self,
+        run_id: str,
+        agent_name: Any,
+        input_data: Any,
+        external_id: Any,
+        meta_data: Any,
+        more: Mapping[str, Any] = NO_MORE,
+    ) -> bool:
         if not self.enabled:
             return False
         began = time.perf_counter_ns()
@@ -243,6 +267,8 @@ class Recorder:
             fields.payload("input", input_data)
         if meta_data is not None:
             fields.payload("meta_data", meta_data)
+        for field, value in more.items():
+            fields.give(RUN_FIELDS, field, value)
         if fields.mended:
             self.say_mended(fields)
         begun = self.begin(run_id, fields, None if context.current() is None else self._surroundings())
@@ -269,15 +295,13 @@ class Recorder:
         scope = self.runs.innermost()
         return Place(scope.run_id, scope.step_id) if scope is not None and scope.sort == context.REMOTE else None
 
-    def end_fields(self, status: Any, output: Any, error: Any, meta_data: Any) -> Fields:
+    def end_fields(self, status: Any, output: Any, error: Any) -> Fields:
         fields = Fields(self.limit, {"ended_at": time.time_ns()}, self.pipeline.sealing)
-        fields.status(status, failed=error is not None)
+        fields.status(status, error)
         if output is not None:
             fields.payload("output", output)
         if error is not None:
             fields.error(error)
-        if meta_data is not None:
-            fields.payload("meta_data", meta_data)
         return fields
 
     def put_end(self, run_id: str, fields: Fields) -> bool:

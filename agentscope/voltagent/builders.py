@@ -14,7 +14,7 @@ from agentscope.tracker.fields import Fields, _plain_text
 from agentscope.tracker.recorder import id_of
 from agentscope.types import STEP_TYPES as KNOWN_STEP_TYPES
 
-from .options import FINAL, add_metadata, add_tags, level_of, moment_of, status_of, tags_of, take
+from .options import FINAL, add_fields, add_metadata, level_of, moment_of, status_of, take
 from .registry import Book, Part
 
 
@@ -32,19 +32,18 @@ def begin_trace(book: Book, given: dict[str, Any], fields: Fields) -> Part:
         "level": level_of(take(given, "level"), fields),
         "completionStartTime": take(given, "completionStartTime", "completion_start_time"),
     }
-    user_id, conversation_id = take(given, "userId", "user_id"), take(given, "conversationId", "conversation_id")
-    tags = take(given, "tags")
     within = _surroundings(book)
     if within is None:
         values["source"] = "voltagent"
-        fields.name("user_id", user_id)
-        fields.name("conversation_id", conversation_id)
-        add_tags(fields, tags)
-    else:  # a step has no place of its own for these
-        about.update(userId=user_id, conversationId=conversation_id, tags=tags_of(tags, fields))
+        add_fields(fields, given, of_run=True)
+    else:  # a step has no fields for these
+        about["userId"] = take(given, "userId", "user_id")
+        about["conversationId"] = take(given, "conversationId", "conversation_id")
+        about["tags"] = fields.texts_of("tags", take(given, "tags"))
     fields.payload("input", take(given, "input"))
     metadata = take(given, "metadata")
-    add_metadata(fields, given, metadata, {name: value for name, value in about.items() if value is not None})
+    known = {name: value for name, value in about.items() if value is not None}
+    add_metadata(fields, given, metadata, known, of_run=within is None)
     recorder.say_mended(fields)
     own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
     part = Part(own, step_id, parent_id, agent_name, "agent", started_at)
@@ -76,6 +75,8 @@ def begin_step(
     fields.name("name", given.pop("name", None), default=step_type)
     fields.payload("input", given.pop("input", None))
     metadata = given.pop("metadata", None)
+    if given:
+        add_fields(fields, given, of_run=False)
     if metadata is not None or given or own:
         add_metadata(fields, given, metadata, own)
     if fields.mended:

@@ -12,12 +12,13 @@ recorded all the same. That is said once in the log, and nothing is raised, unle
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.text import text
 from agentscope.tracker.context import HANDLE, Scope
-from agentscope.tracker.fields import Fields
+from agentscope.tracker.fields import LONGEST_SHOWN, Fields, outcome
 from agentscope.tracker.handles import InProcess, _Block
 from agentscope.tracker.never_raise import safe
 from agentscope.tracker.recorder import Recorder
@@ -31,6 +32,9 @@ from .types import AgentOptions, MemoryOptions, RetrieverOptions, TimelineEvent,
 Given = Mapping[str, Any]
 H = TypeVar("H", bound="Handle")
 S = TypeVar("S", bound="Operation")
+
+_ATTRIBUTES = frozenset({"id", "trace_id", "agent_id"})
+"""The public attributes that handles have."""
 
 _refused = safe(lambda *_: REFUSED)
 
@@ -48,7 +52,7 @@ class Handle(_Block, InProcess, Ready[Any]):
         self.trace_id: str = part.id if above is None else above.trace_id
         """The id of the trace that it belongs to."""
 
-    def _given(self) -> Any:
+    def _result(self) -> Any:
         return self
 
     def __await__(self: H) -> Generator[Any, Any, H]:
@@ -73,10 +77,6 @@ class Handle(_Block, InProcess, Ready[Any]):
         except BaseException:  # in the middle of anything, or at the very end of the process
             pass
 
-    def _failed(self, call: str, error: Exception) -> None:
-        if self._recorder is not None:
-            self._recorder._failed(call, error)
-
     def _open(self, recorder: Recorder) -> Scope | None:
         part = self._part
         return recorder.runs.enter(part.run_id, part.step_id, opened_as=self.trace_id, sort=HANDLE)
@@ -85,7 +85,8 @@ class Handle(_Block, InProcess, Ready[Any]):
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
         book, part = self._book, self._part
         if book is not None and not book.is_over(part):
-            book.end(part, "failed" if error is not None else part.status or "completed", error=error)
+            book.end(part, outcome(error) if error is not None else part.status or "completed", error=error)
+            self._check_attributes(book)
 
     @_refused
     def update(self, **changes: Any) -> Settled[bool]:
@@ -97,7 +98,18 @@ class Handle(_Block, InProcess, Ready[Any]):
         return _told(self._book is not None and self._book.update(self._part, spread(None, changes, _nothing())))
 
     def _end(self, status: str, **told: Any) -> Settled[bool]:
-        return _told(self._book is not None and self._book.end(self._part, status, **told))
+        book = self._book
+        if book is None or not book.end(self._part, status, **told):
+            return REFUSED
+        self._check_attributes(book)
+        return ACCEPTED
+
+    def _check_attributes(self, book: Book) -> None:
+        """Count an attribute that the caller set on the handle: nothing of it is recorded."""
+        for name in list(self.__dict__):
+            if name not in _ATTRIBUTES and not name.startswith("_"):
+                told = f"{text(name, LONGEST_SHOWN)!r} was set on a handle, which records nothing: pass it to update()"
+                book.recorder.invalid_call("unknown_field", told)
 
 
 class Operation(Handle):
@@ -131,30 +143,41 @@ class Retriever(Operation):
     """A search for information."""
 
 
+# Pyright cannot infer the types of these in the decorators of a base class of `Agent`: they are declared.
+_UNRECORDED: dict[str, Callable[..., Any]] = {
+    "agent": lambda parent, *_: Agent(None, idle(), parent),
+    "tool": lambda parent, *_: Tool(None, idle(), parent),
+    "memory": lambda parent, *_: Memory(None, idle(), parent),
+    "retriever": lambda parent, *_: Retriever(None, idle(), parent),
+    "operation": lambda parent, *_: Operation(None, idle(), parent),
+}
+"""The handles that calls give after an error of this package: nothing is recorded by them."""
+
+
 class _Around(Handle):
     """What others can be added to."""
 
-    @safe(lambda self, *_: Agent(None, idle(), self))
+    @safe(_UNRECORDED["agent"])
     def add_agent(self, options: AgentOptions | Given | str | None = None, **more: Any) -> Agent:
         """An agent begins: `name`, and perhaps `input`, `instructions` and `metadata`. Other options become metadata."""
         return self._add(Agent, "agent", options, more)
 
-    @safe(lambda self, *_: Tool(None, idle(), self))
+    @safe(_UNRECORDED["tool"])
     def add_tool(self, options: ToolOptions | Given | str | None = None, **more: Any) -> Tool:
         """A tool is called: `name`, and perhaps `input` and `metadata`. Other options become metadata."""
         return self._add(Tool, "tool_call", options, more)
 
-    @safe(lambda self, *_: Memory(None, idle(), self))
+    @safe(_UNRECORDED["memory"])
     def add_memory(self, options: MemoryOptions | Given | str | None = None, **more: Any) -> Memory:
         """A memory is used: `name`, and perhaps `input` and `metadata`. Other options become metadata."""
         return self._add(Memory, "memory", options, more)
 
-    @safe(lambda self, *_: Retriever(None, idle(), self))
+    @safe(_UNRECORDED["retriever"])
     def add_retriever(self, options: RetrieverOptions | Given | str | None = None, **more: Any) -> Retriever:
         """A search begins: `name`, and perhaps `input` and `metadata`. Other options become metadata."""
         return self._add(Retriever, "retrieval", options, more)
 
-    @safe(lambda self, *_: Operation(None, idle(), self))
+    @safe(_UNRECORDED["operation"])
     def add_event(self, event_data: TimelineEvent | Given | str | None = None, **more: Any) -> Operation:
         """An event of your own: `name` and `type`, and perhaps `input`, `output`, `status`, `level`, `metadata` and the like.
 

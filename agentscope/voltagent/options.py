@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from agentscope.protocols.voltagent.vocabulary import LEVELS, camel_case_metadata
+from agentscope.events import RUN_FIELDS, STEP_FIELDS, Field
+from agentscope.protocols.voltagent.vocabulary import LEVELS, camel_case, camel_case_metadata
 from agentscope.serialization.snapshot import encode, text
-from agentscope.tracker.fields import Encoded, Fields, _plain_dict, _plain_text
+from agentscope.tracker.fields import LONGEST_TEXT, Encoded, Fields, _plain_dict, _plain_text
 
 from .record import Record
-
-MOST_TAGS = 1_000
-LONGEST_TAG = 1_024
-"""Characters."""
 
 STATUSES = {
     "running": "running",
@@ -58,7 +55,7 @@ def spread(options: Any, more: dict[str, Any], fields: Fields) -> dict[Any, Any]
     return (
         given
         if _STR.issuperset(map(type, given))
-        else {text(key, LONGEST_TAG): value for key, value in list(given.items())}
+        else {text(key, LONGEST_TEXT): value for key, value in list(given.items())}
     )
 
 
@@ -86,7 +83,38 @@ def take(given: dict[Any, Any], *names: str) -> Any:
     return found
 
 
-def add_metadata(fields: Fields, given: dict[Any, Any], metadata: Any, own: Mapping[str, Any] | None = None) -> None:
+def _spellings(table: Mapping[str, Field]) -> tuple[tuple[str, str], ...]:
+    apart = ("output", "error", "meta_data", "usage")  # the API has words of its own for them
+    return tuple((name, camel_case(name)) for name, field in table.items() if field.given and name not in apart)
+
+
+_OPTIONS = {True: _spellings(RUN_FIELDS), False: _spellings(STEP_FIELDS)}
+"""The fields that options name, in snake_case and in camelCase, of a run and of a step."""
+
+
+def add_fields(fields: Fields, given: dict[Any, Any], of_run: bool) -> None:
+    """The fields of a run or of a step that options name; they are taken out of the options."""
+    table = RUN_FIELDS if of_run else STEP_FIELDS
+    for name, spelling in _OPTIONS[of_run]:
+        value = take(given, name, spelling)
+        if value is not None:
+            fields.give(table, name, value)
+
+
+def add_model(fields: Fields, metadata: Mapping[Any, Any]) -> None:
+    """The model and the provider of a step that its `modelParameters` name, unless the caller named them."""
+    parameters: Any = metadata.get("modelParameters")
+    if issubclass(type(parameters), Record):
+        parameters = parameters.model_dump(exclude_none=True)
+    if type(parameters) is dict:
+        for name in ("model", "provider"):
+            if name not in fields.values and type(parameters.get(name)) is str:
+                fields.name(name, parameters[name])
+
+
+def add_metadata(
+    fields: Fields, given: dict[Any, Any], metadata: Any, own: Mapping[str, Any] | None = None, of_run: bool = False
+) -> None:
     """`meta_data`: what is our own, options that nobody knows, and over both what the caller calls metadata."""
     found = metadata
     if metadata is not None and type(metadata) is not dict:
@@ -95,6 +123,8 @@ def add_metadata(fields: Fields, given: dict[Any, Any], metadata: Any, own: Mapp
         found = {**{name: value for name, value in given.items() if value is not None}, **(found or {})}
     if found or own:
         found = camel_case_metadata(found) if found else {}
+        if not of_run and "modelParameters" in found:
+            add_model(fields, found)
         fields.payload("meta_data", {**own, **found} if own else found)
 
 
@@ -139,26 +169,6 @@ def add_error(fields: Fields, error: Any) -> None:
     """`error`: an exception with its traceback, a text as the message, anything else as it is."""
     told = _plain_text(error)
     fields.error(error if told is None else {"message": told})
-
-
-def add_tags(fields: Fields, tags: Any) -> None:
-    """`tags`: a list of texts."""
-    found = tags_of(tags, fields)
-    if found is not None:
-        fields.values["tags"] = found
-        fields.size += sum(map(len, found))
-
-
-def tags_of(tags: Any, fields: Fields) -> list[str] | None:
-    """Tags as a list of plain texts; None if there are none."""
-    if tags is None:
-        return None
-    if issubclass(type(tags), str):
-        tags = (tags,)
-    if type(tags) not in (list, tuple, set, frozenset):
-        fields.mended.append(("wrong_type", "tags are a list of str; another value is left out"))
-        return None
-    return [text(tag, LONGEST_TAG) for tag in list(tags)[:MOST_TAGS]]
 
 
 def status_of(status: Any, fields: Fields) -> str | None:

@@ -20,13 +20,12 @@ from agentscope.tracker.recorder import Recorder, id_of
 from .options import (
     FINAL,
     add_error,
+    add_fields,
     add_metadata,
-    add_tags,
     add_usage,
     level_of,
     moment_of,
     status_of,
-    tags_of,
     take,
 )
 
@@ -107,14 +106,14 @@ class Book:
             return False
         fields = Fields(recorder.limit, {})
         status = status_of(take(given, "status"), fields)
-        level, tags = level_of(take(given, "level"), fields), take(given, "tags")
+        level = level_of(take(given, "level"), fields)
         own = {"version": take(given, "version")}
+        add_fields(fields, given, of_run=part.step_id is None)
         if part.step_id is None:
             own["level"] = level
             own["completionStartTime"] = take(given, "completionStartTime", "completion_start_time")
-            add_tags(fields, tags)
         else:
-            own["tags"] = tags_of(tags, fields)
+            own["tags"] = fields.texts_of("tags", take(given, "tags"))
             if level is not None:
                 fields.values["level"] = level
             name = take(given, "name")
@@ -126,7 +125,8 @@ class Book:
         self._results(fields, take(given, "output"), take(given, "usage"), error)
         fields.payload("input", take(given, "input"))
         metadata = take(given, "metadata")
-        add_metadata(fields, given, metadata, {name: value for name, value in own.items() if value is not None})
+        known = {name: value for name, value in own.items() if value is not None}
+        add_metadata(fields, given, metadata, known, of_run=part.step_id is None)
         if status is not None:
             fields.values["status"] = status
             part.status = status if status in FINAL else None
@@ -158,7 +158,7 @@ class Book:
         fields = Fields(self.recorder.limit, {"status": status})
         self._results(fields, output, usage, error)
         if metadata is not None:
-            add_metadata(fields, {}, metadata)
+            add_metadata(fields, {}, metadata, of_run=part.step_id is None)
         accepted = self._end(part, fields, ended_at)
         if fields.mended:
             self.recorder.say_mended(fields)

@@ -26,7 +26,7 @@ from tests.support.hostile_clients import LARGE, head, prepare, unread
 from tests.support.receiver import _PROGRAM, ROOT, Client, connect, receiver_process, run_start, step
 from tests.support.wait import until
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.long
 
 MOUNT = 'mount -t tmpfs -o size=2m none "$1" && exec "$2" -c "$3" "$1/runs.db"'
 

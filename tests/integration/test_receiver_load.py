@@ -24,7 +24,7 @@ from tests.support.hostile_clients import ATTACKERS, LARGE, head, memory, prepar
 from tests.support.receiver import Client, connect, read_all, receiver_process, run_start, step
 from tests.support.wait import until
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.long
 
 
 @contextmanager

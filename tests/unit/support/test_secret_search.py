@@ -1,4 +1,4 @@
-"""The search for secrets finds them, wherever they get out, and lets everything else pass."""
+"""The search for secrets finds every leak, and reports nothing else."""
 
 from __future__ import annotations
 
@@ -105,18 +105,19 @@ def test_of_a_log_call_that_is_not_fit_to_be_one():
 """
 
 LATE = """
-def pytest_sessionfinish():
+def pytest_sessionfinish(session):
     import logging
-    logging.getLogger("any").info("the key is ask_test")
+    if hasattr(session.config, "workerinput") is {in_worker}:
+        logging.getLogger("any").info("the key is ask_test")
 """
-"""For conftest.py: what ends after the last test, as threads and exit functions do."""
+"""A part of conftest.py that leaks after the last test, as threads and exit functions may."""
 
 
-def session(source: str, folder: Path, late: str = "") -> Result:
-    """A session of pytest with these tests, watched as every other."""
+def session(source: str, folder: Path, late: str = "", workers: int = 0) -> Result:
+    """Run a session of pytest with these tests and the search."""
     (folder / "test_planted.py").write_text(source)
     (folder / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8") + late)
-    options = ("-q", "-p", "no:cacheprovider", "-c", "/dev/null")
+    options = ("-q", "-p", "no:cacheprovider", "-c", "/dev/null", "-n", str(workers))
     return run("-m", "pytest", *options, str(folder), cwd=folder, timeout=60)
 
 
@@ -128,7 +129,7 @@ def test_every_planted_leak_fails_its_test(tmp_path: Path) -> None:
     told = {line.partition(":")[0] for line in lines if ": in " in line}
     assert told == planted, "\n".join(lines)
     failed = [line for line in lines if line.startswith("ERROR test_planted.py::")]
-    assert len(failed) >= len(planted) - 1  # the one that warns is told of by the next
+    assert len(failed) >= len(planted) - 1  # a warning is reported with the next test
     assert not any("ask_8c1f0d_planted" in line for line in lines if ": in " in line)
 
 
@@ -138,8 +139,9 @@ def test_what_is_no_leak_fails_nothing(tmp_path: Path) -> None:
     assert "5 passed" in ended.stdout
 
 
-def test_a_leak_after_the_last_test_fails_the_session(tmp_path: Path) -> None:
-    ended = session("def test_nothing(): pass", tmp_path, LATE)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_leak_after_the_last_test_fails_the_session(tmp_path: Path, workers: int) -> None:
+    ended = session("def test_nothing(): pass", tmp_path, LATE.format(in_worker=workers > 0), workers)
     assert ended.returncode == 1
     assert "after the last test: A secret got out." in ended.stdout
     assert "1 passed" in ended.stdout

@@ -1,4 +1,4 @@
-"""Runs: started and ended by calls, or as blocks; in threads, tasks and other contexts."""
+"""Runs by calls and as blocks, in threads, tasks and other contexts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 import pytest
 from freezegun import freeze_time
 
-from agentscope import AgentScopeClient, Run, Tracker, create_tracker
+from agentscope import AgentScopeClient, AgentScopeError, Run, Tracker, create_tracker
 from agentscope.events import Event
 from agentscope.tracker.context import switch
 from tests.support.recording import Recording, balanced, current_scope, make, recorded
@@ -42,7 +42,7 @@ def tracker(recording: Recording) -> Tracker:
 
 
 def in_thread(function: Callable[[], Any]) -> Any:
-    """What a thread that inherits nothing makes of this."""
+    """Call `work` in a thread without the context, and return its result."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(contextvars.Context().run(function)))
     thread.start()
@@ -172,7 +172,7 @@ def test_a_block_may_be_asynchronous(recording: Recording, tracker: Tracker) -> 
 
 
 @pytest.mark.parametrize("kind", ENDINGS)
-def test_an_exception_fails_the_run_and_goes_on_unchanged(
+def test_an_exception_fails_or_cancels_the_run_and_goes_on_unchanged(
     recording: Recording, tracker: Tracker, kind: type[BaseException]
 ) -> None:
     error = kind("no")
@@ -183,7 +183,7 @@ def test_an_exception_fails_the_run_and_goes_on_unchanged(
     assert [entry.name for entry in caught.traceback] == [inspect.stack()[0].function]
     assert error.__context__ is None
     told = recording.end()
-    assert told["status"] == "failed"
+    assert told["status"] == ("cancelled" if kind is asyncio.CancelledError else "failed")
     assert told["error"]["type"].rpartition(".")[2] == kind.__name__
     assert told["error"]["message"] == "no"
     assert "test_runs.py" in told["error"]["traceback"]
@@ -198,7 +198,7 @@ def test_an_exception_fails_an_asynchronous_run_too(
             raise kind("no")
 
     awaiting = agent()
-    # A StopIteration that leaves a coroutine becomes a RuntimeError, as ever.
+    # Python turns a StopIteration that leaves a coroutine into a RuntimeError.
     with pytest.raises((kind, RuntimeError)):
         awaiting.send(None)
     assert recording.end()["error"]["message"] == "no"
@@ -486,7 +486,7 @@ def test_flush_and_shutdown_have_asynchronous_forms(recording: Recording, tracke
 def test_they_work_where_no_asyncio_loop_runs(recording: Recording, tracker: Tracker) -> None:
     tracker.start_run("agent")
     with pytest.raises(StopIteration) as ended:
-        tracker.aflush().send(None)  # as another library's loop does
+        tracker.aflush().send(None)  # like the event loop of another library
     assert ended.value.value
     assert len(recording.raw) == 1
 
@@ -650,3 +650,60 @@ def test_the_id_of_every_run_is_a_random_uuid_of_its_own(tracker: Tracker) -> No
     ids = [tracker.start_run("agent") for _ in range(100)]
     assert len(set(ids)) == 100
     assert {(UUID(run_id).version, str(UUID(run_id)) == run_id) for run_id in ids} == {(4, True)}
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+CONTEXT: dict[str, Any] = {
+    "user_id": "u",
+    "conversation_id": "c",
+    "tags": ["a", "b"],
+    "environment": "production",
+    "release": "1.2.3",
+}
+
+
+def test_a_run_says_for_whom_it_is_and_where_it_runs(recording: Recording, tracker: Tracker) -> None:
+    tracker.start_run("by call", **CONTEXT)
+    tracker.end_run()
+    with tracker.track_run("by keywords", **CONTEXT):
+        pass
+    for start in recording.events("run.start"):
+        assert {name: start[name] for name in CONTEXT} == CONTEXT
+    assert len(recording.events("run.start")) == 2
+    assert recording.invalid_calls == {}
+
+
+def test_a_run_may_learn_of_its_user_while_it_goes_on(recording: Recording, tracker: Tracker) -> None:
+    with tracker.track_run("agent") as run:
+        for name, value in CONTEXT.items():
+            setattr(run, name, value)
+        run.usage = {"total_tokens": 5}
+    end = recording.end()
+    assert {name: end[name] for name in CONTEXT} == CONTEXT
+    assert end["usage"] == {"total_tokens": 5}
+
+
+def test_a_misspelt_attribute_of_a_run_is_counted_and_said_with_the_right_name(
+    recording: Recording, tracker: Tracker
+) -> None:
+    with tracker.track_run("agent") as run:
+        run.outputs = "hunter2"  # type: ignore[attr-defined]
+    assert recording.end()["status"] == "completed"
+    assert recording.invalid_calls == {"unknown_field": 1}
+    assert "did you mean 'output'?" in recording.said[0]
+    assert "hunter2" not in recording.said[0]
+
+
+def test_a_misspelt_attribute_raises_after_the_end_is_recorded_if_that_is_asked_for() -> None:
+    with recorded(fail_silently=False) as loud:
+        with pytest.raises(AgentScopeError, match="did you mean 'output'"), loud.tracker.track_run("agent") as run:
+            run.outputs = 1  # type: ignore[attr-defined]
+        assert loud.end()["status"] == "completed"
+
+
+def test_a_run_can_end_as_cancelled(recording: Recording, tracker: Tracker) -> None:
+    tracker.start_run("agent")
+    tracker.end_run("cancelled")
+    assert recording.end()["status"] == "cancelled"
+    assert recording.invalid_calls == {}

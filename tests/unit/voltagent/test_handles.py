@@ -1,4 +1,4 @@
-"""Traces, agents, tools, memories and retrievers: what is recorded of them, however they are used."""
+"""Handles of traces, agents, tools, memories and retrievers: the recorded steps, for each way of use."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def types(volt: Traced) -> list[str]:
     return [event["type"] for event in volt.events()]
 
 
-# ---- four uses -------------------------------------------------------------------------------------------------------
+# ---- the four ways of use --------------------------------------------------------------------------------------------
 
 
 def plainly(begin: Callable[[], Any], inside: Callable[[Any], Any]) -> None:
@@ -260,7 +260,7 @@ def test_a_trace_has_the_id_it_is_given_and_knows_its_agent(volt: Traced) -> Non
 
 
 class Counted:
-    """Tells what it counted by attributes only."""
+    """A usage object that has attributes only."""
 
     input_tokens = 3
     output_tokens = None
@@ -495,7 +495,7 @@ def test_a_status_that_an_update_says_is_the_one_a_block_ends_with(volt: Traced,
     with volt.sdk.trace(agentId="a") as trace:
         with trace.add_agent("A") as agent:
             assert agent.update(status=said)
-            assert agent.add_tool("t").success()  # it goes on
+            assert agent.add_tool("t").success()  # the step goes on
         trace.update(status=said)
         trace.update(status="working")
     assert volt.outcomes() == {"a": "completed", "A": expected, "t": "completed"}
@@ -517,7 +517,7 @@ def test_an_unknown_status_or_level_is_left_out_and_said(volt: Traced) -> None:
     assert types(volt) == ["run.start", "run.end"]
 
 
-# ---- events of one's own ---------------------------------------------------------------------------------------------
+# ---- custom events ---------------------------------------------------------------------------------------------------
 
 
 def test_an_event_with_a_final_status_is_over_at_once(volt: Traced) -> None:
@@ -574,7 +574,7 @@ def test_the_type_of_an_event_is_that_of_its_step(volt: Traced, type_: str, step
     assert "eventType" not in step.get("meta_data", {})
 
 
-# ---- misuse ----------------------------------------------------------------------------------------------------------
+# ---- invalid calls ---------------------------------------------------------------------------------------------------
 
 
 def twice(trace: Any) -> str:
@@ -722,9 +722,10 @@ def test_an_exception_that_leaves_a_block_is_its_error_and_goes_on_unchanged(
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(1)])
-def test_a_block_that_is_cancelled_or_interrupted_failed(volt: Traced, error: BaseException) -> None:
+def test_a_block_that_is_cancelled_or_interrupted_says_so(volt: Traced, error: BaseException) -> None:
     with pytest.raises(type(error)):
         leave_sync(volt.sdk.trace(agentId="a"), error)
+    assert volt.outcomes() == {"a": "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"}
     assert volt.whole("a")["error"]["type"].endswith(type(error).__name__)
 
 
@@ -924,9 +925,9 @@ def test_tasks_do_not_mix(volt: Traced) -> None:
 
     async def work(name: str) -> None:
         async with volt.sdk.trace(agentId=name) as trace, trace.add_agent(f"agent {name}"):
-            await asyncio.sleep(0)  # the other tasks get their turn
+            await asyncio.sleep(0)  # let the other tasks run
             tracker.track_step(f"step {name}")
-            await asyncio.sleep(0)  # and again
+            await asyncio.sleep(0)  # let them run again
 
     async def main() -> None:
         await asyncio.gather(*(work(name) for name in "abc"))
@@ -970,7 +971,7 @@ def test_a_handle_that_nobody_has_any_more_is_closed_as_unfinished(volt: Traced)
     assert volt.outcomes() == {"a": "running", "dropped": "unfinished", "kept": "running"}
     del trace
     gc.collect()
-    assert volt.outcomes()["a"] == "running"  # as long as something below it goes on, so does the trace
+    assert volt.outcomes()["a"] == "running"  # the trace goes on as long as a step below it does
     kept.success()
     del kept
     gc.collect()
@@ -993,7 +994,7 @@ def test_what_is_known_of_handles_that_never_end_stays_bounded() -> None:
         events = [volt.sdk.add_event_to_trace(trace.id, f"e{number}").id for number in range(50)]
         assert len(volt.sdk._book.parts) <= 11
         assert len(volt.sdk._kept) <= 11
-        assert tools[0].success()  # what was forgotten ends as it should
+        assert tools[0].success()  # a handle without an owner ends normally
         volt.sdk.shutdown()
         assert volt.outcomes()["t0"] == "completed"
         assert len(events) == 50
@@ -1032,7 +1033,7 @@ def test_of_many_threads_that_end_it_one_succeeds(volt: Traced) -> None:
     assert types(volt).count("step.end") == 20
 
 
-# ---- the enemy -------------------------------------------------------------------------------------------------------
+# ---- hostile arguments -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make_value", HOSTILE)
@@ -1078,7 +1079,7 @@ def test_no_argument_whatever_raises_into_the_agent(volt: Traced, make_value: An
 
 
 class Interrupted:
-    """The user presses Ctrl-C while it is looked at."""
+    """An object whose inspection raises KeyboardInterrupt."""
 
     def __getattribute__(self, name: str) -> Any:
         raise KeyboardInterrupt
@@ -1185,3 +1186,45 @@ def test_an_sdk_made_for_one_destination_shares_runs_with_another_of_the_same() 
         other.shutdown()
         assert [event.run_id for event in kept] == [trace.id]
         assert isinstance(other._config.exporters[0], VoltAgentExporter)
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+
+def test_options_that_name_fields_become_fields(volt: Traced) -> None:
+    with volt.sdk.trace(
+        agentId="a", userId="u", conversation_id="c", tags=["t"], environment="test", release="1"
+    ) as trace:
+        with trace.add_agent("A", model="gpt-5", provider="openai", costUsd=0.5, first_token_ms=3) as agent:
+            agent.update(cost_usd=0.75)
+        trace.update(userId="other")
+    run, step = volt.whole("a"), volt.whole("A")
+    assert [run[name] for name in ("user_id", "conversation_id", "tags", "environment", "release")] == [
+        "other",
+        "c",
+        ["t"],
+        "test",
+        "1",
+    ]
+    assert [step[name] for name in ("model", "provider", "cost_usd", "first_token_ms")] == ["gpt-5", "openai", 0.75, 3]
+    assert "meta_data" not in step
+    assert volt.invalid_calls == {}
+
+
+@pytest.mark.parametrize("name", ["modelParameters", "model_parameters"])
+def test_the_model_is_known_from_the_model_parameters_which_stay_as_they_are(volt: Traced, name: str) -> None:
+    with volt.sdk.trace(agentId="a") as trace:
+        trace.add_agent("A", metadata={name: {"model": "gpt-5", "temperature": 0}}).success()
+        trace.add_agent("B", model="mine", metadata={name: {"model": "gpt-5"}}).success()
+        trace.add_agent("C").success(metadata={name: {"model": "late"}})
+    assert [volt.whole(step)["model"] for step in "ABC"] == ["gpt-5", "mine", "late"]
+    assert volt.whole("A")["meta_data"] == {"modelParameters": {"model": "gpt-5", "temperature": 0}}
+
+
+def test_an_attribute_that_is_set_on_a_handle_is_counted_and_said(volt: Traced) -> None:
+    with volt.sdk.trace(agentId="a") as trace:
+        tool: Any = trace.add_tool("t")
+        tool.output = "hunter2"
+        tool.success("told")
+    assert volt.whole("t")["output"] == "told"
+    assert volt.invalid_calls == {"unknown_field": 1}
