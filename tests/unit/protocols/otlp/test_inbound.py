@@ -25,6 +25,7 @@ from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
 from agentscope.protocols.otlp.wire.model import CLIENT, ERROR, INTERNAL, OK, UNSET, Span, SpanEvent, SpanGroup, Value
 from agentscope.server.storage.fold import run_view
 from tests.support.events import NOON
+from tests.support.otlp import read_request
 
 TRACE = "5b8efff798038103d269b633813fc60c"
 RUN = run_id_of(TRACE)
@@ -1101,7 +1102,7 @@ def test_either_encoding_gives_the_same_events(given_span: Span) -> None:
     for form in (protobuf, json_form):
         body = form.encode_request([form.encode_span(given_span)], {"service.name": "x"}, "scope", "1")
         told = []
-        for group in form.decode_request(body):
+        for group in read_request(form, body):
             for each in group.spans:
                 try:
                     told.append([patch.id for patch in patches_of(each, group)])

@@ -21,6 +21,7 @@ from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
 from agentscope.protocols.otlp.wire.model import Span, Unreadable
 from agentscope.protocols.voltagent.protocol import HISTORY, OTLP_PATH, VoltAgentProtocol
 from tests.support.events import answer, attempt, batch, deliver, event, opened, parked_after, run_of
+from tests.support.otlp import read_request
 
 FORMS: dict[str, Any] = {form.CONTENT_TYPE: form for form in (protobuf, json_form)}
 
@@ -55,7 +56,7 @@ class Backend:
         body = gzip.decompress(request.body) if coding else request.body
         if len(body) > self.limit:
             return answer(413)
-        groups = form.decode_request(body)
+        groups = read_request(form, body)
         spans = [span for group in groups for span in group.spans if not isinstance(span, Unreadable)]
         assert len(spans) == sum(len(group.spans) for group in groups)
         self.resource = groups[0].resource
