@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.field.measures import MEASURES, QUICK
 from benchmarks.field.numbers import Spread, spread
 from benchmarks.field.rows import with_net_cpu
-from benchmarks.field.running import Runner, Sample, Turn
+from benchmarks.field.runner import Runner, Sample, Turn
 from benchmarks.field.subjects import EXTRA, ROOT, Subject, checkout
 from benchmarks.field.table import FIGURES, Figure, aligned, busy, range_of
 

@@ -27,11 +27,11 @@ from types import FrameType
 from typing import Any
 
 from benchmarks.field.adapters import KINDS
-from benchmarks.field.asking import Commander, SinkProcess
 from benchmarks.field.load import Load, drive
 from benchmarks.field.payloads import Payloads
 from benchmarks.field.process import HOST, name_the_backend
 from benchmarks.field.programs import run
+from benchmarks.field.sink_client import Commander, SinkProcess
 from benchmarks.field.subjects import ROOT, checkout
 
 PACKAGES = {"agentscope": "agentscope", "otel": "opentelemetry"}

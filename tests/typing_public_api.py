@@ -1,4 +1,4 @@
-"""What a type checker must say of the public API. Checked by mypy in strict mode, never run."""
+"""The types of the public API. mypy checks this module in strict mode; it never runs."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Agent:
 
 
 async def observed() -> None:
-    """The decorator keeps parameters and results."""
+    """Check that the decorator keeps parameters and results."""
     assert_type(search("a", limit=2), list[str])
     assert_type(bare("a"), int)
     assert_type(function({}, None), int)
@@ -149,7 +149,7 @@ assert_type(APIError("no", 500).status_code, "int | None")
 
 
 def wrong() -> None:
-    """What a checker must refuse: an `ignore` that is not needed is an error in strict mode."""
+    """Calls that a checker must refuse: an unneeded `ignore` is an error in strict mode."""
     anything: Any = None
     search(1)  # type: ignore[arg-type]
     tracker.flush("soon")  # type: ignore[arg-type]

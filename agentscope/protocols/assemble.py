@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from agentscope.events import RUN, RUN_END, STEP, STEP_END, Event, in_full
+from agentscope.events import FIELDS, LAST, MERGED, RUN, RUN_END, STEP, STEP_END, UNITED, Event, in_full
 
 from .base import Batch, Part
 
@@ -43,7 +43,7 @@ def joined(batch: Batch, runs: bool = True) -> tuple[list[Whole], list[int]]:
 def merged(parts: Sequence[Event]) -> Event:
     """All events of one run or step, in order, as one of type `run` or `step`, with the place of the last.
 
-    A later value counts over an earlier one, but objects in `meta_data` are merged, as the receiver does it.
+    Values are joined as the table of fields has it for each, like in the receiver.
     """
     last = parts[-1]
     type_ = RUN if last.step_id is None else STEP
@@ -52,9 +52,10 @@ def merged(parts: Sequence[Event]) -> Event:
     fields: dict[str, Any] = {}
     for event in parts:
         for name, value in event.fields.items():
-            if name == "meta_data" and name in fields:
+            join = FIELDS[name].join if name in FIELDS else LAST
+            if join == MERGED and name in fields:
                 value = _merged_objects(fields[name], value)
-            elif name == "truncated":
+            elif join == UNITED:
                 value = sorted({*fields.get(name, ()), *value})
             fields[name] = value
     parent = next((event.parent_id for event in reversed(parts) if event.parent_id is not None), None)

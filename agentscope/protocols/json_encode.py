@@ -9,7 +9,7 @@ from json.encoder import encode_basestring as quoted
 from math import isfinite
 from typing import Any
 
-from agentscope.events import Event, PlainStep, Session
+from agentscope.events import TIME_FIELDS, Event, PlainStep, Session
 
 dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 """Strict and compact; what it gives still has to be encoded as UTF-8."""
@@ -18,7 +18,6 @@ UNENCODABLE = (ValueError, TypeError, OverflowError, RecursionError)
 """What encoding an event may raise, if a hook has put something into it that is not JSON."""
 
 _EPOCH = datetime(1970, 1, 1)
-_TIMES = frozenset({"started_at", "ended_at"})
 
 
 @lru_cache(maxsize=64)
@@ -69,7 +68,7 @@ def event_json(event: Event, session: Session) -> bytes:
         elif kind is str:
             head += f"{_key(name)}{quoted(value)}"
         elif kind is int:
-            head += f'{_key(name)}"{naive_utc(value)}Z"' if name in _TIMES else f"{_key(name)}{value}"
+            head += f'{_key(name)}"{naive_utc(value)}Z"' if name in TIME_FIELDS else f"{_key(name)}{value}"
         elif kind is float and isfinite(value):
             head += f"{_key(name)}{value!r}"
         else:
@@ -86,4 +85,4 @@ def _key(name: str) -> str:
 
 def plain(name: str, value: Any) -> Any:
     """A field that is no payload, as it is written: times are kept in nanoseconds until here."""
-    return zoned_utc(value) if name in _TIMES and type(value) is int else value
+    return zoned_utc(value) if name in TIME_FIELDS and type(value) is int else value

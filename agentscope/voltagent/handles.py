@@ -52,7 +52,7 @@ class Handle(_Block, InProcess, Ready[Any]):
         self.trace_id: str = part.id if above is None else above.trace_id
         """The id of the trace that it belongs to."""
 
-    def _given(self) -> Any:
+    def _result(self) -> Any:
         return self
 
     def __await__(self: H) -> Generator[Any, Any, H]:

@@ -1,4 +1,4 @@
-"""The table as text, in Markdown that can be read as it is."""
+"""The tables as aligned Markdown."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 from benchmarks.field.adapters import EVERYBODY, KINDS
 from benchmarks.field.numbers import Spread, spread
 from benchmarks.field.rows import Limit, Line, Row, with_net_cpu
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 
 HEAD = ("measure", "of", "measured (least–most)", "compared with", "ratio (least–most)", "target", "")
 _OF = {"agentscope": "core", "agentscope-fast": "fast", "agentscope-plain": "core", "receiver": "receiver"}
 
 
 class Figure(NamedTuple):
-    """A line of the table of everybody."""
+    """A line of the table of all SDKs."""
 
     title: str
     measure: str
@@ -52,7 +52,7 @@ FIGURES: Sequence[Figure] = (
 
 
 def table(lines: Iterable[Line]) -> str:
-    """What was measured against the targets."""
+    """The table of the targets."""
     return aligned([HEAD, *(_cells(line) for line in lines)])
 
 
@@ -88,7 +88,7 @@ def range_of(values: Spread, unit: str) -> str:
 
 
 def number(value: float, unit: str, *, bare: bool = False) -> str:
-    """About three digits that count, and the unit; `%` shows a share."""
+    """A value with about three significant digits and its unit; with `%` the value is a share."""
     if unit == "%":
         value *= 100
     size = abs(value)
@@ -98,7 +98,7 @@ def number(value: float, unit: str, *, bare: bool = False) -> str:
 
 
 def summary(lines: Sequence[Line], samples: Sequence[Sample], *, quick: bool = False) -> str:
-    """What was met and missed, and what the figures can be trusted with."""
+    """The number of targets met, and the conditions of the measurement."""
     if quick:
         return "A quick run shows that everything works. Its figures mean nothing."
     judged = [line for line in lines if line.met is not None]
@@ -124,7 +124,7 @@ def busy(samples: Iterable[Sample]) -> str:
 
 
 def field_table(samples: Iterable[Sample]) -> str:
-    """Everybody beside each other: medians of what is compared most, as far as they were measured."""
+    """The medians of `FIGURES` for all measured SDKs, one column for each."""
     given = with_net_cpu(samples)
     names = [name for name in EVERYBODY if any(sample.subject == name for sample in given)]
     texts = [("", *(KINDS[name].label for name in names))]
@@ -136,7 +136,7 @@ def field_table(samples: Iterable[Sample]) -> str:
 
 
 def _median(figure: Figure, subject: str, samples: Iterable[Sample]) -> str:
-    """An empty text if it was not measured."""
+    """The median as text; empty if the figure was not measured."""
     found = spread(
         sample.figures[figure.name]
         for sample in samples
@@ -146,14 +146,14 @@ def _median(figure: Figure, subject: str, samples: Iterable[Sample]) -> str:
 
 
 def aligned(texts: list[tuple[str, ...]]) -> str:
-    """Markdown, in columns as wide as they need."""
+    """A Markdown table with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     texts.insert(1, tuple("-" * width for width in widths))
     return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in texts)
 
 
 def _missed(line: Line) -> str:
-    """By how much, as a share of the limit, where the value is what misses it."""
+    """MISSED, with the distance to the limit as a share of it if the value is the reason."""
     if line.limit is None or line.compared is None or not line.limit.at or line.why:
         return "MISSED"
     return f"MISSED by {abs(line.compared.median / line.limit.at - 1):.0%}"

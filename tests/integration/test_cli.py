@@ -1,8 +1,7 @@
-"""The command line as a person meets it: in its own process, with real sockets and real files."""
+"""The command line in its own process, with real sockets and real files."""
 
 from __future__ import annotations
 
-import io
 import os
 import pty
 import re
@@ -18,14 +17,13 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
 from agentscope import create_tracker
 from agentscope._version import __version__
-from agentscope.cli.demo import run_demo
-from agentscope.cli.demo.show import _Demo
+from agentscope.cli.demo import command as demonstration
+from agentscope.cli.main import main
 
 from ..support import command, patient, read_api
 from ..support.platform import DeployedPlatform
@@ -44,25 +42,25 @@ def one_sentence(text: str) -> bool:
 def test_demo_shows_what_the_agent_did_and_that_nothing_was_lost() -> None:
     done = command.agentscope("demo", "--exit")
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("librarian", "list_files", "start_notebook", "search_files", "summarizer", "remember"):
+    for word in ("librarian", "list_files", "find_topic", "search_files", "summarizer", "write_notebook"):
         assert word in done.stdout
-    assert re.search(r"✗ read_notebook .* FileNotFoundError", done.stdout)
-    assert re.search(r"✓ read_notebook .* notes 0", done.stdout)
+    assert re.search(r"✗ read_notebook .* [\d.]+ ms  FileNotFoundError", done.stdout)
+    assert re.search(r"✓ read_notebook .* [\d.]+ ms  topic \w+", done.stdout)
     ledger = re.search(
-        r"accepted (\d+) = delivered (\d+) \+ dropped 0 \+ spooled 0 \+ pending 0; stored by the receiver: (\d+)",
+        r"accepted (\d+) = delivered (\d+) \+ dropped 0 \+ spooled 0 \+ pending 0\n +stored by the receiver: (\d+)",
         done.stdout,
     )
     assert ledger
     assert len(set(ledger.groups())) == 1
-    assert re.search(r"[\d.]+ µs \(median\), [\d.]+ µs \(99th percentile\)", done.stdout)
+    assert re.search(r"[\d.]+ µs \(mean of 2000", done.stdout)
     assert re.search(r"http://127\.0\.0\.1:\d+/runs/", done.stdout)
     assert ESCAPE not in done.stdout
 
 
 def test_demo_nests_the_sub_agents_steps_below_it() -> None:
     out = command.agentscope("demo", "--exit").stdout
-    assert re.search(r"(?m)^  ├─ ✓ reader .*\n(  │  [├└]─ ✓ read_file.*\n)+", out)
-    assert re.search(r"(?m)^  ├─ ✓ summarizer .*\n(  │  ├─ ✓ read_source.*\n)+  │  └─ ✓ pick_sentences", out)
+    assert re.search(r"(?m)^  ├─ ✓ reader .*\n(  │  ├─ ✓ read_file .*\n)+  │  └─ ✓ find_topic ", out)
+    assert re.search(r"(?m)^  ├─ ✓ summarizer .*\n(  │  [├└]─ ✓ read_source .*\n)+  └─ ✓ write_notebook", out)
 
 
 @pytest.mark.long
@@ -192,26 +190,28 @@ def test_without_the_server_extra_it_says_how_to_get_it(name: str, tmp_path: Pat
     assert "pip install -e '.[server]'" in done.stderr
 
 
-def test_demo_fails_when_less_is_stored_than_was_accepted(tmp_path: Path) -> None:
-    out = io.StringIO()
-    with mock.patch.object(_Demo, "_count_stored", return_value=1):
-        assert run_demo(leave=True, directory=str(tmp_path), out=out) == 1
-    assert "These numbers should be equal: accepted, delivered, stored." in out.getvalue()
+def test_demo_fails_when_less_is_stored_than_was_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetch = demonstration._fetch
+
+    def forgetful(url: str) -> Any:
+        return {"events": []} if url.endswith("/events") else fetch(url)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demonstration, "_fetch", forgetful)
+    assert main(["demo", "--exit"]) == 1
+    assert "accepted, delivered and stored should be equal; dropped: nothing" in capsys.readouterr().out
 
 
-def test_demo_says_what_was_dropped_and_why(tmp_path: Path) -> None:
+def test_demo_says_what_was_dropped_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     # 64 KiB hold a fraction of what the demonstration records in one go.
-    out = io.StringIO()
-    with mock.patch.dict(os.environ, {"AGENTSCOPE_MAX_QUEUE_BYTES": str(64 * 1024)}):
-        assert run_demo(leave=True, directory=str(tmp_path), out=out) == 1
-    assert re.search(r"dropped \d+: queue_full", out.getvalue())
-
-
-def test_demo_says_when_the_receiver_does_not_know_a_run(tmp_path: Path) -> None:
-    out = io.StringIO()
-    with mock.patch.object(_Demo, "_work", return_value=["a-run-that-never-was"]):
-        assert run_demo(leave=True, directory=str(tmp_path), out=out) == 0
-    assert "✗ The receiver does not know the run a-run-that-never-was." in out.getvalue()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AGENTSCOPE_MAX_QUEUE_BYTES", str(64 * 1024))
+    assert main(["demo", "--exit"]) == 1
+    assert re.search(r"dropped: queue_full \d+", capsys.readouterr().out)
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
@@ -409,11 +409,11 @@ def answering(status: int, headers: dict[str, str] | None = None, tls: ssl.SSLCo
             self.end_headers()
 
         def log_message(self, *args: Any) -> None:
-            """Nothing on stderr."""
+            """Print nothing to stderr."""
 
     class Server(HTTPServer):
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that hangs up in the middle of a handshake is what a test wants."""
+            """Ignore clients that disconnect during a handshake, which the tests do."""
 
     server = Server(("127.0.0.1", 0), Handler)
     if tls:

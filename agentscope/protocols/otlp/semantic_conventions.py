@@ -1,7 +1,7 @@
-"""What writing and reading share: the names of our own attributes, and what each kind of step is called elsewhere.
+"""Attribute names that writing and reading share, and the name of each step type in other conventions.
 
-A span of our own loses nothing on its way through OTLP. Where a common convention has a name for a field, that name carries it;
-the others travel as `agentscope.*`. The table of kinds is the one of WIRE.md section 4.
+A span of our own loses nothing on its way through OTLP. The table of fields in `events.py` names the attribute that carries each
+plain field; those for payloads, ids and times stand here.
 """
 
 from __future__ import annotations
@@ -24,20 +24,8 @@ META_DATA = "agentscope.meta_data"
 """Only where it is no object: those are carried by `METADATA`. JSON text."""
 USAGE = "agentscope.usage"
 """JSON text."""
-STATUS = "agentscope.status"
-
-TEXTS = {
-    "status": STATUS,
-    "external_id": "agentscope.external_id",
-    "source": "agentscope.source",
-    "level": "agentscope.level",
-    "span_id": "agentscope.span_id",
-    "user_id": "user.id",
-    "conversation_id": "gen_ai.conversation.id",
-}
-"""Fields that hold text, by the attribute that carries each."""
-NUMBERS = {"tokens_used": "agentscope.tokens_used", "latency_ms": "agentscope.latency_ms"}
-LISTS = {"tags": "tag.tags", "truncated": "agentscope.truncated"}
+FIRST_CHUNK_SECONDS = "gen_ai.response.time_to_first_chunk"
+"""The convention for `first_token_ms`, in seconds."""
 
 INPUT, OUTPUT = "input", "output"
 """VoltOps. Under OpenInference they are INPUT_VALUE and OUTPUT_VALUE. At least one of the two has the payload."""

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.against import BEFORE, COMPARED, LOOP, MORE, NOW, main, order, table, verdict
 from benchmarks.field.measures import MEASURES
 from benchmarks.field.numbers import Spread
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 from benchmarks.field.subjects import ROOT, checkout, environment
 from benchmarks.field.table import FIGURES, Figure
 

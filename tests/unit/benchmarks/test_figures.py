@@ -1,4 +1,4 @@
-"""How the benchmarks reckon: percentiles, ratios to the peers round by round, verdicts, and what arrived whole."""
+"""The arithmetic of the benchmarks: percentiles, ratios within a round, verdicts, and steps that arrived whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.field.measures import MEASURES, QUICK
 from benchmarks.field.numbers import Spread, in_microseconds, percentile, spread
 from benchmarks.field.payloads import Payloads, whole_steps
 from benchmarks.field.rows import ROWS, Limit, Line, Row, chosen, lines, with_net_cpu
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 
 LESS = Row("x", "x", "burst", "time", "µs", core=(Limit(0.5, ("otel", "libhoney")),), subjects=("agentscope",))
 MORE = Row("y", "y", "burst", "rate", "/s", core=(Limit(2, ("otel",)),), more_is_better=True, subjects=("agentscope",))

@@ -8,6 +8,8 @@ The names were taken from the packages that write them and from the backends tha
 
 from __future__ import annotations
 
+from agentscope.events import RUN_FIELDS
+
 INPUTS = (
     "langfuse.observation.input",
     "input.value",
@@ -116,7 +118,7 @@ TOKENS = {
         "ai.usage.tokens",
         "gen_ai.aggregated_usage.total_tokens",
     ),
-    "cached": (
+    "cache_read": (
         "gen_ai.usage.cache_read.input_tokens",
         "gen_ai.usage.cache_read_input_tokens",
         "gen_ai.usage.cache_read_tokens",
@@ -160,31 +162,6 @@ TOKENS = {
 USAGE_OBJECTS = ("langfuse.observation.usage_details", "mlflow.chat.tokenUsage")
 """Counts as one JSON object."""
 
-MODELS = (
-    "gen_ai.response.model",
-    "gen_ai.request.model",
-    "llm.response.model_name",
-    "llm.model_name",
-    "llm.request.model_name",
-    "llm.model",
-    "embedding.model_name",
-    "reranker.model_name",
-    "langfuse.observation.model.name",
-    "ai.response.model",
-    "ai.model.id",
-    "ai.model.name",
-    "model.name",
-    "model_name",
-    "mlflow.llm.model",
-)
-PROVIDERS = (
-    "gen_ai.provider.name",
-    "gen_ai.system",
-    "llm.provider",
-    "llm.system",
-    "ai.model.provider",
-    "mlflow.llm.provider",
-)
 FINISH_REASONS = (
     "gen_ai.response.finish_reasons",
     "gen_ai.response.finish_reason",
@@ -210,29 +187,63 @@ AGENT_NAMES = (
 RETRIEVER_NAMES = ("retriever.name", "gen_ai.data_source.id", "traceloop.entity.name")
 OTHER_NAMES = ("traceloop.entity.name", "gen_ai.workflow.name", "workflow.step.name")
 
-USERS = (
-    "user.id",
-    "enduser.id",
-    "langfuse.user.id",
-    "gen_ai.user",
-    "llm.user",
-    "traceloop.association.properties.user_id",
-    "ai.telemetry.metadata.userId",
+ALIASES = {
+    "model": (
+        # The model that answered says more than the one that was asked for.
+        "gen_ai.response.model",
+        "gen_ai.request.model",
+        "llm.response.model_name",
+        "llm.model_name",
+        "llm.request.model_name",
+        "llm.model",
+        "embedding.model_name",
+        "reranker.model_name",
+        "langfuse.observation.model.name",
+        "ai.response.model",
+        "ai.model.id",
+        "ai.model.name",
+        "model.name",
+        "model_name",
+        "mlflow.llm.model",
+    ),
+    "provider": (
+        "gen_ai.provider.name",
+        "gen_ai.system",
+        "llm.provider",
+        "llm.system",
+        "ai.model.provider",
+        "mlflow.llm.provider",
+    ),
+    "cost_usd": ("gen_ai.usage.cost_usd", "llm.usage.cost"),
+    "first_token_ms": ("ai.response.msToFirstChunk",),
+    "user_id": (
+        "enduser.id",
+        "langfuse.user.id",
+        "gen_ai.user",
+        "llm.user",
+        "traceloop.association.properties.user_id",
+        "ai.telemetry.metadata.userId",
+    ),
+    "conversation_id": (
+        "langfuse.session.id",
+        "traceloop.association.properties.session_id",
+        "traceloop.association.properties.conversation_id",
+        "voltagent.conversation_id",
+        "gcp.vertex.agent.session_id",
+        "ai.telemetry.metadata.sessionId",
+    ),
+    "tags": ("langfuse.trace.tags", "langfuse.tags", "ai.telemetry.metadata.tags"),
+    "environment": ("deployment.environment", "langfuse.environment"),
+    "release": ("langfuse.release",),
+}
+"""Further names of the attributes that tell a field, beside those that the table of fields has for it."""
+OF_RUN = tuple(
+    attribute
+    for name, field in RUN_FIELDS.items()
+    if field.given and field.attribute
+    for attribute in (field.attribute, *field.also, *ALIASES.get(name, ()))
 )
-SESSIONS = (
-    "gen_ai.conversation.id",
-    "conversation.id",
-    "session.id",
-    "langfuse.session.id",
-    "traceloop.association.properties.session_id",
-    "traceloop.association.properties.conversation_id",
-    "voltagent.conversation_id",
-    "gcp.vertex.agent.session_id",
-    "ai.telemetry.metadata.sessionId",
-)
-TAGS = ("tag.tags", "langfuse.trace.tags", "langfuse.tags", "ai.telemetry.metadata.tags")
-OF_RUN = (*USERS, *SESSIONS, *TAGS)
-"""What tells of the whole run, on whatever span it stands."""
+"""The attributes that tell of the whole run, on whatever span they stand."""
 
 ERROR_TYPES = ("error.type", "error.name")
 ERROR_MESSAGES = ("error.message", "langfuse.observation.status_message")

@@ -1,4 +1,4 @@
-"""The attributes of a span of others: looked up by many names, and kept as JSON where nobody asked for them."""
+"""The attributes of a span of another emitter: looked up by many names, and kept as JSON where no field takes them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, deeper_than
+from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT
 from agentscope.protocols.otlp.semantic_conventions import JSON_TYPE, TEXT_TYPE
-from agentscope.protocols.otlp.token_usage import count
 from agentscope.protocols.otlp.wire.model import Value
+from agentscope.protocols.token_usage import count
+from agentscope.serialization.depth import is_deeper
 
 from .attribute_names import ALL_JSON
 
@@ -23,7 +24,7 @@ _CUT_KEY = "agentscope.attributes_left_out"
 
 
 class Attributes:
-    """Each attribute is given once; `rest` has what nobody took."""
+    """Attributes that fields are read from; `rest` gives those that no field took."""
 
     def __init__(self, attributes: Mapping[str, Value]) -> None:
         self.all = attributes
@@ -56,6 +57,16 @@ class Attributes:
                 value = int(value)
             if found is None:
                 found = count(value)
+        return found
+
+    def amount(self, *names: str) -> int | float | None:
+        """The first finite number under one of these names. All of these names are understood."""
+        found: int | float | None = None
+        for name in names:
+            value: Any = self.all.get(name)
+            if type(value) in (int, float) and isfinite(value):
+                self._taken.add(name)
+                found = value if found is None else found
         return found
 
     def payload(self, names: Sequence[str], mime_type: Value = None) -> Any:
@@ -135,7 +146,7 @@ def parsed(text: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()  # lone surrogates, which no store takes
     except (ValueError, RecursionError):
         return text
-    return text if deeper_than(value, DEEPEST) else value
+    return text if is_deeper(value, DEEPEST) else value
 
 
 def _finite(digits: str) -> float | str:

@@ -11,18 +11,31 @@ from hashlib import blake2b
 from math import isfinite
 from typing import Any
 
-from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_START
+from agentscope.events import (
+    FIELDS,
+    MILLISECONDS,
+    NUMBER,
+    RUN_END,
+    RUN_START,
+    RUN_UPDATE,
+    STEP,
+    STEP_START,
+    TEXT,
+    TEXTS,
+    WHOLE,
+)
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.agentscope.fields import MAX_ID, normal_time
 from agentscope.protocols.ids import run_id_of, span_id_of
-from agentscope.protocols.json_decode import MAX_DEPTH, deeper_than
+from agentscope.protocols.json_decode import MAX_DEPTH
 from agentscope.protocols.json_encode import zoned_utc
 from agentscope.protocols.otlp import semantic_conventions as names
 from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Value
+from agentscope.serialization.depth import is_deeper
 
 from .attributes import parsed, plain
 from .step_types import AGENT, OTHER, REASONING, kind_of
-from .third_party import Foreign, is_root, resource_data, understood
+from .third_party import Foreign, is_root, resource_data, resource_fields, understood
 
 SESSION = "otlp"
 """`Patch.session_id`: spans have no session, and no place in one."""
@@ -87,12 +100,8 @@ def _own(span: Span, run_id: str) -> Patch:
     fields: dict[str, Any] = {}
     _put_text(fields, "agent_name" if step_id is None else "name", attributes.get(names.NAME), names.NAME)
     _put_text(fields, "step_type", attributes.get(names.STEP_TYPE), names.STEP_TYPE)
-    for field, name in names.TEXTS.items():
-        _put_text(fields, field, attributes.get(name), name)
-    for field, name in names.NUMBERS.items():
-        _put_number(fields, field, attributes.get(name), name)
-    for field, name in names.LISTS.items():
-        _put_list(fields, field, attributes.get(name), name)
+    for put, field, name in _CARRIED:
+        put(fields, field, attributes.get(name), name)
     _put_time(fields, "started_at", attributes.get(names.STARTED_AT), span.start_ns)
     _put_time(fields, "ended_at", attributes.get(names.ENDED_AT), span.end_ns)
     for field, value_name, type_name in (
@@ -146,6 +155,11 @@ def _put_list(fields: dict[str, Any], field: str, value: Value, name: str) -> No
         fields[field] = items
 
 
+_PUT = {TEXT: _put_text, TEXTS: _put_list, WHOLE: _put_number, NUMBER: _put_number, MILLISECONDS: _put_number}
+_CARRIED = tuple((_PUT[field.type], name, field.attribute) for name, field in FIELDS.items() if field.attribute)
+"""The fields that an attribute carries: how each is read, its name, and the attribute."""
+
+
 def _put_time(fields: dict[str, Any], field: str, value: Value, span_ns: int) -> None:
     """The time of the span, unless an attribute has the real one; 0 there is none."""
     if value is None:
@@ -174,7 +188,7 @@ def _foreign(span: Span, group: SpanGroup, run_id: str, root: bool) -> list[Patc
         # Placed at the start of the span: what the root says, at its own end, counts over it.
         patches.append(_patch(RUN_UPDATE, run_id, None, None, span.start_ns or time_ns, told.of_run))
     if not root or told.kind not in _RUNS:
-        fields = {"name": told.name, "step_type": told.kind, **told.fields}
+        fields = {"name": told.name, "step_type": told.kind, **told.fields, **told.of_step}
         if told.meta_data:
             fields["meta_data"] = told.meta_data
         type_ = STEP if told.ended else STEP_START
@@ -183,10 +197,10 @@ def _foreign(span: Span, group: SpanGroup, run_id: str, root: bool) -> list[Patc
 
 
 def _run(span: Span, group: SpanGroup, run_id: str, told: Foreign) -> Patch:
-    fields = {"agent_name": told.run_name or told.name, **told.fields, **told.of_run}
+    fields = {"agent_name": told.run_name or told.name, **told.fields, **resource_fields(group), **told.of_run}
     meta = {**told.run_meta_data, **resource_data(group)}
     if told.kind in _RUNS:
-        meta = {**told.meta_data, **meta}
+        meta = {**told.meta_data, **told.of_step, **meta}  # a run has no fields for what is told of a step
         fields["span_id"] = span.span_id  # what its children name as their parent
     else:
         fields.pop("usage", None)  # the step has it
@@ -210,7 +224,7 @@ def _patch(
     time = zoned_utc(time_ns)
     head = {"seq": 0, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
     event: dict[str, Any] = {**head, **fields}
-    if deeper_than(event, _EVENT_DEPTH):
+    if is_deeper(event, _EVENT_DEPTH):
         raise ValueError(f"a value is nested deeper than {_EVENT_DEPTH} levels")
     try:
         text = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -1,19 +1,21 @@
-"""Spans that others made, as the fields of a step or a run."""
+"""Spans of other emitters, turned into the fields of a step or a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from agentscope.events import FIELDS, RUN_FIELDS, STEP_FIELDS, TEXT, TEXTS, Field
 from agentscope.protocols.json_encode import zoned_utc
 from agentscope.protocols.otlp.semantic_conventions import (
     EXCEPTION,
     EXCEPTION_KEYS,
+    FIRST_CHUNK_SECONDS,
     INPUT_MIME_TYPE,
     OUTPUT_MIME_TYPE,
 )
-from agentscope.protocols.otlp.token_usage import Tokens, tokens_of
 from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup
+from agentscope.protocols.token_usage import Tokens, tokens_of
 
 from . import attribute_names
 from .attributes import Attributes, payload_of, plain
@@ -37,7 +39,9 @@ class Foreign(NamedTuple):
     fields: dict[str, Any]
     """Fields that a run and a step have in common: status, times, input, output, error, usage."""
     of_run: dict[str, Any]
-    """user_id, conversation_id and tags, which emitters put on any span."""
+    """Fields of the run, such as its user, which emitters put on any span."""
+    of_step: dict[str, Any]
+    """Fields of the step alone, such as its model."""
     meta_data: dict[str, Any]
     run_meta_data: dict[str, Any]
     run_name: str | None
@@ -59,14 +63,13 @@ def understood(span: Span, group: SpanGroup) -> Foreign:
     usage = _usage(attributes)
     found = {"input": told.input, "output": told.output, "error": error, "usage": usage, "source": group.scope_name}
     fields.update((field, value) for field, value in found.items() if value is not None and value != "")
-    of_run = _of_run(attributes)
+    of_run, of_step = _told_fields(attributes, RUN_FIELDS), _told_fields(attributes, STEP_FIELDS)
+    seconds = attributes.amount(FIRST_CHUNK_SECONDS, "gen_ai.server.time_to_first_token")
+    if seconds is not None:
+        of_step.setdefault("first_token_ms", round(seconds * 1000, 3))
     run_name = attributes.text("langfuse.trace.name", "traceloop.workflow.name")
     run_meta = attributes.objects(attribute_names.TRACE_META_OBJECTS, attribute_names.TRACE_META_PREFIXES)
     meta = attributes.objects(attribute_names.META_OBJECTS, attribute_names.META_PREFIXES)
-    for key, names in (("model", attribute_names.MODELS), ("provider", attribute_names.PROVIDERS)):
-        value = attributes.text(*names)
-        if value is not None:
-            meta.setdefault(key, value)
     reasons = attributes.texts(*attribute_names.FINISH_REASONS)
     if reasons:
         meta.setdefault("finish_reasons", reasons)
@@ -79,7 +82,7 @@ def understood(span: Span, group: SpanGroup) -> Foreign:
     if events:
         meta.setdefault("events", events)
     meta = {**attributes.rest(attribute_names.NOISE), **meta}
-    return Foreign(kind, name, ended, fields, of_run, meta, run_meta, run_name)
+    return Foreign(kind, name, ended, fields, of_run, of_step, meta, run_meta, run_name)
 
 
 def resource_data(group: SpanGroup) -> dict[str, Any]:
@@ -129,13 +132,28 @@ def _usage(attributes: Attributes) -> dict[str, int] | None:
     return {**told.usage(), **tokens.usage()} or None
 
 
-def _of_run(attributes: Attributes) -> dict[str, Any]:
+_NAMES = {
+    name: (field.attribute, *field.also, *attribute_names.ALIASES.get(name, ()))
+    for name, field in FIELDS.items()
+    if field.given and field.attribute and name not in ("tokens_used", "latency_ms")  # usage and the times tell these
+}
+"""The attributes that tell each field, under every convention."""
+
+
+def _told_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[str, Any]:
+    """The fields of a run, or of a step, that the attributes tell."""
+    read: dict[str, Callable[..., Any]] = {TEXT: attributes.text, TEXTS: attributes.texts}
     found = {
-        "user_id": attributes.text(*attribute_names.USERS),
-        "conversation_id": attributes.text(*attribute_names.SESSIONS),
-        "tags": attributes.texts(*attribute_names.TAGS),
+        name: read.get(table[name].type, attributes.amount)(*names) for name, names in _NAMES.items() if name in table
     }
-    return {field: value for field, value in found.items() if value}
+    return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+def resource_fields(group: SpanGroup) -> dict[str, Any]:
+    """The fields of a run that the resource of its spans tells."""
+    return _told_fields(
+        Attributes(group.resource), {name: field for name, field in RUN_FIELDS.items() if field.resource}
+    )
 
 
 def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:

@@ -55,9 +55,10 @@ _WORD = re.compile("[A-Z]?[a-z]+")
 
 
 class Content:
-    """Input, output and meta_data of one run or step."""
+    """Input, output, meta_data and model of one run or step."""
 
-    def __init__(self, payloads: Mapping[str, Payload]) -> None:
+    def __init__(self, payloads: Mapping[str, Payload], fields: Mapping[str, Any]) -> None:
+        self._fields = fields
         self.input = payloads.get("input", NOTHING)
         self.output = payloads.get("output", NOTHING)
         self._payloads = payloads
@@ -90,7 +91,7 @@ class Content:
     def of_agent(self) -> dict[str, Value]:
         """Of a run or an agent: messages, instructions and the model, where they are told."""
         attributes = self._messages()
-        model = first_text((self._meta, self._parameters), *_MODEL)
+        model = first_text((self._fields,), "model") or first_text((self._meta, self._parameters), *_MODEL)
         if model is not None:
             attributes["gen_ai.request.model"] = model
         instructions = self.meta_text("instructions")
@@ -105,9 +106,9 @@ class Content:
         answered = self.output.object if self.output.mentions(b"model") or self.output.mentions(b"choices") else {}
         attributes = self._messages()
         objects = (self._parameters, self._meta, asked)
-        model = first_text(objects, *_MODEL)
+        model = first_text((self._fields,), "model") or first_text(objects, *_MODEL)
         response_model = first_text((answered,), "model")
-        provider = first_text(objects, *_PROVIDER)
+        provider = first_text((self._fields,), "provider") or first_text(objects, *_PROVIDER)
         shown = model or response_model
         if model is not None:
             attributes["gen_ai.request.model"] = model
@@ -118,6 +119,9 @@ class Content:
         if provider is not None:
             # The second is the name until the middle of 2025, which many backends still read.
             attributes |= {"gen_ai.provider.name": provider, "gen_ai.system": provider, "llm.provider": provider}
+        first_token: Any = self._fields.get("first_token_ms")
+        if type(first_token) in (int, float):
+            attributes[names.FIRST_CHUNK_SECONDS] = first_token / 1000
         given: dict[str, Any] = {}
         for each in objects:
             for key, value in each.items():

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from agentscope.events import PAYLOAD_FIELDS, Event
+from agentscope.events import FIELDS, PAYLOAD_FIELDS, Event
 from agentscope.protocols.ids import span_id_of, trace_id_of
 from agentscope.protocols.json_encode import dumps
 from agentscope.protocols.otlp import semantic_conventions as names
 from agentscope.protocols.otlp.semantic_conventions import Kind
-from agentscope.protocols.otlp.token_usage import OF_LLM_STEP, OF_RUN, OF_STEP, token_attributes, tokens_of
 from agentscope.protocols.otlp.wire.model import ERROR, OK, UNSET, Span, SpanEvent, Value
+from agentscope.protocols.token_usage import OF_LLM_STEP, OF_RUN, OF_STEP, token_attributes, tokens_of
 
 from .attributes import Content
 from .payload import Payload
@@ -24,7 +24,8 @@ LATEST = (1 << 63) - 1
 """Nanoseconds since the epoch: what fits where a reader takes times for signed."""
 
 _FAILED = frozenset({"failed", "error"})
-_OWN = frozenset(PAYLOAD_FIELDS) | {"agent_name", "name", "step_type", "started_at", "ended_at"}
+_ATTRIBUTES = {name: (field.attribute, *field.also) if field.attribute else () for name, field in FIELDS.items()}
+"""The span attributes that carry each field. None: the span itself has a place for it, or the code below treats it."""
 
 
 def span_of(event: Event, *, voltops: bool = False) -> Span:
@@ -35,7 +36,7 @@ def span_of(event: Event, *, voltops: bool = False) -> Span:
     """
     fields, run = event.fields, event.step_id is None
     payloads = {name: Payload(fields[name]) for name in PAYLOAD_FIELDS if fields.get(name) is not None}
-    content = Content(payloads)
+    content = Content(payloads, fields)
     given = fields.get("agent_name" if run else "name")
     name = given if type(given) is str and given else None
     step_type = fields.get("step_type")
@@ -48,8 +49,6 @@ def span_of(event: Event, *, voltops: bool = False) -> Span:
     kind = names.RUN_KIND if run else names.KINDS.get(step_type if type(step_type) is str else "", names.OTHER_KIND)
     told, span_name = _told(kind, content, name, event)
     attributes |= told
-    if fields.get("conversation_id") is not None:
-        attributes |= dict.fromkeys(("session.id", "conversation.id"), _plain(fields["conversation_id"]))
     attributes |= content.carried(voltops)
     usage = payloads.get("usage")
     if usage is not None:
@@ -132,13 +131,13 @@ def _parent(event: Event) -> str:
 
 
 def _plain_fields(fields: Mapping[str, Any]) -> dict[str, Value]:
-    """The fields that are no payloads. One that no table knows is called by its own name."""
-    told: dict[str, Value] = {}
-    for name, value in fields.items():
-        if value is not None and name not in _OWN:
-            attribute = names.TEXTS.get(name) or names.NUMBERS.get(name) or names.LISTS.get(name)
-            told[attribute or f"agentscope.{name}"] = _plain(value)
-    return told
+    """The fields that an attribute carries. A field that the table does not know is called by its own name."""
+    return {
+        attribute: _plain(value)
+        for name, value in fields.items()
+        if value is not None
+        for attribute in _ATTRIBUTES.get(name, (f"agentscope.{name}",))
+    }
 
 
 def _plain(value: Any) -> Value:

@@ -1,4 +1,4 @@
-"""Spans say what a run or a step was under the names that each backend reads, whatever its fields hold."""
+"""Outbound spans have the attributes that each backend reads, whatever the fields of the event hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECOND = 1_000_000_000
 
 
 def encoded(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with their payloads as a call encodes them."""
+    """The fields, with their payloads encoded as at the call."""
     payloads = ("input", "output", "error", "meta_data", "usage")
     return {name: json.dumps(value).encode() if name in payloads else value for name, value in fields.items()}
 
@@ -40,7 +40,7 @@ def run(**fields: Any) -> Span:
 
 
 def has(span: Span, **expected: Any) -> None:
-    """Attributes by their names, with `__` for a dot."""
+    """Attributes from keywords, with `__` for a dot."""
     wanted = {name.replace("__", "."): value for name, value in expected.items()}
     found = {name: span.attributes.get(name) for name in wanted}
     assert found == wanted
@@ -533,7 +533,7 @@ def test_a_span_has_both_times_in_order_and_says_which_it_made_up(
     has(span, agentscope__started_at=told[0], agentscope__ended_at=told[1])
 
 
-# ---- whatever the fields hold ----------------------------------------------------------------------------------------
+# ---- arbitrary fields ------------------------------------------------------------------------------------------------
 
 anything = st.one_of(
     st.none(),
@@ -572,3 +572,53 @@ def test_a_payload_that_is_large_is_not_parsed() -> None:
     assert span.name == "chat"
     assert messages(span, "input") is None
     has(span, input__value=json.dumps(large))
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+
+def test_a_model_call_is_told_under_the_names_of_the_conventions() -> None:
+    span = step(
+        "llm_call",
+        model="gpt-5",
+        provider="openai",
+        cost_usd=0.25,
+        first_token_ms=120.0,
+        usage={"input_tokens": 3, "output_tokens": 4, "cache_read_tokens": 2, "reasoning_tokens": 1},
+    )
+    assert span.name == "chat gpt-5"
+    has(
+        span,
+        gen_ai__request__model="gpt-5",
+        gen_ai__provider__name="openai",
+        llm__model_name="gpt-5",
+        gen_ai__usage__input_tokens=3,
+        gen_ai__usage__output_tokens=4,
+        gen_ai__usage__cache_read__input_tokens=2,
+        gen_ai__usage__reasoning__output_tokens=1,
+        gen_ai__usage__cost=0.25,
+        gen_ai__response__time_to_first_chunk=0.12,
+        agentscope__cost_usd=0.25,
+    )
+
+
+def test_the_model_that_was_named_counts_over_the_one_in_a_payload() -> None:
+    has(step("llm_call", model="named", input={"model": "asked"}), gen_ai__request__model="named")
+
+
+def test_a_run_says_for_whom_it_is_and_where_it_runs() -> None:
+    has(
+        run(user_id="u", conversation_id="c", tags=["a"], environment="production", release="1.2"),
+        user__id="u",
+        gen_ai__conversation__id="c",
+        session__id="c",
+        tag__tags=["a"],
+        deployment__environment__name="production",
+        service__version="1.2",
+    )
+
+
+def test_a_cancelled_run_has_no_outcome_in_the_words_of_otlp_and_says_its_own() -> None:
+    span = run(status="cancelled")
+    assert span.status == UNSET
+    has(span, agentscope__status="cancelled")

@@ -1,4 +1,4 @@
-"""Bodies of the history calls become patches, or are refused for what is wrong with them."""
+"""Bodies of the history calls are decoded into patches, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTE = {"type": "step.start", "stepId": "mine"}
 
 @pytest.fixture(params=["orjson", "json"], autouse=True)
 def parser(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test holds with the quick parser and without it."""
+    """Run every test with orjson and without it."""
     before = strict_json.orjson
     if request.param == "json":
         strict_json.orjson = None
@@ -98,7 +98,7 @@ def test_a_status_that_the_api_does_not_know_is_refused(status: str) -> None:
     code, sentence = refusal(event_added, record(**EVENT, status=status), None, ARRIVAL)
     assert (code, sentence) == (422, "status must be one of running, completed, error, cancelled.")
     assert refusal(event_changed, record(status=status), START, ARRIVAL)[0] == 422
-    assert refusal(run_changed, record(status="cancelled"), "r", ARRIVAL)[0] == 422
+    assert refusal(run_changed, record(status="interrupted"), "r", ARRIVAL)[0] == 422
 
 
 @pytest.mark.parametrize("name", ["history_id", "event_type", "event_name"])
@@ -428,3 +428,17 @@ def test_usage_is_answered_as_far_as_the_published_client_can_read_it(usage: Any
 def test_statuses_are_answered_in_the_words_of_the_api(status: Any, of_run: str, of_step: str) -> None:
     assert history_view("r", {"status": status}, TIME)["status"] == of_run
     assert changed_view({**START, "time": TIME}, {"status": status}, TIME)["status"] == of_step
+
+
+def test_the_model_of_an_event_is_that_of_its_model_parameters() -> None:
+    metadata = {"displayName": "A", "modelParameters": {"model": "gpt-5", "provider": "openai", "temperature": 0}}
+    patch = event_added(
+        record(history_id="r", event_type="agent", event_name="agent:start", metadata=metadata), None, ARRIVAL
+    )
+    assert (patch.fields["model"], patch.fields["provider"]) == ("gpt-5", "openai")
+    assert patch.fields["meta_data"] == {"modelParameters": metadata["modelParameters"]}
+
+
+def test_a_history_can_be_cancelled() -> None:
+    patch = run_changed(record(status="cancelled"), "r", ARRIVAL)
+    assert (patch.type, patch.fields["status"]) == ("run.end", "cancelled")

@@ -1,4 +1,4 @@
-"""What the benchmarks say: the tables, the picture, and the document that can be read again."""
+"""The report of the benchmarks: the tables, the chart, and the document that can be read again."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.__main__ import losses, options
-from benchmarks.field.picture import PANELS, picture
+from benchmarks.field.chart import PANELS, picture
 from benchmarks.field.record import document, read, versions
 from benchmarks.field.rows import ROWS, lines
-from benchmarks.field.running import Sample, turns
+from benchmarks.field.runner import Sample, turns
 from benchmarks.field.subjects import Subject
 from benchmarks.field.table import field_table, number, summary, table
 
@@ -31,7 +31,7 @@ def subject(name: str) -> Subject:
 
 
 def row_of(text: str, title: str) -> list[str]:
-    """The cells of the first line that begins so."""
+    """The cells of the first line that begins with `title`."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {title}"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 

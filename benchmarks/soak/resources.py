@@ -1,4 +1,4 @@
-"""What processes hold while they live, read from /proc."""
+"""Memory, threads and file descriptors of processes, read from /proc."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sample(NamedTuple):
 
 
 def sample(pid: int) -> Sample | None:
-    """What a process holds at the moment; None if it is gone, or not even itself yet."""
+    """The current resource use of a process; None if it has ended or not begun."""
     folder = Path(f"/proc/{pid}")
     try:
         threads = next(
@@ -35,12 +35,12 @@ def sample(pid: int) -> Sample | None:
 
 @dataclass
 class Series:
-    """Samples of one kind of process, in order of time."""
+    """The samples of one kind of process, in order of time."""
 
     samples: list[Sample]
 
     def summary(self) -> dict[str, Any]:
-        """For each quantity its least, median and most, and how much its median grew from the first third to the last."""
+        """The least, median and greatest value of each quantity, and the growth of the median from first to last third."""
         return {name: _summed([getattr(item, name) for item in self.samples]) for name in Sample._fields}
 
 

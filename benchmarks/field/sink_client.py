@@ -1,4 +1,4 @@
-"""The sink as the other processes see it."""
+"""The client of the sink: its process, and the connection for commands."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Answer: TypeAlias = dict[str, Any]
 
 
 class Commander:
-    """A connection to the commands of a sink."""
+    """A connection for commands to a sink."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=120)
         self._lines = self._socket.makefile("rb")
 
     def __call__(self, do: str, **options: Any) -> Answer:
-        """Have it done, and return the answer; see `sink`."""
+        """Send a command, and return the answer; see `sink`."""
         self._socket.sendall(json.dumps({"do": do, **options}).encode() + b"\n")
         answer: Answer = json.loads(self._lines.readline())
         return answer
 
     def wait_until_quiet(self, quiet: float = 0.3, limit: float = 30.0) -> None:
-        """Until nothing has arrived for `quiet` seconds: some senders go on after their flush returned."""
+        """Wait until nothing has arrived for `quiet` seconds: some SDKs send after their flush has returned."""
         last, since, end = -1, time.monotonic(), time.monotonic() + limit
         while time.monotonic() < min(end, since + quiet):
             arrived = self("arrived")["bytes"]
@@ -38,7 +38,7 @@ class Commander:
 
 
 class SinkProcess:
-    """A fresh sink; `python` should know zstandard where a sender may use it."""
+    """A new process of `sink`. python: an interpreter with zstandard, if a sender may use that."""
 
     def __init__(self, python: str) -> None:
         self._python = python

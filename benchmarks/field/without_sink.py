@@ -1,4 +1,4 @@
-"""Measures that need no sink: what an import takes, and what the receiver stores."""
+"""The measures without a sink: imports, and the receiver."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.field.subjects import Subject
 
 
 def imported(subject: Subject, work: Work, limit: float) -> Found:
-    """Milliseconds that the import adds to those of Python itself; medians of `work.runs`, taken in turn."""
+    """Measure the import in ms, less the start of Python; medians of `work.runs` alternating processes."""
     hidden = "".join(f"sys.modules[{name!r}] = None\n" for name in subject.blocked)
     imports = "".join(f"import {module}\n" for module in KINDS[subject.name].modules[: _shown(subject.name)])
     programs = {"bare": "import sys\n", "with": f"import sys\n{hidden}{imports}"}
@@ -23,19 +23,19 @@ def imported(subject: Subject, work: Work, limit: float) -> Found:
             ended = run([subject.python, "-c", program], limit, subject.directory)
             if ended.status != 0:
                 return Found(error=ended.failure())
-            if number:  # the first fills the caches of the disk, and writes .pyc files
+            if number:  # the first round fills disk caches and writes .pyc files
                 times[name].append((ended.end_ns - began) / 1e6)
     bare, whole = statistics.median(times["bare"]), statistics.median(times["with"])
     return Found({"import_ms": whole - bare, "bare_ms": bare})
 
 
 def _shown(name: str) -> int | None:
-    """How many of the modules of an SDK a user imports: of this one the first."""
+    """The number of modules that a user imports, for a slice: the first of this SDK, all (None) of others."""
     return 1 if name.startswith("agentscope") else None
 
 
 def receiver(subject: Subject, work: Work, limit: float) -> Found:
-    """What `benchmarks.receiver` finds with runs of 10, 1 000 and 100 000 steps."""
+    """Measure the receiver by `benchmarks.receiver`, with runs of 10, 1 000 and 100 000 steps."""
     events = work.runs * 10
     command = [subject.python, "-m", "benchmarks.receiver", "--events", str(events), "--lengths", "--json"]
     ended = run(command, limit, subject.directory)

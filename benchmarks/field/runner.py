@@ -1,4 +1,4 @@
-"""Running the measures: a fresh process and a fresh sink each, in rounds, everybody in turn and in a shuffled order."""
+"""The run of all measures, in rounds, with a fresh process and a fresh sink for each sample, in shuffled order."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from benchmarks.field import alone
+from benchmarks.field import without_sink
 from benchmarks.field.adapters import PEERS
-from benchmarks.field.asking import SinkProcess
 from benchmarks.field.measures import MEASURES, STATES, Measure, Work
-from benchmarks.field.programs import Company, Found, run
+from benchmarks.field.programs import Found, OtherLoad, run
+from benchmarks.field.sink_client import SinkProcess
 from benchmarks.field.subjects import Subject, has
 
 
@@ -25,16 +25,16 @@ class Sample:
     subject: str
     round: int
     figures: Mapping[str, float] = field(default_factory=dict)
-    """None of them where there is an error."""
+    """Empty if there is an error."""
     error: str = ""
     version: str = ""
     others: float | None = None
-    """Cores that were busy with something else meanwhile; None where that cannot be told."""
+    """Cores that other processes kept busy meanwhile; None if that is unknown."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A sample that is to be taken."""
+    """A sample that has to be taken."""
 
     measure: str
     subject: Subject
@@ -46,9 +46,9 @@ class Turn:
 def turns(
     subjects: Mapping[str, Subject], measures: Iterable[str], rounds: int, share: float, dice: random.Random
 ) -> Iterator[Turn]:
-    """Round after round, measure after measure, all subjects that it has, in an order that the dice decide.
+    """The samples to take: by round, then by measure, then by subject in random order.
 
-    share: how much of the work is done. With less than all of it nobody waits for peers that take seconds to give up.
+    share: the part of the work that is done. If it is less than 1, exits of peers that take seconds are left out.
     """
     chosen = list(measures)
     for number in range(rounds):
@@ -71,21 +71,21 @@ def _rounds(measure: Measure, subject: str, share: float) -> int:
 
 
 class Runner:
-    """Takes samples; its sinks understand whatever one of the subjects may send."""
+    """Takes samples. Its sinks understand every compression that a subject may use."""
 
     def __init__(self, subjects: Mapping[str, Subject]) -> None:
         pythons = [sys.executable, *(subject.python for subject in subjects.values())]
         self._sink_python = next((python for python in pythons if has(python, ["zstandard"])), sys.executable)
 
     def take(self, turn: Turn) -> Sample:
-        company = Company()
+        other_load = OtherLoad()
         if turn.work.kind == "beside":
             found = self._beside(turn)
         elif turn.work.kind in _ALONE:
             found = _ALONE[turn.work.kind](turn.subject, turn.work, turn.limit)
         else:
             found = self._with_sink(turn.subject, turn.work, turn.limit)
-        others = company.cores()
+        others = other_load.cores()
         return Sample(turn.measure, turn.subject.name, turn.round, found.figures, found.error, found.version, others)
 
     def _with_sink(self, subject: Subject, work: Work, limit: float) -> Found:
@@ -108,7 +108,7 @@ class Runner:
             return Found(figures, version=document["version"])
 
     def _beside(self, turn: Turn) -> Found:
-        """The same load against backends in every state, all at once: what the machine does meanwhile, it does to all."""
+        """Run the same load against a backend in each state, all at once, so that the machine slows all of them alike."""
         works = {state: replace(turn.work, kind="load", backend=state) for state in STATES}
         with ThreadPoolExecutor(len(works)) as pool:
             jobs = {
@@ -126,6 +126,6 @@ class Runner:
 
 
 _ALONE: Mapping[str, Callable[[Subject, Work, float], Found]] = {
-    "import": alone.imported,
-    "receiver": alone.receiver,
+    "import": without_sink.imported,
+    "receiver": without_sink.receiver,
 }

@@ -1,4 +1,4 @@
-"""The comparison as a picture: an SVG of bars, one panel a figure, that follows the reader's light or dark theme."""
+"""An SVG chart of the comparison: one panel of bars for each figure, in the reader's light or dark theme."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from benchmarks.field.adapters import EVERYBODY, KINDS, OWN
 from benchmarks.field.numbers import spread
 from benchmarks.field.rows import with_net_cpu
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 from benchmarks.field.table import number
 
 
@@ -52,7 +52,7 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 
 
 def values_of(panel: Panel, samples: Iterable[Sample]) -> dict[str, float]:
-    """The median of each SDK that was measured, in the order in which they are drawn."""
+    """The medians of the measured SDKs, in drawing order."""
     found: dict[str, list[float]] = {}
     for sample in samples:
         if sample.measure == panel.measure and panel.figure in sample.figures:
@@ -62,7 +62,7 @@ def values_of(panel: Panel, samples: Iterable[Sample]) -> dict[str, float]:
 
 
 def picture(samples: Iterable[Sample], subtitle: str) -> str:
-    """The SVG. Bars of a panel share a scale that begins at zero. Raises `ValueError` if there is nothing to draw."""
+    """The SVG text. All bars of a panel have one scale from zero. Raises `ValueError` if there is nothing to draw."""
     given = with_net_cpu(samples)
     shown = [(panel, values) for panel in PANELS if (values := values_of(panel, given))]
     if not shown:
