@@ -12,7 +12,7 @@ recorded all the same. That is said once in the log, and nothing is raised, unle
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 from agentscope.protocols.ids import new_id
@@ -52,7 +52,7 @@ class Handle(_Block, InProcess, Ready[Any]):
         self.trace_id: str = part.id if above is None else above.trace_id
         """The id of the trace that it belongs to."""
 
-    def _given(self) -> Any:
+    def _result(self) -> Any:
         return self
 
     def __await__(self: H) -> Generator[Any, Any, H]:
@@ -143,30 +143,41 @@ class Retriever(Operation):
     """A search for information."""
 
 
+# Pyright cannot infer the types of these in the decorators of a base class of `Agent`: they are declared.
+_UNRECORDED: dict[str, Callable[..., Any]] = {
+    "agent": lambda parent, *_: Agent(None, idle(), parent),
+    "tool": lambda parent, *_: Tool(None, idle(), parent),
+    "memory": lambda parent, *_: Memory(None, idle(), parent),
+    "retriever": lambda parent, *_: Retriever(None, idle(), parent),
+    "operation": lambda parent, *_: Operation(None, idle(), parent),
+}
+"""The handles that calls give after an error of this package: nothing is recorded by them."""
+
+
 class _Around(Handle):
     """What others can be added to."""
 
-    @safe(lambda self, *_: Agent(None, idle(), self))
+    @safe(_UNRECORDED["agent"])
     def add_agent(self, options: AgentOptions | Given | str | None = None, **more: Any) -> Agent:
         """An agent begins: `name`, and perhaps `input`, `instructions` and `metadata`. Other options become metadata."""
         return self._add(Agent, "agent", options, more)
 
-    @safe(lambda self, *_: Tool(None, idle(), self))
+    @safe(_UNRECORDED["tool"])
     def add_tool(self, options: ToolOptions | Given | str | None = None, **more: Any) -> Tool:
         """A tool is called: `name`, and perhaps `input` and `metadata`. Other options become metadata."""
         return self._add(Tool, "tool_call", options, more)
 
-    @safe(lambda self, *_: Memory(None, idle(), self))
+    @safe(_UNRECORDED["memory"])
     def add_memory(self, options: MemoryOptions | Given | str | None = None, **more: Any) -> Memory:
         """A memory is used: `name`, and perhaps `input` and `metadata`. Other options become metadata."""
         return self._add(Memory, "memory", options, more)
 
-    @safe(lambda self, *_: Retriever(None, idle(), self))
+    @safe(_UNRECORDED["retriever"])
     def add_retriever(self, options: RetrieverOptions | Given | str | None = None, **more: Any) -> Retriever:
         """A search begins: `name`, and perhaps `input` and `metadata`. Other options become metadata."""
         return self._add(Retriever, "retrieval", options, more)
 
-    @safe(lambda self, *_: Operation(None, idle(), self))
+    @safe(_UNRECORDED["operation"])
     def add_event(self, event_data: TimelineEvent | Given | str | None = None, **more: Any) -> Operation:
         """An event of your own: `name` and `type`, and perhaps `input`, `output`, `status`, `level`, `metadata` and the like.
 

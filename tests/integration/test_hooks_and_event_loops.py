@@ -1,4 +1,4 @@
-"""What users' hooks, event loops, other trackers and late exit handlers may do to delivery, and must not."""
+"""Delivery beside users' hooks, event loops, other trackers and late exit handlers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.wait import until
 
 
 class Panic(BaseException):
-    """As extension modules raise them: no Exception."""
+    """A `BaseException` that is no `Exception`, as extension modules raise."""
 
 
 def picky(fields: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def test_a_flush_that_is_cancelled_holds_up_no_event_loop() -> None:
 
         began = time.monotonic()
         asyncio.run(impatient())
-        assert time.monotonic() - began < 45  # not for the minute, as if the loop's own executor did the work
+        assert time.monotonic() - began < 45  # a minute if the loop's own executor did the work
         tracker.shutdown(0.1)
 
 

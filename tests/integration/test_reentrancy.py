@@ -1,4 +1,4 @@
-"""Tracking from where no lock may be taken: signal handlers, finalizers, logging handlers."""
+"""Tracking in signal handlers, finalizers and logging handlers, in which no lock may be taken."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.support.program import run_program
 from tests.support.stored import stored_steps
 
 UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
-"""A thousand signals a second and coverage's tracer, which has locks of its own, sometimes stop each other for good."""
+"""The programs run without coverage, whose tracer takes locks and sometimes deadlocks with a thousand signals a second."""
 
 
 def test_a_signal_handler_that_tracks_never_deadlocks_and_loses_nothing(receiver: Receiver) -> None:

@@ -1,4 +1,4 @@
-"""The worker's life: when it starts, what it survives, when it ends."""
+"""The worker's start, the failures that it survives, and its end."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_tracker_that_is_dropped_delivers_and_leaves_no_thread(receiver: Recei
     del tracker
     gc.collect()
     assert gone() is None
-    until(lambda: stored_steps(receiver.url))  # a thread may not even have its name yet
+    until(lambda: stored_steps(receiver.url))  # a new thread may not have its name yet
     until(lambda: not workers())
     assert stored_steps(receiver.url) == ["step"]
 
@@ -94,7 +94,7 @@ def test_a_tracker_used_by_nobody_is_forgotten() -> None:
 
 
 def dying(method: Callable[..., Any], error: type[BaseException], times: int) -> Callable[..., Any]:
-    """A method that raises the first few times it is called."""
+    """Make a method raise in its first few calls."""
     left = [error] * times
 
     def call(self: Shipper, *args: Any) -> Any:
@@ -134,7 +134,7 @@ def test_a_batch_whose_export_always_raises_is_given_up_and_its_followers_are_no
         while not whole(tracker).dropped:
             tracker.flush(0.2)  # ends the wait between two attempts
         assert whole(tracker).dropped == {"encode_error": 1}
-        tracker.flush()  # it may not have been told of by the last one
+        tracker.flush()  # the last warning may not have counted it
         monkeypatch.setattr(exporter, "export", export)
         tracker.track_step("after", run_id=run_id)
         assert tracker.flush()
@@ -202,7 +202,7 @@ def test_the_first_flush_waits_only_for_what_came_before_it(receiver: Receiver) 
 
         def work() -> None:
             while not stop.wait(0.0001):
-                if tracker.stats().pending < 500:  # where the receiver is slower, each flush would take longer
+                if tracker.stats().pending < 500:  # with a slower receiver each flush takes longer
                     tracker.track_step("more", run_id=run_id)
 
         thread = threading.Thread(target=work)

@@ -1,4 +1,4 @@
-"""OTLP as others speak it: random spans, the same by opentelemetry-proto, and what its messages say as our values."""
+"""Random spans, their messages in opentelemetry-proto, and the conversion of such messages into the model here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ mappings = st.dictionaries(texts, values, max_size=4)
 
 
 def ids(size: int) -> st.SearchStrategy[str]:
-    """Hexadecimal digits of so many bytes, not all zero."""
+    """The hexadecimal digits of `size` bytes, not all zero."""
     return st.binary(min_size=size, max_size=size).filter(any).map(bytes.hex)
 
 
@@ -61,7 +61,7 @@ groups = st.builds(SpanGroup, mappings, texts, texts, st.lists(spans, max_size=2
 
 
 def span(**fields: Any) -> Span:
-    """A plain span, but for what is given."""
+    """A span with default values, except for the given fields."""
     plain = Span(
         TRACE_ID, SPAN_ID, "", "a span", 1, 1_700_000_000_000_000_000, 1_700_000_001_000_000_000, {}, events=[]
     )
@@ -69,7 +69,7 @@ def span(**fields: Any) -> Span:
 
 
 def attempt(decode: Callable[[bytes], list[SpanGroup]], body: bytes) -> list[SpanGroup] | int:
-    """What a body is decoded to, or the status that it is refused with."""
+    """The decoded spans of a body, or the status of its refusal."""
     try:
         return decode(body)
     except DecodeError as problem:
@@ -77,7 +77,7 @@ def attempt(decode: Callable[[bytes], list[SpanGroup]], body: bytes) -> list[Spa
 
 
 def message_of(found: Sequence[SpanGroup]) -> ExportTraceServiceRequest:
-    """The groups as a message of opentelemetry-proto."""
+    """The message of opentelemetry-proto for these groups."""
     request = ExportTraceServiceRequest()
     for group in found:
         outer = request.resource_spans.add()
@@ -107,7 +107,7 @@ def message_of(found: Sequence[SpanGroup]) -> ExportTraceServiceRequest:
 
 
 def groups_of(request: Any) -> list[SpanGroup]:
-    """What a message of opentelemetry-proto says."""
+    """The groups of a message of opentelemetry-proto."""
     return [
         SpanGroup(
             _taken(outer.resource.attributes),
@@ -137,7 +137,7 @@ def groups_of(request: Any) -> list[SpanGroup]:
 
 
 def with_ids_as(document: Any, convert: Any) -> Any:
-    """JSON of a request with every id converted: protobuf's own mapping has base64 where OTLP has hexadecimal digits."""
+    """The JSON of a request with its ids converted: protobuf's JSON mapping has base64, and OTLP hexadecimal digits."""
     if isinstance(document, dict):
         return {
             name: convert(value) if name in _ID_NAMES and isinstance(value, str) else with_ids_as(value, convert)

@@ -1,4 +1,4 @@
-"""Options: where each value comes from, and what a value that cannot work gets."""
+"""The options: the source of each value, and the refusal of invalid values."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ KEY = "ask_do_not_tell_anyone"
 
 
 def drop(reason: str, count: int) -> None:
-    """A hook."""
+    """A hook for the options that take one."""
 
 
-# Each option: as an argument, what that becomes; its text in the environment, what that becomes.
+# Each option: an argument, its value in the configuration; a text in the environment, its value in the configuration.
 GOOD: dict[str, tuple[Any, Any, str | None, Any]] = {
     "api_key": ("ask_a", "ask_a", "ask_b", "ask_b"),
     "base_url": ("https://a.example/", "https://a.example", "http://b.example:81/base/", "http://b.example:81/base"),
@@ -59,7 +59,7 @@ def load(environ: dict[str, str] | None = None, /, **options: Any) -> Config:
 
 
 def refused(environ: dict[str, str] | None = None, /, **options: Any) -> str:
-    """The sentence of the refusal, which never holds the key."""
+    """The text of the refusal, which must not hold the key."""
     with pytest.raises(ConfigurationError) as caught:
         load(environ, **options)
     assert KEY not in str(caught.value)

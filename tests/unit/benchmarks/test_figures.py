@@ -1,4 +1,4 @@
-"""How the benchmarks reckon: percentiles, ratios to the peers round by round, verdicts, and what arrived whole."""
+"""The arithmetic of the benchmarks: percentiles, ratios within a round, verdicts, and steps that arrived whole."""
 
 from __future__ import annotations
 

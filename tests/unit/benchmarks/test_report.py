@@ -1,4 +1,4 @@
-"""What the benchmarks say: the tables, the picture, and the document that can be read again."""
+"""The report of the benchmarks: the tables, the chart, and the document that can be read again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def subject(name: str) -> Subject:
 
 
 def row_of(text: str, title: str) -> list[str]:
-    """The cells of the first line that begins so."""
+    """The cells of the first line that begins with `title`."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {title}"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 

@@ -1,4 +1,4 @@
-"""Where events go: what an exporter is told, what it takes from the environment, and what it never shows."""
+"""The exporters: their arguments, their environment variables, and their reprs without keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots: any value becomes strict, bounded JSON, and nothing that a value does reaches the caller."""
+"""Snapshots: every value becomes strict, bounded JSON, and no exception of a value reaches the caller."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def strict(encoded: bytes) -> Any:
-    """The value as a strict reader takes it: valid UTF-8, no NaN, no key twice."""
+    """Parse strictly: valid UTF-8, no NaN, no duplicate key."""
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
@@ -56,7 +56,7 @@ def strict(encoded: bytes) -> Any:
 
 
 def told(value: object, limit: int = 1 << 20) -> Any:
-    """What a faithful rendering says."""
+    """The value of a lossless snapshot."""
     __tracebackhide__ = True  # pytest would show the arguments, and dies of a repr that raises SystemExit
     encoded, lossy = encode(value, limit)
     assert not lossy
@@ -64,7 +64,7 @@ def told(value: object, limit: int = 1 << 20) -> Any:
 
 
 def lost(value: object, limit: int = 1 << 20) -> Any:
-    """What a lossy rendering says."""
+    """The value of a lossy snapshot."""
     __tracebackhide__ = True
     encoded, lossy = encode(value, limit)
     assert lossy
@@ -506,7 +506,7 @@ def test_the_result_is_never_longer_than_the_limit(value: object, limit: int) ->
 
 
 def bomb(depth: int, leaf: object) -> object:
-    """Ten to the power of `depth` values in a few hundred bytes."""
+    """A nested list with ten to the power of `depth` values in a few hundred bytes."""
     value: object = [leaf] * 10
     for _ in range(depth):
         value = [value] * 10
@@ -514,7 +514,7 @@ def bomb(depth: int, leaf: object) -> object:
 
 
 def clique() -> object:
-    """Containers that all hold each other: more paths than atoms."""
+    """Containers that all hold each other, with an astronomical number of paths."""
     every: list[list[object]] = [[] for _ in range(30)]
     for one in every:
         one.extend(every)
@@ -685,7 +685,7 @@ def test_a_call_near_the_recursion_limit_still_gives_strict_json(value: object) 
 
 
 class Resized(Mapping[str, int]):
-    """A mapping that another thread resizes during the first iterations."""
+    """A mapping that changes its size during the first iterations, as by another thread."""
 
     def __init__(self, times: int) -> None:
         self.times = times

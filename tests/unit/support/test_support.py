@@ -1,4 +1,4 @@
-"""The test doubles do what they say: a double that is kinder or crueller than the real thing proves nothing."""
+"""The test doubles behave as documented, since a wrong double makes other tests prove nothing."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ class TestFaultProxy:
         proxy.set("hang")
         with pytest.raises(TimeoutError):
             create(proxy.url, timeout=0.1)
-        until(lambda: proxy.counts["hang"] == 1)  # it may have been late itself
+        until(lambda: proxy.counts["hang"] == 1)  # the test may have been late itself
         assert platform.requests == 0
 
     def test_hang_may_commit_first(self, proxy, platform):
@@ -471,7 +471,7 @@ class TestFaultProxy:
                 until(lambda wanted=mode: proxy.counts[wanted])
                 connections.append(connection)
             started = time.monotonic()
-        assert time.monotonic() - started < 30  # the drip goes on for days
+        assert time.monotonic() - started < 30  # the answer would take days
         until(lambda: not set(threading.enumerate()) - before, 30)
         for connection in connections:
             connection.close()
@@ -516,7 +516,7 @@ class TestProgram:
             run_program("print('hello')").last_line_json
 
     def test_a_program_that_does_not_end_is_killed_and_its_output_shown(self):
-        for seconds in (1, 5, 30):  # on a busy machine a program may need more than one to begin
+        for seconds in (1, 5, 30):  # on a busy machine a program may need more than one second to start
             with pytest.raises(AssertionError, match=f"still running after {seconds} s") as told:
                 run_program("print('here'); import signal; signal.pause()", timeout=seconds)
             if "out: here" in str(told.value):

@@ -1,4 +1,4 @@
-"""The synchronous client: what it sends, what it returns, and what it raises when."""
+"""The synchronous client: its requests, results and exceptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is current where: scopes, the runs of a destination, ids and sampling."""
+"""The current run and step: scopes, the runs of a destination, ids and sampling."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def runs() -> Runs:
 
 
 def started(runs: Runs, run_id: str) -> Scope:
-    """As `start_run` does it."""
+    """Open a scope like `start_run`."""
     runs.opened(run_id)
     return runs.enter(run_id, loose=True)
 
 
 def chain() -> list[tuple[str, str | None]]:
-    """What is current, the innermost first."""
+    """The current scopes, the innermost first."""
     links, scope = [], current()
     while scope is not None:
         links.append((scope.run_id, scope.step_id))

@@ -19,7 +19,7 @@ from agentscope import Run, Step
 from agentscope.events import RUN_FIELDS, STEP_FIELDS, Field, PlainStep, RunFields, StepFields
 from agentscope.tracker.fields import LONGEST_NAME, Encoded, Fields, outcome
 from agentscope.types import RUN_STATUSES, STEP_TYPES
-from tests.support.hostile_objects import HOSTILE, OddDict, Trap
+from tests.support.hostile_objects import HOSTILE, FailingText, OddDict
 
 
 class Word(str, enum.Enum):
@@ -109,7 +109,7 @@ def test_a_name_is_a_text_or_made_one(fields: Fields, value: Any, told: str, men
 
 
 def test_a_name_is_read_past_what_its_class_makes_of_it(fields: Fields) -> None:
-    fields.name("name", Trap("search"))
+    fields.name("name", FailingText("search"))
     assert fields.values == {"name": "search"}
     assert fields.mended == []
 

@@ -1,4 +1,4 @@
-"""Calls that cannot be recorded as they were meant: counted, said once, and never the agent's problem."""
+"""Invalid calls are counted and logged once, and do not raise into the agent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeError, APIError, AuthenticationError, FlushResult, Run, Stats, Step, Tracker
-from tests.support.hostile_objects import HOSTILE, Mine
+from tests.support.hostile_objects import HOSTILE, FailingObject
 from tests.support.recording import Recording, current_scope, make, recorded
 from tests.support.wait import until
 
@@ -36,7 +36,7 @@ def tracker(recording: Recording) -> Tracker:
 
 @pytest.fixture
 def loud() -> Iterator[Recording]:
-    """A tracker that raises."""
+    """A tracker with `fail_silently=False`."""
     with recorded(fail_silently=False) as found:
         yield found
 
@@ -53,7 +53,7 @@ def ended_twice(tracker: Tracker) -> Any:
 
 
 def in_thread(function: Callable[[], Any]) -> Any:
-    """What it gives, or raises, in a thread that inherits nothing."""
+    """Call `work` in a thread without the context. Returns its result, or raises its exception."""
     found: list[Any] = []
 
     def run() -> None:
@@ -105,7 +105,7 @@ def odd_tokens(tracker: Any) -> Any:
         step.tokens_used = SECRET
 
 
-# What is done, what it gives when nothing is raised, its kind, and words of the line that is logged.
+# The call, its result when nothing is raised, its kind, and words of the log line.
 MISUSES: dict[str, tuple[Misuse, Any, str, str]] = {
     "a step before any run": (lambda t: t.track_step("x", "other", SECRET), False, "no_run", "start_run() first"),
     "an end before any run": (lambda t: t.end_run(), False, "no_run", "start_run() first"),
@@ -273,7 +273,7 @@ PLAIN = st.one_of(
     st.binary(max_size=20),
     st.recursive(st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5),
 )
-# Makers, because hypothesis would look at the things themselves.
+# Factories, because hypothesis would inspect the objects themselves.
 ANYTHING = st.one_of(st.builds(boxed, PLAIN), st.sampled_from(HOSTILE))
 METHODS = ["start_run", "end_run", "track_run", "track_step", "track_step_context", "observe", "propagate", "stats"]
 ARGUMENTS = st.tuples(
@@ -368,7 +368,7 @@ def test_only_ctrl_c_gets_through_a_call(tracker: Tracker) -> None:
         tracker.start_run("agent", Slow())
 
 
-# ---- loud ----------------------------------------------------------------------------------------------------------
+# ---- fail_silently=False ---------------------------------------------------------------------------------------------
 
 
 def test_the_agents_exception_goes_before_the_trackers_own(loud: Recording) -> None:
@@ -505,5 +505,5 @@ def test_a_tracker_may_be_shut_down_twice(recording: Recording) -> None:
 
 
 def test_nothing_of_a_callable_full_of_traps_is_needed_to_carry_a_context(tracker: Tracker) -> None:
-    trap: Any = Mine()
+    trap: Any = FailingObject()
     assert tracker.propagate(trap) is trap

@@ -1,4 +1,4 @@
-"""Runs: started and ended by calls, or as blocks; in threads, tasks and other contexts."""
+"""Runs by calls and as blocks, in threads, tasks and other contexts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tracker(recording: Recording) -> Tracker:
 
 
 def in_thread(function: Callable[[], Any]) -> Any:
-    """What a thread that inherits nothing makes of this."""
+    """Call `work` in a thread without the context, and return its result."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(contextvars.Context().run(function)))
     thread.start()
@@ -198,7 +198,7 @@ def test_an_exception_fails_an_asynchronous_run_too(
             raise kind("no")
 
     awaiting = agent()
-    # A StopIteration that leaves a coroutine becomes a RuntimeError, as ever.
+    # Python turns a StopIteration that leaves a coroutine into a RuntimeError.
     with pytest.raises((kind, RuntimeError)):
         awaiting.send(None)
     assert recording.end()["error"]["message"] == "no"
@@ -486,7 +486,7 @@ def test_flush_and_shutdown_have_asynchronous_forms(recording: Recording, tracke
 def test_they_work_where_no_asyncio_loop_runs(recording: Recording, tracker: Tracker) -> None:
     tracker.start_run("agent")
     with pytest.raises(StopIteration) as ended:
-        tracker.aflush().send(None)  # as another library's loop does
+        tracker.aflush().send(None)  # like the event loop of another library
     assert ended.value.value
     assert len(recording.raw) == 1
 

@@ -1,4 +1,4 @@
-"""Steps: told afterwards by a call, or going on as a block."""
+"""Steps by a call afterwards, and as blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traces, agents, tools, memories and retrievers: what is recorded of them, however they are used."""
+"""Handles of traces, agents, tools, memories and retrievers: the recorded steps, for each way of use."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def types(volt: Traced) -> list[str]:
     return [event["type"] for event in volt.events()]
 
 
-# ---- four uses -------------------------------------------------------------------------------------------------------
+# ---- the four ways of use --------------------------------------------------------------------------------------------
 
 
 def plainly(begin: Callable[[], Any], inside: Callable[[Any], Any]) -> None:
@@ -260,7 +260,7 @@ def test_a_trace_has_the_id_it_is_given_and_knows_its_agent(volt: Traced) -> Non
 
 
 class Counted:
-    """Tells what it counted by attributes only."""
+    """A usage object that has attributes only."""
 
     input_tokens = 3
     output_tokens = None
@@ -495,7 +495,7 @@ def test_a_status_that_an_update_says_is_the_one_a_block_ends_with(volt: Traced,
     with volt.sdk.trace(agentId="a") as trace:
         with trace.add_agent("A") as agent:
             assert agent.update(status=said)
-            assert agent.add_tool("t").success()  # it goes on
+            assert agent.add_tool("t").success()  # the step goes on
         trace.update(status=said)
         trace.update(status="working")
     assert volt.outcomes() == {"a": "completed", "A": expected, "t": "completed"}
@@ -517,7 +517,7 @@ def test_an_unknown_status_or_level_is_left_out_and_said(volt: Traced) -> None:
     assert types(volt) == ["run.start", "run.end"]
 
 
-# ---- events of one's own ---------------------------------------------------------------------------------------------
+# ---- custom events ---------------------------------------------------------------------------------------------------
 
 
 def test_an_event_with_a_final_status_is_over_at_once(volt: Traced) -> None:
@@ -574,7 +574,7 @@ def test_the_type_of_an_event_is_that_of_its_step(volt: Traced, type_: str, step
     assert "eventType" not in step.get("meta_data", {})
 
 
-# ---- misuse ----------------------------------------------------------------------------------------------------------
+# ---- invalid calls ---------------------------------------------------------------------------------------------------
 
 
 def twice(trace: Any) -> str:
@@ -925,9 +925,9 @@ def test_tasks_do_not_mix(volt: Traced) -> None:
 
     async def work(name: str) -> None:
         async with volt.sdk.trace(agentId=name) as trace, trace.add_agent(f"agent {name}"):
-            await asyncio.sleep(0)  # the other tasks get their turn
+            await asyncio.sleep(0)  # let the other tasks run
             tracker.track_step(f"step {name}")
-            await asyncio.sleep(0)  # and again
+            await asyncio.sleep(0)  # let them run again
 
     async def main() -> None:
         await asyncio.gather(*(work(name) for name in "abc"))
@@ -971,7 +971,7 @@ def test_a_handle_that_nobody_has_any_more_is_closed_as_unfinished(volt: Traced)
     assert volt.outcomes() == {"a": "running", "dropped": "unfinished", "kept": "running"}
     del trace
     gc.collect()
-    assert volt.outcomes()["a"] == "running"  # as long as something below it goes on, so does the trace
+    assert volt.outcomes()["a"] == "running"  # the trace goes on as long as a step below it does
     kept.success()
     del kept
     gc.collect()
@@ -994,7 +994,7 @@ def test_what_is_known_of_handles_that_never_end_stays_bounded() -> None:
         events = [volt.sdk.add_event_to_trace(trace.id, f"e{number}").id for number in range(50)]
         assert len(volt.sdk._book.parts) <= 11
         assert len(volt.sdk._kept) <= 11
-        assert tools[0].success()  # what was forgotten ends as it should
+        assert tools[0].success()  # a handle without an owner ends normally
         volt.sdk.shutdown()
         assert volt.outcomes()["t0"] == "completed"
         assert len(events) == 50
@@ -1033,7 +1033,7 @@ def test_of_many_threads_that_end_it_one_succeeds(volt: Traced) -> None:
     assert types(volt).count("step.end") == 20
 
 
-# ---- the enemy -------------------------------------------------------------------------------------------------------
+# ---- hostile arguments -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make_value", HOSTILE)
@@ -1079,7 +1079,7 @@ def test_no_argument_whatever_raises_into_the_agent(volt: Traced, make_value: An
 
 
 class Interrupted:
-    """The user presses Ctrl-C while it is looked at."""
+    """An object whose inspection raises KeyboardInterrupt."""
 
     def __getattribute__(self, name: str) -> Any:
         raise KeyboardInterrupt

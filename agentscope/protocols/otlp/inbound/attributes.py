@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, deeper_than
+from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT
 from agentscope.protocols.otlp.semantic_conventions import JSON_TYPE, TEXT_TYPE
 from agentscope.protocols.otlp.wire.model import Value
 from agentscope.protocols.token_usage import count
+from agentscope.serialization.depth import is_deeper
 
 from .attribute_names import ALL_JSON
 
@@ -145,7 +146,7 @@ def parsed(text: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()  # lone surrogates, which no store takes
     except (ValueError, RecursionError):
         return text
-    return text if deeper_than(value, DEEPEST) else value
+    return text if is_deeper(value, DEEPEST) else value
 
 
 def _finite(digits: str) -> float | str:

@@ -27,10 +27,11 @@ from agentscope.events import (
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.agentscope.fields import MAX_ID, normal_time
 from agentscope.protocols.ids import run_id_of, span_id_of
-from agentscope.protocols.json_decode import MAX_DEPTH, deeper_than
+from agentscope.protocols.json_decode import MAX_DEPTH
 from agentscope.protocols.json_encode import zoned_utc
 from agentscope.protocols.otlp import semantic_conventions as names
 from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Value
+from agentscope.serialization.depth import is_deeper
 
 from .attributes import parsed, plain
 from .step_types import AGENT, OTHER, REASONING, kind_of
@@ -223,7 +224,7 @@ def _patch(
     time = zoned_utc(time_ns)
     head = {"seq": 0, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
     event: dict[str, Any] = {**head, **fields}
-    if deeper_than(event, _EVENT_DEPTH):
+    if is_deeper(event, _EVENT_DEPTH):
         raise ValueError(f"a value is nested deeper than {_EVENT_DEPTH} levels")
     try:
         text = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring as _standard_quote
 from math import isfinite
 
+from agentscope.serialization.text import replace_surrogates
+
 from .json_decode import decode_request, decode_response
-from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time, sound
+from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time
 from .model import Span, SpanEvent, Value
 
 __all__ = [
@@ -132,4 +134,4 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return sound(text).encode()
+        return replace_surrogates(text).encode()

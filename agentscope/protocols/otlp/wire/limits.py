@@ -42,11 +42,6 @@ class Wrong(ValueError):
     """A span that cannot be read. The text says why, for the sender's log."""
 
 
-def sound(text: str) -> str:
-    """The text with its surrogates joined to characters, and U+FFFD for each that has no partner."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
 def digits(value: int) -> str:
     """An integer as text: in hexadecimal digits if it is so long that Python would not write it in decimal ones."""
     try:

@@ -1,6 +1,6 @@
-"""Spans that others made are understood, whatever convention they follow, and what is not understood is kept.
+"""Spans of other emitters: each convention is decoded, and unknown attributes are kept.
 
-The attributes are what the packages named in each test really send.
+The attributes were sent by the packages that each test names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Attributes = Mapping[str, Value]
 
 
 def span(name: str = "work", attributes: Attributes | None = None, parent: str = ROOT, **fields: Any) -> Span:
-    """A finished span, a child unless `parent` is empty."""
+    """A finished span. It is a root if `parent` is empty."""
     own = CHILD if parent else ROOT
     made = Span(TRACE, own, parent, name, INTERNAL, NOON, NOON + SECOND, attributes or {}, UNSET)
     return made._replace(**fields)
@@ -877,7 +877,7 @@ def test_a_parent_that_is_the_run_itself_is_none() -> None:
     assert run(parent_span_id="0" * 16)["parent_id"] is None
 
 
-# ---- what is left over -----------------------------------------------------------------------------------------------
+# ---- unknown attributes ----------------------------------------------------------------------------------------------
 
 
 def test_what_nobody_understands_is_kept_under_its_own_name() -> None:
@@ -914,7 +914,7 @@ def test_only_so_many_attributes_and_events_are_kept() -> None:
     assert meta["events"][3] == {"name": "event 3", "time": "2026-01-31T12:00:00.000000Z", "attributes": {"n": 3}}
 
 
-# ---- our own ---------------------------------------------------------------------------------------------------------
+# ---- spans of this SDK -----------------------------------------------------------------------------------------------
 
 
 def test_a_foreign_span_may_name_our_run_and_is_a_step_in_it() -> None:
@@ -953,7 +953,7 @@ def test_a_payload_of_ours_that_was_cut_on_its_way_is_the_text_that_is_left() ->
     assert (told["input"], told["meta_data"]) == ('{"a": [1, ', '{"b')
 
 
-# ---- whatever comes --------------------------------------------------------------------------------------------------
+# ---- arbitrary spans -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("times", [{"start_ns": 0, "end_ns": 0}, {"end_ns": 10**21}, {"start_ns": 10**21, "end_ns": 0}])
@@ -1086,7 +1086,7 @@ def test_whatever_a_span_holds_it_is_stored_or_refused_with_a_reason(given_span:
     for patch in patches:
         assert json.loads(patch.body) == patch.fields
         assert len({patch.id, *(other.id for other in patches)}) == len(patches)
-    # The batch call takes the very same events, so that nothing is stored by this way that would be refused by that.
+    # The batch call accepts the same events, so that OTLP stores nothing that the batch call would refuse.
     decoded = decode_batch(as_batch(patches))
     assert not decoded.rejected
     assert [(patch.id, patch.type, patch.time) for patch in decoded.patches] == [

@@ -1,4 +1,4 @@
-"""OTLP in JSON: what we write, protobuf's own JSON reader reads; what it writes, we read; and every freedom that senders have."""
+"""OTLP in JSON: protobuf's JSON mapping reads the encoder's output, the decoder reads its output, and all variants of senders."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def read(**fields: Any) -> Span:
 
 
 def value(**members: Any) -> Any:
-    """What an attribute with this `AnyValue` holds."""
+    """The decoded value of an attribute with this `AnyValue`."""
     return read(attributes=[{"key": "k", "value": members}]).attributes["k"]
 
 
 def reason(**fields: Any) -> str:
-    """Why a span with these fields is refused, while its neighbour is not."""
+    """The reason of the refusal of a span with these fields; its neighbour must be accepted."""
     bad, good = decoded({**IDS, **fields}, IDS)
     assert isinstance(good, Span)
     assert isinstance(bad, Unreadable), bad

@@ -1,4 +1,4 @@
-"""Spans say what a run or a step was under the names that each backend reads, whatever its fields hold."""
+"""Outbound spans have the attributes that each backend reads, whatever the fields of the event hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECOND = 1_000_000_000
 
 
 def encoded(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with their payloads as a call encodes them."""
+    """The fields, with their payloads encoded as at the call."""
     payloads = ("input", "output", "error", "meta_data", "usage")
     return {name: json.dumps(value).encode() if name in payloads else value for name, value in fields.items()}
 
@@ -40,7 +40,7 @@ def run(**fields: Any) -> Span:
 
 
 def has(span: Span, **expected: Any) -> None:
-    """Attributes by their names, with `__` for a dot."""
+    """Attributes from keywords, with `__` for a dot."""
     wanted = {name.replace("__", "."): value for name, value in expected.items()}
     found = {name: span.attributes.get(name) for name in wanted}
     assert found == wanted
@@ -533,7 +533,7 @@ def test_a_span_has_both_times_in_order_and_says_which_it_made_up(
     has(span, agentscope__started_at=told[0], agentscope__ended_at=told[1])
 
 
-# ---- whatever the fields hold ----------------------------------------------------------------------------------------
+# ---- arbitrary fields ------------------------------------------------------------------------------------------------
 
 anything = st.one_of(
     st.none(),

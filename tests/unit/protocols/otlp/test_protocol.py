@@ -1,4 +1,4 @@
-"""OTLP as a wire protocol: spans in as few requests as the backend takes, and a verdict on every event."""
+"""The OTLP protocol: as few requests as possible, and a verdict on every event."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def state(encoding: str = "protobuf", compress: bool = False, **options: Any) ->
 
 @dataclass
 class Backend:
-    """An OTLP endpoint. Sets hold span ids."""
+    """A backend with the OTLP endpoint. Its sets hold span ids."""
 
     takes: tuple[str, ...] = ("application/x-protobuf", "application/json")
     gzip: bool = True
@@ -307,7 +307,7 @@ def _all_settled(protocol: Any, backend: Callable[[Request], Any], events: list[
         sent.parked = parked
         settled += deliver(protocol, sent, backend).delivered
         parked = dict(sent.parked)
-    for part in list(parked):  # the end
+    for part in list(parked):  # the end of the run
         sent = batch([parked[part].pop()])
         sent.parked, sent.closing = {part: parked[part]}, {part}
         settled += deliver(protocol, sent, backend).delivered

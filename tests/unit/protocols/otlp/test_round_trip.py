@@ -78,7 +78,7 @@ STEP_TYPES = ["llm_call", "tool_call", "agent", "memory", "retrieval", "reasonin
 
 @st.composite
 def recorded(draw: st.DrawFn) -> list[Event]:
-    """The events of one run in the order they were made, at least one of them."""
+    """At least one event of one run, in the order of the calls."""
     events: list[Event] = []
     clock = NOON
 
@@ -86,7 +86,7 @@ def recorded(draw: st.DrawFn) -> list[Event]:
         events.append(Event(type_, len(events) + 1, clock, RUN, step_id, parent, fields, 100))
 
     def tick() -> int:
-        # Whole microseconds apart. Steps that start in the same microsecond are shown in the order of their events, or of
+        # Whole microseconds apart. Steps that start in the same microsecond are sorted by their events, or by
         # their spans, and those differ: a span is placed by its end.
         nonlocal clock
         clock += draw(st.integers(1, 10**6)) * 1000 + draw(st.integers(0, 999))
@@ -138,7 +138,7 @@ def recorded(draw: st.DrawFn) -> list[Event]:
     return events
 
 
-# ---- the two ways ----------------------------------------------------------------------------------------------------
+# ---- OTLP and the batch call -----------------------------------------------------------------------------------------
 
 
 def by_batch(events: Sequence[Event]) -> list[Patch]:
@@ -149,7 +149,7 @@ def by_batch(events: Sequence[Event]) -> list[Patch]:
 
 
 def parts(events: Sequence[Event]) -> list[list[Event]]:
-    """The events of the run and of each step."""
+    """The events of the run and of each step, grouped."""
     found: dict[str | None, list[Event]] = {}
     for event in events:
         found.setdefault(event.step_id, []).append(event)
@@ -157,7 +157,7 @@ def parts(events: Sequence[Event]) -> list[list[Event]]:
 
 
 def sent(spans: Sequence[Span], form: ModuleType) -> list[Patch]:
-    """What a receiver makes of one request with these spans."""
+    """The patches that the receiver decodes from one request with these spans."""
     resource = {"service.name": "tests"}
     body = form.encode_request([form.encode_span(span) for span in spans], resource, "agentscope", "0")
     patches: list[Patch] = []
@@ -173,7 +173,7 @@ def without_odd_meta_data(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def unlike(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """What differs between two views, for a message that can be read."""
+    """The differences between two runs, for a readable message."""
     return {key: (one[key], other[key]) for key in one if one[key] != other[key]}
 
 

@@ -1,4 +1,4 @@
-"""Bodies of the history calls become patches, or are refused for what is wrong with them."""
+"""Bodies of the history calls are decoded into patches, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTE = {"type": "step.start", "stepId": "mine"}
 
 @pytest.fixture(params=["orjson", "json"], autouse=True)
 def parser(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test holds with the quick parser and without it."""
+    """Run every test with orjson and without it."""
     before = strict_json.orjson
     if request.param == "json":
         strict_json.orjson = None
