@@ -98,9 +98,9 @@ class Handle(_Block, InProcess, Ready[Any]):
             self._registry is not None and self._registry.update(self._entry, spread(None, changes, _nothing()))
         )
 
-    def _end(self, status: str, **told: Any) -> Settled[bool]:
+    def _end(self, status: str, **results: Any) -> Settled[bool]:
         registry = self._registry
-        if registry is None or not registry.end(self._entry, status, **told):
+        if registry is None or not registry.end(self._entry, status, **results):
             return REFUSED
         self._check_attributes(registry)
         return ACCEPTED
@@ -109,8 +109,10 @@ class Handle(_Block, InProcess, Ready[Any]):
         """Report attributes that the caller has set on the handle, which are not recorded."""
         for name in list(self.__dict__):
             if name not in _ATTRIBUTES and not name.startswith("_"):
-                told = f"{text(name, LONGEST_SHOWN)!r} was set on a handle, which records nothing: pass it to update()"
-                registry.recorder.invalid_call("unknown_field", told)
+                sentence = (
+                    f"{text(name, LONGEST_SHOWN)!r} was set on a handle, which records nothing: pass it to update()"
+                )
+                registry.recorder.invalid_call("unknown_field", sentence)
 
 
 class Operation(Handle):
@@ -202,7 +204,7 @@ class _Parent(Handle):
 
     def _say_late(self, registry: Registry) -> None:
         if self._entry.ended:
-            sentence = "something was added to a trace or an agent that has ended; it is recorded all the same"
+            sentence = "a step was added to a trace or an agent that has ended; it is recorded all the same"
             registry.recorder.invalid_call("added_after_end", sentence)
 
 
@@ -236,14 +238,14 @@ class Trace(_Parent):
 
         `error` describes a failure: an exception, a str, a dict, or another value. `usage` is as for an agent.
         """
-        mended = _nothing()
-        known = status_of(status, mended)
+        fields = _nothing()
+        known = status_of(status, fields)
         if known not in FINAL:
             known = "completed" if error is None else "failed"
-        told = self._end(known, output=output, usage=usage, metadata=metadata, error=error)
+        result = self._end(known, output=output, usage=usage, metadata=metadata, error=error)
         if self._recorder is not None:
-            self._recorder.say_mended(mended)
-        return told
+            self._recorder.say_mended(fields)
+        return result
 
 
 def idle(name: str = "unknown") -> Entry:

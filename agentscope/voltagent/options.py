@@ -147,8 +147,8 @@ def add_usage(fields: Fields, usage: Any) -> None:
     elif type(usage) is int:
         fields.payload("usage", {"total_tokens": usage})
     else:
-        told = Encoded(*encode(usage, fields.limit))
-        fields.payload("usage", told if told.data.startswith(b"{") else _counts(usage) or told)
+        encoded = Encoded(*encode(usage, fields.limit))
+        fields.payload("usage", encoded if encoded.data.startswith(b"{") else _counts(usage) or encoded)
 
 
 def _counts(usage: Any) -> dict[str, Any]:
@@ -167,8 +167,8 @@ def _counts(usage: Any) -> dict[str, Any]:
 
 def add_error(fields: Fields, error: Any) -> None:
     """Set `error`: an exception with its traceback, a text as the message, another value as it is."""
-    told = _plain_text(error)
-    fields.error(error if told is None else {"message": told})
+    message = _plain_text(error)
+    fields.error(error if message is None else {"message": message})
 
 
 def status_of(status: Any, fields: Fields) -> str | None:
@@ -197,9 +197,9 @@ def moment_of(moment: Any, fields: Fields) -> int | None:
     """Convert a time, ISO 8601 or a datetime, to nanoseconds since the epoch. Without a zone it is UTC."""
     if moment is None:
         return None
-    told = _plain_text(moment)
+    iso = _plain_text(moment)
     try:
-        found = moment if told is None else datetime.fromisoformat(told.strip().replace("Z", "+00:00"))
+        found = moment if iso is None else datetime.fromisoformat(iso.strip().replace("Z", "+00:00"))
         if issubclass(type(found), datetime):
             aware = found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
             nanoseconds = (aware - _EPOCH) // timedelta(microseconds=1) * 1000

@@ -89,7 +89,7 @@ class Registry:
         """Return an entry for a trace that is not open here. Another process may have begun it."""
         runs, run_id = self.runs, id_of(trace_id) or new_id()
         if not runs.has_ended(run_id):
-            sentence = "a trace was named that was not begun in this process; what is said of it is sent all the same"
+            sentence = "a trace was named that was not begun in this process; its updates are sent all the same"
             self.recorder.invalid_call("unknown_run", sentence)
         place = runs.placed(run_id)
         entry = Entry(place.run_id, place.parent_id, None, "unknown", "agent", 0)
@@ -102,7 +102,9 @@ class Registry:
         """Record changes. A final status ends the run or step only with `ends`; otherwise it is kept as the status of the end."""
         recorder = self.recorder
         if self.is_over(entry):
-            recorder.invalid_call("updated_after_end", "an update came for something that has ended, and is left out")
+            recorder.invalid_call(
+                "updated_after_end", "a run or step was updated after its end; the update is left out"
+            )
             return False
         fields = Fields(recorder.limit, {})
         status = status_of(take(given, "status"), fields)
@@ -222,7 +224,7 @@ class Registry:
         return accepted
 
     def _say_ended(self) -> None:
-        self.recorder.invalid_call("ended_twice", "something was ended again that has ended; how it ended first stands")
+        self.recorder.invalid_call("ended_twice", "a run or step was ended twice; only the first end counts")
 
     def _remove(self, entry: Entry) -> None:
         if self.entries.get(entry.id) is entry:
