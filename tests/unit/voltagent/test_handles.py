@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import agentscope.voltagent.registry as book_module
+import agentscope.voltagent.registry as registry_module
 from agentscope import AgentScopeError
 from agentscope.exporters.voltagent import VoltAgentExporter
 from agentscope.voltagent import (
@@ -782,7 +782,7 @@ def test_the_context_is_as_before_when_blocks_are_left_in_any_order(volt: Traced
 def test_a_loud_block_raises_what_is_wrong_but_not_over_its_own_exception() -> None:
     with traced(fail_silently=False) as volt:
         trace = volt.sdk.trace(agentId="a")
-        with patch.object(volt.sdk._book, "end", side_effect=AgentScopeError("oh")):
+        with patch.object(volt.sdk._registry, "end", side_effect=AgentScopeError("oh")):
             with pytest.raises(AgentScopeError):
                 trace.__enter__().__exit__(None, None, None)
             with pytest.raises(Problem):
@@ -988,11 +988,11 @@ def test_a_handle_is_closed_when_it_is_collected_as_part_of_a_cycle(volt: Traced
 
 
 def test_what_is_known_of_handles_that_never_end_stays_bounded() -> None:
-    with traced() as volt, patch.object(book_module, "MOST_OPEN_RUNS", 10):
+    with traced() as volt, patch.object(registry_module, "MOST_OPEN_RUNS", 10):
         trace = volt.sdk.trace(agentId="a")
         tools = [trace.add_tool(f"t{number}") for number in range(50)]
         events = [volt.sdk.add_event_to_trace(trace.id, f"e{number}").id for number in range(50)]
-        assert len(volt.sdk._book.parts) <= 11
+        assert len(volt.sdk._registry.entries) <= 11
         assert len(volt.sdk._kept) <= 11
         assert tools[0].success()  # a handle without an owner ends normally
         volt.sdk.shutdown()
@@ -1005,8 +1005,8 @@ def test_a_handle_that_has_ended_is_forgotten(volt: Traced) -> None:
         for _ in range(5):
             trace.add_tool("t").success()
         volt.sdk.add_event_to_trace(trace.id, "e").success()
-        assert list(volt.sdk._book.parts) == [trace.id]
-    assert (volt.sdk._book.parts, volt.sdk._kept) == ({}, {})
+        assert list(volt.sdk._registry.entries) == [trace.id]
+    assert (volt.sdk._registry.entries, volt.sdk._kept) == ({}, {})
 
 
 def test_a_handle_is_its_own_copy_and_cannot_be_pickled(volt: Traced) -> None:
