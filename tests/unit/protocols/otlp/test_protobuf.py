@@ -52,7 +52,7 @@ def refusal(body: bytes) -> int:
 
 
 @given(groups)
-def test_what_we_write_is_what_the_library_writes(group: SpanGroup) -> None:
+def test_the_encoder_writes_the_same_bytes_as_the_library(group: SpanGroup) -> None:
     assert (
         ExportTraceServiceRequest.FromString(encoded(group)).SerializeToString()
         == message_of([group]).SerializeToString()
@@ -67,7 +67,7 @@ def test_texts_of_every_length_are_written_as_the_library_writes_them(size: int)
 
 
 @given(st.lists(groups, max_size=2))
-def test_what_the_library_writes_is_read_field_by_field(found: list[SpanGroup]) -> None:
+def test_the_librarys_output_is_read_field_by_field(found: list[SpanGroup]) -> None:
     assert repr(protobuf.decode_request(message_of(found).SerializeToString())) == repr(found)
 
 
@@ -114,7 +114,7 @@ def test_a_resource_a_scope_and_a_status_that_come_in_pieces_are_merged() -> Non
     assert (found.status, found.status_message) == (2, "why")
 
 
-def test_fields_that_nobody_knows_are_skipped() -> None:
+def test_unknown_fields_are_skipped() -> None:
     unknown = b"\xa0\x06\x05" + b"\xa1\x06" + b"x" * 8 + b"\xa5\x06" + b"x" * 4 + field(100, b"anything")
     plain = protobuf.encode_span(span(attributes={"k": 1}))
     assert decoded(unknown + plain + unknown) == decoded(plain)
@@ -235,7 +235,7 @@ def test_a_span_with_an_impossible_id_is_refused_alone(
 
 
 @pytest.mark.parametrize("number", [6, 99, -1, -(1 << 31), (1 << 31) - 1])
-def test_kinds_and_codes_that_nobody_has_named_yet_are_kept(number: int) -> None:
+def test_unknown_kinds_and_codes_are_kept(number: int) -> None:
     sent = span(kind=number, status=number)
     body = request_of(protobuf.encode_span(sent))
     assert (
@@ -305,7 +305,7 @@ def test_a_text_that_is_no_utf8_in_what_all_spans_share_refuses_the_body() -> No
         field(9, field(2, b"\x0d\x00\x00\x00\x00")),  # a text as four bytes
     ],
 )
-def test_what_is_no_protobuf_refuses_the_body(message: bytes) -> None:
+def test_invalid_protobuf_refuses_the_body(message: bytes) -> None:
     assert refusal(request_of(field(1, GOOD[0]) + field(2, GOOD[1]) + message)) == 400
 
 
