@@ -606,7 +606,7 @@ def test_a_refused_event_is_dropped_with_what_the_backend_says(status):
         ({"detail": "a\nb\x1b[0m\u202e" + "x" * 1000}, "HTTP 422 a b [0m " + "x" * 183),
     ],
 )
-def test_what_a_backend_says_is_made_printable_and_short(body, sentence):
+def test_a_backends_text_is_made_printable_and_short(body, sentence):
     ending = deliver(protocol(), batch(events(1)), lambda request: answer(422, body))
     assert ending.dropped[1].detail == sentence
 
