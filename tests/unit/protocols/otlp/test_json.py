@@ -79,14 +79,14 @@ def refusal(body: bytes) -> DecodeError:
 
 
 @given(groups)
-def test_what_we_write_is_read_by_the_library(group: SpanGroup) -> None:
+def test_the_library_reads_the_encoders_output(group: SpanGroup) -> None:
     document = with_ids_as(json.loads(encoded(group)), base64_of)
     message = json_format.ParseDict(document, ExportTraceServiceRequest())
     assert repr(groups_of(message)) == repr([group])
 
 
 @given(st.lists(groups, max_size=2), st.booleans())
-def test_what_the_library_writes_is_read_with_both_kinds_of_names(found: list[SpanGroup], original: bool) -> None:
+def test_the_librarys_output_is_read_with_both_kinds_of_names(found: list[SpanGroup], original: bool) -> None:
     document = json_format.MessageToDict(message_of(found), preserving_proto_field_name=original)
     assert repr(decode_request(json.dumps(with_ids_as(document, hex_of)).encode())) == repr(found)
 
@@ -274,7 +274,7 @@ def test_a_span_that_is_no_object_is_refused_alone(item: Any) -> None:
     assert isinstance(good, Span)
 
 
-def test_the_id_of_a_refused_span_is_told_as_it_came_but_short_and_printable() -> None:
+def test_the_id_of_a_refused_span_is_reported_short_and_printable() -> None:
     (found,) = decoded({"traceId": TRACE_ID, "spanId": "no\nhex\x1b€" + "x" * 1000})
     assert isinstance(found, Unreadable)
     assert found.span_id == ("nohex" + "x" * 24)
@@ -367,7 +367,7 @@ def test_times_may_be_texts_or_numbers() -> None:
     assert (found.start_ns, found.end_ns) == (1700000000000000000, 1700000000000000001)
 
 
-def test_fields_that_nobody_knows_and_those_that_are_null_are_ignored() -> None:
+def test_unknown_fields_and_null_fields_are_ignored() -> None:
     plain = {"name": None, "kind": None, "status": None, "attributes": None, "events": None, "startTimeUnixNano": None}
     assert read(**plain, links=[{"traceId": "x"}], flags=257, whatever={"a": [1]}) == read()
 
@@ -433,7 +433,7 @@ def test_what_is_nested_too_deep_for_the_libraries_is_sent_as_json_from_there_on
         b'{"resourceSpans": [{"scopeSpans": [{"spans": {}}]}]}',
     ],
 )
-def test_what_is_no_request_refuses_the_body(body: bytes) -> None:
+def test_an_invalid_request_refuses_the_body(body: bytes) -> None:
     problem = refusal(body)
     assert problem.status == 400
     assert str(problem).endswith(".")

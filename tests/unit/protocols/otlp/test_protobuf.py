@@ -30,7 +30,7 @@ def decoded(*messages: bytes) -> list[Span | Unreadable]:
 
 
 @given(groups)
-def test_what_we_write_is_what_the_library_writes(group: SpanGroup) -> None:
+def test_the_encoder_writes_the_same_bytes_as_the_library(group: SpanGroup) -> None:
     assert (
         ExportTraceServiceRequest.FromString(encoded(group)).SerializeToString()
         == message_of([group]).SerializeToString()

@@ -90,7 +90,7 @@ def test_a_run_is_one_request_with_a_span_each(encoding: str, compress: bool) ->
     assert backend.resource["telemetry.sdk.name"] == "agentscope"
 
 
-def test_what_goes_on_is_not_sent_and_costs_no_request() -> None:
+def test_open_runs_and_steps_cost_no_request() -> None:
     backend = Backend()
     ending = deliver(OTLPProtocol(state()), batch([event(1, RUN_START)]), backend)
     assert (ending.delivered, ending.parked, ending.left, backend.seen) == ([], [1], [], [])
@@ -207,7 +207,7 @@ def test_an_answer_that_is_no_acknowledgement_leaves_everything_where_it_is(repl
         answer(200, protobuf.encode_response(0, "a warning"), content_type="application/x-protobuf"),
     ],
 )
-def test_success_is_told_in_many_ways(reply: Response) -> None:
+def test_every_form_of_a_successful_answer_is_accepted(reply: Response) -> None:
     outcome = attempt(OTLPProtocol(state()), batch(run_of(2)), lambda request: reply)
     assert sorted(outcome.delivered) == [1, 2, 3, 4]
     assert outcome.problem is None
