@@ -101,7 +101,7 @@ def run_row(fields: Mapping[str, Any]) -> RunRow:
 
 
 def run_tokens(rows: Sequence[StepRow]) -> int | None:
-    """Sum the tokens of a run's LLM steps if any has tokens, since other steps repeat them; else of all steps. None without any."""
+    """Sum the tokens of the LLM steps if any has some, since other steps repeat them, else of all steps; None without any."""
     of_llm = [row.tokens for row in rows if row.tokens is not None and row.step_type == LLM_STEP]
     counted = of_llm or [row.tokens for row in rows if row.tokens is not None]
     return sum(counted) if counted else None
