@@ -169,10 +169,10 @@ class VoltAgentCoreAPI:
         if 300 <= reply.status < 400:
             sentence = f"the API redirects (HTTP {reply.status}), which is never followed: check base_url"
             raise APIError(sentence, reply.status)
-        said = (data or {}).get("message")
+        detail = (data or {}).get("message")
         message = f"{method} was refused: HTTP {reply.status}"
-        if isinstance(said, str):
-            message = clean(said, self._secrets)  # an answer may quote a key of the request
+        if isinstance(detail, str):
+            message = clean(detail, self._secrets)  # an answer may quote a key of the request
         raise APIError(message, reply.status, data)
 
 

@@ -155,7 +155,7 @@ def joined_guide() -> str:
 def test_the_fragments_of_the_guide_joined(url: str, receiver: Any, tmp_path: Path) -> None:
     done = run_program(joined_guide(), url, tmp_path)
     # In the document the error after the success is "if needed".
-    assert done.stderr == "agentscope: something was ended again that has ended; how it ended first stands\n"
+    assert done.stderr == "agentscope: a run or step was ended twice; only the first end counts\n"
     run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["tokens_used"]) == ("customer-support-v1", "completed", 365)
     assert {key: run["meta_data"][key] for key in ("priority", "source")} == {"priority": "high", "source": "web-chat"}

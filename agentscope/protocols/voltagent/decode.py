@@ -173,13 +173,13 @@ def event_added(record: Mapping[str, Any], parent: Mapping[str, Any] | None, arr
             raise DecodeError(422, f"{name} is required.")
     run_id = record["history_id"]
     above = parent if parent is not None and parent["run_id"] == run_id else None
-    said = _same(record, "event_type", "event_name", "parent_event_id")
+    names = _same(record, "event_type", "event_name", "parent_event_id")
     note = read_note(record, STEP_START, STEP_END)
     if note is not None:
-        fields = {**note.fields, **said}
+        fields = {**note.fields, **names}
         return _patch(note.type, run_id, note.step_id, note.parent_id, fields, arrival)
     status = _status(record, _STEP_STATUSES, "running")
-    fields = {**said, "status": status, **_same(record, "input", "output"), **_event_details(record, status)}
+    fields = {**names, "status": status, **_same(record, "input", "output"), **_event_details(record, status)}
     began = record.get("start_time", arrival.now)
     if status in _ENDED:
         fields["ended_at"] = record.get("end_time", began)
