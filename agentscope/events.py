@@ -1,13 +1,13 @@
 """Events: patches to one run or one step, as they travel through the pipeline.
 
 An event names its run, perhaps its step, and carries only the fields it sets. Payload fields hold JSON that was encoded
-at the call, as UTF-8 `bytes`; every other field holds a plain str, int, float, bool or list of str.
+at the call, as UTF-8 `bytes`; every other field holds a str, int, float, bool or list of str.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 StepType = Literal["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other"]
 RunStatus = Literal["running", "completed", "failed", "cancelled"]
@@ -180,6 +180,10 @@ class StepFields(TypedDict, total=False):
 # ---- events ----------------------------------------------------------------------------------------------------------
 
 
+FieldValue: TypeAlias = str | int | float | bytes | list[str]
+"""The value of one field: encoded JSON in a payload field, a plain value in every other."""
+
+
 class Event(NamedTuple):
     """One patch. `(time_ns, session, seq)` is its place in the order; the event id is made of session and seq."""
 
@@ -190,16 +194,13 @@ class Event(NamedTuple):
     run_id: str
     step_id: str | None
     parent_id: str | None
-    fields: dict[str, Any]
+    fields: dict[str, FieldValue]
     size: int
     """Bytes this event is charged against the queue's bound."""
 
 
-class PlainStep(NamedTuple):
-    """The fields of a step that ended well and of which no more is told than of most, in a third of a dict's memory.
-
-    Until the worker makes the dict, they stand in an event's `fields`.
-    """
+class PlainFields(NamedTuple):
+    """The fields of a completed step that sets nothing but a name, a type, its times, an input and an output."""
 
     name: str
     step_type: str
@@ -210,40 +211,78 @@ class PlainStep(NamedTuple):
     input: bytes | None
     output: bytes | None
 
-    def make(self) -> dict[str, Any]:
-        name, step_type, started_at, elapsed, given, output = self
-        fields: dict[str, Any] = {
-            "name": name,
-            "step_type": step_type,
-            "status": "completed",
-            "latency_ms": elapsed // 1000 / 1000,
-            "started_at": started_at,
-            "ended_at": started_at + elapsed,
-        }
-        if given is not None:
-            fields["input"] = given
-        if output is not None:
-            fields["output"] = output
-        return fields
+
+class PlainStep(NamedTuple):
+    """An event of type `step` with `PlainFields`, in half of the memory that an `Event` and its dict take."""
+
+    seq: int
+    run_id: str
+    step_id: str
+    parent_id: str | None
+    size: int
+    name: str
+    step_type: str
+    started_at: int
+    elapsed: int
+    input: bytes | None
+    output: bytes | None
+
+    @property
+    def type(self) -> str:
+        return STEP
 
 
-def in_full(event: Event) -> Event:
-    """The event with its fields as a dict; the same object if they are one."""
-    fields: Any = event.fields
-    return event._replace(fields=fields.make()) if type(fields) is PlainStep else event
+class DeferredFields(NamedTuple):
+    """Fields that are made in the worker, of values that no longer change. An error in `make` drops the event."""
+
+    make: Callable[[], dict[str, FieldValue]]
 
 
-class Deferred(dict[str, Any]):
-    """Fields that the worker makes, in the caller's stead: what they are made of does not change any more.
+class DeferredEvent(NamedTuple):
+    """An event with `DeferredFields`; otherwise as `Event`."""
 
-    Empty until then. `make` gives them; what it raises drops the event.
-    """
+    type: str
+    seq: int
+    time_ns: int
+    run_id: str
+    step_id: str | None
+    parent_id: str | None
+    make: Callable[[], dict[str, FieldValue]]
+    size: int
 
-    __slots__ = ("make",)
 
-    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
-        super().__init__()
-        self.make = make
+ReadyEvent: TypeAlias = Event | PlainStep
+"""An event whose fields are known."""
+QueuedEvent: TypeAlias = ReadyEvent | DeferredEvent
+"""An event in one of the three forms that a call puts into the queue. `in_full` makes an `Event` of each."""
+
+
+def in_full(event: QueuedEvent) -> Event:
+    """Make the `Event` of a queued one: the same object if it is one."""
+    if isinstance(event, Event):
+        return event
+    if isinstance(event, DeferredEvent):
+        type_, seq, time_ns, run_id, step_id, parent_id, make, size = event
+        return Event(type_, seq, time_ns, run_id, step_id, parent_id, make(), size)
+    ended_at = event.started_at + event.elapsed
+    fields: dict[str, FieldValue] = {
+        "name": event.name,
+        "step_type": event.step_type,
+        "status": "completed",
+        "latency_ms": event.elapsed // 1000 / 1000,
+        "started_at": event.started_at,
+        "ended_at": ended_at,
+    }
+    if event.input is not None:
+        fields["input"] = event.input
+    if event.output is not None:
+        fields["output"] = event.output
+    return Event(STEP, event.seq, ended_at, event.run_id, event.step_id, event.parent_id, fields, event.size)
+
+
+def united(earlier: FieldValue | None, more: Iterable[str]) -> list[str]:
+    """The value of a list field that gets more texts."""
+    return sorted({*(earlier if isinstance(earlier, list) else ()), *more})
 
 
 class Session(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentscope.errors import ConfigurationError
-from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, Deferred
+from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, DeferredFields
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.inbound.attribute_names import OF_RUN
@@ -152,10 +152,10 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         return True
 
     def _put(self, type_: str, reading: _Reading, step_id: str | None, urgent: bool) -> None:
-        fields = Fields(self._recorder.limit, Deferred(lambda: reading.fields(type_, step_id)))
-        fields.size = reading.size
-        place = reading.place
-        self._recorder.put(type_, place.run_id, step_id, place.parent_id if step_id else None, fields, urgent)
+        fields = DeferredFields(lambda: reading.fields(type_, step_id))
+        (run_id, outer), recorder = reading.place, self._recorder
+        if not recorder.pipeline.put(type_, run_id, step_id, outer if step_id else None, fields, reading.size, urgent):
+            recorder.refused()
 
     def _failed(self, call: str, error: Exception) -> None:
         # Never raised, even with `fail_silently=False`: this call is the application's and not the user's of the tracker.

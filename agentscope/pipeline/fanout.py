@@ -38,7 +38,6 @@ class FanOut:
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._pipelines = tuple(pipelines)
         self._first = self._pipelines[0]
-        self.sealing = False  # each would have to encode the payloads by itself
 
     @property
     def closed(self) -> bool:

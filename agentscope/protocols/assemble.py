@@ -6,7 +6,21 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from agentscope.events import FIELDS, LAST, MERGED, RUN, RUN_END, STEP, STEP_END, UNITED, Event, in_full
+from agentscope.events import (
+    FIELDS,
+    LAST,
+    MERGED,
+    RUN,
+    RUN_END,
+    STEP,
+    STEP_END,
+    UNITED,
+    Event,
+    FieldValue,
+    ReadyEvent,
+    in_full,
+    united,
+)
 
 from .base import Batch, Part
 
@@ -25,7 +39,7 @@ def joined(batch: Batch, runs: bool = True) -> tuple[list[Whole], list[int]]:
 
     A part that the batch is `closing` is sent whatever is there of it. Without `runs`, events of runs stay single.
     """
-    parts: dict[Part, list[Event]] = {}
+    parts: dict[Part, list[ReadyEvent]] = {}
     for event in batch.events:
         if event.step_id is not None or runs:
             parts.setdefault((event.run_id, event.step_id), []).append(event)
@@ -49,14 +63,14 @@ def merged(parts: Sequence[Event]) -> Event:
     type_ = RUN if last.step_id is None else STEP
     if len(parts) == 1:
         return last if last.type == type_ else last._replace(type=type_)
-    fields: dict[str, Any] = {}
+    fields: dict[str, FieldValue] = {}
     for event in parts:
         for name, value in event.fields.items():
             join = FIELDS[name].join if name in FIELDS else LAST
             if join == MERGED and name in fields:
                 value = _merged_objects(fields[name], value)
-            elif join == UNITED:
-                value = sorted({*fields.get(name, ()), *value})
+            elif join == UNITED and isinstance(value, list):
+                value = united(fields.get(name), value)
             fields[name] = value
     parent = next((event.parent_id for event in reversed(parts) if event.parent_id is not None), None)
     return last._replace(type=type_, parent_id=parent, fields=fields, size=sum(event.size for event in parts))

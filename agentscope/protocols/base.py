@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from agentscope.events import Event, Session
+from agentscope.events import ReadyEvent, Session
 
 Part = tuple[str, str | None]
 """What an event tells of: (run id, step id), or (run id, None) for the run itself."""
@@ -99,7 +99,7 @@ class Batch:
 
     id: str
     session: Session
-    events: Sequence[Event]
+    events: Sequence[ReadyEvent]
     dropped: Mapping[str, int] = field(default_factory=dict)
     server_errors: int = 0
     """How often the backend answered 500 to what could not be told apart; after every few, the culprit is looked for."""
@@ -111,7 +111,7 @@ class Batch:
     """The size of the smallest of these events that was refused, alone, as too large."""
     pieces: list[list[int]] = field(default_factory=list)
     """How the protocol has split this batch so far, as lists of `seq`: kept from one attempt to the next."""
-    parked: Mapping[Part, Sequence[Event]] = field(default_factory=dict)
+    parked: Mapping[Part, Sequence[ReadyEvent]] = field(default_factory=dict)
     """Events of earlier batches that a protocol has parked: it sends runs and steps only as a whole."""
     closing: Collection[Part] = ()
     """What is to be sent as it is now, ended or not."""

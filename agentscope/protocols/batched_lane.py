@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from math import log2
 
-from agentscope.events import Event, in_full
+from agentscope.events import Event, ReadyEvent, in_full, united
 
 from .assemble import Whole
 from .base import BUSY, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
@@ -40,7 +40,7 @@ class PieceLane:
         self._covered: dict[int, tuple[int, ...]] | None = None
         """All that an item stands for, by the `seq` of its event; None if that is itself."""
         if wholes is None:
-            self._events = {event.seq: event for event in batch.events}
+            self._events: dict[int, ReadyEvent] = {event.seq: event for event in batch.events}
         else:
             self._events, self._covered = {}, {}
             for event, seqs in wholes:
@@ -65,7 +65,7 @@ class PieceLane:
     def _content_type(self) -> str:
         return "application/json"
 
-    def _item(self, event: Event) -> bytes:
+    def _item(self, event: ReadyEvent) -> bytes:
         """One item as it stands in a body."""
         raise NotImplementedError
 
@@ -260,15 +260,16 @@ class PieceLane:
         return struck
 
 
-def cut_largest_field(event: Event) -> Event | None:
+def cut_largest_field(ready: ReadyEvent) -> Event | None:
     """The event with its largest payload cut to an eighth, or replaced if that is small; None if none is left to cut."""
-    event = in_full(event)
-    payloads = {name: value for name, value in event.fields.items() if type(value) is bytes}
+    event = in_full(ready)
+    payloads = {name: value for name, value in event.fields.items() if isinstance(value, bytes)}
     name = max(payloads, key=lambda name: len(payloads[name]), default=None)
     if name is None or len(payloads[name]) < SMALLEST_FIELD:
         return None
     size = len(payloads[name])
     start = payloads[name][: size // 8].decode("utf-8", "ignore") if size > 8 * SMALLEST_FIELD else ""
     note = dumps(f"{start}…[cut: {size} bytes of JSON, more than the backend takes]").encode()
-    marked = [*event.fields.get("truncated", ()), name]
-    return event._replace(fields={**event.fields, name: note, "truncated": sorted(set(marked))})
+    return event._replace(
+        fields={**event.fields, name: note, "truncated": united(event.fields.get("truncated"), [name])}
+    )

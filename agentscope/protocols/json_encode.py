@@ -9,7 +9,7 @@ from json.encoder import encode_basestring as quoted
 from math import isfinite
 from typing import Any
 
-from agentscope.events import TIME_FIELDS, Event, PlainStep, Session
+from agentscope.events import TIME_FIELDS, PlainStep, ReadyEvent, Session
 
 dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 """Strict and compact; what it gives still has to be encoded as UTF-8."""
@@ -38,38 +38,42 @@ def zoned_utc(time_ns: int) -> str:
     return naive_utc(time_ns) + "Z"
 
 
-def event_json(event: Event, session: Session) -> bytes:
+def event_json(event: ReadyEvent, session: Session) -> bytes:
     """One item of a batch's `events`: WIRE.md calls it a patch. Payload fields are put in as the bytes they are, at its end.
 
     This is done for every event, so it is written out: a call for each field would cost as much again.
     """
-    told: Any
-    type_, seq, time_ns, run_id, step_id, parent_id, told, _ = event
+    if isinstance(event, PlainStep):
+        seq, run_id, step_id, parent_id, _, name, step_type, started_at, elapsed, given, output = event
+        ended = naive_utc(started_at + elapsed)
+        text = (
+            f'{{"id":"{session.event_prefix}{seq:012x}","seq":{seq},"time":"{ended}Z","type":"step",'
+            f'"run_id":{quoted(run_id)},"step_id":{quoted(step_id)},'
+            f'"parent_id":{"null" if parent_id is None else quoted(parent_id)},'
+            f'"name":{quoted(name)},"step_type":{quoted(step_type)},"status":"completed",'
+            f'"latency_ms":{elapsed // 1000 / 1000},"started_at":"{naive_utc(started_at)}Z","ended_at":"{ended}Z"'
+        ).encode()
+        if given is None:
+            return text + b"}" if output is None else b"".join((text, b',"output":', output, b"}"))
+        if output is None:
+            return b"".join((text, b',"input":', given, b"}"))
+        return b"".join((text, b',"input":', given, b',"output":', output, b"}"))
+    type_, seq, time_ns, run_id, place, parent_id, fields, _ = event
     head = (
         f'{{"id":"{session.event_prefix}{seq:012x}","seq":{seq},"time":"{naive_utc(time_ns)}Z","type":"{type_}",'
-        f'"run_id":{quoted(run_id)},"step_id":{"null" if step_id is None else quoted(step_id)},'
+        f'"run_id":{quoted(run_id)},"step_id":{"null" if place is None else quoted(place)},'
         f'"parent_id":{"null" if parent_id is None else quoted(parent_id)}'
     )
-    if type(told) is PlainStep:
-        name, step_type, started_at, elapsed, given, output = told
-        text = (
-            f'{head},"name":{quoted(name)},"step_type":{quoted(step_type)},"status":"completed",'
-            f'"latency_ms":{elapsed // 1000 / 1000},"started_at":"{naive_utc(started_at)}Z",'
-            f'"ended_at":"{naive_utc(started_at + elapsed)}Z"'
-        )
-        payloads = (b',"input":', given, b"" if output is None else b',"output":', output or b"", b"}")
-        return b"".join((text.encode(), *(payloads if given is not None else payloads[2:])))
     parts = [b""]
-    for name, value in told.items():
-        kind = type(value)
-        if kind is bytes:
+    for name, value in fields.items():
+        if isinstance(value, bytes):
             parts.append(_key(name).encode())
             parts.append(value)
-        elif kind is str:
+        elif isinstance(value, str):
             head += f"{_key(name)}{quoted(value)}"
-        elif kind is int:
+        elif type(value) is int:
             head += f'{_key(name)}"{naive_utc(value)}Z"' if name in TIME_FIELDS else f"{_key(name)}{value}"
-        elif kind is float and isfinite(value):
+        elif isinstance(value, float) and isfinite(value):
             head += f"{_key(name)}{value!r}"
         else:
             head += f"{_key(name)}{dumps(value)}"

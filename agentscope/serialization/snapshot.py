@@ -3,15 +3,11 @@
 What is mutated after the call must not change what is sent, and nothing of the agent's may break here. Plain JSON goes
 through a quick check of its size and types and then through a C encoder: orjson when it can be imported, else the
 standard library's. Everything else is rendered by `rendering`, slower and just as bounded.
-
-Where the worker has time, a plain value is only *sealed* at the call: a copy by `marshal`, for a sixth of the price of its JSON.
-Under load the JSON is made at the call all the same, because what the worker does in Python holds up every other thread.
 """
 
 from __future__ import annotations
 
 import json
-import marshal
 from collections.abc import Callable
 from itertools import chain
 from json import encoder as _stdlib
@@ -23,16 +19,12 @@ from .exceptions import describe_exception
 from .fallback import MAX_DEPTH, MAX_NODES, render
 from .text import text
 
-__all__ = ["describe_exception", "encode", "opened", "prepare", "seal", "text"]
+__all__ = ["describe_exception", "encode", "prepare", "text"]
 
 _Dumps = Callable[[object], bytes]
 
 _MAX_FLOAT = float_info.max
 _CONSTANTS = frozenset({bool, type(None)})
-SEAL = b"\x80"
-"""From this byte on a payload begins that is sealed."""
-_PER_CHARACTER, _PER_VALUE = 6, 5
-"""Of one character JSON may make so many bytes; of a number, and what stands around it, so many times as many."""
 _UNRENDERED = b'"<cannot be rendered>"'
 
 
@@ -53,76 +45,6 @@ def encode(value: object, limit: int = 1 << 20) -> tuple[bytes, bool]:
         raise
     except BaseException:  # near the interpreter's recursion limit, or out of memory
         return _UNRENDERED, True
-
-
-def seal(value: object, limit: int) -> bytes | None:
-    """A copy of a plain value, of which `opened` makes the JSON; None for what is not plain, or may have more than `limit` bytes.
-
-    Also None where JSON is made as quickly, by orjson.
-    """
-    if not (_seals or (_seals is None and _choose())):
-        return None
-    # A walk of its own: what `_count_plain` has to find out besides would cost a third more, at every call.
-    level: list[Any] = [value]
-    depth = 0
-    room = limit // _PER_CHARACTER - _PER_VALUE
-    try:
-        while level:
-            depth += 1
-            inside: list[Any] = []
-            add = inside.extend
-            for item in level:
-                kind = type(item)
-                if kind is str:
-                    room -= len(item)
-                elif kind is dict:
-                    room -= sum(map(len, item)) + _PER_VALUE * len(item)
-                    if room < 0:
-                        return None
-                    add(item.values())
-                elif kind is list or kind is tuple:
-                    room -= _PER_VALUE * len(item)
-                    if room < 0:
-                        return None
-                    add(item)
-                elif kind is int:
-                    if not -0x8000_0000_0000_0000 <= item <= 0xFFFF_FFFF_FFFF_FFFF:
-                        return None
-                elif kind is not float and kind not in _CONSTANTS:
-                    return None
-            level = inside
-        if room < 0 or depth > MAX_DEPTH:
-            return None
-        sealed = marshal.dumps(value)  # type: ignore[arg-type]  # what it cannot take, it refuses
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a key without a length, or another thread changes the value, or out of memory
-        return None
-    return sealed if is_sealed(sealed) else None
-
-
-def is_sealed(payload: bytes) -> bool:
-    """Whether this is no JSON yet.
-
-    `marshal` sets the highest bit of the first byte of what is referred to more than once, as whatever is passed to a call is.
-    The first character of our JSON is ASCII.
-    """
-    return payload[:1] >= SEAL
-
-
-def opened(payload: bytes) -> tuple[bytes, bool]:
-    """The JSON of a payload, sealed or not, and whether anything was lost."""
-    if not is_sealed(payload):
-        return payload, False
-    value = marshal.loads(payload)  # noqa: S302 - made by `seal` in this very process
-    try:
-        return _dumps(value), False
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):  # a lone surrogate, or changed by another thread just when it was sealed
-        return encode(value, 1 << 30)
 
 
 def _plain(value: object, limit: int, max_depth: int, max_nodes: int) -> tuple[bytes | None, int]:
@@ -214,23 +136,15 @@ def _fast_dumps() -> _Dumps | None:
 
 def _choose_dumps(value: object) -> bytes:
     """Stands for the encoder until it is chosen, so that importing agentscope imports nothing else."""
-    _choose()
+    prepare()
     return _dumps(value)
 
 
 def prepare() -> None:
     """Choose the encoder now, and not at the first call: that may be a signal handler's, and imports take locks."""
-    if _seals is None:
-        _choose()
-
-
-def _choose() -> bool:
-    """Choose the encoder, and say whether values are to be sealed: with orjson that would take longer than their JSON."""
-    global _dumps, _seals
-    fast = _fast_dumps()
-    _dumps, _seals = fast or _standard_dumps(), fast is None
-    return _seals
+    global _dumps
+    if _dumps is _choose_dumps:
+        _dumps = _fast_dumps() or _standard_dumps()
 
 
 _dumps: _Dumps = _choose_dumps
-_seals: bool | None = None

@@ -16,10 +16,10 @@ from agentscope.events import (
     TEXT,
     TEXTS,
     Field,
-    PlainStep,
+    PlainFields,
     RunStatus,
 )
-from agentscope.serialization.snapshot import describe_exception, encode, seal, text
+from agentscope.serialization.snapshot import describe_exception, encode, text
 
 LONGEST_NAME = 4096
 """Characters of a text field; a platform may take fewer."""
@@ -42,18 +42,16 @@ class Encoded(NamedTuple):
     lossy: bool
 
 
-def captured(value: Any, limit: int, sealed: bool) -> Encoded:
-    """Any value at all, encoded as it is at this moment; or sealed, for the worker to encode, where that may be."""
+def captured(value: Any, limit: int) -> Encoded:
+    """Any value at all, encoded as it is at this moment."""
     if type(value) is Encoded:
         return value
-    if sealed and (data := seal(value, limit)) is not None:
-        return _new(Encoded, (data, False))
     return _new(Encoded, encode(value, limit))
 
 
 def plain_step(
     name: Any, step_type: Any, started_at: int, elapsed: int, given: Encoded | None, output: Encoded | None
-) -> PlainStep | None:
+) -> PlainFields | None:
     """A step of which no more is told than this, if all of that is as it should be; else it takes `Fields` to mend it."""
     clean = type(name) is str and len(name) <= LONGEST_NAME and name.isprintable()  # as `Fields.name` has it
     if not clean or type(step_type) is not str or step_type not in STEP_TYPES:
@@ -67,19 +65,17 @@ def plain_step(
         told, lossy = output
         if lossy:
             return None
-    return _new(PlainStep, (name, step_type, started_at, elapsed, data, told))
+    return _new(PlainFields, (name, step_type, started_at, elapsed, data, told))
 
 
 class Fields:
     """The fields of one event, its payloads encoded as they are at this moment."""
 
-    __slots__ = ("limit", "mended", "sealed", "size", "values")
+    __slots__ = ("limit", "mended", "size", "values")
 
-    def __init__(self, limit: int, values: dict[str, Any], sealed: bool = False) -> None:
+    def __init__(self, limit: int, values: dict[str, Any]) -> None:
         self.limit = limit
         self.values = values
-        self.sealed = sealed
-        """Whether payloads may be sealed, for the worker to encode."""
         self.size = 0
         """Bytes of the payloads and names."""
         self.mended: list[tuple[str, str]] = []
@@ -89,7 +85,7 @@ class Fields:
         """Any value at all, encoded now. None is not set."""
         if value is None:
             return
-        data, lossy = captured(value, self.limit, self.sealed)
+        data, lossy = captured(value, self.limit)
         self.values[name] = data
         self.size += len(data)
         if lossy:

@@ -145,7 +145,7 @@ def test_only_the_spans_that_are_wanted_are_recorded(tracker: Tracker, receiver:
     assert sorted(outline(only_run(receiver.url))) == ["chat gpt-4o", "search"]
 
 
-def test_what_is_not_sampled_is_not_recorded(tracker: Tracker, receiver: Receiver) -> None:
+def test_an_unsampled_trace_is_not_recorded(tracker: Tracker, receiver: Receiver) -> None:
     provider = TracerProvider(sampler=ALWAYS_OFF)
     provider.add_span_processor(AgentScopeSpanProcessor(tracker))
     an_agent(provider.get_tracer("a.framework"))
@@ -199,7 +199,7 @@ def test_a_model_call_without_an_agent_around_it_is_a_run_with_one_step(
     assert outline(run) == {"chat": (None, "llm_call", "completed", 3)}
 
 
-def test_a_user_that_only_an_inner_span_names_is_the_runs_and_is_told_once(
+def test_a_user_named_by_an_inner_span_only_becomes_the_user_of_the_run_once(
     tracker: Tracker, spans: trace.Tracer, receiver: Receiver
 ) -> None:
     with spans.start_as_current_span("root"):

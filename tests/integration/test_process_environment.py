@@ -283,7 +283,6 @@ def test_where_the_system_gives_no_thread_flush_delivers_by_itself(receiver: Rec
         tracker = create_tracker("ask_test", {url!r})
         tracker._pipeline._worker.exporter.warm_up()   # another user may not be able to read the modules
         import agentscope.pipeline.retry
-        agentscope.pipeline.retry.warm_up()
         resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
         if os.getuid() == 0:
             os.setuid(65534)   # the limit does not hold for root

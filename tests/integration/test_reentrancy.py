@@ -136,7 +136,7 @@ def test_a_logging_handler_that_tracks_neither_deadlocks_nor_feeds_on_itself(rec
     assert stored_steps(receiver.url).count("line") == 2_000
 
 
-def test_what_the_callback_for_drops_tracks_is_not_an_event() -> None:
+def test_calls_from_the_drop_callback_record_no_event() -> None:
     source = """
         from agentscope import create_tracker
         seen = []

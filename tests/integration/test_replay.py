@@ -180,7 +180,7 @@ def test_each_destination_gets_its_own_events_by_its_own_protocol(receiver: Rece
     assert files(spool) == []
 
 
-def test_what_is_broken_is_put_aside_and_the_rest_is_sent(
+def test_a_damaged_file_is_set_aside_and_the_others_are_sent(
     receiver: Receiver, gone: FaultProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = tmp_path / "spool"

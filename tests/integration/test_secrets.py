@@ -114,7 +114,7 @@ def shown(tracker: Tracker) -> list[object]:
     for pipeline in pipelines:
         worker = pipeline._worker
         exporter = worker.exporter
-        inside += [worker, worker.shipper, worker.session, worker.queue, worker.ledger, pipeline._redact, exporter]
+        inside += [worker, worker.states, worker.session, worker.queue, worker.ledger, pipeline._redact, exporter]
         inside += [exporter._sender, exporter._sender._session, exporter._protocol, vars(exporter._protocol)]
     return [repr(thing) for thing in inside] + [
         tracker.stats(),

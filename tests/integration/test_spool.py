@@ -90,7 +90,7 @@ def test_a_program_that_is_killed_loses_nothing_that_was_on_disk(receiver: Recei
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(200))
 
 
-def test_what_was_tracked_is_on_disk_soon_even_while_a_request_hangs(spool: Path) -> None:
+def test_events_are_on_disk_soon_even_while_a_request_hangs(spool: Path) -> None:
     with (
         FaultProxy(mode="hang") as proxy,
         create_tracker("ask_test", proxy.url, spool_dir=spool, flush_interval=0.0, timeout=300) as tracker,

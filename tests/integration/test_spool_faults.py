@@ -169,7 +169,7 @@ def test_a_file_that_is_deleted_while_in_use_loses_nothing(receiver: Receiver, s
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(40))
 
 
-def test_a_directory_that_never_comes_to_be_is_said_once(receiver: Receiver, spool: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_logged_once(receiver: Receiver, spool: Path) -> None:
     spool.touch()
     body = "track(0, 20); time.sleep(0.5); track(20, 30)"  # the first retries happen meanwhile
     check(run(receiver, spool, body), receiver, 30, "cannot be used")

@@ -147,7 +147,7 @@ class TestFaults:
             ("garbage", "protocol", 0),
         ],
     )
-    def test_without_an_answer_nobody_knows_whether_it_was_stored(
+    def test_an_attempt_without_an_answer_leaves_open_if_it_was_stored(
         self, transport, proxy, platform, mode, kind, committed
     ):
         proxy.set(mode)
@@ -227,7 +227,7 @@ class TestDeadline:
         took = seconds(lambda: self.expect_timeout(transport, b" " * 64_000_000))
         assert 0.9 < took < SOON
 
-    def test_an_attempt_ends_in_time_when_nobody_accepts(self):
+    def test_an_attempt_ends_in_time_when_no_connection_is_accepted(self):
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(0)

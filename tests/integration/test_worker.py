@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentscope import Tracker, create_tracker
-from agentscope.pipeline.delivery import Shipper
+from agentscope.pipeline.delivery import Attempts
 from agentscope.pipeline.process import lifecycle, threads
 from agentscope.server.receiver import Receiver
 from tests.support.patient import be_patient
@@ -87,7 +87,7 @@ def test_many_trackers_leave_neither_threads_nor_pipelines(receiver: Receiver) -
     until(lambda: gc.collect() >= 0 and set(lifecycle._known) <= before)
 
 
-def test_a_tracker_used_by_nobody_is_forgotten() -> None:
+def test_a_tracker_without_references_is_collected() -> None:
     before = set(lifecycle._known)
     create_tracker("ask_test", "http://127.0.0.1:9")
     until(lambda: gc.collect() >= 0 and set(lifecycle._known) <= before)
@@ -97,7 +97,7 @@ def dying(method: Callable[..., Any], error: type[BaseException], times: int) ->
     """Make a method raise in its first few calls."""
     left = [error] * times
 
-    def call(self: Shipper, *args: Any) -> Any:
+    def call(self: Attempts, *args: Any) -> Any:
         if left:
             raise left.pop()
         return method(self, *args)
@@ -110,7 +110,7 @@ def dying(method: Callable[..., Any], error: type[BaseException], times: int) ->
 def test_a_worker_that_dies_is_followed_by_another_with_the_same_batch(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, name: str, error: type[BaseException]
 ) -> None:
-    monkeypatch.setattr(Shipper, name, dying(getattr(Shipper, name), error, 2))
+    monkeypatch.setattr(Attempts, name, dying(getattr(Attempts, name), error, 2))
     with create_tracker("ask_test", receiver.url, flush_interval=0.0) as tracker:
         with tracker.track_run("agent"):
             for i in range(10):
@@ -141,7 +141,7 @@ def test_a_batch_whose_export_always_raises_is_given_up_and_its_followers_are_no
     assert stored_steps(receiver.url) == ["after"]
 
 
-def test_where_no_thread_can_be_had_flush_delivers_by_itself(
+def test_without_threads_flush_delivers_in_the_calling_thread(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "start_new_thread", refuse)
@@ -156,7 +156,7 @@ def test_where_no_thread_can_be_had_flush_delivers_by_itself(
     assert stored_steps(receiver.url) == ["step"]
 
 
-def test_where_no_thread_can_be_had_a_hanging_backend_does_not_hold_flush_for_ever(
+def test_without_threads_a_hanging_backend_does_not_block_flush_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threads, "start_new_thread", refuse)
@@ -168,7 +168,7 @@ def test_where_no_thread_can_be_had_a_hanging_backend_does_not_hold_flush_for_ev
         assert whole(tracker).dropped == {"shutdown": 1}
 
 
-def test_where_no_thread_can_be_had_the_lanes_of_a_platform_are_followed_one_by_one(
+def test_without_threads_the_lanes_of_a_platform_run_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threads, "start_new_thread", refuse)

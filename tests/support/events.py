@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import zstandard
 
-from agentscope.events import RUN_END, RUN_START, STEP, STEP_END, STEP_START, Event, Session
+from agentscope.events import RUN_END, RUN_START, STEP, STEP_END, STEP_START, Event, PlainStep, Session
 from agentscope.protocols.base import (
     PATIENCE,
     Batch,
@@ -44,6 +44,18 @@ def event(seq: int, type_: str = STEP, run_id: str = "run-1", size: int = 100, *
     }
     step_id = f"step-{seq}" if type_.startswith("step") else None
     return Event(type_, seq, NOON + seq * 1000, run_id, step_id, None, {**defaults.get(type_, {}), **fields}, size)
+
+
+def plain_step(
+    seq: int,
+    given: bytes | None = None,
+    output: bytes | None = None,
+    name: str = "search",
+    started_at: int = 1_000,
+    elapsed: int = 2_000,
+) -> PlainStep:
+    """A step in the short form that most calls put into the queue."""
+    return PlainStep(seq, "run-1", f"step-{seq}", "parent", 100, name, "tool_call", started_at, elapsed, given, output)
 
 
 def run_of(steps: int, run_id: str = "run-1", first: int = 1, **fields: Any) -> list[Event]:

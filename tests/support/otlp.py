@@ -12,6 +12,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Value
+from agentscope.protocols.otlp.wire.protobuf_encode import _varint
+from agentscope.server.ingest.otlp import DECODERS
 
 TRACE_ID = "5b8efff798038103d269b633813fc60c"
 SPAN_ID = "eee19b7ec3c1b174"
@@ -66,6 +68,21 @@ def span(**fields: Any) -> Span:
         TRACE_ID, SPAN_ID, "", "a span", 1, 1_700_000_000_000_000_000, 1_700_000_001_000_000_000, {}, events=[]
     )
     return plain._replace(**fields)
+
+
+def read_request(form: Any, body: bytes) -> list[SpanGroup]:
+    """The spans of a request, as the receiver reads them."""
+    return DECODERS[form.CONTENT_TYPE](body)
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A field of bytes, a text or a message in protobuf."""
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def request_of(*spans: bytes) -> bytes:
+    """A request in protobuf around spans that are given as bytes."""
+    return field(1, field(2, b"".join(field(2, message) for message in spans)))
 
 
 def attempt(decode: Callable[[bytes], list[SpanGroup]], body: bytes) -> list[SpanGroup] | int:

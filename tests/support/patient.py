@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentscope.pipeline import worker
+from agentscope.pipeline.delivery import Stop
 from agentscope.pipeline.process import threads
-from agentscope.pipeline.retry import Stop
 from agentscope.pipeline.spool import manager as spooling
 
 if TYPE_CHECKING:

@@ -24,10 +24,9 @@ from typing import Any
 import pytest
 
 from agentscope import AgentScopeError, FlushResult, Stats
-from agentscope.events import PlainStep
+from agentscope.events import DeferredFields, PlainFields
 from agentscope.exporters.http.transport import Transport
 from agentscope.pipeline.pipeline import Pipeline
-from agentscope.serialization.snapshot import opened
 from agentscope.tracker.base import Face
 from tests.support.proxy import FaultProxy
 
@@ -188,10 +187,10 @@ class Watch:
         remember = self._payloads.append
 
         def put(*args: Any, **kwargs: Any) -> bool:
-            fields = args[5].make() if isinstance(args[5], PlainStep) else args[5]
-            for value in fields.values():
+            fields = args[5].make() if isinstance(args[5], DeferredFields) else args[5]
+            for value in fields if isinstance(fields, PlainFields) else fields.values():
                 if type(value) is bytes and _SHORTEST_PAYLOAD <= len(value) <= _LONGEST_PAYLOAD:
-                    remember(opened(value)[0])
+                    remember(value)
             return original(*args, **kwargs)
 
         return put

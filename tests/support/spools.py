@@ -13,15 +13,16 @@ from unittest.mock import patch
 
 from agentscope.config import Config
 from agentscope.events import RUN_START, STEP, Event, Session
-from agentscope.pipeline.delivery import Shipper
+from agentscope.pipeline.delivery import Attempts
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.queue import UNIT
-from agentscope.pipeline.spool import buffer as staging
 from agentscope.pipeline.spool import database as spoolfile
 from agentscope.pipeline.spool import directory as spooldir
+from agentscope.pipeline.spool import manager
 from agentscope.pipeline.spool.manager import Spooling
 from agentscope.pipeline.spool.recovery import Recovery
 from agentscope.pipeline.spool.spool import Place
+from agentscope.pipeline.states import EventStates
 from agentscope.protocols.base import BUSY, Batch, Outcome
 from agentscope.protocols.ids import new_id
 
@@ -101,9 +102,11 @@ class Bench:
         self.ledger = Ledger()
         self.config = Config(**{"batch_size": 10, "spool_max_bytes": spool_max_bytes, **options})
         self.place = Place(str(directory), spool_max_bytes, destination, key_mark)
-        self.shipper = Shipper(self.config, self.session, self.ledger, self.backend, redact)
-        self.spooling = Spooling(self.config, self.place, self.session, self.shipper, self.backend, redact)
-        self.stage, self.storer, self.spool = self.spooling.stage, self.spooling.storer, self.spooling.stage.spool
+        self.states = EventStates(self.config, self.ledger)
+        self.attempts = Attempts(self.config, self.session, self.states, self.backend, redact)
+        self.spooling = Spooling(self.config, self.place, self.session, self.states, self.backend, redact)
+        self.attempts.refill = self.spooling.refill
+        self.spool = self.spooling.spool
         self.seq = 0
         self.refusals: set[int] = set()
         self.now = 100.0
@@ -115,7 +118,7 @@ class Bench:
         accepted = []
         for _ in range(number):
             self.seq += 1
-            refusal = self.shipper.queue.put(event(self.seq, size, **fields), urgent=True)
+            refusal = self.states.queue.put(event(self.seq, size, **fields), urgent=True)
             if refusal is None:
                 accepted.append(self.seq)
             else:
@@ -128,7 +131,7 @@ class Bench:
         """Write all events that wait for the disk, if it works."""
         with self.clock():
             for _ in range(1_000):
-                more = self.storer.store(self.now)
+                more = self.spooling.store(self.now)
                 self.check()
                 if not more:
                     return
@@ -137,10 +140,10 @@ class Bench:
     def send(self) -> Outcome:
         """Make one attempt, at the batch in flight or the next one."""
         with self.clock():
-            self.shipper.collect(self.now)
-            self.shipper.load(self.now)
+            self.attempts.collect(self.now)
+            self.attempts.load(self.now)
             self.check()
-            outcome = self.shipper.attempt(1.0, self.now) if self.shipper.in_hand else Outcome()
+            outcome = self.attempts.attempt(1.0, self.now) if self.states.in_flight else Outcome()
             self.spooling.note(outcome)
         self.check()
         return outcome
@@ -149,33 +152,33 @@ class Bench:
         """Deliver everything, with writes to disk in between."""
         for _ in range(10_000):
             self.store()
-            if not self.shipper.busy:
+            if not self.states.busy:
                 return
             before = self.ledger.settled()
             self.send()
             if self.ledger.settled() == before:
                 self.now += LONG
-        raise AssertionError(f"still not sent: {self.shipper.counts()}")
+        raise AssertionError(f"still not sent: {self.states.counts()}")
 
     def end(self) -> None:
         """Shut down like a worker."""
         with self.clock():
             self.store()
-            self.shipper.abandon()
+            self.states.abandon()
             self.check()
             self.spooling.close()
         self.check()
 
     @contextmanager
     def clock(self) -> Iterator[None]:
-        with patch.object(staging, "monotonic", lambda: self.now):
+        with patch.object(manager, "monotonic", lambda: self.now):
             yield
 
     # ---- observations ------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Check the ledger's identity, and the counts of the queue."""
-        counts = self.shipper.counts()
+        counts = self.states.counts()
         assert counts.accepted == self.seq, counts
         total = counts.delivered + sum(counts.dropped.values()) + counts.spooled + counts.pending
         assert counts.accepted == total, counts

@@ -104,14 +104,14 @@ def test_an_argument_that_would_send_nothing_anywhere_is_refused(options: dict[s
     assert refused(**options).startswith(f"{unused} (from argument) is not used ")
 
 
-def test_what_the_environment_says_of_other_protocols_is_no_mistake() -> None:
+def test_variables_for_other_protocols_are_no_error() -> None:
     environ = {"AGENTSCOPE_API_KEY": KEY, "AGENTSCOPE_BASE_URL": URL, "AGENTSCOPE_ENDPOINT": "http://b.test"}
     assert load(environ).address == URL
     assert load(environ, api_key=None, protocol="otlp").address == "http://b.test/v1/traces"
     assert load({**environ, "AGENTSCOPE_PROTOCOL": "otlp"}).address == "http://b.test/v1/traces"
 
 
-def test_where_nothing_is_recorded_no_argument_is_a_mistake() -> None:
+def test_a_disabled_tracker_accepts_arguments_of_other_protocols() -> None:
     assert not load(enabled=False, endpoint=URL).enabled
 
 
@@ -284,7 +284,7 @@ def test_a_key_of_the_environment_that_is_bad_is_not_shown() -> None:
     assert KEY not in str(caught.value)
 
 
-def test_what_is_disabled_needs_no_key() -> None:
+def test_a_disabled_sdk_needs_no_key() -> None:
     assert Config.load({"enabled": False}, {}).api_key == ""
     assert Config.load({}, {"AGENTSCOPE_ENABLED": "0"}).api_key == ""
 

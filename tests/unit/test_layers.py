@@ -41,7 +41,8 @@ HOMES = {
     "zstandard": ("agentscope.protocols.compression", "agentscope.server.http.body"),
     "typing_extensions": ("agentscope.tracker.tracker",),  # for type checkers only
     "starlette": ("agentscope.server.*",),
-    "opentelemetry": ("agentscope.integrations.otel",),
+    "opentelemetry": ("agentscope.integrations.otel", "agentscope.server.ingest.otlp_protobuf"),
+    "google": ("agentscope.server.ingest.otlp_protobuf",),
     "uvicorn": ("agentscope.server.receiver", "agentscope.server.http.connection"),
 }
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from agentscope._version import __version__
-from agentscope.events import Event
+from agentscope.events import ReadyEvent, in_full
 from agentscope.protocols.assemble import joined
 from agentscope.protocols.base import BUSY, MISPLACED, Batch, Lane, Outcome, Response
 from agentscope.protocols.batched_lane import PieceLane
@@ -153,9 +153,9 @@ class OTLPLane(PieceLane):
     def _content_type(self) -> str:
         return self._form.CONTENT_TYPE
 
-    def _item(self, event: Event) -> bytes:
+    def _item(self, event: ReadyEvent) -> bytes:
         self._batch.pause()  # one span takes as long as many patches
-        return self._form.encode_span(span_of(event, voltops=self._state.voltops))
+        return self._form.encode_span(span_of(in_full(event), voltops=self._state.voltops))
 
     def _body(self, portions: Iterator[list[bytes]]) -> Iterator[bytes]:
         spans = [span for portion in portions for span in portion]
@@ -196,7 +196,7 @@ class OTLPLane(PieceLane):
         return set([*blamed, *others][:number])
 
 
-def _span_id(event: Event) -> str:
+def _span_id(event: ReadyEvent) -> str:
     return span_id_of(event.run_id if event.step_id is None else event.step_id)
 
 

@@ -110,7 +110,7 @@ class HistoryLane(SingleLane):
         run = self._known.run(event.run_id)
         method, path = "POST", "/history"
         if part.type == RUN_START:
-            self._agent = event.fields.get("agent_name")
+            self._agent = _name(event, "agent_name")
             record = history_record(part)
         elif part.type in (RUN_UPDATE, RUN_END):
             method, path = "PATCH", f"/history/{quote(run.id, safe='')}"
@@ -129,7 +129,7 @@ class HistoryLane(SingleLane):
         if part.type == STEP_START:
             # An unknown parent was dropped or comes later. The note in the record names it all the same.
             place = Place(run.id, above.id if above else None, agent)
-            self._agent = part.fields.get("name") if part.fields.get("step_type") == "agent" else agent
+            self._agent = _name(part, "name") if part.fields.get("step_type") == "agent" else agent
             return "POST", "/history-events", start_record(part, place)
         base = self._known.metadata((part.run_id, part.step_id))
         if part.type == STEP_END:
@@ -178,3 +178,8 @@ def _parents_first(events: Sequence[Event]) -> Iterator[Event]:
             line.append(here)
             here = wholes.get(here.parent_id)
         yield from reversed(line)
+
+
+def _name(event: Event, field: str) -> str | None:
+    value = event.fields.get(field)
+    return value if isinstance(value, str) else None

@@ -155,7 +155,10 @@ class _Builder:
         self._set: dict[str, bytes] = {}
         self._wrapped: list[str] = []
         self._placed = {"meta_data"}
-        self._meta = event.fields.get("meta_data")
+        meta_data = event.fields.get("meta_data")
+        if not isinstance(meta_data, bytes | None):
+            raise TypeError("meta_data holds no JSON")  # a hook made it
+        self._meta = meta_data
         self.metadata, self._is_exact = _flat(self._meta)
         """Keys of metadata from the event's meta_data, in camelCase."""
 

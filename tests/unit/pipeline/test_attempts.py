@@ -6,13 +6,11 @@ import pytest
 
 from agentscope.config import Config
 from agentscope.events import STEP, Event, Session
-from agentscope.pipeline import attempts as sending
-from agentscope.pipeline.attempts import Sender
-from agentscope.pipeline.delivery import Shipper
-from agentscope.pipeline.flush import Flushes
+from agentscope.pipeline import delivery as sending
+from agentscope.pipeline.delivery import FRESH, Attempts, Delivery, Flushes, Stop
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.reporting import Notices
-from agentscope.pipeline.retry import FRESH, Stop
+from agentscope.pipeline.states import EventStates
 from agentscope.protocols.base import UNAUTHORIZED, Batch, Outcome
 from agentscope.protocols.ids import new_id
 
@@ -33,25 +31,26 @@ class Silent:
 
 
 class Nap:
-    """A sender whose clock goes on only while it sleeps, and what happens meanwhile, by the second at which it does."""
+    """A delivery whose clock goes on only while it sleeps, and what happens meanwhile, by the second at which it does."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         self.happens: dict[float, object] = {}
         config = Config(api_key="k")
         session = Session(new_id(), new_id()[:24])
-        self.shipper = Shipper(config, session, Ledger(), Silent(), lambda event: event)
-        self.flushes = Flushes(self.shipper)
-        self.sender = Sender(config, self.shipper, self.flushes, Notices(None), None)
+        self.states = EventStates(config, Ledger())
+        self.flushes = Flushes(self.states)
+        attempts = Attempts(config, session, self.states, Silent(), lambda event: event)
+        self.delivery = Delivery(config, attempts, self.flushes, Notices(None), None)
         monkeypatch.setattr(sending, "monotonic", lambda: self.now)
-        monkeypatch.setattr(self.shipper.queue, "sleep", self._sleep)
+        monkeypatch.setattr(self.states.queue, "sleep", self._sleep)
 
     def put(self) -> None:
         event = Event(STEP, 1, 1, "run", "step", None, {}, 100)
-        assert self.shipper.queue.put(event, urgent=False) is None
+        assert self.states.queue.put(event, urgent=False) is None
 
     def stop(self) -> None:
-        self.sender.stop = Stop(self.now, self.now + 10)
+        self.delivery.stop = Stop(self.now, self.now + 10)
 
     def _sleep(self, seconds: float | None, wake_at: int) -> None:
         assert seconds is not None
@@ -63,7 +62,7 @@ class Nap:
                 act()
 
     def takes(self, seconds: float) -> float:
-        self.sender._nap(seconds)
+        self.delivery._sleep(seconds)
         return self.now - 100.0
 
 
@@ -83,13 +82,13 @@ def test_something_new_ends_it_but_not_in_the_first_seconds(nap: Nap, moment: fl
 
 
 def test_what_is_new_does_not_end_what_the_backend_has_asked_for(nap: Nap) -> None:
-    nap.sender._asked_to_wait = True
+    nap.delivery._asked_to_wait = True
     nap.happens = {1.0: nap.put}
     assert nap.takes(30.0) == pytest.approx(30.0)
 
 
 def test_what_is_new_does_not_end_the_wait_for_a_person(nap: Nap) -> None:
-    nap.sender.kind = UNAUTHORIZED
+    nap.delivery.kind = UNAUTHORIZED
     nap.happens = {1.0: nap.put}
     assert nap.takes(60.0) == pytest.approx(60.0)
 
@@ -101,7 +100,7 @@ def test_the_end_of_the_process_ends_it_at_once(nap: Nap) -> None:
 
 def test_a_flush_ends_it_at_once_unless_a_person_is_waited_for(nap: Nap) -> None:
     nap.put()
-    nap.happens = {1.5: lambda: nap.flushes.add(nap.shipper.counts(), 2)}
+    nap.happens = {1.5: lambda: nap.flushes.add(nap.states.counts(), 2)}
     assert nap.takes(30.0) == pytest.approx(1.5)
-    nap.sender.kind = UNAUTHORIZED
+    nap.delivery.kind = UNAUTHORIZED
     assert nap.takes(30.0) == pytest.approx(31.5)

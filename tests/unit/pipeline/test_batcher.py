@@ -8,24 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope.events import Event
-from agentscope.pipeline.batcher import Batcher
+from agentscope.pipeline.queue import Batched
 from tests.support.events import event
 
 
-def filled(number: int, size: int = 10, now: float = 0.0, **limits: float) -> Batcher:
-    batcher = Batcher(**{"max_events": 5, "max_bytes": 100, "max_age": 2.0, **limits})
+def filled(number: int, size: int = 10, now: float = 0.0, **limits: float) -> Batched:
+    batcher = Batched(**{"max_events": 5, "max_bytes": 100, "max_age": 2.0, **limits})
     for seq in range(number):
         batcher.add(event(seq, size=size), now)
     return batcher
 
 
-def take(batcher: Batcher, now: float = 0.0) -> list[Event]:
+def take(batcher: Batched, now: float = 0.0) -> list[Event]:
     batch = batcher.next()
     batcher.remove(batch, now)
     return batch
 
 
-def seqs(batcher: Batcher, now: float = 0.0) -> list[int]:
+def seqs(batcher: Batched, now: float = 0.0) -> list[int]:
     return [taken.seq for taken in take(batcher, now)]
 
 
@@ -122,7 +122,7 @@ def test_what_a_broken_move_leaves_is_counted_anew():
 
 @given(st.lists(st.integers(0, 150), max_size=40), st.integers(1, 6), st.integers(1, 200))
 def test_every_event_comes_out_once_in_order_in_batches_within_the_limits(sizes, max_events, max_bytes):
-    batcher = Batcher(max_events, max_bytes, 1.0)
+    batcher = Batched(max_events, max_bytes, 1.0)
     for seq, size in enumerate(sizes):
         batcher.add(event(seq, size=size), 0.0)
     out = []

@@ -17,7 +17,7 @@ from agentscope.protocols.base import BUSY, Batch, Dropped, Outcome
 from tests.support.recording import balanced
 
 FOLDER = Path(agentscope.pipeline.pipeline.__file__).parent
-MODULES = "worker delivery batcher incomplete ledger attempts flush"
+MODULES = "worker delivery states queue ledger"
 FILES = frozenset(str(FOLDER / f"{name}.py") for name in MODULES.split())
 Line = tuple[str, int, str]
 """File, number and function."""

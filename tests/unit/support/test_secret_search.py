@@ -133,7 +133,7 @@ def test_every_planted_leak_fails_its_test(tmp_path: Path) -> None:
     assert not any("ask_8c1f0d_planted" in line for line in lines if ": in " in line)
 
 
-def test_what_is_no_leak_fails_nothing(tmp_path: Path) -> None:
+def test_output_without_a_leak_fails_no_test(tmp_path: Path) -> None:
     ended = session(NO_LEAKS, tmp_path)
     assert ended.returncode == 0, ended.stdout
     assert "5 passed" in ended.stdout

@@ -347,7 +347,7 @@ class TestFaultProxy:
             create(proxy.url)
         assert len(platform.runs) == 1
 
-    def test_truncated_ends_in_the_middle_of_the_body_or_where_it_is_told_to(self, proxy):
+    def test_truncated_ends_in_the_middle_of_the_body_or_at_the_given_byte(self, proxy):
         proxy.set("truncated")
         with pytest.raises(http.client.IncompleteRead):
             create(proxy.url)
@@ -440,7 +440,7 @@ class TestFaultProxy:
         proxy.set("pass")
         assert create(proxy.url)[0] == 200
 
-    def test_it_forgets_requests_when_it_is_told_to(self, platform):
+    def test_the_proxy_does_not_keep_requests_if_remember_is_false(self, platform):
         with FaultProxy(platform.url, remember=False) as proxy:
             create(proxy.url)
             assert (proxy.requests, proxy.counts) == ([], {"pass": 1})
@@ -478,7 +478,7 @@ class TestFaultProxy:
 
 
 class TestChaos:
-    def test_it_is_the_same_for_the_same_seed_and_another_for_another(self):
+    def test_a_plan_is_the_same_for_the_same_seed_and_another_for_another(self):
         first, again, other = (list(islice(Chaos(seed, 0.5), 200)) for seed in (1, 1, 2))
         assert first == again != other
 

@@ -101,7 +101,7 @@ def test_leaving_in_another_context_leaves_that_context_as_it_was(runs: Runs) ->
 
 
 @given(st.data())
-def test_whatever_the_order_of_leaving_the_others_stay_in_their_order(data: st.DataObject) -> None:
+def test_scopes_left_in_any_order_leave_the_others_in_order(data: st.DataObject) -> None:
     switch(None)
     runs = Runs()
     entered = [runs.enter("run", str(number)) for number in range(data.draw(st.integers(1, 8)))]
@@ -217,7 +217,7 @@ def test_the_parent_in_a_run_is_its_innermost_step(runs: Runs) -> None:
     assert Runs().parent_in("run") is None
 
 
-def test_what_is_current_can_be_restored_elsewhere(runs: Runs) -> None:
+def test_the_current_scopes_can_be_restored_in_another_thread(runs: Runs) -> None:
     scope = runs.enter("run", "step")
 
     def elsewhere() -> None:

@@ -161,7 +161,7 @@ MISUSES: dict[str, tuple[Misuse, Any, str, str]] = {
 
 
 @pytest.mark.parametrize("what", MISUSES)
-def test_a_misuse_is_counted_each_time_and_said_once_without_payload(recording: Recording, what: str) -> None:
+def test_an_invalid_call_is_counted_each_time_and_logged_once_without_payload(recording: Recording, what: str) -> None:
     misuse, gives, kind, words = MISUSES[what]
     assert misuse(recording.tracker) == gives
     assert recording.invalid_calls == {kind: 1}
@@ -173,7 +173,7 @@ def test_a_misuse_is_counted_each_time_and_said_once_without_payload(recording: 
     assert SECRET not in line
 
 
-def test_what_is_said_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_call_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     tracker = make([])
     with caplog.at_level(logging.DEBUG):
         for _ in range(3):
@@ -185,7 +185,7 @@ def test_what_is_said_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize("what", MISUSES)
-def test_a_misuse_raises_at_the_call_if_that_is_asked_for(loud: Recording, what: str) -> None:
+def test_an_invalid_call_raises_with_fail_silently_off(loud: Recording, what: str) -> None:
     misuse, _, kind, words = MISUSES[what]
     with pytest.raises(AgentScopeError) as caught:
         misuse(loud.tracker)
@@ -212,7 +212,7 @@ WRONG_CALLS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_CALLS)
-def test_a_call_that_does_not_fit_its_signature_is_counted_and_said_in_pythons_own_words(
+def test_a_call_that_does_not_fit_its_signature_is_counted_and_logged_in_pythons_words(
     recording: Recording, name: str
 ) -> None:
     WRONG_CALLS[name](recording.tracker)
@@ -383,7 +383,7 @@ def test_the_agents_exception_goes_before_the_trackers_own(loud: Recording) -> N
     assert (loud.step()["status"], loud.step()["error"]["message"]) == ("failed", "mine")
 
 
-def test_a_step_whose_handle_was_misused_is_recorded_all_the_same(loud: Recording) -> None:
+def test_a_step_whose_handle_was_used_wrongly_is_still_recorded(loud: Recording) -> None:
     tracker: Any = loud.tracker
     with tracker.track_run("agent"):
         with pytest.raises(AgentScopeError, match="step_type"), tracker.track_step_context("step", "guess"):
@@ -468,7 +468,7 @@ def test_failed_delivery_is_silent_otherwise(recording: Recording, monkeypatch: 
 # ---- after the end -------------------------------------------------------------------------------------------------
 
 
-def test_handles_go_on_without_a_word_when_their_tracker_is_shut_down(recording: Recording) -> None:
+def test_handles_work_silently_after_the_shutdown_of_their_tracker(recording: Recording) -> None:
     tracker = recording.tracker
 
     @tracker.observe

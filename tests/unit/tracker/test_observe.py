@@ -69,7 +69,7 @@ def test_a_function_without_arguments_or_result_has_no_input_and_no_output(
     assert {"input", "output"} & set(recording.step()) == set()
 
 
-def test_what_is_not_to_be_captured_is_not(recording: Recording, tracker: Tracker) -> None:
+def test_excluded_arguments_and_results_are_not_recorded(recording: Recording, tracker: Tracker) -> None:
     @tracker.observe(name="secret", capture_input=False, capture_output=False)
     def function(word: str) -> str:
         return word
@@ -336,7 +336,7 @@ def test_callable_objects_are_recorded_under_the_name_of_their_class(recording: 
     ]
 
 
-def test_builtins_are_recorded_with_what_they_tell_of_their_arguments(recording: Recording, tracker: Tracker) -> None:
+def test_builtins_are_recorded_with_the_known_names_of_their_arguments(recording: Recording, tracker: Tracker) -> None:
     assert tracker.observe(len)([1, 2]) == 2
     assert tracker.observe(max)(1, 2) == 2
     first, second = recording.steps()
@@ -354,14 +354,14 @@ def test_a_bound_method_may_be_observed(recording: Recording, tracker: Tracker) 
 @pytest.mark.parametrize(
     "value", [5, int, Recording, property(lambda self: 5), None.__class__], ids=lambda value: type(value).__name__
 )
-def test_a_class_or_a_value_is_given_back_as_it_is_and_that_is_said(
+def test_a_class_or_a_value_is_returned_unchanged_with_a_log_line(
     recording: Recording, tracker: Tracker, value: Any
 ) -> None:
     assert tracker.observe()(value) is value
     assert recording.invalid_calls == {"not_observable": 1}
 
 
-def test_a_name_in_place_of_the_function_is_taken_as_its_name_and_that_is_said(
+def test_a_text_in_place_of_the_function_is_taken_as_its_name_with_a_log_line(
     recording: Recording, tracker: Tracker
 ) -> None:
     decorate: Any = tracker.observe

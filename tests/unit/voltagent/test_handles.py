@@ -155,7 +155,7 @@ def test_a_call_and_its_await_are_the_same_call(volt: Traced) -> None:
     assert types(volt).count("step.end") == 1
 
 
-def test_what_is_never_awaited_is_no_reason_for_a_warning(volt: Traced) -> None:
+def test_a_handle_that_is_never_awaited_causes_no_warning(volt: Traced) -> None:
     async def main() -> None:
         trace = volt.sdk.trace(agentId="a")
         trace.add_agent("A").success()
@@ -330,7 +330,7 @@ def test_what_is_changed_after_the_call_does_not_change_what_is_recorded(volt: T
     assert volt.whole("t")["meta_data"] == {"aB": {"c": 1}}
 
 
-def test_a_step_without_a_name_is_called_by_its_type_and_that_is_said(volt: Traced) -> None:
+def test_a_step_without_a_name_gets_that_of_its_type_with_a_log_line(volt: Traced) -> None:
     volt.sdk.trace(agentId="a").add_tool({"input": 1}).success()
     assert volt.whole("tool_call")["input"] == 1
     assert volt.invalid_calls == {"wrong_type": 1}
@@ -417,7 +417,7 @@ def test_the_second_argument_of_success_is_an_agents_usage_and_a_tools_metadata(
         (None, "oh", "failed"),
     ],
 )
-def test_a_trace_ends_as_it_is_told(volt: Traced, status: Any, error: Any, expected: str) -> None:
+def test_a_trace_ends_with_the_given_status(volt: Traced, status: Any, error: Any, expected: str) -> None:
     assert volt.sdk.trace(agentId="a").end({"x": 1}, status, USAGE, {"a_b": 1}, error)
     run = volt.whole("a")
     assert (run["status"], run["output"], run["usage"]) == (expected, {"x": 1}, USAGE)
@@ -509,7 +509,7 @@ def test_an_outcome_goes_over_the_status_of_an_update(volt: Traced) -> None:
     assert volt.outcomes()["t"] == "completed"
 
 
-def test_an_unknown_status_or_level_is_left_out_and_said(volt: Traced) -> None:
+def test_an_unknown_status_or_level_is_left_out_with_a_log_line(volt: Traced) -> None:
     with volt.sdk.trace(agentId="a", level="loud", tags=5, startTime="noon") as trace:
         trace.update(status="half done", level=5, end_time=5)
     assert volt.invalid_calls == {"unknown_level": 2, "unknown_status": 1, "wrong_type": 3}
@@ -614,7 +614,7 @@ def trace_twice(trace: Any) -> str:
         (trace_twice, {"ended_twice": 1}, {"status": "completed", "output": {"first": True}}),
     ],
 )
-def test_how_it_ended_first_stands_and_more_is_said_once(
+def test_the_first_outcome_stands_and_a_second_one_is_logged_once(
     volt: Traced, misuse: Callable[[Any], str], kinds: dict[str, int], expected: dict[str, Any]
 ) -> None:
     with volt.sdk.trace(agentId="a") as trace:
@@ -626,7 +626,7 @@ def test_how_it_ended_first_stands_and_more_is_said_once(
     assert len(volt.said) == 1
 
 
-def test_what_is_added_after_the_end_is_recorded_all_the_same_and_said_once(volt: Traced) -> None:
+def test_a_child_added_after_the_end_is_recorded_and_logged_once(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     agent = trace.add_agent("A")
     agent.success()
@@ -651,7 +651,7 @@ def test_calls_that_do_not_fit_give_handles_that_record_nothing(volt: Traced) ->
     assert types(volt) == ["run.start"]
 
 
-def test_no_line_that_is_said_holds_a_payload(volt: Traced) -> None:
+def test_no_log_line_holds_a_payload(volt: Traced) -> None:
     trace: Any = volt.sdk.trace(agentId="a", input=SECRET, level=SECRET, tags=object(), startTime=SECRET)
     tool = trace.add_tool({"name": "t", "input": SECRET})
     tool.success(SECRET)
@@ -675,7 +675,7 @@ def test_no_line_that_is_said_holds_a_payload(volt: Traced) -> None:
         lambda trace: trace.add_tool({}),
     ],
 )
-def test_with_fail_silently_off_misuse_raises(misuse: Any) -> None:
+def test_with_fail_silently_off_invalid_calls_raise(misuse: Any) -> None:
     with traced(fail_silently=False) as volt:
         trace = volt.sdk.trace(agentId="a")
         with pytest.raises((AgentScopeError, TypeError)):
@@ -741,7 +741,7 @@ def test_a_generator_that_is_closed_early_did_not_fail(volt: Traced) -> None:
     assert volt.outcomes() == {"a": "completed"}
 
 
-def test_an_outcome_before_an_exception_stands_and_nothing_is_said(volt: Traced) -> None:
+def test_an_outcome_before_an_exception_stands_without_a_log_line(volt: Traced) -> None:
     with pytest.raises(Problem), volt.sdk.trace(agentId="a") as trace, trace.add_agent("A") as agent:
         agent.success({"x": 1})
         raise Problem
@@ -757,7 +757,7 @@ def test_a_block_that_was_ended_inside_it_is_left_alone(volt: Traced) -> None:
     assert volt.invalid_calls == {}
 
 
-def test_a_block_entered_again_is_said(volt: Traced) -> None:
+def test_a_second_entry_of_a_block_is_logged(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     with trace:
         pass
@@ -779,7 +779,7 @@ def test_the_context_is_as_before_when_blocks_are_left_in_any_order(volt: Traced
     assert volt.outcomes() == {"a": "completed", "A": "completed"}
 
 
-def test_a_loud_block_raises_what_is_wrong_but_not_over_its_own_exception() -> None:
+def test_a_block_with_fail_silently_off_raises_unless_an_exception_leaves_it() -> None:
     with traced(fail_silently=False) as volt:
         trace = volt.sdk.trace(agentId="a")
         with patch.object(volt.sdk._registry, "end", side_effect=AgentScopeError("oh")):
@@ -963,7 +963,7 @@ def test_a_thread_with_the_context_adds_below_what_is_current_there(volt: Traced
 # ---- the end of handles ----------------------------------------------------------------------------------------------
 
 
-def test_a_handle_that_nobody_has_any_more_is_closed_as_unfinished(volt: Traced) -> None:
+def test_a_handle_without_references_is_closed_as_unfinished(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     trace.add_tool("dropped")
     kept = trace.add_tool("kept")
@@ -1221,7 +1221,7 @@ def test_the_model_is_known_from_the_model_parameters_which_stay_as_they_are(vol
     assert volt.whole("A")["meta_data"] == {"modelParameters": {"model": "gpt-5", "temperature": 0}}
 
 
-def test_an_attribute_that_is_set_on_a_handle_is_counted_and_said(volt: Traced) -> None:
+def test_an_attribute_that_is_set_on_a_handle_is_counted_and_logged(volt: Traced) -> None:
     with volt.sdk.trace(agentId="a") as trace:
         tool: Any = trace.add_tool("t")
         tool.output = "hunter2"

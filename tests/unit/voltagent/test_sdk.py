@@ -366,14 +366,14 @@ def test_what_was_never_ended_is_closed_as_unfinished_at_shutdown_the_innermost_
     del tool
 
 
-def test_a_status_that_was_said_before_is_the_one_it_is_closed_with(volt: Traced) -> None:
+def test_a_handle_is_closed_with_the_status_set_before(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     trace.update(status="error")
     volt.sdk.shutdown()
     assert volt.outcomes() == {"a": "failed"}
 
 
-def test_shutdown_of_a_loud_sdk_closes_everything_too() -> None:
+def test_shutdown_with_fail_silently_off_closes_everything_too() -> None:
     with traced(fail_silently=False) as volt:
         trace = volt.sdk.trace(agentId="a")
         trace.add_agent("A")
@@ -470,7 +470,7 @@ def test_a_trace_that_goes_on_is_known_by_its_id(sdk: VoltAgentSDK) -> None:
     assert asyncio.run(sdk.get_trace("unknown")) is None
 
 
-def test_an_id_that_nobody_knows_is_said_once(volt: Traced) -> None:
+def test_an_unknown_id_is_logged_once(volt: Traced) -> None:
     sdk = volt.sdk
     assert not sdk.update_event("unknown", status="completed")
     assert sdk.update_trace("elsewhere", metadata={"a": 1})  # another process may have started it

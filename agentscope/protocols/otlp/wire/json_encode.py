@@ -12,13 +12,12 @@ from math import isfinite
 
 from agentscope.serialization.text import replace_surrogates
 
-from .json_decode import decode_request, decode_response
+from .json_decode import decode_response
 from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time
 from .model import Span, SpanEvent, Value
 
 __all__ = [
     "CONTENT_TYPE",
-    "decode_request",
     "decode_response",
     "encode_request",
     "encode_response",

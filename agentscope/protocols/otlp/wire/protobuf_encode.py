@@ -13,11 +13,10 @@ from agentscope.serialization.text import replace_surrogates
 
 from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time
 from .model import Span, SpanEvent, Value
-from .protobuf_decode import decode_request, decode_response
+from .protobuf_decode import decode_response
 
 __all__ = [
     "CONTENT_TYPE",
-    "decode_request",
     "decode_response",
     "encode_request",
     "encode_response",

@@ -120,7 +120,7 @@ def test_what_an_export_took_is_told_whatever_thread_took_it():
     assert shared.cpu_seconds > 0
 
 
-def test_what_it_is_asked_besides_goes_to_the_protocol_and_the_sender():
+def test_other_calls_of_the_exporter_go_to_the_protocol_and_the_transport():
     protocol, sender = Protocol(), Sender()
     used = exporter(protocol, sender)
     used.warm_up()
@@ -187,7 +187,7 @@ def test_one_lane_needs_no_thread():
     assert started == []
 
 
-def test_where_no_thread_can_be_had_the_lanes_are_followed_one_by_one():
+def test_without_threads_the_lanes_run_one_after_the_other():
     sender = Sender()
     refused = []
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agentscope.pipeline.process import gil as turns
-from agentscope.pipeline.process.gil import REST, STRETCH, Turns
+from agentscope.pipeline.process import clock as turns
+from agentscope.pipeline.process.clock import REST, STRETCH, Turns
 
 
 class Time:

@@ -20,7 +20,6 @@ from agentscope.events import (
     STEP_START,
     STEP_UPDATE,
     Event,
-    PlainStep,
     in_full,
 )
 from agentscope.protocols import compression as bodies
@@ -41,6 +40,7 @@ from tests.support.events import (
     event,
     event_id,
     inflated,
+    plain_step,
     strict,
 )
 
@@ -131,8 +131,7 @@ def test_the_body_is_the_envelope_and_the_patches_and_nothing_else():
 @pytest.mark.parametrize("given", [b'{"q":1}', None])
 @pytest.mark.parametrize("output", [b"[2]", None])
 def test_a_plain_step_is_written_as_in_full(given, output):
-    fields = PlainStep('say "x" é', "tool_call", NOON + 5_000, 1_234_567, given, output)
-    plain = event(1)._replace(fields=fields, parent_id="parent")
+    plain = plain_step(1, given, output, 'say "x" é', NOON + 5_000, 1_234_567)
     written, in_dict = (strict(event_json(each, SESSION)) for each in (plain, in_full(plain)))
     assert written == in_dict
     assert (written["latency_ms"], written["ended_at"]) == (1.234, "2026-01-31T12:00:00.001239Z")
@@ -607,7 +606,7 @@ def test_a_refused_event_is_dropped_with_what_the_backend_says(status):
         ({"detail": "a\nb\x1b[0m\u202e" + "x" * 1000}, "HTTP 422 a b [0m " + "x" * 183),
     ],
 )
-def test_what_a_backend_says_is_made_printable_and_short(body, sentence):
+def test_a_backends_text_is_made_printable_and_short(body, sentence):
     ending = deliver(protocol(), batch(events(1)), lambda request: answer(422, body))
     assert ending.dropped[1].detail == sentence
 

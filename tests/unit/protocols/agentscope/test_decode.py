@@ -149,7 +149,7 @@ def test_naive_and_zoned_times_are_read_as_utc(given_time: str, expected: str) -
 @pytest.mark.parametrize(
     "text", ["", "2026-01-31", "0001-01-01T00:00:00+05:00", "２０２６-01-31T12:00:00Z", TIME + "\n"]
 )
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_an_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         normal_time(text)
 
@@ -206,7 +206,7 @@ def test_a_wrong_envelope_is_refused_whole(fields: dict[str, Any]) -> None:
     assert refusal(json.dumps(envelope(step(), **fields)).encode())[0] == 422
 
 
-def test_what_the_sender_dropped_is_added_up_by_reason() -> None:
+def test_drops_reported_by_the_sender_are_added_up_by_reason() -> None:
     reports = [{"reason": "queue_full", "count": 2}, {"reason": "shutdown", "count": 1}]
     assert decoded(dropped=[*reports, reports[0]]).dropped == {"queue_full": 4, "shutdown": 1}
     assert decoded(dropped=None).dropped == {}

@@ -22,6 +22,7 @@ from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
 from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Unreadable
 from agentscope.server.storage.fold import run_view
 from tests.support.events import NOON, SESSION
+from tests.support.otlp import read_request
 
 RUN = "3b1fa0d2-5c1e-4d0c-8a5e-6d2f1c9b7a10"
 FORMS = (protobuf, json_form)
@@ -161,7 +162,7 @@ def sent(spans: Sequence[Span], form: ModuleType) -> list[Patch]:
     resource = {"service.name": "tests"}
     body = form.encode_request([form.encode_span(span) for span in spans], resource, "agentscope", "0")
     patches: list[Patch] = []
-    for group in form.decode_request(body):
+    for group in read_request(form, body):
         for span in group.spans:
             assert not isinstance(span, Unreadable), span.reason
             patches += patches_of(span, group)

@@ -458,7 +458,7 @@ def test_422_costs_the_record_and_if_it_begins_a_run_all_of_that(bad, requests, 
     assert in_order(backend)
 
 
-def test_why_a_record_was_refused_is_told_in_the_words_of_the_api():
+def test_the_reason_of_a_refusal_is_in_the_words_of_the_api():
     replies = iter([answer(422, {"message": "metadata\nis wrong"}), answer(400, {"detail": "no"}), answer(400)])
     ending = deliver(HistoryProtocol(), batch([event(1), event(2), event(3)]), lambda request: next(replies))
     assert [dropped.detail for dropped in ending.dropped.values()] == [
@@ -580,7 +580,7 @@ def test_a_creation_that_is_answered_500_holds_its_run_up_and_no_other():
     assert deliver(HistoryProtocol(), batch(mixed(1, whole=True)), backend).delivered == [100, 101, 102, 103, 104]
 
 
-def test_what_was_never_answered_is_not_remembered_without_end(monkeypatch):
+def test_the_memory_for_unanswered_requests_is_bounded(monkeypatch):
     monkeypatch.setattr("agentscope.protocols.sequential_lane.MOST_UNCERTAIN", 10)
     protocol = HistoryProtocol()
     for seq in range(30):  # each of these is dropped

@@ -87,7 +87,7 @@ def test_the_start_of_a_run_is_a_history_under_the_id_of_the_run() -> None:
     assert json.loads(record.metadata) == {"agentId": "agent", "team": "a"}
 
 
-def test_what_an_event_does_not_set_is_not_in_the_body() -> None:
+def test_fields_that_an_event_does_not_set_are_not_in_the_body() -> None:
     assert body(history_record(run_start())) == {
         "id": "run-1",
         "agent_id": "agent",

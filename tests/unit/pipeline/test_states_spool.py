@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from agentscope.pipeline.process import threads
-from agentscope.pipeline.spool.buffer import MOST_BYTES
 from agentscope.pipeline.spool.codec import pack
 from agentscope.pipeline.spool.spool import Saved
+from agentscope.pipeline.states import MOST_WRITTEN_BYTES
 from agentscope.protocols.base import BUSY, Outcome
 from tests.support.spools import LONG, Bench, Disk, connected, event
 
@@ -20,9 +20,9 @@ SMALL = {"max_queue_bytes": 160 * 256}
 def test_what_is_stored_is_on_disk_and_in_memory_and_counted_once(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.put(5)
-    assert bench.shipper.counts().pending == 5
+    assert bench.states.counts().pending == 5
     bench.store()
-    counts = bench.shipper.counts()
+    counts = bench.states.counts()
     assert (counts.pending, counts.spooled) == (0, 5)
     assert bench.rows() == [1, 2, 3, 4, 5]
 
@@ -32,7 +32,7 @@ def test_what_is_delivered_is_deleted_and_the_file_goes_with_the_end(tmp_path: P
     bench.put(25)
     bench.send_all()
     assert bench.rows() == []
-    assert (bench.ledger.delivered, bench.shipper.queue.bytes) == (25, 0)
+    assert (bench.ledger.delivered, bench.states.queue.bytes) == (25, 0)
     bench.end()
     assert list(tmp_path.iterdir()) == []
 
@@ -42,12 +42,12 @@ def test_what_memory_has_no_room_for_is_on_disk_only_and_comes_back_in_its_turn(
     for _ in range(10):
         bench.put(40)
         bench.store()
-    assert bench.shipper.queue.bytes <= 45 * 256
-    assert bench.stage.waiting == 400
+    assert bench.states.queue.bytes <= 45 * 256
+    assert bench.states.stored == 400
     bench.send_all()
     assert [seq for batch in bench.backend.batches for seq in batch] == list(range(1, 401))
     assert bench.rows() == []
-    assert (bench.ledger.dropped(), bench.shipper.queue.bytes) == ({}, 0)
+    assert (bench.ledger.dropped(), bench.states.queue.bytes) == ({}, 0)
 
 
 def test_a_backend_that_wants_its_order_gets_it_whatever_comes_between(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_a_fresh_event_does_not_wait_for_a_backlog_where_order_does_not_matter(t
     for _ in range(10):
         bench.put(40)
         bench.store()
-    while bench.stage._fresh:
+    while bench.states._fresh:
         bench.send()
-    assert bench.stage.waiting > 100
+    assert bench.states.stored > 100
     (fresh,) = bench.put(1)
     bench.store()
     for _ in range(3):
@@ -92,14 +92,14 @@ def test_old_events_get_on_however_many_fresh_ones_come(tmp_path: Path) -> None:
     bench.store()
     bench.put(90, size=900)
     bench.store()
-    behind = bench.stage.waiting
-    assert bench.stage._disk_only > 50
+    behind = bench.states.stored
+    assert bench.states._disk_only > 50
     for _ in range(20):
         bench.put(10, size=600)
         bench.store()
         bench.send()
-    assert bench.stage.waiting <= behind
-    assert bench.stage._cursor > 100
+    assert bench.states.stored <= behind
+    assert bench.states._cursor > 100
     bench.send_all()
 
 
@@ -109,7 +109,7 @@ def test_a_disk_that_does_not_work_leaves_all_in_memory_and_gets_it_when_it_does
         disk.mode = "broken"
         bench.put(5)
         bench.store()
-        assert (bench.shipper.counts().pending, bench.spool.problem) == (
+        assert (bench.states.counts().pending, bench.spool.problem) == (
             5,
             "the spool does not work: disk I/O error",
         )
@@ -118,7 +118,7 @@ def test_a_disk_that_does_not_work_leaves_all_in_memory_and_gets_it_when_it_does
         disk.mode = ""
         bench.now += LONG
         bench.store()
-        assert (bench.shipper.counts().spooled, bench.spool.problem) == (5, None)
+        assert (bench.states.counts().spooled, bench.spool.problem) == (5, None)
         assert bench.rows() == [1, 2, 3, 4, 5]
         bench.send_all()
         assert bench.backend.stored == dict.fromkeys(bench.ids(), 1)
@@ -172,7 +172,7 @@ def test_one_transaction_takes_no_more_than_its_share_of_what_waited_for_the_dis
         bench.now += LONG
         bench.store()
         assert bench.rows() == list(range(1, 21))
-    assert max(sizes) * (1 << 20) <= 2 * MOST_BYTES
+    assert max(sizes) * (1 << 20) <= 2 * MOST_WRITTEN_BYTES
 
 
 def test_a_file_that_is_deleted_costs_only_what_was_nowhere_else(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_file_that_is_deleted_costs_only_what_was_nowhere_else(tmp_path: Path)
     for _ in range(4):
         bench.put(40)
         bench.store()
-    alone = bench.stage._disk_only
+    alone = bench.states._disk_only
     assert alone > 50
     for path in tmp_path.iterdir():
         path.unlink()
@@ -199,7 +199,7 @@ def test_a_file_that_is_deleted_is_missed_at_the_end_at_the_latest(tmp_path: Pat
     for path in tmp_path.iterdir():
         path.unlink()
     bench.end()
-    assert bench.shipper.counts().spooled == 5
+    assert bench.states.counts().spooled == 5
     assert bench.rows() == [1, 2, 3, 4, 5]
 
 
@@ -224,7 +224,7 @@ def test_damaged_records_cost_themselves_and_no_others(tmp_path: Path) -> None:
     for _ in range(5):
         bench.put(40)
         bench.store()
-    behind = bench.stage._cursor
+    behind = bench.states._cursor
     with connected(bench.file) as db:  # more in a row than are read at once
         db.execute("UPDATE events SET data=x'00' WHERE seq>? AND seq<=?", (behind + 5, behind + 15))
         db.commit()
@@ -239,7 +239,7 @@ def test_rows_that_somebody_deleted_are_counted_and_not_looked_for_for_ever(tmp_
     for _ in range(5):
         bench.put(40)
         bench.store()
-    alone = bench.stage._disk_only
+    alone = bench.states._disk_only
     with connected(bench.file) as db:
         db.execute("DELETE FROM events")
         db.commit()
@@ -308,7 +308,7 @@ def test_the_end_counts_what_is_on_disk_as_kept_and_the_rest_as_lost_with_the_sp
         disk.mode = "full"
         bench.put(2)
         bench.end()
-        counts = bench.shipper.counts()
+        counts = bench.states.counts()
         assert (counts.spooled, counts.dropped, counts.pending) == (3, {"spool_error": 2}, 0)
         disk.mode = ""
     assert bench.rows() == [1, 2, 3]
@@ -328,8 +328,8 @@ def test_the_end_does_not_wait_for_a_disk_that_hangs_in_another_thread(tmp_path:
     bench = Bench(tmp_path)
     bench.put(1)
     with threads.disk():  # as a read that never comes back
-        assert not bench.storer.store(bench.now, timeout=0.01)
-    assert bench.shipper.counts().pending == 1
+        assert not bench.spooling.store(bench.now, timeout=0.01)
+    assert bench.states.counts().pending == 1
 
 
 def test_a_refused_key_is_noted_in_the_file(tmp_path: Path) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import marshal
 from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.events import Event, PlainStep
-from agentscope.pipeline.redaction.redactor import Redactor
-from agentscope.pipeline.redaction.sanitize import FEW, GROUP, GROUP_BYTES, clean, screened
-from agentscope.serialization.snapshot import is_sealed
-from tests.support.events import event
+from agentscope.events import DeferredEvent, Event, FieldValue, in_full
+from agentscope.pipeline.redaction.redactor import GROUP, GROUP_BYTES, Redactor, redacted_all
+from tests.support.events import event, plain_step
 
 
 class Masking:
@@ -40,12 +37,7 @@ def nothing() -> None:
 
 def outcome(events: Sequence[Event], redact: object, done: Sequence[int] = ()) -> list[object]:
     assert callable(redact)
-    return [cleaned for _, cleaned in screened(events, redact, done, nothing)]
-
-
-def plain(seq: int, given: bytes | None, output: bytes | None) -> Event:
-    fields = PlainStep("search", "tool_call", 1_000, 2_000, given, output)
-    return event(seq)._replace(fields=fields)  # as the pipeline puts it
+    return [cleaned for _, cleaned in redacted_all(events, redact, done, nothing)]
 
 
 def test_a_group_that_is_spared_is_not_looked_at_again() -> None:
@@ -87,24 +79,18 @@ def test_groups_are_bounded_by_number_and_by_bytes() -> None:
     assert [len(group) for group in redact.groups] == [GROUP, 1, 1, 1]
 
 
-def test_payloads_are_made_json_and_a_plain_step_stays_what_it_is() -> None:
-    value = {"a": 1}
-    sealed = marshal.dumps(value)  # as `seal` makes it where orjson is not there
-    assert is_sealed(sealed)
-    stays, opened = outcome([plain(1, b'{"a":1}', None), plain(2, sealed, b"2")], Redactor())
-    assert isinstance(stays, Event)
-    assert isinstance(opened, Event)
-    assert type(stays.fields) is PlainStep
-    assert opened.fields["output"] == b"2"
-    assert json.loads(opened.fields["input"]) == {"a": 1}
+def test_a_plain_step_stays_one_and_deferred_fields_are_made() -> None:
+    deferred = DeferredEvent("step", 2, 0, "run", "step-2", None, lambda: {"name": "made"}, 100)
+    plain = plain_step(1, b"[1]")
+    assert outcome([plain, deferred], Redactor()) == [plain, in_full(deferred)]
 
 
-def test_an_event_whose_payload_cannot_be_made_json_is_dropped_and_its_neighbours_are_not() -> None:
-    events = [event(1), event(2, input=b"\x80broken"), event(3)]
-    first, second, third = outcome(events, Redactor())
-    assert (first, third) == (events[0], events[2])
-    assert second == clean(events[1], Redactor())
-    assert isinstance(second, str)
+def test_an_event_whose_fields_cannot_be_made_is_dropped_and_its_neighbours_are_not() -> None:
+    def make() -> dict[str, FieldValue]:
+        raise ZeroDivisionError
+
+    broken = DeferredEvent("step", 2, 0, "run", "step-2", None, make, 100)
+    assert outcome([event(1), broken, event(3)], Redactor()) == [event(1), "encode_error", event(3)]
 
 
 def test_a_quick_look_that_fails_spares_nothing() -> None:
@@ -118,15 +104,15 @@ def test_a_quick_look_that_fails_spares_nothing() -> None:
     assert outcome([event(2)], Broken()) == [event(2)]
 
 
-def test_there_are_pauses_while_payloads_are_made_and_after_every_event_that_is_cleaned() -> None:
+def test_there_are_pauses_between_groups_and_after_every_event_that_is_redacted_alone() -> None:
     pauses: list[int] = []
     events = [event(2 * seq) for seq in range(GROUP)]
-    for _ in screened(events, Masking(), (), lambda: pauses.append(1)):
+    for _ in redacted_all(events, Masking(), (), lambda: pauses.append(1)):
         """Only the pauses count."""
-    assert len(pauses) == GROUP // FEW + 1
-    for _ in screened(events, clean_none, (), lambda: pauses.append(1)):
+    assert len(pauses) == 1
+    for _ in redacted_all(events, clean_none, (), lambda: pauses.append(1)):
         """Only the pauses count."""
-    assert len(pauses) == 2 * (GROUP // FEW + 1) + GROUP
+    assert len(pauses) == 1 + GROUP
 
 
 def clean_none(event: Event) -> Event:
