@@ -162,6 +162,13 @@ def test_demo_stays_up_until_ctrl_c_and_then_leaves_nothing(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_demo_gives_the_signal_handler_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["demo", "--exit"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_demo_removes_its_files_on_sigterm(tmp_path: Path) -> None:
     with demonstrating(tmp_path) as (demo, _):
         demo.terminate()
