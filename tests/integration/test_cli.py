@@ -128,6 +128,7 @@ def test_demo_is_coloured_on_a_terminal_unless_told_otherwise(environ: dict[str,
 def test_demo_is_not_disturbed_by_the_users_own_settings() -> None:
     theirs = {
         "AGENTSCOPE_ENABLED": "false",
+        "AGENTSCOPE_PROTOCOL": "otlp",
         "AGENTSCOPE_SAMPLE_RATE": "0",
         "AGENTSCOPE_BASE_URL": "http://127.0.0.1:9",
         "HTTP_PROXY": "http://127.0.0.1:9",

@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         receiver = stack.enter_context(Receiver(port=arguments.port, db=str(folder / "demo.db")))
         terminal.say("An agent reads ", (BOLD, os.getcwd()), ", recorded by AgentScope.")
         # Set here, since the environment's values are meant for the user's own agents.
-        tracker = create_tracker("demo", receiver.url, enabled=True, sample_rate=1.0, fail_silently=True)
+        options: dict[str, Any] = {"enabled": True, "sample_rate": 1.0, "fail_silently": True, "protocol": "agentscope"}
+        tracker = create_tracker("demo", receiver.url, **options)
         payload = "An agent reads and writes text mostly, so the payload of this call is text. " * 12
         with tracker.track_run("call cost") as cost_run:
             begin = time.perf_counter()
