@@ -26,6 +26,9 @@ COVERAGE_FLOOR = 95
 EMITTERS = ("pydantic-ai-slim>=2.60",)
 SERVERS = ("gunicorn", "celery", "gevent", "eventlet", "uwsgi")
 
+FIRST, SECOND = "first", "second"
+"""The tags of sessions that `.ci/run` runs beside each other."""
+
 # The results of these depend on the version of Python: code in one process, and how processes start, fork and end.
 DEPENDS_ON_PYTHON = ["tests/unit"]
 DEPENDS_ON_PYTHON += [
@@ -49,12 +52,13 @@ SERVER_TESTS = ("tests/integration/test_servers.py", "tests/integration/test_ser
 BROWSER_TESTS = ("tests/integration/test_pages_in_browser.py",)
 EMITTER_TESTS = ("tests/integration/test_pydantic_ai.py",)
 
-os.chdir(ROOT)  # nox enters the folder of this file
 # Variables of the caller decide no result.
 for _name in [name for name in os.environ if name.startswith("AGENTSCOPE_")]:
     del os.environ[_name]
 for _name in ("PYTEST_ADDOPTS", "PYTHONPATH", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
     os.environ.pop(_name, None)
+
+os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
 
 nox.options.envdir = str(ROOT / ".nox")
 nox.options.default_venv_backend = "venv"
@@ -80,9 +84,10 @@ def find_python(version: str) -> str:
     return version  # nox says that it is missing
 
 
-def install(session: nox.Session, *more: str) -> None:
+def install(session: nox.Session, *more: str, extras: str = "server,dev") -> None:
     """Install this clone with the extras that its tests need."""
-    session.install("-q", "-e", ".[server,dev]", *more)
+    session.chdir(ROOT)  # nox enters the folder of this file
+    session.install("-q", "-e", f".[{extras}]", *more)
 
 
 def pytest(session: nox.Session, *arguments: str, examples: int = 10, **variables: str) -> None:
@@ -92,18 +97,19 @@ def pytest(session: nox.Session, *arguments: str, examples: int = 10, **variable
     session.run("pytest", "-o", cache, *arguments, *session.posargs, env=env)
 
 
-@nox.session(venv_backend="none")
+@nox.session(venv_backend="none", tags=[FIRST])
 def readme(session: nox.Session) -> None:
     """Run the two commands of the README: the tests, then the demo."""
     commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     (demo,) = (command for command in commands if command.endswith("agentscope demo"))
     (tests,) = (command for command in commands if command.endswith("pytest"))
-    shutil.rmtree(ROOT / ".venv", ignore_errors=True)
+    session.chdir(ROOT)
+    shutil.rmtree(".venv", ignore_errors=True)
     session.run("bash", "-c", tests, external=True)
     session.run("bash", "-c", f"{demo} --exit", external=True)
 
 
-@nox.session
+@nox.session(tags=[FIRST])
 def lint(session: nox.Session) -> None:
     """Check style and types."""
     install(session, "pyright")
@@ -122,10 +128,10 @@ def tests(session: nox.Session) -> None:
 
 for _version in PYTHONS:
     # The README's command tests this Python already.
-    nox.session(tests, name=f"tests-{_version}", python=find_python(_version), default=_version != OWN)
+    nox.session(tests, name=f"tests-{_version}", python=find_python(_version), tags=[SECOND] if _version != OWN else [])
 
 
-@nox.session
+@nox.session(tags=[SECOND])
 def coverage(session: nox.Session) -> None:
     """Measure lines and branches, in the programs that the tests start as well."""
     install(session, "langchain-core")
@@ -138,7 +144,7 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "report", f"--fail-under={COVERAGE_FLOOR}", env=env)
 
 
-@nox.session
+@nox.session(tags=[FIRST])
 def long(session: nox.Session) -> None:
     """Run the tests that are marked `long`, but for those of other sessions."""
     install(session, "langchain-core")
@@ -146,48 +152,48 @@ def long(session: nox.Session) -> None:
     pytest(session, "-m", "long and not by_hand", "tests", *others, examples=50)
 
 
-@nox.session
+@nox.session(tags=[FIRST])
 def examples(session: nox.Session) -> None:
     """Run the examples, with LangChain, and the programs of the README."""
     install(session, "langchain-core")
     pytest(session, "-m", "not by_hand", *EXAMPLES)
 
 
-@nox.session
+@nox.session(tags=[FIRST])
 def servers(session: nox.Session) -> None:
     """Run the servers and task queues that fork."""
     install(session, *SERVERS)
     pytest(session, "-m", "not by_hand", *SERVER_TESTS)
 
 
-@nox.session
+@nox.session(tags=[FIRST])
 def browser(session: nox.Session) -> None:
     """Open the pages of the viewer in Chromium."""
     install(session)
     pytest(session, "-m", "not by_hand", *BROWSER_TESTS)
 
 
-@nox.session
+@nox.session(tags=[FIRST])
 def emitters(session: nox.Session) -> None:
     """Read the spans of frameworks that emit OpenTelemetry."""
     install(session, *EMITTERS)
     pytest(session, "-m", "not by_hand", *EMITTER_TESTS)
 
 
-@nox.session
+@nox.session(tags=[SECOND])
 def soak(session: nox.Session) -> None:
     """Kill producers and receivers for a minute, and compare what was promised with what is stored."""
-    session.install("-q", "-e", ".[server]")
+    install(session, extras="server")
     seed = session.posargs or ["--seed", "1"]
     session.run("python", "-m", "benchmarks.soak", "--events", "1000000", "--seconds", "60", "--promise", "3", *seed)
 
 
-@nox.session
+@nox.session(tags=[SECOND])
 def wheel(session: nox.Session) -> None:
     """Build the wheel, and run it outside of the clone: alone, then with the extra `server`."""
     folder = Path(session.create_tmp())
     shutil.rmtree(folder / "wheel", ignore_errors=True)
-    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", f"{folder}/wheel", ".")
+    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", f"{folder}/wheel", str(ROOT))
     (built,) = (folder / "wheel").glob("*.whl")
     session.install("-q", str(built))
     with tempfile.TemporaryDirectory() as empty, session.chdir(empty):

@@ -3,8 +3,8 @@
     python -m benchmarks.dead_backend [--events 1000000] [--size 1000] [--spool]
 
 Measured with a backend that refuses connections, then with one that accepts them and hangs; each in a process of its own. The
-exit status is 0 only if memory grew by no more than `max_queue_bytes` and 16 MB, the ledger agrees with the counts of the caller, and
-there are no more threads and file descriptors at the end than after the first thousand events, except for one connection.
+exit status is 0 only if memory grew by no more than `max_queue_bytes` and 16 MB, the ledger agrees with the counts of the caller,
+and there are no more threads and file descriptors at the end than after the first thousand events, except for one connection.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from json import encoder as _stdlib
 from sys import float_info
 from typing import Any
 
+from .depth import is_deeper
 from .exceptions import describe_exception
 from .fallback import MAX_DEPTH, MAX_NODES, render
 from .text import text
@@ -23,7 +24,6 @@ __all__ = ["describe_exception", "encode", "prepare", "text"]
 _Dumps = Callable[[object], bytes]
 
 _MAX_FLOAT = float_info.max
-_CONTAINERS = frozenset({dict, list, tuple})
 _CONSTANTS = frozenset({bool, type(None)})
 _UNRENDERED = b'"<cannot be rendered>"'
 
@@ -99,25 +99,11 @@ def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> i
         if dicts and room >= 0:
             keys = dicts[0] if len(dicts) == 1 else chain.from_iterable(dicts)
             room -= sum(map(len, keys))  # the encoder refuses keys that have a length and are no str
-        if nodes > max_nodes or room < 0 or (lists + len(dicts) > max_depth and _is_deeper(value, max_depth)):
+        if nodes > max_nodes or room < 0 or (lists + len(dicts) > max_depth and is_deeper(value, max_depth)):
             return -nodes
     except Exception:  # TypeError: a key that is no str; RuntimeError: another thread resized a dict
         return -len(found)
     return nodes
-
-
-def _is_deeper(value: object, max_depth: int) -> bool:
-    level: list[Any] = [value]
-    for _ in range(max_depth):
-        level = [
-            item
-            for node in level
-            for item in (tuple(node.values()) if type(node) is dict else node)
-            if type(item) in _CONTAINERS
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _refuse(value: object) -> object:

@@ -12,12 +12,10 @@ try:
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
-except ImportError as missing:
-    from agentscope.errors import ConfigurationError
+except ImportError as problem:
+    from agentscope.server.extra import missing_extra
 
-    raise ConfigurationError(
-        "The receiver needs starlette and uvicorn; install the server extra: pip install -e '.[server]'"
-    ) from missing
+    raise missing_extra(problem) from problem
 
 from agentscope.protocols.agentscope.decode import DecodeError
 from agentscope.server.http.body import ENCODINGS

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from agentscope.errors import ConfigurationError
+from agentscope.server.extra import missing_extra
 
 try:
     import uvicorn
-except ImportError as missing:
-    raise ConfigurationError(
-        "The receiver needs starlette and uvicorn; install the server extra: pip install -e '.[server]'"
-    ) from missing
+except ImportError as problem:
+    raise missing_extra(problem) from problem
 
 from agentscope.server.http.connection import BoundedProtocol
 from agentscope.server.http.limits import Limits

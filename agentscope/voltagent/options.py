@@ -1,4 +1,4 @@
-"""From what a caller gives a handle to the fields of an event. Never raises; notes in `Fields.mended` what had to be mended."""
+"""Conversion of the options of handles to fields of events. It never raises; corrections are listed in `Fields.mended`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATUSES = {
     "failed": "failed",
     "cancelled": "cancelled",
 }
-"""The API's words, and ours, as events have them."""
+"""Status of events by status of the API or of the tracker."""
 
 FINAL = frozenset({"completed", "failed", "cancelled"})
 
@@ -34,7 +34,7 @@ _STR = frozenset({str})
 
 
 def spread(options: Any, more: dict[str, Any], fields: Fields) -> dict[Any, Any]:
-    """What was given, by name: a new dict. `options` is a dict, a typed object, or the name alone; `more` goes over it."""
+    """Return the options as a new dict. `options` is a dict, a typed object, or a name alone; `more` overrides it."""
     kind = type(options)
     if options is None:
         given = dict(more)
@@ -51,7 +51,7 @@ def spread(options: Any, more: dict[str, Any], fields: Fields) -> dict[Any, Any]
             sentence = "options are a dict or an object such as ToolOptions; another value is left out"
             fields.mended.append(("wrong_type", sentence))
             given = dict(more)
-    # Looking for a name compares it with keys that stand in its place: with foreign code, if they are no plain texts.
+    # A lookup compares keys, which is foreign code for keys that are not of the class str.
     return (
         given
         if _STR.issuperset(map(type, given))
@@ -75,7 +75,7 @@ def _attributes(options: Any) -> dict[Any, Any]:
 
 
 def take(given: dict[Any, Any], *names: str) -> Any:
-    """The value under the first of these names that is set; all of them are taken out."""
+    """Remove all of these names; return the value of the first that is set."""
     found = None
     for name in names:
         value = given.pop(name, None)
@@ -84,16 +84,16 @@ def take(given: dict[Any, Any], *names: str) -> Any:
 
 
 def _spellings(table: Mapping[str, Field]) -> tuple[tuple[str, str], ...]:
-    apart = ("output", "error", "meta_data", "usage")  # the API has words of its own for them
+    apart = ("output", "error", "meta_data", "usage")  # the API has other names for them
     return tuple((name, camel_case(name)) for name, field in table.items() if field.given and name not in apart)
 
 
 _OPTIONS = {True: _spellings(RUN_FIELDS), False: _spellings(STEP_FIELDS)}
-"""The fields that options name, in snake_case and in camelCase, of a run and of a step."""
+"""Fields that options may set, in snake_case and in camelCase; True: of a run, False: of a step."""
 
 
 def add_fields(fields: Fields, given: dict[Any, Any], of_run: bool) -> None:
-    """The fields of a run or of a step that options name; they are taken out of the options."""
+    """Move the fields of a run or step from the options to `fields`."""
     table = RUN_FIELDS if of_run else STEP_FIELDS
     for name, spelling in _OPTIONS[of_run]:
         value = take(given, name, spelling)
@@ -102,7 +102,7 @@ def add_fields(fields: Fields, given: dict[Any, Any], of_run: bool) -> None:
 
 
 def add_model(fields: Fields, metadata: Mapping[Any, Any]) -> None:
-    """The model and the provider of a step that its `modelParameters` name, unless the caller named them."""
+    """Set the model and provider of a step from `modelParameters`, unless the options set them."""
     parameters: Any = metadata.get("modelParameters")
     if issubclass(type(parameters), Record):
         parameters = parameters.model_dump(exclude_none=True)
@@ -115,7 +115,7 @@ def add_model(fields: Fields, metadata: Mapping[Any, Any]) -> None:
 def add_metadata(
     fields: Fields, given: dict[Any, Any], metadata: Any, own: Mapping[str, Any] | None = None, of_run: bool = False
 ) -> None:
-    """`meta_data`: what is our own, options that nobody knows, and over both what the caller calls metadata."""
+    """Set `meta_data` to `own`, overridden by unknown options, overridden by `metadata`."""
     found = metadata
     if metadata is not None and type(metadata) is not dict:
         found = _object(metadata, fields)
@@ -139,7 +139,7 @@ def _object(value: Any, fields: Fields) -> dict[Any, Any]:
 
 
 def add_usage(fields: Fields, usage: Any) -> None:
-    """`usage`: a dict as it is, a number as the total, an object by its fields, or else by the counts among its attributes."""
+    """Set `usage`: a dict is taken as it is, an int as the total, an object by its JSON form or its count attributes."""
     if usage is None or type(usage) is dict:
         fields.payload("usage", usage)
     elif issubclass(type(usage), Record):
@@ -147,8 +147,8 @@ def add_usage(fields: Fields, usage: Any) -> None:
     elif type(usage) is int:
         fields.payload("usage", {"total_tokens": usage})
     else:
-        told = Encoded(*encode(usage, fields.limit))
-        fields.payload("usage", told if told.data.startswith(b"{") else _counts(usage) or told)
+        encoded = Encoded(*encode(usage, fields.limit))
+        fields.payload("usage", encoded if encoded.data.startswith(b"{") else _counts(usage) or encoded)
 
 
 def _counts(usage: Any) -> dict[str, Any]:
@@ -166,13 +166,13 @@ def _counts(usage: Any) -> dict[str, Any]:
 
 
 def add_error(fields: Fields, error: Any) -> None:
-    """`error`: an exception with its traceback, a text as the message, anything else as it is."""
-    told = _plain_text(error)
-    fields.error(error if told is None else {"message": told})
+    """Set `error`: an exception with its traceback, a text as the message, another value as it is."""
+    message = _plain_text(error)
+    fields.error(error if message is None else {"message": message})
 
 
 def status_of(status: Any, fields: Fields) -> str | None:
-    """A status as events have it; None for none, and for one that nobody knows."""
+    """Return a status of events; None for None and for an unknown one."""
     if status is None:
         return None
     known = STATUSES.get((_plain_text(status) or "").lower())
@@ -183,7 +183,7 @@ def status_of(status: Any, fields: Fields) -> str | None:
 
 
 def level_of(level: Any, fields: Fields) -> str | None:
-    """A level in capitals; None for none, and for one that nobody knows."""
+    """Return a level in capitals; None for None and for an unknown one."""
     if level is None:
         return None
     known = (_plain_text(level) or "").upper()
@@ -194,12 +194,12 @@ def level_of(level: Any, fields: Fields) -> str | None:
 
 
 def moment_of(moment: Any, fields: Fields) -> int | None:
-    """A time in nanoseconds since the epoch: ISO 8601 or a datetime, in UTC where it names no zone."""
+    """Convert a time, ISO 8601 or a datetime, to nanoseconds since the epoch. Without a zone it is UTC."""
     if moment is None:
         return None
-    told = _plain_text(moment)
+    iso = _plain_text(moment)
     try:
-        found = moment if told is None else datetime.fromisoformat(told.strip().replace("Z", "+00:00"))
+        found = moment if iso is None else datetime.fromisoformat(iso.strip().replace("Z", "+00:00"))
         if issubclass(type(found), datetime):
             aware = found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
             nanoseconds = (aware - _EPOCH) // timedelta(microseconds=1) * 1000
@@ -207,7 +207,7 @@ def moment_of(moment: Any, fields: Fields) -> int | None:
                 return nanoseconds
     except KeyboardInterrupt:
         raise
-    except BaseException:  # no time, or a time zone of foreign code
+    except BaseException:  # an invalid time, or foreign code of a time zone
         pass
     fields.mended.append(("wrong_type", "a time is ISO 8601 or a datetime; another value is left out"))
     return None

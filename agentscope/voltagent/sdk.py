@@ -22,7 +22,7 @@ from .builders import begin_event, begin_trace
 from .config import load
 from .handles import Given, Operation, Trace, idle
 from .options import spread, take
-from .registry import Book, Part
+from .registry import Entry, Registry
 from .types import History, TimelineEvent, TraceOptions, VoltAgentConfig
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class VoltAgentSDK(Face):
         options = {name: value for name, value in locals().items() if name not in ("self", "given", "__class__")}
         config, self._published = load(options, given)
         super().__init__(config)
-        self._book = Book(self._recorder, self._pipeline)
-        self._kept = self._book.keeper()
+        self._registry = Registry(self._recorder, self._pipeline)
+        self._kept = self._registry.keeper()
         self._client: VoltAgentCoreAPI | None = None
         self._tracker: Tracker | None = None
 
@@ -101,7 +101,7 @@ class VoltAgentSDK(Face):
         given = spread(options, more, fields)
         if not self._recorder.enabled:
             return Trace(None, idle(text(take(given, "agentId", "agent_id") or "unknown", LONGEST_ID)))
-        return Trace(self._book, begin_trace(self._book, given, fields))
+        return Trace(self._registry, begin_trace(self._registry, given, fields))
 
     @safe(lambda *_: Trace(None, idle()))
     def create_trace(self, options: TraceOptions | Given | None = None, **more: Any) -> Trace:
@@ -114,17 +114,17 @@ class VoltAgentSDK(Face):
     @safe(lambda *_: Settled(None))
     def get_trace(self, trace_id: str) -> Settled[History | None]:
         """What is known here of a trace that goes on: id, agent and start; None for any other."""
-        part = self._book.find(trace_id)
-        if part is None or not part.is_trace:
+        entry = self._registry.find(trace_id)
+        if entry is None or not entry.is_trace:
             return Settled(None)
-        return Settled(History(id=part.id, agent_id=part.name, start_time=zoned_utc(part.started_at)))
+        return Settled(History(id=entry.id, agent_id=entry.name, start_time=zoned_utc(entry.started_at)))
 
     @safe(lambda *_: REFUSED)
     def update_trace(self, trace_id: str, **changes: Any) -> Settled[bool]:
         """Record what has changed in a trace: as `Trace.update`, but a final status ends it."""
         if not self._recorder.enabled:
             return REFUSED
-        return self._update(self._book.find(trace_id) or self._book.elsewhere(trace_id), changes)
+        return self._update(self._registry.find(trace_id) or self._registry.elsewhere(trace_id), changes)
 
     @safe(lambda *_: Operation(None, idle()))
     def add_event_to_trace(
@@ -133,10 +133,10 @@ class VoltAgentSDK(Face):
         """An event of your own: as `Trace.add_event`. It goes on until it is ended, whatever becomes of the handle."""
         if not self._recorder.enabled:
             return Operation(None, idle())
-        part = self._book.find(trace_id) or self._book.elsewhere(trace_id)
+        entry = self._registry.find(trace_id) or self._registry.elsewhere(trace_id)
         fields = Fields(self._recorder.limit, {})
-        event = begin_event(self._book, part, spread(event_data, more, fields), fields)
-        handle = Operation(self._book, event, Trace(None, part))
+        event = begin_event(self._registry, entry, spread(event_data, more, fields), fields)
+        handle = Operation(self._registry, event, Trace(None, entry))
         if not event.ended:
             self._kept.keep(event.id, handle)
         return handle
@@ -144,10 +144,10 @@ class VoltAgentSDK(Face):
     @safe(lambda *_: REFUSED)
     def update_event(self, event_id: str, **changes: Any) -> Settled[bool]:
         """Record what has changed in something that goes on: as `update` of its handle, but a final status ends it."""
-        part = self._book.find(event_id)
-        if part is None and self._recorder.enabled:
+        entry = self._registry.find(event_id)
+        if entry is None and self._recorder.enabled:
             self._recorder.invalid_call("unknown_event", "update_event() knows no event that goes on under this id")
-        return REFUSED if part is None else self._update(part, changes)
+        return REFUSED if entry is None else self._update(entry, changes)
 
     # ---- delivery --------------------------------------------------------------------------------------------------
 
@@ -203,6 +203,6 @@ class VoltAgentSDK(Face):
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    def _update(self, part: Part, changes: dict[str, Any]) -> Settled[bool]:
+    def _update(self, entry: Entry, changes: dict[str, Any]) -> Settled[bool]:
         given = spread(None, changes, Fields(0, {}))
-        return ACCEPTED if self._book.update(part, given, ends=True) else REFUSED
+        return ACCEPTED if self._registry.update(entry, given, ends=True) else REFUSED

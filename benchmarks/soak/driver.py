@@ -201,7 +201,7 @@ class Seed:
         if promise is not None:
             self._promises.append(promise)
 
-    # ---- without faults --------------------------------------------------------------------------------------------------
+    # ---- without faults ----------------------------------------------------------------------------------------------
 
     def _drain(self, began: float) -> None:
         """Let the living producers deliver their events, and a new one the events of the dead."""

@@ -1,4 +1,4 @@
-"""The benchmarks work, and where they are run nothing of this SDK is lost. What they find is not judged here."""
+"""The benchmarks run, and this SDK loses nothing in them. Their figures are not judged here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.command import run
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # 18 measures, each in processes of its own
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # 18 measures, each in new processes
 
 
 def test_a_quick_run_measures_every_row_and_loses_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: in its own process, with real sockets and real files."""
+"""The command line in its own process, with real sockets and real files."""
 
 from __future__ import annotations
 
@@ -409,11 +409,11 @@ def answering(status: int, headers: dict[str, str] | None = None, tls: ssl.SSLCo
             self.end_headers()
 
         def log_message(self, *args: Any) -> None:
-            """Nothing on stderr."""
+            """Print nothing to stderr."""
 
     class Server(HTTPServer):
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that hangs up in the middle of a handshake is what a test wants."""
+            """Ignore clients that disconnect during a handshake, which the tests do."""
 
     server = Server(("127.0.0.1", 0), Handler)
     if tls:

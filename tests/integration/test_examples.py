@@ -1,4 +1,4 @@
-"""Each example runs as a program, and what arrives at a receiver is the tree it promises."""
+"""Each example runs as a program, and the receiver has the tree of steps that the example promises."""
 
 from __future__ import annotations
 

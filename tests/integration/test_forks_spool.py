@@ -1,4 +1,4 @@
-"""Processes that fork, with a spool: nobody touches a file that is another's, and what the dead left is sent once."""
+"""Processes that fork, with a spool: no process touches the file of another, and events of dead processes are sent once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.support.spool_recovery import send_what_is_left
 from tests.support.stored import stored_steps
 
 QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_CONFIG": ""}
-"""Since 3.12 Python itself warns of any fork beside a thread. And coverage's tracer takes a lock with every new file, which may
-be locked in the child for ever."""
+"""Since 3.12 Python warns of every fork beside a thread. Coverage's tracer takes a lock for every new file, which may stay locked
+in the child for ever."""
 
 UNDER_LOAD = """
     import json, os, signal, sys, threading, time

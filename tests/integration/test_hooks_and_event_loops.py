@@ -1,4 +1,4 @@
-"""What users' hooks, event loops, other trackers and late exit handlers may do to delivery, and must not."""
+"""Delivery beside users' hooks, event loops, other trackers and late exit handlers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.wait import until
 
 
 class Panic(BaseException):
-    """As extension modules raise them: no Exception."""
+    """A `BaseException` that is no `Exception`, as extension modules raise."""
 
 
 def picky(fields: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_a_hook_that_panics_drops_its_event_and_no_other(receiver: Receiver) -> 
     assert stored_steps(receiver.url) == ["before", "after"]
 
 
-def test_what_a_redaction_hook_tracks_is_not_an_event(receiver: Receiver) -> None:
+def test_calls_from_a_redaction_hook_record_no_event(receiver: Receiver) -> None:
     def tracking(fields: dict[str, Any]) -> dict[str, Any]:
         assert tracker.track_step("from the hook", run_id=run_id) is False
         return fields
@@ -94,7 +94,7 @@ def test_a_flush_that_is_cancelled_holds_up_no_event_loop() -> None:
 
         began = time.monotonic()
         asyncio.run(impatient())
-        assert time.monotonic() - began < 45  # not for the minute, as if the loop's own executor did the work
+        assert time.monotonic() - began < 45  # a minute if the loop's own executor did the work
         tracker.shutdown(0.1)
 
 
@@ -137,7 +137,7 @@ def test_a_backend_with_the_batch_call_is_not_given_up_for_one_404(receiver: Rec
     assert stored_steps(receiver.url) == ["before", "after"]
 
 
-def test_what_a_late_exit_handler_tracks_is_refused_counted_and_said(receiver: Receiver) -> None:
+def test_calls_from_a_late_exit_handler_are_refused_counted_and_logged(receiver: Receiver) -> None:
     source = """
         import atexit
         def late():   # runs after ours, which was registered later

@@ -1,7 +1,7 @@
-"""Our OTLP in receivers that nobody here wrote, read back by their own API: Phoenix and MLflow.
+"""The exported OTLP in Phoenix and MLflow, read back by their own APIs.
 
-By hand, for both are large: install `arize-phoenix` and `mlflow` into environments of their own, name the interpreters of these
-by AGENTSCOPE_TEST_PHOENIX and AGENTSCOPE_TEST_MLFLOW, and run with `-m by_hand`. Last seen to pass, with Python 3.11:
+These tests run by hand, because both are large: install `arize-phoenix` and `mlflow` into environments of their own, name their
+interpreters by AGENTSCOPE_TEST_PHOENIX and AGENTSCOPE_TEST_MLFLOW, and run with `-m by_hand`. They passed last, with Python 3.11:
 arize-phoenix 20.26.1 and mlflow 3.17.2.
 """
 
@@ -25,7 +25,7 @@ from tests.support.proxy import FaultProxy
 from tests.support.recording import balanced
 from tests.support.wait import until
 
-# Read here, for no test sees variables of ours.
+# Read here, because the tests do not see AGENTSCOPE_ variables.
 PHOENIX = os.environ.get("AGENTSCOPE_TEST_PHOENIX")
 MLFLOW = os.environ.get("AGENTSCOPE_TEST_MLFLOW")
 
@@ -60,7 +60,7 @@ LARGE = "schön " * 20_000
 
 
 def travel(tracker: Tracker) -> str:
-    """Records a run with a step of each kind, a failure, and letters of many alphabets; gives its id."""
+    """Record a run with a step of each type, a failure, and letters of many alphabets. Returns its id."""
     with tracker.track_run("Reisebüro 旅行", input_data={"question": "Where to?"}, meta_data={"team": "röt"}) as run:
         with tracker.track_step_context(
             "planner", "agent", "find a city", meta_data={"instructions": "Be kind."}
@@ -90,7 +90,7 @@ def travel(tracker: Tracker) -> str:
 
 
 class Shown(NamedTuple):
-    """What a receiver says of a span. tokens: of the prompt, of the completion, all."""
+    """A span in the answer of a backend. tokens: of the prompt, of the completion, and all."""
 
     name: str
     parent: str | None
@@ -102,7 +102,7 @@ class Shown(NamedTuple):
 
 
 def expected(**kinds: str) -> list[Shown]:
-    """What they have to say of the run of `travel`; the kinds are each receiver's own."""
+    """The expected spans of the run of `travel`. Each backend has its own kinds."""
     root, planner = "invoke_agent Reisebüro 旅行", "invoke_agent planner"
     spans = [
         Shown(root, None, kinds["agent"], "OK", {"question": "Where to?"}, {"answer": "Tōkyō!"}, None),
@@ -120,7 +120,7 @@ def expected(**kinds: str) -> list[Shown]:
 
 
 def record(receiver: OTLPBackend, encoding: str, compression: str, **headers: str) -> tuple[str, list[Any]]:
-    """Send the run of `travel`; gives its trace id, and the requests that this took."""
+    """Send the run of `travel`. Returns its trace id, and the number of requests."""
     with FaultProxy(receiver.url) as proxy:
         exporter = OTLPExporter(endpoint=proxy.url, headers=headers, encoding=encoding, compression=compression)
         with create_tracker(exporters=[exporter]) as tracker:
@@ -134,7 +134,7 @@ def record(receiver: OTLPBackend, encoding: str, compression: str, **headers: st
 
 
 def in_parts(receiver: OTLPBackend, **headers: str) -> str:
-    """Send a step, then the step around it, then the run; gives the trace id."""
+    """Send a step, then its parent, then the run. Returns the trace id."""
     with create_tracker(exporters=[OTLPExporter(endpoint=receiver.url, headers=headers)]) as tracker:
         with tracker.track_run("slow") as run:
             with tracker.track_step_context("outer", "agent"):
@@ -147,7 +147,7 @@ def in_parts(receiver: OTLPBackend, **headers: str) -> str:
 
 
 def never_ended(receiver: OTLPBackend, **headers: str) -> str:
-    """Send a run that is never ended; gives its trace id."""
+    """Send a run that never ends. Returns its trace id."""
     with create_tracker(exporters=[OTLPExporter(endpoint=receiver.url, headers=headers)]) as tracker:
         run_id = tracker.start_run("forgetful", input_data="Hm?")
         tracker.track_step("only", "tool_call", run_id=run_id)
@@ -156,7 +156,7 @@ def never_ended(receiver: OTLPBackend, **headers: str) -> str:
 
 
 def conversation(receiver: OTLPBackend, **headers: str) -> str:
-    """Send a trace of the other face, with agents in agents, of a user in a conversation; gives its trace id."""
+    """Send a trace of the VoltAgent face with nested agents, a user and a conversation. Returns its trace id."""
     with VoltAgentSDK(exporters=[OTLPExporter(endpoint=receiver.url, headers=headers)]) as sdk:
         with (
             sdk.trace(agentId="support", userId="user-1", conversationId="talk-1", input={"q": "?"}) as trace,
@@ -248,7 +248,7 @@ def of_phoenix(trace: dict[str, Any]) -> list[Shown]:
 @pytest.mark.parametrize("encoding", ["protobuf", "json"])
 def test_phoenix_shows_a_run_as_it_was_recorded(phoenix: OTLPBackend, encoding: str, compression: str) -> None:
     trace_id, sent = record(phoenix, encoding, compression)
-    # It refuses JSON: protobuf has to be found without help.
+    # Phoenix refuses JSON, so the exporter has to switch to protobuf.
     assert sent[-1][0] == TYPES["protobuf"]
     assert sent[0] == (TYPES[encoding], ZIPPED[compression])
     trace = in_phoenix(phoenix, trace_id, 10)
@@ -348,7 +348,7 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OTLPBackend]:
 
 @pytest.fixture
 def in_mlflow(mlflow: OTLPBackend) -> Callable[[str], dict[str, Any]]:
-    """A trace as MLflow's own client reads it."""
+    """The trace as MLflow's own client reads it."""
     return lambda trace_id: mlflow.run(READER, mlflow.url, trace_id)
 
 

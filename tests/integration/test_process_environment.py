@@ -1,4 +1,4 @@
-"""What a process may meet and the SDK must survive: the environment, the clock, limits of the machine, thousands of signals."""
+"""The SDK survives odd environments, clocks that jump, limits of the machine, and thousands of signals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.wait import until
 
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coverage writes files and keeps what it has seen: programs here count both."""
+    """Programs here run without coverage, because they count files and memory."""
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
@@ -28,7 +28,7 @@ KEY = "ask_canary_0123456789"
 
 
 def whole(tracker: Tracker) -> Stats:
-    """The ledger, whose identity holds at any moment."""
+    """The statistics; the identity of the ledger must hold at any moment."""
     stats = tracker.stats()
     assert stats.accepted == stats.delivered + sum(stats.dropped.values()) + stats.spooled + stats.pending
     return stats
@@ -83,7 +83,7 @@ def test_the_environment_changes_neither_the_key_nor_the_way_to_this_machine(
 
 @pytest.mark.parametrize("kind", ["gzip", "body", "headers"])
 def test_an_endless_answer_takes_no_memory(kind: str) -> None:
-    # In a process of its own: the proxy's buffers are not what is measured.
+    # In a process of its own, so that the proxy's buffers are not measured.
     with FaultProxy(mode="bomb", kind=kind, line=60_000 if kind == "headers" else 0) as proxy:
         source = f"""
             import resource
@@ -108,7 +108,7 @@ def test_an_end_does_not_wait_for_what_the_backend_asked_for() -> None:
         until(lambda: tracker.stats().problem is not None)
         started = time.monotonic()
         assert not tracker.shutdown(60)
-        assert time.monotonic() - started < 25  # two, and the machine's leisure
+        assert time.monotonic() - started < 25  # two seconds, with a margin for a busy machine
         assert whole(tracker).dropped == {"shutdown": 1}
 
 
@@ -240,7 +240,7 @@ def test_a_thousand_trackers_one_after_the_other_leave_nothing(receiver: Receive
     threads, files, grown = map(int, result.stdout.split())
     assert (threads, result.stderr) == (1, "")
     assert files <= 0
-    assert grown < 900 * 500  # bytes: a run's id is remembered for a while, a tracker would take many times as much
+    assert grown < 900 * 500  # bytes: the id of a run is kept for a while; a tracker would take many times as much
     assert get(receiver.url, "/health")["runs"] == 1_000
 
 

@@ -1,6 +1,6 @@
-"""Spans of a framework that nobody here wrote, sent by OpenTelemetry's own exporter, make runs that read well: Pydantic AI.
+"""Spans of Pydantic AI, sent by OpenTelemetry's own exporter, become complete runs.
 
-It runs offline, on the framework's own test models. Last seen to pass with pydantic-ai-slim 2.68.
+It runs offline, with the framework's own test models. Last seen to pass with pydantic-ai-slim 2.68.
 """
 
 from __future__ import annotations

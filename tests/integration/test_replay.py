@@ -1,4 +1,4 @@
-"""`agentscope replay`: what dead processes left is listed, and sent."""
+"""`agentscope replay` lists and sends the events of dead processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LEAVE = """
 
 
 def leave(spool: Path, url: str, number: int = 0, steps: int = 10, exporters: str = "") -> None:
-    """Have a process die with events in the spool."""
+    """Run a process that dies with events in the spool."""
     where = f"exporters={exporters}" if exporters else f"api_key='ask_test', base_url={url!r}"
     source = LEAVE.format(spool=str(spool), number=number, steps=steps, where=where)
     assert run_program(source, timeout=100).returncode == 0
@@ -46,7 +46,7 @@ def leave(spool: Path, url: str, number: int = 0, steps: int = 10, exporters: st
 
 @pytest.fixture
 def gone() -> Iterator[FaultProxy]:
-    """A backend that is not there yet."""
+    """A URL on which no backend listens yet."""
     with FaultProxy(mode="refuse") as proxy:
         yield proxy
 
@@ -113,7 +113,7 @@ def test_a_backend_that_is_not_there_leaves_everything_and_says_so(
     spool = tmp_path / "spool"
     leave(spool, gone.url)
     out = io.StringIO()
-    # A minute is over after a few looks at the clock: an attempt may take long, and the test not.
+    # A minute passes with a few readings of the clock: an attempt may take long, the test may not.
     clock = itertools.count(step=10.0)
     monkeypatch.setattr(replay, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
     assert run_replay(str(spool), api_key="any", timeout=60.0, out=out) == 1
@@ -180,7 +180,7 @@ def test_each_destination_gets_its_own_events_by_its_own_protocol(receiver: Rece
     assert files(spool) == []
 
 
-def test_what_is_broken_is_put_aside_and_the_rest_is_sent(
+def test_a_damaged_file_is_set_aside_and_the_others_are_sent(
     receiver: Receiver, gone: FaultProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = tmp_path / "spool"

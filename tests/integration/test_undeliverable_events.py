@@ -1,4 +1,4 @@
-"""One event that nobody can take, or that can hardly be written: its neighbours arrive, and every event is counted."""
+"""An event that no backend accepts, or that can hardly be encoded: the other events arrive, and every event is counted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY = "ask_test"
 
 @contextmanager
 def picky(behind: str, status: int) -> Iterator[tuple[str, list[bytes]]]:
-    """A gateway before a receiver: it answers so to whatever holds the word poison. Its address, and all bodies."""
+    """A gateway before a receiver that answers `answer` to bodies with the word poison. Gives its URL, and all bodies."""
     bodies: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -54,7 +54,7 @@ def picky(behind: str, status: int) -> Iterator[tuple[str, list[bytes]]]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Nobody reads it."""
+            """Print no log line."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))

@@ -1,4 +1,4 @@
-"""What becomes of handles that nobody has ended when a process ends, forks or is interrupted."""
+"""Open handles when a process ends, forks or is interrupted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAD = """
 
 
 def run(receiver: Any, source: str) -> Any:
-    # From Python 3.12 on a fork beside threads warns, for good reason: what is left to the child is tested here.
+    # Since 3.12 Python warns of every fork beside a thread. These tests are about the state of the child.
     env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
     done = run_program((HEAD + source).replace("{url!r}", repr(receiver.url)), env=env, timeout=100)
     assert done.stderr == ""

@@ -1,7 +1,7 @@
-"""The VoltAgent document's own examples, word for word, against a running receiver: by OTLP, and by the history calls.
+"""The VoltAgent document's own examples, word for word, with a running receiver: by OTLP, and by the history calls.
 
-Its code is kept as text; only the name of the package and the address are changed, and imports added where it left them out.
-The fragments of its step-by-step guide are joined to one program.
+The code is kept as text. Only the name of the package and the address are changed, and missing imports are added. The fragments
+of its step-by-step guide are joined to one program.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GUIDE = [
 
 
 def without_otlp(exchange: Any, request: Any) -> None:
-    """The receiver without its OTLP endpoint: what is left are the history calls."""
+    """The receiver without its OTLP endpoint, so that the history calls are used."""
     if request.target.endswith("/otel/v1/traces"):
         MODES["status"](exchange, request, code=404)
     else:
@@ -46,7 +46,7 @@ def without_otlp(exchange: Any, request: Any) -> None:
 
 @pytest.fixture(params=["otlp", "history"])
 def url(request: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Where the example sends to. What it sent is read from the receiver itself."""
+    """The URL to which the example sends. The stored runs are read from the receiver itself."""
     if request.param == "otlp":
         yield receiver.url
         return
@@ -133,7 +133,7 @@ def test_error_handling(url: str, receiver: Any, tmp_path: Path) -> None:
     assert (run["agent_name"], run["status"]) == ("test-agent", "completed")
     assert read_api.outline(run) == ["agent Risky Agent!", ["tool_call external_api!"]]
     agent, tool = steps(run)["Risky Agent"], steps(run)["external_api"]
-    # The document defines no such function.
+    # The document does not define this function.
     assert (tool["error"]["type"], tool["error"]["message"]) == ("NameError", "name 'call_external_api' is not defined")
     assert "result = await call_external_api()" in tool["error"]["traceback"]
     assert tool["meta_data"] == {"errorCode": "API_TIMEOUT", "retryAttempts": 3}
@@ -142,7 +142,7 @@ def test_error_handling(url: str, receiver: Any, tmp_path: Path) -> None:
 
 
 def joined_guide() -> str:
-    """The fragments, each inside the block that the one before it leaves open with `pass`."""
+    """Join the fragments: each goes into the block that the fragment before it leaves open with `pass`."""
     body = ""
     for heading in reversed(GUIDE):
         fragment = CODE[heading]
@@ -154,8 +154,8 @@ def joined_guide() -> str:
 
 def test_the_fragments_of_the_guide_joined(url: str, receiver: Any, tmp_path: Path) -> None:
     done = run_program(joined_guide(), url, tmp_path)
-    # It says "if needed" of the error after the success.
-    assert done.stderr == "agentscope: something was ended again that has ended; how it ended first stands\n"
+    # In the document the error after the success is "if needed".
+    assert done.stderr == "agentscope: a run or step was ended twice; only the first end counts\n"
     run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["tokens_used"]) == ("customer-support-v1", "completed", 365)
     assert {key: run["meta_data"][key] for key in ("priority", "source")} == {"priority": "high", "source": "web-chat"}

@@ -1,4 +1,4 @@
-"""Signals that programs send to themselves at a certain moment."""
+"""Program text that sends SIGINT to its own process."""
 
 CTRL_C_TWICE = """
     import linecache
@@ -13,4 +13,4 @@ CTRL_C_TWICE = """
         signal.pthread_kill(main, signal.SIGINT)
     threading.Thread(target=twice, daemon=True).start()
     """
-"""Part of a program that has imported `signal`, `sys`, `threading` and `time`; the second one comes while it ends."""
+"""Part of a program that imports `signal`, `sys`, `threading` and `time`. The second signal arrives during its exit."""

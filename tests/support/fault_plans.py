@@ -1,4 +1,4 @@
-"""Chaos: endless plans for the fault proxy, the same for the same seed."""
+"""Endless random plans of faults for the fault proxy. A seed gives the same plan every time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Step = tuple[str, Mapping[str, Any]]
 Draw = Callable[[random.Random], Mapping[str, Any]]
 
 GOOD_WAITS = ("0", "1", " 1 ", "0.5")
-"""What `Retry-After` may say in seconds."""
+"""Valid values of `Retry-After` in seconds."""
 BAD_WAITS = (
     "",
     "-1",
@@ -26,9 +26,9 @@ BAD_WAITS = (
     "Thu, 31 Feb 2026 00:00:00 GMT",
     "Fri, 31 Dec 99999 23:59:59 GMT",
 )
-"""What it may say and nobody can obey."""
+"""Invalid values of `Retry-After`."""
 ABSURD_WAITS = ("1e8", "99999999999999999999", "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT")
-"""What nobody would want to obey."""
+"""Valid values of `Retry-After` that are absurdly long."""
 
 
 def _waits(code: int) -> Draw:
@@ -44,9 +44,8 @@ def _nothing(chance: random.Random) -> Mapping[str, Any]:
     return {}
 
 
-# What stands for a backend that is not the right one (redirects, 401, 404) is left out: it is asked again once a minute only. So
-# is what tells of the events themselves (400, 413, 422): they would be given up, rightly; and an absurd `Retry-After`, which is
-# a minute's wait.
+# Left out: answers of a wrong backend (redirects, 401, 404), which are retried once a minute only; answers about the events
+# themselves (400, 413, 422), after which events are dropped, rightly; and an absurd `Retry-After`, which is a minute's wait.
 _FAULTS: tuple[tuple[int, str, Draw], ...] = (
     (3, "reset_before", _nothing),
     (3, "reset_after", _nothing),
@@ -73,11 +72,11 @@ _FAULTS: tuple[tuple[int, str, Draw], ...] = (
 )
 
 HARMLESS = frozenset({"pass", "split", "delay", "idle_close", "wrong_type"})
-"""Modes under which a patient client gets its answer."""
+"""Modes in which a client that waits long enough gets its answer."""
 
 
 class Chaos:
-    """An endless plan in which about `share` of all requests meet a fault, `burst` in a row on the average.
+    """An endless plan with faults in about `share` of all requests, in rows of `burst` on average.
 
     proxy.plan(Chaos(seed=7, share=0.3))
     """

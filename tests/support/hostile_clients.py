@@ -1,4 +1,4 @@
-"""Hostile clients of a receiver, each a function that makes one kind of trouble for about a second and then lets go."""
+"""Hostile clients of a receiver. Each function is one kind of attack, which lasts about a second."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _pause = time.sleep  # what slow clients do
 
 
 def prepare(url: str) -> None:
-    """Store the run that attackers read."""
+    """Store the run that the attacks read."""
     client = Client(url)
     for _ in range(6):
         assert client.batch(run_start(LARGE), step(LARGE, output="y" * 1_000_000)).status == 200
@@ -34,7 +34,7 @@ def head(url: str, method: str = "POST", path: str = BATCH, *lines: str) -> byte
 
 @lru_cache
 def text_bomb(wide: bool = False, size: int = 31_000_000) -> bytes:
-    """A small body, valid and zipped, that is one very long text; a wide one takes four bytes a character in Python."""
+    """A small gzipped body with one very long text. wide: its characters take four bytes each in Python."""
     body = json.dumps(envelope({**step(LARGE), "id": "the same", "input": ("😀" if wide else "") + "@"}))
     return gzip.compress(body.replace("@", "a" * size).encode(), 1)
 
@@ -47,7 +47,7 @@ def keys_bomb(count: int = 990_000) -> bytes:
 
 @lru_cache
 def rejects_bomb(count: int = 900_000) -> bytes:
-    """Events that are none: each asks for an answer many times its size."""
+    """Invalid events, each of which causes an answer many times its size."""
     return gzip.compress(json.dumps(envelope(1)).replace("[1]", f"[{'1,' * count}1]").encode(), 1)
 
 
@@ -58,7 +58,7 @@ def zero_bomb() -> bytes:
 
 @lru_cache
 def otlp_bomb() -> bytes:
-    """Roots without number, each of which tells of a large resource."""
+    """Very many root spans, each with a large resource."""
     spans = [
         {"traceId": f"{n:032x}", "spanId": f"{n:016x}", "name": "n", "startTimeUnixNano": "1", "endTimeUnixNano": "2"}
         for n in range(1, 2000)
@@ -69,7 +69,7 @@ def otlp_bomb() -> bytes:
 
 
 def posts(body: Callable[[], bytes], path: str = BATCH) -> Callable[[str], None]:
-    """An attacker that posts a zipped body."""
+    """An attack that posts a gzipped body."""
 
     def attack(url: str) -> None:
         Client(url).send("POST", path, body(), content_encoding="gzip")
@@ -152,7 +152,7 @@ ATTACKERS: tuple[Callable[[str], None], ...] = (
 
 
 def unread(url: str, path: str) -> socket.socket:
-    """A connection that asked for something large and takes none of it."""
+    """A connection that requests a large answer and does not read it."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect((urlsplit(url).hostname, urlsplit(url).port))
@@ -161,7 +161,7 @@ def unread(url: str, path: str) -> socket.socket:
 
 
 def memory(pid: int, what: str = "VmHWM") -> float:
-    """Megabytes that a process has in memory (`VmRSS`), or had at the most (`VmHWM`)."""
+    """The memory of a process in MB: now (`VmRSS`) or at its peak (`VmHWM`)."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return int(lines[what].split()[0]) / 1024
 

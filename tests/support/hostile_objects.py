@@ -1,4 +1,4 @@
-"""Objects that a tracing SDK must survive: whatever they are asked, they fail, lie or never end."""
+"""Objects whose methods fail, lie or never end. A tracing SDK must survive them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Trap(str):
-    """A text whose own methods fail."""
+class FailingText(str):
+    """A `str` whose own methods fail."""
 
     def __str__(self) -> str:
         raise SystemExit("str")
@@ -28,24 +28,24 @@ class Trap(str):
         raise SystemExit("len")
 
 
-class Liar:
-    """Fails when it is asked of which class it is."""
+class FailingClass:
+    """An object whose `__class__` raises."""
 
     @property
     def __class__(self) -> Any:
         raise SystemExit("class")
 
 
-class Impostor:
-    """Says that it is a text, and is none."""
+class FakeText:
+    """An object whose `__class__` is `str`, although it is no `str`."""
 
     @property
     def __class__(self) -> Any:
         return str
 
 
-class Mine:
-    """Every question fails, and so does every attribute."""
+class FailingObject:
+    """An object whose special methods and attributes all raise."""
 
     def _fail(self, *_: object) -> Any:
         raise RuntimeError("asked")
@@ -58,7 +58,7 @@ class Mine:
 
 
 class OddDict(dict[str, Any]):
-    """Every way of reading it that a class can change fails."""
+    """A dict in which every method for reading that a class can override raises."""
 
     def __iter__(self) -> Any:
         raise SystemExit("iter")
@@ -67,7 +67,7 @@ class OddDict(dict[str, Any]):
 
 
 class OddNumber(float):
-    """A number that compares with nothing."""
+    """A number whose comparisons raise."""
 
     def __eq__(self, other: object) -> bool:
         raise ArithmeticError("compared")
@@ -79,17 +79,17 @@ class OddNumber(float):
 
 
 def cycle() -> list[Any]:
-    """A list that holds itself."""
+    """A list that contains itself."""
     found: list[Any] = []
     found.append(found)
     return found
 
 
 HOSTILE: tuple[Callable[[], Any], ...] = (
-    lambda: Trap("trap"),
-    Liar,
-    Impostor,
-    Mine,
+    lambda: FailingText("trap"),
+    FailingClass,
+    FakeText,
+    FailingObject,
     lambda: OddDict(a=1),
     lambda: OddNumber(1.0),
     cycle,
@@ -98,8 +98,8 @@ HOSTILE: tuple[Callable[[], Any], ...] = (
     lambda: float("nan"),
     lambda: 10**5000,
     lambda: {("a",): {1: object()}, "1": {1}},
-    lambda: ValueError(Mine()),
+    lambda: ValueError(FailingObject()),
     lambda: (item for item in "ab"),
     lambda: Exception,
 )
-"""Makers, because a test runner would look at the things themselves."""
+"""Factories, because a test runner would inspect the objects themselves."""

@@ -1,4 +1,4 @@
-"""Receivers that nobody here wrote: Phoenix and MLflow, started from an environment of their own and read by their own API."""
+"""The OTLP backends Phoenix and MLflow, each started in an environment of its own and read by its own API."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import pytest
 import requests
 
 LONGEST_START = 120.0
-"""Seconds. Both import for long and migrate their database first."""
+"""Seconds until a backend answers. Both import slowly and migrate their database first."""
 
 
 @dataclass(frozen=True)
 class OTLPBackend:
-    """A program that runs. `python` is the interpreter of its environment, `home` a directory of its own."""
+    """A running backend. python: the interpreter of its environment. home: its own directory."""
 
     python: str
     url: str
     home: Path
 
     def run(self, source: str, *arguments: str) -> Any:
-        """What a program prints, as JSON, that is run in the receiver's environment."""
+        """Run a program in the backend's environment, and return its output, parsed as JSON."""
         command = [self.python, "-c", source, *arguments]
         done = subprocess.run(
             command, env=_environment(self.home), cwd=self.home, capture_output=True, timeout=LONGEST_START
@@ -41,7 +41,7 @@ class OTLPBackend:
 
 @contextmanager
 def phoenix(python: str, home: Path) -> Iterator[OTLPBackend]:
-    """Phoenix with an empty database, without telemetry."""
+    """Run Phoenix with an empty database, without telemetry."""
     with _ports(2) as ports:
         variables = {
             "PHOENIX_WORKING_DIR": str(home),
@@ -59,7 +59,7 @@ def phoenix(python: str, home: Path) -> Iterator[OTLPBackend]:
 
 @contextmanager
 def mlflow(python: str, home: Path) -> Iterator[OTLPBackend]:
-    """MLflow with an empty database (it takes OTLP only with an SQL store), without telemetry. Its one experiment is 0."""
+    """Run MLflow with an empty SQL database, which OTLP needs, without telemetry. Its only experiment is 0."""
     with _ports(1) as ports:
         address = ["--host", "127.0.0.1", "--port", str(ports[0]), "--workers", "1"]
     store = ["--backend-store-uri", f"sqlite:///{home}/mlflow.db", "--default-artifact-root", f"{home}/artifacts"]
@@ -71,7 +71,7 @@ def mlflow(python: str, home: Path) -> Iterator[OTLPBackend]:
 
 @contextmanager
 def _running(receiver: OTLPBackend, arguments: list[str], variables: Mapping[str, str], health: str) -> Iterator[None]:
-    """The program from when it answers, in a session of its own: it has children, which end with it."""
+    """Run the program, from its first answer on, in a session of its own, so that its children end with it."""
     log = receiver.home / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -88,7 +88,7 @@ def _running(receiver: OTLPBackend, arguments: list[str], variables: Mapping[str
         while not _answers(receiver.url + health):
             if process.poll() is not None or time.monotonic() > end:
                 pytest.fail(f"{arguments[1]} did not start:\n{log.read_text(errors='replace')[-4000:]}")
-            time.sleep(0.2)  # a program of others has no other way to say that it is up
+            time.sleep(0.2)  # the only sign that the backend is up
         yield
     finally:
         try:
@@ -106,7 +106,7 @@ def _answers(url: str) -> bool:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """Nothing of the developer's: neither keys nor addresses, and no proxy."""
+    """The environment without the developer's keys, addresses and proxies."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(home),
@@ -120,7 +120,7 @@ def _environment(home: Path) -> dict[str, str]:
 
 @contextmanager
 def _ports(number: int) -> Iterator[list[int]]:
-    """Ports that nobody listens on, different ones."""
+    """Different ports on which nothing listens."""
     with ExitStack() as stack:
         listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
         yield [listener.getsockname()[1] for listener in listeners]

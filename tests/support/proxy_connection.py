@@ -1,4 +1,4 @@
-"""One connection of the fault proxy: what the client sends, what the upstream answers, and every way of handing that back."""
+"""One connection of the fault proxy: the request of the client, the answer of the upstream, and their transfer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "conte
 
 
 class Request(NamedTuple):
-    """One request as the client sent it: first line, header lines, body."""
+    """A request as it was sent: first line, header lines, body."""
 
     method: str
     target: str
@@ -21,19 +21,19 @@ class Request(NamedTuple):
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """The value of a header, or None; the name in any case."""
+        """The value of a header, or None. The case of the name does not matter."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 
 class Answer(NamedTuple):
-    """One answer, with its body whole."""
+    """An answer with its whole body."""
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
 
     def head(self, length: int | None = None) -> bytes:
-        """Status line and headers; `length` announces another Content-Length than the true one."""
+        """The status line and headers. length: a Content-Length other than the true one."""
         lines = [f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         if self.status != 204:
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 
 
 class Gone(Exception):
-    """The connection ends here."""
+    """Raised to end the connection."""
 
 
 class Exchange:
@@ -68,7 +68,7 @@ class Exchange:
         raise Gone
 
     def pause(self, seconds: float) -> None:
-        """Let time pass; the end of the proxy is the end of the connection."""
+        """Wait. If the proxy stops meanwhile, the connection ends."""
         if self._stop.wait(seconds):
             raise Gone
 
@@ -99,7 +99,9 @@ class Exchange:
             upstream.close()  # the upstream has closed it meanwhile
         try:
             upstream.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
-            upstream.putheader("Host", f"{upstream.host}:{upstream.port}")  # its own name: a receiver refuses others
+            upstream.putheader(
+                "Host", f"{upstream.host}:{upstream.port}"
+            )  # the name of the upstream: a receiver refuses others
             for name, value in request.headers:
                 if name.lower() not in _HOP_BY_HOP - {"content-length"} | {"host"}:
                     upstream.putheader(name, value)

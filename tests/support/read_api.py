@@ -1,4 +1,4 @@
-"""Reading a receiver's API, as a page or a script would."""
+"""A client of the receiver's read API."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ def get(url: str, path: str = "") -> Any:
 
 
 def runs(url: str) -> list[dict[str, Any]]:
-    """Every run the receiver has, whole, the oldest first."""
+    """All runs of the receiver with their steps, the oldest first."""
     found = get(url, "/api/runs?limit=100")["runs"]
     return [get(url, f"/api/runs/{run['id']}") for run in sorted(found, key=lambda run: run["started_at"] or "")]
 
 
 def only_run(url: str) -> dict[str, Any]:
-    """The one run there is; AssertionError when there are none or several."""
+    """The only run; AssertionError if there are none or several."""
     found = runs(url)
     assert len(found) == 1, f"{len(found)} runs: {[run['agent_name'] for run in found]}"
     return found[0]
 
 
 def outline(run: dict[str, Any]) -> list[Any]:
-    """The shape of a run: `["step_type name", [children]]` for each step, in order, failed ones marked with a `!`."""
+    """The tree of a run: `["step_type name", [children]]` for each step, in order; failed steps have a `!`."""
     below: dict[Any, list[dict[str, Any]]] = {}
     for step in run["steps"]:
         below.setdefault(step["parent_id"], []).append(step)

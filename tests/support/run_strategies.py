@@ -1,4 +1,4 @@
-"""Whole runs for property tests, as events of a client, and what the batch call makes of them."""
+"""Hypothesis strategies for whole runs as events of a client, and their form after the batch call."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ step_ends = st.fixed_dictionaries(
 
 @st.composite
 def whole_runs(draw: st.DrawFn) -> list[Event]:
-    """All events of a run, in order: steps below each other that are told as a start and an end, or at once when they end."""
+    """All events of a run, in order. Nested steps are a start and an end, or one event at their end."""
     events: list[tuple[str, str | None, str | None, dict[str, Any]]] = [(RUN_START, None, None, draw(run_starts))]
     open_steps: list[tuple[str, str | None, dict[str, Any], bool]] = []
-    # Of steps that start at the very same moment the one that comes first is shown first: here none do.
+    # Steps that start at the same time would be shown in order of arrival, so no two do here.
     starts = draw(st.permutations(range(8)))
     for number in range(draw(st.integers(0, 8))):
         if open_steps and draw(st.booleans()):
@@ -119,7 +119,7 @@ def end_step(draw: st.DrawFn, events: list[Any], step: tuple[str, str | None, di
 
 
 def by_batch(events: list[Event]) -> dict[str, Any]:
-    """The run as it comes out of the batch call."""
+    """The run as the receiver folds it after the batch call."""
     items = [json.loads(event_json(event, SESSION)) for event in events]
     decoded = decode_batch(json.dumps(envelope(*items)).encode())
     assert decoded.rejected == []

@@ -1,9 +1,9 @@
-"""Nothing secret gets out: all that the tests make this package say is searched for the keys and payloads that it was given.
+"""The search for leaked secrets: all output of this package during the tests is searched for keys and payloads.
 
-Every key that a test uses is a canary, and so is every longer text that it tracks as a payload. `Watch` listens wherever text
-leaves: log calls of every library at every level, URLs, headers, exceptions, warnings, results, reprs, the output of tests and
-programs, pickles, and the files that a test leaves behind. A test during which a canary was seen where it doesn't belong fails;
-what is seen after the last of them fails the session. Tests need not know of it.
+Every key that a test uses is a secret, and so is every longer text that it tracks as a payload. `Watch` searches log calls of
+every library at every level, URLs, headers, exceptions, warnings, results, reprs, the output of tests and programs, pickles, and
+the files that a test leaves behind. A leak fails the test that runs; a leak after the last test fails the session. Tests need no
+code for it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from agentscope.tracker.base import Face
 from tests.support.proxy import FaultProxy
 
 KEYS = frozenset({"ask_test", "ask_canary_0123456789"})
-"""Keys that tests give to programs, too, where nobody sees them being given."""
+"""Keys that tests give to child processes, where the search does not see them."""
 SECRET = "canary-5d07f1a2-of-a-password"
-"""A payload value under a secret name: it gets nowhere at all."""
+"""A payload value under a secret name, which must appear nowhere."""
 SHORTEST_KEY = 8
-"""Characters; shorter ones are ordinary words, and are not masked in payloads either."""
+"""The least length of a key in characters. Shorter ones are ordinary words, which redaction does not mask either."""
 _PLAIN_HEADERS = frozenset({"user-agent", "accept", "content-type"})
 _KEY_HEADERS = frozenset(
     {"x-agentscope-key", "x-public-key", "x-secret-key", "authorization", "api-key", "x-honeycomb-team"}
@@ -44,27 +44,27 @@ _SHORTEST_PAYLOAD, _LONGEST_PAYLOAD, _PAYLOADS = 14, 2048, 200
 _STRING = re.compile(rb'"([^"\\]{12,})"(?!\s*:)')
 _LARGEST_FILE = 8 << 20
 _SOURCES = frozenset({".py", ".pem", ".toml", ".json", ".md"})
-"""Files that tests write, and not the package."""
+"""Names of files that tests write, and the package does not."""
 _LOG_CALLS = ("debug", "info", "warning", "error", "critical", "log")
 
 
 class Watch:
-    """A plugin of pytest. `leaks` holds what was found and not told yet: where, and in what."""
+    """A plugin of pytest. `leaks` holds the leaks that are not reported yet, each with its place and its text."""
 
     def __init__(self) -> None:
         self.leaks: deque[str] = deque()
         self.keys: set[str] = set(KEYS)
-        """Those of the test that runs, and the usual ones."""
+        """The keys of the current test, and the usual ones."""
         self._payloads: deque[bytes] = deque(maxlen=_PAYLOADS)
         self._faces: weakref.WeakSet[Face] = weakref.WeakSet()
         self._undo: list[tuple[Any, str, Any]] = []
         self._busy = threading.local()
         self._test = ""
 
-    # ---- what is looked for ----------------------------------------------------------------------------------------
+    # ---- secrets -----------------------------------------------------------------------------------------------------
 
     def look(self, where: str, text: str | bytes | None) -> None:
-        """Search what may hold payloads for keys."""
+        """Search a text that may hold payloads, for keys."""
         if not text:
             return
         for word in (*self.keys, SECRET):
@@ -73,7 +73,7 @@ class Watch:
                 self._found(where, word, text[max(place - 60, 0) : place + 60])
 
     def look_closely(self, where: str, text: str | None) -> None:
-        """Search what may hold neither keys nor payloads."""
+        """Search a text that may hold neither keys nor payloads."""
         self.look(where, text)
         for payload in self._strings() if text else ():
             if text is not None and payload in text:
@@ -81,7 +81,7 @@ class Watch:
 
     @staticmethod
     def _word(canary: Any, text: Any) -> int | None:
-        """Where it stands by itself: `ask_test` is no part of `task_test`."""
+        """The position of a secret as a whole word: `ask_test` is not in `task_test`."""
         pattern = (
             rb"(?<![0-9A-Za-z])%s(?![0-9A-Za-z_])" if isinstance(text, bytes) else r"(?<![0-9A-Za-z])%s(?![0-9A-Za-z_])"
         )
@@ -97,10 +97,10 @@ class Watch:
         shown = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
         self.leaks.append(f"{self._test}: in {where}: {shown.replace(canary, f'<{canary[:6]}…>')!r}")
 
-    # ---- where it is looked for ------------------------------------------------------------------------------------
+    # ---- places ------------------------------------------------------------------------------------------------------
 
     def install(self) -> None:
-        """Begin to listen."""
+        """Install the search."""
         for name in _LOG_CALLS:
             self._around(logging.Logger, name, self._log_call)
         self._around(http.client.HTTPConnection, "putrequest", self._after(lambda c, method, url: self._request(url)))
@@ -116,7 +116,7 @@ class Watch:
         self._around(pickle, "dumps", self._pickled)
 
     def uninstall(self) -> None:
-        """Leave everything as it was."""
+        """Remove the search."""
         while self._undo:
             owner, name, original = self._undo.pop()
             if original is None:
@@ -131,7 +131,7 @@ class Watch:
 
     @staticmethod
     def _after(see: Callable[..., None]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Call `see` with the first arguments that it takes, once the method has been called."""
+        """Call `see` after the method, with as many of its arguments as `see` takes."""
         count = see.__code__.co_argcount
         everything = bool(see.__code__.co_flags & 4)
 
@@ -146,9 +146,9 @@ class Watch:
         return make
 
     def _log_call(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        # Around the call and not in a handler: what no level lets through is what some user's level will.
+        # Around the call and not in a handler: a record below the level of these tests is logged at the level of some user.
         def call(logger: logging.Logger, *args: Any, **kwargs: Any) -> None:
-            if not getattr(self._busy, "logging", False):  # what is being logged may log itself
+            if not getattr(self._busy, "logging", False):  # the logged object may log in its own repr
                 self._busy.logging = True
                 try:
                     self._logged(logger, [arg for arg in args if not isinstance(arg, int)], kwargs.get("exc_info"))
@@ -215,10 +215,10 @@ class Watch:
 
         return dumps
 
-    # ---- which keys there are --------------------------------------------------------------------------------------
+    # ---- keys in use -------------------------------------------------------------------------------------------------
 
     def learn(self, key: str) -> None:
-        """A key is in use."""
+        """Note a key that is in use."""
         if len(key) >= SHORTEST_KEY:
             self.keys.add(key)
 
@@ -240,7 +240,7 @@ class Watch:
         self._payloads.clear()
 
     def pytest_warning_recorded(self, warning_message: Any) -> None:
-        # pytest tells of it when the test's last report is written: it is the next one that fails, and says which it was.
+        # pytest reports warnings after the test's last report, so the next test fails and names this one.
         self.look_closely("a warning", str(warning_message.message))
 
     @pytest.hookimpl(wrapper=True)
@@ -272,7 +272,7 @@ class Watch:
         self.uninstall()
 
     def told(self) -> str:
-        """What was found, which is then forgotten."""
+        """Return the leaks so far, and forget them."""
         found = []
         while self.leaks:
             found.append(self.leaks.popleft())
@@ -288,9 +288,9 @@ class Watch:
             self.look_into(path)
 
     def look_into(self, path: Path) -> None:
-        """Search a file that a test has left."""
+        """Search a file that a test left behind."""
         try:
             if path.suffix not in _SOURCES and path.is_file() and path.stat().st_size <= _LARGEST_FILE:
                 self.look(f"the file {path.name}", path.read_bytes())
         except OSError:
-            pass  # it is none of this package's, or it has gone
+            pass  # another library's, or removed meanwhile

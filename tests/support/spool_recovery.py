@@ -1,4 +1,4 @@
-"""The process that comes after: it sends what others have left in a spool."""
+"""The recovery of a spool by a later process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEIR = """
 
 
 def send_what_is_left(url: str, spool: Path) -> int:
-    """Have another process send all that is left, so that nothing is. How many events that were."""
+    """Run a process that sends all events in the spool. Returns their number; the directory must be empty afterwards."""
     result = run_program(_HEIR.format(url=url, spool=str(spool)), timeout=240)
     assert result.stderr == ""
     assert list(spool.iterdir()) == []
@@ -35,7 +35,7 @@ def send_what_is_left(url: str, spool: Path) -> int:
 
 
 def events_in_file(database: Path) -> int:
-    """Events that are in a file of the spool."""
+    """The number of events in a file of the spool."""
     db = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
         return int(db.execute("SELECT count(*) FROM events").fetchone()[0])

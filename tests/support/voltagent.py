@@ -1,4 +1,4 @@
-"""A VoltAgent SDK with a real pipeline whose exporter keeps what it is given: no network, no receiver."""
+"""A VoltAgent SDK with a real pipeline and an exporter that keeps its events in a list, without a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STARTS = ("run.start", "step.start", "step")
 
 
 class Traced(Recording):
-    """An SDK, and what it has delivered so far."""
+    """An SDK, and the events that it has delivered so far."""
 
     def __init__(self, sdk: VoltAgentSDK, kept: list[Event], said: list[str]) -> None:
         super().__init__(sdk, kept, said)  # it asks for what both faces have
@@ -37,12 +37,12 @@ class Traced(Recording):
         return found
 
     def whole(self, name: str) -> dict[str, Any]:
-        """The one run or step of this name, all its events joined."""
+        """The only run or step of this name, with its events merged."""
         (found,) = [whole for whole in self.wholes() if name in (whole.get("name"), whole.get("agent_name"))]
         return found
 
     def wholes(self) -> list[dict[str, Any]]:
-        """Every run and step with all its events joined, in order of their starts."""
+        """All runs and steps with their events merged, in order of their starts."""
         assert self.sdk._pipeline.flush(60).pending == 0
         parts: dict[tuple[str, str | None], list[Event]] = {}
         for event in sorted(self.raw, key=lambda event: event.seq):
@@ -50,7 +50,7 @@ class Traced(Recording):
         return [decoded(merged(events)) for events in parts.values()]
 
     def tree(self) -> dict[str, str | None]:
-        """The name of every step, and that of the step or run it is part of."""
+        """The name of each step, with the name of its parent step or run."""
         wholes = self.wholes()
         names = {whole["step_id"] or whole["run_id"]: whole.get("name") or whole.get("agent_name") for whole in wholes}
         return {
@@ -60,12 +60,12 @@ class Traced(Recording):
         }
 
     def outcomes(self) -> dict[str, str]:
-        """How each run and each step stands."""
+        """The status of each run and each step."""
         return {whole.get("name") or whole["agent_name"]: whole["status"] for whole in self.wholes()}
 
 
 def make(kept: list[Event], **options: Any) -> VoltAgentSDK:
-    """An SDK that keeps its events in this list. Those of one `secret_key` have one destination."""
+    """An SDK that keeps its events in this list. SDKs with one `secret_key` have one destination."""
 
     def pipeline_for(config: Config) -> Pipeline:
         return Pipeline(config, lambda: Memory(kept), lambda event: event)
@@ -79,7 +79,7 @@ def make(kept: list[Event], **options: Any) -> VoltAgentSDK:
 
 @contextmanager
 def traced(**options: Any) -> Iterator[Traced]:
-    """An SDK of a destination of its own, in a context in which nothing is current. At the end its ledger must add up."""
+    """An SDK with a destination of its own, in an empty context. At the end its ledger must add up."""
     before = switch(None)
     found = Traced(make(kept := [], **options), kept, said := [])
     try:

@@ -11,7 +11,8 @@ import pytest
 
 from agentscope import Stats
 from agentscope.cli.main import build_parser
-from agentscope.config import _NOT_IN_ENVIRONMENT, Config, env_name
+from agentscope.config import Config, env_name
+from agentscope.events import FIELDS, RUN_FIELDS, RUN_STATUSES, STEP_FIELDS, STEP_TYPES, Field
 from agentscope.protocols import drop_reasons
 
 from ..support.documents import EVERY, FAULTS, GUIDES, MAP, README, commands, headings, name_of, table, text_of
@@ -19,6 +20,7 @@ from ..support.program import ROOT
 from .test_layers import ROWS
 
 GUIDE = {path.stem: path for path in GUIDES}
+WITHOUT_VARIABLE = ("exporters", "on_drop")
 SET_UPS = [
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[server]' && .venv/bin/agentscope demo",
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[server,dev]' && .venv/bin/pytest",
@@ -69,7 +71,7 @@ def test_the_table_of_options_is_the_configuration() -> None:
     for item in fields(Config):
         value = getattr(Config(), item.name)
         default = "–" if value in (None, "", (), {}) else str(value)
-        variable = "–" if item.name in _NOT_IN_ENVIRONMENT else env_name(item.name)
+        variable = "–" if item.name in WITHOUT_VARIABLE else env_name(item.name)
         expected[item.name] = (variable, default.lower() if isinstance(value, bool) else default)
     assert documented == expected
 
@@ -94,6 +96,23 @@ def test_the_table_of_counts_is_stats() -> None:
 def test_the_table_of_drop_reasons_has_all_of_them() -> None:
     reasons = {value for name, value in vars(drop_reasons).items() if name.isupper() and isinstance(value, str)}
     assert {plain(reason) for reason, _ in table(GUIDE["delivery"], "reason")} == reasons
+
+
+@pytest.mark.parametrize(("heading", "known"), [("field of a step", STEP_FIELDS), ("field of a run", RUN_FIELDS)])
+def test_the_tables_of_fields_have_each_field_that_a_caller_sets(heading: str, known: dict[str, Field]) -> None:
+    shown = {plain(name) for name, _ in table(GUIDE["recording"], heading)}
+    assert shown == {name for name, field in known.items() if field.given}
+
+
+def test_the_guide_to_recording_names_all_step_types_and_statuses() -> None:
+    (section,) = re.findall(r"## Fields\n(.*?)\n\n\|", text_of(GUIDE["recording"]), re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", section)) >= STEP_TYPES | RUN_STATUSES
+
+
+def test_the_table_of_parameters_has_each_filter() -> None:
+    filters = {field.filter for field in FIELDS.values() if field.filter}
+    shown = {plain(name) for name, _ in table(GUIDE["receiver"], "parameter of `/api/runs`")}
+    assert shown == filters | {"limit", "cursor", "q"}
 
 
 def test_each_kind_of_invalid_call_in_the_documents_is_in_the_code() -> None:
@@ -131,6 +150,29 @@ def test_links_to_files_and_headings_lead_somewhere(path: Path) -> None:
         assert place.exists(), target
         if anchor:
             assert anchor in headings(place), target
+
+
+def test_the_sessions_in_the_documents_are_those_of_the_noxfile() -> None:
+    noxfile = (ROOT / ".ci" / "noxfile.py").read_text(encoding="utf-8")
+    sessions = set(re.findall(r"^@nox\.session.*\ndef (\w+)", noxfile, re.MULTILINE)) | {"tests"}
+    shown = {plain(cell).partition("-3")[0] for cell, _ in table(FAULTS, "session")}
+    assert shown == sessions
+
+
+def test_the_markers_in_the_documents_are_those_of_the_configuration() -> None:
+    markers = re.search(
+        r"^markers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert markers is not None
+    assert {plain(cell) for cell, _ in table(FAULTS, "marker")} == set(
+        re.findall(r'^  "(\w+)', markers[1], re.MULTILINE)
+    )
+
+
+def test_every_benchmark_is_listed() -> None:
+    listed = set(re.findall(r"`benchmarks\.(\w+)`", text_of(ROOT / "benchmarks" / "README.md")))
+    there = {path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py")} | {"soak"}
+    assert listed == there
 
 
 def test_every_guide_is_listed() -> None:

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         Receiver(port=arguments.port, db=os.path.join(folder, "demo.db")) as receiver,
     ):
         terminal.say("An agent reads ", (BOLD, os.getcwd()), ", recorded by AgentScope.")
-        # What the environment says of these is meant for the user's own agents.
+        # Set here, since the environment's values are meant for the user's own agents.
         tracker = create_tracker("demo", receiver.url, enabled=True, sample_rate=1.0, fail_silently=True)
         payload = "An agent reads and writes text mostly, so the payload of this call is text. " * 12
         with tracker.track_run("call cost") as cost_run:

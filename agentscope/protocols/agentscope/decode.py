@@ -15,7 +15,6 @@ from agentscope.protocols.json_decode import (
     MAX_DEPTH,
     DecodeError,
     Dump,
-    deeper_than,
     dump_plain,
     is_text,
     parse,
@@ -23,6 +22,7 @@ from agentscope.protocols.json_decode import (
     too_deep,
     weigh,
 )
+from agentscope.serialization.depth import is_deeper
 
 from .fields import AN_ID, Rejected, is_id, normal_time, normalise
 
@@ -83,7 +83,7 @@ def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> B
     events = document.pop("events", None)
     if not isinstance(events, list):
         raise DecodeError(422, "events must be a list.")
-    if deeper_than(document, MAX_DEPTH):
+    if is_deeper(document, MAX_DEPTH):
         too_deep()
     batch_id = _envelope_id(document, "batch_id")
     session_id = _envelope_id(document, "session_id")
@@ -176,7 +176,7 @@ def _patch(event: Any, text: str | None, session_id: Any, dump: Dump) -> Patch:
         changed = True
     if text is None or changed or ("\\" in text and _SURROGATE.search(text) is not None):
         text = _dumped(event, dump)
-    if text.count("{") + text.count("[") > _EVENT_DEPTH and deeper_than(event, _EVENT_DEPTH):
+    if text.count("{") + text.count("[") > _EVENT_DEPTH and is_deeper(event, _EVENT_DEPTH):
         too_deep()
     return Patch(event_id, kind, run_id, step_id, time, session_id, seq, event, text)
 
@@ -198,7 +198,7 @@ def _classic_fields(body: bytes, table: Mapping[str, Field]) -> dict[str, Any]:
     document, dump = parse(body)
     if not isinstance(document, dict):
         raise DecodeError(422, "The body must be a JSON object.")
-    if deeper_than(document, MAX_DEPTH):
+    if is_deeper(document, MAX_DEPTH):
         too_deep()
     fields = {name: document[name] for name in table if table[name].classic and document.get(name) is not None}
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from starlette.requests import Request
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from agentscope.protocols.agentscope.decode import Batch, DecodeError, Patch
 from agentscope.protocols.otlp.inbound.patches import SESSION, patches_of, without_repeats
-from agentscope.protocols.otlp.wire import json_encode, protobuf_encode
+from agentscope.protocols.otlp.wire import json_decode, json_encode, protobuf_encode
 from agentscope.protocols.otlp.wire.limits import Form
 from agentscope.protocols.otlp.wire.model import SpanGroup, Unreadable
 from agentscope.server.http.body import content_type
@@ -19,9 +19,15 @@ from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
 from agentscope.server.storage.base import Unavailable
 
+from . import otlp_protobuf
 from .intake import Intake
 
 _FORMS: dict[str, Form] = {protobuf_encode.CONTENT_TYPE: protobuf_encode, json_encode.CONTENT_TYPE: json_encode}
+DECODERS: dict[str, Callable[[bytes], list[SpanGroup]]] = {
+    protobuf_encode.CONTENT_TYPE: otlp_protobuf.decode_request,
+    json_encode.CONTENT_TYPE: json_decode.decode_request,
+}
+"""Readers of a request by its content type."""
 _LONGEST_MESSAGE = 4000
 _GROWTH = 8  # of protobuf, and by what each root tells of its resource
 MOST_STORED = 64 << 20
@@ -58,7 +64,7 @@ class OTLP:
             raise Refused(401, "Send the receiver's key, as Authorization: Bearer KEY or X-Agentscope-Key: KEY.")
 
         def decode(body: bytes) -> Batch:
-            groups = form.decode_request(body)
+            groups = DECODERS[form.CONTENT_TYPE](body)
             return batch_of(groups, min(MOST_STORED, (4 << 20) + MOST_GROWTH * len(body)))
 
         async with self._intake.hold(request, *_FORMS) as body:

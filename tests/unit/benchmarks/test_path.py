@@ -84,7 +84,7 @@ def test_threads_are_told_apart(sdk: ModuleType) -> None:
     assert profile.threads() == {"sender": [Call("sdk.part", "inner", 1)]}
 
 
-def test_what_two_threads_call_counts_once_among_the_worker_s_functions() -> None:
+def test_a_function_that_two_threads_call_counts_once_for_the_worker() -> None:
     assert others(THREADS) == [
         Call("sdk.queue", "get", 3),
         Call("sdk.http", "post", 1),

@@ -1,4 +1,4 @@
-"""What the benchmarks say: the tables, the picture, and the document that can be read again."""
+"""The report of the benchmarks: the tables, the chart, and the document that can be read again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def subject(name: str) -> Subject:
 
 
 def row_of(text: str, title: str) -> list[str]:
-    """The cells of the first line that begins so."""
+    """The cells of the first line that begins with `title`."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {title}"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 
@@ -50,7 +50,7 @@ def test_several_rounds_show_their_spread() -> None:
     assert row_of(table(lines([*SAMPLES, more])), "step all-in")[2] == "25 µs (20–30)"
 
 
-def test_everybody_stands_beside_each_other_with_what_was_measured() -> None:
+def test_the_table_of_all_sdks_has_a_column_for_each() -> None:
     told = field_table(SAMPLES)
     assert row_of(told, " ")[1:] == ["AgentScope", "OpenTelemetry"]
     assert row_of(told, "lost, burst of 4")[1:] == ["0 %", "12.5 %"]
@@ -125,7 +125,7 @@ def test_another_document_is_refused_by_name(tmp_path: Path) -> None:
         read([path])
 
 
-def test_everybody_takes_a_turn_in_each_round_and_slow_peers_fewer() -> None:
+def test_each_sdk_is_measured_in_each_round_and_slow_peers_in_fewer() -> None:
     there = {name: subject(name) for name in ("agentscope", "otel", "nothing")}
     taken = [
         (turn.round, turn.measure, turn.subject.name)

@@ -1,4 +1,4 @@
-"""Starts, updates and ends become one event, for protocols that send runs and steps only as a whole."""
+"""Starts, updates and ends are merged into one event, for protocols that send runs and steps as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search for secrets finds them, wherever they get out, and lets everything else pass."""
+"""The search for secrets finds every leak, and reports nothing else."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def pytest_sessionfinish(session):
 
 
 def session(source: str, folder: Path, late: str = "", workers: int = 0) -> Result:
-    """A session of pytest with these tests, watched as every other."""
+    """Run a session of pytest with these tests and the search."""
     (folder / "test_planted.py").write_text(source)
     (folder / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8") + late)
     options = ("-q", "-p", "no:cacheprovider", "-c", "/dev/null", "-n", str(workers))
@@ -129,11 +129,11 @@ def test_every_planted_leak_fails_its_test(tmp_path: Path) -> None:
     told = {line.partition(":")[0] for line in lines if ": in " in line}
     assert told == planted, "\n".join(lines)
     failed = [line for line in lines if line.startswith("ERROR test_planted.py::")]
-    assert len(failed) >= len(planted) - 1  # the one that warns is told of by the next
+    assert len(failed) >= len(planted) - 1  # a warning is reported with the next test
     assert not any("ask_8c1f0d_planted" in line for line in lines if ": in " in line)
 
 
-def test_what_is_no_leak_fails_nothing(tmp_path: Path) -> None:
+def test_output_without_a_leak_fails_no_test(tmp_path: Path) -> None:
     ended = session(NO_LEAKS, tmp_path)
     assert ended.returncode == 0, ended.stdout
     assert "5 passed" in ended.stdout

@@ -19,7 +19,7 @@ from agentscope import Run, Step
 from agentscope.events import RUN_FIELDS, STEP_FIELDS, Field, PlainFields, RunFields, StepFields
 from agentscope.tracker.fields import LONGEST_NAME, Encoded, Fields, outcome
 from agentscope.types import RUN_STATUSES, STEP_TYPES
-from tests.support.hostile_objects import HOSTILE, OddDict, Trap
+from tests.support.hostile_objects import HOSTILE, FailingText, OddDict
 
 
 class Word(str, enum.Enum):
@@ -68,13 +68,13 @@ def test_a_payload_is_cut_to_the_limit() -> None:
     assert fields.values["truncated"] == ["input"]
 
 
-def test_what_was_encoded_before_is_taken_as_it_is(fields: Fields) -> None:
+def test_an_encoded_payload_is_kept_unchanged(fields: Fields) -> None:
     fields.payload("output", Encoded(b"[1]", False))
     fields.payload("input", Encoded(b"[2]", True))
     assert fields.values == {"output": b"[1]", "input": b"[2]", "truncated": ["input"]}
 
 
-def test_an_exception_is_told_by_type_message_and_traceback(fields: Fields) -> None:
+def test_an_exception_is_recorded_with_type_message_and_traceback(fields: Fields) -> None:
     try:
         raise ValueError("no")
     except ValueError as error:
@@ -109,7 +109,7 @@ def test_a_name_is_a_text_or_made_one(fields: Fields, value: Any, told: str, men
 
 
 def test_a_name_is_read_past_what_its_class_makes_of_it(fields: Fields) -> None:
-    fields.name("name", Trap("search"))
+    fields.name("name", FailingText("search"))
     assert fields.values == {"name": "search"}
     assert fields.mended == []
 
@@ -119,7 +119,7 @@ def test_a_long_name_is_cut_and_charged(fields: Fields) -> None:
     assert len(fields.values["name"]) == LONGEST_NAME == fields.size
 
 
-def test_a_name_that_must_be_there_gets_its_default_and_that_is_said(fields: Fields) -> None:
+def test_a_missing_required_name_gets_its_default_with_a_log_line(fields: Fields) -> None:
     fields.name("agent_name", None, default="unknown")
     assert fields.values == {"agent_name": "unknown"}
     assert kinds(fields) == ["wrong_type"]
@@ -156,7 +156,7 @@ def test_a_number_of_any_kind_is_a_whole_number(fields: Fields, value: Any, told
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_number_is_left_out_and_that_is_said(fields: Fields, value: Any) -> None:
+def test_an_invalid_number_is_left_out_with_a_log_line(fields: Fields, value: Any) -> None:
     fields.number("tokens_used", value)
     fields.give(STEP_FIELDS, "latency_ms", value)
     assert fields.values == {}
@@ -263,7 +263,7 @@ def test_a_step_type_of_any_kind_becomes_other(fields: Fields, make: Callable[[]
 
 
 @pytest.mark.parametrize("value", sorted(RUN_STATUSES - {"running"}))
-def test_a_run_ends_as_it_is_said(fields: Fields, value: str) -> None:
+def test_a_run_ends_with_the_given_status(fields: Fields, value: str) -> None:
     fields.status(value, None)
     assert fields.values == {"status": value}
     assert fields.mended == []
@@ -321,7 +321,7 @@ def test_a_field_is_recorded_by_the_type_that_the_table_has_for_it(
         ("first_token_ms", [1], None, "first_token_ms takes a number"),
     ],
 )
-def test_a_value_of_a_wrong_type_is_mended_or_left_out_and_that_is_said(
+def test_a_value_of_a_wrong_type_is_converted_or_left_out_with_a_log_line(
     fields: Fields, name: str, value: Any, told: Any, words: str
 ) -> None:
     fields.give(STEP_FIELDS, name, value)
@@ -353,7 +353,7 @@ def test_tags_are_a_bounded_list_of_texts(fields: Fields, value: Any, told: list
     assert fields.values == {"tags": told}
 
 
-def test_what_is_no_list_of_texts_is_left_out_and_that_is_said(fields: Fields) -> None:
+def test_an_invalid_list_of_texts_is_left_out_with_a_log_line(fields: Fields) -> None:
     fields.give(RUN_FIELDS, "tags", 5)
     assert fields.values == {}
     assert fields.mended == [("wrong_type", "tags takes a list of str; another value is left out")]
@@ -379,7 +379,7 @@ def test_a_misspelt_field_is_noted_with_the_nearest_right_name(
 
 
 @pytest.mark.parametrize("name", ["status", "started_at", "span_id", "qqq"])
-def test_a_name_that_callers_do_not_set_is_no_field_of_theirs(fields: Fields, name: str) -> None:
+def test_fields_that_callers_cannot_set_are_counted_as_unknown(fields: Fields, name: str) -> None:
     fields.give(RUN_FIELDS, name, 1)
     assert fields.values == {}
     assert kinds(fields) == ["unknown_field"]

@@ -1,4 +1,4 @@
-"""Calls that cannot be recorded as they were meant: counted, said once, and never the agent's problem."""
+"""Invalid calls are counted and logged once, and do not raise into the agent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeError, APIError, AuthenticationError, FlushResult, Run, Stats, Step, Tracker
-from tests.support.hostile_objects import HOSTILE, Mine
+from tests.support.hostile_objects import HOSTILE, FailingObject
 from tests.support.recording import Recording, current_scope, make, recorded
 from tests.support.wait import until
 
@@ -36,7 +36,7 @@ def tracker(recording: Recording) -> Tracker:
 
 @pytest.fixture
 def loud() -> Iterator[Recording]:
-    """A tracker that raises."""
+    """A tracker with `fail_silently=False`."""
     with recorded(fail_silently=False) as found:
         yield found
 
@@ -53,7 +53,7 @@ def ended_twice(tracker: Tracker) -> Any:
 
 
 def in_thread(function: Callable[[], Any]) -> Any:
-    """What it gives, or raises, in a thread that inherits nothing."""
+    """Call `work` in a thread without the context. Returns its result, or raises its exception."""
     found: list[Any] = []
 
     def run() -> None:
@@ -105,7 +105,7 @@ def odd_tokens(tracker: Any) -> Any:
         step.tokens_used = SECRET
 
 
-# What is done, what it gives when nothing is raised, its kind, and words of the line that is logged.
+# The call, its result when nothing is raised, its kind, and words of the log line.
 MISUSES: dict[str, tuple[Misuse, Any, str, str]] = {
     "a step before any run": (lambda t: t.track_step("x", "other", SECRET), False, "no_run", "start_run() first"),
     "an end before any run": (lambda t: t.end_run(), False, "no_run", "start_run() first"),
@@ -161,7 +161,7 @@ MISUSES: dict[str, tuple[Misuse, Any, str, str]] = {
 
 
 @pytest.mark.parametrize("what", MISUSES)
-def test_a_misuse_is_counted_each_time_and_said_once_without_payload(recording: Recording, what: str) -> None:
+def test_an_invalid_call_is_counted_each_time_and_logged_once_without_payload(recording: Recording, what: str) -> None:
     misuse, gives, kind, words = MISUSES[what]
     assert misuse(recording.tracker) == gives
     assert recording.invalid_calls == {kind: 1}
@@ -173,7 +173,7 @@ def test_a_misuse_is_counted_each_time_and_said_once_without_payload(recording: 
     assert SECRET not in line
 
 
-def test_what_is_said_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_call_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     tracker = make([])
     with caplog.at_level(logging.DEBUG):
         for _ in range(3):
@@ -185,7 +185,7 @@ def test_what_is_said_is_a_warning_in_the_log(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.parametrize("what", MISUSES)
-def test_a_misuse_raises_at_the_call_if_that_is_asked_for(loud: Recording, what: str) -> None:
+def test_an_invalid_call_raises_with_fail_silently_off(loud: Recording, what: str) -> None:
     misuse, _, kind, words = MISUSES[what]
     with pytest.raises(AgentScopeError) as caught:
         misuse(loud.tracker)
@@ -212,7 +212,7 @@ WRONG_CALLS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", WRONG_CALLS)
-def test_a_call_that_does_not_fit_its_signature_is_counted_and_said_in_pythons_own_words(
+def test_a_call_that_does_not_fit_its_signature_is_counted_and_logged_in_pythons_words(
     recording: Recording, name: str
 ) -> None:
     WRONG_CALLS[name](recording.tracker)
@@ -273,7 +273,7 @@ PLAIN = st.one_of(
     st.binary(max_size=20),
     st.recursive(st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5),
 )
-# Makers, because hypothesis would look at the things themselves.
+# Factories, because hypothesis would inspect the objects themselves.
 ANYTHING = st.one_of(st.builds(boxed, PLAIN), st.sampled_from(HOSTILE))
 METHODS = ["start_run", "end_run", "track_run", "track_step", "track_step_context", "observe", "propagate", "stats"]
 ARGUMENTS = st.tuples(
@@ -368,7 +368,7 @@ def test_only_ctrl_c_gets_through_a_call(tracker: Tracker) -> None:
         tracker.start_run("agent", Slow())
 
 
-# ---- loud ----------------------------------------------------------------------------------------------------------
+# ---- fail_silently=False ---------------------------------------------------------------------------------------------
 
 
 def test_the_agents_exception_goes_before_the_trackers_own(loud: Recording) -> None:
@@ -383,7 +383,7 @@ def test_the_agents_exception_goes_before_the_trackers_own(loud: Recording) -> N
     assert (loud.step()["status"], loud.step()["error"]["message"]) == ("failed", "mine")
 
 
-def test_a_step_whose_handle_was_misused_is_recorded_all_the_same(loud: Recording) -> None:
+def test_a_step_whose_handle_was_used_wrongly_is_still_recorded(loud: Recording) -> None:
     tracker: Any = loud.tracker
     with tracker.track_run("agent"):
         with pytest.raises(AgentScopeError, match="step_type"), tracker.track_step_context("step", "guess"):
@@ -468,7 +468,7 @@ def test_failed_delivery_is_silent_otherwise(recording: Recording, monkeypatch: 
 # ---- after the end -------------------------------------------------------------------------------------------------
 
 
-def test_handles_go_on_without_a_word_when_their_tracker_is_shut_down(recording: Recording) -> None:
+def test_handles_work_silently_after_the_shutdown_of_their_tracker(recording: Recording) -> None:
     tracker = recording.tracker
 
     @tracker.observe
@@ -505,5 +505,5 @@ def test_a_tracker_may_be_shut_down_twice(recording: Recording) -> None:
 
 
 def test_nothing_of_a_callable_full_of_traps_is_needed_to_carry_a_context(tracker: Tracker) -> None:
-    trap: Any = Mine()
+    trap: Any = FailingObject()
     assert tracker.propagate(trap) is trap

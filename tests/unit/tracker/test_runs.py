@@ -1,4 +1,4 @@
-"""Runs: started and ended by calls, or as blocks; in threads, tasks and other contexts."""
+"""Runs by calls and as blocks, in threads, tasks and other contexts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tracker(recording: Recording) -> Tracker:
 
 
 def in_thread(function: Callable[[], Any]) -> Any:
-    """What a thread that inherits nothing makes of this."""
+    """Call `work` in a thread without the context, and return its result."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(contextvars.Context().run(function)))
     thread.start()
@@ -53,7 +53,7 @@ def in_thread(function: Callable[[], Any]) -> Any:
 # ---- calls ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_told_by_its_start_its_steps_and_its_end(recording: Recording, tracker: Tracker) -> None:
+def test_a_run_is_recorded_as_its_start_its_steps_and_its_end(recording: Recording, tracker: Tracker) -> None:
     run_id = tracker.start_run("agent", {"q": 1}, external_id="mine", meta_data={"v": 2})
     assert tracker.track_step("search")
     assert tracker.end_run("completed", output={"a": 1})
@@ -89,7 +89,7 @@ def test_a_run_may_end_as_failed_with_an_exception(recording: Recording, tracker
 
 
 @pytest.mark.parametrize("status", [{}, {"status": "completed"}, {"status": "failed"}, {"status": "odd"}], ids=str)
-def test_a_run_that_ends_with_an_error_has_failed_whatever_else_is_said(status: Any) -> None:
+def test_a_run_that_ends_with_an_error_has_failed_whatever_its_status(status: Any) -> None:
     with recorded() as recording:
         run_id = recording.tracker.start_run("agent")
         recording.tracker.end_run(**status, error="no more money", run_id=run_id)
@@ -198,7 +198,7 @@ def test_an_exception_fails_an_asynchronous_run_too(
             raise kind("no")
 
     awaiting = agent()
-    # A StopIteration that leaves a coroutine becomes a RuntimeError, as ever.
+    # Python turns a StopIteration that leaves a coroutine into a RuntimeError.
     with pytest.raises((kind, RuntimeError)):
         awaiting.send(None)
     assert recording.end()["error"]["message"] == "no"
@@ -294,7 +294,7 @@ def test_a_block_that_was_never_entered_ends_without_a_word(recording: Recording
     assert recording.invalid_calls == {}
 
 
-def test_a_run_is_only_its_id_wherever_it_is_taken(tracker: Tracker) -> None:
+def test_a_run_handle_works_everywhere_as_its_id(tracker: Tracker) -> None:
     run = tracker.track_run("agent")
     assert pickle.loads(pickle.dumps(run)) == run.id
     for copied in (pickle.loads(pickle.dumps(run)), copy.copy(run), copy.deepcopy({"run": run})["run"]):
@@ -486,7 +486,7 @@ def test_flush_and_shutdown_have_asynchronous_forms(recording: Recording, tracke
 def test_they_work_where_no_asyncio_loop_runs(recording: Recording, tracker: Tracker) -> None:
     tracker.start_run("agent")
     with pytest.raises(StopIteration) as ended:
-        tracker.aflush().send(None)  # as another library's loop does
+        tracker.aflush().send(None)  # like the event loop of another library
     assert ended.value.value
     assert len(recording.raw) == 1
 
@@ -589,7 +589,7 @@ def test_a_rate_of_zero_records_nothing_and_says_false() -> None:
         assert recording.tracker.stats().sampled_out == 3
 
 
-def test_what_is_disabled_records_nothing_needs_no_key_and_starts_no_thread() -> None:
+def test_a_disabled_tracker_records_nothing_needs_no_key_and_starts_no_thread() -> None:
     before = threading.active_count()
     for fail_silently in (True, False):
         tracker = create_tracker(enabled=False, fail_silently=fail_silently)
@@ -663,7 +663,7 @@ CONTEXT: dict[str, Any] = {
 }
 
 
-def test_a_run_says_for_whom_it_is_and_where_it_runs(recording: Recording, tracker: Tracker) -> None:
+def test_a_run_has_its_user_conversation_tags_environment_and_release(recording: Recording, tracker: Tracker) -> None:
     tracker.start_run("by call", **CONTEXT)
     tracker.end_run()
     with tracker.track_run("by keywords", **CONTEXT):
@@ -684,7 +684,7 @@ def test_a_run_may_learn_of_its_user_while_it_goes_on(recording: Recording, trac
     assert end["usage"] == {"total_tokens": 5}
 
 
-def test_a_misspelt_attribute_of_a_run_is_counted_and_said_with_the_right_name(
+def test_a_misspelt_attribute_of_a_run_is_counted_and_logged_with_the_right_name(
     recording: Recording, tracker: Tracker
 ) -> None:
     with tracker.track_run("agent") as run:

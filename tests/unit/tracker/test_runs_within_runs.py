@@ -1,4 +1,4 @@
-"""Runs that are part of others, steps that are announced, and scopes of another face to the same backend."""
+"""Runs inside runs, announced steps, and scopes of another face with the same backend."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_run_started_inside_another_process_ends_by_its_id_from_anywhere() -> 
         with tracker.extract(HEADERS):
             inner = tracker.start_run("worker")
         context.switch(None)
-        assert tracker.track_step("sole")  # in no context: the one run that is open
+        assert tracker.track_step("sole")  # without a context: the only open run
         assert tracker.track_step("named", run_id=inner)
         assert tracker.end_run(run_id=inner, error="no luck", status="failed")
         assert not tracker.end_run(run_id=inner)
@@ -153,7 +153,7 @@ def test_elsewhere_a_step_is_one_event() -> None:
 
 
 def near_and_far() -> tuple[Runs, Runs, Runs]:
-    """Two faces to one address, and another address."""
+    """Two faces with one destination, and a tracker with another."""
     return runs_of("http://a.test", "k", "One"), runs_of("http://a.test", "pk", "Other"), runs_of("http://b.test", "k")
 
 

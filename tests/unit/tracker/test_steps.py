@@ -1,4 +1,4 @@
-"""Steps: told afterwards by a call, or going on as a block."""
+"""Steps by a call afterwards, and as blocks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tracker(recording: Recording) -> Iterator[Tracker]:
 # ---- calls ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_has_all_that_was_told_of_it(recording: Recording, tracker: Tracker) -> None:
+def test_a_step_has_all_given_fields(recording: Recording, tracker: Tracker) -> None:
     assert tracker.track_step(
         "search", "tool_call", {"q": 1}, {"hits": 3}, {"code": 5}, 50, 120, {"v": 2}, parent_id="some step"
     )
@@ -68,9 +68,7 @@ def test_a_step_of_a_run_of_another_process_may_have_begun_at_any_time(recording
     assert step["ended_at"] - step["started_at"] == 3_600_000 * MS
 
 
-def test_a_step_of_which_only_the_name_is_told_is_completed_and_took_no_time(
-    recording: Recording, tracker: Tracker
-) -> None:
+def test_a_step_with_a_name_only_is_completed_and_took_no_time(recording: Recording, tracker: Tracker) -> None:
     before = time.time_ns()
     assert tracker.track_step("think")
     step = recording.step()
@@ -382,7 +380,7 @@ def test_a_block_whose_start_cannot_be_sent_leaves_nothing_current_if_it_raises(
 
 
 @pytest.mark.parametrize("name", ["tab\tand\nline", "é", "nul\0", "\ud800", "", "x" * 5_000])
-def test_a_step_has_the_same_name_whether_it_is_told_in_short_or_in_full(
+def test_a_step_has_the_same_name_in_the_short_and_the_full_form(
     recording: Recording, tracker: Tracker, name: str
 ) -> None:
     with tracker.track_step_context(name):
@@ -444,7 +442,7 @@ def test_a_field_that_is_none_is_not_set(recording: Recording, tracker: Tracker)
 
 
 @pytest.mark.parametrize(("wrong", "meant"), [("outputs", "output"), ("tokens", "tokens_used"), ("errors", "error")])
-def test_a_misspelt_attribute_of_a_step_is_counted_and_said_once_with_the_right_name(
+def test_a_misspelt_attribute_of_a_step_is_counted_and_logged_once_with_the_right_name(
     recording: Recording, tracker: Tracker, wrong: str, meant: str
 ) -> None:
     with tracker.track_run("agent"):

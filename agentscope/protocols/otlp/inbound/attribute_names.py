@@ -1,9 +1,9 @@
-"""Every name under which spans of others tell what we know.
+"""The attribute names of other conventions, by the field that they carry.
 
 These are the GenAI conventions of each year, OpenInference, VoltOps, OpenLLMetry (`traceloop.*`), Langfuse, MLflow, Pydantic AI,
 Google ADK, the Vercel AI SDK and MCP.
 
-The names were taken from the packages that write them and from the backends that read them. The first that is there counts.
+The names come from the packages that write them and from the backends that read them. The first one present counts.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ OUTPUTS = (
     "gen_ai.completion",
 )
 ALL_JSON = frozenset({"mlflow.spanInputs", "mlflow.spanOutputs", "mlflow.spanType"})
-"""Attributes whose text is JSON even where it is only a string or a number."""
+"""Attributes whose text is always JSON, even if it is only a string or a number."""
 CONVERSATIONS = ("pydantic_ai.all_messages", "all_messages_events")
-"""Everything that an agent was told and said, as one list."""
+"""Attributes with the whole conversation of an agent as one list."""
 
 INPUT_LISTS = (
     "llm.input_messages",
@@ -82,7 +82,7 @@ OUTPUT_LISTS = (
     "reranker.output_documents",
     "output.documents",
 )
-"""Lists that were flattened: `llm.input_messages.0.message.role`."""
+"""The prefixes of flattened lists, such as `llm.input_messages.0.message.role`."""
 
 TOKENS = {
     "input": (
@@ -160,7 +160,7 @@ TOKENS = {
     ),
 }
 USAGE_OBJECTS = ("langfuse.observation.usage_details", "mlflow.chat.tokenUsage")
-"""Counts as one JSON object."""
+"""Attributes with all token counts as one JSON object."""
 
 FINISH_REASONS = (
     "gen_ai.response.finish_reasons",
@@ -183,13 +183,13 @@ AGENT_NAMES = (
     "gen_ai.workflow.name",
     "traceloop.entity.name",
 )
-"""VoltAgent's sub-agents carry their parent's `entity.name`, so the first comes first."""
+"""Names of agents. VoltAgent's sub-agents have the `entity.name` of their parent, so the names before it take precedence."""
 RETRIEVER_NAMES = ("retriever.name", "gen_ai.data_source.id", "traceloop.entity.name")
 OTHER_NAMES = ("traceloop.entity.name", "gen_ai.workflow.name", "workflow.step.name")
 
 ALIASES = {
     "model": (
-        # The model that answered says more than the one that was asked for.
+        # The model of the response is more exact than that of the request.
         "gen_ai.response.model",
         "gen_ai.request.model",
         "llm.response.model_name",
@@ -236,14 +236,14 @@ ALIASES = {
     "environment": ("deployment.environment", "langfuse.environment"),
     "release": ("langfuse.release",),
 }
-"""Further names of the attributes that tell a field, beside those that the table of fields has for it."""
+"""Further attribute names of each field, beside those in the table of fields."""
 OF_RUN = tuple(
     attribute
     for name, field in RUN_FIELDS.items()
     if field.given and field.attribute
     for attribute in (field.attribute, *field.also, *ALIASES.get(name, ()))
 )
-"""The attributes that tell of the whole run, on whatever span they stand."""
+"""Attributes about the whole run, on any of its spans."""
 
 ERROR_TYPES = ("error.type", "error.name")
 ERROR_MESSAGES = ("error.message", "langfuse.observation.status_message")
@@ -271,4 +271,4 @@ NOISE = frozenset(
         "mlflow.traceRequestId",
     }
 )
-"""What says nothing more once a span has been understood."""
+"""Attributes without information after a span has been decoded."""

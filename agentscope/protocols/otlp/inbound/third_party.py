@@ -1,4 +1,4 @@
-"""Spans of other emitters, turned into the fields of a step or a run."""
+"""The decoding of spans of other emitters into the fields of a run or a step."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from .messages import MESSAGE_EVENTS, Told, first_turn, listed, of_event_list, o
 from .step_types import LLM, RETRIEVAL, TOOL, kind_of, name_of
 
 MOST_EVENTS = 32
-"""Events of one span that are kept in `meta_data`, besides messages and the exception."""
+"""The most events of one span that `meta_data` keeps, besides messages and the exception."""
 
 _BAD_WORDS = (("langfuse.observation.level", "ERROR"), ("agent.state", "error"), ("gen_ai.tool.status", "error"))
-"""Where emitters say that something failed and leave the span's status alone."""
+"""Attribute values that mean a failure although the span's status is unset."""
 
 
 class Foreign(NamedTuple):
-    """What a span of others tells."""
+    """The decoded content of a span of another emitter."""
 
     kind: str
     """The step type."""
     name: str
     ended: bool
     fields: dict[str, Any]
-    """Fields that a run and a step have in common: status, times, input, output, error, usage."""
+    """The fields of both runs and steps: status, times, input, output, error, usage."""
     of_run: dict[str, Any]
-    """Fields of the run, such as its user, which emitters put on any span."""
+    """The fields of the run, such as its user, which emitters set on any span."""
     of_step: dict[str, Any]
-    """Fields of the step alone, such as its model."""
+    """The fields of steps only, such as the model."""
     meta_data: dict[str, Any]
     run_meta_data: dict[str, Any]
     run_name: str | None
 
 
 def understood(span: Span, group: SpanGroup) -> Foreign:
-    """Take a span of others apart. Every attribute ends in one field, or stays in `meta_data` under its own name."""
+    """Decode a span. Every attribute ends in one field, or stays in `meta_data` under its own name."""
     attributes = Attributes(span.attributes)
     kind = kind_of(span)
     name = name_of(span, kind, attributes)
@@ -86,7 +86,7 @@ def understood(span: Span, group: SpanGroup) -> Foreign:
 
 
 def resource_data(group: SpanGroup) -> dict[str, Any]:
-    """What a run's `meta_data` keeps of the program that sent it."""
+    """The part of a run's `meta_data` that describes the sending program."""
     kept = Attributes(group.resource).rest()
     return {"resource": kept} if kept else {}
 
@@ -95,10 +95,10 @@ def _content(span: Span, attributes: Attributes, kind: str) -> Told:
     given = span.attributes.get
     asked = attributes.payload(attribute_names.INPUTS, given(INPUT_MIME_TYPE))
     said = attributes.payload(attribute_names.OUTPUTS, given(OUTPUT_MIME_TYPE))
-    # Whatever tells content a second time is understood, too: it must not fill meta_data.
+    # Content under further names is used too, so that it does not fill meta_data.
     inputs = {prefix: listed(attributes, prefix) for prefix in attribute_names.INPUT_LISTS}
     outputs = {prefix: listed(attributes, prefix) for prefix in attribute_names.OUTPUT_LISTS}
-    # The value beside them is the request and the response as a library's own objects have them.
+    # The payload beside them has the request and the response in the objects of a library.
     if kind == RETRIEVAL:
         said = outputs["retrieval.documents"] or said
     elif kind == LLM:
@@ -135,13 +135,13 @@ def _usage(attributes: Attributes) -> dict[str, int] | None:
 _NAMES = {
     name: (field.attribute, *field.also, *attribute_names.ALIASES.get(name, ()))
     for name, field in FIELDS.items()
-    if field.given and field.attribute and name not in ("tokens_used", "latency_ms")  # usage and the times tell these
+    if field.given and field.attribute and name not in ("tokens_used", "latency_ms")  # usage and the times have these
 }
-"""The attributes that tell each field, under every convention."""
+"""The attribute names of each field, under every convention."""
 
 
 def _told_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[str, Any]:
-    """The fields of a run, or of a step, that the attributes tell."""
+    """The fields of the table that are in the attributes."""
     read: dict[str, Callable[..., Any]] = {TEXT: attributes.text, TEXTS: attributes.texts}
     found = {
         name: read.get(table[name].type, attributes.amount)(*names) for name, names in _NAMES.items() if name in table
@@ -150,14 +150,14 @@ def _told_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[str
 
 
 def resource_fields(group: SpanGroup) -> dict[str, Any]:
-    """The fields of a run that the resource of its spans tells."""
+    """The fields of a run that are in the resource of its spans."""
     return _told_fields(
         Attributes(group.resource), {name: field for name, field in RUN_FIELDS.items() if field.resource}
     )
 
 
 def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
-    """The `error` payload, whether the span failed, and an exception that was recorded and did not make it fail."""
+    """The `error` payload, True if the span failed, and a recorded exception that did not make it fail."""
     recorded = next((event.attributes for event in reversed(span.events) if event.name == EXCEPTION), {})
     exception = {key: plain(recorded[name]) for key, name in EXCEPTION_KEYS.items() if recorded.get(name)}
     known = {
@@ -185,5 +185,5 @@ def _events(events: Iterable[SpanEvent]) -> list[dict[str, Any]]:
 
 
 def is_root(span: Span) -> bool:
-    """Whether a span has no parent."""
+    """Tell if a span has no parent."""
     return not span.parent_span_id.strip("0")

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring as _standard_quote
 from math import isfinite
 
-from .json_decode import decode_request, decode_response
-from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time, sound
+from agentscope.serialization.text import replace_surrogates
+
+from .json_decode import decode_response
+from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time
 from .model import Span, SpanEvent, Value
 
 __all__ = [
     "CONTENT_TYPE",
-    "decode_request",
     "decode_response",
     "encode_request",
     "encode_response",
@@ -132,4 +133,4 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return sound(text).encode()
+        return replace_surrogates(text).encode()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from .model import Span, SpanGroup, Value
+from .model import Span, Value
 
 LOWEST_INT, HIGHEST_INT = -(1 << 63), (1 << 63) - 1
 """What `AnyValue.int_value` holds."""
@@ -32,7 +32,6 @@ class Form(Protocol):
     def encode_request(
         self, spans: Sequence[bytes], resource: Mapping[str, Value], scope_name: str, scope_version: str
     ) -> bytes: ...
-    def decode_request(self, body: bytes) -> list[SpanGroup]: ...
     def encode_response(self, rejected: int, message: str) -> bytes: ...
     def decode_response(self, body: bytes) -> tuple[int, str] | None: ...
     def encode_status(self, message: str) -> bytes: ...
@@ -40,11 +39,6 @@ class Form(Protocol):
 
 class Wrong(ValueError):
     """A span that cannot be read. The text says why, for the sender's log."""
-
-
-def sound(text: str) -> str:
-    """The text with its surrogates joined to characters, and U+FFFD for each that has no partner."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def digits(value: int) -> str:

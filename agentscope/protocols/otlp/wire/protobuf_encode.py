@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from struct import Struct
 
-from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time, sound
+from agentscope.serialization.text import replace_surrogates
+
+from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time
 from .model import Span, SpanEvent, Value
-from .protobuf_decode import decode_request, decode_response
+from .protobuf_decode import decode_response
 
 __all__ = [
     "CONTENT_TYPE",
-    "decode_request",
     "decode_response",
     "encode_request",
     "encode_response",
@@ -171,4 +172,4 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return sound(text).encode()
+        return replace_surrogates(text).encode()

@@ -1,4 +1,4 @@
-"""The transport against a mocked server: what it sends, what it makes of answers, and what its errors never say."""
+"""The transport with a mocked server: its requests, its answers, and the text of its errors."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_loopback_is_this_machine_only(url, expected):
 class TestEnvironment:
     @pytest.fixture
     def arguments(self, monkeypatch):
-        """What the adapter is asked to do, one dictionary a request."""
+        """The arguments of the adapter, one dictionary for each request."""
         seen = []
 
         def send(adapter, request, **kwargs):

@@ -1,4 +1,4 @@
-"""The classic calls: order, ids that the server makes, and what becomes of each event whatever a platform answers."""
+"""The classic calls: order, ids of the server, and the verdict on each event for every answer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CREATED = answer(200, {"id": "srv", "status": "running"})
 
 
 PATIENT = settings(deadline=None)
-"""These go through whole outages, on machines that may be busy."""
+"""Settings of the property tests, whose examples take long on a busy machine."""
 
 
 def protocol() -> AgentScopeProtocol:
@@ -44,13 +44,13 @@ def protocol() -> AgentScopeProtocol:
 
 
 def mixed(runs: int, steps: int = 3):
-    """Several runs whose events come by turns."""
+    """Several runs whose events alternate."""
     whole = [run_of(steps, f"run-{i}", first=100 * i) for i in range(1, runs + 1)]
     return [event for events in zip(*whole, strict=True) for event in events]
 
 
 def company(attempts: int = 100):
-    """A healthy run for each of so many attempts."""
+    """A healthy run for each attempt."""
     return (run_of(1, f"other-{i}", first=10_000 + 10 * i) for i in range(attempts))
 
 
@@ -259,7 +259,7 @@ def test_whatever_a_platform_answers_every_event_ends_once_and_runs_keep_their_o
     assert sum(stored.values()) - len(stored) <= ending.possibly_duplicated + script.count(1)
 
 
-# ---- what may have been stored twice ------------------------------------------------------------------------------------
+# ---- possible duplicates ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reply", [Failure("timeout", "too slow"), answer(502), answer(504), answer(200, b"<html>")])

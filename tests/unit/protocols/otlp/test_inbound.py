@@ -1,6 +1,6 @@
-"""Spans that others made are understood, whatever convention they follow, and what is not understood is kept.
+"""Spans of other emitters: each convention is decoded, and unknown attributes are kept.
 
-The attributes are what the packages named in each test really send.
+The attributes were sent by the packages that each test names.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
 from agentscope.protocols.otlp.wire.model import CLIENT, ERROR, INTERNAL, OK, UNSET, Span, SpanEvent, SpanGroup, Value
 from agentscope.server.storage.fold import run_view
 from tests.support.events import NOON
+from tests.support.otlp import read_request
 
 TRACE = "5b8efff798038103d269b633813fc60c"
 RUN = run_id_of(TRACE)
@@ -36,7 +37,7 @@ Attributes = Mapping[str, Value]
 
 
 def span(name: str = "work", attributes: Attributes | None = None, parent: str = ROOT, **fields: Any) -> Span:
-    """A finished span, a child unless `parent` is empty."""
+    """A finished span. It is a root if `parent` is empty."""
     own = CHILD if parent else ROOT
     made = Span(TRACE, own, parent, name, INTERNAL, NOON, NOON + SECOND, attributes or {}, UNSET)
     return made._replace(**fields)
@@ -127,7 +128,7 @@ def run(name: str = "work", attributes: Attributes | None = None, **fields: Any)
         ({}, "other"),
     ],
 )
-def test_the_kind_of_a_step_is_told_by_any_convention(attributes: Attributes, kind: str) -> None:
+def test_the_type_of_a_step_is_read_from_any_convention(attributes: Attributes, kind: str) -> None:
     assert step(attributes=attributes)["step_type"] == kind
 
 
@@ -153,7 +154,7 @@ def test_the_kind_of_a_step_is_told_by_any_convention(attributes: Attributes, ki
         ("", {"gen_ai.operation.name": "chat"}, "llm_call"),
     ],
 )
-def test_a_step_is_called_what_it_is_about(name: str, attributes: Attributes, told: str) -> None:
+def test_a_step_is_named_after_its_tool_agent_or_source(name: str, attributes: Attributes, told: str) -> None:
     assert step(name, attributes)["name"] == told
 
 
@@ -228,7 +229,7 @@ def test_every_name_of_content_is_some_emitters() -> None:
         ({"input": "{}"}, {}),
     ],
 )
-def test_content_is_json_where_it_is_json(attributes: Attributes, content: Any) -> None:
+def test_content_that_is_json_is_parsed(attributes: Attributes, content: Any) -> None:
     assert step(attributes=attributes)["input"] == content
 
 
@@ -490,7 +491,7 @@ def test_pydantic_ai_tells_the_conversation_of_an_agent_as_one_list() -> None:
     assert run("agent run", {**attributes, "final_result": '{"answer": 5}'})["output"] == {"answer": 5}
 
 
-def test_pydantic_ai_told_events_as_lists_in_attributes_before() -> None:
+def test_events_in_one_attribute_of_older_pydantic_ai_are_read() -> None:
     """pydantic-ai 0.x and 1.x, format 1."""
     asked = {"content": "hi", "role": "user", "gen_ai.message.index": 0, "event.name": "gen_ai.user.message"}
     choice = {"index": 0, "message": {"role": "assistant", "content": "yo"}, "event.name": "gen_ai.choice"}
@@ -753,7 +754,7 @@ def test_an_exception_event_is_the_error() -> None:
         ({"status": ERROR}, None),
     ],
 )
-def test_a_failure_is_told_by_status_and_attributes(fields: dict[str, Any], error: Any) -> None:
+def test_a_failure_is_read_from_status_and_attributes(fields: dict[str, Any], error: Any) -> None:
     told = step(**fields)
     assert (told["status"], told.get("error")) == ("failed", error)
 
@@ -862,7 +863,7 @@ def test_tags_come_in_any_form(value: Value) -> None:
         assert run(attributes={name: value})["tags"] == ["a", "b"]
 
 
-def test_what_many_spans_repeat_of_their_run_is_stored_once() -> None:
+def test_a_user_repeated_on_many_spans_is_stored_once() -> None:
     spans = [span(attributes={"user.id": "u"}, span_id=f"{at:016x}", start_ns=NOON + at) for at in (1, 2000, 3000)]
     other = span(attributes={"user.id": "v"})
     patches = [patch for each in (*spans, other) for patch in patches_of(each, GROUP)]
@@ -877,10 +878,10 @@ def test_a_parent_that_is_the_run_itself_is_none() -> None:
     assert run(parent_span_id="0" * 16)["parent_id"] is None
 
 
-# ---- what is left over -----------------------------------------------------------------------------------------------
+# ---- unknown attributes ----------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_understands_is_kept_under_its_own_name() -> None:
+def test_unknown_attributes_are_kept_under_their_own_names() -> None:
     odd: Attributes = {
         "http.route": "/v1",
         "numbers": [1, 2.5, float("nan"), float("inf")],
@@ -914,7 +915,7 @@ def test_only_so_many_attributes_and_events_are_kept() -> None:
     assert meta["events"][3] == {"name": "event 3", "time": "2026-01-31T12:00:00.000000Z", "attributes": {"n": 3}}
 
 
-# ---- our own ---------------------------------------------------------------------------------------------------------
+# ---- spans of this SDK -----------------------------------------------------------------------------------------------
 
 
 def test_a_foreign_span_may_name_our_run_and_is_a_step_in_it() -> None:
@@ -953,7 +954,7 @@ def test_a_payload_of_ours_that_was_cut_on_its_way_is_the_text_that_is_left() ->
     assert (told["input"], told["meta_data"]) == ('{"a": [1, ', '{"b')
 
 
-# ---- whatever comes --------------------------------------------------------------------------------------------------
+# ---- arbitrary spans -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("times", [{"start_ns": 0, "end_ns": 0}, {"end_ns": 10**21}, {"start_ns": 10**21, "end_ns": 0}])
@@ -1086,7 +1087,7 @@ def test_whatever_a_span_holds_it_is_stored_or_refused_with_a_reason(given_span:
     for patch in patches:
         assert json.loads(patch.body) == patch.fields
         assert len({patch.id, *(other.id for other in patches)}) == len(patches)
-    # The batch call takes the very same events, so that nothing is stored by this way that would be refused by that.
+    # The batch call accepts the same events, so that OTLP stores nothing that the batch call would refuse.
     decoded = decode_batch(as_batch(patches))
     assert not decoded.rejected
     assert [(patch.id, patch.type, patch.time) for patch in decoded.patches] == [
@@ -1101,7 +1102,7 @@ def test_either_encoding_gives_the_same_events(given_span: Span) -> None:
     for form in (protobuf, json_form):
         body = form.encode_request([form.encode_span(given_span)], {"service.name": "x"}, "scope", "1")
         told = []
-        for group in form.decode_request(body):
+        for group in read_request(form, body):
             for each in group.spans:
                 try:
                     told.append([patch.id for patch in patches_of(each, group)])

@@ -1,4 +1,4 @@
-"""Bodies of the history calls become patches, or are refused for what is wrong with them."""
+"""Bodies of the history calls are decoded into patches, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTE = {"type": "step.start", "stepId": "mine"}
 
 @pytest.fixture(params=["orjson", "json"], autouse=True)
 def parser(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test holds with the quick parser and without it."""
+    """Run every test with orjson and without it."""
     before = strict_json.orjson
     if request.param == "json":
         strict_json.orjson = None
@@ -131,7 +131,7 @@ def test_a_history_is_the_start_of_a_run() -> None:
     assert json.loads(patch.body) == patch.fields
 
 
-def test_what_has_no_time_has_that_of_its_arrival() -> None:
+def test_an_event_without_a_time_gets_that_of_its_arrival() -> None:
     assert run_started(record(agent_id="a"), "r", ARRIVAL).fields["started_at"] == at(9)
     assert run_changed(record(status="completed"), "r", ARRIVAL).fields["ended_at"] == at(9)
     assert added().fields["started_at"] == at(9)
@@ -240,7 +240,7 @@ def test_a_verdict_that_still_runs_is_none() -> None:
     assert added(START, event_name="tool:success", status="running").type == "step.start"
 
 
-def test_what_hangs_on_the_history_itself_has_no_parent() -> None:
+def test_an_event_of_the_history_itself_has_no_parent() -> None:
     assert added(parent_event_id="r").fields["parent_id"] is None
     run_start = {"id": "x", "run_id": "r", "step_id": None, "type": "run.start"}
     assert added(run_start, parent_event_id="x").fields["parent_id"] is None
@@ -343,7 +343,7 @@ def test_a_note_does_not_decide_where_its_event_belongs() -> None:
         {**NOTE, "added": "displayName"},
     ],
 )
-def test_what_only_looks_like_a_note_is_metadata_like_any_other(note: Any) -> None:
+def test_metadata_that_resembles_a_note_is_kept_as_metadata(note: Any) -> None:
     patch = noted(note)
     assert (patch.step_id, patch.fields["name"]) == ("e", "shown")
     assert patch.fields["meta_data"] == {"agentscope": note}

@@ -1,4 +1,4 @@
-"""Events of runs go through the history calls and come out as the very same runs."""
+"""Runs that are sent by the history calls are stored unchanged."""
 
 from __future__ import annotations
 

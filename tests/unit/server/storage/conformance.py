@@ -82,9 +82,7 @@ def assert_rows_equal_fold(store: Store) -> None:
 
 
 class Conformance:
-    """The tests. `durable` tells whether data outlives the store object."""
-
-    durable = True
+    """The tests of any engine."""
 
     @pytest.fixture
     def open_store(self) -> OpenStore:
@@ -320,9 +318,11 @@ class Conformance:
             assert reader.result(60) > 0
         assert store.list_runs(RunQuery()).runs[0]["step_count"] == 20
 
+
+class DurableConformance(Conformance):
+    """The tests of an engine whose data outlives the store object as well."""
+
     def test_what_was_stored_is_there_after_a_restart(self, open_store: OpenStore) -> None:
-        if not self.durable:
-            pytest.skip("this engine keeps nothing")
         first = open_store()
         sent = [run_start("a"), step("a")]
         first.ingest(batch(*sent, batch_id="one")).result()
@@ -334,8 +334,6 @@ class Conformance:
         second.close()
 
     def test_two_stores_on_the_same_data_see_each_others_events(self, open_store: OpenStore) -> None:
-        if not self.durable:
-            pytest.skip("this engine keeps nothing")
         one, other = open_store(), open_store()
         try:
             sent = [run_start(time=at(1)), {**run_start(agent_name="late", time=at(5)), "type": "run.update"}]

@@ -16,8 +16,6 @@ from .memory_store import MemoryStore
 
 
 class TestMemoryStore(Conformance):
-    durable = False
-
     @pytest.fixture
     def open_store(self) -> OpenStore:
         return MemoryStore

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from agentscope.server.storage.sqlite.store import SQLiteStore
-from tests.unit.server.storage.conformance import Conformance, OpenStore
+from tests.unit.server.storage.conformance import DurableConformance, OpenStore
 
 
-class TestSQLiteStore(Conformance):
+class TestSQLiteStore(DurableConformance):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
         return lambda: SQLiteStore(tmp_path / "runs.db")
