@@ -187,7 +187,7 @@ class Watch:
         remember = self._payloads.append
 
         def put(*args: Any, **kwargs: Any) -> bool:
-            fields = args[5].make() if isinstance(args[5], DeferredFields) else args[5]
+            fields = {} if isinstance(args[5], DeferredFields) else args[5]  # not made yet
             for value in fields if isinstance(fields, PlainFields) else fields.values():
                 if type(value) is bytes and _SHORTEST_PAYLOAD <= len(value) <= _LONGEST_PAYLOAD:
                     remember(value)
