@@ -599,21 +599,30 @@ class EventStates:
         with self.move():
             if self.spool is not None and self.spool.problem is not None and reason == SHUTDOWN:
                 reason = self.spool.reason
-            self._over = True
-            left = self.unsettled - self.spooled
-            while self.queue.events:
-                self.queue.events.popleft()
-                self.ledger.taken += 1
-                left += 1
-            self._disk_only = self.spooled
-            for place in (self._on_disk, self._unsaved, self._fresh, self._old, self._writing):
-                place.clear()
-            self.batched.clear()
-            self.in_flight.clear()
-            self.incomplete.clear()
-            if left:
-                self.ledger.drop(reason, left)
-            self.through = self.ledger.taken
+            waiting = self.queue.events.copy()  # a put that comes later abandons its event itself
+            queued = set(map(_SEQ, waiting))
+            spooled, taken = self.spooled, self.ledger.taken + len(queued)
+            stored = chain(self._writing, self._fresh, self._old)
+            here = chain(waiting, stored, self.batched, self.in_flight.values(), self.incomplete)
+            released = self.queue.released + units(here)
+            left = self.unsettled - spooled + len(queued)
+            totals = self.ledger.with_verdicts(0, [reason] * left)
+
+            def carry_out() -> None:
+                self._over = True
+                while self.queue.events and self.queue.events[0].seq in queued:
+                    self.queue.events.popleft()
+                for place in (self._on_disk, self._unsaved, self._fresh, self._old, self._writing):
+                    place.clear()
+                self._disk_only, self._fresh_bytes = spooled, 0
+                self.batched.clear()
+                self.in_flight.clear()
+                self.incomplete.clear()
+                self.ledger.taken = self.through = taken
+                self.ledger.settle(totals)
+                self.queue.released = released
+
+            self._carry_out(carry_out)
         return left
 
     @property
