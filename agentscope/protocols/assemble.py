@@ -1,4 +1,4 @@
-"""Starts, updates and ends of a run or a step joined into one event, for protocols that send them only as a whole."""
+"""The merge of starts, updates and ends into one event, for protocols that send runs and steps as a whole."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _ENDS = frozenset({RUN, RUN_END, STEP, STEP_END})
 
 
 class Whole(NamedTuple):
-    """A run or a step in one event, and the `seq` of every event that it was joined from."""
+    """A whole run or step as one event, and the `seq` of all events that were merged into it."""
 
     event: Event
     seqs: tuple[int, ...]
 
 
 def joined(batch: Batch, runs: bool = True) -> tuple[list[Whole], list[int]]:
-    """What of a batch can be sent whole, in order of its last event, and the `seq` of what has to wait for its end.
+    """The whole runs and steps of a batch, in order of their last event, and the `seq` of the incomplete events.
 
-    A part that the batch is `closing` is sent whatever is there of it. Without `runs`, events of runs stay single.
+    A part in `batch.closing` is sent even if it is incomplete. runs: False to keep the events of runs single.
     """
     parts: dict[Part, list[ReadyEvent]] = {}
     for event in batch.events:
@@ -55,9 +55,9 @@ def joined(batch: Batch, runs: bool = True) -> tuple[list[Whole], list[int]]:
 
 
 def merged(parts: Sequence[Event]) -> Event:
-    """All events of one run or step, in order, as one of type `run` or `step`, with the place of the last.
+    """Merge the ordered events of one run or step into one of type `run` or `step`, with the `seq` of the last.
 
-    Values are joined as the table of fields has it for each, like in the receiver.
+    The table of fields defines how the values of each field are merged, as in the receiver.
     """
     last = parts[-1]
     type_ = RUN if last.step_id is None else STEP
@@ -77,7 +77,7 @@ def merged(parts: Sequence[Event]) -> Event:
 
 
 def by_run(events: Iterable[Event]) -> list[list[Event]]:
-    """Events of each run, in order."""
+    """The events of each run, in order."""
     runs: dict[str, list[Event]] = {}
     for event in events:
         runs.setdefault(event.run_id, []).append(event)

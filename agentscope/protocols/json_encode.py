@@ -1,4 +1,4 @@
-"""Pieces of JSON that protocols are made of."""
+"""The encoding of events and times as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", "
 """Strict and compact; what it gives still has to be encoded as UTF-8."""
 
 UNENCODABLE = (ValueError, TypeError, OverflowError, RecursionError)
-"""What encoding an event may raise, if a hook has put something into it that is not JSON."""
+"""The exceptions of encoding an event into which a hook has put a value that is no JSON."""
 
 _EPOCH = datetime(1970, 1, 1)
 
@@ -26,22 +26,22 @@ def _second(second: int) -> str:
 
 
 def naive_utc(time_ns: int) -> str:
-    """`2026-01-31T12:00:00.123456`, in UTC, as the classic calls take it."""
+    """A UTC time for the classic calls: `2026-01-31T12:00:00.123456`."""
     second = time_ns // 1_000_000_000
-    # The digits of the microseconds stand in the number itself, which is written faster than it is divided.
+    # The microseconds are digits of the number, and formatting it is faster than dividing it.
     micros = str(time_ns)[-9:-3] if second > 0 else f"{time_ns // 1000 % 1_000_000:06d}"
     return f"{_second(second)}.{micros}"
 
 
 def zoned_utc(time_ns: int) -> str:
-    """`2026-01-31T12:00:00.123456Z`, as the batch call takes it (RFC 3339)."""
+    """A time for the batch call (RFC 3339): `2026-01-31T12:00:00.123456Z`."""
     return naive_utc(time_ns) + "Z"
 
 
 def event_json(event: ReadyEvent, session: Session) -> bytes:
-    """One item of a batch's `events`: WIRE.md calls it a patch. Payload fields are put in as the bytes they are, at its end.
+    """Encode an event as an item of a batch's `events`, with its payloads, which are JSON bytes, at the end.
 
-    This is done for every event, so it is written out: a call for each field would cost as much again.
+    The fields are written out because this runs for every event: a call for each field would double the cost.
     """
     if isinstance(event, PlainStep):
         seq, run_id, step_id, parent_id, _, name, step_type, started_at, elapsed, given, output = event
@@ -88,5 +88,5 @@ def _key(name: str) -> str:
 
 
 def plain(name: str, value: Any) -> Any:
-    """A field that is no payload, as it is written: times are kept in nanoseconds until here."""
+    """The JSON value of a field that is no payload: times in nanoseconds become text."""
     return zoned_utc(value) if name in TIME_FIELDS and type(value) is int else value

@@ -29,14 +29,14 @@ _UNRENDERED = b'"<cannot be rendered>"'
 
 
 def encode(value: object, limit: int = 1 << 20) -> tuple[bytes, bool]:
-    """Render `value` as JSON: UTF-8 without NaN, lone surrogates or integers beyond 64 bits.
+    """Encode any value as JSON: UTF-8 without NaN, lone surrogates or integers beyond 64 bits.
 
-    Returns the bytes, at most `limit` of them (or 96, if that is more), and whether anything was lost: cut, replaced by
-    a placeholder, or a key renamed. A rendering that tells the whole value in JSON's terms (a set as an array, a
-    dataclass as an object, a datetime in ISO 8601, an unknown object as its `repr`) loses nothing; nor does a field
-    that its class keeps out of its own `repr` (`repr=False`, pydantic's `exclude=True`), which shows as "<hidden>".
+    Returns the bytes, at most `max(limit, 96)`, and True if anything was lost: cut, replaced by a placeholder, or a key
+    renamed. Nothing is lost by a conversion to JSON's types (a set to an array, a dataclass to an object, a datetime to
+    ISO 8601, an unknown object to its `repr`), nor by "<hidden>" for a field that its class excludes from its own `repr`
+    (`repr=False`, pydantic's `exclude=True`).
 
-    Raises nothing but KeyboardInterrupt, whatever the value does.
+    Raises nothing but KeyboardInterrupt, whatever code of the value does.
     """
     try:
         encoded = _plain(value, limit, MAX_DEPTH, MAX_NODES)[0]
@@ -48,8 +48,10 @@ def encode(value: object, limit: int = 1 << 20) -> tuple[bytes, bool]:
 
 
 def _plain(value: object, limit: int, max_depth: int, max_nodes: int) -> tuple[bytes | None, int]:
-    """Encode `value` if it is plain JSON within the bounds, else None: it takes the careful way. Also how many values
-    were looked at. Another thread may change the value meanwhile: what comes out is valid JSON all the same."""
+    """Encode `value` if it is plain JSON within the bounds. Returns the bytes or None, and the number of values examined.
+
+    Another thread may change the value meanwhile; the result is valid JSON all the same.
+    """
     nodes = _count_plain(value, limit, max_depth, max_nodes)
     if nodes < 0:
         return None, -nodes
@@ -62,10 +64,10 @@ def _plain(value: object, limit: int, max_depth: int, max_nodes: int) -> tuple[b
 
 
 def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> int:
-    """How many values are in `value`; negative if it is not made of exactly JSON's types within the bounds.
+    """Count the values in `value`; the result is negative if its types are not exactly JSON's or a bound is exceeded.
 
-    Runs no foreign code but `len()` of a key that is no str. Its price is added to a C encoder's at every call: the
-    loop does as little as can be.
+    The only foreign code that may run is `len()` of a key that is no str. This loop costs about as much as the C encoder, so it
+    does the least possible.
     """
     found: list[Any] = [value]
     add = found.extend
@@ -73,7 +75,7 @@ def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> i
     lists = 0
     room = limit
     try:
-        for item in found:  # which grows meanwhile
+        for item in found:  # the loop itself extends the list
             kind = type(item)
             if kind is str:
                 room -= len(item)
@@ -98,7 +100,7 @@ def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> i
         nodes = len(found)
         if dicts and room >= 0:
             keys = dicts[0] if len(dicts) == 1 else chain.from_iterable(dicts)
-            room -= sum(map(len, keys))  # the encoder refuses keys that have a length and are no str
+            room -= sum(map(len, keys))  # keys of another type with a length are refused by the encoder
         if nodes > max_nodes or room < 0 or (lists + len(dicts) > max_depth and is_deeper(value, max_depth)):
             return -nodes
     except Exception:  # TypeError: a key that is no str; RuntimeError: another thread resized a dict
@@ -117,7 +119,7 @@ def _standard_dumps() -> _Dumps:
             ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
         ).encode
         return lambda value: encode_text(value).encode()
-    # What JSONEncoder.encode() builds anew at each call, built once: half of the price of a small payload.
+    # Built once, while JSONEncoder.encode() builds it for each call: half of the time of a small payload.
     chunks = make(None, _refuse, _stdlib.encode_basestring, None, ":", ",", False, False, False)
     join = "".join
     return lambda value: join(chunks(value, 0)).encode()
@@ -128,7 +130,7 @@ def _fast_dumps() -> _Dumps | None:
         from orjson import dumps
     except Exception:
         return None
-    # A copy, because orjson returns the buffer it grew: kept in a queue, it costs eight times its length.
+    # A copy, because orjson returns its oversized buffer, which takes up to eight times its length in the queue.
     return lambda value: b"%b" % dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""The receiver as a Starlette application: routes, and what each answers."""
+"""The receiver as a Starlette application: its routes and error answers."""
 
 from __future__ import annotations
 
@@ -40,10 +40,11 @@ def create_app(
     allowed_hosts: Iterable[str] | None = None,
     limits: Limits | None = None,
 ) -> Starlette:
-    """The receiver over `store`.
+    """Build the receiver over a store.
 
-    With `api_key`, ingest and reading need it; without, ingest takes any key, OTLP even none, and everything may be read,
-    so bind it to loopback only. `allowed_hosts` are exact Host values, by default those of loopback at port 8000.
+    With an `api_key`, ingest and reading need it. Without one, ingest takes any key and OTLP none, and everything may be
+    read: such a receiver must listen on loopback only. `allowed_hosts` are exact Host values, by default those of loopback
+    at port 8000.
     """
     keys = Keys(api_key)
     limits = limits or Limits()

@@ -103,7 +103,7 @@ def test_a_backend_that_refuses_the_key_is_not_tried_again_at_exit() -> None:
 A_SECOND_A_REQUEST = """
     from itertools import count
     from agentscope.exporters.http.transport import Transport
-    from agentscope.pipeline import attempts as sending
+    from agentscope.pipeline import delivery
     requests, began_at, send = count(1), worker.monotonic(), Transport.send
     now = began_at
     def counted(*args, **more):
@@ -111,8 +111,8 @@ A_SECOND_A_REQUEST = """
         now = began_at + next(requests)
         return send(*args, **more)
     Transport.send = counted
-    worker.monotonic = sending.monotonic = lambda: now
-    worker.PATIENCE = 40.0
+    worker.monotonic = delivery.monotonic = lambda: now
+    worker.END_PATIENCE = 40.0
 """
 
 

@@ -128,6 +128,7 @@ def test_demo_is_coloured_on_a_terminal_unless_told_otherwise(environ: dict[str,
 def test_demo_is_not_disturbed_by_the_users_own_settings() -> None:
     theirs = {
         "AGENTSCOPE_ENABLED": "false",
+        "AGENTSCOPE_PROTOCOL": "otlp",
         "AGENTSCOPE_SAMPLE_RATE": "0",
         "AGENTSCOPE_BASE_URL": "http://127.0.0.1:9",
         "HTTP_PROXY": "http://127.0.0.1:9",
@@ -160,6 +161,13 @@ def test_demo_stays_up_until_ctrl_c_and_then_leaves_nothing(tmp_path: Path) -> N
         out, err = demo.communicate(timeout=60)
         assert (demo.returncode, out, err) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_gives_the_signal_handler_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["demo", "--exit"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_demo_removes_its_files_on_sigterm(tmp_path: Path) -> None:

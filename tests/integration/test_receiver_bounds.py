@@ -211,8 +211,8 @@ def test_a_body_that_lies_about_its_size_is_refused(receiver: Receiver, told: in
     lying = zipped[:-4] + told.to_bytes(4, "little")
     answer = Client(receiver.url).send("POST", "/api/ingest/batch", lying, content_encoding="gzip")
     assert answer.status == 400
-    assert bodies.told_size(lying, "gzip") == told
-    assert bodies.told_size(b"no zstd", "zstd") == bodies.told_size(b"", "deflate") == 0
+    assert bodies.declared_size(lying, "gzip") == told
+    assert bodies.declared_size(b"no zstd", "zstd") == bodies.declared_size(b"", "deflate") == 0
 
 
 def test_zstd_is_not_spoken_where_the_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,12 @@ class Watch:
         remember = self._payloads.append
 
         def put(*args: Any, **kwargs: Any) -> bool:
-            fields = args[5].make() if isinstance(args[5], DeferredFields) else args[5]
-            for value in fields if isinstance(fields, PlainFields) else fields.values():
+            fields = args[5]
+            if isinstance(fields, DeferredFields):
+                with suppress(Exception):  # the worker drops an event whose fields cannot be made
+                    fields = fields.make()
+            values = fields.values() if isinstance(fields, dict) else fields if isinstance(fields, PlainFields) else ()
+            for value in values:
                 if type(value) is bytes and _SHORTEST_PAYLOAD <= len(value) <= _LONGEST_PAYLOAD:
                     remember(value)
             return original(*args, **kwargs)

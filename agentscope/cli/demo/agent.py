@@ -19,9 +19,7 @@ from typing import Any
 
 from agentscope.tracker.tracker import Tracker
 
-MAX_FILES, MAX_SECONDS = 300, 0.4  # of a listing
-FILES_READ, MAX_FILE_BYTES = 8, 32 * 1024
-
+MAX_FILES, MAX_SECONDS, MAX_FILE_BYTES = 300, 0.4, 32 * 1024
 _LEFT_OUT = re.compile(
     r"\..*|id_.*|.*\.(pem|key|p12|pfx|kdbx|keystore)|node_modules|site-packages|__pycache__|v?env|build|dist|target",
     re.IGNORECASE,
@@ -48,16 +46,12 @@ def work(tracker: Tracker, notebook: Path) -> list[str]:
         return {"path": path, "lines": texts[path].count("\n") + 1, "text": texts[path][:2000]}
 
     @tracker.observe(name="find_topic", step_type="reasoning")
-    def find_topic() -> str:
+    def find_topic() -> dict[str, str]:
         words = [Counter(_WORD.findall(text.lower())) for text in texts.values()]
-        total, spread = Counter[str](), Counter[str]()
-        for counts in words:
-            total.update(counts)
-            spread.update(counts.keys())
+        total, spread = sum(words, Counter[str]()), Counter(word for counts in words for word in counts)
         # A topic is frequent in some of the files and rare in the others (TF-IDF).
-        return max(
-            total, key=lambda word: (total[word] * log((1 + len(words)) / spread[word]), word), default="anything"
-        )
+        weights = {word: total[word] * log((1 + len(words)) / spread[word]) for word in sorted(total)}
+        return {"topic": max(weights, key=weights.__getitem__, default="anything")}
 
     @tracker.observe(name="search_files", step_type="retrieval")
     def search_files(word: str) -> dict[str, int]:
@@ -72,14 +66,14 @@ def work(tracker: Tracker, notebook: Path) -> list[str]:
     with tracker.track_run("librarian", input_data={"question": "What is in this directory?"}) as survey:
         with tracker.track_step_context("list_files", step_type="tool_call") as step:
             paths = list_files(".")
-            step.output = {"found": len(paths), "nearest": paths[:20]}
+            step.output = {"found": len(paths), "nearest": ", ".join(paths[:20])}
         with suppress(FileNotFoundError):  # there is none the first time: a step that fails
             read_notebook()
         with tracker.track_step_context("reader", step_type="agent", input_data={"files": len(paths)}) as step:
-            for path in paths[:FILES_READ]:
+            for path in paths[:8]:
                 with suppress(OSError, ValueError):
                     read_file(path)
-            topic = find_topic()
+            topic = find_topic()["topic"]
             step.output = {"read": len(texts), "topic": topic}
         write_notebook(topic=topic)
         answer = f"{len(paths)} files. The word that says most about the {len(texts)} that I read is: {topic}."
@@ -89,10 +83,9 @@ def work(tracker: Tracker, notebook: Path) -> list[str]:
         found = search_files(read_notebook()["topic"])
         with tracker.track_step_context("summarizer", step_type="agent", input_data={"files": len(found)}) as step:
             first = [sentence for path in found for sentence in read_source(path, topic)["sentences"][:1]]
-            step.output = {"sentences": first}
-        answer = " ".join(first) or "Nothing in whole sentences."
-        write_notebook(topic=topic, answer=answer)
-        reply.output = {"answer": answer, "sources": list(found)}
+            step.output = {"summary": " ".join(first)}
+        reply.output = {"answer": " ".join(first) or "Nothing in whole sentences.", "sources": list(found)}
+        write_notebook(topic=topic, **reply.output)
     return [str(survey), str(reply)]
 
 
@@ -102,8 +95,7 @@ def list_files(root: str) -> list[str]:
     Hidden and generated entries, key files, links, empty files and other file systems are left out.
     """
     deadline, device = time.monotonic() + MAX_SECONDS, os.stat(root).st_dev
-    folders = deque([""])
-    found: list[str] = []
+    folders, found = deque([""]), list[str]()
     while folders and len(found) < MAX_FILES and time.monotonic() < deadline:
         folder = folders.popleft()
         with suppress(OSError), os.scandir(os.path.join(root, folder)) as entries:

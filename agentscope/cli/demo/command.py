@@ -11,10 +11,9 @@ import textwrap
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from agentscope.cli.arguments import port
@@ -24,7 +23,6 @@ from agentscope.tracker.tracker import create_tracker
 from .agent import work
 
 HELP = "run a sample agent over the files of this directory and show what it did"
-_CALLS = 2000  # over which the cost of a call is measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,22 +38,23 @@ def run(arguments: argparse.Namespace) -> int:
     from agentscope.server.receiver import Receiver
 
     terminal = Terminal()
-    with (
-        _signals(signal.default_int_handler),  # SIGTERM too, so that the files are removed
-        tempfile.TemporaryDirectory(prefix="agentscope-demo-") as folder,
-        Receiver(port=arguments.port, db=os.path.join(folder, "demo.db")) as receiver,
-    ):
+    with ExitStack() as stack:
+        # SIGTERM raises KeyboardInterrupt too, so that the folder is removed.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentscope-demo-")))
+        receiver = stack.enter_context(Receiver(port=arguments.port, db=str(folder / "demo.db")))
         terminal.say("An agent reads ", (BOLD, os.getcwd()), ", recorded by AgentScope.")
         # Set here, since the environment's values are meant for the user's own agents.
-        tracker = create_tracker("demo", receiver.url, enabled=True, sample_rate=1.0, fail_silently=True)
+        options: dict[str, Any] = {"enabled": True, "sample_rate": 1.0, "fail_silently": True, "protocol": "agentscope"}
+        tracker = create_tracker("demo", receiver.url, **options)
         payload = "An agent reads and writes text mostly, so the payload of this call is text. " * 12
         with tracker.track_run("call cost") as cost_run:
             begin = time.perf_counter()
-            for _ in range(_CALLS):
+            for _ in range(2000):
                 tracker.track_step("answer", "llm_call", output_data={"text": payload}, latency_ms=1)
-            cost = (time.perf_counter() - begin) / _CALLS * 1e6
+            cost = (time.perf_counter() - begin) / 2000 * 1e6
         tracker.flush(timeout=10)  # so that the agent's events find room, however small the queue is
-        run_ids = work(tracker, Path(folder, "notebook.json"))
+        run_ids = work(tracker, folder / "notebook.json")
         tracker.flush(timeout=10)
         stats = tracker.stats()
         tracker.shutdown(timeout=5)
@@ -75,31 +74,19 @@ def run(arguments: argparse.Namespace) -> int:
         if not is_whole:
             reasons = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items()) or "nothing"
             terminal.say(f"           accepted, delivered and stored should be equal; dropped: {reasons}")
-        terminal.say(f"· cost     a tracking call took {cost:.1f} µs (mean of {_CALLS}, with 1 KB each)")
+        terminal.say(f"· cost     a tracking call took {cost:.1f} µs (mean of 2000, with 1 KB each)")
         terminal.say("· page     ", (BOLD, f"{receiver.url}/runs/{run_ids[-1]}"))
         if arguments.exit:
             terminal.say("           closed now; run the demo without --exit to look around")
         else:
-            stopped = SimpleQueue[int]()
-            # This handler does not raise: an exception that is raised inside a finalizer is lost.
-            with _signals(lambda number, _: stopped.put(number)):
+            with suppress(KeyboardInterrupt):
                 terminal.say(f"· all runs {receiver.url}/")
                 terminal.say(f'· yours    tracker = create_tracker(api_key="any", base_url="{receiver.url}")')
                 terminal.say()
                 terminal.say("Press Ctrl-C to end; the recordings are deleted then.")
-                stopped.get()
+                while True:
+                    time.sleep(3600)
     return 0 if is_whole else 1
-
-
-@contextmanager
-def _signals(handler: Callable[[int, Any], object]) -> Iterator[None]:
-    """Have SIGINT and SIGTERM call `handler` within the block."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
 
 
 def _fetch(url: str) -> Any:
@@ -126,18 +113,12 @@ def _draw(run: dict[str, Any], width: int) -> Iterator[list[Part]]:
     yield [(BOLD, f"  {(run['input'] or {}).get('question', '')}")]
     for lead, step in rows(None, "  "):
         error = step["error"]
-        note = f"{error['type']}: {error['message']}" if error else _brief(step["output"])
+        note = " · ".join(f"{key} {value}" for key, value in (step["output"] or {}).items())
+        if error:
+            note = f"{error['type']}: {error['message']}"
         name = f" {step['name']:<{column - len(lead)}}"
         facts = f"  {step['step_type']:<9} {step['latency_ms'] or 0:>6.1f} ms  "
         end = (RED if error else DIM, shorten(note, width - column - len(facts) - 2))
         yield [(DIM, lead), mark(not error), name, (DIM, facts), end]
     for text in textwrap.wrap((run["output"] or {}).get("answer", ""), width - 4, max_lines=4, placeholder=" …"):
         yield [f"  {text}"]
-
-
-def _brief(output: Any) -> str:
-    """Write an output in one line, with the lengths of the containers in it."""
-    if isinstance(output, dict):
-        sizes = {key: len(item) if isinstance(item, (dict, list)) else item for key, item in output.items()}
-        return " · ".join(f"{key} {item}" for key, item in sizes.items())
-    return "" if output is None else str(output)

@@ -1,4 +1,4 @@
-"""The read API: what is stored, as JSON."""
+"""The read API, in JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from agentscope.server.storage.base import RunCursor, RunQuery, Store, Unavailab
 from .runs import RunReader
 
 MAX_LIMIT = 500
-"""Runs of one page at most."""
+"""The most runs of one page."""
 _MAX_TEXT = 255
 
 
 class ReadAPI:
-    """The routes that read."""
+    """The routes of the read API."""
 
     def __init__(self, store: Store, keys: Keys, reader: RunReader) -> None:
         self._store = store
@@ -31,7 +31,7 @@ class ReadAPI:
         self._reader = reader
 
     async def health(self, request: Request) -> Response:
-        """`GET /health`. Counts are shown to those who may read."""
+        """`GET /health`. The counts need the key."""
         answer: dict[str, Any] = {"status": "ok", "version": __version__}
         try:
             counts = await self._reader.read(self._store.health)

@@ -84,10 +84,12 @@ class RunReader:
         return draw(run_view(run_id, patches))
 
     def _all_events(self, run_id: str) -> Iterator[StoredEvent]:
-        page = EventPage([], "")
-        while page.next is not None:
-            page = self._store.events(run_id, after=page.next or None, size=_PAGE)
-            yield from page.events
+        after = None
+        while True:
+            events, after = self._store.events(run_id, after=after, size=_PAGE)
+            yield from events
+            if after is None:
+                return
 
     async def _events_as_json(self, run_id: str, page: EventPage) -> AsyncIterator[bytes]:
         between = '{"events":['

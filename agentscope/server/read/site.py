@@ -1,4 +1,4 @@
-"""The pages: what a browser asks for, checked and answered. `pages` draws them."""
+"""The routes of the viewer. `pages` writes the HTML."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _drawn(run: dict[str, Any], page: int) -> bytes:
 
 
 def _field(form: bytes, name: str) -> str:
-    """The first value of a field of a form; empty where it is not there, or the form is too odd to be one of ours."""
+    """Return the first value of a field of a form; empty if it is missing, or the form has too many fields."""
     try:
         return dict(reversed(parse_qsl(form.decode("ascii", "replace"), max_num_fields=4))).get(name, "")
     except ValueError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import signal
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -14,7 +13,6 @@ from agentscope._version import __version__
 from agentscope.cli import check as checkup
 from agentscope.cli import main as cli
 from agentscope.cli import serve
-from agentscope.cli.demo import command as demonstration
 from agentscope.errors import ConfigurationError
 
 
@@ -121,13 +119,6 @@ def test_ctrl_c_is_status_130_without_a_traceback(
     command(KeyboardInterrupt())
     assert cli.main(["serve"]) == 130
     assert capsys.readouterr().err == ""
-
-
-def test_the_demo_ends_on_sigterm_as_on_ctrl_c_and_gives_the_handler_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), demonstration._signals(signal.default_int_handler):
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_each_command_is_a_module_with_its_options_and_its_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_children_stand_below_their_parents() -> None:
 
 
 def test_a_run_is_its_question_its_steps_and_its_answer() -> None:
-    head, question, row, answer = draw(step("a", output={"files": [1, 2, 3], "ok": True}))
+    head, question, row, answer = draw(step("a", output={"files": 3, "ok": True}))
     assert head == "✓ agent  completed · 12 ms · 1 steps · 0 failed"
     assert question == "  Why?"
     assert row == "  └─ ✓ a  other        1.0 ms  files 3 · ok True"
@@ -150,4 +150,4 @@ def test_a_failed_step_shows_its_error_and_the_run_counts_it() -> None:
 
 
 def test_long_outputs_are_cut_to_the_width() -> None:
-    assert max(map(len, draw(step("n", output="o" * 500), width=80))) == 80
+    assert max(map(len, draw(step("n", output={"o": "o" * 500}), width=80))) == 80

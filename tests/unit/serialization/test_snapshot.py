@@ -1,4 +1,4 @@
-"""Snapshots: every value becomes strict, bounded JSON, and no exception of a value reaches the caller."""
+"""Snapshots: any value becomes strict, bounded JSON, and no exception of a value reaches the caller."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENCODERS = {"stdlib": snapshot._standard_dumps(), "orjson": snapshot._fast_dumps
 
 @pytest.fixture(params=ENCODERS)
 def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs with either encoder: results may not depend on what is installed."""
+    """Run each test with both encoders, since results must not depend on what is installed."""
     monkeypatch.setattr(snapshot, "_dumps", ENCODERS[request.param])
 
 
@@ -302,7 +302,7 @@ class Root(pydantic.RootModel[list[int]]):
 
 
 class OldModel:
-    """What an instance of pydantic 1 looks like."""
+    """An instance with the attributes of pydantic 1."""
 
     __fields__ = MappingProxyType({"name": None})
     __fields_set__ = frozenset({"name"})
@@ -312,7 +312,7 @@ class OldModel:
 
 
 class OlderModel:
-    """What an instance of pydantic 2 before 2.10 looks like."""
+    """An instance with the attributes of pydantic 2 before 2.10."""
 
     model_fields = MappingProxyType({"name": None, "unset": None})
     __pydantic_validator__ = None
@@ -960,7 +960,7 @@ def test_an_exception_group_is_described_with_its_first_members() -> None:
 
 
 class OldGroup(Exception):
-    """What Python 3.10 has in place of a group: nothing."""
+    """Python 3.10, which has no exception groups."""
 
     def __init__(self, message: str, exceptions: list[Exception]) -> None:
         super().__init__(f"{message} ({len(exceptions)} sub-exceptions)")
