@@ -1,4 +1,4 @@
-"""`python -m agentscope` is the `agentscope` command."""
+"""Entry point of `python -m agentscope`, the same as the `agentscope` command."""
 
 from __future__ import annotations
 

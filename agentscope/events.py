@@ -1,16 +1,16 @@
 """Events: patches to one run or one step, as they travel through the pipeline.
 
 An event names its run, perhaps its step, and carries only the fields it sets. Payload fields hold JSON that was encoded
-at the call, as UTF-8 `bytes`; every other field holds a plain str, int, float, bool or list of str.
+at the call, as UTF-8 `bytes`; every other field holds a str, int, float, bool or list of str.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 StepType = Literal["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other"]
-RunStatus = Literal["running", "completed", "failed"]
+RunStatus = Literal["running", "completed", "failed", "cancelled"]
 
 STEP_TYPES: frozenset[str] = frozenset(get_args(StepType))
 RUN_STATUSES: frozenset[str] = frozenset(get_args(RunStatus))
@@ -24,12 +24,164 @@ STEP_UPDATE = "step.update"
 STEP_END = "step.end"
 STEP = "step"
 RUN = "run"
-"""A finished run in one event: what a start, updates and an end are joined to for protocols that send runs whole."""
+"""A finished run in one event: a start, updates and an end joined, for protocols that send runs as a whole."""
 
 EVENT_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END, STEP_START, STEP_UPDATE, STEP_END, STEP})
 
-PAYLOAD_FIELDS = ("input", "output", "error", "meta_data", "usage")
+
+# ---- the table of fields ---------------------------------------------------------------------------------------------
+
+TEXT, TEXTS, WHOLE, NUMBER = "text", "texts", "whole", "number"
+MILLISECONDS, TIME, PAYLOAD = "milliseconds", "time", "payload"
+"""The types of fields: a str, a list of str, an int, an int or a float, a duration (a number, rounded to microseconds), a
+moment (an int: nanoseconds since the epoch), and any JSON, encoded."""
+
+LAST, MERGED, UNITED = "last", "merged", "united"
+"""How the values of several events of one run or step are joined: the last one counts, objects are merged key by key, lists
+are united."""
+
+
+class Field(NamedTuple):
+    """One field of runs, of steps, or of both, and its place in each part of the package."""
+
+    name: str
+    """Its name in events, in the JSON of the batch call, in the read API, and as an attribute of a handle."""
+    type: str
+    given: bool = False
+    """A caller sets it, by keyword or as an attribute of a handle, and it is recorded just as it was set."""
+    classic: bool = False
+    """The classic calls have a place of their own for it. Any other field travels in `meta_data`."""
+    attribute: str | None = None
+    """The span attribute that carries it. None: the span has a place for it, or `otlp` treats it by itself."""
+    also: tuple[str, ...] = ()
+    """Further span attributes with the same value. They are written for other backends, and read from other emitters."""
+    resource: bool = False
+    """It is read from the attributes of a span's resource, too."""
+    row: bool = False
+    """The store keeps it in a column of this name, to list and to filter by."""
+    filter: str = ""
+    """The parameter of `GET /api/runs` that selects by it. Empty: none."""
+    label: str = ""
+    """Its title among the facts on a page. Empty: a page shows it elsewhere, or not at all."""
+    join: str = LAST
+
+
+_BOTH = (
+    Field("input", PAYLOAD, classic=True),
+    Field("output", PAYLOAD, given=True, classic=True),
+    Field("error", PAYLOAD, given=True, classic=True),
+    Field("meta_data", PAYLOAD, given=True, classic=True, join=MERGED),
+    Field("usage", PAYLOAD, given=True),
+    Field("status", TEXT, classic=True, attribute="agentscope.status", row=True, filter="status"),
+    Field("started_at", TIME, classic=True),
+    Field("ended_at", TIME, classic=True),
+    Field("truncated", TEXTS, attribute="agentscope.truncated", join=UNITED),
+)
+
+RUN_FIELDS: dict[str, Field] = {
+    field.name: field
+    for field in (
+        *_BOTH,
+        Field("agent_name", TEXT, classic=True, row=True, filter="agent"),
+        Field("external_id", TEXT, classic=True, attribute="agentscope.external_id", row=True, label="External id"),
+        Field("user_id", TEXT, True, attribute="user.id", row=True, filter="user_id", label="User"),
+        Field(
+            "conversation_id",
+            TEXT,
+            given=True,
+            attribute="gen_ai.conversation.id",
+            also=("conversation.id", "session.id"),
+            row=True,
+            filter="conversation_id",
+            label="Conversation",
+        ),
+        Field("tags", TEXTS, True, attribute="tag.tags", row=True, filter="tag", label="Tags"),
+        Field(
+            "environment",
+            TEXT,
+            given=True,
+            attribute="deployment.environment.name",
+            resource=True,
+            row=True,
+            filter="environment",
+            label="Environment",
+        ),
+        Field(
+            "release",
+            TEXT,
+            given=True,
+            attribute="service.version",
+            resource=True,
+            row=True,
+            filter="release",
+            label="Release",
+        ),
+        Field("source", TEXT, attribute="agentscope.source", row=True),
+        Field("span_id", TEXT, attribute="agentscope.span_id"),
+    )
+}
+STEP_FIELDS: dict[str, Field] = {
+    field.name: field
+    for field in (
+        *_BOTH,
+        Field("name", TEXT, classic=True),
+        Field("step_type", TEXT, classic=True),
+        Field("tokens_used", WHOLE, given=True, classic=True, attribute="agentscope.tokens_used"),
+        Field("latency_ms", MILLISECONDS, given=True, classic=True, attribute="agentscope.latency_ms"),
+        Field("model", TEXT, given=True, attribute="agentscope.model", row=True, filter="model", label="Model"),
+        Field("provider", TEXT, given=True, attribute="agentscope.provider", label="Provider"),
+        Field(
+            "cost_usd",
+            NUMBER,
+            given=True,
+            attribute="agentscope.cost_usd",
+            also=("gen_ai.usage.cost", "llm.cost.total"),
+            label="Cost (USD)",
+        ),
+        Field(
+            "first_token_ms",
+            MILLISECONDS,
+            given=True,
+            attribute="agentscope.first_token_ms",
+            label="First token (ms)",
+        ),
+        Field("level", TEXT, attribute="agentscope.level"),
+    )
+}
+FIELDS: dict[str, Field] = {**STEP_FIELDS, **RUN_FIELDS}
+"""Both tables in one: a name means the same wherever it stands."""
+
+PAYLOAD_FIELDS = tuple(name for name, field in FIELDS.items() if field.type == PAYLOAD)
 """The fields that hold encoded JSON."""
+TIME_FIELDS = frozenset(name for name, field in FIELDS.items() if field.type == TIME)
+
+
+class RunFields(TypedDict, total=False):
+    """The fields of a run that `track_run` and `start_run` take by keyword, besides those of their own."""
+
+    user_id: str | None
+    conversation_id: str | None
+    tags: list[str] | tuple[str, ...] | None
+    environment: str | None
+    release: str | None
+    usage: Any
+
+
+class StepFields(TypedDict, total=False):
+    """The fields of a step that `track_step` and `track_step_context` take by keyword, besides those of their own."""
+
+    model: str | None
+    provider: str | None
+    usage: Any
+    cost_usd: float | None
+    first_token_ms: float | None
+
+
+# ---- events ----------------------------------------------------------------------------------------------------------
+
+
+FieldValue: TypeAlias = str | int | float | bytes | list[str]
+"""The value of one field: encoded JSON in a payload field, a plain value in every other."""
 
 
 class Event(NamedTuple):
@@ -42,16 +194,13 @@ class Event(NamedTuple):
     run_id: str
     step_id: str | None
     parent_id: str | None
-    fields: dict[str, Any]
+    fields: dict[str, FieldValue]
     size: int
     """Bytes this event is charged against the queue's bound."""
 
 
-class PlainStep(NamedTuple):
-    """The fields of a step that ended well and of which no more is told than of most, in a third of a dict's memory.
-
-    Until the worker makes the dict, they stand in an event's `fields`.
-    """
+class PlainFields(NamedTuple):
+    """The fields of a completed step that sets nothing but a name, a type, its times, an input and an output."""
 
     name: str
     step_type: str
@@ -62,40 +211,78 @@ class PlainStep(NamedTuple):
     input: bytes | None
     output: bytes | None
 
-    def make(self) -> dict[str, Any]:
-        name, step_type, started_at, elapsed, given, output = self
-        fields: dict[str, Any] = {
-            "name": name,
-            "step_type": step_type,
-            "status": "completed",
-            "latency_ms": elapsed // 1000 / 1000,
-            "started_at": started_at,
-            "ended_at": started_at + elapsed,
-        }
-        if given is not None:
-            fields["input"] = given
-        if output is not None:
-            fields["output"] = output
-        return fields
+
+class PlainStep(NamedTuple):
+    """An event of type `step` with `PlainFields`, in half of the memory that an `Event` and its dict take."""
+
+    seq: int
+    run_id: str
+    step_id: str
+    parent_id: str | None
+    size: int
+    name: str
+    step_type: str
+    started_at: int
+    elapsed: int
+    input: bytes | None
+    output: bytes | None
+
+    @property
+    def type(self) -> str:
+        return STEP
 
 
-def in_full(event: Event) -> Event:
-    """The event with its fields as a dict; the same object if they are one."""
-    fields: Any = event.fields
-    return event._replace(fields=fields.make()) if type(fields) is PlainStep else event
+class DeferredFields(NamedTuple):
+    """Fields that are made in the worker, of values that no longer change. An error in `make` drops the event."""
+
+    make: Callable[[], dict[str, FieldValue]]
 
 
-class Deferred(dict[str, Any]):
-    """Fields that the worker makes, in the caller's stead: what they are made of does not change any more.
+class DeferredEvent(NamedTuple):
+    """An event with `DeferredFields`; otherwise as `Event`."""
 
-    Empty until then. `make` gives them; what it raises drops the event.
-    """
+    type: str
+    seq: int
+    time_ns: int
+    run_id: str
+    step_id: str | None
+    parent_id: str | None
+    make: Callable[[], dict[str, FieldValue]]
+    size: int
 
-    __slots__ = ("make",)
 
-    def __init__(self, make: Callable[[], dict[str, Any]]) -> None:
-        super().__init__()
-        self.make = make
+ReadyEvent: TypeAlias = Event | PlainStep
+"""An event whose fields are known."""
+QueuedEvent: TypeAlias = ReadyEvent | DeferredEvent
+"""An event in one of the three forms that a call puts into the queue. `in_full` makes an `Event` of each."""
+
+
+def in_full(event: QueuedEvent) -> Event:
+    """Make the `Event` of a queued one: the same object if it is one."""
+    if isinstance(event, Event):
+        return event
+    if isinstance(event, DeferredEvent):
+        type_, seq, time_ns, run_id, step_id, parent_id, make, size = event
+        return Event(type_, seq, time_ns, run_id, step_id, parent_id, make(), size)
+    ended_at = event.started_at + event.elapsed
+    fields: dict[str, FieldValue] = {
+        "name": event.name,
+        "step_type": event.step_type,
+        "status": "completed",
+        "latency_ms": event.elapsed // 1000 / 1000,
+        "started_at": event.started_at,
+        "ended_at": ended_at,
+    }
+    if event.input is not None:
+        fields["input"] = event.input
+    if event.output is not None:
+        fields["output"] = event.output
+    return Event(STEP, event.seq, ended_at, event.run_id, event.step_id, event.parent_id, fields, event.size)
+
+
+def united(earlier: FieldValue | None, more: Iterable[str]) -> list[str]:
+    """The value of a list field that gets more texts."""
+    return sorted({*(earlier if isinstance(earlier, list) else ()), *more})
 
 
 class Session(NamedTuple):

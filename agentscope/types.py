@@ -111,7 +111,7 @@ class Stats:
     """Steps that kept their place but lost their payload because the queue was nearly full."""
     sampled_out: int = 0
     """Events of runs that `sample_rate` left out; they are not part of `accepted`."""
-    misused: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    invalid_calls: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Calls that could not be recorded or were mended, by kind: no_run, run_ended, unknown_step_type, …"""
     attempts: int = 0
     """Attempts to deliver a batch so far."""

@@ -1,12 +1,12 @@
-"""This SDK and its peers at the same work, beside each other, and what they come to against the targets.
+"""Measurement of this SDK and its peers at the same work, and the comparison with the targets.
 
-    python -m benchmarks                                  with the peers that this environment has
-    python -m benchmarks --install .benchmarks            with peers in environments of their own, made with pip
+    python -m benchmarks                                  with the peers that are installed here
+    python -m benchmarks --install .benchmarks            with peers, each in an environment that pip makes
     python -m benchmarks --rows step,cpu --rounds 5       some of the table, more often
-    python -m benchmarks --from a.json b.json c.json      the table of what was measured before, taken together
+    python -m benchmarks --from a.json b.json c.json      the table of earlier measurements, taken together
 
-README.md beside this file says how to read the table. Ends with 1 if a measure failed; with --quick also if one of this
-SDK's events was lost. A target that is missed is no failure: it depends on the machine.
+README.md beside this file says how to read the table. The exit status is 1 if a measure failed; with --quick also if an event
+of this SDK was lost. A missed target is no failure: it depends on the machine.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.field.adapters import KINDS, OWN, PEERS
+from benchmarks.field.chart import picture
 from benchmarks.field.measures import MEASURES, QUICK
-from benchmarks.field.picture import picture
 from benchmarks.field.record import document, read, versions
 from benchmarks.field.rows import ROWS, Line, Row, chosen, lines
-from benchmarks.field.running import Runner, Sample, turns
+from benchmarks.field.runner import Runner, Sample, turns
 from benchmarks.field.subjects import Subject, find, install
 from benchmarks.field.table import field_table, summary, table
 
@@ -91,7 +91,7 @@ def _interpreter(text: str) -> tuple[str, str]:
 
 
 def subjects(asked: argparse.Namespace) -> dict[str, Subject]:
-    """Everybody who is to be measured and can be."""
+    """The SDKs that were asked for and can be imported."""
     pythons: dict[str, str] = {}
     if asked.install:
         wanted = [
@@ -103,7 +103,7 @@ def subjects(asked: argparse.Namespace) -> dict[str, Subject]:
 
 
 def measure(asked: argparse.Namespace) -> list[Sample]:
-    """Take all samples, saying on standard error how far it is."""
+    """Take all samples. Progress goes to standard error."""
     found = subjects(asked)
     absent = [KINDS[name].label for name in (*OWN, *asked.peers, "receiver") if name not in found]
     if absent:
@@ -129,7 +129,7 @@ def measure(asked: argparse.Namespace) -> list[Sample]:
 
 
 def losses(samples: Iterable[Sample]) -> list[str]:
-    """Where events of this SDK were lost that must not be."""
+    """The measures in which events of this SDK were lost."""
     return [
         f"{sample.subject} lost {sample.figures['lost']:.1%} in {sample.measure}"
         for sample in samples

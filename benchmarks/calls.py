@@ -1,4 +1,4 @@
-"""What a tracking call costs the agent, in microseconds, while the worker delivers in the background.
+"""The time that a tracking call takes from the agent, in microseconds, while the worker delivers in the background.
 
     python -m benchmarks.calls [calls]
 

@@ -1,10 +1,10 @@
-"""A million events of 1 KB against a backend that is dead: memory stays within the bound, each drop is counted, nothing piles up.
+"""A million events of 1 KB while the backend is dead: growth of memory, threads and descriptors, and the ledger.
 
     python -m benchmarks.dead_backend [--events 1000000] [--size 1000] [--spool]
 
-Once with a backend that refuses connections, once with one that takes them and hangs; each in a process of its own. Exit status 0
-only if memory grew by no more than `max_queue_bytes` and 16 MB, what the ledger says is what the caller counted, and there are no
-more threads and file descriptors at the end than when the first thousand events were in, but for one connection.
+Measured with a backend that refuses connections, then with one that accepts them and hangs; each in a process of its own. The
+exit status is 0 only if memory grew by no more than `max_queue_bytes` and 16 MB, the ledger agrees with the counts of the caller,
+and there are no more threads and file descriptors at the end than after the first thousand events, except for one connection.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from tests.support.proxy import FaultProxy
 ROOT = Path(__file__).resolve().parents[1]
 MiB = 1 << 20
 ALLOWANCE, SPOOL_ALLOWANCE = 4 * MiB, 20 * MiB
-"""What memory may grow by beside the queue: 64 MiB in all, and more with a spool, for SQLite and what is about to be written."""
+"""Bytes that memory may grow by beside the queue: 64 MiB in all, and more with a spool, for SQLite and unwritten events."""
 PAYLOAD = 1000
-"""Bytes of text in each event, unless told otherwise."""
+"""Bytes of text in each event, by default."""
 WARM = 1000
-"""Events after which threads and file descriptors are counted for the first time."""
+"""Events before the first count of threads and file descriptors."""
 
 
 def resources() -> dict[str, int]:
-    """What this process holds at the moment."""
+    """The memory, threads and file descriptors of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     fds = len(os.listdir("/proc/self/fd"))
     return {"rss": pages * resource.getpagesize(), "threads": threading.active_count(), "fds": fds}
@@ -47,7 +47,7 @@ def most(spool: bool) -> int:
 
 
 def flood(url: str, events: int, size: int, spool_dir: str = "") -> dict[str, Any]:
-    """Track so many events as fast as can be, and tell what that cost. In the process that is measured."""
+    """Track `events` events as fast as possible, and return what that cost. It runs in the measured process."""
     from agentscope import create_tracker
 
     tracker = create_tracker("ask_bench", url, timeout=2, spool_dir=spool_dir or None)
@@ -59,13 +59,13 @@ def flood(url: str, events: int, size: int, spool_dir: str = "") -> dict[str, An
     began = time.perf_counter()
     for i in range(events):
         call = time.perf_counter()
-        # A text of its own for each: one that all share would cost nothing.
+        # Each event gets its own text: a shared one would cost no memory.
         accepted = tracker.track_step("step", "tool_call", output_data=f"{i:0{size}}", run_id=run_id)
         slowest = max(slowest, time.perf_counter() - call)
         taken += accepted
         refused += not accepted
         if i == min(WARM, events - 1):
-            time.sleep(0.5)  # for the worker to make its thread and its first connection
+            time.sleep(0.5)  # until the worker has its thread and its first connection
             warm = resources()
         if i % 5_000 == 4_999:
             highest = max(highest, resources()["rss"])
@@ -99,7 +99,7 @@ def flood(url: str, events: int, size: int, spool_dir: str = "") -> dict[str, An
 
 
 def exact(stats: Any, tracked: int, refused: int) -> bool:
-    """Whether the ledger adds up, and to what the caller counted."""
+    """Tell if the ledger adds up, and agrees with the counts of the caller."""
     settled = stats.delivered + sum(stats.dropped.values())
     return bool(
         stats.accepted == settled + stats.spooled + stats.pending == tracked
@@ -108,12 +108,12 @@ def exact(stats: Any, tracked: int, refused: int) -> bool:
 
 
 def measured(url: str, events: int, size: int = PAYLOAD, *, spool: bool = False) -> dict[str, Any]:
-    """`flood` in a fresh process."""
+    """Run `flood` in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.dead_backend", "--flood", url]
     options = ["--events", str(events), "--size", str(size)]
     with tempfile.TemporaryDirectory() as folder:
         options += ["--spool-dir", folder] if spool else []
-        # Its own log says once a minute what is dropped.
+        # The SDK logs the drops once a minute.
         process = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
     if process.returncode:
         raise AssertionError(f"the measured process ended with {process.returncode}: {process.stderr}")
@@ -122,7 +122,7 @@ def measured(url: str, events: int, size: int = PAYLOAD, *, spool: bool = False)
 
 
 def faults(found: dict[str, Any]) -> list[str]:
-    """What does not hold."""
+    """The promises that were broken, one text for each."""
     named = []
     if found["growth"] > found["most"]:
         named.append(f"memory grew by {found['growth'] / MiB:.0f} MB")

@@ -1,10 +1,10 @@
-"""How long a program's exit is delayed: by a backend that is healthy, hangs, refuses, or is not used at all; with a spool too.
+"""The delay of a program's exit: with a backend that is healthy, hangs or refuses, and with none in use; also with a spool.
 
     python -m benchmarks.exits [rounds] [--json]
 
-Each program tracks some steps, and the time from the end of its own code to the end of the process is taken. What an idle
-program takes is taken off the others: it is Python's own end, not a delay. Ends with 1 if a median misses its target, or
-if a healthy backend has not stored everything.
+Each program tracks some steps. The delay is the time from the end of its own code to the end of the process, less that of an idle
+program, which is Python's own exit. The exit status is 1 if a median misses its target, or if a healthy backend has not stored
+everything.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PYTHON_ALONE = "import time; print(time.time(), flush=True)"
 
 
 class Case(NamedTuple):
-    """`target` is seconds of delay, for the median; `pause` is how long the program works on after its last step."""
+    """target: seconds of delay, for the median. pause: seconds that the program goes on after its last step."""
 
     name: str
     backend: str
@@ -78,7 +78,7 @@ def delay(*command: str) -> float:
 
 
 def measured(case: Case, url: str, rounds: int, own: float) -> dict[str, Any]:
-    """The delays of one case, without the interpreter's own end."""
+    """The delays of one case in seconds, less the interpreter's own exit."""
     times = []
     for _ in range(rounds):
         folder = tempfile.mkdtemp(prefix="exits-")
@@ -95,7 +95,9 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
     as_json = len(arguments) < len(sys.argv) - 1
     rounds = int(arguments[0]) if arguments else 5
-    deaf = socket.create_server(("127.0.0.1", 0), backlog=16 + rounds * len(CASES))  # takes connections, never answers
+    deaf = socket.create_server(
+        ("127.0.0.1", 0), backlog=16 + rounds * len(CASES)
+    )  # accepts connections and never answers
     closed = socket.create_server(("127.0.0.1", 0))
     refusing = f"http://127.0.0.1:{closed.getsockname()[1]}"
     closed.close()

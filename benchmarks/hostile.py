@@ -1,8 +1,8 @@
-"""A receiver among hostile clients: its memory, and how long a healthy client waits.
+"""The memory of a receiver under attack, and the latency of a healthy client meanwhile.
 
 python -m benchmarks.hostile [seconds, 60] [hostile clients, 32]
 
-Fails where the receiver takes more than 200 MB, the healthy client is refused, or one of a hundred of its requests takes
+Fails if the receiver takes more than 200 MB, if the healthy client is refused, or if the 99th percentile of its requests is
 more than 250 ms.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.attackers import ATTACKERS, memory, prepare
+from tests.support.hostile_clients import ATTACKERS, memory, prepare
 from tests.support.receiver import Client, receiver_process, step
 
 MEMORY_MB = 200.0
@@ -34,10 +34,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, receiver_process(Path(folder, "runs.db")) as (process, url):
         prepare(url)
         for attack in ATTACKERS:
-            _try(attack, url)  # which also makes the bombs, once for all
+            _try(attack, url)  # makes the bodies of the attack too, which are kept
         end = time.monotonic() + seconds
         attacks = FORK.Value("L")
-        # In processes of their own: the healthy client must wait for the receiver only, not for its own interpreter.
+        # In other processes, so that the healthy client waits for the receiver only, not for its own interpreter.
         shares = [range(start, count, PROCESSES) for start in range(PROCESSES)]
         crowds = [FORK.Process(target=_crowd, args=(url, share, end, attacks), daemon=True) for share in shares]
         for crowd in crowds:
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _crowd(url: str, seeds: range, end: float, attacks: Any) -> None:
-    """One hostile client a thread."""
+    """Run one hostile client in each thread."""
 
     def attack(seed: int) -> None:
         chance = random.Random(seed)
@@ -82,11 +82,11 @@ def _try(attack: Callable[[str], None], url: str) -> None:
     try:
         attack(url)
     except (OSError, http.client.HTTPException):
-        pass  # refused or cut off, as it should be
+        pass  # refused or cut off, as expected
 
 
 def _healthy(url: str, pid: int, end: float, attacks: Any) -> tuple[list[float], int, int]:
-    """Send a batch every 20 ms; the seconds each took, how many were refused, and the events acknowledged."""
+    """Send a batch every 20 ms. Returns the seconds of each, the number refused, and the number of acknowledged events."""
     client = Client(url)
     waits: list[float] = []
     refused = sent = 0

@@ -1,9 +1,9 @@
-"""What OTLP costs the worker, which holds the GIL meanwhile: our encoders beside opentelemetry-proto, if that is installed.
+"""The CPU time of encoding OTLP, during which the worker holds the GIL: the encoders here, and opentelemetry-proto if installed.
 
     python -m benchmarks.otlp_encoders [rounds]
 
-CPU time of a request of 512 spans of an agent, each with 1 KB of input and of output; the rounds are taken in turn, so that a
-busy machine spoils none. Then what each takes to import, and what it has to install.
+Each request has 512 spans with 1 KB of input and 1 KB of output. The encoders alternate from round to round, so that a busy
+machine slows all of them. The time of each import and the size of each installation follow.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIBRARY = "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
 
 
 def spans() -> list[Span]:
-    """Calls of a model, as the SDK sends them."""
+    """Spans of model calls, as the SDK sends them."""
     asked = json.dumps([{"role": "user", "content": "What is the weather? " * 47}])
     told = json.dumps([{"role": "assistant", "content": "It is sunny in Paris. " * 45}])
     found = []
@@ -61,7 +61,7 @@ def spans() -> list[Span]:
 
 
 def by_library() -> Callable[[list[Span]], bytes] | None:
-    """The same request by opentelemetry-proto."""
+    """Encode the same request by opentelemetry-proto."""
     try:
         from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
     except ImportError:
@@ -113,9 +113,9 @@ def encoders() -> dict[str, Callable[[list[Span]], bytes]]:
 
 
 def imported(module: str, own: tuple[str, ...] = ()) -> float:
-    """Milliseconds that an import takes by itself, after `import agentscope`: the median of several processes.
+    """The time of an import after `import agentscope` in ms: the median of several processes.
 
-    Of a package that holds more, only the modules `own` are counted.
+    own: the modules to count, for a package that has others too.
     """
     program = f"import agentscope; import {module}"
     times = []
@@ -134,7 +134,7 @@ def imported(module: str, own: tuple[str, ...] = ()) -> float:
 
 
 def installed(*names: str) -> str:
-    """How many distributions these are, and how large."""
+    """The number of distributions, and their size."""
     files: list[Any] = [file for name in names for file in distribution(name).files or ()]
     size = sum(path.stat().st_size for path in (file.locate() for file in files) if path.exists())
     return f"{len(names)} distributions, {size / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""An outage in the middle of a run: 20 events a second, the backend answers 503, then refuses, then hangs. Nothing may be lost.
+"""An outage in the middle of a run of 20 events a second: the backend answers 503, then refuses, then hangs. No loss is allowed.
 
 python -m benchmarks.outage [seconds of outage, 25]
 """

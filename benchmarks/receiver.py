@@ -1,7 +1,7 @@
-"""How many events a second the receiver stores, and what each costs it in CPU time and memory.
+"""The events a second that the receiver stores, and its CPU time and memory for them.
 
     python -m benchmarks.receiver [--events 100000] [--connections 1] [--steps 10] [--encoding gzip] [--json]
-    python -m benchmarks.receiver --lengths        the same load as runs of 10, 1 000 and 100 000 steps, one after the other
+    python -m benchmarks.receiver --lengths        the same load as runs of 10, of 1 000 and of 100 000 steps
 
 The receiver is `agentscope serve` in a process of its own, on a fresh database. Batches as the SDK sends them (500
 events, of which a step carries about 1 KB in and 1 KB out) are prepared a portion at a time, and only the time in which
@@ -19,6 +19,7 @@ import http.client
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -43,25 +44,25 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Result:
-    """What one load came to."""
+    """The figures of one load."""
 
     events: int
     steps: int
     connections: int
     encoding: str
     plain: bool
-    """Whether the receiver did without the extra `fast`."""
+    """True if the receiver had no orjson."""
     wire_bytes: float
-    """Of an event, headers not counted."""
+    """Bytes of the body for each event."""
     events_per_second: float
     cpu_us: float
-    """The receiver's own, user and system, an event."""
+    """CPU time of the receiver for each event, in user and system mode."""
     cpu_us_first: float
-    """Likewise, over the first tenth of the load, at least a portion."""
+    """`cpu_us` of the first tenth of the load, at least of one portion."""
     cpu_us_last: float
-    """Likewise, over the last tenth, at least a portion."""
+    """`cpu_us` of the last tenth of the load, at least of one portion."""
     rss_mb_first: float
-    """The receiver's memory after the first portion."""
+    """Memory of the receiver after the first portion."""
     rss_mb_last: float
     peak_mb: float
 
@@ -98,7 +99,7 @@ def _options() -> argparse.Namespace:
 
 
 def told(result: Result) -> str:
-    """One line for people."""
+    """The result as one line of text."""
     means = f"{result.connections} connection(s), {result.encoding}{', plain' if result.plain else ''}"
     return (
         f"{result.events} events, runs of {result.steps} steps, {means}: "
@@ -109,11 +110,11 @@ def told(result: Result) -> str:
 
 
 def measure(events: int, steps: int, connections: int, encoding: str, *, plain: bool = False) -> Result:
-    """Store that many events, rounded up to whole batches, in a receiver that is started and ended for it."""
+    """Store `events` events, rounded up to whole batches, in a new receiver."""
     with receiver(plain) as (process, url):
         source = batches(patches(steps), ENCODINGS[encoding])
         sender = Sender(url, connections, encoding)
-        sender.send([next(source)])  # what comes with the first request is not a cost of each event
+        sender.send([next(source)])  # the set-up at the first request is no cost of an event
         left = -(-events // BATCH)
         wall = size = 0.0
         costs: list[tuple[int, float]] = []
@@ -152,20 +153,22 @@ def measure(events: int, steps: int, connections: int, encoding: str, *, plain: 
 
 @contextmanager
 def receiver(plain: bool = False) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A receiver on a fresh database, and its address; both are gone afterwards. A plain one does without orjson."""
+    """A new receiver on a new database, and its URL; both are removed at the end. plain: without orjson."""
     with tempfile.TemporaryDirectory() as folder:
         program = (
-            f"import sys; {_PLAIN if plain else ''}from agentscope.server.receiver import serve_forever; "
-            "serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flush=True))"
+            f"import runpy, sys; {_PLAIN if plain else ''}"
+            "sys.argv = ['agentscope', 'serve', '--port', '0', '--db', sys.argv[1]]; "
+            "runpy.run_module('agentscope', run_name='__main__')"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", program, f"{folder}/bench.db"], stdout=subprocess.PIPE, text=True
         )
         try:
             assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            if not url:
+            found = re.search(r"http://\S+", process.stdout.readline())
+            if not found:
                 raise SystemExit("the receiver did not start")
+            url = found.group()
             yield process, url
         finally:
             process.terminate()
@@ -173,7 +176,7 @@ def receiver(plain: bool = False) -> Iterator[tuple[subprocess.Popen[str], str]]
 
 
 class Sender:
-    """Sends bodies over a few connections that are kept alive, each of them one request after the other."""
+    """Sends bodies over some kept-alive connections, one request after the other on each."""
 
     def __init__(self, url: str, connections: int, encoding: str) -> None:
         host = urlsplit(url).netloc
@@ -183,7 +186,7 @@ class Sender:
         self._taking = threading.Lock()
 
     def send(self, bodies: Sequence[bytes]) -> None:
-        """Come back when each is acknowledged. Ends the program at the first that is not."""
+        """Send all bodies and wait for their acknowledgements. Exits at the first refusal."""
         waiting = iter(bodies)
         for done in [self._pool.submit(self._send, connection, waiting) for connection in self._connections]:
             done.result()
@@ -207,7 +210,7 @@ class Sender:
 
 
 def batches(events: Iterator[str], compress: Callable[[bytes], bytes]) -> Iterator[bytes]:
-    """Bodies of the batch call, without end."""
+    """An endless sequence of bodies of the batch call."""
     number = 0
     while True:
         number += 1
@@ -216,7 +219,7 @@ def batches(events: Iterator[str], compress: Callable[[bytes], bytes]) -> Iterat
 
 
 def patches(steps: int) -> Iterator[str]:
-    """Runs of that many steps, one after the other and without end, as the events that the SDK makes of them."""
+    """An endless sequence of the JSON events of runs with `steps` steps each."""
     inputs, outputs = payloads()
     seq = 0
 
@@ -244,7 +247,7 @@ def patches(steps: int) -> Iterator[str]:
 
 
 def moment(seq: int) -> str:
-    """A time, each a millisecond after the one before."""
+    """An ISO time that grows by a millisecond with `seq`."""
     seconds, milli = divmod(seq, 1000)
     minutes, second = divmod(seconds, 60)
     hours, minute = divmod(minutes, 60)
@@ -252,7 +255,7 @@ def moment(seq: int) -> str:
 
 
 def payloads() -> tuple[list[str], list[str]]:
-    """Inputs and outputs of about 1 KB each: words that differ, so that compression is not flattered."""
+    """Inputs and outputs of about 1 KB each, of different words, which compress as real text does."""
     chance = random.Random(7)
     letters = "taremialverontiesqualoserpentingerble"
     syllables = [letters[at : at + 2] for at in range(len(letters) - 1)]
@@ -306,20 +309,20 @@ ENCODINGS: dict[str, Callable[[bytes], bytes]] = {"identity": _identity, "gzip":
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
+    """User and system CPU seconds of a process."""
     with open(f"/proc/{pid}/stat") as file:
         found = file.read().rpartition(")")[2].split()
     return (int(found[11]) + int(found[12])) / _TICK
 
 
 def memory_mb(pid: int, name: str) -> float:
-    """A line of /proc/PID/status, in MB."""
+    """A field of /proc/PID/status in MB."""
     with open(f"/proc/{pid}/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith(f"{name}:"))
 
 
 def health(url: str) -> dict[str, int]:
-    """What the receiver says of itself."""
+    """The answer to `GET /health`."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url + "/health", timeout=30) as answer:
         found: dict[str, int] = json.load(answer)

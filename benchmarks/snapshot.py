@@ -1,8 +1,8 @@
-"""What a snapshot costs at the call, in microseconds, beside the standard library's JSON encoder alone.
+"""The time of a snapshot in microseconds, beside that of the standard library's JSON encoder.
 
     python -m benchmarks.snapshot
 
-Every figure is the best of many short rounds, taken in turn, so that a busy machine spoils none of them.
+Every figure is the best of many short rounds, which alternate, so that a busy machine slows all of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def chat(messages: int) -> dict[str, Any]:
 
 
 def payloads() -> dict[str, object]:
-    """The plain payloads; then those that take the careful way."""
+    """Payloads of plain JSON values, then payloads for the fallback encoder."""
     found = Document("x" * 200, datetime(2026, 1, 31, tzinfo=timezone.utc))
     values: dict[str, object] = {
         "plain: small dict": {"query": "weather in Paris", "units": "metric", "limit": 5},
@@ -62,7 +62,7 @@ def payloads() -> dict[str, object]:
 
 
 def measured(value: object) -> dict[str, float]:
-    """Microseconds a call: of the library's encoder alone, and of a snapshot by each encoder there is."""
+    """Microseconds of one call: the library's encoder, and a snapshot by each available encoder."""
     alone = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
     encoders = {"stdlib": snapshot._standard_dumps(), "orjson": snapshot._fast_dumps()}
     times: dict[str, list[float]] = {"alone": []}

@@ -1,9 +1,9 @@
-"""What 2 000 pairs of `add_tool` and `success` cost the agent, here and with the published `voltagent` where it is installed.
+"""The time of 2 000 pairs of `add_tool` and `success`, here and with the published `voltagent`, if that is installed.
 
     python -m benchmarks.voltagent_calls [pairs]
 
-The same awaited calls to a receiver in a process of its own, in turns. The published package waits for the answer to each;
-here a worker delivers in the background, and the line after the table says when it was through.
+Both make the same awaited calls, with a receiver in a process of its own, and alternate. The published package waits for the
+answer to each call. Here a worker delivers in the background, and the line after the table says when it finished.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OUTPUT = {"temperature": 22, "condition": "sunny", "humidity": 65}
 
 
 async def pairs(agent: Any, number: int) -> float:
-    """Seconds that so many pairs take."""
+    """The seconds of `pairs` pairs."""
     began = time.perf_counter()
     for _ in range(number):
         tool = await agent.add_tool(TOOL)

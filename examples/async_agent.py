@@ -1,4 +1,4 @@
-"""asyncio: `async with` for runs and steps; tasks that run at the same time do not mix.
+"""asyncio: `async with` for runs and steps. Concurrent tasks do not mix.
 
 python examples/async_agent.py
 """

@@ -1,4 +1,4 @@
-"""Context managers: runs and steps begin, nest, take their time and end by themselves; failures are recorded.
+"""Blocks: runs and steps that nest and measure their time; failures are recorded.
 
 python examples/context_manager.py [FILE]
 """

@@ -1,4 +1,4 @@
-"""An agent of your own: a loop that plans, calls tools, retries what fails, remembers, and asks a sub-agent.
+"""An agent class: a loop that plans, calls tools, tries again, remembers, and asks sub-agents.
 
 python examples/custom_agent.py
 """

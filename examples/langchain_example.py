@@ -1,4 +1,4 @@
-"""LangChain by hand: what a chain does, recorded with three calls, without an integration.
+"""LangChain by hand: the steps of a chain, recorded with three calls, without an integration.
 
     pip install langchain-core
     python examples/langchain_example.py

@@ -1,4 +1,4 @@
-"""OpenTelemetry in: spans that a framework, or your own code, emits become steps of the run that is current.
+"""OpenTelemetry in: spans of a framework, or of your own code, become steps of the current run.
 
 python examples/opentelemetry_spans.py        (needs `pip install opentelemetry-sdk`)
 """

@@ -20,7 +20,7 @@ def answer(question: str) -> str:
         found = [text for name, text in NOTES.items() if name in question]
         step.output = {"documents": found}
     with tracker.track_step_context("write", step_type="llm_call") as step:
-        step.meta_data = {"model": "a-small-model"}
+        step.model = "a-small-model"
         reply = found[0] if found else "I don't know."
         step.usage = {"input_tokens": len(question.split()), "output_tokens": len(reply.split())}
         step.output = {"content": reply}

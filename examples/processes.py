@@ -1,4 +1,4 @@
-"""Several processes: an agent asks another one over HTTP, and both record into one run.
+"""Several processes: an agent asks another one over HTTP. Both record into one run.
 
 python examples/processes.py
 """

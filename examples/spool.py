@@ -1,4 +1,4 @@
-"""A spool: a process that is killed loses nothing; the next one on the same directory sends what it left.
+"""A spool: the next process on the same directory sends what a killed one left.
 
 python examples/spool.py
 """

@@ -1,4 +1,4 @@
-"""Tuning: fewer and larger requests, a bound on memory, a word when something is given up, and an end that is checked.
+"""Tuning: fewer and larger requests, a bound on memory, a callback for dropped events, and an end that is checked.
 
 python examples/tuned.py
 """

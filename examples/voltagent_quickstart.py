@@ -1,4 +1,4 @@
-"""The VoltAgent face in asyncio: a trace, an agent in it, and what the agent uses.
+"""The VoltAgent face in asyncio: a trace, an agent in it, and the tools, memory and retriever of the agent.
 
 agentscope serve                  # in another terminal
 python examples/voltagent_quickstart.py

@@ -1,4 +1,4 @@
-"""What a type checker must say of the public API. Checked by mypy in strict mode, never run."""
+"""The types of the public API. mypy checks this module in strict mode; it never runs."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Agent:
 
 
 async def observed() -> None:
-    """The decorator keeps parameters and results."""
+    """Check that the decorator keeps parameters and results."""
     assert_type(search("a", limit=2), list[str])
     assert_type(bare("a"), int)
     assert_type(function({}, None), int)
@@ -149,7 +149,7 @@ assert_type(APIError("no", 500).status_code, "int | None")
 
 
 def wrong() -> None:
-    """What a checker must refuse: an `ignore` that is not needed is an error in strict mode."""
+    """Calls that a checker must refuse: an unneeded `ignore` is an error in strict mode."""
     anything: Any = None
     search(1)  # type: ignore[arg-type]
     tracker.flush("soon")  # type: ignore[arg-type]
@@ -176,8 +176,9 @@ async def voltagent_async(sdk: VoltAgentSDK) -> None:
         assert_type(trace, Trace)
         async with trace.add_agent({"name": "A", "metadata": {"a": {"b": 1}}}) as agent:
             tool = await agent.add_tool({"name": "t"})
-            assert_type(tool, Tool)
-            assert_type(await tool.success(output={"a": 1}), bool)
+            # pyright takes the result of any `Coroutine` from its parameters, and not from its `__await__`
+            assert_type(tool, Tool)  # pyright: ignore[reportAssertTypeFailure]
+            assert_type(await tool.success(output={"a": 1}), bool)  # pyright: ignore[reportAssertTypeFailure]
             await agent.success(output={}, usage={"total_tokens": 1})
     assert_type(await sdk.flush(), FlushResult)
     assert_type(await sdk.get_trace("x"), History | None)

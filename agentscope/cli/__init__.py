@@ -1,1 +1,1 @@
-"""The `agentscope` command: one module each for demo, serve, check and replay."""
+"""The `agentscope` command: one module (or folder) per subcommand, and `main`, which lists them."""

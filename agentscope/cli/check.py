@@ -1,23 +1,31 @@
-"""`agentscope check`: one tiny run to the configured backend, what was negotiated, and what to do when it fails."""
+"""`agentscope check`: sends one tiny run to the configured backend, reports what was negotiated, and gives advice."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import re
-import sys
 import time
 from typing import Any, TextIO
 
 from agentscope.config import Config, env_name, from_env
 from agentscope.exporters.otlp import endpoint_variable
-from agentscope.exporters.terminal import say
+from agentscope.options import DEFAULT_BASE_URL
 from agentscope.tracker.tracker import Tracker, create_tracker
 
-_WORDS = {
+from .arguments import add_destination
+from .terminal import Terminal
+
+HELP = "send one tiny run to the configured backend and say how it went"
+
+_PROTOCOLS = {
     "agentscope-batch": "batches, each event stored once",
     "otlp": "spans of OpenTelemetry",
     "agentscope-classic": "one request a record: this backend does not have the batch call",
 }
+
+_SETTINGS = {"agentscope": ("base_url", "api_key"), "otlp": ("endpoint", "headers")}
+"""By protocol: the options for the address and for the key."""
 
 _ADVICE = (
     (r"refused", "Nothing listens there. Start a receiver with `agentscope serve`, or correct {url_setting}."),
@@ -42,17 +50,26 @@ _ADVICE = (
 )
 
 
-def run_check(base_url: str | None, api_key: str | None, timeout: float, out: TextIO | None = None) -> int:
-    """Send one run with an end, wait at most `timeout` seconds for the acknowledgement, and print how it went.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_destination(parser, f"default: {env_name('base_url')}, else {DEFAULT_BASE_URL}", "seconds to wait")
 
-    `base_url` and `api_key` of None come from the environment; with one of them it is an AgentScope backend that is asked,
-    whatever the environment says of a protocol. The answer is an exit status: 0 if it was acknowledged.
-    Raises `ConfigurationError` for a URL or a key that cannot work.
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the backend that the arguments and the environment name."""
+    return run_check(arguments.base_url, arguments.api_key, arguments.timeout)
+
+
+def run_check(base_url: str | None, api_key: str | None, timeout: float, out: TextIO | None = None) -> int:
+    """Send one ended run, wait at most `timeout` seconds, print the outcome, and return 0 if it was acknowledged.
+
+    `base_url` and `api_key` of None come from the environment. With one of them the protocol is AgentScope's, whatever the
+    environment says. Raises `ConfigurationError` for a URL or a key that cannot work.
     """
-    out = out or sys.stdout
+    terminal = Terminal(out)
     protocol = None if base_url is None and api_key is None else "agentscope"
     config = Config.load({"base_url": base_url, "api_key": api_key, "protocol": protocol, "enabled": True})
-    # What goes wrong is said below, once.
+    # The problem is printed below, once.
     logging.getLogger("agentscope").addHandler(logging.NullHandler())
     tracker = create_tracker(
         api_key,
@@ -65,27 +82,26 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float, out: Te
         shutdown_timeout=0.0,
     )
     begin = time.monotonic()
-    run_id, acknowledged = _send(tracker, timeout)
-    took = time.monotonic() - begin
+    run_id, is_acknowledged = _send(tracker, timeout)
+    elapsed = time.monotonic() - begin
     stats = tracker.stats()
     # The worker may be in the middle of an attempt; the process must not end under it while it is in the TLS library.
     result = tracker.shutdown(timeout=0.5)
-    say(out, f"{config.address}  ({_source(config.protocol, base_url)})")
-    if acknowledged:
-        say(
-            out,
-            f"✓ acknowledged after {took * 1000:.0f} ms, by {stats.protocol}: {_WORDS.get(stats.protocol or '', '')}",
-        )
-        say(out, f'  the run is called "agentscope check", its id is {run_id}')
+    terminal.say(f"{config.address}  ({_source(config.protocol, base_url)})")
+    if is_acknowledged:
+        meaning = _PROTOCOLS.get(stats.protocol or "", "")
+        terminal.say(f"✓ acknowledged after {elapsed * 1000:.0f} ms, by {stats.protocol}: {meaning}")
+        terminal.say(f'  the run is called "agentscope check", its id is {run_id}')
         return 0
-    given_up = f"the events were given up: {', '.join(stats.dropped)}" if stats.dropped else "no answer in time"
-    problem = stats.problem or result.problem or given_up
-    say(out, f"✗ not acknowledged after {took:.1f} s: {problem}")
-    say(out, f"  {advice(problem, base_url, api_key, config.protocol)}")
+    dropped = f"the events were given up: {', '.join(stats.dropped)}" if stats.dropped else "no answer in time"
+    problem = stats.problem or result.problem or dropped
+    terminal.say(f"✗ not acknowledged after {elapsed:.1f} s: {problem}")
+    terminal.say(f"  {advice(problem, base_url, api_key, config.protocol)}")
     return 1
 
 
 def _send(tracker: Tracker, timeout: float) -> tuple[Any, bool]:
+    """Record and flush a run. Returns its id, and True if it was acknowledged."""
     deadline = time.monotonic() + timeout
     run_id = tracker.start_run("agentscope check", input_data={"question": "does it arrive?"})
     tracker.end_run(run_id=run_id, output={"answer": "it does"})
@@ -100,7 +116,7 @@ def _send(tracker: Tracker, timeout: float) -> tuple[Any, bool]:
 
 
 def advice(problem: str, base_url: str | None = None, api_key: str | None = None, protocol: str = "agentscope") -> str:
-    """What to do about a problem that the pipeline named, in one or two sentences."""
+    """Return one or two sentences on how to solve a problem that the pipeline reported."""
     url_setting, key_setting = (env_name(option) for option in _SETTINGS[protocol])
     for pattern, sentence in _ADVICE:
         if re.search(pattern, problem, re.IGNORECASE):
@@ -111,12 +127,8 @@ def advice(problem: str, base_url: str | None = None, api_key: str | None = None
     return f"Is {url_setting} the address of a backend for this protocol? `agentscope serve` runs one on this machine."
 
 
-_SETTINGS = {"agentscope": ("base_url", "api_key"), "otlp": ("endpoint", "headers")}
-"""The options that say where a protocol's events go, and with which key."""
-
-
 def _source(protocol: str, base_url: str | None) -> str:
-    """Where the address is from."""
+    """Name the setting that the address comes from."""
     if base_url is not None:
         return "from --base-url"
     option, _ = _SETTINGS[protocol]

@@ -1,19 +1,17 @@
-"""`agentscope replay`: sends what processes that do not live any more have left in a spool directory, or lists it."""
+"""`agentscope replay`: sends, or lists, the events that dead processes have left in a spool directory."""
 
 from __future__ import annotations
 
+import argparse
 import os
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
-from agentscope.config import Config
+from agentscope.config import CHECKS, Config, env_name, from_env
 from agentscope.errors import ConfigurationError
 from agentscope.exporters import AgentScopeExporter, Destination
-from agentscope.exporters.terminal import say
 from agentscope.pipeline.factory import exporter_for
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.spool import directory as spooldir
@@ -22,27 +20,54 @@ from agentscope.pipeline.spool.directory import Claim
 from agentscope.pipeline.spool.recovery import Orphan, open_orphan
 from agentscope.protocols.base import NEEDS_PERSON
 
-PAUSE = 0.5
-"""Seconds between two attempts that did not get on."""
-WIDTH = 30
+from .arguments import add_destination
+from .terminal import Terminal
+
+HELP = "send what processes that have ended left in a spool directory"
+
+_PAUSE = 0.5  # seconds between two attempts without progress
+_BAR_WIDTH = 30
 
 
 @dataclass
-class Found:
-    """A file that nobody lives for."""
+class SpooledFile:
+    """A spool file whose owner is dead, claimed by this process."""
 
     claim: Claim
-    file: SpoolFile
+    spool: SpoolFile
     events: int
     bytes: int
 
     @property
     def url(self) -> str:
-        return self.file.origin.destination.partition(" ")[2]
+        return self.spool.origin.destination.partition(" ")[2]
 
     @property
     def kind(self) -> str:
-        return self.file.origin.destination.partition(" ")[0]
+        return self.spool.origin.destination.partition(" ")[0]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--spool-dir", help=f"default: {env_name('spool_dir')}")
+    parser.add_argument("--dry-run", action="store_true", help="list what is there, and send nothing")
+    add_destination(parser, "another address than the one that the events were for", "seconds without progress to wait")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Replay the directory that the arguments or the environment name."""
+    directory, source = arguments.spool_dir, "--spool-dir"
+    if directory is None:
+        directory, source = from_env("spool_dir"), f"environment variable {env_name('spool_dir')}"
+    if directory is None:
+        raise ConfigurationError(f"which directory? Pass --spool-dir, or set {env_name('spool_dir')}")
+    return run_replay(
+        CHECKS["spool_dir"](directory, "spool_dir", source),
+        arguments.base_url,
+        arguments.api_key,
+        dry_run=arguments.dry_run,
+        timeout=arguments.timeout,
+    )
 
 
 def run_replay(
@@ -54,141 +79,134 @@ def run_replay(
     timeout: float = 10.0,
     out: TextIO | None = None,
 ) -> int:
-    """Send every file in `directory` whose owner does not live to the address that it was for, and report.
+    """Send every file in `directory` whose owner is dead to its own destination, and return 0 if nothing is left.
 
-    `base_url` is another address for events that were for an AgentScope backend; `api_key` is that backend's key. What is None
-    comes from the environment, as do the keys of other destinations. It ends when nothing is acknowledged for `timeout` seconds.
-    With `dry_run` nothing is sent. The answer is an exit status: 0 if nothing is left. Raises `ConfigurationError`.
+    `base_url` replaces the address of events for an AgentScope backend; `api_key` is that backend's key. None means the
+    environment, as for the keys of other destinations. Sending stops after `timeout` seconds without an acknowledgement.
+    With `dry_run` the files are listed only. Raises `ConfigurationError`.
     """
-    out = out or sys.stdout
+    terminal = Terminal(out)
     if not os.path.isdir(directory):
         raise ConfigurationError(
             f"{directory} is not a directory: pass the spool_dir of the processes that left events"
         )
-    found = list(_found(directory, out))
+    files = list(_claim(directory))
     try:
-        say(out, f"{directory}: {_events(sum(item.events for item in found))} in {_files(len(found))}")
+        total = sum(file.events for file in files)
+        terminal.say(f"{directory}: {_events(total)} in {len(files)} file{'' if len(files) == 1 else 's'}")
         if dry_run:
-            for item in found:
-                session = item.file.origin.session.id
-                say(out, f"  {_events(item.events)}, {item.bytes:,} bytes, session {session}, for {item.url}")
+            for file in files:
+                session = file.spool.origin.session.id
+                terminal.say(f"  {_events(file.events)}, {file.bytes:,} bytes, session {session}, for {file.url}")
             return 0
-        return _send_all(found, base_url, api_key, timeout, out)
+        ledger = Ledger()
+        bar = ProgressBar(terminal, total, ledger.settled)
+        problem = None
+        for file in files:
+            problem = _send(file, _config(file, base_url, api_key, timeout), ledger, bar)
+            if problem is not None:
+                break
+        bar.end()
+        return _report(terminal, total, ledger, problem)
     finally:
-        for item in found:
-            if item.claim.held:
-                item.file.close()
-                item.claim.release()
+        for file in files:
+            if file.claim.held:
+                file.spool.close()
+                file.claim.release()
 
 
-def _found(directory: str, out: TextIO) -> Iterator[Found]:
+def _claim(directory: str) -> Iterator[SpooledFile]:
     try:
         for claim in spooldir.orphans(directory, ""):
-            file = open_orphan(claim)
-            if file is None:
+            spool = open_orphan(claim)
+            if spool is None:
                 claim.release()
                 continue
-            size = sum(os.path.getsize(path) for path in parts(file.path) if os.path.exists(path))
-            yield Found(claim, file, file.count(), size)
+            size = sum(os.path.getsize(path) for path in parts(spool.path) if os.path.exists(path))
+            yield SpooledFile(claim, spool, spool.count(), size)
     except spooldir.Denied as problem:
         raise ConfigurationError(str(problem)) from None
 
 
-def _send_all(found: list[Found], base_url: str | None, api_key: str | None, timeout: float, out: TextIO) -> int:
-    ledger = Ledger()
-    total = sum(item.events for item in found)
-    bar = Bar(out, total, lambda: ledger.settled())
-    problem = None
-    for item in found:
-        problem = _send(item, _config(item, base_url, api_key, timeout), ledger, bar)
-        if problem is not None:
-            break
-    bar.end()
+def _report(terminal: Terminal, total: int, ledger: Ledger, problem: str | None) -> int:
     left = total - ledger.settled()
     dropped = ", ".join(f"{number} {reason}" for reason, number in sorted(ledger.dropped().items()))
-    say(
-        out,
-        f"{'✓' if not left else '✗'} sent {_events(ledger.delivered)}" + (f"; given up: {dropped}" if dropped else ""),
-    )
+    tail = f"; given up: {dropped}" if dropped else ""
+    terminal.say(f"{'✗' if left else '✓'} sent {_events(ledger.delivered)}{tail}")
     if ledger.duplicates:
-        say(out, f"  {_events(ledger.duplicates)} of them the backend had already")
+        terminal.say(f"  {_events(ledger.duplicates)} of them the backend had already")
     if left:
-        say(out, f"  {_events(left)} are left in the spool: {problem}")
+        terminal.say(f"  {_events(left)} are left in the spool: {problem}")
     return 1 if left else 0
 
 
-def _send(item: Found, config: Config, ledger: Ledger, bar: Bar) -> str | None:
-    """Send one file. Why that did not work, or None."""
-    if not item.events:
-        item.file.close()
-        item.claim.remove()
+def _send(file: SpooledFile, config: Config, ledger: Ledger, bar: ProgressBar) -> str | None:
+    """Send one file. Returns the problem that ended it early, or None."""
+    if not file.events:
+        file.spool.close()
+        file.claim.remove()
         return None
     exporter = exporter_for(config, config.exporters[0])()
-    orphan = Orphan(config, item.claim, item.file, ledger, exporter)
-    progress = time.monotonic()
+    orphan = Orphan(config, file.claim, file.spool, ledger, exporter)
+    last_progress = time.monotonic()
     try:
         while not orphan.done:
             outcome = orphan.step(config.timeout, time.monotonic())
             bar.show()
             if outcome.delivered or outcome.dropped or outcome.parked:
-                progress = time.monotonic()
+                last_progress = time.monotonic()
             elif outcome.problem is not None:
-                if outcome.kind in NEEDS_PERSON or time.monotonic() - progress >= config.timeout:
+                if outcome.kind in NEEDS_PERSON or time.monotonic() - last_progress >= config.timeout:
                     return outcome.problem
-                time.sleep(PAUSE)  # the backend is not to be hammered, and nobody else waits
+                time.sleep(_PAUSE)
         orphan.finish()
         return None
     finally:
         exporter.close()
 
 
-def _config(item: Found, base_url: str | None, api_key: str | None, timeout: float) -> Config:
-    """The configuration for a file: its own address, and the key of today."""
-    kind = Destination.KINDS.get(item.kind)
+def _config(file: SpooledFile, base_url: str | None, api_key: str | None, timeout: float) -> Config:
+    """Return the configuration for a file: the address from the file, the key from the arguments or the environment."""
+    kind = Destination.KINDS.get(file.kind)
     if kind is None or not kind.ADDRESS:
         raise ConfigurationError(
-            f"events for {item.url} can only be sent by a program that has this exporter: start one with the same spool_dir"
+            f"events for {file.url} can only be sent by a program with this exporter: start one with the same spool_dir"
         )
-    destination = kind.at(item.url)
+    destination = kind.at(file.url)
     if isinstance(destination, AgentScopeExporter):
-        destination = AgentScopeExporter(api_key=api_key, base_url=base_url or item.url)
+        destination = AgentScopeExporter(api_key=api_key, base_url=base_url or file.url)
     return Config.load({"exporters": [destination], "timeout": timeout, "enabled": True})
 
 
-class Bar:
-    """Progress in one line, in place on a terminal; on anything else nothing but the end is told."""
+class ProgressBar:
+    """One line of progress, redrawn in place. It is not drawn where the output is no terminal."""
 
-    def __init__(self, out: TextIO, total: int, settled: Callable[[], int]) -> None:
-        self._out = out
+    def __init__(self, terminal: Terminal, total: int, settled: Callable[[], int]) -> None:
+        self._terminal = terminal
         self._total = total
         self._settled = settled
         self._began = time.monotonic()
-        self._live = out.isatty()
         self._next = 0.0
 
     def show(self) -> None:
-        """Draw it, a few times a second."""
+        """Draw the line, at most ten times a second."""
         now = time.monotonic()
-        if not self._live or now < self._next:
+        if not self._terminal.is_live or now < self._next:
             return
         self._next = now + 0.1
         done = self._settled()
-        filled = WIDTH * done // max(self._total, 1)
+        filled = _BAR_WIDTH * done // max(self._total, 1)
         rate = done / max(now - self._began, 0.001)
-        line = f"[{'#' * filled}{'.' * (WIDTH - filled)}] {done:,} of {_events(self._total)}, {rate:,.0f}/s"
-        self._out.write(f"\r{line[: shutil.get_terminal_size().columns - 1]:<{WIDTH + 40}}")
-        self._out.flush()
+        line = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {done:,} of {_events(self._total)}, {rate:,.0f}/s"
+        self._terminal.stream.write(f"\r{line[: self._terminal.width - 1]:<{_BAR_WIDTH + 40}}")
+        self._terminal.stream.flush()
 
     def end(self) -> None:
-        """Leave the last state of it on the screen."""
-        if self._live:
+        """Draw the final state and go to the next line."""
+        if self._terminal.is_live:
             self._next = 0.0
             self.show()
-            self._out.write("\n")
-
-
-def _files(number: int) -> str:
-    return f"{number} file{'' if number == 1 else 's'}"
+            self._terminal.stream.write("\n")
 
 
 def _events(number: int) -> str:

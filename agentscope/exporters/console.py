@@ -103,4 +103,4 @@ def _slim(fields: dict[str, Any]) -> dict[str, Any]:
 def _lines(run: dict[str, Any], style: Style) -> list[str]:
     left = len(run["steps"]) - MOST_STEPS
     lines = tree({**run, "steps": run["steps"][:MOST_STEPS]}, style, total=len(run["steps"]))
-    return [*lines, style.dim(style.art(f"… {left} more steps"))] if left > 0 else lines
+    return [*lines, style.dim(style.art(f"… {left} more step{'' if left == 1 else 's'}"))] if left > 0 else lines

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from agentscope.events import Event, Session, in_full
+from agentscope.events import ReadyEvent, Session, in_full
 from agentscope.protocols.base import BUSY, Batch, Dropped, Outcome
 from agentscope.protocols.base import Exporter as Sender
 from agentscope.protocols.drop_reasons import ENCODE_ERROR, REJECTED
@@ -120,11 +120,11 @@ def why_not_an_exporter(value: object) -> str | None:
     return None
 
 
-def record_of(event: Event, session: Session) -> EventRecord:
+def record_of(event: ReadyEvent, session: Session) -> EventRecord:
     """Convert an event. Raises one of `UNENCODABLE` for a payload that is not JSON."""
+    event = in_full(event)
     fields = {
-        name: json.loads(value) if type(value) is bytes else plain(name, value)
-        for name, value in in_full(event).fields.items()
+        name: json.loads(value) if type(value) is bytes else plain(name, value) for name, value in event.fields.items()
     }
     return EventRecord(
         id=session.event_id(event.seq),

@@ -130,7 +130,7 @@ def _mark(status: object, style: Style) -> str:
 
 def _head(run: Mapping[str, Any], style: Style, total: int) -> str:
     failed = sum(step.get("status") == "failed" for step in run["steps"])
-    facts = [clean(run["status"]), milliseconds(run.get("duration_ms")), f"{total} steps"]
+    facts = [clean(run["status"]), milliseconds(run.get("duration_ms")), f"{total} step{'' if total == 1 else 's'}"]
     if failed:
         facts.append(f"{failed} failed")
     if run.get("error"):

@@ -1,1 +1,1 @@
-"""Integrations with other libraries, one module a library. Each needs that library; importing this package needs none."""
+"""Integrations, one module per library. Each module imports its library; this package imports none."""

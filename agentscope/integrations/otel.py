@@ -1,9 +1,9 @@
-"""OpenTelemetry in: spans of an application's own TracerProvider, recorded as runs and steps.
+"""The OpenTelemetry span processor: records the spans of an application's TracerProvider as runs and steps.
 
     provider.add_span_processor(AgentScopeSpanProcessor(tracker))
 
-Agent frameworks that emit spans by themselves (Pydantic AI, Google ADK, Strands, Semantic Kernel, the Agent Framework, MCP,
-Anthropic's SDK, …) need nothing else. Neither the provider nor any global of OpenTelemetry is changed.
+Agent frameworks that emit spans (Pydantic AI, Google ADK, Strands, Semantic Kernel, the Agent Framework, MCP, Anthropic's
+SDK, …) need nothing else. Neither the provider nor any global of OpenTelemetry is changed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentscope.errors import ConfigurationError
-from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, Deferred
+from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, DeferredFields
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.inbound.attribute_names import OF_RUN
 from agentscope.protocols.otlp.inbound.patches import is_run, patches_of
-from agentscope.protocols.otlp.wire.limits import sound
 from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup
+from agentscope.serialization.text import replace_surrogates
 from agentscope.tracker.context import Place, bounded
 from agentscope.tracker.fields import Fields
 from agentscope.tracker.never_raise import Guarded, safe
@@ -37,50 +37,49 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentScopeSpanProcessor"]
 
-MOST_OPEN_SPANS = 10_000
-"""Spans that have begun and are remembered; beyond that the oldest is forgotten, and its children hang in its trace."""
+MAX_OPEN_SPANS = 10_000
+"""Bound on the open spans that are remembered. Children of an older one are recorded below the run itself."""
 
 _KINDS = {"INTERNAL": 1, "SERVER": 2, "CLIENT": 3, "PRODUCER": 4, "CONSUMER": 5}
-_ON_THE_CALL = ("id", "seq", "time", "type", "run_id", "step_id", "parent_id")
+_EVENT_FIELDS = ("id", "seq", "time", "type", "run_id", "step_id", "parent_id")
 
 
-class _Open(NamedTuple):
-    """A span that goes on."""
+class _OpenSpan(NamedTuple):
+    """A span that has not ended: its position, and the step id that its children have as parent (None if it is the run)."""
 
     place: Place
-    own: str | None
-    """What its children name as their parent; None if it is the run."""
+    step_id: str | None
 
 
 class AgentScopeSpanProcessor(SpanProcessor, Guarded):
-    """Records each span that ends, by `tracker`: its trace is a run, or part of the run that is current where the trace begins.
+    """Records each ended span with `tracker`. A trace that begins inside a run is part of it, any other is a run of its own.
 
-    `only` says which spans to record, by default all. It is asked when a span ends, with the span.
+    only: called with each ended span; spans for which it returns False are not recorded. Default: all spans are.
 
-    No method raises, and none waits for the network, but `force_flush` and `shutdown`. The tracker is not shut down with the
-    provider: it may have other work.
+    No method raises. Only `force_flush` and `shutdown` wait for the network. `shutdown` does not shut down the tracker, which
+    may have other users.
     """
 
     def __init__(self, tracker: Tracker, only: Callable[[ReadableSpan], bool] | None = None) -> None:
         self._tracker = tracker
         self._recorder = tracker._recorder
         self._only = only
-        self._places: dict[int, _Open] = {}
-        """Spans that go on, by their ids."""
-        self._told: dict[str, object] = {}
-        """The user, conversation and tags that each run was said to have."""
+        self._open_spans: dict[int, _OpenSpan] = {}
+        """Open spans by span id."""
+        self._run_attributes: dict[str, object] = {}
+        """The user, conversation and tags last recorded, by run id."""
 
     @safe(lambda *_: None)
     def on_start(self, span: LiveSpan, parent_context: Context | None = None) -> None:
-        """Settle where the span belongs: in the thread that begins it, the current run is the right one."""
+        """Choose the run and parent of the span here, where the current run is that of the thread that begins it."""
         context = span.get_span_context()
         if context is None or not self._recorder.enabled or not context.trace_flags.sampled:
             return
         parent = span.parent
-        above = self._places.get(parent.span_id) if parent is not None else None
-        own: str | None = _hex(context.span_id)
+        above = self._open_spans.get(parent.span_id) if parent is not None else None
+        step_id: str | None = _hex(context.span_id)
         if above is not None:
-            place = Place(above.place.run_id, above.own)
+            place = Place(above.place.run_id, above.step_id)
         else:
             scope = self._recorder.runs.innermost()
             if scope is not None:
@@ -88,43 +87,43 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
             elif parent is not None:
                 place = Place(run_id_of(f"{context.trace_id:032x}"), _hex(parent.span_id))
             else:
-                place, own = self._begin_run(span, f"{context.trace_id:032x}"), None
-        self._places[context.span_id] = _Open(place, own)
-        bounded(self._places, MOST_OPEN_SPANS)
+                place, step_id = self._begin_run(span, f"{context.trace_id:032x}"), None
+        self._open_spans[context.span_id] = _OpenSpan(place, step_id)
+        bounded(self._open_spans, MAX_OPEN_SPANS)
 
     @safe(lambda *_: None)
     def on_end(self, span: ReadableSpan) -> None:
-        """Enqueue the span, which does not change any more; what it says is read by the worker."""
+        """Enqueue the span. It does not change any more, so that the worker reads its fields."""
         context = span.get_span_context()
         if context is None:
             return
-        known = self._places.pop(context.span_id, None)
-        if known is None:
+        open_span = self._open_spans.pop(context.span_id, None)
+        if open_span is None:
             return
         if not self._is_wanted(span):
-            if known.own is None:  # the run has been begun, and other spans of the trace may be in it
-                self._end_run(span, known.place.run_id)
+            if open_span.step_id is None:  # the run has begun, and other spans of the trace may be in it
+                self._end_run(span, open_span.place.run_id)
             return
-        reading = _Reading(span, known.place, self._recorder.limit)
+        reading = _Reading(span, open_span.place, self._recorder.limit)
         failed = span.status.status_code.value == ERROR
-        if known.own is None:
+        if open_span.step_id is None:
             self._put(RUN_END, reading, None, urgent=True)
-        elif self._is_news(span.attributes, known.place.run_id):
+        elif self._is_run_changed(span.attributes, open_span.place.run_id):
             self._put(RUN_UPDATE, reading, None, urgent=True)
-        if known.own is not None or not is_run(reading.span):
+        if open_span.step_id is not None or not is_run(reading.span):
             self._put(STEP, reading, _hex(context.span_id), urgent=failed)
 
     def shutdown(self) -> None:
-        """Deliver what there is."""
+        """Flush the tracker, for at most 30 s."""
         self._tracker._pipeline.flush(30.0)
 
     @safe(lambda *_: False)
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Whether everything was delivered within this time."""
+        """Flush the tracker. Returns True if everything was delivered in time."""
         return bool(self._tracker._pipeline.flush(timeout_millis / 1000))
 
     def _begin_run(self, span: LiveSpan, trace_id: str) -> Place:
-        """The trace is a run of its own, which is seen from its start on."""
+        """Record the start of a run for this trace, so that it is visible before it ends."""
         run_id = run_id_of(trace_id)
         fields = Fields(self._recorder.limit, {"status": "running", "started_at": span.start_time or 0})
         fields.name("agent_name", span.name)
@@ -136,75 +135,77 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         return self._only is None or bool(self._only(span))
 
     def _end_run(self, span: ReadableSpan, run_id: str) -> None:
-        """The end of a run whose span is not to be recorded: nothing but that."""
+        """Record the end of a run whose root span is not to be recorded."""
         failed = span.status.status_code.value == ERROR
         fields = Fields(
             self._recorder.limit, {"status": "failed" if failed else "completed", "ended_at": span.end_time}
         )
         self._recorder.put(RUN_END, run_id, None, None, fields, urgent=True)
 
-    def _is_news(self, attributes: Mapping[str, Any] | None, run_id: str) -> bool:
-        """Whether a span tells a user, a conversation or tags of its run: many emitters repeat them on every span."""
-        told = tuple((name, attributes[name]) for name in OF_RUN if name in attributes) if attributes else ()
-        if not told or self._told.get(run_id) == told:
+    def _is_run_changed(self, attributes: Mapping[str, Any] | None, run_id: str) -> bool:
+        """Return True if the span has a new user, conversation or tags of its run; many emitters repeat them on every span."""
+        found = tuple((name, attributes[name]) for name in OF_RUN if name in attributes) if attributes else ()
+        if not found or self._run_attributes.get(run_id) == found:
             return False
-        self._told[run_id] = told
-        bounded(self._told, MOST_OPEN_SPANS)
+        self._run_attributes[run_id] = found
+        bounded(self._run_attributes, MAX_OPEN_SPANS)
         return True
 
     def _put(self, type_: str, reading: _Reading, step_id: str | None, urgent: bool) -> None:
-        fields = Fields(self._recorder.limit, Deferred(lambda: reading.fields(type_, step_id)))
-        fields.size = reading.size
-        place = reading.place
-        self._recorder.put(type_, place.run_id, step_id, place.parent_id if step_id else None, fields, urgent)
+        fields = DeferredFields(lambda: reading.fields(type_, step_id))
+        (run_id, outer), recorder = reading.place, self._recorder
+        if not recorder.pipeline.put(type_, run_id, step_id, outer if step_id else None, fields, reading.size, urgent):
+            recorder.refused()
 
     def _failed(self, call: str, error: Exception) -> None:
-        # Past `fail_silently=False`, which is for the tracker's own calls: this one is the application's.
-        self._tracker._pipeline.misused("span_not_recorded", f"a span could not be recorded: {type(error).__name__}")
+        # Never raised, even with `fail_silently=False`: this call is the application's and not the user's of the tracker.
+        self._tracker._pipeline.invalid_call(
+            "span_not_recorded", f"a span could not be recorded: {type(error).__name__}"
+        )
 
 
 class _Reading:
-    """A span that has ended, and what it amounts to once the worker asks."""
+    """An ended span, converted to fields when the worker asks for them."""
 
     def __init__(self, span: ReadableSpan, place: Place, limit: int) -> None:
         self.place = place
         self.span = _value(span, place)
-        told = (self.span.attributes, *(event.attributes for event in self.span.events))
-        self.size = sum(len(value) for attributes in told for value in attributes.values() if type(value) is str)
+        found = (self.span.attributes, *(event.attributes for event in self.span.events))
+        self.size = sum(len(value) for attributes in found for value in attributes.values() if type(value) is str)
         self._source = span
         self._limit = limit
         self._patches: list[Patch] | None = None
 
     def fields(self, type_: str, step_id: str | None) -> dict[str, Any]:
-        """The fields of the event of this type. Raises `ValueError` for a span that cannot be recorded."""
+        """Return the fields of the event of this type. Raises `ValueError` for a span that cannot be recorded."""
         if self._patches is None:
-            self._patches = patches_of(_sound(self.span), _sound(_group(self._source)))
-        told: Mapping[str, Any] = next(
+            self._patches = patches_of(_utf8(self.span), _utf8(_group(self._source)))
+        found: Mapping[str, Any] = next(
             (patch.fields for patch in self._patches if (patch.step_id is None) == (step_id is None)), {}
         )
-        fields = Fields(self._limit, {name: value for name, value in told.items() if _is_plain(name)})
+        fields = Fields(self._limit, {name: value for name, value in found.items() if _is_plain(name)})
         for name, value in (("started_at", self.span.start_ns), ("ended_at", self.span.end_ns)):
             if name in fields.values and value:
                 fields.values[name] = value
         for name in PAYLOAD_FIELDS:
-            if name in told:
-                fields.payload(name, told[name])
+            if name in found:
+                fields.payload(name, found[name])
         return fields.values
 
 
-def _sound(value: Any) -> Any:
-    """The same without lone surrogates, which models do write and JSON cannot carry."""
+def _utf8(value: Any) -> Any:
+    """Replace surrogates in all texts of a value: models write them, and UTF-8 cannot hold them."""
     if isinstance(value, str):
-        return value if value.isascii() else sound(value)
+        return value if value.isascii() else replace_surrogates(value)
     if isinstance(value, Mapping):
-        return {_sound(name): _sound(item) for name, item in value.items()}
+        return {_utf8(name): _utf8(item) for name, item in value.items()}
     if isinstance(value, (Span, SpanEvent, SpanGroup)):
-        return type(value)(*map(_sound, value))
-    return [_sound(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return type(value)(*map(_utf8, value))
+    return [_utf8(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_plain(name: str) -> bool:
-    return name not in PAYLOAD_FIELDS and name not in _ON_THE_CALL
+    return name not in PAYLOAD_FIELDS and name not in _EVENT_FIELDS
 
 
 def _hex(span_id: int) -> str:
@@ -212,7 +213,7 @@ def _hex(span_id: int) -> str:
 
 
 def _value(span: ReadableSpan, place: Place) -> Span:
-    """The span as a value. Within a run that is not its own trace's it has a parent in any case, so that it becomes a step."""
+    """Copy the span. In a run that is not its trace's own it gets a parent in any case, so that it becomes a step."""
     context = span.get_span_context()
     assert context is not None
     trace_id = f"{context.trace_id:032x}"

@@ -1,268 +1,240 @@
-"""The batch in hand: taken from the queue, redacted, exported, and every event settled exactly once."""
+"""Delivery: one batch after the other from *batched* to the verdict of its last event.
+
+    Delivery.round ── tenacity: wait, stop ── Attempts.attempt ── redaction ── exporter.export ── EventStates.apply
+
+All of it is called by the thread that delivers.
+"""
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from operator import attrgetter
-from typing import TYPE_CHECKING
+from _thread import get_ident
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from agentscope.config import Config
-from agentscope.events import Event, Session
-from agentscope.pipeline.process.gil import Turns
-from agentscope.pipeline.redaction.sanitize import screened
-from agentscope.protocols.base import BUSY, PATIENCE, Batch, Dropped, Exporter, Outcome, Part
-from agentscope.protocols.drop_reasons import ENCODE_ERROR, SHUTDOWN
+from agentscope.events import Event, QueuedEvent, ReadyEvent, Session, in_full
+from agentscope.pipeline.redaction.redactor import redacted_all
+from agentscope.protocols.base import BUSY, NEEDS_PERSON, PATIENCE, REFUSED, Batch, Dropped, Exporter, Outcome
+from agentscope.protocols.drop_reasons import ENCODE_ERROR, RETRY_LIMIT
 from agentscope.protocols.ids import new_id
 
-from .batcher import Batcher
-from .incomplete import Parking
-from .ledger import Ledger, Moves, Verdicts
-from .queue import EventQueue
-from .stats import Counts
+from .ledger import Counts, Left
+from .process.clock import Turns, monotonic
+from .queue import NEVER
+from .reporting import Notices
+from .states import EventStates
 
 if TYPE_CHECKING:
-    from agentscope.pipeline.spool.buffer import Stage
+    from .retry import Backoff, RetryCallState, Retrying, wait_for_backend
 
 MOST_CRASHES = 3
-"""A batch whose export has raised so often is given up."""
-MOST_PARKED = 20_000
-"""Events that may wait for the end of their run or step; beyond that the oldest are sent as they are."""
-ENOUGH = 500
-"""Events that are worth a request of their own."""
-MOST_AT_ONCE = 64
-"""Events that are taken from the queue before it is asked again whether the batch is full."""
-_SEQ = attrgetter("seq")
+"""Exceptions of the exporter in a row after which a batch is given up."""
+FRESH = 4.0
+"""Seconds that a wait takes at most while new events come in: they arrive soon after the end of an outage."""
+LOOK = 1.0
+"""Seconds between two looks for new events during a long wait."""
+END_PATIENCE = 2.0
+"""Seconds without an acknowledgement after which the end waits no longer."""
+LAST_WAIT = 0.05
+"""Seconds before the one more try that a refused connection gets at the end."""
+SHORTEST_WAIT = 0.1
 
 
-class Shipper:
-    """Moves events from the queue to their verdict. Only the thread that delivers calls it, but for `abandon`."""
+@dataclass
+class Stop:
+    """The end: asked for at `since`, to be over by `until`."""
+
+    since: float
+    until: float
+    patience: float = END_PATIENCE
+    refusals: int = 0
+    hopeless: bool = False
+
+    def note(self, outcome: Outcome) -> None:
+        """Take in an attempt. A refused connection is tried once more, a refused key not at all."""
+        self.refusals = self.refusals + 1 if outcome.kind == REFUSED and not outcome.delivered else 0
+        self.hopeless = outcome.kind in NEEDS_PERSON or self.refusals > 1
+
+    def deadline(self, progress: float) -> float:
+        """The moment to give up, if the last acknowledgement came at `progress`."""
+        return min(self.until, max(progress, self.since) + self.patience)
+
+    def over(self, now: float, progress: float) -> bool:
+        return self.hopeless or now >= self.deadline(progress)
+
+    def wait(self, outcome: Outcome, asked: float, now: float, progress: float) -> float:
+        """Seconds before the next attempt, where `asked` would be waited otherwise."""
+        if outcome.kind == REFUSED:
+            return LAST_WAIT
+        wait = max(min(asked, self.patience / 4), SHORTEST_WAIT) if outcome.kind == BUSY else 0.0
+        return max(min(wait, self.deadline(progress) - now), 0.0)
+
+
+class Figures:
+    """The costs of delivery. Counted by the thread that delivers, read by any."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        """Requests that were sent, answered or not."""
+        self.sent_bytes = 0
+        """Bytes of their bodies, as they were sent."""
+        self.retries = 0
+        """Attempts after one that failed."""
+        self.cpu_seconds = 0.0
+        """CPU time of all threads that deliver."""
+        self._thread = 0
+        self._counted = 0.0
+
+    def note(self, outcome: Outcome, retried: bool) -> None:
+        self.requests += outcome.requests
+        self.sent_bytes += outcome.sent_bytes
+        self.retries += retried
+        self.cpu_seconds += outcome.cpu_seconds
+        self.count_cpu()
+
+    def begin(self) -> None:
+        """Count the CPU time of this thread from now on."""
+        self._thread, self._counted = get_ident(), time.thread_time()
+
+    def count_cpu(self) -> None:
+        """Add the CPU time of this thread since it was counted last."""
+        now = time.thread_time()
+        if self._thread == get_ident():
+            self.cpu_seconds += now - self._counted
+            self._counted = now
+
+
+class Flush(NamedTuple):
+    """A `flush()` that waits for the first `target` queued events; with a spool, for all before the number `seq`."""
+
+    target: int
+    seq: int
+    waiter: Lock
+
+
+class Flushes:
+    """All flushes that wait."""
+
+    def __init__(self, states: EventStates) -> None:
+        self._states = states
+        self._waiting: deque[Flush] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, counts: Counts, seq: int) -> Flush:
+        flush = Flush(counts.accepted - self._states.ledger.refused.total(), seq, Lock())
+        flush.waiter.acquire()
+        self._waiting.append(flush)
+        return flush
+
+    def remove(self, flush: Flush) -> None:
+        self._waiting.remove(flush)
+
+    def answer(self, everyone: bool = False) -> None:
+        """Let those go on whose events are settled, or all."""
+        for flush in list(self._waiting):
+            if flush.waiter.locked() and (everyone or self._states.is_settled(flush.target, flush.seq)):
+                flush.waiter.release()
+
+    def left_of(self, flush: Flush, counts: Counts) -> Left:
+        """The events of this flush that are not settled."""
+        if self._states.spool is not None:
+            return Left() if self._states.is_settled(flush.target, flush.seq) else self.left(counts)
+        return Left(min(max(flush.target - self._states.through, 0), counts.pending))
+
+    def left(self, counts: Counts) -> Left:
+        """All events that are not settled, but for the incomplete ones."""
+        incomplete = len(self._states.incomplete)
+        spooled = max(counts.spooled - incomplete, 0)
+        return Left(max(counts.pending + counts.spooled - incomplete - spooled, 0), spooled)
+
+
+class Attempts:
+    """Attempts at the batch in flight: redaction, one export, and its verdicts. `refill` reads events back from a spool."""
 
     def __init__(
-        self, config: Config, session: Session, ledger: Ledger, exporter: Exporter, redact: Callable[[Event], Event]
+        self,
+        config: Config,
+        session: Session,
+        states: EventStates,
+        exporter: Exporter,
+        redact: Callable[[Event], Event],
     ) -> None:
-        self.queue = EventQueue(config.max_queue_bytes, config.max_batch_bytes)
-        self.batcher = Batcher(config.batch_size, config.max_batch_bytes, config.flush_interval, ENOUGH)
-        self.ledger = ledger
-        self._moves = Moves(self._mend)
-        self.move = self._moves.move
-        """Events change places inside this. It gives False when nothing may be moved any more."""
-        self.through = 0
-        """How many of the events taken from the queue are settled, counted in the queue's order."""
-        self.stage: Stage | None = None
-        """Where events go to disk first, if there is a spool."""
-        self.on_settled: Callable[[list[Event]], None] | None = None
-        """Told of events that have their verdict, inside a move."""
-        self.session = session
+        self.states = states
+        self.refill: Callable[[], None] | None = None
+        self.batch: Batch | None = None
+        self._session = session
         self._exporter = exporter
         self._redact = redact
         self._pause = Turns()
         self._batch_size = config.batch_size
-        self._held: dict[int, Event] = {}
-        self._parking = Parking()
-        self._most_parked_bytes = config.max_queue_bytes // 2
-        self._closing: set[Part] = set()
-        self._redacted_before: set[int] = set()
-        self._batch: Batch | None = None
-        self._verdicts: Verdicts | None = None
-        """What is being settled."""
         self._crashes = 0
-        self._abandoned = False
-
-    @property
-    def moves(self) -> int:
-        """Odd while events are between two places."""
-        return self._moves.number
-
-    @property
-    def unsettled(self) -> int:
-        """Events taken from the queue that have no verdict yet."""
-        staged = 0 if self.stage is None else self.stage.waiting
-        return staged + len(self.batcher) + len(self._held) + len(self._parking)
-
-    @property
-    def spooled(self) -> int:
-        """Those of them that are on disk."""
-        return 0 if self.stage is None else self.stage.spooled
-
-    @property
-    def parked(self) -> int:
-        """Those of them that wait for the end of their run or step."""
-        return len(self._parking)
-
-    @property
-    def in_hand(self) -> bool:
-        return bool(self._held)
-
-    @property
-    def busy(self) -> bool:
-        """Whether there is anything to be sent now."""
-        staged = self.stage is not None and self.stage.waiting > 0
-        return staged or bool(self._held) or len(self.batcher) > 0 or len(self.queue) > 0
-
-    def counts(self) -> Counts:
-        """What became of all events so far."""
-        ledger = self.ledger
-        for look in range(2_000):
-            moves, refused = self.moves, ledger.refused.total()
-            queued, unsettled, spooled = len(self.queue), self.unsettled, self.spooled
-            accepted = ledger.taken + queued + refused
-            delivered, dropped = ledger.delivered, ledger.dropped()
-            if not moves & 1 and moves == self.moves and refused == ledger.refused.total():
-                break
-            # The thread that moves them needs its turn. It may be this one, within a signal: a second is the most that is waited.
-            time.sleep(0 if look < 1_000 else 0.001)
-        return Counts(accepted, delivered, queued + unsettled - spooled, dropped, spooled)
-
-    def in_batches(self) -> Iterator[Event]:
-        """Events that are batched, in hand or parked."""
-        yield from self.batcher
-        yield from self._held.values()
-        yield from self._parking
-
-    def has_before(self, seq: int) -> bool:
-        """Whether an event that came before this one has no verdict and is not parked. Only where there is a spool."""
-        assert self.stage is not None
-        with self.move():
-            return (
-                (bool(self.queue.events) and self.queue.events[0].seq < seq)
-                or self.stage.has_before(seq)
-                or any(event.seq < seq for event in (*self.batcher, *self._held.values()))
-            )
 
     def collect(self, now: float) -> None:
-        """Take what fits into the next batch out of the queue."""
-        events, batcher = self.queue.events, self.batcher
-        if self.stage is not None:
-            if batcher.room():
-                self.stage.refill()
-            with self.move() as allowed:
-                while allowed and batcher.room() and (event := self.stage.next()) is not None:
-                    batcher.add(event, now)
-            return
-        with self.move() as allowed:
-            while allowed and (number := min(len(events), batcher.room(), MOST_AT_ONCE)):
-                batcher.take(events.popleft, number, now)
-                self.ledger.taken += number
+        """Have in *batched* what fits into the next batch."""
+        if self.refill is not None and self.states.batched.room():
+            self.refill()
+        self.states.collect(now)
 
     def load(self, now: float) -> None:
-        """Take the next batch in hand, unless there is one."""
-        if self._held:
-            return
-        self._batch, self._crashes = None, 0
-        self._hold(now)
+        """Begin the next batch, unless one is in flight."""
+        if not self.states.in_flight:
+            self.batch, self._crashes = None, 0
+            self.states.begin_batch(now)
 
     def attempt(self, timeout: float, now: float) -> Outcome:
-        """Export the batch in hand once and settle what has a verdict."""
+        """Export the batch in flight once."""
+        states, batch = self.states, self.batch
         self._pause.begin()
-        batch = self._batch
         if batch is None:
-            events = self._redacted(list(self._held.values()))
-            told = self.ledger.unreported()
-            batch = Batch(new_id(), self.session, events, told, parked=self._parking.events, closing=self._closing)
+            events = self._redacted(list(states.in_flight.values()))
+            incomplete, told = states.incomplete.events, states.ledger.unreported()
+            batch = Batch(new_id(), self._session, events, told, parked=incomplete, closing=states.closing)
             batch.pause = self._pause
-            self._batch = batch
-        elif batch.server_errors >= PATIENCE:
-            self._top_up(now)
-        if len(batch.events) != len(self._held):
-            self._fill(batch)
+            self.batch = batch
+        elif batch.server_errors >= PATIENCE and len(states.in_flight) < 2 * self._batch_size:
+            # Healthy company shows which event a backend stumbles over, and must not wait behind it.
+            self.collect(now)
+            states.begin_batch(now)
+        if len(batch.events) != len(states.in_flight):
+            # It got company, or a thread died before it could say so.
+            there = {event.seq for event in batch.events}
+            added = self._redacted([event for event in states.in_flight.values() if event.seq not in there])
+            batch.events = [*(event for event in batch.events if event.seq in states.in_flight), *added]
         if not batch.events:
             return Outcome()
-        self.ledger.attempts += 1
+        states.ledger.attempts += 1
         try:
             outcome = self._exporter.export(batch, timeout)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             outcome = self._crashed(error, batch)
-        self._take_in(batch, outcome, now)
-        self._relieve(now)
+        states.apply(outcome, batch.events, batch.dropped, now)
+        if outcome.reported:
+            batch.dropped = {}
+        batch.events = [event for event in batch.events if event.seq in states.in_flight] if states.in_flight else []
+        states.close_oldest(now)
         return outcome
 
     def give_up(self, reason: str) -> None:
-        """Drop what is in hand."""
-        self._settle([], [(seq, reason) for seq in list(self._held)])
+        """Drop all events in flight."""
+        self.states.settle([], [(seq, reason) for seq in list(self.states.in_flight)])
 
-    def abandon(self, reason: str = SHUTDOWN) -> int:
-        """Drop all that is left, for good, and say how much that was. What is on disk stays there.
-
-        May be called from any thread.
-        """
-        with self.move():
-            self._moves.over = True
-            left = self.unsettled
-            if self.stage is not None:
-                left -= self.stage.forget()
-                if self.stage.spool.problem is not None and reason == SHUTDOWN:
-                    reason = self.stage.spool.reason
-            while self.queue.events:
-                self.queue.events.popleft()
-                self.ledger.taken += 1
-                left += 1
-            self.batcher.clear()
-            self._held.clear()
-            self._parking.clear()
-            if left:
-                self.ledger.drop(reason, left)
-            self.through = self.ledger.taken
-        return left
-
-    def finish(self, now: float) -> None:
-        """The end: once all else is settled, what is parked is sent as it is."""
-        if self._parking and not self.busy:
-            self._close(list(self._parking.events), now)
-
-    def _close(self, parts: Iterable[Part], now: float) -> None:
-        """Have these parts sent as they are. Their last event goes ahead, and takes the others along."""
-        with self.move() as allowed:
-            for part in parts if allowed else ():
-                last = self._parking.last(part)
-                self._closing.add(part)
-                self._note_redacted((last,))
-                self.batcher.add(last, now)
-                self._parking.remove(last)
-
-    def _relieve(self, now: float) -> None:
-        """What never ends must not fill the queue: the oldest of it is sent as it is."""
-        if len(self._parking) > MOST_PARKED or self._parking.bytes > self._most_parked_bytes:
-            # What is on its way takes its parked events along: sent before it or after it, they would be torn apart.
-            moving = {(event.run_id, event.step_id) for event in (*self._held.values(), *self.batcher)}
-            oldest = self._parking.parts(without=moving)
-            self._close(oldest[: len(self._parking.events) // 10 + 1], now)
-
-    def _release(self, now: float) -> None:
-        """Have everything that is parked sent event by event, before what came after it."""
-        events = sorted(self._parking, key=lambda event: event.seq)
-        self._note_redacted(events)
-        self.batcher.put_back(events, now)
-        self._parking.clear()
-        self.through = self.ledger.taken - len(self.batcher)
-
-    def _park(self, batch: Batch, seqs: set[int]) -> None:
-        """Keep events for the end of their run or step."""
-        for event in batch.events if seqs else ():
-            if event.seq in seqs and event.seq in self._held:
-                self._parking.add(event)
-                del self._held[event.seq]
-
-    def _hold(self, now: float) -> None:
-        with self.move() as allowed:
-            events = self.batcher.next() if allowed else []
-            self._held.update(zip(map(_SEQ, events), events, strict=True))
-            self.batcher.remove(events, now)
-
-    def _note_redacted(self, events: Iterable[Event]) -> None:
-        if self.stage is None:
-            self._redacted_before.update(event.seq for event in events)
-
-    def _redacted(self, events: list[Event]) -> list[Event]:
+    def _redacted(self, events: Sequence[QueuedEvent]) -> list[ReadyEvent]:
         """The events as they may be sent. One whose redaction fails is dropped, never sent as it is."""
-        if self.stage is not None:
-            return events  # that was done before they went to disk
-        kept = []
-        for event, cleaned in screened(events, self._redact, self._redacted_before, self._pause):
+        if self.states.spool is not None:
+            return [in_full(event) for event in events]  # redacted before they went to disk
+        kept: list[ReadyEvent] = []
+        for event, cleaned in redacted_all(events, self._redact, self.states.redacted, self._pause):
             if isinstance(cleaned, str):
-                self._settle([], [(event.seq, cleaned)])
+                self.states.settle([], [(event.seq, cleaned)])
             else:
                 kept.append(cleaned)
         return kept
@@ -273,79 +245,170 @@ class Shipper:
             return Outcome(problem=f"the exporter raised {type(error).__name__}", kind=BUSY)
         return Outcome(dropped=[Dropped(event.seq, ENCODE_ERROR, type(error).__name__) for event in batch.events])
 
-    def _take_in(self, batch: Batch, outcome: Outcome, now: float) -> None:
-        with self.move() as allowed:
-            if not allowed:
+
+class Durable(Protocol):
+    """The spool's part in delivery. `spool.manager.Spooling` is one."""
+
+    def note(self, outcome: Outcome) -> None: ...
+
+    def see_to_storing(self) -> None: ...
+
+    def sleep(self, seconds: float | None, wake_at: int) -> None: ...
+
+
+class Delivery:
+    """Batches until their verdict, the waits between attempts, and the log lines about them.
+
+    Another thread asks for the end by setting `stop`, and for no more log lines by setting `finished`.
+    """
+
+    def __init__(
+        self, config: Config, attempts: Attempts, flushes: Flushes, notices: Notices, spooling: Durable | None
+    ) -> None:
+        self.stop: Stop | None = None
+        self.finished = False
+        """Nothing more will be delivered."""
+        self.problem: str | None = None
+        """The reason of the newest failure, in one sentence."""
+        self.kind: str | None = None
+        self.progress = monotonic()
+        """The moment of the newest verdict."""
+        self.figures = Figures()
+        self._config = config
+        self._attempts = attempts
+        self._states = attempts.states
+        self._flushes = flushes
+        self._notices = notices
+        self._spooling = spooling
+        self._draw = random.Random(new_id()).random  # noqa: S311 - jitter, and never the user's own sequence
+        self._retrying: Retrying | None = None
+        self._wait: wait_for_backend | None = None
+        self._recovery_backoff: Backoff | None = None
+        self._number = 1
+        """The number of this attempt since the last progress of its batch."""
+        self._asked_to_wait = False
+        """The backend itself has said how long."""
+
+    def warm_up(self) -> None:
+        """Import tenacity and put the policies together."""
+        if self._retrying is not None:
+            return
+        from .retry import (
+            Backoff,
+            Retrying,
+            count_anew_after_progress,
+            give_up_after,
+            retry_if_result,
+            wait_for_backend,
+            wait_full_jitter,
+        )
+
+        self._wait = wait_for_backend(wait_full_jitter(self._config.retry_delay, self._draw))
+        self._recovery_backoff = Backoff(self._wait)
+        self._retrying = Retrying(
+            retry=retry_if_result(lambda outcome: bool(self._states.in_flight)),
+            wait=self._seconds,
+            stop=give_up_after(self._config.max_retries, self.over),
+            sleep=self._sleep,
+            before=self._begin,
+            after=count_anew_after_progress,
+            retry_error_callback=self._stopped,
+        )
+
+    def round(self) -> None:
+        """Begin a batch, unless one is in flight, and make attempts until it is settled or the end has come."""
+        self._attempts.collect(monotonic())
+        self._attempts.load(monotonic())
+        self.warm_up()
+        assert self._retrying is not None
+        self._retrying(self._attempt)
+
+    def note_recovery(self, outcome: Outcome) -> float:
+        """Take in an attempt at events of an earlier process; the seconds before the next one if it failed."""
+        self.warm_up()
+        assert self._recovery_backoff is not None
+        self.figures.note(outcome, retried=self._recovery_backoff.failures > 0)
+        seconds = self._recovery_backoff.after(outcome)
+        self._note(outcome, self._recovery_backoff.failures)
+        return seconds
+
+    def over(self) -> bool:
+        """Whether the end was asked for, and there is no use in going on."""
+        return self.stop is not None and self.stop.over(monotonic(), self.progress)
+
+    # ---- called by tenacity ----------------------------------------------------------------------------------------
+
+    def _begin(self, state: RetryCallState) -> None:
+        self._number = state.attempt_number
+
+    def _attempt(self) -> Outcome:
+        limit = self._config.timeout
+        if self.stop is not None:
+            limit = min(limit, self.stop.patience, max(self.stop.deadline(self.progress) - monotonic(), 0.05))
+        outcome = self._attempts.attempt(limit, monotonic())
+        self.figures.note(outcome, retried=self._number > 1)
+        if self._spooling is not None:
+            self._spooling.note(outcome)
+        self._note(outcome, 0 if outcome.delivered or outcome.dropped else self._number)
+        return outcome
+
+    def _seconds(self, state: RetryCallState) -> float:
+        from .retry import result, retry_after
+
+        assert self._wait is not None
+        outcome, seconds = result(state), self._wait(state)
+        self._asked_to_wait = retry_after(outcome.retry_after, time.time()) is not None
+        if self.stop is not None:
+            return self.stop.wait(outcome, seconds, monotonic(), self.progress)
+        return seconds
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait for the next attempt. A flush or a stop ends it, but a backend that needs a person is not asked more often.
+
+        New events end it within seconds, unless the backend itself has asked for the wait.
+        """
+        now = monotonic()
+        end, fresh = now + seconds, now + FRESH * (0.5 + self._draw() / 2)
+        stopping = self.stop is not None
+        patient, came = self._asked_to_wait or self.kind in NEEDS_PERSON, self._came()
+        while (now := monotonic()) < end:
+            if not patient and now >= fresh and self._came() > came:
                 return
-            if outcome.reported:
-                self.ledger.reported(batch.dropped)
-                batch.dropped = {}
-            self._park(batch, set(outcome.parked))
-            self.ledger.duplicates += outcome.duplicates
-            self.ledger.possibly_duplicated += outcome.possibly_duplicated
-            self._settle(outcome.delivered, [(seq, reason) for seq, reason, _ in outcome.dropped])
-            # What is still in hand goes first: it may be of the same runs, and takes what is parked along.
-            if outcome.released and not self._held:
-                self._release(now)
-        batch.events = [event for event in batch.events if event.seq in self._held] if self._held else []
-
-    def _settle(self, delivered: Iterable[int], dropped: Iterable[tuple[int, str]]) -> None:
-        with self.move() as allowed:
-            if not allowed:
+            if self.kind in NEEDS_PERSON:
+                self._flushes.answer(everyone=True)
+            if self._spooling is not None:
+                self._spooling.see_to_storing()
+            until = end if patient else min(end, fresh if now < fresh else now + LOOK)
+            (self._states.queue if self._spooling is None else self._spooling).sleep(until - now, NEVER)
+            if (self.stop is not None) != stopping:
                 return
-            reasons = dict(reversed(list(dropped)))  # of several, the first one counts
-            find = self._find if self._parking else self._held.get
-            gone = {event.seq: event for event in map(find, delivered) if event is not None}
-            refused = [event for event in map(self._find, reasons) if event is not None and event.seq not in gone]
-            told = [(event, reasons[event.seq]) for event in refused]
-            # From here on all is known: what a thread does not live to carry out is left to `_mend`.
-            self._verdicts = Verdicts.of([*gone.values()], told, self.ledger, self.queue)
-            self._carry_out(self._verdicts)
+            if self._flushes and self.kind not in NEEDS_PERSON and not stopping:
+                return
 
-    def _find(self, seq: int) -> Event | None:
-        """An event that has no verdict yet."""
-        return self._held.get(seq) or self._parking.get(seq)
+    def _stopped(self, state: RetryCallState) -> None:
+        if self._config.max_retries is not None and state.attempt_number > self._config.max_retries:
+            self._attempts.give_up(RETRY_LIMIT)
 
-    def _carry_out(self, verdicts: Verdicts) -> None:
-        """Settle these. To do so twice changes nothing."""
-        others = [event for event in verdicts.events if self._held.pop(event.seq, None) is None]
-        for event in others if self._parking else ():
-            if self._parking.get(event.seq) is not None:
-                self._parking.remove(event)
-        if self._closing:
-            self._closing.difference_update((event.run_id, event.step_id) for event in verdicts.events)
-        if self._redacted_before:
-            self._redacted_before.difference_update(map(_SEQ, verdicts.events))
-        verdicts.enter(self.ledger, self.queue)
-        if self.on_settled is not None:
-            self.on_settled(verdicts.events)
-        if not self._held:
-            self.through = self.ledger.taken - len(self.batcher)
-        self._verdicts = None
+    def _came(self) -> int:
+        """How many events have been put so far."""
+        return self._states.ledger.taken + len(self._states.queue)
 
-    def _mend(self) -> None:
-        """A move was left by an exception: no event may be nowhere or in two places, and the sums must be right."""
-        self._parking.recount()
-        if self._verdicts is not None:
-            self._carry_out(self._verdicts)
-        # Every move puts an event into its new place first. Which of two places counts makes no difference.
-        for event in self._parking:
-            self._held.pop(event.seq, None)
-        elsewhere = {event.seq for event in (*self._parking, *self._held.values())}
-        self.batcher.keep(event for event in self.batcher if event.seq not in elsewhere)
-        if not self._moves.over:  # it may lag behind by what was just taken, and is never ahead
-            self.ledger.taken = max(self.ledger.taken, self.ledger.settled() + self.unsettled)
-        if not self._held:
-            self.through = self.ledger.taken - len(self.batcher)
+    def _note(self, outcome: Outcome, failures: int) -> None:
+        if self.finished:
+            return  # the attempt was cut off by the end: that is not what was wrong
+        if outcome.delivered or outcome.dropped:
+            self.progress = monotonic()
+        if self.stop is not None:
+            self.stop.note(outcome)
+        before, self.problem, self.kind = self.problem, outcome.problem, outcome.kind
+        if outcome.problem is None:
+            if before is not None:
+                self._notices.relief()
+        elif self.stop is None:
+            counts = self._states.counts()
+            self._notices.trouble(outcome.problem, outcome.kind, failures, counts.pending + counts.spooled, monotonic())
+        self.tell_drops()
 
-    def _top_up(self, now: float) -> None:
-        """A batch that the backend stumbles over needs healthy company to tell the culprit, and must not hold up the rest."""
-        if len(self._held) < 2 * self._batch_size:
-            self.collect(now)
-            self._hold(now)
-
-    def _fill(self, batch: Batch) -> None:
-        """Have all that is in hand in this batch: it got company, or a thread died before it could say so."""
-        there = {event.seq for event in batch.events}
-        added = self._redacted([event for event in self._held.values() if event.seq not in there])
-        batch.events = [*(event for event in batch.events if event.seq in self._held), *added]
+    def tell_drops(self) -> None:
+        if dropped := self._states.ledger.dropped():
+            self._notices.drops(dropped, monotonic())

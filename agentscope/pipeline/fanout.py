@@ -38,7 +38,6 @@ class FanOut:
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._pipelines = tuple(pipelines)
         self._first = self._pipelines[0]
-        self.sealing = False  # each would have to encode the payloads by itself
 
     @property
     def closed(self) -> bool:
@@ -77,9 +76,9 @@ class FanOut:
         for pipeline in self._pipelines:
             pipeline.retire()
 
-    def misused(self, kind: str, message: str) -> None:
+    def invalid_call(self, kind: str, message: str) -> None:
         """Count a call that could not be recorded as it was meant, once, and say so once."""
-        self._first.misused(kind, message)
+        self._first.invalid_call(kind, message)
 
     def stats(self) -> Stats:
         """Sums over all, and each by itself in `exporters`."""
@@ -90,7 +89,7 @@ class FanOut:
             calls=each[0].calls,
             call_seconds=each[0].call_seconds,
             dropped=_added(stats.dropped for stats in each),
-            misused=_added(stats.misused for stats in each),
+            invalid_calls=_added(stats.invalid_calls for stats in each),
             protocol=", ".join(stats.protocol for stats in each if stats.protocol) or None,
             problem=next((stats.problem for stats in each if stats.problem), None),
             exporters=each,

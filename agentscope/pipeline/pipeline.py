@@ -11,19 +11,30 @@ import time
 from collections.abc import Callable
 from itertools import count
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentscope.config import Config
-from agentscope.events import Event, PlainStep, in_full
+from agentscope.events import (
+    DeferredEvent,
+    DeferredFields,
+    Event,
+    FieldValue,
+    PlainFields,
+    PlainStep,
+    QueuedEvent,
+    in_full,
+    united,
+)
 from agentscope.protocols.base import Exporter
 from agentscope.protocols.drop_reasons import SHUTDOWN
 from agentscope.protocols.ids import new_id, sampled
 from agentscope.types import FlushResult, Stats
 
+from .ledger import Left
 from .process import clock, lifecycle, threads
 from .queue import CROWDED
 from .reporting import say
-from .stats import Left, Meter
+from .stats import Meter
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -33,10 +44,6 @@ __all__ = ["Pipeline"]
 
 OVERHEAD, STEP_OVERHEAD = 850, 600
 """What an event takes in memory besides its payloads, about, in bytes; and what a `PlainStep` does."""
-MOST_SEALED = 512
-"""Payloads are sealed while fewer events than this are queued: to encode them later must not take the worker long."""
-PACE, PACE_NS = 61, 15_000_000
-"""They are sealed as well while so many events, or half as many, take longer than this: a backend that hangs makes no burst."""
 
 FIRST_STEP = 100_000_000_000
 """Steps are numbered from here on, which makes twelve digits without a format to say so."""
@@ -66,10 +73,6 @@ class Pipeline:
         self._inherited: list[Worker] = []
         """A parent's workers, never used: their connections are the parent's, and must not be closed by a finalizer here."""
         self.meter = Meter()
-        self.sealing = True
-        """Whether payloads should be sealed, for the worker to encode: as long as few events are queued, or they come slowly."""
-        self._slow = True
-        self._looked_at = 0
         self._begin()
         lifecycle.know(self)
 
@@ -102,7 +105,7 @@ class Pipeline:
         run_id: str,
         step_id: str | None,
         parent_id: str | None,
-        fields: dict[str, Any] | PlainStep,
+        fields: dict[str, FieldValue] | PlainFields | DeferredFields,
         size: int,
         urgent: bool,
     ) -> bool:
@@ -117,20 +120,21 @@ class Pipeline:
             worker.ledger.sampled_out.add()
             return False
         if threads.callbacks and threads.in_callback():
-            worker.ledger.misused.add("inside_callback")
+            worker.ledger.invalid_calls.add("inside_callback")
             return False
         if self._closed:
             worker.ledger.refused.add(SHUTDOWN)
             return False
         queue = worker.queue
-        if type(fields) is PlainStep:
-            time_ns = fields.started_at + fields.elapsed
-            size += STEP_OVERHEAD
-        else:
-            time_ns = time.time_ns()
+        event: QueuedEvent
+        if isinstance(fields, PlainFields):
+            event = _new(PlainStep, (self._next(), run_id, step_id, parent_id, size + STEP_OVERHEAD, *fields))
+        elif isinstance(fields, DeferredFields):
             size += OVERHEAD
-        seq = self._next()
-        event = _new(Event, (type_, seq, time_ns, run_id, step_id, parent_id, fields, size))
+            event = DeferredEvent(type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields.make, size)
+        else:
+            size += OVERHEAD
+            event = _new(Event, (type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields, size))
         refusal = queue.put(event, urgent, True)
         if refusal is not None:
             if refusal == CROWDED:
@@ -141,15 +145,11 @@ class Pipeline:
             if refusal is not None:
                 worker.ledger.refused.add(refusal)
                 return False
-        if not seq % PACE:
-            self._slow = time_ns - self._looked_at > PACE_NS
-            self._looked_at = time_ns
-        self.sealing = self._slow or len(queue.events) < MOST_SEALED
         if not worker.running:
             lifecycle.started(self)
             worker.start()
             if worker.finished:
-                worker.shipper.abandon()  # it ended between the check above and the append
+                worker.states.abandon()  # it ended between the check above and the append
         return True
 
     def flush(self, timeout: float) -> FlushResult:
@@ -174,7 +174,7 @@ class Pipeline:
         worker.ask_to_stop(timeout)
         worker.wait_until_stopped()
         worker.wait_for_thread(clock.monotonic() + lifecycle.LAST_GRACE)
-        counts = worker.counts()
+        counts = worker.states.counts()
         return self._result(Left(counts.pending, counts.spooled), before)
 
     def call_before_stop(self, hook: Callable[[], object]) -> None:
@@ -210,9 +210,9 @@ class Pipeline:
         self._inherited.append(self._worker)
         self._begin()
 
-    def misused(self, kind: str, message: str) -> None:
+    def invalid_call(self, kind: str, message: str) -> None:
         """Count a call that could not be recorded as it was meant, and say so once."""
-        self._worker.ledger.misused.add(kind)
+        self._worker.ledger.invalid_calls.add(kind)
         if kind not in self._said:
             self._said.add(kind)
             say(message)
@@ -220,8 +220,8 @@ class Pipeline:
     def stats(self) -> Stats:
         worker = self._own_worker()
         ledger = worker.ledger
-        figures = worker.sender.figures
-        accepted, delivered, pending, dropped, spooled = worker.counts()
+        figures = worker.delivery.figures
+        accepted, delivered, pending, dropped, spooled = worker.states.counts()
         return Stats(
             accepted=accepted,
             delivered=delivered,
@@ -229,13 +229,13 @@ class Pipeline:
             pending=pending,
             spooled=spooled,
             recovered=worker.spooling.recovery.recovered if worker.spooling is not None else 0,
-            unfinished=worker.shipper.parked,
+            unfinished=len(worker.states.incomplete),
             queued_bytes=worker.queue.bytes,
             duplicates=ledger.duplicates,
             possibly_duplicated=ledger.possibly_duplicated,
             payloads_shed=ledger.shed.value,
             sampled_out=ledger.sampled_out.value,
-            misused=MappingProxyType(ledger.misused.values()),
+            invalid_calls=MappingProxyType(ledger.invalid_calls.values()),
             attempts=ledger.attempts,
             retries=figures.retries,
             requests=figures.requests,
@@ -244,7 +244,7 @@ class Pipeline:
             calls=accepted + ledger.sampled_out.value,
             call_seconds=self.meter.seconds,
             protocol=worker.exporter.protocol,
-            problem=worker.problem or (worker.spooling.stage.spool.problem if worker.spooling is not None else None),
+            problem=worker.problem or (worker.spooling.spool.problem if worker.spooling is not None else None),
         )
 
     def _result(self, left: Left, before: int) -> FlushResult:
@@ -257,13 +257,15 @@ class Pipeline:
         )
 
 
-def _without_payloads(event: Event) -> tuple[Event, bool]:
+def _without_payloads(event: QueuedEvent) -> tuple[QueuedEvent, bool]:
     """The event without the fields that hold payloads, and whether there were any."""
-    told = in_full(event).fields
-    shed = [name for name, value in told.items() if type(value) is bytes]
+    if isinstance(event, DeferredEvent):
+        return event, False
+    full = in_full(event)
+    shed = [name for name, value in full.fields.items() if isinstance(value, bytes)]
     if not shed:
         return event, False
-    kept = {name: value for name, value in told.items() if type(value) is not bytes}
-    kept["truncated"] = sorted({*shed, *told.get("truncated", ())})
-    size = OVERHEAD + sum(len(value) for value in kept.values() if type(value) is str)
-    return event._replace(fields=kept, size=size), True
+    kept: dict[str, FieldValue] = {name: value for name, value in full.fields.items() if name not in shed}
+    kept["truncated"] = united(full.fields.get("truncated"), shed)
+    size = OVERHEAD + sum(len(value) for value in kept.values() if isinstance(value, str))
+    return full._replace(fields=kept, size=size), True

@@ -1,5 +1,6 @@
-"""The queue between the agent's threads and the worker: bounded in bytes, and free of locks on the side that puts.
+"""The two places where events wait to be sent: the queue, for the worker, and the batched events, until a batch is due.
 
+The queue is bounded in bytes, and free of locks on the side that puts.
 A signal handler, a finalizer or a logging handler may put at any moment, even in the middle of another put: every step below
 is one C call on a deque, a sum or a `SimpleQueue`, each of them re-entrant.
 """
@@ -7,10 +8,13 @@ is one C call on a deque, a sum or a `SimpleQueue`, each of them re-entrant.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import SEEK_CUR, BytesIO
+from itertools import islice
+from operator import attrgetter
 from queue import Empty, SimpleQueue
 
-from agentscope.events import Event
+from agentscope.events import QueuedEvent
 from agentscope.protocols.drop_reasons import QUEUE_FULL
 
 UNIT = 256
@@ -24,6 +28,12 @@ CROWDED = "crowded"
 """Why an event is refused that might do without its payloads."""
 
 NEVER = 1 << 62
+_SIZE = attrgetter("size")
+
+
+def units(events: Iterable[QueuedEvent]) -> int:
+    """The sum that these events are charged."""
+    return sum(event.size // UNIT + 1 for event in events)
 
 
 class Bell:
@@ -55,7 +65,7 @@ class EventQueue:
     """Events in the order of their calls, and what they are charged against the bound until they are settled."""
 
     def __init__(self, max_bytes: int, batch_bytes: int) -> None:
-        self.events: deque[Event] = deque()
+        self.events: deque[QueuedEvent] = deque()
         self.wake_at = NEVER
         """Wake the worker when so many events wait. It says so itself before it goes to sleep, so a busy one costs nothing."""
         self._max_units = max(max_bytes // UNIT, 1)
@@ -65,7 +75,8 @@ class EventQueue:
         self._add = BytesIO().seek
         """A sum that any thread may add to at any moment, in one C call that gives the new one: a place in an empty file."""
         self._reserved = 0
-        self._released = 0
+        self.released = 0
+        """Units of the events that are settled, or on disk only. Set inside a move of `states`."""
         self._bell = Bell()
         self.full_reason = QUEUE_FULL
         """Why what is refused for want of room is refused."""
@@ -76,9 +87,9 @@ class EventQueue:
     @property
     def bytes(self) -> int:
         """What the events that are not settled are charged."""
-        return max(self._reserved - self._released, 0) * UNIT
+        return max(self._reserved - self.released, 0) * UNIT
 
-    def put(self, event: Event, urgent: bool, whole: bool = False) -> str | None:
+    def put(self, event: QueuedEvent, urgent: bool, whole: bool = False) -> str | None:
         """Append, or give the reason why not. `urgent` events may use the room that is kept for them.
 
         A `whole` event leaves the last of the room to those without payloads: where it is the one thing in its way, that
@@ -86,7 +97,7 @@ class EventQueue:
         """
         units = event.size // UNIT + 1
         # Two threads may both read an old sum here; the bound is missed by an event a thread at most, and never drifts.
-        charged = self._reserved - self._released + units
+        charged = self._reserved - self.released + units
         if charged > (self._max_units if urgent else self._shed_units if whole else self._refuse_units):
             if whole and not urgent:
                 return CROWDED
@@ -101,14 +112,6 @@ class EventQueue:
             self.ring()
         return None
 
-    def release(self, events: list[Event]) -> None:
-        """These are settled, or on disk only. Called by one thread at a time."""
-        self._released += sum(event.size // UNIT + 1 for event in events)
-
-    def take_back(self, events: list[Event]) -> None:
-        """These are charged again: they have been read back from disk. Called as `release` is."""
-        self._released -= sum(event.size // UNIT + 1 for event in events)
-
     def ring(self) -> None:
         """Wake the worker, if it sleeps."""
         self.wake_at = NEVER
@@ -121,3 +124,91 @@ class EventQueue:
             self._bell.wait(seconds)
         self.wake_at = NEVER
         self._bell.hush()
+
+
+class Batched:
+    """The batched events, and the decision when the next batch is due: by number, by bytes or by age.
+
+    Every decision takes `now`, in monotonic seconds. A batch is due as soon as `enough` events wait, and takes along all that do:
+    its size follows the backend, since more events wait while an answer takes long.
+    """
+
+    def __init__(self, max_events: int, max_bytes: int, max_age: float, enough: int | None = None) -> None:
+        self._max_events = max_events
+        self._enough = max_events if enough is None else min(enough, max_events)
+        self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._events: deque[QueuedEvent] = deque()
+        self._bytes = 0
+        self._since = 0.0
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __iter__(self) -> Iterator[QueuedEvent]:
+        return iter(self._events)
+
+    def add(self, event: QueuedEvent, now: float) -> None:
+        if not self._events:
+            self._since = now
+        self._events.append(event)
+        self._bytes += event.size
+
+    def take(self, next_event: Callable[[], QueuedEvent], number: int, now: float) -> None:
+        """Add so many events, which `next_event` returns. No exception comes between the return and the addition."""
+        before = len(self._events)
+        if not before:
+            self._since = now
+        self._events.extend(islice(iter(next_event, None), number))
+        self._bytes += sum(map(_SIZE, islice(self._events, before, None)))
+
+    def put_back(self, events: Sequence[QueuedEvent], now: float) -> None:
+        """Add events before all others."""
+        if not self._events:
+            self._since = now
+        self._events.extendleft(reversed(events))
+        self._bytes += sum(map(_SIZE, events))
+
+    def room(self) -> int:
+        """How many more events fit by number; 0 if the bytes are full."""
+        return 0 if self._bytes >= self._max_bytes else max(self._max_events - len(self._events), 0)
+
+    def missing(self) -> int:
+        """How many more events make a batch due; 0 if the bytes are full."""
+        return 0 if self._bytes >= self._max_bytes else max(self._enough - len(self._events), 0)
+
+    def wait(self, now: float) -> float | None:
+        """Seconds until the batch is due; None without events."""
+        if not self._events:
+            return None
+        return max(self._since + self._max_age - now, 0.0) if self.missing() else 0.0
+
+    def next(self) -> list[QueuedEvent]:
+        """The next batch, within the limits unless one event alone is larger. It stays here until it is removed."""
+        if len(self._events) <= self._max_events and self._bytes <= self._max_bytes:
+            return list(self._events)
+        batch: list[QueuedEvent] = []
+        size = 0
+        for event in self._events:
+            size += event.size
+            if len(batch) == self._max_events or (batch and size > self._max_bytes):
+                break
+            batch.append(event)
+        return batch
+
+    def remove(self, batch: Sequence[QueuedEvent], now: float) -> None:
+        """Remove the events that `next` returned. The age of the others begins anew."""
+        if len(batch) == len(self._events):
+            self.clear()
+        for _ in batch if self._events else ():
+            self._bytes -= self._events.popleft().size
+        self._since = now
+
+    def keep(self, events: Iterable[QueuedEvent]) -> None:
+        """Hold these events and no others."""
+        self._events = deque(events)
+        self._bytes = sum(map(_SIZE, self._events))
+
+    def clear(self) -> None:
+        self._events.clear()
+        self._bytes = 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from agentscope.options import OnDrop
 from agentscope.protocols.base import NEEDS_PERSON
-from agentscope.protocols.drop_reasons import AT_THE_END
+from agentscope.protocols.drop_reasons import AT_THE_END, SHUTDOWN
 
 from .process import threads
 
@@ -49,7 +49,8 @@ class Notices:
     def drops(self, totals: Mapping[str, int], now: float) -> None:
         """Tell of events that were dropped since the last time."""
         self.tell(totals)
-        if self._unlogged and now >= self._next_drop_line:
+        # `farewell` tells of drops at the end. This may run between such a drop and that line, in another thread.
+        if self._unlogged.keys() - {SHUTDOWN} and now >= self._next_drop_line:
             self._next_drop_line = now + INTERVAL
             logger.warning("dropped events: %s", spelled(self._unlogged))
             self._unlogged = {}

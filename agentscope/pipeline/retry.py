@@ -1,63 +1,120 @@
-"""How long to wait before the next attempt, and when to stop. Policies are tenacity's kind of value; `sleep` is an argument.
+"""The wait before the next attempt at a batch, as tenacity's policies.
 
-tenacity is imported on first use: the worker pays for it, not `import agentscope`.
+Only the worker imports this module, so that `import agentscope` does not import tenacity.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_result,
+    stop_after_attempt,
+    stop_any,
+    stop_never,
+    wait_exponential,
+)
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
 
 from agentscope.protocols.base import NEEDS_PERSON, Outcome
 
-if TYPE_CHECKING:
-    from tenacity import RetryCallState
-from agentscope.protocols.base import BUSY, REFUSED
+__all__ = ["Backoff", "RetryCallState", "Retrying", "count_anew_after_progress", "give_up_after", "retry_if_result"]
 
 FIRST = 0.5
 LONGEST = 30.0
-FRESH = 4.0
-"""The longest wait while new events come in: they arrive within seconds of the end of an outage."""
 RETRY_AFTER_LIMIT = 60.0
 PROBE_INTERVAL = 60.0
-"""A backend that needs a person (a wrong key, a wrong address) is asked once in this many seconds."""
+"""Seconds between two attempts at a backend that needs a person: the key or the address is wrong."""
 
 
-def warm_up() -> None:
-    """Import tenacity."""
-    import_module("tenacity")
+class wait_full_jitter(wait_base):
+    """A random part of a bound that begins with `first` seconds and doubles with each failure in a row, up to 30.
 
-
-@dataclass
-class Attempts:
-    """Failures in a row. Progress, even of a part of a batch, begins the count anew."""
-
-    failures: int = 0
-
-    def note(self, outcome: Outcome) -> None:
-        progress = bool(outcome.delivered or outcome.dropped)
-        self.failures = 0 if progress else self.failures + 1
-
-
-def backoff(outcome: Outcome, failures: int, jitter: float, wall: float, first: float = FIRST) -> float:
-    """Seconds to wait: what the backend asked for, else full jitter under an exponential bound that begins with `first`.
-
-    `jitter` is random in [0, 1); `wall` is the time of day in seconds since the epoch, for dates in `Retry-After`.
+    draw: a random number in [0, 1). tenacity's own `wait_random_exponential` draws from `random`, whose sequence is the user's.
     """
-    if outcome.kind in NEEDS_PERSON:
-        return PROBE_INTERVAL
-    asked = retry_after(outcome.retry_after, wall)
-    if asked is not None:
-        return asked
-    if failures == 0:
-        return 0.0
-    return jitter * min(LONGEST, first * 2.0 ** min(failures - 1, 32))
+
+    def __init__(self, first: float, draw: Callable[[], float]) -> None:
+        self._bound = wait_exponential(multiplier=first, max=LONGEST)
+        self._draw = draw
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        return self._draw() * self._bound(retry_state) if retry_state.attempt_number else 0.0
+
+
+class stop_when(stop_base):
+    """Stop as soon as `over()` is true."""
+
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self._over = over
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return self._over()
+
+
+class wait_for_backend(wait_base):
+    """The time that the backend asks for by `Retry-After`, a minute if it needs a person, else that of another policy."""
+
+    def __init__(self, otherwise: wait_base, wall: Callable[[], float] = time.time) -> None:
+        self._otherwise = otherwise
+        self._wall = wall
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        outcome = result(retry_state)
+        if outcome.kind in NEEDS_PERSON:
+            return PROBE_INTERVAL
+        asked = retry_after(outcome.retry_after, self._wall())
+        return self._otherwise(retry_state) if asked is None else asked
+
+
+def give_up_after(retries: int | None, over: Callable[[], bool]) -> stop_base:
+    """Stop after so many retries without progress, if there is a limit, or as soon as `over()` is true."""
+    return stop_any(stop_never if retries is None else stop_after_attempt(retries + 1), stop_when(over))
+
+
+def result(retry_state: RetryCallState) -> Outcome:
+    """The outcome of the newest attempt."""
+    assert retry_state.outcome is not None
+    outcome: Outcome = retry_state.outcome.result()
+    return outcome
+
+
+def count_anew_after_progress(retry_state: RetryCallState) -> None:
+    """Make `attempt_number` the number of failures in a row: progress, even of a part of a batch, is none."""
+    outcome = result(retry_state)
+    if outcome.delivered or outcome.dropped:
+        retry_state.attempt_number = 0
+
+
+class Backoff:
+    """The waits between attempts that are not made in one go."""
+
+    def __init__(self, wait: wait_base) -> None:
+        self._wait = wait
+        self._state = RetryCallState(Retrying(), None, (), {})
+
+    @property
+    def failures(self) -> int:
+        """In a row, before the attempt that comes next."""
+        return self._state.attempt_number - 1
+
+    def after(self, outcome: Outcome) -> float:
+        """The seconds before the next attempt, after one with this outcome."""
+        self._state.set_result(outcome)
+        count_anew_after_progress(self._state)
+        seconds = self._wait(self._state)
+        self._state.prepare_for_next_attempt()
+        return seconds
 
 
 def retry_after(value: str | None, wall: float) -> float | None:
-    """`Retry-After` in seconds, within 0 and 60; None if it is absent or makes no sense. RFC 9110, 10.2.3."""
+    """`Retry-After` in seconds, within 0 and 60; None if it is absent or makes no sense. RFC 9110, 10.2.3.
+
+    wall: seconds since the epoch.
+    """
     if value is None:
         return None
     from email.utils import parsedate_to_datetime  # imports much, and few answers have this header
@@ -68,65 +125,3 @@ def retry_after(value: str | None, wall: float) -> float | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return min(max(seconds, 0.0), RETRY_AFTER_LIMIT)
-
-
-def persist(
-    attempt: Callable[[], Outcome],
-    *,
-    unfinished: Callable[[Outcome], bool],
-    wait: Callable[[Outcome], float],
-    sleep: Callable[[float], None],
-    stop: Callable[[], bool],
-) -> None:
-    """Call `attempt` until it is no longer `unfinished`, or until `stop()`; there is no limit on attempts."""
-    from tenacity import Retrying, retry_if_result
-
-    def pause(state: RetryCallState) -> float:
-        return 0.0 if state.outcome is None else wait(state.outcome.result())
-
-    Retrying(
-        retry=retry_if_result(unfinished),
-        wait=pause,
-        stop=lambda state: stop(),
-        sleep=sleep,
-        retry_error_callback=lambda state: None,
-    )(attempt)
-
-
-PATIENCE = 2.0
-"""Seconds without an acknowledgement after which the end waits no longer."""
-SPOOLED_PATIENCE = 0.8
-"""The same where everything is on disk already: another process can deliver it."""
-LAST_WAIT = 0.05
-"""Seconds before the one more try that a refused connection gets."""
-SHORTEST_WAIT = 0.1
-
-
-@dataclass
-class Stop:
-    """The end was asked for at `since` and must be over by `until`."""
-
-    since: float
-    until: float
-    patience: float = PATIENCE
-    refusals: int = 0
-    hopeless: bool = False
-
-    def note(self, outcome: Outcome) -> None:
-        """An attempt came back. Nobody listening is tried once more, a refused key not at all."""
-        self.refusals = self.refusals + 1 if outcome.kind == REFUSED and not outcome.delivered else 0
-        self.hopeless = outcome.kind in NEEDS_PERSON or self.refusals > 1
-
-    def deadline(self, progress: float) -> float:
-        """When to give up, if the last acknowledgement came at `progress`."""
-        return min(self.until, max(progress, self.since) + self.patience)
-
-    def over(self, now: float, progress: float) -> bool:
-        return self.hopeless or now >= self.deadline(progress)
-
-    def wait(self, outcome: Outcome, asked: float, now: float, progress: float) -> float:
-        """Seconds before the next attempt, where `asked` is what would be waited otherwise."""
-        if outcome.kind == REFUSED:
-            return LAST_WAIT
-        wait = max(min(asked, self.patience / 4), SHORTEST_WAIT) if outcome.kind == BUSY else 0.0
-        return max(min(wait, self.deadline(progress) - now), 0.0)

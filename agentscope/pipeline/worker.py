@@ -17,20 +17,18 @@ from agentscope.protocols.base import UNAUTHORIZED, Exporter
 from agentscope.protocols.drop_reasons import SHUTDOWN
 from agentscope.protocols.ids import new_id
 
-from . import retry
-from .attempts import Sender
-from .delivery import Shipper
-from .flush import Flush, Flushes
-from .ledger import Ledger
+from .delivery import END_PATIENCE, Attempts, Delivery, Flush, Flushes, Stop
+from .ledger import Ledger, Left
 from .process import threads
 from .reporting import Notices
-from .retry import PATIENCE, SPOOLED_PATIENCE, Stop
-from .stats import Counts, Left
+from .states import EventStates
 
 if TYPE_CHECKING:
     from agentscope.pipeline.spool.manager import Spooling
     from agentscope.pipeline.spool.spool import Place
 
+SPOOLED_PATIENCE = 0.8
+"""As `END_PATIENCE`, where everything is on disk already: another process can deliver it."""
 LAST_WRITE = 1.0
 """Seconds that the end waits for a disk that does not answer."""
 
@@ -49,13 +47,13 @@ class Worker:
         prefix = new_id()[:24]
         self.session = Session(new_id(), f"{prefix[:14]}8{prefix[15:]}")  # version 8: a UUID of our own making
         self.ledger = Ledger()
-        self.shipper = Shipper(config, self.session, self.ledger, exporter, redact)
-        self.queue = self.shipper.queue
+        self.states = EventStates(config, self.ledger)
+        self.queue = self.states.queue
         self.exporter = exporter
         self.running = False
         self._config = config
         self._on_end = on_end
-        self._flushes = Flushes(self.shipper)
+        self._flushes = Flushes(self.states)
         self._warm = False
         """What delivery needs has been imported."""
         self._starting = Lock()
@@ -64,25 +62,28 @@ class Worker:
         self._done = Lock()
         self._done.acquire()
         self._notices = Notices(config.on_drop)
+        attempts = Attempts(config, self.session, self.states, exporter, redact)
+        self._collect = attempts.collect
         self.spooling: Spooling | None = None
         if place is not None:
             from agentscope.pipeline.spool.manager import Spooling
 
-            self.spooling = Spooling(config, place, self.session, self.shipper, exporter, redact)
-            self.spooling.storer.watch(
-                stopping=lambda: self.sender.stop is not None, over=lambda: self.finished, crashed=self._crash
+            self.spooling = Spooling(config, place, self.session, self.states, exporter, redact)
+            attempts.refill = self.spooling.refill
+            self.spooling.watch(
+                stopping=lambda: self.delivery.stop is not None, over=lambda: self.finished, crashed=self._crash
             )
-        self.sender = Sender(config, self.shipper, self._flushes, self._notices, self.spooling)
+        self.delivery = Delivery(config, attempts, self._flushes, self._notices, self.spooling)
 
     @property
     def finished(self) -> bool:
         """Nothing more will be delivered."""
-        return self.sender.finished
+        return self.delivery.finished
 
     @property
     def problem(self) -> str | None:
         """Why delivery does not get on, in one sentence."""
-        return self.sender.problem
+        return self.delivery.problem
 
     # ---- asked by any thread ---------------------------------------------------------------------------------------
 
@@ -99,13 +100,9 @@ class Worker:
         self._starting.release()
         return False
 
-    def counts(self) -> Counts:
-        """What became of all events so far."""
-        return self.shipper.counts()
-
     def begin_flush(self, seq: int) -> Flush | None:
         """Have everything accepted so far, before the number `seq`, sent now; and return at once. None if there is nothing."""
-        counts = self.counts()
+        counts = self.states.counts()
         if not counts.pending + counts.spooled or self.finished or threads.is_ours():
             return None
         flush = self._flushes.add(counts, seq)
@@ -119,7 +116,7 @@ class Worker:
         """
         if flush is None:
             # What came in since it was begun is no part of it.
-            return self._flushes.left(self.counts()) if threads.is_ours() or self.finished else Left()
+            return self._flushes.left(self.states.counts()) if threads.is_ours() or self.finished else Left()
         try:
             if self.start():
                 flush.waiter.acquire(timeout=max(timeout, 0.0))
@@ -127,19 +124,19 @@ class Worker:
                 self._inline(Stop(monotonic(), monotonic() + timeout))
         finally:
             self._flushes.remove(flush)
-        return self._flushes.left_of(flush, self.counts())
+        return self._flushes.left_of(flush, self.states.counts())
 
     def ask_to_stop(self, limit: float) -> None:
         """Deliver what there is within `limit` seconds, and end. Returns at once and takes no lock."""
-        if self.sender.stop is None:
+        if self.delivery.stop is None:
             now = monotonic()
-            patience = PATIENCE if self.spooling is None else SPOOLED_PATIENCE
-            self.sender.stop = Stop(now, now + max(limit, 0.0), patience)
+            patience = END_PATIENCE if self.spooling is None else SPOOLED_PATIENCE
+            self.delivery.stop = Stop(now, now + max(limit, 0.0), patience)
         self._ring()
 
     def wait_until_stopped(self) -> None:
         """Wait as long as acknowledgements come in, up to the limit; then give up what is left."""
-        stop = self.sender.stop
+        stop = self.delivery.stop
         if stop is None or threads.is_ours():
             return
         try:
@@ -150,7 +147,7 @@ class Worker:
                 # On a machine with much else to do the imports alone may take seconds: that is not the backend's fault.
                 # Where there is a spool it need not be waited for either.
                 fair = self._warm or self.spooling is not None
-                left = stop.deadline(self.sender.progress if fair else monotonic()) - monotonic()
+                left = stop.deadline(self.delivery.progress if fair else monotonic()) - monotonic()
                 if left <= 0:
                     break
                 if self._done.acquire(timeout=left + 0.01):
@@ -163,7 +160,7 @@ class Worker:
         """Wake both threads."""
         self.queue.ring()
         if self.spooling is not None:
-            self.spooling.stage.ring()
+            self.spooling.ring()
 
     def wait_for_thread(self, until: float) -> None:
         """Wait for the thread itself, after the end and until this moment of the monotonic clock.
@@ -178,11 +175,11 @@ class Worker:
     # ---- done by the thread that delivers --------------------------------------------------------------------------
 
     def _main(self) -> None:
-        self.sender.figures.begin()
         try:
+            self.delivery.figures.begin()
             self._see_to_storing()
             with threads.warm_up():
-                retry.warm_up()
+                self.delivery.warm_up()
                 self.exporter.warm_up()
             threads.hush()
             self._warmed_up()
@@ -193,7 +190,7 @@ class Worker:
             # starts another thread.
             self._crash(error)
         finally:
-            self.sender.figures.count_cpu()
+            self.delivery.figures.count_cpu()
             self.running = False
             self._starting.release()
             if self.finished:
@@ -203,29 +200,29 @@ class Worker:
     def _warmed_up(self) -> None:
         if not self._warm:
             self._warm = True
-            self.sender.progress = max(self.sender.progress, monotonic() - PATIENCE / 2)
+            self.delivery.progress = max(self.delivery.progress, monotonic() - END_PATIENCE / 2)
 
     def _crash(self, error: BaseException) -> None:
-        self.sender.problem = f"the worker stopped on {type(error).__name__}"
+        self.delivery.problem = f"the worker stopped on {type(error).__name__}"
         self._notices.crash(error, monotonic())
 
     def _inline(self, stop: Stop) -> None:
         """The same work in the caller's thread, for want of one of our own."""
         if not self._starting.acquire(blocking=False):
             return
-        before, self.sender.stop = self.sender.stop, stop
+        before, self.delivery.stop = self.delivery.stop, stop
 
         def work() -> None:
-            self.sender.figures.begin()
+            self.delivery.figures.begin()
             self.exporter.warm_up()
-            while not self.sender.over():
+            while not self.delivery.over():
                 if self.spooling is not None:
                     self.spooling.store_all(monotonic() + LAST_WRITE)
                 if before is stop:
-                    self.shipper.finish(monotonic())
-                if not self.shipper.busy:
+                    self.states.close_all(monotonic())
+                if not self.states.busy:
                     break
-                self.sender.round()
+                self.delivery.round()
 
         try:
             threads.own(work)()
@@ -234,39 +231,48 @@ class Worker:
         except BaseException as error:
             self._crash(error)
         finally:
-            self.sender.figures.count_cpu()
-            self.sender.stop = before
+            self.delivery.figures.count_cpu()
+            self.delivery.stop = before
             self._starting.release()
 
     def _cycle(self) -> bool:
         """One batch, or one sleep. False when it is time to end."""
-        self.sender.figures.count_cpu()
+        self.delivery.figures.count_cpu()
         self._see_to_storing()
-        self.shipper.collect(monotonic())
-        self._notices.drops(self.ledger.dropped(), monotonic())
+        self._collect(monotonic())
+        self.delivery.tell_drops()
         self._flushes.answer()
-        if self.sender.stop is not None:
-            self.shipper.finish(monotonic())
-        if self.sender.stop is not None and (self._empty() or self.sender.over()):
+        if self.delivery.stop is not None:
+            self.states.close_all(monotonic())
+        if self.delivery.stop is not None and (self._empty() or self.delivery.over()):
             self._end()
             return False
-        wait = self.shipper.batcher.wait(monotonic())
-        if self.shipper.in_hand or (wait is not None and (wait == 0 or self.sender.stop is not None or self._flushes)):
-            self.sender.round()
-            self.sender.recover()
-        elif not self.sender.recover():
-            self._sleep(wait, wake_at=1 if wait is None else max(self.shipper.batcher.missing(), 1))
+        wait = self.states.batched.wait(monotonic())
+        if self.states.in_flight or (
+            wait is not None and (wait == 0 or self.delivery.stop is not None or self._flushes)
+        ):
+            self.delivery.round()
+            self._recover()
+        elif not self._recover():
+            self._sleep(wait, wake_at=1 if wait is None else max(self.states.batched.missing(), 1))
         return True
 
     def _see_to_storing(self) -> None:
         if self.spooling is not None:
             self.spooling.see_to_storing()
 
+    def _recover(self) -> bool:
+        return self.spooling is not None and self.spooling.recover(self.delivery)
+
     def _sleep(self, seconds: float | None, wake_at: int) -> None:
-        (self.queue if self.spooling is None else self.spooling).sleep(seconds, wake_at)
+        if self.spooling is None:
+            self.queue.sleep(seconds, wake_at)
+        else:
+            soon = self.spooling.recovery.wait(monotonic())
+            self.spooling.sleep(soon if seconds is None else min(seconds, soon), wake_at)
 
     def _empty(self) -> bool:
-        return not len(self.queue) and not self.shipper.unsettled
+        return not len(self.queue) and not self.states.unsettled
 
     def _end(self) -> None:
         # Two threads may come here, and a signal handler in the middle of it.
@@ -281,10 +287,10 @@ class Worker:
     def _finish(self) -> None:
         if self.spooling is not None:
             self.spooling.store_all(monotonic() + LAST_WRITE)
-        self.sender.finished = True
-        left = self.shipper.abandon(UNAUTHORIZED if self.sender.kind == UNAUTHORIZED else SHUTDOWN)
+        self.delivery.finished = True
+        left = self.states.abandon(UNAUTHORIZED if self.delivery.kind == UNAUTHORIZED else SHUTDOWN)
         try:
-            self._notices.farewell(left, self.ledger.dropped(), self.sender.problem, self.shipper.spooled)
+            self._notices.farewell(left, self.ledger.dropped(), self.delivery.problem, self.states.spooled)
             self.exporter.close()
             if self.spooling is not None:
                 self._ring()

@@ -1,4 +1,4 @@
-"""Starts, updates and ends of a run or a step joined into one event, for protocols that send them only as a whole."""
+"""The merge of starts, updates and ends into one event, for protocols that send runs and steps as a whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from agentscope.events import RUN, RUN_END, STEP, STEP_END, Event, in_full
+from agentscope.events import (
+    FIELDS,
+    LAST,
+    MERGED,
+    RUN,
+    RUN_END,
+    STEP,
+    STEP_END,
+    UNITED,
+    Event,
+    ReadyEvent,
+    in_full,
+    united,
+)
 
 from .base import Batch, Part
 
@@ -14,18 +27,18 @@ _ENDS = frozenset({RUN, RUN_END, STEP, STEP_END})
 
 
 class Whole(NamedTuple):
-    """A run or a step in one event, and the `seq` of every event that it was joined from."""
+    """A whole run or step as one event, and the `seq` of all events that were merged into it."""
 
     event: Event
     seqs: tuple[int, ...]
 
 
 def joined(batch: Batch, runs: bool = True) -> tuple[list[Whole], list[int]]:
-    """What of a batch can be sent whole, in order of its last event, and the `seq` of what has to wait for its end.
+    """The whole runs and steps of a batch, in order of their last event, and the `seq` of the incomplete events.
 
-    A part that the batch is `closing` is sent whatever is there of it. Without `runs`, events of runs stay single.
+    A part in `batch.closing` is sent even if it is incomplete. runs: False to keep the events of runs single.
     """
-    parts: dict[Part, list[Event]] = {}
+    parts: dict[Part, list[ReadyEvent]] = {}
     for event in batch.events:
         if event.step_id is not None or runs:
             parts.setdefault((event.run_id, event.step_id), []).append(event)
@@ -41,9 +54,9 @@ def joined(batch: Batch, runs: bool = True) -> tuple[list[Whole], list[int]]:
 
 
 def merged(parts: Sequence[Event]) -> Event:
-    """All events of one run or step, in order, as one of type `run` or `step`, with the place of the last.
+    """Merge the ordered events of one run or step into one of type `run` or `step`, with the `seq` of the last.
 
-    A later value counts over an earlier one, but objects in `meta_data` are merged, as the receiver does it.
+    The table of fields defines how the values of each field are merged, as in the receiver.
     """
     last = parts[-1]
     type_ = RUN if last.step_id is None else STEP
@@ -55,20 +68,21 @@ def merged(parts: Sequence[Event]) -> Event:
 
 
 def merge_fields(parts: Iterable[Mapping[str, Any]], merge_objects: Callable[[Any, Any], Any]) -> dict[str, Any]:
-    """Join the fields of several events, in order. `merge_objects` joins two values of `meta_data`."""
+    """Merge the fields of several events, in order. `merge_objects` merges two objects, such as `meta_data`."""
     fields: dict[str, Any] = {}
     for part in parts:
         for name, value in part.items():
-            if name == "meta_data" and name in fields:
+            join = FIELDS[name].join if name in FIELDS else LAST
+            if join == MERGED and name in fields:
                 value = merge_objects(fields[name], value)
-            elif name == "truncated":
-                value = sorted({*fields.get(name, ()), *value})
+            elif join == UNITED and isinstance(value, list):
+                value = united(fields.get(name), value)
             fields[name] = value
     return fields
 
 
 def by_run(events: Iterable[Event]) -> list[list[Event]]:
-    """Events of each run, in order."""
+    """The events of each run, in order."""
     runs: dict[str, list[Event]] = {}
     for event in events:
         runs.setdefault(event.run_id, []).append(event)

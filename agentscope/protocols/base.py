@@ -1,8 +1,8 @@
-"""What the exporter and every wire protocol agree on. Protocols know nothing of sockets, threads or clocks.
+"""The interfaces and values of wire protocols and exporters. Protocols use no sockets, threads or clocks.
 
-A protocol turns a `Batch` into a `Delivery`: rounds of independent lanes. A lane is a conversation with the backend, one request
-after the other; lanes of one round may go on at the same time. When all rounds are over, `Delivery.outcome` holds a verdict per
-event; events without a verdict are to be tried again.
+A protocol turns a `Batch` into a `Delivery`: rounds of independent lanes. A lane makes one request after the other; the lanes of
+one round may run at the same time. After all rounds `Delivery.outcome` holds the verdicts; an event without a verdict is tried
+again.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from agentscope.events import Event, Session
+from agentscope.events import ReadyEvent, Session
 
 Part = tuple[str, str | None]
-"""What an event tells of: (run id, step id), or (run id, None) for the run itself."""
+"""The run or step of an event: (run id, step id), or (run id, None) for the run itself."""
 
 REFUSED = "refused"
-"""Kind of a failure: nobody listens there."""
+"""Kind of a failure: the connection was refused."""
 UNAUTHORIZED = "unauthorized"
 """Kind of a failure: the backend refuses the key."""
 MISPLACED = "misplaced"
-"""Kind of a failure: this is not the backend that was meant, or its certificate is not good."""
+"""Kind of a failure: the address belongs to another server, or its certificate is invalid."""
 NEEDS_PERSON = frozenset({UNAUTHORIZED, MISPLACED})
-"""Trying again does not help before somebody has mended something."""
+"""Kinds of failures after which a retry is useless until a person has changed something."""
 BUSY = "busy"
-"""Kind of a failure: any other reason to try again."""
+"""Kind of a failure: any other reason for a retry."""
 
 PATIENCE = 3
-"""After so many answers of HTTP 500 the culprit is looked for, and after so many strikes it is given up."""
+"""Answers of HTTP 500 before the search for a faulty event begins, and strikes before that event is dropped."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class Request:
 class Response:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Names in lower case."""
+    """Header names are in lower case."""
     body: bytes = b""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """No answer came. `unsent`: the request certainly never reached the backend."""
+    """The failure of a request without an answer. unsent: True if the request certainly did not reach the backend."""
 
     kind: str
-    """refused, timeout, tls, dns, connection, protocol or too_large."""
+    """`refused`, `timeout`, `tls`, `dns`, `connection`, `protocol` or `too_large`."""
     sentence: str
     unsent: bool = False
 
@@ -65,23 +65,23 @@ class Dropped(NamedTuple):
 
 @dataclass
 class Suspect:
-    """What speaks against an event that was answered 500 when it was sent alone."""
+    """The evidence against an event that was answered 500 when it was sent alone."""
 
     accepted: int
-    """How much the backend had accepted in all by its newest answer of 500."""
+    """The number of events that the backend had accepted before its last 500 to this one."""
     errors: int = 0
-    """How often it was answered 500."""
+    """The number of answers of 500."""
     strikes: int = 0
-    """How often that was after others had got through since the time before: in an outage, never."""
+    """The number of answers of 500 with other events accepted since the one before. It stays 0 in an outage."""
     yields: bool = False
-    """Its followers are to be tried before it is sent again."""
+    """True if later events are sent before this one."""
 
     def is_ripe(self, accepted: int) -> bool:
-        """Whether others have got through since: only then the next answer tells something about this event."""
+        """True if other events were accepted since. Only then the next answer is evidence about this event."""
         return accepted > self.accepted
 
     def note(self, accepted: int) -> bool:
-        """It was answered 500 again. True if that is a strike."""
+        """Count an answer of 500. Returns True if it is a strike."""
         struck = self.is_ripe(accepted)
         self.accepted = accepted
         self.errors += 1
@@ -90,64 +90,64 @@ class Suspect:
 
 
 def _go_on() -> None:
-    """No other thread waits."""
+    """The default of `Batch.pause`: do nothing."""
 
 
 @dataclass
 class Batch:
-    """Events that are delivered together, in order. `dropped` counts ride along once."""
+    """Events that are delivered together, in order, with the `dropped` counts that the backend gets with them."""
 
     id: str
     session: Session
-    events: Sequence[Event]
+    events: Sequence[ReadyEvent]
     dropped: Mapping[str, int] = field(default_factory=dict)
     server_errors: int = 0
-    """How often the backend answered 500 to what could not be told apart; after every few, the culprit is looked for."""
+    """Answers of 500 to several events together. Every `PATIENCE` of them a search for the faulty event begins."""
     searching: bool = False
-    """The culprit is being looked for, by halves."""
+    """True while the batch is halved in search of the faulty event."""
     suspects: dict[int, Suspect] = field(default_factory=dict)
-    """By `seq`: events that were answered 500 when they were sent alone."""
+    """The events that were answered 500 when they were sent alone, by `seq`."""
     refused_size: int = 1 << 62
-    """The size of the smallest of these events that was refused, alone, as too large."""
+    """The smallest size of an event that was refused alone as too large, in bytes."""
     pieces: list[list[int]] = field(default_factory=list)
-    """How the protocol has split this batch so far, as lists of `seq`: kept from one attempt to the next."""
-    parked: Mapping[Part, Sequence[Event]] = field(default_factory=dict)
-    """Events of earlier batches that a protocol has parked: it sends runs and steps only as a whole."""
+    """The parts into which earlier attempts have split the batch, as lists of `seq`."""
+    parked: Mapping[Part, Sequence[ReadyEvent]] = field(default_factory=dict)
+    """Incomplete events of earlier batches, which wait for the end of their run or step."""
     closing: Collection[Part] = ()
-    """What is to be sent as it is now, ended or not."""
+    """The runs and steps that are sent now, even without an end."""
     pause: Callable[[], object] = _go_on
-    """To be called now and then in long work that holds up other threads."""
+    """A function to call now and then during long work, so that other threads can run."""
 
 
 @dataclass
 class Outcome:
-    """What became of a batch in one export. Sequence numbers that are in none of the lists are to be tried again."""
+    """The verdicts of one attempt, as lists of `seq`. An event in none of the lists is tried again."""
 
     delivered: list[int] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     parked: list[int] = field(default_factory=list)
-    """To be kept for the event that ends their run or step, and given with every batch until they have a verdict."""
+    """Incomplete events: kept for the end of their run or step, and passed with every batch until they have a verdict."""
     released: bool = False
-    """This backend takes everything event by event, as it is known by now: what is still parked waits for nothing."""
+    """True if the backend turned out to take single events, so that incomplete events need not wait."""
     duplicates: int = 0
     possibly_duplicated: int = 0
     reported: bool = False
-    """The batch's `dropped` counts were acknowledged."""
+    """True if the batch's `dropped` counts were acknowledged."""
     problem: str | None = None
-    """Why something is left, in one sentence."""
+    """The reason why events are left, in one sentence."""
     kind: str | None = None
     """REFUSED, UNAUTHORIZED, MISPLACED or BUSY."""
     retry_after: str | None = None
-    """The backend's own header, as it came."""
+    """The header `Retry-After` of the backend, unparsed."""
     requests: int = 0
-    """That were sent, answered or not."""
+    """The number of requests sent, answered or not."""
     sent_bytes: int = 0
-    """Of their bodies, as they were sent."""
+    """Bytes of the bodies sent, after compression."""
     cpu_seconds: float = 0.0
-    """Spent in other threads than the one that asked for the export."""
+    """CPU seconds of other threads than the caller of `export`."""
 
     def add(self, other: Outcome) -> None:
-        """Take in what another lane found."""
+        """Add the outcome of another lane."""
         self.delivered += other.delivered
         self.dropped += other.dropped
         self.parked += other.parked
@@ -164,42 +164,42 @@ class Lane(Protocol):
         """The next request, or None when the lane is at its end or has to wait."""
 
     def answer(self, reply: Response | Failure) -> None:
-        """What came of the request that `next` gave."""
+        """Take the answer to the last request of `next`, or its failure."""
 
 
 class Delivery(Protocol):
     @property
     def outcome(self) -> Outcome:
-        """What all rounds found. To be asked once, at the end."""
+        """The outcome of all rounds. It is read once, at the end."""
 
     def lanes(self) -> Sequence[Lane]:
-        """The lanes of the next round; empty when there is nothing more to do now."""
+        """The lanes of the next round; empty if there is nothing more to do in this attempt."""
 
 
 class WireProtocol(Protocol):
     @property
     def name(self) -> str | None:
-        """What was negotiated; None before the first answer."""
+        """The name of the protocol in use; None before the first answer."""
 
     def warm_up(self) -> None:
-        """Import what is needed, before the first batch."""
+        """Import the needed modules before the first batch."""
 
     def begin(self, batch: Batch) -> Delivery:
         """Start one attempt at a batch."""
 
 
 class Exporter(Protocol):
-    """Delivers batches. The one seam between the pipeline and the world."""
+    """A destination of batches: the only interface between the pipeline and the outside."""
 
     @property
     def protocol(self) -> str | None:
-        """What was negotiated; None before the first answer."""
+        """The name of the protocol in use; None before the first answer."""
 
     def export(self, batch: Batch, timeout: float) -> Outcome:
-        """Try once, within about `timeout` seconds. Never raises for what a backend does."""
+        """Make one attempt within about `timeout` seconds. It raises for no answer or failure of a backend."""
 
     def warm_up(self) -> None:
-        """Import what is needed, before the first batch."""
+        """Import the needed modules before the first batch."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""

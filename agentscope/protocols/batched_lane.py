@@ -1,4 +1,4 @@
-"""A batch sent in as few requests as the backend takes it in: in one if all goes well, in pieces where it refuses some."""
+"""The delivery of a batch in as few requests as possible: one, or several pieces after a refusal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from math import log2
 
-from agentscope.events import Event, in_full
+from agentscope.events import Event, ReadyEvent, in_full, united
 
 from .assemble import Whole
 from .base import BUSY, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
@@ -15,32 +15,32 @@ from .json_encode import UNENCODABLE, dumps
 from .responses import GONE, UNACCEPTABLE, detail, fail, note_failure, note_refusal
 
 CHUNK = 192 * 1024
-"""Bytes of items that are made in one go, before they are compressed. Much more, and each chunk is new memory of the system's."""
+"""Bytes of items that are encoded before each compression. With larger chunks the allocator takes new memory from the system."""
 SMALLEST_FIELD = 256
 SMALLEST_SPLIT = 1024
-"""Pieces are not made smaller than this many bytes because they are too large."""
+"""The least size in bytes of a piece that was split as too large."""
 _UNREADABLE = UNACCEPTABLE | {500}
-"""What a backend may answer that takes a compressed body for broken JSON."""
+"""Possible answers of a backend that reads a compressed body as invalid JSON."""
 MOST_ABSENCES = 10
-"""So often in a row a backend that had this call may answer that it has none, before that is believed."""
+"""Consecutive 404s after which an endpoint that once worked counts as gone."""
 
 
 class PieceLane:
-    """One conversation that delivers a batch. A format says how an item, a body and an acknowledgement look."""
+    """The lane that delivers a batch. Subclasses define the format of items, bodies and acknowledgements."""
 
     def __init__(
         self, state: PieceState, batch: Batch, outcome: Outcome, wholes: Iterable[Whole] | None = None
     ) -> None:
-        """wholes: what is sent as one item each, where that is not every event by itself."""
+        """wholes: the merged events that are sent as one item each; by default each event is an item."""
         self.unsupported = False
-        """The backend has no such call."""
+        """True if the backend has no such endpoint."""
         self._state = state
         self._batch = batch
         self._outcome = outcome
         self._covered: dict[int, tuple[int, ...]] | None = None
-        """All that an item stands for, by the `seq` of its event; None if that is itself."""
+        """The `seq` of all events in an item, by the `seq` of the item; None if each event is an item."""
         if wholes is None:
-            self._events = {event.seq: event for event in batch.events}
+            self._events: dict[int, ReadyEvent] = {event.seq: event for event in batch.events}
         else:
             self._events, self._covered = {}, {}
             for event, seqs in wholes:
@@ -48,14 +48,14 @@ class PieceLane:
         self._pieces: deque[list[int]] = deque()
         self._sent: list[int] = []
         self._sent_bytes = 0
-        """What the items of that take, before they are compressed."""
+        """The bytes of the items in `_sent` before compression."""
         self._compressed = False
         self._requests = 0
         self._stopped = False
         self._budget = 2 * int(log2(len(batch.events) + 1)) + 4
         self._line_up()
 
-    # ---- the format ------------------------------------------------------------------------------------------------
+    # ---- the format --------------------------------------------------------------------------------------------------
 
     @property
     def _path(self) -> str:
@@ -65,26 +65,26 @@ class PieceLane:
     def _content_type(self) -> str:
         return "application/json"
 
-    def _item(self, event: Event) -> bytes:
-        """One item as it stands in a body."""
+    def _item(self, event: ReadyEvent) -> bytes:
+        """Encode one item for a body."""
         raise NotImplementedError
 
     def _body(self, portions: Iterator[list[bytes]]) -> Iterator[bytes]:
-        """The body in chunks, each of one portion of items or of more; but for the last, portions are large."""
+        """The body in chunks, each of one or more portions of items. All portions except the last are large."""
         raise NotImplementedError
 
     def _acknowledge(self, reply: Response) -> None:
-        """Read an answer of success, and note what was delivered or rejected; `_stop` if it is not to be believed."""
+        """Read an answer of success, and note the verdicts; call `_stop` if the answer is not valid."""
         raise NotImplementedError
 
     def _unsupported_media(self) -> bool:
-        """HTTP 415. Whether something can be changed so that sending it again makes sense."""
+        """React to HTTP 415. Returns True if the same items can be sent in another form."""
         if self._state.encoding is None:
             return False
         self._state.encoding, self._state.compress = None, False
         return True
 
-    # ---- the conversation ------------------------------------------------------------------------------------------
+    # ---- requests and answers ----------------------------------------------------------------------------------------
 
     def next(self) -> Request | None:
         while not self._stopped and self._pieces:
@@ -98,7 +98,7 @@ class PieceLane:
 
     def answer(self, reply: Response | Failure) -> None:
         self._judge(reply)
-        # This may have been the last request of the attempt: the next one goes on with what is split off by now.
+        # This may have been the last request of the attempt. The next attempt begins with the pieces that are left now.
         self._batch.pieces = [list(piece) for piece in self._pieces]
 
     def _judge(self, reply: Response | Failure) -> None:
@@ -131,15 +131,15 @@ class PieceLane:
             note_refusal(self._outcome, reply)
 
     def _was_unreadable(self, status: int) -> bool:
-        """Whether the backend could perhaps not read the body, and gets it in another form."""
+        """True if the backend may have been unable to read the body, and gets it in another form."""
         if status == 415 and self._unsupported_media():
             return True
         return status in _UNREADABLE and self._state.doubts(self._compressed)
 
     def _encoded(self, piece: list[int]) -> Iterator[list[bytes]]:
-        """The items of a piece in portions, as far as the backend should take them in one body: the rest is another piece.
+        """The items of a piece in portions, up to the size of one body. The rest becomes another piece.
 
-        They are made when they are asked for and not kept: all together they take as much memory as the events.
+        They are encoded on demand and not kept, because together they take as much memory as the events.
         """
         sent: list[int] = []
         self._sent, self._sent_bytes = sent, 0
@@ -169,7 +169,7 @@ class PieceLane:
         yield portion
 
     def _cut(self, seq: int, item: bytes) -> bytes:
-        """An item that is not as large as one that was refused, if that can be."""
+        """Cut an item below the size that was refused, if possible."""
         while len(item) >= self._batch.refused_size and (smaller := cut_largest_field(self._events[seq])) is not None:
             self._events[seq] = smaller
             item = self._item(smaller)
@@ -183,14 +183,14 @@ class PieceLane:
         self._outcome.dropped += [Dropped(each, reason, why) for each in covered]
 
     def _confirm(self, number: int) -> None:
-        """The backend has acknowledged so many items."""
+        """Count `number` items that the backend has acknowledged."""
         self._state.accepted += number
         self._state.confirmed, self._state.absences = True, 0
 
     def _line_up(self) -> None:
-        """Queue all events: split as an earlier attempt left them, the others together.
+        """Queue all events: in the pieces of an earlier attempt, the others together.
 
-        Suspects are sent alone, and after others: whether those get through is what tells.
+        Suspects are sent alone, and after others, whose success is the evidence against a suspect.
         """
         if not self._batch.suspects and not self._batch.pieces:
             if self._events:
@@ -236,7 +236,7 @@ class PieceLane:
             self._pieces.appendleft(self._sent)
 
     def _server_error(self, response: Response) -> None:
-        """HTTP 500 may mean an outage, or one event that the backend stumbles over: then only that one is given up."""
+        """Tell an outage from one event that causes HTTP 500: only that event is dropped."""
         note_refusal(self._outcome, response)
         if len(self._sent) == 1 and self._struck(self._sent[0]):
             return
@@ -252,7 +252,7 @@ class PieceLane:
             self._split()
 
     def _struck(self, seq: int) -> bool:
-        """Whether this answer speaks against the event and not against the backend, which took others meanwhile."""
+        """True if this 500 is due to the event, because the backend accepted others meanwhile."""
         suspect = self._batch.suspects.setdefault(seq, Suspect(self._state.accepted))
         struck = suspect.note(self._state.accepted)
         if suspect.strikes >= PATIENCE:
@@ -260,15 +260,16 @@ class PieceLane:
         return struck
 
 
-def cut_largest_field(event: Event) -> Event | None:
-    """The event with its largest payload cut to an eighth, or replaced if that is small; None if none is left to cut."""
-    event = in_full(event)
-    payloads = {name: value for name, value in event.fields.items() if type(value) is bytes}
+def cut_largest_field(ready: ReadyEvent) -> Event | None:
+    """Cut the largest payload of an event to an eighth, or replace a small one. None if there is nothing to cut."""
+    event = in_full(ready)
+    payloads = {name: value for name, value in event.fields.items() if isinstance(value, bytes)}
     name = max(payloads, key=lambda name: len(payloads[name]), default=None)
     if name is None or len(payloads[name]) < SMALLEST_FIELD:
         return None
     size = len(payloads[name])
     start = payloads[name][: size // 8].decode("utf-8", "ignore") if size > 8 * SMALLEST_FIELD else ""
     note = dumps(f"{start}…[cut: {size} bytes of JSON, more than the backend takes]").encode()
-    marked = [*event.fields.get("truncated", ()), name]
-    return event._replace(fields={**event.fields, name: note, "truncated": sorted(set(marked))})
+    return event._replace(
+        fields={**event.fields, name: note, "truncated": united(event.fields.get("truncated"), [name])}
+    )

@@ -1,4 +1,4 @@
-"""Bodies that hold many events, as they are sent: how they are compressed, and how large they may be, is learnt of a backend."""
+"""The size and compression of bodies with many events, adapted to the answers of the backend."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import Any
 from .base import Response
 
 SMALLEST_COMPRESSED = 1024
-"""Below this many bytes compression costs more than it saves."""
+"""Bytes below which compression costs more than it saves."""
 SMALLEST_TIMELY = 128 * 1024
-"""Bodies are not made smaller than this because the backend is slow."""
+"""Lower bound, in bytes, of the body size for a slow backend."""
 
 
 class PieceState:
-    """What is learnt of a backend's call for batches, for as long as the process lives."""
+    """Size, compression and availability of a backend's batch call, kept for the life of the process."""
 
     def __init__(self, compress: bool, largest_body: int) -> None:
         self.compress = compress
         self.encoding: str | None = "gzip" if compress else None
-        """How bodies are compressed, until the backend has announced something else or refuses it."""
+        """Content encoding of the next body; None for no compression."""
         self.proven = False
-        """The backend has taken a compressed body."""
+        """True after the backend has accepted a compressed body."""
         self._doubted: str | None = None
-        """What was not used for the newest body, since it is in doubt."""
+        """The encoding that was left out of the last body, to find out whether it caused the refusal."""
         self.accepted = 0
-        """Events that were stored so far: the sign that others get through while one does not."""
+        """Events stored so far. It grows while one event is refused only if others are not."""
         self.largest_body = largest_body
-        """Pieces of several events are kept under this."""
+        """Bound on a body of several events, in bytes."""
         self.timely_body = largest_body
-        """And under this: the backend should answer in time, over a slow line, too."""
+        """Bound on a body that a slow connection transfers in time, in bytes."""
         self.confirmed = False
-        """The call has been acknowledged before: a 404 now is more likely a proxy's than the backend's."""
+        """True after the first acknowledgement. A later 404 is more likely a proxy's than the backend's."""
         self.absences = 0
-        """Answers of 404 or 405 in a row."""
+        """Consecutive answers of 404 or 405."""
 
     def warm_up(self) -> None:
-        """Import the compressor, if it may be used."""
+        """Import the compressor if compression is on."""
         if self.compress:
             _zstandard()
 
     def learn(self, response: Response) -> None:
-        """A receiver announces what it can decode by `Accept-Encoding` in its answers (RFC 7694)."""
+        """Choose the encoding from `Accept-Encoding` in an answer (RFC 7694)."""
         announced = response.headers.get("accept-encoding")
         if self.compress and announced is not None and response.status != 415:
             known = {name.split(";")[0].strip() for name in announced.lower().split(",")}
@@ -54,19 +54,19 @@ class PieceState:
             self.proven = self.encoding is not None
 
     def too_slow(self, size: int) -> None:
-        """The time was over before a body of several events was answered, whose items take `size` bytes."""
+        """Halve the body size after a timeout of a body of `size` bytes."""
         self.timely_body = max(size // 2, SMALLEST_TIMELY)
 
     def took(self, compressed: bool) -> None:
-        """A body was accepted."""
+        """Raise the body size again after a body was accepted."""
         self.timely_body = min(self.timely_body + self.timely_body // 8, self.largest_body)
         self.proven = self.proven or compressed
         self._doubted = None
 
     def doubts(self, compressed: bool) -> bool:
-        """Whether a body was perhaps refused for its compression: then it is to be sent again without.
+        """Return True if a refused body should be sent again without compression, which may be the cause.
 
-        That is asked until a compressed one has been accepted. What is refused without as well is itself at fault.
+        Compression is doubted until a compressed body has been accepted. A refusal without compression clears it.
         """
         if compressed and not self.proven:
             self._doubted, self.encoding = self.encoding, None
@@ -78,9 +78,10 @@ class PieceState:
     def pack(
         self, chunks: Iterator[bytes], content_type: str, pause: Callable[[], object]
     ) -> tuple[bytes, dict[str, str]]:
-        """A body, which comes in chunks, as it is sent, and the headers that say how.
+        """Join and compress the chunks of a body. Returns it with its headers.
 
-        What makes a chunk keeps other threads waiting, and to compress it does not: so these take turns.
+        Making a chunk holds the GIL and compressing it does not, so that they alternate. Without compression `pause` is called
+        after each chunk instead.
         """
         headers = {"Content-Type": content_type}
         encoding, first = self.encoding, next(chunks)
@@ -105,11 +106,11 @@ def _compressor(encoding: str) -> Any:
 
 
 _compressors: dict[str, Any] = {}
-"""What was imported, or None where it is not installed."""
+"""Imported modules by name; None if a module is not installed."""
 
 
 def _zstandard() -> Any:
-    # Imported once, and that in `warm_up`: an import takes a lock, which a child that is forked meanwhile would find locked.
+    # Imported in `warm_up`, since a child forked during an import would find the import lock held.
     if "zstandard" not in _compressors:
         try:
             _compressors["zstandard"] = import_module("zstandard")

@@ -1,4 +1,4 @@
-"""JSON from strangers: strict, and bounded in depth and in what it costs in memory."""
+"""The decoder of untrusted JSON: strict, and bounded in depth and memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ except ImportError:
     orjson = None
 
 MAX_DEPTH = 64
-"""Arrays and objects may be nested this deep, counted from the root of the body."""
+"""Bound on the nesting of arrays and objects, counted from the root of the body."""
 MAX_WEIGHT = 1_000_000
-"""Bound on what a body may cost as Python values: one a comma, two an array, three an object."""
+"""Bound on the memory that a body takes as Python values, in units: 1 per comma, 2 per array, 3 per object."""
 LIGHT_BODY = 1 << 20
-"""Bytes below which a body cannot cost much, whatever it holds."""
+"""Bytes below which no body takes much memory."""
 
 
 class DecodeError(ValueError):
-    """A body that is refused as a whole. `status` is the HTTP status to answer; the text is one sentence."""
+    """Raised for a body that is refused as a whole. `status` is the HTTP status of the answer, the text one sentence."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -31,28 +31,28 @@ class DecodeError(ValueError):
 
 
 def weight_of(body: bytes) -> int:
-    """About how many values a body of JSON holds, those that cost more counted as several."""
+    """Estimate the memory that a JSON body takes as Python values, in the units of `MAX_WEIGHT`."""
     return body.count(b",") + 2 * body.count(b"[") + 3 * body.count(b"{")
 
 
 def weigh(body: bytes) -> None:
-    """Raise `DecodeError` (413) for a body whose JSON, wherever it stands in there, would cost too much as Python values."""
+    """Raise `DecodeError` (413) for a body that would take too much memory as Python values."""
     if len(body) > LIGHT_BODY and weight_of(body) > MAX_WEIGHT:
         raise DecodeError(413, "The body holds too many values; send it in parts.")
 
 
 def parse(body: bytes) -> tuple[Any, Callable[[Any], str]]:
-    """The document, and what turns a part of it back into JSON text.
+    """Return the document, and a function that turns a part of it back into JSON text.
 
-    That function raises `ValueError` for what JSON or UTF-8 cannot hold, `RecursionError` for too much depth. Raises
-    `DecodeError`: 400 for what is not strict JSON, 413 for too many values.
+    The function raises `ValueError` for a value that JSON or UTF-8 cannot hold, and `RecursionError` for too much depth. Raises
+    `DecodeError`: 400 for a body that is no strict JSON, 413 for too many values.
     """
     weigh(body)
     if orjson is not None:
         try:
             return orjson.loads(body), _dump_quick
         except ValueError:
-            pass  # the plain parser tells a lone surrogate in one event from a body that is no JSON
+            pass  # the plain parser accepts a lone surrogate, which spoils one event only
     return _parse_plain(body), dump_plain
 
 
@@ -61,12 +61,11 @@ Make = Callable[[dict[str, Any], Any, "str | None", Dump], Any]
 
 
 def parse_list(body: bytes, name: str, needed: str, make: Make) -> Any:
-    """The object in a body, with what `make` makes of each item in the place of a list of this name.
+    """Return the object in a body, with each item of the list `name` replaced by `make(document, item, text, dump)`.
 
-    `make` is called with the object, of which it may read the member `needed`, an item, the text that the item was parsed
-    from if that says the same as its value and nothing else, and what turns values back into text, as `parse` gives it.
-    It may be called more than once for an item, and must keep nothing. What is no such object comes back as it is.
-    The body must have been weighed. Raises as `parse` does, and what `make` raises.
+    document: the object, of which `make` may read the member `needed`. text: the JSON text of the item, or None if its value
+    must be dumped again. dump: the function that `parse` returns. `make` may be called twice for an item and must have no
+    effects. A body that is no such object is returned unchanged. It must have been weighed. Raises as `parse` and `make` do.
     """
     try:
         if orjson is not None:
@@ -75,7 +74,7 @@ def parse_list(body: bytes, name: str, needed: str, make: Make) -> Any:
     except DecodeError:
         raise
     except (ValueError, IndexError, RecursionError):
-        pass  # what is odd about it, the plain parser tells better
+        pass  # parsed again below, which names the problem or accepts the oddity
     return _made(_parse_plain(body), name, make, dump_plain)
 
 
@@ -98,42 +97,25 @@ def _parse_plain(body: bytes) -> Any:
 
 
 def dump_plain(value: Any) -> str:
-    """JSON text; `ValueError` for a number that is not finite or a text with lone surrogates."""
+    """Return JSON text. Raises `ValueError` for a number that is not finite or a text with lone surrogates."""
     text = _dump(value)
     if not text.isascii():
-        text.encode()  # a lone surrogate shows here, as a UnicodeEncodeError, which is a ValueError
+        text.encode()  # raises UnicodeEncodeError, a ValueError, for a lone surrogate
     return text
 
 
-def deeper_than(value: Any, limit: int) -> bool:
-    """Whether arrays and objects are nested more than `limit` deep, `value` itself included."""
-    level = [value]
-    for _ in range(limit):
-        level = [child for item in level if type(item) in _CONTAINERS for child in _children(item)]
-        if not level:
-            return False
-    return any(type(item) in _CONTAINERS for item in level)
-
-
 def too_deep() -> NoReturn:
-    """Refuse a body for its depth."""
+    """Raise the error for a body that is nested too deep."""
     raise DecodeError(400, f"The body is nested deeper than {MAX_DEPTH} levels.")
 
 
 def is_text(value: str) -> bool:
-    """Whether a string can be stored and sent as UTF-8."""
+    """Return True if a string can be encoded as UTF-8."""
     try:
         value.encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-_CONTAINERS = (dict, list)
-
-
-def _children(item: Any) -> Any:
-    return item.values() if type(item) is dict else item
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -154,23 +136,23 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# What is parsed was made by this package's own parsers, so that it goes round in no circle.
+# check_circular is off, since the values come from a parser.
 _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 _scan = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_distinct).raw_decode
 _space = re.compile(r"[ \t\n\r]*")
 
 
 def _behind(text: str, at: int) -> int:
-    """The place behind the space, if any, that begins at a place."""
+    """Return the position after white space, if any, at a position."""
     match = _space.match(text, at)
     return at if match is None else match.end()
 
 
 def _scanned(text: str, name: str, needed: str, make: Make) -> dict[str, Any]:
-    """As `parse_list`, item by item: the values of one are gone before the next is parsed.
+    """Do the work of `parse_list` item by item, so that the values of one item only are in memory.
 
-    Raises `ValueError`, `IndexError` or `RecursionError` for a text that is no strict JSON or no such object, has a key twice
-    or a number beyond a double somewhere, or names what is needed too late.
+    Raises `ValueError`, `IndexError` or `RecursionError` for a text that is no strict JSON or no such object, that has a key
+    twice or a number beyond a double, or whose list comes before the member `needed`.
     """
     document: dict[str, Any] = {}
     at = _after(text, 0, "{")
@@ -196,7 +178,7 @@ def _scanned(text: str, name: str, needed: str, make: Make) -> dict[str, Any]:
 
 
 def _items(text: str, at: int, document: dict[str, Any], make: Make) -> tuple[list[Any], int]:
-    """What is made of the items of a list, from behind its bracket, and the place behind its end."""
+    """Return the made items of a list, and the position after it. `at` is the position after its bracket."""
     made: list[Any] = []
     if text[at] == "]":
         return made, at + 1
@@ -212,7 +194,7 @@ def _items(text: str, at: int, document: dict[str, Any], make: Make) -> tuple[li
 
 
 def _after(text: str, at: int, mark: str) -> int:
-    """The place of what comes behind a mark that must be at this place, or behind some space."""
+    """Return the position after a mark, and the white space around it, that must stand at this position."""
     at = _behind(text, at)
     if text[at] != mark:
         raise ValueError(f"no {mark}")
@@ -222,6 +204,6 @@ def _after(text: str, at: int, mark: str) -> int:
 def _dump_quick(value: Any) -> str:
     try:
         text: str = orjson.dumps(value).decode()
-    except TypeError:  # it knows 64 bits and some 250 levels
+    except TypeError:  # an integer beyond 64 bits, or more than about 250 levels
         return dump_plain(value)
     return text

@@ -1,4 +1,4 @@
-"""What an answer means, for every protocol. Facts from HTTP and from what deployed platforms were seen to do."""
+"""The meaning of answers, for all protocols, from HTTP and from the behaviour of deployed platforms."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from .base import BUSY, MISPLACED, REFUSED, UNAUTHORIZED, Failure, Outcome, Resp
 
 GONE = frozenset({404, 405})
 UNACCEPTABLE = frozenset({400, 415, 422})
-"""The body is at fault: sending it again would not help."""
+"""Statuses that refuse the body: a retry is useless."""
 RETRIED = frozenset({408, 425, 429})
 
 
 def fail(outcome: Outcome, kind: str, sentence: str, retry_after: str | None = None) -> None:
-    """Note why something is left over."""
+    """Note the reason why events are left."""
     outcome.kind, outcome.problem, outcome.retry_after = kind, sentence, retry_after
 
 
 def note_failure(outcome: Outcome, failure: Failure) -> None:
-    """No answer came."""
+    """Note a request without an answer."""
     kind = {"refused": REFUSED, "tls": MISPLACED}.get(failure.kind, BUSY)
     fail(outcome, kind, failure.sentence)
 
 
 def note_refusal(outcome: Outcome, response: Response) -> None:
-    """An answer came that leaves the events where they are."""
+    """Note an answer that settles no event."""
     status = response.status
     retry_after = response.headers.get("retry-after")
     if status in (401, 403):
@@ -42,7 +42,7 @@ def note_refusal(outcome: Outcome, response: Response) -> None:
 
 
 def json_object(response: Response) -> dict[str, Any] | None:
-    """The answer's body if it is a JSON object."""
+    """The body of an answer if it is a JSON object, else None."""
     try:
         value = json.loads(response.body)
     except (ValueError, RecursionError):
@@ -51,18 +51,18 @@ def json_object(response: Response) -> dict[str, Any] | None:
 
 
 def detail(response: Response, secrets: Iterable[str] = ()) -> str:
-    """One printable, bounded sentence of why a record was refused; a backend may write anything at all there, `secrets` too."""
+    """The reason of a refusal as a printable, bounded text without `secrets`, whatever the backend wrote."""
     value = json_object(response)
     text: object = (value.get("detail") or value.get("message")) if value else None
     if isinstance(text, list) and text and isinstance(text[0], dict):
-        text = text[0].get("msg")  # the usual shape of a validation error
+        text = text[0].get("msg")  # the usual form of a validation error
     return clean(f"HTTP {response.status} {text if isinstance(text, str) else ''}", secrets)
 
 
 def clean(text: object, secrets: Iterable[str] = ()) -> str:
-    """Printable, bounded and without these secrets: fit for a log line."""
+    """Make a text fit for a log line: printable, bounded and without these secrets."""
     told = str(text)
     for secret in secrets:
-        told = told.replace(secret, "…")  # before anything is cut: a part of a key is too much as well
+        told = told.replace(secret, "…")  # before the cut, which could leave a part of a key
     printable = "".join(c if c.isprintable() else " " for c in told[:400])
     return " ".join(printable.split())[:200]

@@ -1,4 +1,4 @@
-"""Events sent one by one, a record a request and a run in order: for backends that have no call for batches."""
+"""The delivery of events one by one, in order within a run, to backends without a batch call."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .json_encode import UNENCODABLE
 from .responses import GONE, UNACCEPTABLE, detail, fail, json_object, note_failure, note_refusal
 
 AMBIGUOUS = frozenset({502, 504})
-"""A gateway's word that it got no answer: the backend behind it may have stored the record."""
+"""Answers of a gateway that got no answer itself: the backend behind it may have stored the record."""
 
 MOST_UNCERTAIN = 100_000
-"""Ids of events that are remembered as sent and not answered: those of batches that are given up are never settled."""
+"""The most ids of events that are kept as sent without an answer. A bound, because some of them never get one."""
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class Remembered(Generic[K, V]):
-    """A mapping of at most `most` entries: the one that was used longest ago is forgotten first."""
+    """A mapping with at most `most` entries, which drops the least recently used."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -38,10 +38,10 @@ class Remembered(Generic[K, V]):
             self._entries.move_to_end(key)
         except KeyError:
             return None
-        return self._entries.get(key)  # another lane may have pushed it out meanwhile
+        return self._entries.get(key)  # another lane may have removed it meanwhile
 
     def put(self, key: K, value: V) -> None:
-        self._entries.pop(key, None)  # another lane may push out what is old at any moment: it must not be this
+        self._entries.pop(key, None)  # first, because another lane may remove the oldest entry at any moment
         self._entries[key] = value
         if len(self._entries) > self._most:
             self._entries.popitem(last=False)
@@ -51,15 +51,15 @@ class Remembered(Generic[K, V]):
 
 
 class SingleState:
-    """What is learnt of a backend, for as long as the process lives."""
+    """The knowledge about a backend, kept until the process ends."""
 
     def __init__(self) -> None:
         self.confirmed = False
-        """One of its calls has been answered as it should be."""
+        """True after the first valid answer."""
         self.accepted = 0
-        """Records that were stored so far: the sign that others get through while one does not."""
+        """The number of stored records, which shows if others are accepted while one is not."""
         self.uncertain: set[str] = set()
-        """Ids of events that were sent and not answered; sent again, they may be stored twice."""
+        """The ids of events that were sent without an answer; sent again, they may be stored twice."""
 
 
 class Call(NamedTuple):
@@ -69,18 +69,18 @@ class Call(NamedTuple):
     path: str
     body: bytes
     key: str
-    """Its idempotency key."""
+    """The idempotency key."""
 
 
 class SingleLane:
-    """The events of one run, in order. A format says how the call for an event looks and what acknowledges it.
+    """The lane for the events of one run, in order. Subclasses define the requests and their acknowledgements.
 
-    Only a record that is answered 500 again and again is passed by others: whether they get through tells if it is to blame.
-    If it is not, it arrives late, which is better than never.
+    After several answers of 500 to one record, later records are sent before it: their success is the evidence against it.
+    Without such evidence it is sent again, late.
     """
 
     api = "API"
-    """What there is not, where a run cannot be begun, as the log names it."""
+    """The name of the API in log lines."""
 
     def __init__(self, state: SingleState, batch: Batch, events: list[Event]) -> None:
         self.outcome = Outcome()
@@ -88,33 +88,33 @@ class SingleLane:
         self._batch = batch
         self._events = events
         self._at = 0
-        """Where the next event is: behind those that the backend stumbles over."""
+        """The index of the next event; those before it are suspects that let it pass."""
         self._sent = b""
         self._stopped = False
 
-    # ---- what a format says ----------------------------------------------------------------------------------------
+    # ---- the format --------------------------------------------------------------------------------------------------
 
     def _call(self, event: Event) -> Call | None:
-        """The request for this event; None if the format cannot carry it."""
+        """Make the call for this event; None if the format has none."""
         raise NotImplementedError
 
     def _learn(self, event: Event, answer: Mapping[str, Any]) -> bool:
-        """Take in the answer to the request that `_call` gave; False if it is no acknowledgement."""
+        """Read the answer to the last call. Returns False if it is no acknowledgement."""
         raise NotImplementedError
 
     def _is_done(self, event: Event) -> bool:
-        """Whether that was the last request for this event."""
+        """True if that was the last request for this event."""
         return True
 
     def _creates(self, event: Event) -> bool:
-        """Whether this event, sent twice, is there twice."""
+        """True if this event would be stored twice if it were sent twice."""
         raise NotImplementedError
 
     def _smaller(self, event: Event) -> Event | None:
-        """This event with less in the request that comes next; None if nothing is left to cut."""
+        """Cut the next request of this event; None if nothing is left to cut."""
         return cut_largest_field(event)
 
-    # ---- the conversation ------------------------------------------------------------------------------------------
+    # ---- requests and answers ----------------------------------------------------------------------------------------
 
     def next(self) -> Request | None:
         while not self._stopped and self._at < len(self._events):
@@ -156,7 +156,7 @@ class SingleLane:
             self._stopped = True
 
     def _yields(self, event: Event) -> bool:
-        """Whether this one lets the next go first; it does so once for each answer of 500."""
+        """True if this event lets the next one pass, once for each 500."""
         suspect = self._batch.suspects.get(event.seq)
         if suspect is None or not suspect.yields or not self._has_followers():
             return False
@@ -168,7 +168,7 @@ class SingleLane:
         return self._at + 1 < len(self._events)
 
     def _request(self, event: Event) -> Request | None:
-        """The call for this event, its largest fields cut if the backend refuses records of that size."""
+        """Make the request for this event, with its largest fields cut if the backend refused that size."""
         call = self._call(event)
         while call is not None and len(call.body) >= self._batch.refused_size:
             smaller = self._smaller(event)
@@ -212,7 +212,7 @@ class SingleLane:
             self._stopped = False
             self._verdict(event, "rejected", detail(reply))  # the backend does not know this run
         else:
-            # It may only be that the run's start, which another tracker has in hand, has not come yet.
+            # The start of the run, in another tracker of this process, may not have arrived yet.
             sentence = f"the backend answers HTTP {reply.status} to a step or the end of a run"
             fail(self.outcome, BUSY, sentence)
 
@@ -223,7 +223,7 @@ class SingleLane:
             self._batch.refused_size = min(self._batch.refused_size, len(self._sent))
 
     def _server_error(self, event: Event, reply: Response) -> None:
-        """HTTP 500 may mean an outage, or a record that the backend stumbles over: then only that one is given up."""
+        """Tell an outage from a record that causes HTTP 500: only that record is dropped."""
         note_refusal(self.outcome, reply)
         suspect = self._batch.suspects.setdefault(event.seq, Suspect(self._state.accepted))
         suspect.note(self._state.accepted)

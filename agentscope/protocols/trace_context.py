@@ -1,7 +1,7 @@
-"""W3C Trace Context: which run and step a request belongs to, in the headers `traceparent` and `tracestate`.
+"""W3C Trace Context (https://www.w3.org/TR/trace-context/): the run and step of a request, in its headers.
 
-https://www.w3.org/TR/trace-context/. The trace id is the run's and the parent id the step's (`ids`); since a step id cannot be
-got back from a parent id, our own ids ride along in `tracestate`, under the key `agentscope`.
+In `traceparent` the trace id is made from the run id and the parent id from the step id (`ids`). A step id cannot be derived
+from a parent id, so `tracestate` carries both original ids under the key `agentscope`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _MOST_MEMBERS = 32
 _LONGEST_VALUE = 256
 _LONGEST_ID = 255
 _SAFE = "~.!*'()"
-"""Besides letters, digits, `-` and `_`: what a value may hold as it is. Commas and equals signs it may not."""
+"""Characters, besides letters, digits, `-` and `_`, that a value may hold without quoting."""
 
 
 class Remote(NamedTuple):
-    """Where a request comes from. `step_id` None: from the run itself."""
+    """The run and step that a request was made in. `step_id` is None for the run itself."""
 
     run_id: str
     step_id: str | None
@@ -34,7 +34,7 @@ class Remote(NamedTuple):
 
 
 def headers_of(run_id: str, step_id: str | None, sampled: bool, state: str | None = None) -> dict[str, str]:
-    """Both headers for a request that is made within this step. `state` is a `tracestate` that is there already."""
+    """Return both headers for a request made in this step. `state` is the existing `tracestate` header, to be extended."""
     span = span_id_of(run_id if step_id is None else step_id)
     parent = f"00-{trace_id_of(run_id)}-{span}-{'01' if sampled else '00'}"
     others = [member for member in _members(state or "") if not member.startswith(f"{_KEY}=")]
@@ -49,9 +49,9 @@ def headers_of(run_id: str, step_id: str | None, sampled: bool, state: str | Non
 
 
 def remote_of(headers: Any) -> Remote | None:
-    """What the headers of a request say; None if they say nothing, or nothing valid.
+    """Return the origin of a request, or None without valid headers.
 
-    headers: a mapping, or pairs of name and value; names in any case, both as str or bytes (as ASGI has them).
+    headers: a mapping, or pairs of name and value. Names may be in any case, both may be str or bytes (as in ASGI).
     """
     found = _texts(headers)
     match = _PARENT.fullmatch(found.get(PARENT, "").strip())
@@ -62,7 +62,7 @@ def remote_of(headers: Any) -> Remote | None:
         return None
     run_id, step_id = run_id_of(trace_id), None if span_id == span_id_of(run_id_of(trace_id)) else span_id
     own = _own(found.get(STATE, ""))
-    # What was passed on by a service between us and the sender belongs to another span.
+    # A service in between may have passed on the state of another trace or span.
     if own is not None and trace_id_of(own[0] or run_id) == trace_id:
         run_id = own[0] or run_id
         if span_id == span_id_of(own[1] or run_id):
@@ -71,15 +71,15 @@ def remote_of(headers: Any) -> Remote | None:
 
 
 def _own(state: str) -> tuple[str, str] | None:
-    """(run id or empty, step id or empty) of our own member."""
+    """Return (run id or empty, step id or empty) from the `agentscope` member, or None."""
     for member in _members(state):
         key, _, value = member.partition("=")
         if key == _KEY:
             parts = dict(part.split(":", 1) for part in value.split(";") if ":" in part)
             run_id, step_id = unquote(parts.get("r", "")), unquote(parts.get("s", ""))
-            # Anybody may have sent this: what no backend takes as an id would cost the events that name it.
-            sound = all(len(own_id) <= _LONGEST_ID and "\0" not in own_id for own_id in (run_id, step_id))
-            return (run_id, step_id) if sound else None
+            # The header is untrusted input: events with an id that backends refuse would be lost.
+            is_valid = all(len(own_id) <= _LONGEST_ID and "\0" not in own_id for own_id in (run_id, step_id))
+            return (run_id, step_id) if is_valid else None
     return None
 
 
@@ -88,13 +88,13 @@ def _members(state: str) -> list[str]:
 
 
 def _texts(headers: Any) -> dict[str, str]:
-    """The two headers, by name in lower case."""
+    """Return both headers by lower-case name."""
     pairs: Iterable[Any] = headers.items() if isinstance(headers, Mapping) or hasattr(headers, "items") else headers
     found: dict[str, str] = {}
     for name, value in pairs:
         name, value = _text(name).lower(), _text(value)
         if name == STATE and name in found:
-            found[name] += f",{value}"  # it may come in several parts
+            found[name] += f",{value}"  # the header may be repeated
         elif name in (PARENT, STATE):
             found.setdefault(name, value)
     return found

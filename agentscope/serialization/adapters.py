@@ -1,7 +1,7 @@
-"""What an object that is not JSON looks like in JSON: one function a kind, and the table that chooses.
+"""JSON forms of Python objects: one function per class, and the table that chooses the function.
 
-A form is a scalar of JSON, or one of the four classes below; `rendering` writes it down within its bounds. Foreign code
-may run here and may raise: the caller guards every call. Nothing is consumed that can be read only once.
+A form is a JSON scalar or one of the four classes below; `fallback` encodes it within bounds. Foreign code may run here and
+may raise, so the caller guards every call. Iterators are not consumed.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
 HIDDEN = "<hidden>"
-"""In place of a field whose author keeps it out of its class's own `repr` or dump: often a secret."""
+"""Stands for a field that its class excludes from its `repr` or dump, as is done with secrets."""
 
 _MAX_REPR = 1 << 14  # characters
-_MAX_ARRAY = 1000  # elements of a numeric array that are told one by one
+_MAX_ARRAY = 1000  # elements of a numeric array that is encoded in full
 _T = TypeVar("_T")
 
 
 class Items(NamedTuple):
-    """An array: the items that were read, of `total`."""
+    """A JSON array: the items that were read, of `total`."""
 
     items: list[Any]
     total: int
 
 
 class Pairs(NamedTuple):
-    """An object: the pairs that were read, of `total`; the keys may be anything."""
+    """A JSON object: the pairs that were read, of `total`. Keys may have any type."""
 
     pairs: list[tuple[Any, Any]]
     total: int
 
 
-class Inner(NamedTuple):
-    """Another value that tells this one."""
+class Replacement(NamedTuple):
+    """A value to encode instead of this one."""
 
     value: object
 
 
-class Note(NamedTuple):
-    """Text in place of a value that is not all there."""
+class Placeholder(NamedTuple):
+    """A text to encode instead of a value of which something is lost."""
 
     text: str
 
 
-Form = bool | int | float | str | Items | Pairs | Inner | Note | None
+Form = bool | int | float | str | Items | Pairs | Replacement | Placeholder | None
 
 _TEXTS = frozenset({("decimal", "Decimal"), ("uuid", "UUID"), ("pathlib", "PurePath")})
-"""Classes whose `str()` says it all, by module and name: importing them would take longer than the rest of this package."""
+"""Classes whose form is `str(value)`, by top-level module and name: importing them would take longer than this whole package."""
 
 
-def form(value: Any, room: int, most: int) -> Form:
-    """The form of `value`, with at most `most` members or about `room` bytes. Raises whatever foreign code raises."""
+def json_form(value: Any, room: int, most: int) -> Form:
+    """Return the JSON form of `value`, with at most `most` members or about `room` bytes. Raises what foreign code raises."""
     kind = type(value)
     for base in kind.__mro__:
         known = _KINDS.get(base)
@@ -68,7 +68,7 @@ def form(value: Any, room: int, most: int) -> Form:
             return known(value, room, most)
         if (base.__module__.partition(".")[0], base.__name__) in _TEXTS:
             return str(value)
-    dataclasses = sys.modules.get("dataclasses")  # where nobody has imported it, nothing is of its making
+    dataclasses = sys.modules.get("dataclasses")  # without the module there are no dataclasses
     if dataclasses is not None and dataclasses.is_dataclass(kind):
         return _fields(value, ((field.name, field.repr) for field in dataclasses.fields(kind)))
     if isinstance(attributes := getattr(kind, "__attrs_attrs__", None), tuple):
@@ -78,32 +78,33 @@ def form(value: Any, room: int, most: int) -> Form:
     if kind.__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
         return _array(value)
     if issubclass(kind, Mapping):
-        keys = copied(lambda: value, most)
-        return Pairs([(key, read(partial(getitem, value, key), "value")) for key in keys], len(value))
+        keys = copy_members(lambda: value, most)
+        return Pairs([(key, read_member(partial(getitem, value, key), "value")) for key in keys], len(value))
     if issubclass(kind, (Sequence, Set, ValuesView)):
-        return Items(copied(lambda: value, most), len(value))
+        return Items(copy_members(lambda: value, most), len(value))
     return _repr(value)
 
 
 def class_name(value: object) -> str:
+    """Return the class's name, in at most 60 characters, without running code of its metaclass."""
     return _name_of(type(value))[:60]
 
 
-_name_of: Callable[[type], str] = type.__dict__["__name__"].__get__  # past any metaclass
+_name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
 
 
-def read(get: Callable[[], object], what: str) -> object:
-    """One member by foreign code, or a note that it could not be read."""
+def read_member(get: Callable[[], object], what: str) -> object:
+    """Call foreign code to read a member; a failure becomes a placeholder that names `what`."""
     try:
         return get()
     except KeyboardInterrupt:
         raise
     except BaseException:
-        return Note(f"<{what} failed>")
+        return Placeholder(f"<{what} failed>")
 
 
-def copied(source: Callable[[], Iterable[_T]], most: int) -> list[_T]:
-    """The first `most` members at one moment. Another thread may resize the container: then again, a few times."""
+def copy_members(source: Callable[[], Iterable[_T]], most: int) -> list[_T]:
+    """Return the first `most` members. Retries when another thread resizes the container, three times at most."""
     for _ in range(3):
         try:
             return list(islice(source(), most))
@@ -118,20 +119,20 @@ def _repr(value: object) -> Form:
     except KeyboardInterrupt:
         raise
     except BaseException:
-        return Note(f"<{class_name(value)}: repr failed>")
+        return Placeholder(f"<{class_name(value)}: repr failed>")
     length = str.__len__(text)
     if length <= _MAX_REPR:
         return text
-    return Note(f"{str.__getitem__(text, slice(_MAX_REPR))}…[cut: {length} characters]")
+    return Placeholder(f"{str.__getitem__(text, slice(_MAX_REPR))}…[cut: {length} characters]")
 
 
 def _fields(value: object, names: Iterable[tuple[str, bool]]) -> Pairs:
-    pairs = [(name, read(partial(getattr, value, name), name) if shown else HIDDEN) for name, shown in names]
+    pairs = [(name, read_member(partial(getattr, value, name), name) if shown else HIDDEN) for name, shown in names]
     return Pairs(pairs, len(pairs))
 
 
 def _model_fields(kind: type) -> Mapping[str, Any] | None:
-    """The fields of a pydantic model class of version 2 or 1, known by its marks: pydantic is not imported."""
+    """Return the fields of a pydantic 2 or 1 model class, recognised by its attributes, since pydantic is not imported."""
     for fields, mark in (
         ("__pydantic_fields__", "__pydantic_validator__"),
         ("model_fields", "__pydantic_validator__"),
@@ -144,10 +145,10 @@ def _model_fields(kind: type) -> Mapping[str, Any] | None:
 
 
 def _model(value: Any, fields: Mapping[str, Any]) -> Form:
-    # The instance's own dictionary, because model_dump() runs serializers that users wrote.
+    # Not model_dump(), which runs serializers that users wrote.
     state: dict[str, Any] = value.__dict__
     if "root" in fields and len(fields) == 1 and hasattr(type(value), "__pydantic_root_model__"):
-        return Inner(state.get("root"))
+        return Replacement(state.get("root"))
     pairs = []
     for name in fields:
         if name in state:
@@ -161,33 +162,33 @@ def _model(value: Any, fields: Mapping[str, Any]) -> Form:
 def _array(value: Any) -> Form:
     if value.size > _MAX_ARRAY:
         first = value.flat[:8].tolist()
-        told = {"array": list(value.shape), "dtype": str(value.dtype), "first": first, "cut": Note("…")}
-        return Pairs(list(told.items()), len(told))
+        summary = {"array": list(value.shape), "dtype": str(value.dtype), "first": first, "cut": Placeholder("…")}
+        return Pairs(list(summary.items()), len(summary))
     plain = value.tolist()
-    return _repr(value) if type(plain) is type(value) else Inner(plain)
+    return _repr(value) if type(plain) is type(value) else Replacement(plain)
 
 
 def _bytes(value: Any, room: int, most: int) -> Form:
     length = value.nbytes if isinstance(value, memoryview) else len(value)
     head = "data:application/octet-stream;base64,"
     fits = max(0, room - len(head) - 40) // 4 * 3
-    told = bytes(value[:fits])[:fits]
-    text = head + binascii.b2a_base64(told, newline=False).decode()
-    return text if len(told) == length else Note(f"{text}…[cut: {length} bytes]")
+    start = bytes(value[:fits])[:fits]
+    text = head + binascii.b2a_base64(start, newline=False).decode()
+    return text if len(start) == length else Placeholder(f"{text}…[cut: {length} bytes]")
 
 
 def _dict(value: Any, room: int, most: int) -> Form:
-    # The base class's view reads what is stored; a subclass's own could compute, block or load.
+    # The view of the base class, since a subclass's may compute, block or load.
     view = OrderedDict.items if isinstance(value, OrderedDict) else dict.items
-    return Pairs(copied(lambda: view(value), most), dict.__len__(value))
+    return Pairs(copy_members(lambda: view(value), most), dict.__len__(value))
 
 
 def _list(value: Any, room: int, most: int) -> Form:
-    return Items(copied(lambda: list.__iter__(value), most), list.__len__(value))
+    return Items(copy_members(lambda: list.__iter__(value), most), list.__len__(value))
 
 
 def _tuple(value: Any, room: int, most: int) -> Form:
-    items = copied(lambda: tuple.__iter__(value), most)
+    items = copy_members(lambda: tuple.__iter__(value), most)
     names = getattr(type(value), "_fields", None)
     if isinstance(names, tuple) and len(names) == len(items):
         return Pairs(list(zip(names, items, strict=False)), len(items))
@@ -195,7 +196,7 @@ def _tuple(value: Any, room: int, most: int) -> Form:
 
 
 def _set(value: Any, room: int, most: int) -> Form:
-    items = copied(lambda: value, most)
+    items = copy_members(lambda: value, most)
     kinds = set(map(type, items))
     if kinds <= {str} or kinds <= {int, float}:
         items.sort()
@@ -213,11 +214,11 @@ def _timedelta(value: timedelta, room: int, most: int) -> Form:
 
 
 def _exception(value: BaseException, room: int, most: int) -> Form:
-    return Pairs([("type", type_name(value)), ("message", read(lambda: str(value), "message"))], 2)
+    return Pairs([("type", type_name(value)), ("message", read_member(lambda: str(value), "message"))], 2)
 
 
 def type_name(value: object) -> str:
-    """The qualified name of the value's class; without its module if that is builtins."""
+    """Return the qualified name of the value's class; the module `builtins` is left out."""
     kind = type(value)
     module = kind.__dict__.get("__module__")
     name = class_name(value)
@@ -233,7 +234,7 @@ _KINDS: dict[type, Callable[[Any, int, int], Form]] = {
     tuple: _tuple,
     set: _set,
     frozenset: _set,
-    deque: lambda value, room, most: Items(copied(lambda: deque.__iter__(value), most), deque.__len__(value)),
+    deque: lambda value, room, most: Items(copy_members(lambda: deque.__iter__(value), most), deque.__len__(value)),
     bytes: _bytes,
     bytearray: _bytes,
     memoryview: _bytes,
@@ -241,9 +242,9 @@ _KINDS: dict[type, Callable[[Any, int, int], Form]] = {
     date: lambda value, room, most: value.isoformat(),
     time: lambda value, room, most: value.isoformat(),
     timedelta: _timedelta,
-    Enum: lambda value, room, most: Inner(value.value),
+    Enum: lambda value, room, most: Replacement(value.value),
     BaseException: _exception,
-    Pattern: lambda value, room, most: Inner(value.pattern),
+    Pattern: lambda value, room, most: Replacement(value.pattern),
     SimpleNamespace: lambda value, room, most: _dict(value.__dict__, room, most),
     **dict.fromkeys((UserString, complex), lambda value, room, most: str(value)),
     **dict.fromkeys((range, type), lambda value, room, most: _repr(value)),

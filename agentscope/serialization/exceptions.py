@@ -1,4 +1,4 @@
-"""Names and exceptions as plain text: bounded, whole Unicode, and never failing."""
+"""Exceptions as bounded text, with causes, group members and source lines."""
 
 from __future__ import annotations
 
@@ -9,53 +9,55 @@ from types import CodeType, TracebackType
 from .adapters import class_name, type_name
 from .text import text
 
-_MAX_LINKS = 8  # exceptions of a chain that are told, from the outermost inwards
-_MAX_MEMBERS = 5  # exceptions of a group that are told
+_MAX_LINKS = 8  # exceptions of a chain, from the outermost inwards
+_MAX_MEMBERS = 5  # exceptions of a group
 _FIRST_FRAMES, _LAST_FRAMES = 8, 24
 _MAX_LINE = 300  # characters
 
 _CAUSE = "The above exception was the direct cause of the following exception:"
 _CONTEXT = "During handling of the above exception, another exception occurred:"
-_GROUP = getattr(builtins, "BaseExceptionGroup", ())  # Python 3.11
+_GROUP = getattr(builtins, "BaseExceptionGroup", ())  # Python 3.11 and newer
 
 
 def describe_exception(exc: BaseException, limit: int = 8192) -> dict[str, str]:
-    """`{"type", "message", "traceback"}` of an exception, each at most `limit` characters, holding on to no frame.
+    """Return `{"type", "message", "traceback"}` of an exception, each in at most `limit` characters.
 
-    `traceback` reads as Python prints it, with the exceptions that led to this one and the members of a group. What is
-    too long is cut in the middle: the outermost frames and the innermost tell most. Raises nothing but KeyboardInterrupt.
+    `traceback` has Python's own form, with causes, contexts and group members. A long one is cut in the middle, since the
+    outermost and the innermost frames are the most useful. No frame is referenced afterwards. Raises nothing but
+    KeyboardInterrupt.
     """
     try:
         name, message = text(type_name(exc), limit), text(exc, limit)
         traceback = _cut("\n".join(_chain(exc)), limit)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # an exception class that overrides what is read here, or too little stack left
+    except BaseException:  # the class overrides an attribute that is read here, or the stack is nearly full
         return {"type": class_name(exc), "message": "<cannot be read>", "traceback": ""}
     return {"type": name, "message": message, "traceback": traceback}
 
 
 def _chain(exc: BaseException, depth: int = 0) -> list[str]:
+    """Return the lines of an exception after those of its causes. `depth` is the number of groups around it."""
     links: list[tuple[BaseException, str]] = []
     seen: set[int] = set()
     link: BaseException | None = exc
-    joint = ""
+    relation = ""
     while link is not None and id(link) not in seen and len(links) < _MAX_LINKS:
-        links.append((link, joint))
+        links.append((link, relation))
         seen.add(id(link))
         if link.__cause__ is not None:
-            link, joint = link.__cause__, _CAUSE
+            link, relation = link.__cause__, _CAUSE
         else:
-            link, joint = (None if link.__suppress_context__ else link.__context__), _CONTEXT
+            link, relation = (None if link.__suppress_context__ else link.__context__), _CONTEXT
     lines: list[str] = []
-    for link, joint in reversed(links):
-        lines += _one(link, depth)
-        if joint:
-            lines += ["", joint, ""]
+    for link, relation in reversed(links):
+        lines += _single(link, depth)
+        if relation:
+            lines += ["", relation, ""]
     return lines
 
 
-def _one(exc: BaseException, depth: int) -> list[str]:
+def _single(exc: BaseException, depth: int) -> list[str]:
     lines = ["Traceback (most recent call last):", *_frames(exc.__traceback__)] if exc.__traceback__ else []
     message = text(exc, 2048)
     lines.append(f"{type_name(exc)}: {message}" if message else type_name(exc))
@@ -72,23 +74,23 @@ def _frames(traceback: TracebackType | None) -> list[str]:
     last: deque[tuple[CodeType, int | None]] = deque(maxlen=_LAST_FRAMES)
     count = 0
     while traceback is not None:
-        place = traceback.tb_frame.f_code, traceback.tb_lineno
+        position = traceback.tb_frame.f_code, traceback.tb_lineno
         count += 1
-        (first if count <= _FIRST_FRAMES else last).append(place)
+        (first if count <= _FIRST_FRAMES else last).append(position)
         traceback = traceback.tb_next
-    lines = [_frame(*place) for place in first]
+    lines = [_frame(*position) for position in first]
     if (more := count - len(first) - len(last)) > 0:
         lines.append(f"  …[cut: {more} frames]")
-    return lines + [_frame(*place) for place in last]
+    return lines + [_frame(*position) for position in last]
 
 
 def _frame(code: CodeType, number: int | None) -> str:
-    told = f'  File "{code.co_filename}", line {number}, in {code.co_name}'[:_MAX_LINE]
-    import linecache  # by now it is there: the pipeline imports it with logging
+    location = f'  File "{code.co_filename}", line {number}, in {code.co_name}'[:_MAX_LINE]
+    import linecache  # not at the top, to keep the import of agentscope light; logging has imported it by now
 
-    # It reads a source file once; traceback.format_exception() would also look at each for changes.
+    # Reads a source file once, while traceback.format_exception() also checks each file for changes.
     source = linecache.getline(code.co_filename, number or 0).strip()[:_MAX_LINE]
-    return text(f"{told}\n    {source}" if source else told, 2 * _MAX_LINE + 8)
+    return text(f"{location}\n    {source}" if source else location, 2 * _MAX_LINE + 8)
 
 
 def _cut(value: str, limit: int) -> str:

@@ -1,7 +1,7 @@
-"""The careful way to render a value as JSON: for what is not plain JSON, or too large, or hostile.
+"""The slow encoder, for values that are not plain JSON, are too large, or run foreign code.
 
-The result is bounded in bytes, depth and number of values, and whatever foreign code runs is guarded. JSON is written
-piece by piece, so that the bound is kept by counting bytes, never by estimating them.
+The result is bounded in bytes, depth and number of values. Calls of foreign code are guarded. JSON is written piece by
+piece, so that the bound holds for the bytes themselves and not for an estimate.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from enum import Enum
 from reprlib import Repr
 from typing import Any
 
-from .adapters import Form, Inner, Items, Note, Pairs, class_name, form, read
-from .text import mend
+from .adapters import Form, Items, Pairs, Placeholder, Replacement, class_name, json_form, read_member
+from .text import replace_surrogates
 
 MAX_DEPTH = 50
 """Containers inside one another."""
 MAX_NODES = 100_000
 """Values in one payload that is plain JSON."""
-_MAX_CAREFUL = 20_000  # values that are rendered one by one, which takes microseconds each
+_MAX_SLOW_NODES = 20_000  # values that are encoded one by one, which takes microseconds each
 MIN_INT, MAX_INT = -(2**63), 2**64 - 1
-"""What is a number in JSON: every reader of the wire takes it."""
+"""Range of integers that every reader of the wire takes."""
 
 Plain = Callable[[object, int, int, int], "tuple[bytes | None, int]"]
-"""The quick way: `plain(value, limit, max_depth, max_nodes)` gives the JSON or None, and how many values it saw."""
+"""The fast encoder: `plain(value, limit, max_depth, max_nodes)` returns the JSON or None, and the number of values it saw."""
 
-_LEAST = 96  # bytes; anything can be told in so many, by a note if need be
-_SHARE = 4096  # bytes; a large member gets at least this, so that the first of many are whole instead of all cut
-_SMALL = 64  # characters of a string that need not wait for its share
+_LEAST = 96  # bytes, which are enough for the placeholder of any value
+_SHARE = 4096  # bytes that a large member gets at least, so that the first of many are whole instead of all cut
+_SMALL = 64  # characters of a string that is encoded before room is shared out
 _MAX_KEY = 256  # characters
-_MAX_BITS = 1024  # of an integer that is told digit by digit
+_MAX_BITS = 1024  # of an integer whose digits are written
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 _quote = json.JSONEncoder(ensure_ascii=False).encode
@@ -41,37 +41,40 @@ _brief.maxstring = _brief.maxother = _MAX_KEY
 
 
 def render(value: object, limit: int, plain: Plain) -> tuple[bytes, bool]:
-    """JSON of `value` in at most `max(limit, 96)` bytes, and whether anything was lost. Lets KeyboardInterrupt pass."""
+    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises only KeyboardInterrupt."""
     renderer = _Renderer(plain, fair=False)
     try:
         return renderer.value(value, limit, 1), renderer.lossy
-    except _NoRoom:  # what fits is told whole; only what does not is shared out
+    except _NoRoom:  # only a value that does not fit as a whole is cut, each member to its share
         renderer = _Renderer(plain, fair=True)
         return renderer.value(value, limit, 1), renderer.lossy
 
 
 class _NoRoom(Exception):
-    """Not everything fits into the limit."""
+    """Raised when the value does not fit into the limit as a whole."""
 
 
 def quote(value: str) -> tuple[bytes, bool]:
-    """`value` as a JSON string, and whether lone surrogates had to be replaced (by U+FFFD)."""
+    """Return `value` as a JSON string, and True if surrogates had to be replaced."""
     try:
         return _quote(value).encode(), False
     except UnicodeEncodeError:
-        return _quote(mend(value)).encode(), True
+        return _quote(replace_surrogates(value)).encode(), True
 
 
 class _Renderer:
-    """One rendering. Every method that takes `room` returns at most `max(room, _LEAST)` bytes."""
+    """The state of one rendering. Methods that take `room` return at most `max(room, _LEAST)` bytes.
+
+    With `fair`, members share the room; without, the first that does not fit raises `_NoRoom`.
+    """
 
     def __init__(self, plain: Plain, fair: bool) -> None:
         self.lossy = False
         self._fair = fair
         self._plain = plain
-        self._nodes = _MAX_CAREFUL
-        self._tries = 2 * MAX_NODES  # values that the quick way may look at in vain
-        self._open: set[int] = set()
+        self._nodes = _MAX_SLOW_NODES
+        self._tries = 2 * MAX_NODES  # values that the fast encoder may look at in vain
+        self._open: set[int] = set()  # ids of the containers around the current value, to detect cycles
 
     def value(self, value: Any, room: int, depth: int) -> bytes:
         """Render `value`, which stands inside `depth - 1` containers."""
@@ -81,10 +84,10 @@ class _Renderer:
         try:
             if kind in _SCALARS:
                 return self._scalar(value, room)
-            if kind is Note:
+            if kind is Placeholder:
                 return self._form(value, room, depth)
             if id(value) in self._open:
-                return self._note("<cycle>")
+                return self._placeholder("<cycle>")
             if 1 < depth <= MAX_DEPTH and self._tries > 0 and (kind is dict or kind is list or kind is tuple):
                 encoded, seen = self._plain(value, room, MAX_DEPTH - depth + 1, min(MAX_NODES, self._tries))
                 if encoded is not None:
@@ -92,41 +95,41 @@ class _Renderer:
                 self._tries -= seen
             self._open.add(id(value))
             try:
-                return self._form(form(value, room, min(room // 2, self._nodes) + 1), room, depth)
+                return self._form(json_form(value, room, min(room // 2, self._nodes) + 1), room, depth)
             finally:
                 self._open.discard(id(value))
         except (KeyboardInterrupt, _NoRoom):
             raise
         except BaseException:
-            return self._note(f"<{class_name(value)}: cannot be rendered>")
+            return self._placeholder(f"<{class_name(value)}: cannot be rendered>")
 
     def _form(self, form: Form, room: int, depth: int) -> bytes:
-        if isinstance(form, Note):
+        if isinstance(form, Placeholder):
             self.lossy = True
             return self._text(form.text, room)
-        if not isinstance(form, (Items, Pairs, Inner)):
+        if not isinstance(form, (Items, Pairs, Replacement)):
             return self._scalar(form, room)
         if depth > MAX_DEPTH:
-            return self._note("<too deep>")
-        if isinstance(form, Inner):
+            return self._placeholder("<too deep>")
+        if isinstance(form, Replacement):
             return self.value(form.value, room, depth + 1)
-        room -= 2 + _LEAST  # the brackets, and the note if something is left out
+        room -= 2 + _LEAST  # for the brackets, and for a placeholder if members are left out
         if isinstance(form, Items):
             parts, cut = self._members([(b"", item) for item in form.items], room, depth)
             if cut := cut + form.total - len(form.items):
-                parts.append(self._note(f"…[cut: {cut} items]"))
+                parts.append(self._placeholder(f"…[cut: {cut} items]"))
             return b"[%b]" % b",".join(parts)
-        entries = self._named(form.pairs)
+        entries = self._unique_keys(form.pairs)
         parts, cut = self._members(entries, room, depth)
         if cut := cut + form.total - len(form.pairs):
             name = "…[cut]"
             while any(prefix == quote(name)[0] + b":" for prefix, _ in entries):
                 name = f"…{name}"
-            parts.append(quote(name)[0] + b":" + self._note(f"{cut} keys"))
+            parts.append(quote(name)[0] + b":" + self._placeholder(f"{cut} keys"))
         return b"{%b}" % b",".join(parts)
 
     def _members(self, entries: list[tuple[bytes, Any]], room: int, depth: int) -> tuple[list[bytes], int]:
-        """Render (key with its colon, or nothing; value), in order; also how many there was no room for."""
+        """Render pairs of (key with its colon, or empty; value), in order. Returns the parts and the number that had no room."""
         parts = [b""] * len(entries)
         later: list[int] = []
         cut = 0
@@ -156,16 +159,16 @@ class _Renderer:
                 room -= len(part) + 1
         return [part for part in parts if part], cut
 
-    def _named(self, pairs: list[tuple[object, object]]) -> list[tuple[bytes, Any]]:
-        """Every key as `"key":`, no two alike. A str that is fit to be a key keeps its name; others give way."""
+    def _unique_keys(self, pairs: list[tuple[object, object]]) -> list[tuple[bytes, Any]]:
+        """Return each pair with its key as `"key":`. Keys are made unique by renaming those that are not plain strings."""
         entries: list[tuple[bytes, Any]] = []
         taken = {key for key, _ in pairs if type(key) is str}
         counts: dict[str, int] = {}
         for key, value in pairs:
-            name, faithful = _key(key)
-            if not faithful:
+            name, is_faithful = _key(key)
+            if not is_faithful:
                 self.lossy = True
-            if not faithful or type(key) is not str:
+            if not is_faithful or type(key) is not str:
                 unique = name
                 while unique in taken:
                     self.lossy = True
@@ -186,11 +189,11 @@ class _Renderer:
         if isinstance(value, float):
             if math.isfinite(value):
                 return repr(value).encode()
-            return self._note("NaN" if value != value else "Infinity" if value > 0 else "-Infinity")
+            return self._placeholder("NaN" if value != value else "Infinity" if value > 0 else "-Infinity")
         if MIN_INT <= value <= MAX_INT:
             return b"%d" % value
         if (bits := value.bit_length()) > _MAX_BITS:
-            return self._note(f"<int of {bits} bits>")
+            return self._placeholder(f"<int of {bits} bits>")
         return b'"%d"' % value
 
     def _no_room(self) -> int:
@@ -198,45 +201,45 @@ class _Renderer:
             raise _NoRoom
         return 1
 
-    def _note(self, text: str) -> bytes:
+    def _placeholder(self, text: str) -> bytes:
         self.lossy = True
         encoded = quote(text)[0]
         return encoded if len(encoded) <= _LEAST else self._cut(text, _LEAST)
 
     def _text(self, value: str, room: int) -> bytes:
         if len(value) <= room:
-            encoded, mended = quote(value)
+            encoded, is_lossy = quote(value)
             if len(encoded) <= room:
-                self.lossy |= mended
+                self.lossy |= is_lossy
                 return encoded
         self._no_room()
         return self._cut(value, room)
 
     def _cut(self, value: str, room: int) -> bytes:
         self.lossy = True
-        note = f"…[cut: {len(value)} characters]".encode()
-        room -= len(note) + 2
+        mark = f"…[cut: {len(value)} characters]".encode()
+        room -= len(mark) + 2
         parts = []
         position = 0
-        # No character takes more than six bytes, so every piece fits; what is left shrinks by a sixth at least.
+        # A character takes at most six bytes, so every piece fits, and the room shrinks by a sixth at least each time.
         while piece := value[position : position + room // 6]:
             encoded = quote(piece)[0][1:-1]
             parts.append(encoded)
             room -= len(encoded)
             position += len(piece)
-        return b'"%b%b"' % (b"".join(parts), note)
+        return b'"%b%b"' % (b"".join(parts), mark)
 
 
 def _key(key: Any) -> tuple[str, bool]:
-    """The name of `key` in an object, and whether it tells the whole key."""
+    """Return the name of `key` in a JSON object, and True if it represents the key without loss."""
     kind = type(key)
     if issubclass(kind, str):
         name: Any = str.__getitem__(key, slice(None))
     elif issubclass(kind, (tuple, frozenset, bytes)):
-        name = read(lambda: _brief.repr(key), "key")
+        name = read_member(lambda: _brief.repr(key), "key")
     else:
-        name = read(lambda: str(key.value if issubclass(kind, Enum) else key), "key")
-    if isinstance(name, Note):
+        name = read_member(lambda: str(key.value if issubclass(kind, Enum) else key), "key")
+    if isinstance(name, Placeholder):
         return name.text, False
     if len(name) > _MAX_KEY:
         return f"{name[:_MAX_KEY]}…", False

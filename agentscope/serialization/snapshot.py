@@ -3,48 +3,40 @@
 What is mutated after the call must not change what is sent, and nothing of the agent's may break here. Plain JSON goes
 through a quick check of its size and types and then through a C encoder: orjson when it can be imported, else the
 standard library's. Everything else is rendered by `rendering`, slower and just as bounded.
-
-Where the worker has time, a plain value is only *sealed* at the call: a copy by `marshal`, for a sixth of the price of its JSON.
-Under load the JSON is made at the call all the same, because what the worker does in Python holds up every other thread.
 """
 
 from __future__ import annotations
 
 import json
-import marshal
 from collections.abc import Callable
 from itertools import chain
 from json import encoder as _stdlib
 from sys import float_info
 from typing import Any
 
+from .depth import is_deeper
 from .exceptions import describe_exception
 from .fallback import MAX_DEPTH, MAX_NODES, render
 from .text import text
 
-__all__ = ["describe_exception", "encode", "opened", "prepare", "seal", "text"]
+__all__ = ["describe_exception", "encode", "prepare", "text"]
 
 _Dumps = Callable[[object], bytes]
 
 _MAX_FLOAT = float_info.max
-_CONTAINERS = frozenset({dict, list, tuple})
 _CONSTANTS = frozenset({bool, type(None)})
-SEAL = b"\x80"
-"""From this byte on a payload begins that is sealed."""
-_PER_CHARACTER, _PER_VALUE = 6, 5
-"""Of one character JSON may make so many bytes; of a number, and what stands around it, so many times as many."""
 _UNRENDERED = b'"<cannot be rendered>"'
 
 
 def encode(value: object, limit: int = 1 << 20) -> tuple[bytes, bool]:
-    """Render `value` as JSON: UTF-8 without NaN, lone surrogates or integers beyond 64 bits.
+    """Encode any value as JSON: UTF-8 without NaN, lone surrogates or integers beyond 64 bits.
 
-    Returns the bytes, at most `limit` of them (or 96, if that is more), and whether anything was lost: cut, replaced by
-    a placeholder, or a key renamed. A rendering that tells the whole value in JSON's terms (a set as an array, a
-    dataclass as an object, a datetime in ISO 8601, an unknown object as its `repr`) loses nothing; nor does a field
-    that its class keeps out of its own `repr` (`repr=False`, pydantic's `exclude=True`), which shows as "<hidden>".
+    Returns the bytes, at most `max(limit, 96)`, and True if anything was lost: cut, replaced by a placeholder, or a key
+    renamed. Nothing is lost by a conversion to JSON's types (a set to an array, a dataclass to an object, a datetime to
+    ISO 8601, an unknown object to its `repr`), nor by "<hidden>" for a field that its class excludes from its own `repr`
+    (`repr=False`, pydantic's `exclude=True`).
 
-    Raises nothing but KeyboardInterrupt, whatever the value does.
+    Raises nothing but KeyboardInterrupt, whatever code of the value does.
     """
     try:
         encoded = _plain(value, limit, MAX_DEPTH, MAX_NODES)[0]
@@ -55,79 +47,11 @@ def encode(value: object, limit: int = 1 << 20) -> tuple[bytes, bool]:
         return _UNRENDERED, True
 
 
-def seal(value: object, limit: int) -> bytes | None:
-    """A copy of a plain value, of which `opened` makes the JSON; None for what is not plain, or may have more than `limit` bytes.
-
-    Also None where JSON is made as quickly, by orjson.
-    """
-    if not (_seals or (_seals is None and _choose())):
-        return None
-    # A walk of its own: what `_count_plain` has to find out besides would cost a third more, at every call.
-    level: list[Any] = [value]
-    depth = 0
-    room = limit // _PER_CHARACTER - _PER_VALUE
-    try:
-        while level:
-            depth += 1
-            inside: list[Any] = []
-            add = inside.extend
-            for item in level:
-                kind = type(item)
-                if kind is str:
-                    room -= len(item)
-                elif kind is dict:
-                    room -= sum(map(len, item)) + _PER_VALUE * len(item)
-                    if room < 0:
-                        return None
-                    add(item.values())
-                elif kind is list or kind is tuple:
-                    room -= _PER_VALUE * len(item)
-                    if room < 0:
-                        return None
-                    add(item)
-                elif kind is int:
-                    if not -0x8000_0000_0000_0000 <= item <= 0xFFFF_FFFF_FFFF_FFFF:
-                        return None
-                elif kind is not float and kind not in _CONSTANTS:
-                    return None
-            level = inside
-        if room < 0 or depth > MAX_DEPTH:
-            return None
-        sealed = marshal.dumps(value)  # type: ignore[arg-type]  # what it cannot take, it refuses
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a key without a length, or another thread changes the value, or out of memory
-        return None
-    return sealed if is_sealed(sealed) else None
-
-
-def is_sealed(payload: bytes) -> bool:
-    """Whether this is no JSON yet.
-
-    `marshal` sets the highest bit of the first byte of what is referred to more than once, as whatever is passed to a call is.
-    The first character of our JSON is ASCII.
-    """
-    return payload[:1] >= SEAL
-
-
-def opened(payload: bytes) -> tuple[bytes, bool]:
-    """The JSON of a payload, sealed or not, and whether anything was lost."""
-    if not is_sealed(payload):
-        return payload, False
-    value = marshal.loads(payload)  # noqa: S302 - made by `seal` in this very process
-    try:
-        return _dumps(value), False
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ):  # a lone surrogate, or changed by another thread just when it was sealed
-        return encode(value, 1 << 30)
-
-
 def _plain(value: object, limit: int, max_depth: int, max_nodes: int) -> tuple[bytes | None, int]:
-    """Encode `value` if it is plain JSON within the bounds, else None: it takes the careful way. Also how many values
-    were looked at. Another thread may change the value meanwhile: what comes out is valid JSON all the same."""
+    """Encode `value` if it is plain JSON within the bounds. Returns the bytes or None, and the number of values examined.
+
+    Another thread may change the value meanwhile; the result is valid JSON all the same.
+    """
     nodes = _count_plain(value, limit, max_depth, max_nodes)
     if nodes < 0:
         return None, -nodes
@@ -140,10 +64,10 @@ def _plain(value: object, limit: int, max_depth: int, max_nodes: int) -> tuple[b
 
 
 def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> int:
-    """How many values are in `value`; negative if it is not made of exactly JSON's types within the bounds.
+    """Count the values in `value`; the result is negative if its types are not exactly JSON's or a bound is exceeded.
 
-    Runs no foreign code but `len()` of a key that is no str. Its price is added to a C encoder's at every call: the
-    loop does as little as can be.
+    The only foreign code that may run is `len()` of a key that is no str. This loop costs about as much as the C encoder, so it
+    does the least possible.
     """
     found: list[Any] = [value]
     add = found.extend
@@ -151,7 +75,7 @@ def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> i
     lists = 0
     room = limit
     try:
-        for item in found:  # which grows meanwhile
+        for item in found:  # the loop itself extends the list
             kind = type(item)
             if kind is str:
                 room -= len(item)
@@ -176,26 +100,12 @@ def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> i
         nodes = len(found)
         if dicts and room >= 0:
             keys = dicts[0] if len(dicts) == 1 else chain.from_iterable(dicts)
-            room -= sum(map(len, keys))  # the encoder refuses keys that have a length and are no str
-        if nodes > max_nodes or room < 0 or (lists + len(dicts) > max_depth and _is_deeper(value, max_depth)):
+            room -= sum(map(len, keys))  # keys of another type with a length are refused by the encoder
+        if nodes > max_nodes or room < 0 or (lists + len(dicts) > max_depth and is_deeper(value, max_depth)):
             return -nodes
     except Exception:  # TypeError: a key that is no str; RuntimeError: another thread resized a dict
         return -len(found)
     return nodes
-
-
-def _is_deeper(value: object, max_depth: int) -> bool:
-    level: list[Any] = [value]
-    for _ in range(max_depth):
-        level = [
-            item
-            for node in level
-            for item in (tuple(node.values()) if type(node) is dict else node)
-            if type(item) in _CONTAINERS
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _refuse(value: object) -> object:
@@ -209,7 +119,7 @@ def _standard_dumps() -> _Dumps:
             ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
         ).encode
         return lambda value: encode_text(value).encode()
-    # What JSONEncoder.encode() builds anew at each call, built once: half of the price of a small payload.
+    # Built once, while JSONEncoder.encode() builds it for each call: half of the time of a small payload.
     chunks = make(None, _refuse, _stdlib.encode_basestring, None, ":", ",", False, False, False)
     join = "".join
     return lambda value: join(chunks(value, 0)).encode()
@@ -220,29 +130,21 @@ def _fast_dumps() -> _Dumps | None:
         from orjson import dumps
     except Exception:
         return None
-    # A copy, because orjson returns the buffer it grew: kept in a queue, it costs eight times its length.
+    # A copy, because orjson returns its oversized buffer, which takes up to eight times its length in the queue.
     return lambda value: b"%b" % dumps(value)
 
 
 def _choose_dumps(value: object) -> bytes:
     """Stands for the encoder until it is chosen, so that importing agentscope imports nothing else."""
-    _choose()
+    prepare()
     return _dumps(value)
 
 
 def prepare() -> None:
     """Choose the encoder now, and not at the first call: that may be a signal handler's, and imports take locks."""
-    if _seals is None:
-        _choose()
-
-
-def _choose() -> bool:
-    """Choose the encoder, and say whether values are to be sealed: with orjson that would take longer than their JSON."""
-    global _dumps, _seals
-    fast = _fast_dumps()
-    _dumps, _seals = fast or _standard_dumps(), fast is None
-    return _seals
+    global _dumps
+    if _dumps is _choose_dumps:
+        _dumps = _fast_dumps() or _standard_dumps()
 
 
 _dumps: _Dumps = _choose_dumps
-_seals: bool | None = None

@@ -1,23 +1,19 @@
-"""Names as plain text: bounded, whole Unicode, and never failing."""
+"""Text that UTF-8 can hold: surrogates replaced, names bounded."""
 
 from __future__ import annotations
 
-import re
-
 from .adapters import class_name
 
-_LONE = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 
-
-def mend(value: str) -> str:
-    """`value` with U+FFFD for lone surrogates; a high one and a low one that stand together become their character."""
-    return _LONE.sub("\ufffd", value).encode("utf-16", "surrogatepass").decode("utf-16")
+def replace_surrogates(value: str) -> str:
+    """Replace lone surrogates by U+FFFD, and pairs of surrogates by the character that they encode."""
+    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def text(value: object, limit: int) -> str:
-    """`str(value)` for what should be a name: at most `limit` characters, without NUL and lone surrogates.
+    """Return `str(value)`, for a name, in at most `limit` characters and without NUL and surrogates.
 
-    Raises nothing but KeyboardInterrupt: a value whose `str()` fails is told by its class.
+    A value whose `str()` raises is named by its class. Raises nothing but KeyboardInterrupt.
     """
     if type(value) is not str:
         try:
@@ -26,9 +22,9 @@ def text(value: object, limit: int) -> str:
             raise
         except BaseException:
             value = f"<{class_name(value)}: str failed>"
-    told = str.__getitem__(value, slice(limit + 1))
-    if len(told) > limit:
-        told = f"{told[: limit - 1]}…" if limit > 0 else ""
-    if not told.isascii():
-        told = mend(told)
-    return told.replace("\0", "\ufffd")
+    name = str.__getitem__(value, slice(limit + 1))  # a subclass may override its methods
+    if len(name) > limit:
+        name = f"{name[: limit - 1]}…" if limit > 0 else ""
+    if not name.isascii():
+        name = replace_surrogates(name)
+    return name.replace("\0", "\ufffd")

@@ -1,4 +1,4 @@
-"""The receiver as a Starlette application: routes, and what each answers."""
+"""The receiver as a Starlette application: its routes and error answers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ try:
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
-except ImportError as missing:
-    from agentscope.errors import ConfigurationError
+except ImportError as problem:
+    from agentscope.server.extra import missing_extra
 
-    raise ConfigurationError(
-        "The receiver needs starlette and uvicorn; install the server extra: pip install -e '.[server]'"
-    ) from missing
+    raise missing_extra(problem) from problem
 
 from agentscope.protocols.agentscope.decode import DecodeError
 from agentscope.server.http.body import ENCODINGS
@@ -28,9 +26,9 @@ from agentscope.server.ingest.intake import Intake
 from agentscope.server.ingest.otlp import OTLP
 from agentscope.server.ingest.voltagent import History
 from agentscope.server.read.api import ReadAPI
-from agentscope.server.read.runs import Views
+from agentscope.server.read.runs import RunReader
 from agentscope.server.read.site import Site
-from agentscope.server.storage.sqlite.store import Store, Unavailable
+from agentscope.server.storage.base import Store, Unavailable, Unsupported
 
 STATIC = Path(__file__).with_name("viewer")
 
@@ -42,20 +40,21 @@ def create_app(
     allowed_hosts: Iterable[str] | None = None,
     limits: Limits | None = None,
 ) -> Starlette:
-    """The receiver over `store`.
+    """Build the receiver over a store.
 
-    With `api_key`, ingest and reading need it; without, ingest takes any key, OTLP even none, and everything may be read,
-    so bind it to loopback only. `allowed_hosts` are exact Host values, by default those of loopback at port 8000.
+    With an `api_key`, ingest and reading need it. Without one, ingest takes any key and OTLP none, and everything may be
+    read: such a receiver must listen on loopback only. `allowed_hosts` are exact Host values, by default those of loopback
+    at port 8000.
     """
     keys = Keys(api_key)
     limits = limits or Limits()
     intake = Intake(store, limits)
-    views = Views(store, limits, intake.large)
+    reader = RunReader(store, limits, intake.large)
     ingest = Ingest(intake, keys)
     otlp = OTLP(intake, keys)
     history = History(intake, store, keys)
-    api = ReadAPI(store, keys, views)
-    site = Site(store, keys, views, intake.bodies, (STATIC / "style.css").read_bytes())
+    api = ReadAPI(store, keys, reader)
+    site = Site(store, keys, reader, intake.bodies, (STATIC / "style.css").read_bytes())
     hosts = loopback_hosts(8000) if allowed_hosts is None else allowed_hosts
     return Starlette(
         routes=[
@@ -85,6 +84,7 @@ def create_app(
             Refused: _refused,
             DecodeError: _not_decoded,
             Unavailable: _unavailable,
+            Unsupported: _unsupported,
             Exception: _failed,
         },
     )
@@ -107,6 +107,10 @@ async def _not_decoded(request: Request, problem: Exception) -> Response:
 
 async def _unavailable(request: Request, problem: Exception) -> Response:
     return JSONResponse({"detail": f"Try again later: {problem}."}, 503, headers={"Retry-After": "1"})
+
+
+async def _unsupported(request: Request, problem: Exception) -> Response:
+    return JSONResponse({"detail": f"{problem}."}, 501)
 
 
 async def _failed(request: Request, problem: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""The receiver as a process or a thread: a socket, uvicorn over it, and an orderly end."""
+"""The receiver as a process or a thread: a listening socket, uvicorn, and an orderly stop."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from agentscope.errors import ConfigurationError
+from agentscope.server.extra import missing_extra
 
 try:
     import uvicorn
-except ImportError as missing:
-    raise ConfigurationError(
-        "The receiver needs starlette and uvicorn; install the server extra: pip install -e '.[server]'"
-    ) from missing
+except ImportError as problem:
+    raise missing_extra(problem) from problem
 
 from agentscope.server.http.connection import BoundedProtocol
 from agentscope.server.http.limits import Limits
 from agentscope.server.http.security import loopback_hosts
-from agentscope.server.storage.sqlite.store import Store
+from agentscope.server.storage.sqlite.store import SQLiteStore
 
 from .app import create_app
 
@@ -35,9 +34,9 @@ _GRACE = 2  # seconds that requests in flight have to end
 _STOP = 4.5  # seconds after which stop() no longer waits for them
 _KEEP_ALIVE = 75  # seconds; longer than the SDK's pool keeps an idle connection
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
-_LARGE_BLOCK = 2 << 20  # bytes; what the SDK's batches need stays below, and is used again for the next
-_KEPT = 8 << 20  # bytes of free memory at most that are kept for it
-_CONCURRENCY = 1024  # requests at once; the connection cap works long before
+_LARGE_BLOCK = 2 << 20  # bytes; the blocks that the SDK's batches need are smaller, and are reused for the next batch
+_KEPT = 8 << 20  # bytes of free memory that the allocator keeps
+_CONCURRENCY = 1024  # requests at once; the limit of connections is reached long before
 
 
 class Receiver:
@@ -45,8 +44,8 @@ class Receiver:
 
     `port` 0 takes a free one; `db` is the database file, None a temporary one; `retention_days` deletes older runs.
     A `host` that is not loopback needs an `api_key`. `allowed_hosts` are further Host values (with or without port)
-    under which it may be reached. Raises `ConfigurationError` for options that cannot be, `OSError` when the address
-    is taken. A receiver is started once.
+    under which it may be reached. Raises `ConfigurationError` for wrong options, `OSError` when the address is taken. A
+    receiver can be started once.
     """
 
     def __init__(
@@ -73,32 +72,32 @@ class Receiver:
         self._retention_days = retention_days
         self._allowed_hosts = tuple(allowed_hosts)
         self._limits = limits or Limits()
-        self._store: Store | None = None
+        self._store: SQLiteStore | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._ended: Callable[[], None] = _nothing
 
     @property
     def url(self) -> str:
-        """Where it can be reached, `http://host:port`, once it is started."""
+        """The address `http://host:port` of a started receiver."""
         shown = self._host
         if _is_any(shown):
             shown = "::1" if _is_ipv6(shown) else "127.0.0.1"
         return f"http://[{shown}]:{self._port}" if _is_ipv6(shown) else f"http://{shown}:{self._port}"
 
     @property
-    def store(self) -> Store:
-        """What it stores into. Raises `RuntimeError` before the start."""
+    def store(self) -> SQLiteStore:
+        """The store. Raises `RuntimeError` before the start."""
         if self._store is None:
             raise RuntimeError("the receiver was not started")
         return self._store
 
     def start(self) -> Receiver:
-        """Listen; the answer is the receiver itself."""
+        """Start to listen. Returns the receiver itself."""
         listener = _listen(self._host, self._port)
         try:
             self._port = listener.getsockname()[1]
-            self._store = Store(self._db, retention_days=self._retention_days)
+            self._store = SQLiteStore(self._db, retention_days=self._retention_days)
         except BaseException:
             listener.close()
             raise
@@ -125,7 +124,7 @@ class Receiver:
         return self
 
     def stop(self) -> None:
-        """End what is in flight, close the store; at most 5 s. Again, or before the start, does nothing."""
+        """Finish the requests in flight and close the store, in at most 5 s. A second call does nothing."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(_STOP)
@@ -169,13 +168,13 @@ def serve_forever(
     allowed_hosts: Iterable[str] = (),
     on_start: Callable[[str], None] = print,
 ) -> None:
-    """Run a receiver until SIGINT or SIGTERM, then return, within 5 s and with everything on disk.
+    """Run a receiver until SIGINT or SIGTERM. Returns within 5 s, with everything durable.
 
     `on_start` is called with the address once it listens. Call it from the main thread. Raises as `Receiver` does.
     """
     receiver = Receiver(host, port, db, api_key, retention_days, allowed_hosts=allowed_hosts)
     _give_memory_back()
-    # A signal handler may interrupt the get() itself: the put() of a SimpleQueue allows for that, an Event's set() not.
+    # The handler may run inside of get(). SimpleQueue.put() is reentrant, Event.set() would deadlock.
     ends: queue.SimpleQueue[int] = queue.SimpleQueue()
     receiver._ended = lambda: ends.put(0)
     before = {number: signal.signal(number, lambda got, _: ends.put(got)) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -190,7 +189,7 @@ def serve_forever(
 
 
 def _give_memory_back() -> None:
-    """Have large blocks go back to the system when they are freed; glibc else keeps them, for each thread its own."""
+    """Make glibc return large blocks to the system when they are freed, and use one arena for all threads."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -201,7 +200,7 @@ def _give_memory_back() -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on can only be reached from this machine."""
+    """Return whether an address to listen on can only be reached from this machine."""
     if host.lower() == "localhost":
         return True
     try:
@@ -211,7 +210,7 @@ def is_loopback(host: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """Tells when it listens. Signals are none of its business in a background thread."""
+    """A uvicorn server that sets `ready` when it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -224,7 +223,7 @@ class _Server(uvicorn.Server):
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if _is_ipv6(host) else socket.AF_INET
-    # asyncio turns Nagle's delay off only for sockets that name their protocol.
+    # asyncio disables Nagle's algorithm only for sockets that name their protocol.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

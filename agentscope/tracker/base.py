@@ -100,7 +100,7 @@ class Face(InProcess):
 
     def _seconds(self, value: Any, default: float) -> float:
         if not issubclass(type(value), (int, float)) or value != value:
-            self._recorder.misused("wrong_type", "a timeout is a number of seconds; the default is used instead")
+            self._recorder.invalid_call("wrong_type", "a timeout is a number of seconds; the default is used instead")
             return default
         return float(min(max(value, 0), LONGEST_WAIT))
 

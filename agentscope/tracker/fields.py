@@ -1,16 +1,37 @@
-"""From what a caller passed to the fields of an event. Never raises; says what had to be mended."""
+"""The values that a caller passed, turned into the fields of an event. Never raises, and notes each value that was mended."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from operator import index
 from typing import Any, NamedTuple
 
-from agentscope.events import RUN_STATUSES, STEP_TYPES, PlainStep
-from agentscope.serialization.snapshot import describe_exception, encode, seal, text
+from agentscope.events import (
+    MILLISECONDS,
+    NUMBER,
+    PAYLOAD,
+    RUN_STATUSES,
+    STEP_TYPES,
+    TEXT,
+    TEXTS,
+    Field,
+    PlainFields,
+    RunStatus,
+)
+from agentscope.serialization.snapshot import describe_exception, encode, text
 
 LONGEST_NAME = 4096
-"""Characters of a name or an external id; a platform may take fewer."""
+"""Characters of a text field; a platform may take fewer."""
+MOST_TEXTS = 1_000
+"""Texts of a list."""
+LONGEST_TEXT = 1_024
+"""Characters of a text in a list."""
 _INT64 = 2**63 - 1
+LONGEST_SHOWN = 60
+"""Characters of a name from outside in a log line."""
+_DIGITS = {MILLISECONDS: 3, NUMBER: 9}
+"""Digits that a number is rounded to, by the type of its field."""
 _new = tuple.__new__
 
 
@@ -21,18 +42,16 @@ class Encoded(NamedTuple):
     lossy: bool
 
 
-def captured(value: Any, limit: int, sealed: bool) -> Encoded:
-    """Any value at all, encoded as it is at this moment; or sealed, for the worker to encode, where that may be."""
+def captured(value: Any, limit: int) -> Encoded:
+    """Any value at all, encoded as it is at this moment."""
     if type(value) is Encoded:
         return value
-    if sealed and (data := seal(value, limit)) is not None:
-        return _new(Encoded, (data, False))
     return _new(Encoded, encode(value, limit))
 
 
 def plain_step(
     name: Any, step_type: Any, started_at: int, elapsed: int, given: Encoded | None, output: Encoded | None
-) -> PlainStep | None:
+) -> PlainFields | None:
     """A step of which no more is told than this, if all of that is as it should be; else it takes `Fields` to mend it."""
     clean = type(name) is str and len(name) <= LONGEST_NAME and name.isprintable()  # as `Fields.name` has it
     if not clean or type(step_type) is not str or step_type not in STEP_TYPES:
@@ -46,19 +65,17 @@ def plain_step(
         told, lossy = output
         if lossy:
             return None
-    return _new(PlainStep, (name, step_type, started_at, elapsed, data, told))
+    return _new(PlainFields, (name, step_type, started_at, elapsed, data, told))
 
 
 class Fields:
     """The fields of one event, its payloads encoded as they are at this moment."""
 
-    __slots__ = ("limit", "mended", "sealed", "size", "values")
+    __slots__ = ("limit", "mended", "size", "values")
 
-    def __init__(self, limit: int, values: dict[str, Any], sealed: bool = False) -> None:
+    def __init__(self, limit: int, values: dict[str, Any]) -> None:
         self.limit = limit
         self.values = values
-        self.sealed = sealed
-        """Whether payloads may be sealed, for the worker to encode."""
         self.size = 0
         """Bytes of the payloads and names."""
         self.mended: list[tuple[str, str]] = []
@@ -68,7 +85,7 @@ class Fields:
         """Any value at all, encoded now. None is not set."""
         if value is None:
             return
-        data, lossy = captured(value, self.limit, self.sealed)
+        data, lossy = captured(value, self.limit)
         self.values[name] = data
         self.size += len(data)
         if lossy:
@@ -103,23 +120,46 @@ class Fields:
         else:
             self.values[field] = number if type(number) is int else round(number, digits)
 
-    def milliseconds(self, field: str, value: Any) -> None:
-        """A duration, to the microsecond."""
-        self.number(field, value, digits=3)
+    def texts(self, field: str, value: Any) -> None:
+        """A list of texts; a single text is a list of one, and any other value is left out."""
+        found = self.texts_of(field, value)
+        if found is not None:
+            self.values[field] = found
+            self.size += sum(map(len, found))
 
-    def step(self, name: Any, step_type: Any, output: Any, error: Any, tokens_used: Any, meta_data: Any) -> None:
-        """What every step has."""
+    def texts_of(self, field: str, value: Any) -> list[str] | None:
+        """The value as a list of plain texts; None if it is none."""
+        if value is None:
+            return None
+        if issubclass(type(value), str):
+            value = (value,)
+        if type(value) not in (list, tuple, set, frozenset):
+            self.mended.append(("wrong_type", f"{field} takes a list of str; another value is left out"))
+            return None
+        return [text(item, LONGEST_TEXT) for item in list(value)[:MOST_TEXTS]]
+
+    def give(self, table: Mapping[str, Field], name: str, value: Any) -> None:
+        """A field that the caller named, as the table has it. A name that the table does not know is noted."""
+        field = table.get(name)
+        if field is None or not field.given:
+            self.mended.append(("unknown_field", unknown(name, table)))
+        elif value is not None:
+            if field.type == PAYLOAD:
+                self.payload(name, value)
+            elif field.type == TEXT:
+                self.name(name, value)
+            elif field.type == TEXTS:
+                self.texts(name, value)
+            else:
+                self.number(name, value, _DIGITS.get(field.type))
+
+    def step(self, name: Any, step_type: Any, meta_data: Any) -> None:
+        """The fields that every step has."""
         self.name("name", name, default="step")
         if type(step_type) is str and step_type in STEP_TYPES and meta_data is None:
             self.values["step_type"] = step_type
         else:
             self.step_type(step_type, meta_data)
-        if output is not None:
-            self.payload("output", output)
-        if error is not None:
-            self.error(error)
-        if tokens_used is not None:
-            self.number("tokens_used", tokens_used)
 
     def step_type(self, value: Any, meta_data: Any) -> None:
         """One of the step types; another becomes `other`, and what it was goes into `meta_data` as `step_type`."""
@@ -134,16 +174,39 @@ class Fields:
             self.mended.append(("unknown_step_type", f"an unknown step_type is recorded as other; known are {allowed}"))
         self.payload("meta_data", meta_data)
 
-    def status(self, value: Any, failed: bool) -> None:
-        """How a run ended: `failed` if there is an error; else what is told, and `completed` for an unknown word."""
+    def status(self, value: Any, error: Any) -> None:
+        """The status that a run ends with: the one told, but that of the error for `completed` and for an unknown word."""
         known = _plain_text(value)
         if known in RUN_STATUSES and known != "running":
-            # `completed` is also what is meant where only an error was told.
-            self.values["status"] = "failed" if failed else known
+            # `completed` is also the default of a caller that tells only an error.
+            self.values["status"] = outcome(error) if known == "completed" else known
         else:
-            self.values["status"] = "failed" if failed else "completed"
-            sentence = "a run ends as completed or failed; another status is recorded as the one of them that fits"
+            self.values["status"] = outcome(error)
+            sentence = "a run ends as completed, failed or cancelled; another status is replaced by the one that fits"
             self.mended.append(("unknown_status", sentence))
+
+
+def outcome(error: Any) -> RunStatus:
+    """The status of a run or a step that ended with this error, or with none."""
+    if error is None:
+        return "completed"
+    for module, name in (("asyncio", "CancelledError"), ("trio", "Cancelled")):
+        # A library that nobody has imported has raised nothing, and importing it here would take long.
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and issubclass(type(error), kind):
+            return "cancelled"
+    return "failed"
+
+
+def unknown(name: str, table: Mapping[str, Field]) -> str:
+    """The sentence about a name that is no field, with the field that is most like it."""
+    from difflib import get_close_matches  # only a caller that misspelt a name pays for it
+
+    name = text(name, LONGEST_SHOWN)
+    found = get_close_matches(name, [field.name for field in table.values() if field.given], 1)
+    return f"there is no field {name!r}, and its value is not recorded" + (
+        f"; did you mean {found[0]!r}?" if found else ""
+    )
 
 
 def _plain_text(value: Any) -> str | None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from agentscope.events import STEP
+from agentscope.events import RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 
 from .context import REMOTE, Scope, leave
-from .fields import Encoded, captured, plain_step
-
-if TYPE_CHECKING:
-    from .recorder import Recorder
+from .fields import Encoded, Fields, captured, outcome, plain_step
+from .never_raise import safe
+from .recorder import NO_MORE, Recorder
 
 T = TypeVar("T")
 
+_RUN_KNOWN = frozenset({"agent_name", "output", "error"})
+_STEP_KNOWN = frozenset({"name", "step_type", "id", "run_id", "parent_id", "output", "error", "meta_data"})
+"""Public attributes of the handles that are recorded by name."""
+_PLAIN = 9
+"""Attributes of a step's handle in its block if no field is set: `_entered` and `_opened`, and those of `__init__`."""
 
 Opened = tuple[Scope, "str | None", "Encoded | None", int, int]
 """What was settled when a step's block began, since nothing that is set on the handle may change it: its scope, its parent, its
@@ -52,12 +57,16 @@ class _Block:
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
         raise NotImplementedError
 
+    def _failed(self, call: str, error: Exception) -> None:
+        if self._recorder is not None:
+            self._recorder._failed(call, error)
+
     def _begin(self) -> None:
         recorder = self._recorder
         if recorder is None:
             return
         if self._entered:
-            recorder.misused("block_reused", "a block was entered again; each `with` needs a call of its own")
+            recorder.invalid_call("block_reused", "a block was entered again; each `with` needs a call of its own")
             return
         self._entered = True
         self._scope = self._open(recorder)
@@ -84,14 +93,22 @@ class _Block:
 
 
 class Run(_Block, str):
-    """A run's id, and what is to be recorded when its block ends.
+    """A run's id, and the fields that are recorded when its block ends.
 
-    Set `output`, `error` (any value; an exception is recorded with its traceback) or `meta_data` at any time before.
+    Set `output`, `error` (any value; an exception is recorded with its traceback), `meta_data`, `usage`, `user_id`,
+    `conversation_id`, `tags`, `environment` or `release` at any time before. An attribute of another name is not recorded; it is
+    counted as an invalid call.
     """
 
-    output: Any
-    error: Any
-    meta_data: Any
+    output: Any = None
+    error: Any = None
+    meta_data: Any = None
+    usage: Any = None
+    user_id: str | None = None
+    conversation_id: str | None = None
+    tags: list[str] | tuple[str, ...] | None = None
+    environment: str | None = None
+    release: str | None = None
     agent_name: Any
 
     def __new__(
@@ -102,16 +119,16 @@ class Run(_Block, str):
         input_data: Any = None,
         external_id: Any = None,
         meta_data: Any = None,
+        more: Mapping[str, Any] = NO_MORE,
     ) -> Run:
         run = super().__new__(cls, run_id)
         run._recorder = recorder
         run.agent_name = agent_name
-        run._start = (input_data, external_id, meta_data)
-        run.output = run.error = run.meta_data = None
+        run._start = (input_data, external_id, meta_data, more)
         return run
 
     def __init__(self, *_: Any) -> None:
-        self._start: tuple[Any, Any, Any]
+        self._start: tuple[Any, Any, Any, Mapping[str, Any]]
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return str, (str(self),)  # elsewhere it is only an id
@@ -121,12 +138,25 @@ class Run(_Block, str):
         """The id as a plain str."""
         return str.__str__(self)
 
+    @safe(lambda *_: None)
     def _open(self, recorder: Recorder) -> Scope | None:
-        start, self._start = self._start, (None, None, None)
-        return recorder.open_run(self, *start)
+        start, self._start = self._start, (None, None, None, NO_MORE)
+        if not recorder.begin_run(self.id, self.agent_name, *start):
+            return None
+        return recorder.runs.enter(*recorder.runs.placed(self.id), opened_as=self.id)
 
+    @safe(lambda *_: None)
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
-        recorder.close_run(self, error)
+        if recorder.runs.has_ended(self.id):
+            return  # by end_run(), inside its block
+        fields = recorder.end_fields("completed", self.output, error if error is not None else self.error)
+        for name, value in list(self.__dict__.items()):
+            if name not in _RUN_KNOWN and not name.startswith("_"):
+                fields.give(RUN_FIELDS, name, value)
+        # The mended fields are reported after the event is queued: the report raises with `fail_silently=False`.
+        recorder.put_end(self.id, fields)
+        if fields.mended:
+            recorder.say_mended(fields)
 
     def __enter__(self) -> Run:
         self._begin()
@@ -140,7 +170,9 @@ class Run(_Block, str):
 class Step(_Block, InProcess):
     """A step that is going on. Its duration is that of its block, unless `latency_ms` is set.
 
-    Set `output`, `error`, `meta_data`, `usage` (any value), `tokens_used` or `latency_ms` (numbers) before the block ends.
+    Set `output`, `error`, `meta_data`, `usage` (any value), `model`, `provider` (texts), `tokens_used`, `latency_ms`,
+    `cost_usd` or `first_token_ms` (numbers) before the block ends. An attribute of another name is not recorded; it is
+    counted as an invalid call.
     """
 
     output: Any = None
@@ -149,6 +181,10 @@ class Step(_Block, InProcess):
     usage: Any = None
     tokens_used: int | None = None
     latency_ms: float | None = None
+    model: str | None = None
+    provider: str | None = None
+    cost_usd: float | None = None
+    first_token_ms: float | None = None
     _opened: Opened | None = None
 
     def __init__(
@@ -196,16 +232,16 @@ class Step(_Block, InProcess):
         try:
             given, self._input = self._input, None
             if given is not None:
-                given = captured(given, recorder.limit, recorder.pipeline.sealing)
+                given = captured(given, recorder.limit)
             scope = recorder.runs.enter_below(self.run_id, self.id) if self.parent_id is None else None
             if scope is not None and scope.outer is not None:
                 self.run_id, self.parent_id = scope.run_id, scope.outer.step_id
             else:
-                scope = recorder.enter_elsewhere(self)
+                scope = self._enter_elsewhere(recorder)
                 if scope is None:
                     return self
             if recorder.announces:
-                recorder.announce(self, given)
+                self._announce(recorder, given)
                 given = None
             self._opened = scope, self.parent_id, given, started_at, began
             if not began % SAMPLED:
@@ -231,23 +267,17 @@ class Step(_Block, InProcess):
             if error is not None and not issubclass(type(error), GeneratorExit):
                 failed = error  # but a generator that is closed early was not needed to the end
             plain = None
-            if (
-                failed is None
-                and self.tokens_used is None
-                and self.meta_data is None
-                and self.usage is None
-                and self.latency_ms is None
-                and not recorder.announces
-            ):
+            # The attributes that are not set stand in the class: their number tells whether any but the output is.
+            if failed is None and len(self.__dict__) <= _PLAIN + (output is not None) and not recorder.announces:
                 if output is not None:
-                    output = captured(output, recorder.limit, recorder.pipeline.sealing)
+                    output = captured(output, recorder.limit)
                 plain = plain_step(self.name, self.step_type, started_at, elapsed, given, output)
             if plain is not None:
                 size = len(plain.name) + len(plain.input or b"") + len(plain.output or b"")
                 if not recorder.pipeline.put(STEP, scope.run_id, scope.step_id, parent_id, plain, size, False):
                     recorder.refused()
             else:
-                recorder.put_in_full(self, opened, output, failed, elapsed)
+                self._put_in_full(recorder, opened, output, failed, elapsed)
             if not began % SAMPLED:
                 recorder.meter.add(time.perf_counter_ns() - ended)
         except Exception as failure:
@@ -256,6 +286,52 @@ class Step(_Block, InProcess):
 
     async def __aenter__(self) -> Step:
         return self.__enter__()
+
+    def _enter_elsewhere(self, recorder: Recorder) -> Scope | None:
+        """Enter a step that is not simply a part of the current one. None if no run can be found for it."""
+        place = recorder.place(self.run_id, self.parent_id)
+        if place is None:
+            self.run_id = self.parent_id = None
+            return None
+        self.run_id, self.parent_id = run_id, _ = place
+        outer = recorder.runs.innermost()
+        opened_as = outer.opened_as if outer is not None and outer.run_id == run_id else None
+        return recorder.runs.enter(run_id, self.id, opened_as=opened_as)
+
+    def _announce(self, recorder: Recorder, given: Encoded | None) -> None:
+        """Send the start of the step by itself, for a backend that has to know it before the steps inside."""
+        values = {"status": "running", "started_at": time.time_ns()}
+        fields = Fields(recorder.limit, values)
+        fields.payload("input", given)
+        fields.step(self.name, self.step_type, None)
+        recorder.put(STEP_START, self.run_id or "", self.id, self.parent_id, fields, urgent=True)
+
+    def _put_in_full(self, recorder: Recorder, opened: Opened, output: Any, failed: Any, elapsed: int) -> None:
+        """Send a step that sets fields beyond those of `PlainFields`, or a field that has to be mended."""
+        scope, parent_id, given, started_at, _ = opened
+        fields = Fields(recorder.limit, {})
+        if given is not None:
+            fields.payload("input", given)
+        fields.step(self.name, self.step_type, self.meta_data)
+        if output is not None:
+            fields.payload("output", output)
+        for name, value in list(self.__dict__.items()):
+            if name not in _STEP_KNOWN and not name.startswith("_"):
+                fields.give(STEP_FIELDS, name, value)
+        values = fields.values
+        if failed is None:
+            values["status"] = "completed"
+        else:
+            fields.error(failed)
+            values["status"] = outcome(failed)
+        values["started_at"] = started_at
+        values["ended_at"] = started_at + elapsed
+        values.setdefault("latency_ms", elapsed // 1000 / 1000)
+        type_ = STEP_END if recorder.announces else STEP
+        # The mended fields are reported after the event is queued: the report raises with `fail_silently=False`.
+        recorder.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None)
+        if fields.mended:
+            recorder.say_mended(fields)
 
 
 class Extracted(_Block, InProcess):

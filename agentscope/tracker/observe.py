@@ -6,16 +6,15 @@ import inspect
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from agentscope.protocols.ids import new_id
 from agentscope.serialization.snapshot import encode
 
 from .context import current, restored, switch
 from .fields import Encoded
 from .handles import Run, Step
-
-if TYPE_CHECKING:
-    from .recorder import Recorder
+from .recorder import Recorder
 
 MOST_ITEMS = 1_000
 """Items of a generator that are recorded one by one; the others are counted."""
@@ -116,9 +115,10 @@ class Observer:
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run | Step:
         """A step of the current run; a run of its own if there is none."""
         arguments = self._arguments(args, kwargs) if self._arguments is not None else None
-        if self._recorder.current_run_id() is None:
-            return self._recorder.new_run(self._name, arguments or None)
-        return self._recorder.new_step(self._name, self._step_type, arguments or None)
+        recorder = self._recorder
+        if recorder.current_run_id() is None:
+            return Run(recorder if recorder.enabled else None, new_id(), self._name, arguments or None)
+        return Step(recorder, self._name, self._step_type, arguments or None)
 
     def items(self) -> Items:
         return Items(self._recorder.limit if self.capture_output else 0)
@@ -133,7 +133,7 @@ def observed(
         inner = observed(recorder, function.__func__, name, step_type, capture_input, capture_output)
         return kind(inner)
     if not callable(function) or issubclass(kind, type):
-        recorder.misused("not_observable", "observe() takes functions; a class or a value is left as it is")
+        recorder.invalid_call("not_observable", "observe() takes functions; a class or a value is left as it is")
         return function
     try:
         observer = Observer(recorder, function, name, step_type, capture_input, capture_output)

@@ -6,11 +6,12 @@ from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from agentscope.errors import ConfigurationError
-from agentscope.events import RunStatus, StepType
+from agentscope.events import STEP_FIELDS, RunFields, RunStatus, StepFields, StepType
 from agentscope.options import check_names, describe
 from agentscope.protocols.ids import new_id
 
 from .base import Face
+from .fields import unknown
 from .handles import Extracted, Run, Step
 from .never_raise import safe
 
@@ -65,10 +66,18 @@ class Tracker(Face):
 
     @safe(lambda *_: new_id())
     def start_run(
-        self, agent_name: str, input_data: Any = None, external_id: str | None = None, meta_data: Any = None
+        self,
+        agent_name: str,
+        input_data: Any = None,
+        external_id: str | None = None,
+        meta_data: Any = None,
+        **fields: Unpack[RunFields],
     ) -> str:
-        """Start a run and make it the current one of this context, until `end_run`. Returns its id, made here."""
-        return self._recorder.start_run(agent_name, input_data, external_id, meta_data)
+        """Start a run and make it the current one of this context, until `end_run`. Returns its id, made here.
+
+        fields: `user_id`, `conversation_id`, `environment`, `release` (texts), `tags` (a list of texts), `usage`.
+        """
+        return self._recorder.start_run(agent_name, input_data, external_id, meta_data, fields)
 
     @safe(lambda *_: False)
     def end_run(
@@ -82,13 +91,22 @@ class Tracker(Face):
 
     @safe(lambda *_: Run(None, new_id(), None))
     def track_run(
-        self, agent_name: str, input_data: Any = None, external_id: str | None = None, meta_data: Any = None
+        self,
+        agent_name: str,
+        input_data: Any = None,
+        external_id: str | None = None,
+        meta_data: Any = None,
+        **fields: Unpack[RunFields],
     ) -> Run:
         """A block, `with` or `async with`, that is a run. It gives the run's id, a `Run`: set `output` on it.
 
-        An exception that leaves the block ends the run as failed, and goes on unchanged.
+        An exception that leaves the block ends the run as failed, or as cancelled if its task was cancelled, and goes on
+        unchanged. fields: as for `start_run`; they may also be set on the `Run`.
         """
-        return self._recorder.new_run(agent_name, input_data, external_id, meta_data)
+        recorder = self._recorder
+        return Run(
+            recorder if recorder.enabled else None, new_id(), agent_name, input_data, external_id, meta_data, fields
+        )
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
@@ -105,13 +123,25 @@ class Tracker(Face):
         meta_data: Any = None,
         run_id: str | None = None,
         parent_id: str | None = None,
+        **fields: Unpack[StepFields],
     ) -> bool:
         """Record a step that is over, in the run named or else the current one. True if it was accepted.
 
         `latency_ms` is how long it took, in milliseconds; `parent_id` the step it is part of, else the current one.
+        fields: `model` and `provider` (texts), `usage` (a dict of token counts), `cost_usd` and `first_token_ms` (numbers).
         """
         return self._recorder.track_step(
-            name, step_type, input_data, output_data, error, tokens_used, latency_ms, meta_data, run_id, parent_id
+            name,
+            step_type,
+            input_data,
+            output_data,
+            error,
+            tokens_used,
+            latency_ms,
+            meta_data,
+            run_id,
+            parent_id,
+            fields,
         )
 
     @safe(lambda *_: Step(None, None, "other"))
@@ -126,10 +156,12 @@ class Tracker(Face):
         meta_data: Any = None,
         run_id: str | None = None,
         parent_id: str | None = None,
+        **fields: Unpack[StepFields],
     ) -> Step:
         """A block, `with` or `async with`, that is a step; steps inside it become its children. It gives a `Step`.
 
-        Its duration is measured. An exception that leaves the block is recorded, and goes on unchanged.
+        Its duration is measured. An exception that leaves the block is recorded, and goes on unchanged. fields: as for
+        `track_step`; they may also be set on the `Step`.
         """
         step = Step(self._recorder, name, step_type, input_data, run_id, parent_id)
         if output_data is not None:
@@ -140,6 +172,11 @@ class Tracker(Face):
             step.latency_ms = latency_ms
         if meta_data is not None:
             step.meta_data = meta_data
+        for field, value in fields.items():
+            if field in STEP_FIELDS and STEP_FIELDS[field].given:
+                setattr(step, field, value)
+            else:
+                self._recorder.invalid_call("unknown_field", unknown(field, STEP_FIELDS))
         return step
 
     # ---- functions -------------------------------------------------------------------------------------------------
@@ -187,7 +224,7 @@ class Tracker(Face):
         from .observe import observed  # imports much, and not every program needs it
 
         if issubclass(type(function), str):
-            self._recorder.misused("not_observable", 'observe() takes a function; its name is given as name="…"')
+            self._recorder.invalid_call("not_observable", 'observe() takes a function; its name is given as name="…"')
             function, name = None, name or function
 
         def decorate(function: Any) -> Any:

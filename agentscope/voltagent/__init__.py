@@ -1,4 +1,4 @@
-"""The VoltAgent face: the same pipeline under the names of the `voltagent` package, with every example of its document working.
+"""The VoltAgent face: recording with the classes and names of the published `voltagent` package.
 
 from agentscope.voltagent import VoltAgentSDK
 
@@ -117,7 +117,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when it is used: a program that only records does not need it.
+    # Imported when used, since recording does not need the direct client.
     if name == "VoltAgentCoreAPI":
         from .client import VoltAgentCoreAPI
 

@@ -1,7 +1,7 @@
-"""What calls of this face give: awaitable, for code that awaits it, though hardly anything waits.
+"""Results of the VoltAgent face, which may be awaited: the published package's calls are coroutines.
 
-All of it passes for a coroutine, since `asyncio.run` and `asyncio.create_task` take nothing else; unlike one it may be awaited
-any number of times, or never.
+They implement the coroutine interface, since `asyncio.run` and `asyncio.create_task` take nothing else. Unlike a coroutine
+they may be awaited any number of times, or never.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Ready(Coroutine[Any, Any, T_co]):
-    """Is there already: awaiting it gives it at once."""
+    """A coroutine with a result that is known already."""
 
-    def _given(self) -> T_co:
+    def _result(self) -> T_co:
         raise NotImplementedError
 
     def __await__(self) -> Generator[Any, Any, T_co]:
-        return self._given()
-        yield  # what makes it a generator, which an awaitable has to give
+        return self._result()
+        yield  # makes this a generator, as `__await__` requires
 
     def send(self, value: Any, /) -> NoReturn:
-        """One step of a coroutine, which ends there."""
-        raise StopIteration(self._given())
+        """End the coroutine with the result."""
+        raise StopIteration(self._result())
 
     def throw(self, kind: Any, value: Any = None, trace: Any = None, /) -> NoReturn:
-        """As a coroutine does that has not begun: a task that is cancelled ends so."""
+        """Raise the exception, as a coroutine does that has not begun. A cancelled task ends this way."""
         raise kind if value is None else value
 
     def close(self) -> None:
-        """There is nothing to be closed."""
+        """Do nothing."""
 
 
 class Settled(Ready[T_co], Generic[T_co]):
-    """What a call gave: `value`, which awaiting it gives as well. It is as true as its value."""
+    """The result of a call as `value`, which `await` returns as well. Its truth is that of the value."""
 
     __slots__ = ("value",)
 
     def __init__(self, value: T_co) -> None:
         self.value = value
 
-    def _given(self) -> T_co:
+    def _result(self) -> T_co:
         return self.value
 
     def __bool__(self) -> bool:
@@ -59,33 +59,33 @@ class Settled(Ready[T_co], Generic[T_co]):
 
 
 ACCEPTED, REFUSED = Settled(True), Settled(False)
-"""Whether a call was recorded, or at least is on its way."""
+"""Results of a recording call: the event is in the queue, or was refused."""
 
 
 class Delivery(FlushResult, Coroutine[Any, Any, FlushResult]):
-    """What `flush()` and `shutdown()` give: a `FlushResult`, and awaiting it gives one."""
+    """The result of `flush()` and `shutdown()`: a `FlushResult` that may also be awaited for one."""
 
     def result(self, timeout: float | None = None) -> FlushResult:
-        """The result; where it is not there yet, that waits for it, and blocks whatever runs in this thread."""
+        """Return the result. Blocks this thread, for at most `timeout` seconds, until it is known."""
         raise NotImplementedError
 
 
 class Delivered(Ready[FlushResult], Delivery):
-    """A delivery that was waited for."""
+    """A delivery that has ended."""
 
     def __init__(self, result: FlushResult) -> None:
         super().__init__(result.pending, result.dropped, result.problem)
 
-    def _given(self) -> FlushResult:
+    def _result(self) -> FlushResult:
         return FlushResult(self.pending, self.dropped, self.problem)
 
     def result(self, timeout: float | None = None) -> FlushResult:
-        """The result."""
-        return self._given()
+        """Return the result."""
+        return self._result()
 
 
 class Delivering(Delivery):
-    """A delivery that goes on in the background. It is not true before it is over: nobody knows until then."""
+    """A delivery in a background thread. It is false until it has ended."""
 
     def __init__(self, call: Callable[[], FlushResult], so_far: Callable[[], Stats]) -> None:
         from concurrent.futures import Future
@@ -95,7 +95,7 @@ class Delivering(Delivery):
         self._so_far = so_far
         self._inner: Coroutine[Any, Any, FlushResult] | None = None
         self._future: Future[FlushResult] = Future()
-        self._future.set_running_or_notify_cancel()  # who awaits it may be cancelled; the delivery is not
+        self._future.set_running_or_notify_cancel()  # a cancelled waiter must not cancel the delivery
 
         def work() -> None:
             try:
@@ -107,9 +107,9 @@ class Delivering(Delivery):
             work()
 
     def result(self, timeout: float | None = None) -> FlushResult:
-        """Wait for the result, for `timeout` seconds at most, and block whatever runs in this thread.
+        """Return the result. Blocks this thread, for at most `timeout` seconds, until it is known.
 
-        Raises what the delivery raised, with `fail_silently=False`, and `concurrent.futures.TimeoutError`.
+        Raises `concurrent.futures.TimeoutError`, and with `fail_silently=False` the delivery's own exception.
         """
         return self._future.result(timeout)
 
@@ -123,17 +123,17 @@ class Delivering(Delivery):
 
     @property
     def pending(self) -> int:
-        """Events that wait still; 1 at least as long as it is not over."""
+        """Pending events; at least 1 until the delivery has ended."""
         return self._now.pending
 
     @property
     def dropped(self) -> int:
-        """Events that were given up; 0 as long as it is not over."""
+        """Dropped events; 0 until the delivery has ended."""
         return self._now.dropped
 
     @property
     def problem(self) -> str | None:
-        """Why delivery does not get on."""
+        """Reason why delivery makes no progress, or None."""
         return self._now.problem
 
     def __await__(self) -> Generator[Any, Any, FlushResult]:
@@ -145,32 +145,32 @@ class Delivering(Delivery):
         return await asyncio.wrap_future(self._future)
 
     def send(self, value: Any, /) -> Any:
-        """One step of a coroutine that waits for the result."""
+        """Run the waiting coroutine to its next suspension."""
         if self._inner is None:
             self._inner = self._wait()
         return self._inner.send(value)
 
     def throw(self, kind: Any, value: Any = None, trace: Any = None, /) -> Any:
-        """As a coroutine does that waits for the result."""
+        """Raise the exception inside the waiting coroutine."""
         if self._inner is None:
             raise kind if value is None else value
         return self._inner.throw(kind if value is None else value)
 
     def close(self) -> None:
-        """End the waiting; the delivery goes on."""
+        """End the waiting coroutine. The delivery continues."""
         if self._inner is not None:
             self._inner.close()
 
 
 def deliver(call: Callable[[], FlushResult], so_far: Callable[[], Stats]) -> Delivery:
-    """Wait for `call`; inside a running event loop, which must not be blocked, have it done in a thread."""
+    """Run `call` and return its result; inside a running event loop, run it in a thread so that the loop is not blocked."""
     return Delivering(call, so_far) if _in_event_loop() else Delivered(call())
 
 
 def _in_event_loop() -> bool:
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
-        return False  # where nobody has imported it, no loop is running
+        return False  # without asyncio no loop is running
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""How what begins becomes an event: traces, the steps that handles stand for, and events of the caller's own making."""
+"""Start events of traces, of steps and of custom events (`add_event`)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from agentscope.protocols.ids import new_id
 from agentscope.protocols.voltagent.vocabulary import STEP_TYPES
 from agentscope.tracker.context import HANDLE, Place
 from agentscope.tracker.fields import Fields, _plain_text
+from agentscope.tracker.recorder import id_of
 from agentscope.types import STEP_TYPES as KNOWN_STEP_TYPES
 
-from .options import FINAL, add_metadata, add_tags, level_of, moment_of, status_of, tags_of, take
-from .registry import Book, Part, id_of
+from .options import FINAL, add_fields, add_metadata, level_of, moment_of, status_of, take
+from .registry import Entry, Registry
 
 
-def begin_trace(book: Book, given: dict[str, Any], fields: Fields) -> Part:
-    """A run begins; inside a block of the other face, or of another process, it is a step there."""
-    values, recorder = fields.values, book.recorder
+def begin_trace(registry: Registry, given: dict[str, Any], fields: Fields) -> Entry:
+    """Begin a trace: a run, or a step if a run of the tracker or of another process is current."""
+    values, recorder = fields.values, registry.recorder
     run_id = id_of(take(given, "id")) or new_id()
     started_at = moment_of(take(given, "startTime", "start_time"), fields) or time.time_ns()
     values.update(status="running", started_at=started_at)
@@ -31,31 +32,30 @@ def begin_trace(book: Book, given: dict[str, Any], fields: Fields) -> Part:
         "level": level_of(take(given, "level"), fields),
         "completionStartTime": take(given, "completionStartTime", "completion_start_time"),
     }
-    user_id, conversation_id = take(given, "userId", "user_id"), take(given, "conversationId", "conversation_id")
-    tags = take(given, "tags")
-    within = _surroundings(book)
+    within = _surroundings(registry)
     if within is None:
         values["source"] = "voltagent"
-        fields.name("user_id", user_id)
-        fields.name("conversation_id", conversation_id)
-        add_tags(fields, tags)
-    else:  # a step has no place of its own for these
-        about.update(userId=user_id, conversationId=conversation_id, tags=tags_of(tags, fields))
+        add_fields(fields, given, of_run=True)
+    else:  # a step has no fields for these
+        about["userId"] = take(given, "userId", "user_id")
+        about["conversationId"] = take(given, "conversationId", "conversation_id")
+        about["tags"] = fields.texts_of("tags", take(given, "tags"))
     fields.payload("input", take(given, "input"))
     metadata = take(given, "metadata")
-    add_metadata(fields, given, metadata, {name: value for name, value in about.items() if value is not None})
+    known = {name: value for name, value in about.items() if value is not None}
+    add_metadata(fields, given, metadata, known, of_run=within is None)
     recorder.say_mended(fields)
     own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
-    part = Part(own, step_id, parent_id, agent_name, "agent", started_at)
-    part.is_trace = True
+    entry = Entry(own, step_id, parent_id, agent_name, "agent", started_at)
+    entry.is_trace = True
     if recorder.begin(run_id, fields, within):
-        book.add(part)
-    return part
+        registry.add(entry)
+    return entry
 
 
 def begin_step(
-    book: Book,
-    above: Part,
+    registry: Registry,
+    above: Entry,
     step_type: str,
     given: dict[str, Any],
     fields: Fields,
@@ -64,9 +64,9 @@ def begin_step(
     step_id: str | None = None,
     parent_id: str | None = None,
     started_at: int | None = None,
-) -> Part:
-    """A step begins: below the part that it is added to, or below what is current inside that."""
-    recorder, values, run_id = book.recorder, fields.values, above.run_id
+) -> Entry:
+    """Begin a step below `above`, or below the current step inside it."""
+    recorder, values, run_id = registry.recorder, fields.values, above.run_id
     step_id = step_id or recorder.new_step_id()
     started_at = started_at or time.time_ns()
     values["status"] = "running"
@@ -75,19 +75,21 @@ def begin_step(
     fields.name("name", given.pop("name", None), default=step_type)
     fields.payload("input", given.pop("input", None))
     metadata = given.pop("metadata", None)
+    if given:
+        add_fields(fields, given, of_run=False)
     if metadata is not None or given or own:
         add_metadata(fields, given, metadata, own)
     if fields.mended:
         recorder.say_mended(fields)
-    parent_id = parent_id or book.runs.below(run_id, above.step_id)
-    part = Part(run_id, step_id, parent_id, values["name"], step_type, started_at)
-    book.add(part)
+    parent_id = parent_id or registry.runs.below(run_id, above.step_id)
+    entry = Entry(run_id, step_id, parent_id, values["name"], step_type, started_at)
+    registry.add(entry)
     recorder.put(STEP_START, run_id, step_id, parent_id, fields, step_type == "agent")
-    return part
+    return entry
 
 
-def begin_event(book: Book, above: Part, given: dict[str, Any], fields: Fields) -> Part:
-    """An event of the caller's own making begins; one with a final status is over at once."""
+def begin_event(registry: Registry, above: Entry, given: dict[str, Any], fields: Fields) -> Entry:
+    """Begin a custom event as a step. A final status ends it at once."""
     event_type = _plain_text(take(given, "type", "event_type", "eventType"))
     step_type = STEP_TYPES.get(event_type or "", event_type if event_type in KNOWN_STEP_TYPES else "other")
     own = {"eventType": event_type} if event_type and step_type == "other" else {}
@@ -105,8 +107,8 @@ def begin_event(book: Book, above: Part, given: dict[str, Any], fields: Fields) 
     over = status in FINAL
     if not over:
         fields.payload("output", output)
-    part = begin_step(
-        book,
+    entry = begin_step(
+        registry,
         above,
         step_type,
         given,
@@ -117,11 +119,11 @@ def begin_event(book: Book, above: Part, given: dict[str, Any], fields: Fields) 
         started_at=moment_of(take(given, "startTime", "start_time"), fields),
     )
     if over:
-        book.end(part, status or "", output=output, error=error, ended_at=ended_at)
-    return part
+        registry.end(entry, status or "", output=output, error=error, ended_at=ended_at)
+    return entry
 
 
-def _surroundings(book: Book) -> Place | None:
-    """The step or run that is current here, unless that is a trace's own."""
-    scope = book.runs.innermost()
+def _surroundings(registry: Registry) -> Place | None:
+    """Return the position of the current step or run of the tracker, or None."""
+    scope = registry.runs.innermost()
     return None if scope is None or scope.sort == HANDLE else Place(scope.run_id, scope.step_id)

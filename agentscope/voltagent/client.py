@@ -1,7 +1,6 @@
-"""The direct client of the history API: each call is one request, and returns when it has been answered.
+"""The direct client of the history API (WIRE.md section 3): each call is one request and waits for its answer.
 
-An SDK is the better choice for an agent: its calls do not wait. This client is for scripts that need to know at once what was
-stored. The calls are those of WIRE.md section 3, the answers those of the published package.
+For scripts that need to know at once what was stored. Agents use the SDK, whose calls do not wait.
 """
 
 from __future__ import annotations
@@ -35,20 +34,20 @@ from .types import (
 
 R = TypeVar("R", bound=Record)
 
-MOST_BYTES = 16 << 20
-"""Of a request's body; what does not fit is cut."""
+MAX_BODY_BYTES = 16 << 20
+"""Bound on the body of a request. A larger one is cut."""
 
 
 class VoltAgentCoreAPI:
     """Creates and changes histories (traces) and their events, one request a call.
 
-    config: a `VoltAgentConfig` or a dict of its fields; `timeout` is that of one request as a whole, in seconds. Raises
-    `ConfigurationError` for a value that cannot work.
+    config: a `VoltAgentConfig` or a dict of its fields. `timeout` bounds a whole request, in seconds. Raises
+    `ConfigurationError` for an invalid value.
 
-    `APIError` is raised where the API cannot be reached or refuses a request, `TimeoutError` where it does not answer in time,
-    `ValidationError` for a record or an answer that lacks a field. Nothing is sent twice: a call whose answer was lost may have
-    been stored all the same. Threads may share a client, and a forked child opens its own connections. Each call has a twin
-    for asyncio, which does not block the event loop.
+    Calls raise `APIError` if the API cannot be reached or refuses the request, `TimeoutError` if it does not answer in time,
+    and `ValidationError` for a record or an answer that lacks a field. Requests are never repeated: a request whose answer was
+    lost may have been stored. Threads may share a client, and a forked child opens its own connections. Each call has an
+    `_async` form that does not block the event loop.
     """
 
     def __init__(self, config: VoltAgentConfig | Mapping[str, Any]) -> None:
@@ -68,7 +67,7 @@ class VoltAgentCoreAPI:
     # ---- histories -------------------------------------------------------------------------------------------------
 
     def add_history(self, data: CreateHistoryRequest) -> History:
-        """Create a history, which is a trace."""
+        """Create a history (a trace)."""
         return self._call(
             History, "POST", "/history", _record(CreateHistoryRequest, data).model_dump(exclude_none=True)
         )
@@ -113,10 +112,10 @@ class VoltAgentCoreAPI:
         """`update_event` for asyncio."""
         return await threads.awaited(lambda: self.update_event(data), "agentscope-client")
 
-    # ---- the rest --------------------------------------------------------------------------------------------------
+    # ---- connections -----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the connections. A call after this opens new ones."""
+        """Close the connections. A later call opens new ones."""
         self._transport.close()
 
     async def aclose(self) -> None:
@@ -147,9 +146,9 @@ class VoltAgentCoreAPI:
 
     def _call(self, kind: type[R], method: str, path: str, fields: Mapping[str, Any]) -> R:
         if self._pid != os.getpid():
-            # After a fork both processes hold the same sockets: their requests would mix.
+            # After a fork both processes hold the same sockets, and their requests would mix.
             self._transport, self._pid = Transport(self.base_url, self._headers), os.getpid()
-        body, _ = encode({name: value for name, value in fields.items() if value is not None}, MOST_BYTES)
+        body, _ = encode({name: value for name, value in fields.items() if value is not None}, MAX_BODY_BYTES)
         reply = self._transport.send(method, path, body, {}, float(self.timeout))
         if isinstance(reply, Failure):
             if reply.kind == "timeout":
@@ -171,10 +170,10 @@ class VoltAgentCoreAPI:
         if 300 <= reply.status < 400:
             sentence = f"the API redirects (HTTP {reply.status}), which is never followed: check base_url"
             raise APIError(sentence, reply.status)
-        said = (data or {}).get("message")
+        detail = (data or {}).get("message")
         message = f"{method} was refused: HTTP {reply.status}"
-        if isinstance(said, str):
-            message = clean(said, self._secrets)  # an answer may quote the request
+        if isinstance(detail, str):
+            message = clean(detail, self._secrets)  # an answer may quote a key of the request
         raise APIError(message, reply.status, data)
 
 
@@ -206,7 +205,7 @@ def _record(kind: type[R], data: Any) -> R:
 
 
 def _quoted(id_: str) -> str:
-    # "." and ".." are steps in a path, however they are quoted.
+    # "." and ".." are path segments with a meaning, however they are quoted.
     if id_ in ("", ".", ".."):
         raise ValidationError("id must be one that the API gave")
     return quote(id_, safe="", errors="replace")

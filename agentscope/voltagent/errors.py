@@ -1,4 +1,4 @@
-"""The errors that the published package names. Recording never raises them: the direct client and the typed records do."""
+"""Errors of the published package, raised by the direct client and the typed records, never by recording."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["APIError", "TimeoutError", "ValidationError", "VoltAgentError"]
 
 
 class VoltAgentError(AgentScopeError):
-    """Base of the errors of this face."""
+    """Base class of the errors of the VoltAgent face."""
 
 
 class APIError(VoltAgentError):
     """The API could not be reached, or refused a request.
 
-    `status_code` is the HTTP status, 0 when no answer came, or None; `response_data` the answer's JSON object, if it had one.
+    `status_code` is the HTTP status, 0 without an answer, or None. `response_data` is the JSON object of the answer, or None.
     """
 
     def __init__(
@@ -32,4 +32,4 @@ class TimeoutError(VoltAgentError):  # noqa: A001 - the published name
 
 
 class ValidationError(VoltAgentError):
-    """A record has a field of the wrong type, or lacks one. The message names the field, never its value."""
+    """A record lacks a field, or has one of a wrong type. The message names the field, never its value."""

@@ -1,4 +1,4 @@
-"""From what a caller gives a handle to the fields of an event. Never raises; notes in `Fields.mended` what had to be mended."""
+"""Conversion of the options of handles to fields of events. It never raises; corrections are listed in `Fields.mended`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from agentscope.protocols.voltagent.vocabulary import LEVELS, camel_case_metadata
+from agentscope.events import RUN_FIELDS, STEP_FIELDS, Field
+from agentscope.protocols.voltagent.vocabulary import LEVELS, camel_case, camel_case_metadata
 from agentscope.serialization.snapshot import encode, text
-from agentscope.tracker.fields import Encoded, Fields, _plain_dict, _plain_text
+from agentscope.tracker.fields import LONGEST_TEXT, Encoded, Fields, _plain_dict, _plain_text
 
 from .record import Record
-
-MOST_TAGS = 1_000
-LONGEST_TAG = 1_024
-"""Characters."""
 
 STATUSES = {
     "running": "running",
@@ -26,7 +23,7 @@ STATUSES = {
     "failed": "failed",
     "cancelled": "cancelled",
 }
-"""The API's words, and ours, as events have them."""
+"""Status of events by status of the API or of the tracker."""
 
 FINAL = frozenset({"completed", "failed", "cancelled"})
 
@@ -37,7 +34,7 @@ _STR = frozenset({str})
 
 
 def spread(options: Any, more: dict[str, Any], fields: Fields) -> dict[Any, Any]:
-    """What was given, by name: a new dict. `options` is a dict, a typed object, or the name alone; `more` goes over it."""
+    """Return the options as a new dict. `options` is a dict, a typed object, or a name alone; `more` overrides it."""
     kind = type(options)
     if options is None:
         given = dict(more)
@@ -54,11 +51,11 @@ def spread(options: Any, more: dict[str, Any], fields: Fields) -> dict[Any, Any]
             sentence = "options are a dict or an object such as ToolOptions; another value is left out"
             fields.mended.append(("wrong_type", sentence))
             given = dict(more)
-    # Looking for a name compares it with keys that stand in its place: with foreign code, if they are no plain texts.
+    # A lookup compares keys, which is foreign code for keys that are not of the class str.
     return (
         given
         if _STR.issuperset(map(type, given))
-        else {text(key, LONGEST_TAG): value for key, value in list(given.items())}
+        else {text(key, LONGEST_TEXT): value for key, value in list(given.items())}
     )
 
 
@@ -78,7 +75,7 @@ def _attributes(options: Any) -> dict[Any, Any]:
 
 
 def take(given: dict[Any, Any], *names: str) -> Any:
-    """The value under the first of these names that is set; all of them are taken out."""
+    """Remove all of these names; return the value of the first that is set."""
     found = None
     for name in names:
         value = given.pop(name, None)
@@ -86,8 +83,39 @@ def take(given: dict[Any, Any], *names: str) -> Any:
     return found
 
 
-def add_metadata(fields: Fields, given: dict[Any, Any], metadata: Any, own: Mapping[str, Any] | None = None) -> None:
-    """`meta_data`: what is our own, options that nobody knows, and over both what the caller calls metadata."""
+def _spellings(table: Mapping[str, Field]) -> tuple[tuple[str, str], ...]:
+    apart = ("output", "error", "meta_data", "usage")  # the API has other names for them
+    return tuple((name, camel_case(name)) for name, field in table.items() if field.given and name not in apart)
+
+
+_OPTIONS = {True: _spellings(RUN_FIELDS), False: _spellings(STEP_FIELDS)}
+"""Fields that options may set, in snake_case and in camelCase; True: of a run, False: of a step."""
+
+
+def add_fields(fields: Fields, given: dict[Any, Any], of_run: bool) -> None:
+    """Move the fields of a run or step from the options to `fields`."""
+    table = RUN_FIELDS if of_run else STEP_FIELDS
+    for name, spelling in _OPTIONS[of_run]:
+        value = take(given, name, spelling)
+        if value is not None:
+            fields.give(table, name, value)
+
+
+def add_model(fields: Fields, metadata: Mapping[Any, Any]) -> None:
+    """Set the model and provider of a step from `modelParameters`, unless the options set them."""
+    parameters: Any = metadata.get("modelParameters")
+    if issubclass(type(parameters), Record):
+        parameters = parameters.model_dump(exclude_none=True)
+    if type(parameters) is dict:
+        for name in ("model", "provider"):
+            if name not in fields.values and type(parameters.get(name)) is str:
+                fields.name(name, parameters[name])
+
+
+def add_metadata(
+    fields: Fields, given: dict[Any, Any], metadata: Any, own: Mapping[str, Any] | None = None, of_run: bool = False
+) -> None:
+    """Set `meta_data` to `own`, overridden by unknown options, overridden by `metadata`."""
     found = metadata
     if metadata is not None and type(metadata) is not dict:
         found = _object(metadata, fields)
@@ -95,6 +123,8 @@ def add_metadata(fields: Fields, given: dict[Any, Any], metadata: Any, own: Mapp
         found = {**{name: value for name, value in given.items() if value is not None}, **(found or {})}
     if found or own:
         found = camel_case_metadata(found) if found else {}
+        if not of_run and "modelParameters" in found:
+            add_model(fields, found)
         fields.payload("meta_data", {**own, **found} if own else found)
 
 
@@ -109,7 +139,7 @@ def _object(value: Any, fields: Fields) -> dict[Any, Any]:
 
 
 def add_usage(fields: Fields, usage: Any) -> None:
-    """`usage`: a dict as it is, a number as the total, an object by its fields, or else by the counts among its attributes."""
+    """Set `usage`: a dict is taken as it is, an int as the total, an object by its JSON form or its count attributes."""
     if usage is None or type(usage) is dict:
         fields.payload("usage", usage)
     elif issubclass(type(usage), Record):
@@ -117,8 +147,8 @@ def add_usage(fields: Fields, usage: Any) -> None:
     elif type(usage) is int:
         fields.payload("usage", {"total_tokens": usage})
     else:
-        told = Encoded(*encode(usage, fields.limit))
-        fields.payload("usage", told if told.data.startswith(b"{") else _counts(usage) or told)
+        encoded = Encoded(*encode(usage, fields.limit))
+        fields.payload("usage", encoded if encoded.data.startswith(b"{") else _counts(usage) or encoded)
 
 
 def _counts(usage: Any) -> dict[str, Any]:
@@ -136,33 +166,13 @@ def _counts(usage: Any) -> dict[str, Any]:
 
 
 def add_error(fields: Fields, error: Any) -> None:
-    """`error`: an exception with its traceback, a text as the message, anything else as it is."""
-    told = _plain_text(error)
-    fields.error(error if told is None else {"message": told})
-
-
-def add_tags(fields: Fields, tags: Any) -> None:
-    """`tags`: a list of texts."""
-    found = tags_of(tags, fields)
-    if found is not None:
-        fields.values["tags"] = found
-        fields.size += sum(map(len, found))
-
-
-def tags_of(tags: Any, fields: Fields) -> list[str] | None:
-    """Tags as a list of plain texts; None if there are none."""
-    if tags is None:
-        return None
-    if issubclass(type(tags), str):
-        tags = (tags,)
-    if type(tags) not in (list, tuple, set, frozenset):
-        fields.mended.append(("wrong_type", "tags are a list of str; another value is left out"))
-        return None
-    return [text(tag, LONGEST_TAG) for tag in list(tags)[:MOST_TAGS]]
+    """Set `error`: an exception with its traceback, a text as the message, another value as it is."""
+    message = _plain_text(error)
+    fields.error(error if message is None else {"message": message})
 
 
 def status_of(status: Any, fields: Fields) -> str | None:
-    """A status as events have it; None for none, and for one that nobody knows."""
+    """Return a status of events; None for None and for an unknown one."""
     if status is None:
         return None
     known = STATUSES.get((_plain_text(status) or "").lower())
@@ -173,7 +183,7 @@ def status_of(status: Any, fields: Fields) -> str | None:
 
 
 def level_of(level: Any, fields: Fields) -> str | None:
-    """A level in capitals; None for none, and for one that nobody knows."""
+    """Return a level in capitals; None for None and for an unknown one."""
     if level is None:
         return None
     known = (_plain_text(level) or "").upper()
@@ -184,12 +194,12 @@ def level_of(level: Any, fields: Fields) -> str | None:
 
 
 def moment_of(moment: Any, fields: Fields) -> int | None:
-    """A time in nanoseconds since the epoch: ISO 8601 or a datetime, in UTC where it names no zone."""
+    """Convert a time, ISO 8601 or a datetime, to nanoseconds since the epoch. Without a zone it is UTC."""
     if moment is None:
         return None
-    told = _plain_text(moment)
+    iso = _plain_text(moment)
     try:
-        found = moment if told is None else datetime.fromisoformat(told.strip().replace("Z", "+00:00"))
+        found = moment if iso is None else datetime.fromisoformat(iso.strip().replace("Z", "+00:00"))
         if issubclass(type(found), datetime):
             aware = found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
             nanoseconds = (aware - _EPOCH) // timedelta(microseconds=1) * 1000
@@ -197,7 +207,7 @@ def moment_of(moment: Any, fields: Fields) -> int | None:
                 return nanoseconds
     except KeyboardInterrupt:
         raise
-    except BaseException:  # no time, or a time zone of foreign code
+    except BaseException:  # an invalid time, or foreign code of a time zone
         pass
     fields.mended.append(("wrong_type", "a time is ISO 8601 or a datetime; another value is left out"))
     return None

@@ -1,4 +1,4 @@
-"""Records with checked fields: dataclasses that take each name in snake_case or camelCase, and names they do not know as well."""
+"""Base of the record classes: dataclasses with checked fields, field names in snake_case or camelCase, and extra fields."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from .errors import ValidationError
 
 
 class Check(NamedTuple):
-    """What a field takes: `accept` gives the value as it is kept, or raises `ValueError`."""
+    """The check of a field: `accept` returns the value to store, or raises `ValueError`. `expected` describes valid values."""
 
     expected: str
     accept: Callable[[Any], Any]
 
 
 def required(check: Check) -> Any:
-    """A field that has to be given."""
+    """Declare a required field."""
     return field(metadata={"check": check})
 
 
 def optional(check: Check, default: Any = None) -> Any:
-    """A field that None, too, leaves at its default."""
+    """Declare an optional field. None stands for the default."""
     return field(default=default, metadata={"check": check})
 
 
 class Record:
-    """Base of the records. Names that a record does not know are kept in `model_extra`, and read like fields.
+    """Base of the record classes. Unknown names are kept in `model_extra` and are attributes too.
 
-    `ValidationError` is raised for a field that is missing or of the wrong type.
+    Raises `ValidationError` for a field that is missing or of a wrong type.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -59,8 +59,8 @@ class Record:
             self.__dict__[item.name] = value
 
     def model_dump(self, *, exclude: Collection[str] = (), exclude_none: bool = False) -> dict[str, Any]:
-        """The fields and the extra ones as a new dict, records in them as well. `exclude` names fields to leave out."""
-        # Whatever is made of this class is a dataclass; the class itself is none.
+        """Return all fields as a new dict, nested records as dicts too. `exclude` names fields to leave out."""
+        # The subclasses are dataclasses; this class is not.
         found = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
         return {
             name: value.model_dump(exclude_none=exclude_none) if isinstance(value, Record) else value
@@ -80,17 +80,17 @@ class Record:
         assert isinstance(other, Record)
         return self.model_dump() == other.model_dump()
 
-    __hash__ = None  # type: ignore[assignment]  # as of everything that can be changed
+    __hash__ = None  # type: ignore[assignment]  # records are mutable
 
     def __repr__(self) -> str:
-        """Says what is set, and no value: there are payloads among them."""
+        """Name the fields that are set, without values, which may be payloads or keys."""
         set_ = ", ".join(f"{name}=…" for name, value in self.model_dump().items() if value is not None)
         return f"{type(self).__name__}({set_})"
 
 
 @cache
 def _names(kind: type) -> Mapping[str, str]:
-    """Every name that a record's constructor takes for a field, and the field's own."""
+    """Return the field names by every spelling that the constructor takes."""
     own = [item.name for item in fields(kind)]
     snake = {_snake_case(name): name for name in own}
     return {**snake, **{camel_case(name): name for name in own}, **{name: name for name in own}}
@@ -101,12 +101,12 @@ def _snake_case(name: str) -> str:
 
 
 def checked(check: Check, value: Any, where: str) -> Any:
-    """The value as it is kept. Raises `ValidationError`, which does not show it."""
+    """Return the value to store. Raises `ValidationError`, whose message does not show the value."""
     try:
         return check.accept(value)
     except (KeyboardInterrupt, ValidationError):
-        raise  # the second of a record within
-    except BaseException:  # the value may be of a class that raises whatever it likes when it is compared
+        raise  # a nested record raises ValidationError
+    except BaseException:  # foreign code of the value's class
         raise ValidationError(f"{where} must be {check.expected}, not {class_name(value)}") from None
 
 
@@ -158,12 +158,12 @@ def _message(value: Any) -> Any:
 
 
 def one_of(kind: type[Enum]) -> Check:
-    """A member of an enumeration, or its value."""
+    """Return a check for a member of an enumeration, or its value."""
     return Check("one of " + ", ".join(str(member.value) for member in kind), kind)
 
 
 def record(kind: type[Record]) -> Check:
-    """A record of this kind, or a dict of its fields."""
+    """Return a check for a record of this class, or a dict of its fields."""
 
     def accept(value: Any) -> Any:
         if issubclass(type(value), kind):

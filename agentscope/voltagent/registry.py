@@ -1,6 +1,6 @@
-"""The runs and steps that an SDK has begun and not ended, and how their updates and ends become events.
+"""The registry of open runs and steps of an SDK, which records their updates and ends.
 
-Nothing here is locked: a signal handler or the garbage collector may be the caller.
+No lock is used, since a signal handler or the garbage collector may be the caller.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from agentscope.events import RUN_END, RUN_UPDATE, STEP_END, STEP_UPDATE
 from agentscope.protocols.ids import new_id
-from agentscope.serialization.snapshot import text
 from agentscope.tracker.context import MOST_OPEN_RUNS, bounded
 from agentscope.tracker.fields import Fields
-from agentscope.tracker.recorder import LONGEST_ID, Recorder
+from agentscope.tracker.recorder import Recorder, id_of
 
 from .options import (
     FINAL,
     add_error,
+    add_fields,
     add_metadata,
-    add_tags,
     add_usage,
     level_of,
     moment_of,
     status_of,
-    tags_of,
     take,
 )
 
@@ -36,106 +34,109 @@ if TYPE_CHECKING:
     from agentscope.pipeline.pipeline import Pipeline
 
 UNFINISHED = "unfinished"
-"""Status of what was never ended."""
+"""Status of a run or step that was never ended."""
 
 
-class Kept(dict[str, object]):
-    """Handles by id, of what is told of by its id alone: it would end with its handle's collection."""
+class HandleStore(dict[str, object]):
+    """Handles by id, for callers that keep only the id: a handle that is collected ends its run or step."""
 
     def keep(self, id_: str, handle: object) -> None:
-        """Keep this one, and the newest others."""
+        """Keep this handle, and drop the oldest above the bound."""
         self[id_] = handle
         bounded(self, MOST_OPEN_RUNS)
 
 
-class Book:
-    """Records by one recorder, which its handles keep alive: the pipeline holds the book, and must not hold them.
+class Registry:
+    """The open runs and steps of one recorder. The recorder is referenced weakly, since the pipeline references the registry.
 
-    `parts` are those that go on, by id, the oldest first. Of more than `MOST_OPEN_RUNS` the oldest are forgotten: they end as
-    their handles do, but the end of the process no longer closes them.
+    `entries` are the open ones by id, oldest first. Above `MOST_OPEN_RUNS` the oldest are removed: their handles can still end
+    them, but the end of the process does not.
     """
 
     def __init__(self, recorder: Recorder, pipeline: Pipeline | FanOut) -> None:
-        self.parts: dict[str, Part] = {}
+        self.entries: dict[str, Entry] = {}
         self._recorder = weakref.ref(recorder)
         self.runs = recorder.runs
         self._pipeline = pipeline
-        self._kept: Callable[[], Kept | None] = lambda: None
+        self._kept: Callable[[], HandleStore | None] = lambda: None
         self._closed = False
         pipeline.call_before_stop(self.close_all)
 
     @property
     def recorder(self) -> Recorder:
-        """For as long as anybody is there to call."""
+        """The recorder, which lives as long as any handle."""
         recorder = self._recorder()
         assert recorder is not None
         return recorder
 
-    def keeper(self) -> Kept:
-        """What keeps handles alive until they end, for as long as its owner lives."""
-        kept = Kept()
+    def keeper(self) -> HandleStore:
+        """Return a store that keeps handles alive until they end. The registry does not keep the store alive."""
+        kept = HandleStore()
         self._kept = weakref.ref(kept)
         return kept
 
-    def find(self, id_: Any) -> Part | None:
-        """The part with this id that goes on; None if there is none."""
-        return self.parts.get(id_of(id_) or "")
+    def find(self, id_: Any) -> Entry | None:
+        """Return the open run or step with this id, or None."""
+        return self.entries.get(id_of(id_) or "")
 
-    def add(self, part: Part) -> None:
-        """It has begun."""
-        self.parts[part.id] = part
-        if len(self.parts) > MOST_OPEN_RUNS:
-            bounded(self.parts, MOST_OPEN_RUNS)
+    def add(self, entry: Entry) -> None:
+        """Add a run or step that has begun."""
+        self.entries[entry.id] = entry
+        if len(self.entries) > MOST_OPEN_RUNS:
+            bounded(self.entries, MOST_OPEN_RUNS)
 
-    def elsewhere(self, trace_id: Any) -> Part:
-        """A part for a trace that does not go on here: another process may have begun it."""
+    def elsewhere(self, trace_id: Any) -> Entry:
+        """Return an entry for a trace that is not open here. Another process may have begun it."""
         runs, run_id = self.runs, id_of(trace_id) or new_id()
         if not runs.has_ended(run_id):
-            sentence = "a trace was named that was not begun in this process; what is said of it is sent all the same"
-            self.recorder.misused("unknown_run", sentence)
+            sentence = "a trace was named that was not begun in this process; its updates are sent all the same"
+            self.recorder.invalid_call("unknown_run", sentence)
         place = runs.placed(run_id)
-        part = Part(place.run_id, place.parent_id, None, "unknown", "agent", 0)
-        part.is_trace = True
-        return part
+        entry = Entry(place.run_id, place.parent_id, None, "unknown", "agent", 0)
+        entry.is_trace = True
+        return entry
 
     # ---- updates and ends ------------------------------------------------------------------------------------------
 
-    def update(self, part: Part, given: dict[str, Any], ends: bool = False) -> bool:
-        """Record what has changed. A final status is the end only where `ends` says so; else the end will repeat it."""
+    def update(self, entry: Entry, given: dict[str, Any], ends: bool = False) -> bool:
+        """Record changes. A final status ends the run or step only with `ends`; otherwise it is kept as the status of the end."""
         recorder = self.recorder
-        if self.is_over(part):
-            recorder.misused("updated_after_end", "an update came for something that has ended, and is left out")
+        if self.is_over(entry):
+            recorder.invalid_call(
+                "updated_after_end", "a run or step was updated after its end; the update is left out"
+            )
             return False
         fields = Fields(recorder.limit, {})
         status = status_of(take(given, "status"), fields)
-        level, tags = level_of(take(given, "level"), fields), take(given, "tags")
+        level = level_of(take(given, "level"), fields)
         own = {"version": take(given, "version")}
-        if part.step_id is None:
+        add_fields(fields, given, of_run=entry.step_id is None)
+        if entry.step_id is None:
             own["level"] = level
             own["completionStartTime"] = take(given, "completionStartTime", "completion_start_time")
-            add_tags(fields, tags)
         else:
-            own["tags"] = tags_of(tags, fields)
+            own["tags"] = fields.texts_of("tags", take(given, "tags"))
             if level is not None:
                 fields.values["level"] = level
             name = take(given, "name")
             if name is not None:
                 fields.name("name", name)
-                part.name = fields.values["name"]
+                entry.name = fields.values["name"]
         ended_at = moment_of(take(given, "endTime", "end_time"), fields)
         error = take(given, "statusMessage", "status_message", "error")
         self._results(fields, take(given, "output"), take(given, "usage"), error)
         fields.payload("input", take(given, "input"))
         metadata = take(given, "metadata")
-        add_metadata(fields, given, metadata, {name: value for name, value in own.items() if value is not None})
+        known = {name: value for name, value in own.items() if value is not None}
+        add_metadata(fields, given, metadata, known, of_run=entry.step_id is None)
         if status is not None:
             fields.values["status"] = status
-            part.status = status if status in FINAL else None
+            entry.status = status if status in FINAL else None
         if ends and status in FINAL:
-            accepted = self._end(part, fields, ended_at)
+            accepted = self._end(entry, fields, ended_at)
         elif fields.values:
-            type_ = RUN_UPDATE if part.step_id is None else STEP_UPDATE
-            accepted = recorder.put(type_, part.run_id, part.step_id, part.parent_id, fields, urgent=False)
+            type_ = RUN_UPDATE if entry.step_id is None else STEP_UPDATE
+            accepted = recorder.put(type_, entry.run_id, entry.step_id, entry.parent_id, fields, urgent=False)
         else:
             accepted = False
         recorder.say_mended(fields)
@@ -143,7 +144,7 @@ class Book:
 
     def end(
         self,
-        part: Part,
+        entry: Entry,
         status: str,
         *,
         output: Any = None,
@@ -152,41 +153,41 @@ class Book:
         error: Any = None,
         ended_at: int | None = None,
     ) -> bool:
-        """Record how it ended. Only the first end counts."""
-        if self.is_over(part):
+        """Record the end. Only the first end counts."""
+        if self.is_over(entry):
             self._say_ended()
             return False
         fields = Fields(self.recorder.limit, {"status": status})
         self._results(fields, output, usage, error)
         if metadata is not None:
-            add_metadata(fields, {}, metadata)
-        accepted = self._end(part, fields, ended_at)
+            add_metadata(fields, {}, metadata, of_run=entry.step_id is None)
+        accepted = self._end(entry, fields, ended_at)
         if fields.mended:
             self.recorder.say_mended(fields)
         return accepted
 
-    def close(self, part: Part) -> None:
-        """Nobody can end it any more, or nobody has: it ends as unfinished. In a forked child that is not its business."""
-        if not part.ended and not self._closed and part.pid == os.getpid() and not self.is_over(part):
-            self._end(part, Fields(0, {"status": part.status or UNFINISHED}), None)
+    def close(self, entry: Entry) -> None:
+        """End a run or step as unfinished that was not ended, but not in a forked child."""
+        if not entry.ended and not self._closed and entry.pid == os.getpid() and not self.is_over(entry):
+            self._end(entry, Fields(0, {"status": entry.status or UNFINISHED}), None)
 
     def close_all(self) -> None:
-        """The pipeline is about to end. What was begun last ends first."""
-        for part in reversed(list(self.parts.values())):
+        """Close all open runs and steps before the pipeline stops, the newest first."""
+        for entry in reversed(list(self.entries.values())):
             try:
-                self.close(part)
-            except Exception:  # fail_silently=False, but nobody is there to be told
+                self.close(entry)
+            except Exception:  # raised with fail_silently=False, but there is no caller
                 pass
         self._closed = True
-        self.parts.clear()
+        self.entries.clear()
 
-    def is_over(self, part: Part) -> bool:
-        """Whether it has ended. The other face may have ended a trace's run, too."""
+    def is_over(self, entry: Entry) -> bool:
+        """Return True if it has ended. The run of a trace may also have been ended by the tracker."""
         runs = self.runs
-        if part.is_trace and not part.ended and runs.has_ended(part.id) and not runs.is_open(part.id):
-            part.claim()
-            self._remove(part)
-        return part.ended
+        if entry.is_trace and not entry.ended and runs.has_ended(entry.id) and not runs.is_open(entry.id):
+            entry.claim()
+            self._remove(entry)
+        return entry.ended
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
@@ -197,49 +198,44 @@ class Book:
         if error is not None:
             add_error(fields, error)
 
-    def _end(self, part: Part, fields: Fields, ended_at: int | None) -> bool:
-        if not part.claim():
+    def _end(self, entry: Entry, fields: Fields, ended_at: int | None) -> bool:
+        if not entry.claim():
             self._say_ended()
             return False
-        self._remove(part)
-        values, started_at = fields.values, part.started_at
+        self._remove(entry)
+        values, started_at = fields.values, entry.started_at
         values["ended_at"] = max(ended_at or time.time_ns(), started_at)
         type_ = RUN_END
-        if part.step_id is not None:
-            # The start may have been dropped.
+        if entry.step_id is not None:
+            # Repeated here, since the start may have been dropped.
             type_ = STEP_END
-            values["name"] = part.name
-            values["step_type"] = part.step_type
+            values["name"] = entry.name
+            values["step_type"] = entry.step_type
             values["started_at"] = started_at
-        urgent = part.step_type == "agent" or values["status"] != "completed"
-        event = (type_, part.run_id, part.step_id, part.parent_id)
+        urgent = entry.step_type == "agent" or values["status"] != "completed"
+        event = (type_, entry.run_id, entry.step_id, entry.parent_id)
         recorder = self._recorder()
         if recorder is not None:
             accepted = recorder.put(*event, fields, urgent)
-        else:  # it is being collected, together with whatever had begun this
+        else:  # the recorder is being collected together with the handle
             accepted = self._pipeline.put(*event, fields.values, fields.size, urgent)
-        if part.is_trace:
-            self.runs.ended(part.id)
+        if entry.is_trace:
+            self.runs.ended(entry.id)
         return accepted
 
     def _say_ended(self) -> None:
-        self.recorder.misused("ended_twice", "something was ended again that has ended; how it ended first stands")
+        self.recorder.invalid_call("ended_twice", "a run or step was ended twice; only the first end counts")
 
-    def _remove(self, part: Part) -> None:
-        if self.parts.get(part.id) is part:
-            self.parts.pop(part.id, None)
+    def _remove(self, entry: Entry) -> None:
+        if self.entries.get(entry.id) is entry:
+            self.entries.pop(entry.id, None)
         kept = self._kept()
         if kept:
-            kept.pop(part.id, None)
+            kept.pop(entry.id, None)
 
 
-def id_of(value: Any) -> str | None:
-    """An id that a caller named; None if it named none, or an empty one."""
-    return None if value is None else text(value, LONGEST_ID) or None
-
-
-class Part:
-    """One run or step: what its end has to know."""
+class Entry:
+    """An open run or step, with the fields that its end repeats."""
 
     __slots__ = (
         "_open",
@@ -262,23 +258,24 @@ class Part:
         self.is_trace = False
         self.run_id = run_id
         self.step_id = step_id
-        """None for a run of its own."""
+        """None for a run."""
         self.parent_id = parent_id
         self.name = name
         self.step_type = step_type
         self.started_at = started_at
         """Nanoseconds since the epoch."""
         self.status: str | None = None
-        """How it ends if nobody says otherwise: what the last update said."""
+        """The final status from the last update, used if the end names none."""
         self.pid = os.getpid()
         self._open = [True]
 
     @property
     def ended(self) -> bool:
+        """True after `claim()`."""
         return not self._open
 
     def claim(self) -> bool:
-        """Whether it is the caller who ends it: true once, whatever threads do."""
+        """Claim the end. Returns True for exactly one caller, in whatever threads they are."""
         try:
             return self._open.pop()
         except IndexError:

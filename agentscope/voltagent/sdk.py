@@ -21,7 +21,7 @@ from .builders import begin_event, begin_trace
 from .config import load, voltagent_exporter
 from .handles import Given, Operation, Trace, idle
 from .options import spread, take
-from .registry import Book, Part
+from .registry import Entry, Registry
 from .types import History, TimelineEvent, TraceOptions, VoltAgentConfig
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class VoltAgentSDK(Face):
         own = {"base_url": base_url, "public_key": public_key, "secret_key": secret_key, "auto_flush": auto_flush}
         config, self._published = load({**own, **options}, given)
         super().__init__(config)
-        self._book = Book(self._recorder, self._pipeline)
-        self._kept = self._book.keeper()
+        self._registry = Registry(self._recorder, self._pipeline)
+        self._kept = self._registry.keeper()
         self._client: VoltAgentCoreAPI | None = None
         self._tracker: Tracker | None = None
 
@@ -78,7 +78,7 @@ class VoltAgentSDK(Face):
         given = spread(options, more, fields)
         if not self._recorder.enabled:
             return Trace(None, idle(text(take(given, "agentId", "agent_id") or "unknown", LONGEST_ID)))
-        return Trace(self._book, begin_trace(self._book, given, fields))
+        return Trace(self._registry, begin_trace(self._registry, given, fields))
 
     @safe(lambda *_: Trace(None, idle()))
     def create_trace(self, options: TraceOptions | Given | None = None, **more: Any) -> Trace:
@@ -91,17 +91,17 @@ class VoltAgentSDK(Face):
     @safe(lambda *_: Settled(None))
     def get_trace(self, trace_id: str) -> Settled[History | None]:
         """Return id, agent and start of a trace that is open in this process; None for any other."""
-        part = self._book.find(trace_id)
-        if part is None or not part.is_trace:
+        entry = self._registry.find(trace_id)
+        if entry is None or not entry.is_trace:
             return Settled(None)
-        return Settled(History(id=part.id, agent_id=part.name, start_time=zoned_utc(part.started_at)))
+        return Settled(History(id=entry.id, agent_id=entry.name, start_time=zoned_utc(entry.started_at)))
 
     @safe(lambda *_: REFUSED)
     def update_trace(self, trace_id: str, **changes: Any) -> Settled[bool]:
         """Record changes of a trace, as `Trace.update` does. A final status ends the trace."""
         if not self._recorder.enabled:
             return REFUSED
-        return self._update(self._book.find(trace_id) or self._book.elsewhere(trace_id), changes)
+        return self._update(self._registry.find(trace_id) or self._registry.elsewhere(trace_id), changes)
 
     @safe(lambda *_: Operation(None, idle()))
     def add_event_to_trace(
@@ -110,10 +110,10 @@ class VoltAgentSDK(Face):
         """Begin a custom event, as `Trace.add_event` does. It stays open without its handle, until it is ended."""
         if not self._recorder.enabled:
             return Operation(None, idle())
-        part = self._book.find(trace_id) or self._book.elsewhere(trace_id)
+        entry = self._registry.find(trace_id) or self._registry.elsewhere(trace_id)
         fields = Fields(self._recorder.limit, {})
-        event = begin_event(self._book, part, spread(event_data, more, fields), fields)
-        handle = Operation(self._book, event, Trace(None, part))
+        event = begin_event(self._registry, entry, spread(event_data, more, fields), fields)
+        handle = Operation(self._registry, event, Trace(None, entry))
         if not event.ended:
             self._kept.keep(event.id, handle)
         return handle
@@ -121,10 +121,10 @@ class VoltAgentSDK(Face):
     @safe(lambda *_: REFUSED)
     def update_event(self, event_id: str, **changes: Any) -> Settled[bool]:
         """Record changes of an open event, as `update` of its handle does. A final status ends the event."""
-        part = self._book.find(event_id)
-        if part is None and self._recorder.enabled:
-            self._recorder.misused("unknown_event", "update_event() knows no event that goes on under this id")
-        return REFUSED if part is None else self._update(part, changes)
+        entry = self._registry.find(event_id)
+        if entry is None and self._recorder.enabled:
+            self._recorder.invalid_call("unknown_event", "update_event() knows no event that goes on under this id")
+        return REFUSED if entry is None else self._update(entry, changes)
 
     # ---- delivery --------------------------------------------------------------------------------------------------
 
@@ -180,6 +180,6 @@ class VoltAgentSDK(Face):
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
-    def _update(self, part: Part, changes: dict[str, Any]) -> Settled[bool]:
+    def _update(self, entry: Entry, changes: dict[str, Any]) -> Settled[bool]:
         given = spread(None, changes, Fields(0, {}))
-        return ACCEPTED if self._book.update(part, given, ends=True) else REFUSED
+        return ACCEPTED if self._registry.update(entry, given, ends=True) else REFUSED

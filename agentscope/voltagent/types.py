@@ -1,6 +1,6 @@
-"""The records that the published package names: those of its API, its configuration, and options of its handles.
+"""Record classes of the published package: API records, configuration and handle options.
 
-Names and fields are those of `voltagent` 0.1.1 on PyPI. Options may as well be given as plain dicts, which are not checked.
+Names and fields are those of `voltagent` 0.1.1 on PyPI. Handles also take options as plain dicts, which are not checked.
 """
 
 from __future__ import annotations
@@ -32,18 +32,16 @@ _record = dataclass(init=False, repr=False, eq=False)
 _Object = dict[str, Any]
 
 
-def snake_to_camel(snake_str: str) -> str:
-    """`model_parameters` becomes `modelParameters`."""
-    return camel_case(snake_str)
+snake_to_camel = camel_case
 
 
 def convert_metadata_to_camel_case(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A new dict with camelCase keys, those of dicts in it as well. Lists, and what is in them, stay as they are."""
+    """Return a new dict with camelCase keys, in nested dicts too. Lists stay as they are."""
     return camel_case_metadata(metadata) if metadata else metadata
 
 
 class EventStatus(str, Enum):
-    """How an event stands."""
+    """Status of an event."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -52,7 +50,7 @@ class EventStatus(str, Enum):
 
 
 class EventLevel(str, Enum):
-    """How much an event matters."""
+    """Severity of an event."""
 
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -61,7 +59,7 @@ class EventLevel(str, Enum):
 
 
 class TraceStatus(str, Enum):
-    """How a trace stands."""
+    """Status of a trace."""
 
     WORKING = "working"
     COMPLETED = "completed"
@@ -71,12 +69,12 @@ class TraceStatus(str, Enum):
 _EVENT_STATUS, _LEVEL, _TRACE_STATUS = one_of(EventStatus), one_of(EventLevel), one_of(TraceStatus)
 
 
-# ---- what the API answers --------------------------------------------------------------------------------------------
+# ---- answers of the API ----------------------------------------------------------------------------------------------
 
 
 @_record
 class TokenUsage(Record):
-    """Tokens that a model call or an agent used. Other counts may be given as well."""
+    """Tokens used by a model call or an agent. Other counts are allowed."""
 
     prompt_tokens: int | None = optional(WHOLE)
     completion_tokens: int | None = optional(WHOLE)
@@ -85,7 +83,7 @@ class TokenUsage(Record):
 
 @_record
 class TimelineEvent(Record):
-    """An event as it is added to a trace. Times are ISO 8601."""
+    """An event to be added to a trace. Times are ISO 8601."""
 
     name: str = required(TEXT)
     type: str = required(TEXT)
@@ -106,7 +104,7 @@ class TimelineEvent(Record):
 
 @_record
 class Event(Record):
-    """An event as the API answers it."""
+    """An event in an answer of the API."""
 
     id: str = required(TEXT)
     history_id: str = required(TEXT)
@@ -129,7 +127,7 @@ class Event(Record):
 
 @_record
 class History(Record):
-    """A trace as the API answers it."""
+    """A trace in an answer of the API."""
 
     id: str = required(TEXT)
     agent_id: str = required(TEXT)
@@ -150,7 +148,7 @@ class History(Record):
     updated_at: str | None = optional(TEXT)
 
 
-# ---- what the API is asked -------------------------------------------------------------------------------------------
+# ---- requests to the API ---------------------------------------------------------------------------------------------
 
 
 @_record
@@ -190,7 +188,7 @@ class UpdateHistoryRequest(Record):
 
 @_record
 class AddEventRequest(Record):
-    """What `POST /history-events` is made of."""
+    """The data of `POST /history-events`."""
 
     history_id: str = required(TEXT)
     event: TimelineEvent = required(record(TimelineEvent))
@@ -217,9 +215,9 @@ class UpdateEventRequest(Record):
 
 @_record
 class VoltAgentConfig(Record):
-    """Where a client or an SDK sends to, and how. Times are in seconds.
+    """Address, keys and delivery options of a client or an SDK. Times are in seconds.
 
-    `max_retries` None, unlike the published 3: nothing is given up in an outage as long as there is room for it.
+    `max_retries` is None by default, unlike the published 3: events are kept through an outage while the queue has room.
     """
 
     base_url: str = required(TEXT)
@@ -238,7 +236,7 @@ class VoltAgentConfig(Record):
 
 @_record
 class TraceOptions(Record):
-    """What `VoltAgentSDK.trace` takes. Times are ISO 8601."""
+    """Options of `VoltAgentSDK.trace`. Times are ISO 8601."""
 
     agentId: str = required(TEXT)
     id: str | None = optional(TEXT)
@@ -262,29 +260,29 @@ class _StepOptions(Record):
 
 @_record
 class AgentOptions(_StepOptions):
-    """What `add_agent` takes."""
+    """Options of `add_agent`."""
 
     instructions: str | None = optional(TEXT)
 
 
 @_record
 class ToolOptions(_StepOptions):
-    """What `add_tool` takes."""
+    """Options of `add_tool`."""
 
 
 @_record
 class MemoryOptions(_StepOptions):
-    """What `add_memory` takes."""
+    """Options of `add_memory`."""
 
 
 @_record
 class RetrieverOptions(_StepOptions):
-    """What `add_retriever` takes."""
+    """Options of `add_retriever`."""
 
 
 @_record
 class SuccessOptions(Record):
-    """What a success may tell."""
+    """Options of `success()`."""
 
     output: _Object | None = optional(OBJECT)
     metadata: _Object | None = optional(OBJECT)
@@ -292,14 +290,14 @@ class SuccessOptions(Record):
 
 @_record
 class AgentSuccessOptions(SuccessOptions):
-    """What an agent's success may tell."""
+    """Options of an agent's `success()`."""
 
     usage: TokenUsage | None = optional(record(TokenUsage))
 
 
 @_record
 class ErrorOptions(Record):
-    """What an error may tell."""
+    """Options of `error()`."""
 
     status_message: Any = required(ANYTHING)
     metadata: _Object | None = optional(OBJECT)

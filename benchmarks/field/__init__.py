@@ -1,1 +1,1 @@
-"""The field: this SDK and its peers do the same work beside each other; `python -m benchmarks` is the command."""
+"""The measurement of this SDK and its peers at the same work; `python -m benchmarks` is the command."""

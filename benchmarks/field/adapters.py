@@ -1,7 +1,7 @@
-"""How each SDK is used: by its documented manual API, with its default settings.
+"""The adapters through which each SDK does the same work: its documented manual API, with default settings.
 
-A run is a trace, a step a span inside it with an input and an output. Where an SDK takes only text, the payload is made
-JSON as its documents ask, and that is part of its cost.
+A run is a trace. A step is a span inside it with an input and an output. If an SDK takes only text, the payload is encoded as
+JSON, as its documentation asks, and that is part of its cost.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Payload = dict[str, Any]
 
 
 class Adapter(Protocol):
-    """One SDK at work."""
+    """The calls that a load makes of an SDK."""
 
     def begin(self, name: str, given: Payload) -> Any:
-        """Start a run; what is returned is handed to `step` and `end`."""
+        """Start a run. The return value is passed to `step` and `end`."""
 
     def step(self, run: Any, name: str, given: Payload, made: Payload) -> None:
         """Open a step with its input and close it with its output."""
@@ -28,31 +28,31 @@ class Adapter(Protocol):
     def end(self, run: Any, made: Payload) -> None: ...
 
     def flush(self) -> None:
-        """Deliver everything, by the documented call."""
+        """Deliver everything by the documented call."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """An SDK that can be measured."""
+    """The description of an SDK: its adapter, and what has to be installed."""
 
     label: str
     make: Callable[[str], Adapter]
-    """Takes the URL of the backend."""
+    """The adapter's factory; its argument is the URL of the backend."""
     modules: tuple[str, ...] = ()
-    """What a user imports, and what must be there for it to be measured."""
+    """The modules that must be importable; a user imports them, or the first of them."""
     requirements: tuple[str, ...] = ()
-    """What pip installs it by; this repository, with an extra or without, is `.` and `.[extra]`."""
+    """The requirements for pip; this repository is `.`, with an extra `.[extra]`."""
     environ: Callable[[str], Mapping[str, str]] = lambda url: {}
     distribution: str = ""
-    """Whose version is told; none is this repository."""
+    """The distribution whose version is reported; empty for this repository."""
     lives_with: str = ""
-    """Whose interpreter it uses if none is given for it."""
+    """The name of the SDK whose interpreter is used if none is given."""
     without_extra: bool = False
-    """Whether the extra `fast` must not be found."""
+    """True if the modules of the extra `fast` are hidden."""
 
 
 class Nothing:
-    """The loop alone: what the others cost less this is their own."""
+    """No SDK. The cost of this loop is subtracted from the cost of the others."""
 
     def __init__(self, url: str) -> None: ...
 
@@ -66,7 +66,7 @@ class Nothing:
 
 
 class AgentScope:
-    """This SDK: a step is a block."""
+    """This SDK, with a block for each step."""
 
     def __init__(self, url: str) -> None:
         self._tracker = import_module("agentscope").create_tracker(api_key="ask_bench", base_url=url)
@@ -87,14 +87,14 @@ class AgentScope:
 
 
 class AgentScopePlain(AgentScope):
-    """This SDK: a step is one call after the fact."""
+    """This SDK, with one call of `track_step` for each step."""
 
     def step(self, run: str, name: str, given: Payload, made: Payload) -> None:
         self._tracker.track_step(name, step_type="tool_call", input_data=given, output_data=made, run_id=run)
 
 
 class OpenTelemetry:
-    """The SDK with a batch processor and the OTLP exporter over HTTP."""
+    """OpenTelemetry's SDK with the batch processor and the OTLP exporter over HTTP."""
 
     def __init__(self, url: str) -> None:
         exporting = import_module("opentelemetry.sdk.trace.export")
@@ -124,7 +124,7 @@ class OpenTelemetry:
 
 
 class Honeycomb:
-    """An event client, no tracer: one event a step. It keeps payloads by reference, so a later change of them is sent."""
+    """libhoney, a client for events, with one event for each step. It keeps payloads by reference, so later changes are sent."""
 
     def __init__(self, url: str) -> None:
         client = import_module("libhoney.client")
@@ -150,7 +150,7 @@ class Honeycomb:
 
 
 class Sentry:
-    """A transaction a run, a span a step; everything is sampled."""
+    """Sentry, with a transaction for each run and a span for each step; everything is sampled."""
 
     def __init__(self, url: str) -> None:
         self._sdk = import_module("sentry_sdk")
@@ -177,7 +177,7 @@ class Sentry:
 
 
 class Langfuse:
-    """Observations, which are spans of OpenTelemetry underneath."""
+    """Langfuse, with an observation for each run and step. Observations are spans of OpenTelemetry."""
 
     def __init__(self, url: str) -> None:
         self._client = import_module("langfuse").Langfuse()

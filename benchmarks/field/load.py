@@ -1,4 +1,4 @@
-"""Runs and steps as an agent makes them, and the time that each call takes from its caller."""
+"""Loads of runs and steps, and the time that each call takes from its caller."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def _times() -> array[int]:
 
 @dataclass
 class Times:
-    """Nanoseconds that calls took, one a call; arrays, so that they add nothing for the garbage collector to look at."""
+    """Durations of calls in nanoseconds. Arrays, because the garbage collector does not traverse them."""
 
     step: array[int] = field(default_factory=_times)
     step_cpu: array[int] = field(default_factory=_times)
-    """Of the calling thread."""
+    """CPU time of the calling thread during each step."""
     start: array[int] = field(default_factory=_times)
     end: array[int] = field(default_factory=_times)
 
@@ -34,7 +34,7 @@ class Times:
         return self.step, self.step_cpu, self.start, self.end
 
     def figures(self) -> dict[str, float]:
-        """Percentiles in µs, and `all_in`: steps, starts and ends of runs together, a step."""
+        """Percentiles in µs, and `all_in`: the time of steps, run starts and run ends together, divided by the steps."""
         called = sum(self.step) + sum(self.start) + sum(self.end)
         return {
             **in_microseconds(self.step, "step"),
@@ -47,10 +47,10 @@ class Times:
 
 @dataclass(frozen=True)
 class Load:
-    """What one thread does: `runs` runs of `steps` steps each.
+    """The work of one thread: `runs` runs of `steps` steps each.
 
-    pause: seconds of sleep after each step. every: seconds from the beginning of one step to that of the next; what is
-    late is made up for. first: the number of the first step. flush_every: steps between two flushes, which are not timed.
+    pause: seconds of sleep after each step. every: seconds from the beginning of one step to that of the next; a late step
+    shortens the next sleep. first: the number of the first step. flush_every: steps between two flushes, which are not timed.
     """
 
     runs: int
@@ -66,7 +66,7 @@ class Load:
 
 
 def drive(adapter: Adapter, payloads: Payloads, load: Load) -> Times:
-    """Do it in this thread."""
+    """Run a load in this thread."""
     times = Times()
     clock, cpu_clock, sleep = time.perf_counter_ns, time.thread_time_ns, time.sleep
     number = load.first
@@ -100,7 +100,7 @@ def drive(adapter: Adapter, payloads: Payloads, load: Load) -> Times:
 
 
 def drive_in_threads(adapter: Adapter, payloads: Payloads, loads: list[Load]) -> Times:
-    """Do all of them at once, each in a thread of its own; the only one in this thread."""
+    """Run all loads at once, each in its own thread; a single load runs in this thread."""
     if len(loads) == 1:
         return drive(adapter, payloads, loads[0])
     all_times = [Times() for _ in loads]

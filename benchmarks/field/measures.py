@@ -1,4 +1,4 @@
-"""The measures: which work is done against which backend, by whom, and how often. What they come to is `rows`."""
+"""The measures: the work, the state of the backend, the SDKs and the number of rounds. `rows` holds the targets."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from benchmarks.field.adapters import EVERYBODY, OWN
 
 BEST = (*OWN, "otel", "libhoney")
-"""This SDK, and those that the targets compare it with."""
+"""This SDK, and the peers that the targets name."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One program of a measure, as `worker` gets it.
+    """The work of one measured program.
 
-    kind: what is done, by `worker`, `running` or `alone`. runs, steps, threads, pause, every: the load; see `load.Load`.
-    backend: how it behaves after a healthy start, one of `STATES`. flush: whether the program waits for delivery.
+    kind: the function that does it, in `worker`, `runner` or `without_sink`. runs, steps, threads, pause, every: the load; see
+    `load.Load`. backend: its state after a healthy start, one of `STATES`. flush: True if the program waits for delivery.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Work:
     flush: bool = True
 
     def smaller(self, share: float) -> Work:
-        """The same with `share` of the runs; an exit needs all of its 200 steps, and an import is short as it is."""
+        """The same work with `share` of the runs. Exits need all of their 200 steps, and imports are short."""
         if self.kind in ("leave", "import"):
             return self
         return replace(self, runs=max(self.threads, int(self.runs * share)))
@@ -42,10 +42,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Measure:
-    """work: what each subject does. subjects: who is measured, where installed.
+    """work: what each subject does. subjects: the measured SDKs, if installed.
 
-    rounds: no more of them than so many, for what takes long. peer_rounds: likewise, for peers only. limit: seconds after
-    which a program is ended.
+    rounds: the most rounds, for work that takes long. peer_rounds: the most rounds of peers. limit: seconds after which a
+    program is killed.
     """
 
     work: Work
@@ -74,6 +74,6 @@ MEASURES: Mapping[str, Measure] = {
     "receiver": Measure(Work("receiver", runs=10_000), ("receiver",), rounds=1),
 }
 STATES = ("ok", "delay", "hang", "gone")
-"""How a backend may behave."""
+"""States of a backend: healthy, slow, without answers, refusing connections."""
 QUICK = 0.05
-"""The share of the work that the quick version does: enough to see that everything works."""
+"""The share of the work that --quick does: enough to see that everything works."""

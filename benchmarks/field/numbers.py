@@ -1,4 +1,4 @@
-"""Small statistics. Nothing is averaged that has a tail: medians and percentiles."""
+"""Medians and percentiles. A mean would hide the tail of a distribution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Spread(NamedTuple):
-    """A median, and the least and the most that it is the median of."""
+    """The median, the least and the greatest of some values."""
 
     median: float
     low: float
@@ -16,20 +16,20 @@ class Spread(NamedTuple):
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value that `share` of the ordered values do not exceed: a value that was measured, never one in between."""
+    """The least of the ordered values that `share` of them do not exceed. It is never interpolated."""
     if not ordered:
         raise ValueError("no values")
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """None of no values."""
+    """The spread of some values; None if there are none."""
     found = sorted(values)
     return Spread(statistics.median(found), found[0], found[-1]) if found else None
 
 
 def in_microseconds(nanoseconds: Iterable[int], name: str) -> dict[str, float]:
-    """`NAME_mean`, `_p50`, `_p99`, `_p999` and `_max`; nothing of no values."""
+    """`NAME_mean`, `_p50`, `_p99`, `_p999` and `_max` in µs; empty if there are no values."""
     ordered = sorted(nanoseconds)
     if not ordered:
         return {}

@@ -1,6 +1,6 @@
-"""What an agent would hand to a tracing SDK: many different messages of made-up words, so that compression is not flattered.
+"""Payloads like those of an agent: many different messages of made-up words, which compress as real text does.
 
-Every payload carries a stamp at its head and one at its tail. A step arrived whole if all four of its stamps did.
+Every payload has a stamp at its head and one at its tail. A step arrived whole if its four stamps arrived.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 STAMP = re.compile(rb"@([io][ht])([0-9]+)@")
-"""Which payload and which end of it, then the number of the step."""
+"""A stamp: the payload, its end, and the number of the step."""
 PARTS = (b"ih", b"it", b"oh", b"ot")
 
 _SYLLABLES = (
@@ -20,7 +20,7 @@ _SYLLABLES = (
 )
 _WORDS = 3_000
 _COMMON = 30
-"""So many words make up most of the text, as in a language: gzip at level 1 leaves 30 % of it."""
+"""The number of words that make up most of the text, as in a language: gzip at level 1 leaves 30 % of it."""
 _POOL = {"1k": 2048, "100k": 32}
 
 
@@ -38,7 +38,7 @@ class Payloads:
         self._outputs = [make_output() for _ in range(_POOL[size])]
 
     def step(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Input and output of step `number`: fresh dictionaries around shared contents."""
+        """The input and output of step `number`: new dictionaries with shared contents."""
         inputs, outputs = self._inputs, self._outputs
         place = number * 7 % len(inputs)
         return (
@@ -95,7 +95,7 @@ class Payloads:
 
 
 def whole_steps(bodies: Iterable[bytes]) -> tuple[int, int]:
-    """Steps that arrived whole, and steps of which anything arrived, in decoded bodies."""
+    """Count the steps that arrived whole, and the steps that arrived at least in part, in decoded bodies."""
     seen: dict[bytes, set[bytes]] = {part: set() for part in PARTS}
     for body in bodies:
         for part, number in STAMP.findall(body):

@@ -1,4 +1,4 @@
-"""What a process that is measured knows of itself, and is told before it begins."""
+"""Set-up and resource use of the measured process."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MiB = 1 << 20
 
 
 def block(modules: tuple[str, ...]) -> None:
-    """Let `import` of these modules fail as if they were not installed."""
+    """Make imports of these modules fail as if they were not installed."""
     for name in modules:
-        sys.modules[name] = None  # type: ignore[assignment]  # which is how `import` is told that there is none
+        sys.modules[name] = None  # type: ignore[assignment]  # None makes `import` raise
 
 
 def name_the_backend() -> None:
-    """Let `HOST` be this machine. Loopback stands for a network, and this SDK does not compress what stays on its machine."""
+    """Resolve `HOST` to loopback. Loopback stands for a network here, and this SDK does not compress for loopback addresses."""
     resolve = socket.getaddrinfo
 
     def resolved(host: Any, *arguments: Any, **options: Any) -> Any:
@@ -29,13 +29,13 @@ def name_the_backend() -> None:
 
 
 def cpu_seconds() -> float:
-    """Of this process, in user and system mode, all threads together."""
+    """CPU seconds of this process, in user and system mode, for all threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
 class Memory:
-    """Growth of the resident memory since this was made, at its peak. Linux; elsewhere the peak since the process began."""
+    """The peak growth of resident memory since this object was made. Outside Linux: the peak of the process."""
 
     def __init__(self) -> None:
         gc.collect()

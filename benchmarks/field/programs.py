@@ -1,4 +1,4 @@
-"""Other processes: run to their end, timed, and what the machine did meanwhile."""
+"""Child processes that are run to their end, and the load of the machine meanwhile."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from benchmarks.field.subjects import ROOT, environment
@@ -18,17 +19,17 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Ended:
-    """A program that was run to its end."""
+    """The output, end and exit status of a program."""
 
     output: str
     errors: str
     end_ns: int
-    """The moment of its end, by CLOCK_MONOTONIC."""
+    """The time of its end by CLOCK_MONOTONIC."""
     timed_out: bool
     status: int
 
     def document(self) -> Any:
-        """Its output as JSON, or else the last line of it; None if that is none either."""
+        """The output as JSON, else its last line as JSON, else None."""
         for text in (self.output, self.output.strip().rpartition("\n")[2]):
             try:
                 return json.loads(text)
@@ -37,7 +38,7 @@ class Ended:
         return None
 
     def failure(self) -> str:
-        """Why it did not do what it should."""
+        """The reason why the program failed."""
         if self.timed_out:
             return "took too long and was ended"
         lines = self.errors.strip().splitlines()
@@ -46,17 +47,22 @@ class Ended:
 
 @dataclass(frozen=True)
 class Found:
-    """The figures of one sample, or why there are none."""
+    """The figures of one sample, or the error that prevented them."""
 
     figures: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     version: str = ""
 
 
-def run(command: Sequence[str], limit: float) -> Ended:
-    """Run a program in this repository, and kill it after `limit` seconds."""
+def run(command: Sequence[str], limit: float, directory: Path = ROOT) -> Ended:
+    """Run a program in `directory`, and kill it after `limit` seconds."""
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=directory,
+        env=environment(directory),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     read: dict[str, str] = {}
 
@@ -92,8 +98,8 @@ def run(command: Sequence[str], limit: float) -> Ended:
     return Ended(read["output"], read["errors"], end, expired.is_set(), process.returncode)
 
 
-class Company:
-    """How much of the machine others used since this was made. Linux; elsewhere it cannot be told."""
+class OtherLoad:
+    """The use of the machine by other processes since this object was made. It is known on Linux only."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -101,7 +107,7 @@ class Company:
         self._own = self._of_children()
 
     def cores(self) -> float | None:
-        """Cores that were busy with what is neither this process nor one of its children that have ended."""
+        """The cores that neither this process nor an ended child of it kept busy."""
         now = _busy_seconds()
         if self._busy is None or now is None:
             return None
@@ -115,7 +121,7 @@ class Company:
 
 
 def _busy_seconds() -> float | None:
-    """CPU time of the whole machine since it started."""
+    """CPU seconds of the whole machine since it started."""
     try:
         with open("/proc/stat") as stat:
             user, nice, system, _idle, _wait, irq, softirq, steal = map(int, stat.readline().split()[1:9])

@@ -1,4 +1,4 @@
-"""What was measured, as a document that is written to a file and read again."""
+"""The JSON document of a measurement: written to a file, and read again."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 from agentscope._version import __version__
 from benchmarks.field.adapters import PEERS
 from benchmarks.field.rows import Line
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 
 FORMAT = 1
 
 
 def document(samples: Iterable[Sample], lines: Iterable[Line], *, share: float) -> dict[str, Any]:
-    """share: how much of the full work was done."""
+    """The document. share: the part of the full work that was done."""
     return {
         "format": FORMAT,
         "ended_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -50,7 +50,7 @@ def _line(line: Line) -> dict[str, Any]:
 
 
 def read(paths: Sequence[Path]) -> list[Sample]:
-    """The samples of several documents as those of one with all their rounds. Raises `ValueError` for another format."""
+    """The samples of several documents, with their rounds numbered on. Raises `ValueError` for another format."""
     found: list[Sample] = []
     for path in paths:
         read = json.loads(path.read_text(encoding="utf-8"))
@@ -63,6 +63,6 @@ def read(paths: Sequence[Path]) -> list[Sample]:
 
 
 def versions(samples: Iterable[Sample]) -> dict[str, str]:
-    """Of the peers that were measured, by name."""
+    """The versions of the measured peers by name."""
     found = {sample.subject: sample.version for sample in samples if sample.version}
     return {name: found[name] for name in PEERS if name in found}

@@ -1,4 +1,4 @@
-"""The table of the targets: which figure of which measure each row shows, and what it must come to."""
+"""The rows of the table: a figure of a measure, and its targets."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.field.numbers import Spread, spread
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 
 
 @dataclass(frozen=True)
 class Limit:
-    """at: the most, or for a row of which more is better the least. of: as a multiple of the best of these peers."""
+    """at: the greatest value, or the least if more is better. of: `at` is a multiple of the best of these peers."""
 
     at: float
     of: tuple[str, ...] = ()
@@ -20,9 +20,9 @@ class Limit:
 
 @dataclass(frozen=True)
 class Row:
-    """core, fast: what is to be reached without the extra `fast`, and with it; no limits are no target.
+    """core, fast: the targets without and with the extra `fast`; a row without limits has no target.
 
-    also: a figure that must have a certain value besides, as that nothing was lost.
+    also: another figure and the value that it must have, such as 0 for lost events.
     """
 
     key: str
@@ -157,25 +157,25 @@ ROWS: Sequence[Row] = (
 
 @dataclass(frozen=True)
 class Line:
-    """One row for one subject against one limit."""
+    """One row of the table, for one subject and one limit."""
 
     row: Row
     subject: str
     value: Spread | None
-    """None if it was not measured."""
+    """None if the row was not measured."""
     limit: Limit | None = None
     compared: Spread | None = None
-    """What is held against the limit: the ratios to the peer of each round, or the value itself."""
+    """The spread that is compared with the limit: of the ratios to the best peer, or of the value itself."""
     peer: Spread | None = None
-    """What the best of the peers came to."""
+    """The values of the best peer."""
     met: bool | None = None
-    """None where nothing is to be met, or it was not measured."""
+    """None without a limit, or without a measurement."""
     why: str = ""
-    """What there is to say of a line that has no value, or is not met for another reason than its value."""
+    """The reason why there is no value, or why the limit is missed in spite of the value."""
 
 
 def with_net_cpu(samples: Iterable[Sample]) -> list[Sample]:
-    """The samples with `cpu` and `cpu_whole`: µs an event that was tracked, and that arrived, less those of the loop alone."""
+    """Add `cpu` and `cpu_whole` to the samples: CPU µs for each tracked and each arrived event, less the loop without an SDK."""
     given = list(samples)
     loops: dict[str, list[float]] = {}
     for sample in given:
@@ -195,7 +195,7 @@ def with_net_cpu(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def lines(samples: Iterable[Sample], rows: Iterable[Row] = ROWS) -> list[Line]:
-    """The table, row by row. A ratio is taken within each round, and its median over the rounds is what counts."""
+    """The lines of the table. A ratio is taken within a round, and the median over the rounds is judged."""
     values: dict[tuple[str, str], dict[int, Sample]] = {}
     for sample in with_net_cpu(samples):
         values.setdefault((sample.measure, sample.subject), {})[sample.round] = sample
@@ -246,7 +246,7 @@ def _by_round(row: Row, samples: Mapping[int, Sample]) -> dict[int, float]:
 
 
 def _also(row: Row, samples: Mapping[int, Sample]) -> str:
-    """What is wrong besides; an empty text if nothing is."""
+    """The failure of the row's `also` condition; an empty text if it holds."""
     if row.also is None:
         return ""
     name, wanted = row.also
@@ -260,7 +260,7 @@ def _within(row: Row, value: float, limit: float) -> bool:
 
 
 def chosen(keys: Iterable[str]) -> list[Row]:
-    """The rows of these keys, all of them if none are given. Raises `ValueError` for one that there is not."""
+    """The rows with these keys, or all rows without keys. Raises `ValueError` for an unknown key."""
     wanted = list(keys)
     known = {row.key: row for row in ROWS}
     unknown = [key for key in wanted if key not in known]

@@ -1,10 +1,10 @@
-"""The backend of a measurement, a process of its own: it takes whatever is posted, keeps it, and answers at once.
+"""The backend of a measurement, in a process of its own: it keeps every POST and answers at once.
 
-    python -m benchmarks.field.sink      prints two ports, the one for data and the one for commands
+    python -m benchmarks.field.sink      prints two ports: for data, and for commands
 
-It is no server to be measured, so it does as little as it can: heads are searched, not parsed, and bodies are decoded only
-when `report` asks, after the run. One exception: this project's batch call is believed by its sender only if the counts in
-the answer add up, so those bodies are inflated and their events counted.
+The sink is not what is measured, so it does little: heads are searched, not parsed, and bodies are decoded only at `report`,
+after the run. One exception: the sender of this project's batch call checks the counts in the answer, so these bodies are
+inflated and their events counted.
 
 A command is one line of JSON, and so is its answer: `{"do": "mode", "mode": "ok" | "delay" | "hang" | "gone", "ms": 200}`,
 `{"do": "reset"}`, `{"do": "arrived"}` and `{"do": "report"}`.
@@ -29,18 +29,18 @@ _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _ENCODING = re.compile(rb"\r\ncontent-encoding: *([a-z]+)", re.IGNORECASE)
 _BATCH = re.compile(rb"POST [^ ]*/api/ingest/batch ")
 _EVENT = b'"seq":'
-"""Once in each event of a batch, and nowhere in the payloads."""
+"""It occurs once in each event of a batch, and never in a payload."""
 
 
 class Arrival(NamedTuple):
     time_ns: int
-    """CLOCK_MONOTONIC, which all processes of a machine share."""
+    """The time by CLOCK_MONOTONIC, which all processes of a machine share."""
     head: bytes
     body: bytes
 
 
 def inflate(head: bytes, body: bytes) -> bytes:
-    """The body as it was before it was compressed."""
+    """The uncompressed body."""
     found = _ENCODING.search(head)
     encoding = found.group(1).lower() if found else b""
     if encoding == b"gzip":
@@ -63,7 +63,7 @@ def knows_zstd() -> bool:
 
 
 class Sink:
-    """What arrived, and how the backend behaves at the moment."""
+    """The requests that arrived, and the current state of the backend."""
 
     def __init__(self) -> None:
         self.mode = "ok"
@@ -75,7 +75,7 @@ class Sink:
         self._encodings = b"gzip, zstd" if knows_zstd() else b"gzip"
 
     def take(self, transport: asyncio.Transport, head: bytes, body: bytes, size: int) -> None:
-        """Keep one request, `size` bytes on the wire, and answer it as the mode says."""
+        """Keep one request, of `size` bytes on the wire, and answer it according to the state."""
         self.bytes += size
         if self.mode == "hang":
             return
@@ -100,7 +100,7 @@ class Sink:
         )
 
     def go_away(self) -> None:
-        """From now on connections are refused, and those that are there are gone."""
+        """Close all connections, and refuse new ones."""
         if self.listener is not None:
             self.listener.close()
         for connection in list(self.connections):
@@ -121,7 +121,7 @@ class Sink:
         return {}
 
     def report(self) -> dict[str, Any]:
-        """What came, decoded: the only thing here that takes long."""
+        """Decode all requests and count the steps in them. It is the only slow operation here."""
         bodies = [inflate(arrival.head, arrival.body) for arrival in self.arrivals]
         whole, touched = whole_steps(bodies)
         stamped = [arrival.time_ns for arrival, body in zip(self.arrivals, bodies, strict=True) if STAMP.search(body)]
@@ -138,7 +138,7 @@ class Sink:
 
 
 class Data(asyncio.Protocol):
-    """One connection on which requests come."""
+    """A connection for requests."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -178,7 +178,7 @@ class Data(asyncio.Protocol):
 
 
 def dechunk(buffer: bytearray, start: int) -> tuple[bytes, int] | None:
-    """The chunked body that begins at `start`, and where it ends; None while it is not complete. Trailers are unknown here."""
+    """The chunked body from `start` on, and its end; None while it is incomplete. Trailers are not supported."""
     parts: list[bytes] = []
     while True:
         line = buffer.find(b"\r\n", start)
@@ -194,7 +194,7 @@ def dechunk(buffer: bytearray, start: int) -> tuple[bytes, int] | None:
 
 
 class Commands(asyncio.Protocol):
-    """One connection on which commands come."""
+    """A connection for commands."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink

@@ -1,11 +1,13 @@
-"""Who is measured: each SDK with the interpreter that has it, and what must be hidden from it there."""
+"""The subjects of a measurement: each SDK with its interpreter, its checkout, and the modules hidden from it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from benchmarks.field.adapters import KINDS, PEERS
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRA = ("orjson", "zstandard")
-"""What the extra `fast` brings. The SDK without it runs where they are not installed, or where they are not found."""
+"""The modules of the extra `fast`. The SDK without it is measured where they are not installed, or are hidden."""
 _FOREIGN = ("AGENTSCOPE_", "OTEL_", "LANGFUSE_", "SENTRY_", "PYTHON")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -24,16 +26,36 @@ class Subject:
     python: str
     """An interpreter that has the SDK and what it needs."""
     blocked: tuple[str, ...] = ()
-    """Modules that must not be found."""
+    """Modules that its process must not find."""
+    directory: Path = ROOT
+    """The working directory of its process, from which `agentscope` is imported; see `checkout`."""
 
 
-def environment() -> dict[str, str]:
-    """This process's variables without what configures one of the SDKs, or leads around loopback."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN) and k.upper() not in _PROXIES}
+def environment(directory: Path = ROOT) -> dict[str, str]:
+    """This process's variables without those that configure an SDK or a proxy; `benchmarks` is always this checkout's.
+
+    directory: where the process will run. `python -m` looks there before it looks into PYTHONPATH.
+    """
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN) and k.upper() not in _PROXIES}
+    return kept if directory == ROOT else {**kept, "PYTHONPATH": os.pathsep.join((str(directory), str(ROOT)))}
+
+
+@contextmanager
+def checkout(root: Path) -> Iterator[Path]:
+    """A working directory whose processes import `agentscope` from the checkout at `root`, and `benchmarks` from this one."""
+    package = root.resolve() / "agentscope"
+    if not (package / "__init__.py").exists():
+        raise SystemExit(f"{root} is no checkout of this repository: it has no agentscope/__init__.py")
+    if package.parent == ROOT:
+        yield ROOT
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "agentscope").symlink_to(package)
+        yield Path(folder)
 
 
 def has(python: str, modules: Iterable[str]) -> bool:
-    """Whether an interpreter can import all of them, with this repository on its path."""
+    """Tell if an interpreter can import all of them from this repository's root."""
     program = "".join(f"import {module}\n" for module in modules)
     try:
         return subprocess.run([python, "-c", program], cwd=ROOT, env=environment(), capture_output=True).returncode == 0
@@ -42,7 +64,7 @@ def has(python: str, modules: Iterable[str]) -> bool:
 
 
 def install(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """An environment for each SDK under `folder`, made with pip where it is not there yet; the interpreters by name."""
+    """Make an environment for each SDK under `folder`, by pip, unless it exists. Return the interpreters by name."""
     pythons = {}
     for name in names:
         python = str(folder.resolve() / name / "bin" / "python")
@@ -61,9 +83,9 @@ def _pip_words(requirement: str) -> tuple[str, ...]:
 
 
 def find(pythons: Mapping[str, str], peers: Collection[str] = PEERS) -> dict[str, Subject]:
-    """Who can be measured: by the interpreters that are given, else by this one where it has what is needed.
+    """The subjects that can be measured: by the given interpreters, else by this one if it has the needed modules.
 
-    Raises `SystemExit` for an interpreter that was given and cannot do it, and where this SDK itself cannot run.
+    Raises `SystemExit` if a given interpreter lacks a module, and if this SDK itself cannot be imported.
     """
     subjects = {}
     for name, kind in KINDS.items():

@@ -1,4 +1,4 @@
-"""The table as text, in Markdown that can be read as it is."""
+"""The tables as aligned Markdown."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 from benchmarks.field.adapters import EVERYBODY, KINDS
 from benchmarks.field.numbers import Spread, spread
 from benchmarks.field.rows import Limit, Line, Row, with_net_cpu
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 
 HEAD = ("measure", "of", "measured (least–most)", "compared with", "ratio (least–most)", "target", "")
 _OF = {"agentscope": "core", "agentscope-fast": "fast", "agentscope-plain": "core", "receiver": "receiver"}
 
 
 class Figure(NamedTuple):
-    """A line of the table of everybody."""
+    """A line of the table of all SDKs."""
 
     title: str
     measure: str
@@ -52,8 +52,8 @@ FIGURES: Sequence[Figure] = (
 
 
 def table(lines: Iterable[Line]) -> str:
-    """What was measured against the targets."""
-    return _aligned([HEAD, *(_cells(line) for line in lines)])
+    """The table of the targets."""
+    return aligned([HEAD, *(_cells(line) for line in lines)])
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -62,12 +62,12 @@ def _cells(line: Line) -> tuple[str, ...]:
     if limit is not None and limit.of and line.peer is not None and line.compared is not None:
         name = " or ".join(KINDS[peer].label for peer in limit.of)
         against = f"{name} {number(line.peer.median, row.unit)}"
-        ratio = _range(line.compared, "×")
+        ratio = range_of(line.compared, "×")
     verdict = {True: "met", False: _missed(line), None: "" if limit is None else "–"}[line.met]
     return (
         row.title,
         _OF[line.subject],
-        "–" if line.value is None else _range(line.value, row.unit),
+        "–" if line.value is None else range_of(line.value, row.unit),
         against,
         ratio,
         "" if limit is None else target(row, limit),
@@ -82,13 +82,13 @@ def target(row: Row, limit: Limit) -> str:
     return "0" if limit.at == 0 else f"{sign} {number(limit.at, row.unit)}"
 
 
-def _range(values: Spread, unit: str) -> str:
+def range_of(values: Spread, unit: str) -> str:
     least, most = number(values.low, unit, bare=True), number(values.high, unit, bare=True)
     return number(values.median, unit) + (f" ({least}–{most})" if least != most else "")
 
 
 def number(value: float, unit: str, *, bare: bool = False) -> str:
-    """About three digits that count, and the unit; `%` shows a share."""
+    """A value with about three significant digits and its unit; with `%` the value is a share."""
     if unit == "%":
         value *= 100
     size = abs(value)
@@ -98,7 +98,7 @@ def number(value: float, unit: str, *, bare: bool = False) -> str:
 
 
 def summary(lines: Sequence[Line], samples: Sequence[Sample], *, quick: bool = False) -> str:
-    """What was met and missed, and what the figures can be trusted with."""
+    """The number of targets met, and the conditions of the measurement."""
     if quick:
         return "A quick run shows that everything works. Its figures mean nothing."
     judged = [line for line in lines if line.met is not None]
@@ -109,17 +109,22 @@ def summary(lines: Sequence[Line], samples: Sequence[Sample], *, quick: bool = F
         said.append(
             f"{len(unmeasured)} could not be judged: a peer or the extra is not installed; see benchmarks/README.md."
         )
+    return "\n".join(line for line in (*said, busy(samples)) if line)
+
+
+def busy(samples: Iterable[Sample]) -> str:
+    """The cores that other processes used during the measures; an empty text where the system does not tell."""
     others = [sample.others for sample in samples if sample.others is not None]
-    if others:
-        said.append(
-            f"Others used {statistics.median(others):.2f} cores meanwhile, and {max(others):.2f} at the worst; "
-            "with more than 0.3 the figures are not worth much."
-        )
-    return "\n".join(said)
+    if not others:
+        return ""
+    return (
+        f"Others used {statistics.median(others):.2f} cores meanwhile, and {max(others):.2f} at the worst; "
+        "with more than 0.3 the figures are not worth much."
+    )
 
 
 def field_table(samples: Iterable[Sample]) -> str:
-    """Everybody beside each other: medians of what is compared most, as far as they were measured."""
+    """The medians of `FIGURES` for all measured SDKs, one column for each."""
     given = with_net_cpu(samples)
     names = [name for name in EVERYBODY if any(sample.subject == name for sample in given)]
     texts = [("", *(KINDS[name].label for name in names))]
@@ -127,11 +132,11 @@ def field_table(samples: Iterable[Sample]) -> str:
         medians = [_median(figure, name, given) for name in names]
         if any(medians):
             texts.append((figure.title, *(median or "–" for median in medians)))
-    return _aligned(texts)
+    return aligned(texts)
 
 
 def _median(figure: Figure, subject: str, samples: Iterable[Sample]) -> str:
-    """An empty text if it was not measured."""
+    """The median as text; empty if the figure was not measured."""
     found = spread(
         sample.figures[figure.name]
         for sample in samples
@@ -140,15 +145,15 @@ def _median(figure: Figure, subject: str, samples: Iterable[Sample]) -> str:
     return "" if found is None else number(found.median, figure.unit)
 
 
-def _aligned(texts: list[tuple[str, ...]]) -> str:
-    """Markdown, in columns as wide as they need."""
+def aligned(texts: list[tuple[str, ...]]) -> str:
+    """A Markdown table with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     texts.insert(1, tuple("-" * width for width in widths))
     return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in texts)
 
 
 def _missed(line: Line) -> str:
-    """By how much, as a share of the limit, where the value is what misses it."""
+    """MISSED, with the distance to the limit as a share of it if the value is the reason."""
     if line.limit is None or line.compared is None or not line.limit.at or line.why:
         return "MISSED"
     return f"MISSED by {abs(line.compared.median / line.limit.at - 1):.0%}"

@@ -2,8 +2,8 @@
 
     python -m benchmarks.field.worker JSON      (see `Task`)
 
-Each measure warms up first, so that imports, the worker's start and the connection are not in its figures, and only then
-does the backend begin to misbehave.
+Each measure warms up first, so that imports, the start of threads and the connection are not in its figures. The faults of the
+backend begin after that.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from importlib import metadata
 from typing import Any
 
 from benchmarks.field.adapters import KINDS, Adapter
-from benchmarks.field.asking import Commander
 from benchmarks.field.load import Load, drive, drive_in_threads
 from benchmarks.field.measures import Work
 from benchmarks.field.numbers import in_microseconds
 from benchmarks.field.payloads import Payloads
 from benchmarks.field.process import HOST, Memory, block, cpu_seconds, name_the_backend
+from benchmarks.field.sink_client import Commander
 
 Figures = dict[str, float]
 
 WARM = 10**9
-"""Steps are numbered from here while warming up, and from 0 in the measure."""
+"""The number of the first step of the warm-up; the measure counts from 0."""
 FLUSH_EVERY = 10_000
-"""Steps, where more are tracked than may wait in memory."""
+"""Steps between flushes in loads that are larger than the queue."""
 
 
 @dataclass(frozen=True)
 class Task:
     subject: str
     port: int
-    """The sink's, for data."""
+    """The port of the sink for data."""
     commands: int
-    """The sink's, for commands."""
+    """The port of the sink for commands."""
     blocked: tuple[str, ...]
-    """Modules that are installed here, and must not be found: the SDK without its extra."""
+    """Installed modules that must not be found: those of the extra `fast`."""
     work: Work
 
     @property
@@ -51,7 +51,7 @@ class Task:
 
 
 class Bench:
-    """An SDK that is warm, the backend that it sends to, and the payloads."""
+    """A warm SDK, its backend and its payloads."""
 
     def __init__(self, task: Task) -> None:
         self.work = task.work
@@ -66,7 +66,7 @@ class Bench:
         self.backend("reset")
 
     def turn(self) -> None:
-        """Now the backend behaves as this measure wants it to."""
+        """Put the backend into the state of this measure."""
         if self.work.backend != "ok":
             self.backend("mode", mode=self.work.backend, ms=200)
 
@@ -80,7 +80,7 @@ class Bench:
 
 
 def load(bench: Bench) -> Figures:
-    """Latency, CPU time, throughput, loss, memory and bytes of one load."""
+    """Measure latency, CPU time, throughput, loss, memory and bytes of one load."""
     bench.turn()
     memory = Memory()
     loads = bench.loads()
@@ -90,7 +90,7 @@ def load(bench: Bench) -> Figures:
     tracked = sum(load.total for load in loads)
     figures = {**times.figures(), "tracked": float(tracked)}
     if not bench.work.flush:
-        time.sleep(1.0)  # a sender that retries has now tried, and holds what it holds
+        time.sleep(1.0)  # an SDK that retries has failed once by now
         return {**figures, "peak_mb": memory.peak_mb()}
     bench.adapter.flush()
     bench.backend.wait_until_quiet()
@@ -112,7 +112,7 @@ def load(bench: Bench) -> Figures:
 
 
 def leave(bench: Bench) -> Figures:
-    """Track, and end. The caller measures how long that takes from `left_ns` on."""
+    """Run a load and return. The parent process measures the exit from `left_ns` on."""
     bench.turn()
     loads = bench.loads()
     drive(bench.adapter, bench.payloads, loads[0])
@@ -120,14 +120,14 @@ def leave(bench: Bench) -> Figures:
 
 
 def _delivery(bench: Bench, tracked: int) -> Figures:
-    """What arrived; without that, what it cost means nothing."""
+    """Count the steps that arrived: a cost without delivery means nothing."""
     bench.backend.wait_until_quiet()
     whole = bench.backend("report")["whole"]
     return {"tracked": float(tracked), "whole": float(whole), "lost": 1 - whole / tracked}
 
 
 def a_task(rounds: int) -> int:
-    """Work that another thread of the application might do, all of it in Python."""
+    """A task in pure Python, like that of another thread of the application."""
     total = 0
     for number in range(rounds):
         total += number & 7
@@ -135,10 +135,10 @@ def a_task(rounds: int) -> int:
 
 
 def probe(bench: Bench) -> Figures:
-    """What the sender's thread does to a task of 100 µs in another: how much longer its slowest ones take.
+    """Measure how much longer the slowest tasks of 100 µs take while the SDK's thread delivers.
 
-    The sender is given 100 steps at a time, which is not timed; then 50 tasks, about 5 ms of them, are run while it works.
-    The same tasks without any sending, before and after, are what they are compared with.
+    100 steps are tracked, which is not timed; then 50 tasks, about 5 ms, run while the thread works, and so on. The same tasks
+    before and after, with nothing to deliver, are the comparison.
     """
     clock = time.perf_counter_ns
     length, cycles = 1_000, bench.work.runs
@@ -168,7 +168,7 @@ def probe(bench: Bench) -> Figures:
 
 
 def _cost(bench: Bench, load: Load) -> float:
-    """CPU time in µs an event, runs' starts and ends counted as events, with everything delivered."""
+    """CPU time in µs for each event until all are delivered. Run starts and ends count as events."""
     began = cpu_seconds()
     drive(bench.adapter, bench.payloads, load)
     bench.adapter.flush()
@@ -176,7 +176,7 @@ def _cost(bench: Bench, load: Load) -> float:
 
 
 def growth(bench: Bench) -> Figures:
-    """The cost of an event in a load, in one that is ten times as large, and in one that is a hundred times as large."""
+    """Measure the cost of an event in a load, in one ten times as large, and in one a hundred times as large."""
     runs, first = bench.work.runs, 0
     costs = {}
     for factor, repeats in ((1, 5), (10, 2), (100, 1)):
@@ -192,9 +192,9 @@ def growth(bench: Bench) -> Figures:
 
 
 def lengths(bench: Bench) -> Figures:
-    """The cost of an event in runs of 10 steps, in runs of 1 000, and in a single one of `work.runs` times 50.
+    """Measure the cost of an event in runs of 10 steps, in runs of 1 000, and in one run of `work.runs` times 50.
 
-    There and back again, so that a machine that becomes slower meanwhile is not taken for longer runs.
+    The lengths go up and down again, so that a machine that becomes slower does not count against long runs.
     """
     runs, first = bench.work.runs, 0
     short = Load(runs, 10, flush_every=FLUSH_EVERY)
@@ -211,7 +211,7 @@ def lengths(bench: Bench) -> Figures:
 
 
 def first(task: Task) -> Figures:
-    """From before the import to the end of the first run of one step, in ms: what a short program pays."""
+    """Measure the time from before the import to the end of the first run, of one step, in ms."""
     payloads = Payloads(task.work.size)
     began = time.perf_counter_ns()
     adapter = KINDS[task.subject].make(task.url)
@@ -227,7 +227,7 @@ MEASURED: Mapping[str, Callable[[Bench], Figures]] = {
     "lengths": lengths,
 }
 _alive: list[Any] = []
-"""What an application would hold until it ends."""
+"""Objects that live until the process ends, as in an application."""
 
 
 def main() -> None:
@@ -248,7 +248,7 @@ def main() -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
     if task.work.kind != "leave":
-        os._exit(0)  # how a program ends is a measure of its own
+        os._exit(0)  # exits are measured by `leave`
 
 
 if __name__ == "__main__":

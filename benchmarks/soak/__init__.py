@@ -1,1 +1,1 @@
-"""The soak: producers and a receiver are killed at random behind a network that breaks, and nothing promised may be missing."""
+"""The soak test: producers and a receiver are killed at random behind a faulty network, and no promised event may be missing."""

@@ -1,11 +1,11 @@
-"""The soak from the command line.
+"""The command line of the soak test.
 
     python -m benchmarks.soak --events 500000 --seed 1 --seeds 20
 
-Each seed has producers that share one spool directory, a receiver with a fresh database, and a fault proxy between them.
-Producers and receiver are killed by SIGKILL at random and started again. In the end the faults are over, what is left is
-delivered, and what was promised is held against what is stored: every event that was tracked a second or more before its
-producer was killed is stored, once. Exit status 0 only if that is so, and each ledger was exact whenever it was looked at.
+Each seed has producers that share one spool directory, a receiver with a new database, and a fault proxy between them.
+Producers and receiver are killed by SIGKILL at random and started again. At the end the faults stop, the rest is delivered, and
+the promised events are compared with the stored ones: every event that was tracked a second or more before its producer was
+killed must be stored once. The exit status is 0 only if that is so, and if each ledger was exact at every look.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 from benchmarks.soak.driver import Result, Seed, Settings
 
 LINES = 10.0
-"""Seconds between two lines where there is no terminal to write over."""
+"""Seconds between two lines if the output is no terminal."""
 
 
 class Display:
-    """One line that is written over and over; where there is no terminal, a line every few seconds."""
+    """A progress line that overwrites itself; without a terminal, a line every few seconds."""
 
     def __init__(self, settings: Sequence[Settings]) -> None:
         self._settings = settings
@@ -47,7 +47,7 @@ class Display:
         self._write(line, end="" if self._terminal else "\n")
 
     def seed(self, result: Result) -> None:
-        """One seed is over."""
+        """Print the result of one seed."""
         self._done.append(result)
         self._write(
             f"seed {result.seed}: {result.tracked:,} tracked, {result.promised:,} promised, {result.stored:,} stored; "
@@ -80,7 +80,7 @@ def share(result: Result) -> float:
 
 
 def table(results: Sequence[Result]) -> str:
-    """What the processes held, over all seeds."""
+    """The resource use of the processes, over all seeds."""
     lines = [
         "",
         f"{'':22}{'least':>10}{'median':>10}{'most':>10}{'growth':>10}   (of the median, within one seed, at most)",

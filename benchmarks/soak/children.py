@@ -1,4 +1,4 @@
-"""The processes of the soak, as its driver sees them."""
+"""The child processes of the soak test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _environment() -> dict[str, str]:
 
 
 class Child:
-    """A process whose output is read line by line as it comes."""
+    """A child process whose output is read line by line."""
 
     def __init__(self, *arguments: str, log: Path) -> None:
         self.born = time.monotonic()
@@ -63,7 +63,7 @@ class Child:
         self._process.stdin.close()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit status, with all its output read. Raises `subprocess.TimeoutExpired`."""
+        """Wait for the exit status, with all output read. Raises `subprocess.TimeoutExpired`."""
         code = self._process.wait(timeout)
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -74,15 +74,15 @@ class Child:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.endswith("\n"):  # the last words of what was killed may be half a line
+            if line.endswith("\n"):  # the last line of a killed process may be incomplete
                 self.hear(line.rstrip("\n"))
 
     def hear(self, line: str) -> None:
-        """One line of its output, in a thread of its own."""
+        """Handle one line of output. It is called in the reading thread."""
 
 
 class ReceiverProcess(Child):
-    """`agentscope serve`."""
+    """A process of `agentscope serve`."""
 
     def __init__(self, port: int, db: Path, log: Path) -> None:
         self.ready_at: float | None = None
@@ -98,7 +98,7 @@ class ReceiverProcess(Child):
 
 
 class ProducerProcess(Child):
-    """A producer, what it reported, and what it promises by that."""
+    """A producer process, its reports, and the promise that follows from them."""
 
     def __init__(self, options: Options, log: Path, promise: float) -> None:
         self._promise = promise
@@ -133,7 +133,7 @@ class ProducerProcess(Child):
         super().kill()
 
     def promise(self) -> Promise | None:
-        """What must be stored of it, now that it is over; None if that is nothing."""
+        """The events that must be stored after its end; None if there are none."""
         if self.run_id is None:
             return None
         if self.killed_at is not None:

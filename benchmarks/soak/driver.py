@@ -1,4 +1,4 @@
-"""One seed of the soak: who lives, who is killed when, and what is found in the end."""
+"""The driver of one seed: it starts and kills processes, and compares the stored events with the promises."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from typing import Any
 
 from benchmarks.soak.children import Child, ProducerProcess, ReceiverProcess, free_port
 from benchmarks.soak.producer import Options
+from benchmarks.soak.resources import Sample, Series, sample
 from benchmarks.soak.verdict import Promise, judge
-from benchmarks.soak.watching import Sample, Series, sample
-from tests.support.chaos import Chaos
+from tests.support.fault_plans import Chaos
 from tests.support.proxy import FaultProxy
 
 TICK = 0.02
-"""Seconds between two looks at everything."""
+"""Seconds between two checks of all processes."""
 GIVEN_UP = 120.0
-"""Seconds in which everything that is left must be delivered once the faults are over."""
+"""Seconds after the end of the faults in which the rest must be delivered."""
 
 
 @dataclass(frozen=True)
 class Settings:
     seed: int
     events: int
-    """So many are tracked, about."""
+    """The approximate number of tracked events."""
     seconds: float | None = None
-    """The end of the tracking, whether there are so many or not."""
+    """Seconds after which the tracking ends, even with fewer events."""
     producers: int = 3
     rate: float = 6000.0
-    """Events a second of all producers together, at most."""
+    """The greatest number of events a second, of all producers together."""
     kill_every: float = 3.0
-    """Seconds between two kills on one side, on the average."""
+    """Mean seconds between two kills on one side."""
     faulted: float = 0.35
-    """The share of requests that meet a fault."""
+    """The share of requests that a fault hits."""
     spool: bool = True
     promise: float = 1.0
-    """Seconds: what was tracked so long before a SIGKILL is stored. A quarter, and the machine's leisure."""
+    """Seconds. An event tracked this long before a SIGKILL must be stored. A quarter suffices on a quiet machine."""
 
 
 @dataclass
 class Result:
-    """What one seed came to. `ok` is the verdict on all of it."""
+    """The result of one seed. `ok` is the verdict."""
 
     seed: int
     ok: bool = False
@@ -59,20 +59,20 @@ class Result:
     beyond: int = 0
     forgiven: int = 0
     left: int = 0
-    """Files that were still in the spool."""
+    """Files left in the spool."""
     seconds: float = 0.0
     draining: float = 0.0
-    """Seconds from the end of the faults until everything was delivered."""
+    """Seconds from the end of the faults to the delivery of everything."""
     producers_killed: int = 0
     receivers_killed: int = 0
     ended: int = 0
-    """Producers that ended in order."""
+    """Producers that ended by a shutdown."""
     requests: int = 0
     faulted: int = 0
     checks: int = 0
-    """How often a ledger was looked at."""
+    """The number of ledger checks."""
     broken: list[str] = field(default_factory=list)
-    """What the ledgers said when they did not add up, and other things that must not be."""
+    """Failed ledger checks, and other broken invariants."""
     producer: dict[str, Any] = field(default_factory=dict)
     receiver: dict[str, Any] = field(default_factory=dict)
 
@@ -81,11 +81,11 @@ class Result:
 
 
 Progress = Callable[[Result, float], None]
-"""Told a few times a second how far it is, and for how many seconds it has been going."""
+"""A callback for progress, called a few times a second with the events so far and the seconds so far."""
 
 
 class Seed:
-    """Runs one seed. `run` gives the result."""
+    """Runs one seed. `run` returns the result."""
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self._settings = settings
@@ -124,10 +124,10 @@ class Seed:
         self._judge()
         return result
 
-    # ---- the storm -------------------------------------------------------------------------------------------------
+    # ---- with faults -------------------------------------------------------------------------------------------------
 
     def _rage(self, began: float) -> None:
-        """Keep everybody alive, and kill, until enough is tracked."""
+        """Restart dead processes and kill others, until enough events are tracked."""
         settings, chance = self._settings, self._chance
         births: list[float] = [began] * settings.producers
         producer_dies, receiver_dies = self._next(began), self._next(began)
@@ -149,8 +149,8 @@ class Seed:
             if receiver.ready_at is not None and now >= max(receiver_dies, receiver.ready_at + chance.uniform(0, 1)):
                 receiver.kill()
                 self._result.receivers_killed += 1
-                # Some outages are short, some are felt.
-                time.sleep(chance.choice((0.0, 0.1, 0.5)))  # how long it stays dead
+                # Outages of different lengths, some longer than a retry.
+                time.sleep(chance.choice((0.0, 0.1, 0.5)))  # the length of the outage
                 self._start_receiver()
                 receiver_dies = self._next(now)
             if now - looked >= 0.5:
@@ -160,7 +160,7 @@ class Seed:
                 told = now
                 self._count_requests()
                 self._tell(began)
-            time.sleep(TICK)  # between two looks
+            time.sleep(TICK)  # between two checks
 
     def _enough(self, began: float) -> bool:
         limit = self._settings.seconds
@@ -173,12 +173,12 @@ class Seed:
         return self._tracked_before + sum(producer.count for producer in self._living)
 
     def _victims(self) -> list[ProducerProcess]:
-        """Some of the living: often one, now and then all at once."""
+        """A random choice of living producers: often one, sometimes all."""
         known = [producer for producer in self._living if not producer.asked_to_end]
         return self._chance.sample(known, self._chance.randint(1, len(known))) if known else []
 
     def _strike(self, victim: ProducerProcess) -> bool:
-        """Kill it, and say that it is dead; or, without a spool always, and else now and then, ask it to end in order."""
+        """Kill a producer, or ask it to shut down: always without a spool, else sometimes. Return True if it was killed."""
         if not self._settings.spool or self._chance.random() < 0.1:
             victim.ask_to_end()
             return False
@@ -201,10 +201,10 @@ class Seed:
         if promise is not None:
             self._promises.append(promise)
 
-    # ---- the calm --------------------------------------------------------------------------------------------------
+    # ---- without faults ----------------------------------------------------------------------------------------------
 
     def _drain(self, began: float) -> None:
-        """Let the living deliver what they have, and another what the dead left."""
+        """Let the living producers deliver their events, and a new one the events of the dead."""
         self._wait_for_receiver()
         for producer in self._living:
             producer.ask_to_end()
@@ -265,7 +265,7 @@ class Seed:
     def _wait_for_receiver(self) -> None:
         end = time.monotonic() + 30
         while self._receiver_process.ready_at is None and time.monotonic() < end:
-            time.sleep(TICK)  # between two looks
+            time.sleep(TICK)  # between two checks
 
     def _start_producer(self, drain: bool = False) -> None:
         self._born += 1

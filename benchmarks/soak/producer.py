@@ -1,17 +1,17 @@
-"""One producer of the soak: a process of its own that records one run of numbered steps, and may be killed at any moment.
+"""A producer of the soak test: a process that records one run of numbered steps, and may be killed at any moment.
 
     python -m benchmarks.soak.producer OPTIONS   (JSON; see `Options`)
 
-Each line it prints is one of
+Each line of its output is one of
 
-    run ID              the run that its steps belong to
-    count N TIME        N events are accepted, all of them before TIME of the monotonic clock
-    ended N TIME        likewise, and the last of them is the end of the run
-    waits N             so many are not acknowledged yet
+    run ID              the run of its steps
+    count N TIME        N events were accepted before TIME of the monotonic clock
+    ended N TIME        the same, and the last of them is the end of the run
+    waits N             N events are not acknowledged
     broken TEXT         the ledger did not add up
-    end STATS           it has ended in order; JSON
+    end STATS           it has shut down; JSON
 
-It ends in order when its standard input is closed.
+It shuts down when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from agentscope import Stats, Tracker, create_tracker
 REPORT = 0.05
 """Seconds between two reports."""
 CHECK = 0.2
-"""Seconds between two looks at the ledger."""
+"""Seconds between two checks of the ledger."""
 CHUNK = 25
-"""Steps that are tracked in one go."""
+"""Steps that are tracked without a pause."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Options:
     name: str
     spool_dir: str = ""
     rate: float = 1000.0
-    """Steps a second at most."""
+    """The greatest number of steps a second."""
     most_waiting: int = 20_000
-    """Events that may be under way; beyond that it waits, so that the queue is not overrun."""
+    """The greatest number of undelivered events. At that number the producer waits, so that the queue does not fill up."""
     drain: bool = False
-    """Track next to nothing, and stay until nothing is left in the spool."""
+    """True to track almost nothing, and to run until the spool is empty."""
     patience: float = 0.0
-    """Seconds that it may take to deliver everything before an end in order."""
+    """Seconds for the delivery of everything before a shutdown."""
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -58,7 +58,7 @@ def say(*words: object) -> None:
 
 
 class Producer:
-    """Counts every call, so that the ledger can be held against it."""
+    """Counts every call, for comparison with the ledger."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -94,7 +94,7 @@ class Producer:
                 self._report()
 
     def drain(self) -> None:
-        """Stay until only this process has anything in the spool, and nothing of that is left."""
+        """Wait until no other process has a file in the spool, and this one's events are delivered."""
         began = time.monotonic()
         folder = Path(self._options.spool_dir)
         others = alone(folder)
@@ -102,7 +102,7 @@ class Producer:
             time.sleep(0.1)  # between two looks
 
     def end(self) -> None:
-        """End the run and the tracker, and tell what became of all events."""
+        """End the run and the tracker, and report the statistics."""
         self._calls += 1
         self._tracker.end_run(run_id=self._run_id)
         self._count += 1
@@ -120,7 +120,7 @@ class Producer:
     def _track(self) -> None:
         for _ in range(CHUNK):
             self._calls += 1
-            # A step that is refused is none, and the next one goes by its number.
+            # A refused step does not count, and the next one takes its number.
             self._count += self._tracker.track_step(
                 str(self._count), "tool_call", {"n": self._count}, run_id=self._run_id
             )
@@ -129,7 +129,7 @@ class Producer:
         say(word, self._count, time.monotonic())
 
     def _check(self) -> int:
-        """Look at the ledger. How much of it waits."""
+        """Check the ledger. Return the number of events that are not acknowledged."""
         stats = self._tracker.stats()
         if not whole(stats) or stats.accepted != self._calls:
             say("broken", f"{self._calls} calls, {stats}")
@@ -143,12 +143,12 @@ def whole(stats: Stats) -> bool:
 
 
 def alone(folder: Path) -> Callable[[], bool]:
-    """What tells whether somebody else's file is in the spool, given that this process has made its own by now."""
+    """A function that tells if the spool has files of other processes. This process must have made its own file before."""
     return lambda: len(list(folder.glob("*.db"))) > 1
 
 
 def ended() -> bool:
-    """Whether standard input is closed."""
+    """Tell if standard input is closed."""
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 

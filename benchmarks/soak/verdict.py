@@ -1,4 +1,4 @@
-"""What was promised held against what is stored."""
+"""The comparison of the promised events with the stored ones."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from itertools import groupby
 from pathlib import Path
 
 START, END = 0, -1
-"""Numbers of the start and the end of a run; the steps between are numbered from 1."""
+"""The numbers of the start and the end of a run; its steps are numbered from 1."""
 
 
 @dataclass(frozen=True)
 class Promise:
-    """Of a run, the first `count` events are promised; with `ended` the last of them is its end.
+    """A promise that the first `count` events of a run are stored; with `ended` the last of them is its end.
 
-    `forgiven`: so many of them may be missing, since the producer itself said that it dropped them.
+    forgiven: the number that may be missing, because the producer reported them as dropped.
     """
 
     run_id: str
@@ -32,18 +32,18 @@ class Promise:
 
 @dataclass
 class Verdict:
-    """Events by what became of them."""
+    """Numbers of events by outcome."""
 
     promised: int = 0
     stored: int = 0
     lost: int = 0
     twice: int = 0
     beyond: int = 0
-    """Stored, though not promised: fine."""
+    """Stored, and not promised, which is allowed."""
     forgiven: int = 0
-    """Not stored, and the producer had said so."""
+    """Not stored, and reported as dropped by the producer."""
     examples: list[str] = field(default_factory=list)
-    """The first few of what is wrong."""
+    """The first few errors."""
 
     def note(self, example: str) -> None:
         if len(self.examples) < 20:
@@ -51,7 +51,7 @@ class Verdict:
 
 
 def judge(db: Path, promises: Iterable[Promise]) -> Verdict:
-    """Read the receiver's database, a run at a time."""
+    """Compare the promises with the receiver's database, run by run."""
     verdict = Verdict()
     by_run = {promise.run_id: promise for promise in promises}
     connection = sqlite3.connect(db)

@@ -1,4 +1,4 @@
-"""What happens to events, and to the delay, when a program ends."""
+"""The exit of a program: delivery of the remaining events, and the delay."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROGRAM = """
 def run(
     url: str, steps: int = 10, ending: str = "END", limits: str = "be_patient()", interval: float = 1.0
 ) -> tuple[Result, float]:
-    """How the program ended, and how long its exit took in seconds. Limits are a minute or more, but for `limits`."""
+    """Run a program. Returns its result, and the seconds of its exit. All limits except `limits` are a minute or more."""
     ending = ending.replace("END", "began.append(time.monotonic())")
     source = PROGRAM.format(url=url, steps=steps, ending=ending, limits=limits, interval=interval)
     result = run_program(source, timeout=120)
@@ -73,7 +73,7 @@ def test_a_program_that_tracked_nothing_ends_at_once_and_starts_no_thread(receiv
 def test_a_backend_that_hangs_delays_exit_by_two_seconds_and_the_line_says_how_many_events_were_left() -> None:
     with FaultProxy(mode="hang") as proxy:
         result, delay = run(proxy.url, limits="")
-    assert delay < 30  # two, and the machine's leisure; all other limits are a minute or more
+    assert delay < 30  # two seconds, with a margin for a busy machine; all other limits are a minute or more
     assert lines(result) == ["agentscope: 11 events were left undelivered at the end and are lost"]
 
 
@@ -81,29 +81,29 @@ def test_a_backend_that_hangs_since_before_the_exit_does_not_delay_it_longer() -
     with FaultProxy(mode="hang") as proxy:
         ending = "while not tracker.stats().attempts: time.sleep(0.01)"  # between two looks
         result, delay = run(proxy.url, ending=f"{ending}\n    END", limits="", interval=0.0)
-    assert delay < 30  # two, and the machine's leisure; all other limits are a minute or more
+    assert delay < 30  # two seconds, with a margin for a busy machine; all other limits are a minute or more
     assert lines(result) == ["agentscope: 11 events were left undelivered at the end and are lost"]
 
 
 def test_a_backend_that_refuses_delays_exit_by_one_more_try() -> None:
     with FaultProxy(mode="refuse") as proxy:
         result, delay = run(proxy.url)
-    assert delay < 30  # its patience, too, is a minute here
+    assert delay < 30  # the limit without an acknowledgement is a minute here too
     assert lines(result)[-1] == "agentscope: 11 events were left undelivered at the end and are lost"
 
 
 def test_a_backend_that_refuses_the_key_is_not_tried_again_at_exit() -> None:
     with FaultProxy(mode="status", code=401) as proxy:
         result, delay = run(proxy.url)
-    assert delay < 30  # its patience, too, is a minute here
+    assert delay < 30  # the limit without an acknowledgement is a minute here too
     assert lines(result)[-1] == "agentscope: 11 events were left undelivered at the end and are lost"
 
 
-# However long it really takes, because this machine is slow: the end takes longer than its patience, and no answer does.
+# On a slow machine too, the exit takes longer than the limit without an acknowledgement, and no answer does.
 A_SECOND_A_REQUEST = """
     from itertools import count
     from agentscope.exporters.http.transport import Transport
-    from agentscope.pipeline import attempts as sending
+    from agentscope.pipeline import delivery
     requests, began_at, send = count(1), worker.monotonic(), Transport.send
     now = began_at
     def counted(*args, **more):
@@ -111,13 +111,13 @@ A_SECOND_A_REQUEST = """
         now = began_at + next(requests)
         return send(*args, **more)
     Transport.send = counted
-    worker.monotonic = sending.monotonic = lambda: now
-    worker.PATIENCE = 40.0
+    worker.monotonic = delivery.monotonic = lambda: now
+    worker.END_PATIENCE = 40.0
 """
 
 
 def test_a_slow_platform_that_acknowledges_is_waited_for() -> None:
-    # None of it is sent before the exit; then about fifteen requests pass between two acknowledgements.
+    # Nothing is sent before the exit. Then about fifteen requests pass between two acknowledgements.
     with DeployedPlatform(latency=0.03) as platform:
         result, _ = run(platform.url, steps=98, limits=A_SECOND_A_REQUEST, interval=60.0)
         assert result.stderr == ""
@@ -125,6 +125,6 @@ def test_a_slow_platform_that_acknowledges_is_waited_for() -> None:
 
 
 def lines(result: Result) -> list[str]:
-    """The lines of our own on standard error, without what stands in brackets."""
+    """The package's lines on standard error, without the text in brackets."""
     assert "Traceback" not in result.stderr
     return [re.sub(r" \(.*", "", line) for line in result.stderr.splitlines()]

@@ -1,4 +1,4 @@
-"""The benchmarks work, and where they are run nothing of this SDK is lost. What they find is not judged here."""
+"""The benchmarks run, and this SDK loses nothing in them. Their figures are not judged here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.command import run
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(600)]  # 18 measures, each in processes of its own
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # 18 measures, each in new processes
 
 
 def test_a_quick_run_measures_every_row_and_loses_nothing(tmp_path: Path) -> None:
@@ -29,3 +29,19 @@ def test_a_quick_run_measures_every_row_and_loses_nothing(tmp_path: Path) -> Non
     assert again.returncode == 0, again.stderr
     assert "step all-in on the caller, paced" in again.stdout
     assert "bytes on the wire an event" in again.stdout
+
+
+def test_the_path_of_a_step_is_shown_from_the_call_to_the_wire() -> None:
+    result = run("-m", "benchmarks.path", timeout=200)
+    assert result.returncode == 0, result.stderr
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert lines[1].startswith("AgentScope     caller")
+    assert lines.index("agentscope.pipeline.queue") < lines.index("agentscope.exporters.http.session")
+    assert "opentelemetry.exporter.otlp.proto.http.trace_exporter" in lines
+
+
+def test_two_checkouts_are_compared_by_one_command() -> None:
+    result = run("-m", "benchmarks.against", ".", "--quick", "--rounds", "1", "--measures", "burst,import", timeout=200)
+    assert result.returncode == 0, result.stderr
+    assert "| events/s " in result.stdout
+    assert "| import " in result.stdout

@@ -1,4 +1,4 @@
-"""Faults in any order and number, many requests in a row: nothing is lost, nothing stored twice, the ledger exact throughout."""
+"""Random faults over many requests: no event is lost or stored twice, and the ledger is exact throughout."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from hypothesis import strategies as st
 
 from agentscope import Stats, Tracker, create_tracker
 from agentscope.server.receiver import Receiver
-from tests.support.chaos import BAD_WAITS, Chaos
+from tests.support.fault_plans import BAD_WAITS, Chaos
 from tests.support.faults import MISCOUNTS
 from tests.support.proxy import FaultProxy
 from tests.support.stored import get, stored_runs, stored_steps
 from tests.support.wait import until
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.long
 
 STEPS = 400
 LONGEST = 2.0
-"""Seconds of chaos; what waits then is delivered in peace."""
+"""Seconds with faults. The remaining events are delivered without faults."""
 
 
 def whole(stats: Stats) -> Stats:
-    """The ledger, whose identity holds at any moment."""
+    """The statistics; the identity of the ledger must hold at any moment."""
     assert stats.accepted == stats.delivered + sum(stats.dropped.values()) + stats.spooled + stats.pending
     return stats
 
 
 def impatient(url: str, retry_delay: float = 0.02, timeout: float = 0.3) -> Tracker:
-    """A tracker that makes many requests and waits for none of them for long."""
+    """A tracker with small batches and short timeouts, so that it makes many requests."""
     return create_tracker("ask_test", url, batch_size=10, flush_interval=0.0, timeout=timeout, retry_delay=retry_delay)
 
 
@@ -58,7 +58,7 @@ def test_chaos_loses_nothing_and_stores_nothing_twice(receiver: Receiver, seed: 
             thread.start()
         for thread in threads:
             thread.join()
-        # On a busy machine little may have been sent by now. What is left goes on.
+        # On a busy machine little may have been sent by now. The rest is sent later.
         until(lambda: len(proxy.counts) > 4 or not any(whole(tracker.stats()).pending for tracker in (one, two)))
         met = set(proxy.counts) - {"pass"}
         proxy.set("pass")
@@ -77,7 +77,7 @@ def test_chaos_loses_nothing_and_stores_nothing_twice(receiver: Receiver, seed: 
 
 @pytest.mark.parametrize("mode", ["truncated", "split"])
 def test_an_answer_cut_at_any_byte_is_believed_only_if_it_is_whole(receiver: Receiver, mode: str) -> None:
-    """`split` shows that all these pieces together are an answer."""
+    """A check of the test itself: all these pieces together are an answer in `split`."""
     with FaultProxy(receiver.url) as proxy, impatient(proxy.url, 0.0, 60) as tracker, tracker.track_run("agent"):
         assert tracker.flush()
         acknowledged: list[bool] = []
@@ -88,7 +88,7 @@ def test_an_answer_cut_at_any_byte_is_believed_only_if_it_is_whole(receiver: Rec
             assert tracker.flush()
             stats = whole(tracker.stats())
             assert stats.pending == 0
-            # Requests and not attempts: one that is not given its turn for half a second comes back without a request.
+            # Requests and not attempts: an attempt that a busy machine delays for half a second makes no request.
             assert stats.duplicates - duplicates == proxy.counts.total() - requests - 1
             acknowledged.append(proxy.counts.total() == requests + 1)
             if acknowledged[-1] and (mode == "truncated" or at == 20):
@@ -98,10 +98,10 @@ def test_an_answer_cut_at_any_byte_is_believed_only_if_it_is_whole(receiver: Rec
     assert stored_steps(receiver.url) == [f"cut at {at}" for at in range(1, len(acknowledged) + 1)]
 
 
-# An example takes a good part of a second: a counterexample is shown as it was found.
+# An example takes a good part of a second, so a counterexample is not minimized.
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 
-# Quick ones. A bare 500 is not among them: so many of them in a row are taken for the fault of an event, and it is given up.
+# Quick faults. A plain 500 is left out: after several in a row an event is blamed, and dropped.
 QUICK = st.one_of(
     st.sampled_from([("pass", {}), ("reset_before", {}), ("reset_after", {}), ("split", {}), ("idle_close", {})]),
     st.tuples(st.just("truncated"), st.fixed_dictionaries({"at": st.integers(0, 200)})),
@@ -122,7 +122,7 @@ QUICK = st.one_of(
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
-    """A proxy before a receiver that all examples store into."""
+    """A proxy before one receiver for all examples."""
     folder: Path = tmp_path_factory.mktemp("chaos")
     with Receiver(db=folder / "receiver.db") as receiver, FaultProxy(receiver.url) as proxy:
         yield proxy

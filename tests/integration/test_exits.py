@@ -1,4 +1,4 @@
-"""Every way in which a program ends. Signals have a file of their own, and what a spool keeps, too."""
+"""Every way in which a program ends, except for signals, and without a spool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentscope.server.receiver import Receiver
-from tests.support.interrupting import CTRL_C_TWICE
+from tests.support.ctrl_c import CTRL_C_TWICE
 from tests.support.program import ROOT, Result, run_program
 from tests.support.proxy import FaultProxy
 from tests.support.stored import stored_steps
@@ -20,11 +20,11 @@ from tests.support.wait import until
 
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coverage has a handler of its own for SIGTERM, and warns of processes that end early: programs here run without it."""
-    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    """Programs here run without coverage, which handles SIGTERM itself, and warns of processes that end early."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
-# Events wait for ten minutes here, and an end for one: what is sent before that is sent by the end.
+# Events wait for ten minutes here, and an exit for one. Events sent before that are sent by the exit.
 PROGRAM = """
     import os, signal, sys, threading, time
     from agentscope import create_tracker
@@ -38,7 +38,7 @@ PROGRAM = """
 """
 
 QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
-"""Since 3.12 Python itself warns of any fork beside a thread."""
+"""Since 3.12 Python warns of every fork beside a thread."""
 
 
 def run(url: str, ending: str, steps: int = 1) -> Result:
@@ -46,16 +46,16 @@ def run(url: str, ending: str, steps: int = 1) -> Result:
     return run_program(source, env=QUIET, timeout=90)
 
 
-# ---- in the middle of its own code ---------------------------------------------------------------------------------
+# ---- exits from running code -----------------------------------------------------------------------------------------
 
 
 def test_ctrl_c_delivers_and_shows_only_the_programs_own_traceback(receiver: Receiver) -> None:
-    # Python forgets how it ended if something is imported after that, so the worker has its first delivery behind it.
+    # An import during the exit loses the exit status, so the worker has imported everything in an earlier delivery.
     ending = """
     assert tracker.flush()
     tracker.track_step("step 1", run_id=run_id)
     signal.raise_signal(signal.SIGINT)
-    time.sleep(60)   # to be interrupted
+    time.sleep(60)   # the signal interrupts it
     """
     result = run(receiver.url, ending)
     assert result.returncode == -signal.SIGINT
@@ -65,10 +65,10 @@ def test_ctrl_c_delivers_and_shows_only_the_programs_own_traceback(receiver: Rec
 
 
 def test_a_second_ctrl_c_ends_at_once_without_a_traceback_of_ours() -> None:
-    ending = f"{CTRL_C_TWICE}time.sleep(60)"  # to be interrupted
+    ending = f"{CTRL_C_TWICE}time.sleep(60)"  # the signal interrupts it
     with FaultProxy(mode="hang") as proxy:
         result = run(proxy.url, ending)
-    assert result.seconds < 45  # none of its patience, which is a minute here
+    assert result.seconds < 45  # less than the limit without an acknowledgement, which is a minute here
     assert result.stderr.count("Traceback") == 1
     assert "2 events were left undelivered at the end and are lost" in result.stderr
 
@@ -81,7 +81,7 @@ def test_a_ctrl_c_at_the_very_beginning_of_the_end_shows_no_traceback_of_ours() 
     with FaultProxy(mode="hang") as proxy:
         result = run(proxy.url, ending)
     assert (result.returncode, "Traceback" in result.stderr) == (0, False)
-    assert result.seconds < 45  # none of its patience, which is a minute here
+    assert result.seconds < 45  # less than the limit without an acknowledgement, which is a minute here
 
 
 @pytest.mark.parametrize("ending", ["os._exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["os._exit", "SIGKILL"])
@@ -181,7 +181,7 @@ def test_an_import_starts_no_thread_and_threads_that_track_during_one_are_delive
     assert sorted(stored_steps(receiver.url)) == ["after", *(f"thread {i}" for i in range(3))]
 
 
-# ---- started in other ways ------------------------------------------------------------------------------------------
+# ---- other ways to start a program -----------------------------------------------------------------------------------
 
 PLAIN = """
 from agentscope import create_tracker
@@ -277,7 +277,7 @@ def test_the_children_of_a_pool_that_is_terminated_need_the_option_for_signals(r
 
 @pytest.mark.parametrize(
     "ending",
-    ["", "time.sleep(0.5); "],  # its parents end meanwhile
+    ["", "time.sleep(0.5); "],  # until its parents have ended
     ids=["at once", "after its parents have gone"],
 )
 def test_a_daemon_delivers_although_it_was_forked_twice(receiver: Receiver, ending: str) -> None:

@@ -1,4 +1,4 @@
-"""Every way in which a program ends, with a spool: what is not delivered is sent once, by the next process."""
+"""Every way in which a program ends, with a spool: the next process sends the undelivered events once."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 
 from agentscope import create_tracker
 from agentscope.server.receiver import Receiver
-from tests.support.heir import in_file, inherit
-from tests.support.interrupting import CTRL_C_TWICE
+from tests.support.ctrl_c import CTRL_C_TWICE
 from tests.support.patient import wait_for_disk
 from tests.support.program import Result, run_program, start_program
 from tests.support.proxy import FaultProxy
+from tests.support.spool_recovery import events_in_file, send_what_is_left
 from tests.support.stored import stored_steps
 from tests.support.wait import until
 
 
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coverage has a handler of its own for SIGTERM, and warns of processes that end early: programs here run without it."""
-    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    """Programs here run without coverage, which handles SIGTERM itself, and warns of processes that end early."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 PROGRAM = """
@@ -41,9 +41,9 @@ PROGRAM = """
     {ending}
 """
 
-QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_START": ""}
-"""Since 3.12 Python itself warns of any fork beside a thread. And coverage's tracer takes a lock with every new file, which may
-be locked in the child for ever."""
+QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_CONFIG": ""}
+"""Since 3.12 Python warns of every fork beside a thread. Coverage's tracer takes a lock for every new file, which may stay locked
+in the child for ever."""
 
 
 def program(
@@ -68,7 +68,7 @@ STORED = "while tracker.stats().spooled < 11: time.sleep(0.01)"  # between two l
 """Written within a quarter of a second; what is tested is what happens after that."""
 
 IMPATIENT = "wait_for_disk(); worker.PATIENCE = 60.0"
-"""What is in memory is written however long that takes. A backend is waited for as long as with a spool: not for a minute."""
+"""The limits of an exit: long for the write to disk, and short, as usual with a spool, for the backend."""
 
 SUDDEN = {
     "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
@@ -88,7 +88,7 @@ def test_with_a_spool_the_next_process_sends_what_a_sudden_end_left(
     result = run(receiver.url, f"{STORED}\n    {ending}", spool, steps=10)
     assert result.returncode == status
     assert stored_steps(receiver.url) == []
-    assert inherit(receiver.url, spool) == 11
+    assert send_what_is_left(receiver.url, spool) == 11
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(10))
 
 
@@ -103,7 +103,7 @@ def test_with_a_spool_what_the_end_cannot_deliver_is_kept_for_the_next_process(
         assert result.returncode == 0
         assert "kept in the spool" in result.stderr
         proxy.set("pass")
-        assert inherit(proxy.url, spool) == 11
+        assert send_what_is_left(proxy.url, spool) == 11
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(10))
 
 
@@ -128,8 +128,8 @@ def test_with_a_spool_a_killed_child_leaves_its_own_which_is_sent_once(receiver:
     spool = tmp_path / "spool"
     result = run(receiver.url, ending, spool, at_last="print(tracker.stats().recovered)")
     assert (result.returncode, result.stderr) == (0, "")
-    # The parent looks for what others have left, too: it sends it if it is still there by then.
-    assert int(result.stdout) + inherit(receiver.url, spool) == 1
+    # The parent recovers events of dead processes too, and sends them if the next process has not.
+    assert int(result.stdout) + send_what_is_left(receiver.url, spool) == 1
     assert sorted(stored_steps(receiver.url)) == ["child", "step 0"]
 
 
@@ -143,7 +143,7 @@ def test_with_a_spool_two_programs_at_once_keep_apart(receiver: Receiver, tmp_pa
 
 # ---- signals -------------------------------------------------------------------------------------------------------
 
-# Python forgets that it was Ctrl-C if anything is imported after that.
+# An import during the exit loses the exit status of Ctrl-C.
 SIGNALLED = {
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
     "SIGHUP": ("os.kill(os.getpid(), signal.SIGHUP)", -signal.SIGHUP),
@@ -156,7 +156,7 @@ def test_with_flush_on_signal_and_a_backend_that_hangs_a_signal_leaves_all_in_th
     receiver: Receiver, tmp_path: Path, way: str
 ) -> None:
     ending, status = SIGNALLED[way]
-    # Nothing is waited for before the signal: what is in memory then is written by the end.
+    # The signal comes at once: the exit writes the events in memory.
     result = left_behind(receiver, tmp_path / "spool", ending, IMPATIENT)
     assert result.returncode == status or status is None
     assert result.stderr.count("Traceback") == ("Ctrl-C" in way)
@@ -164,7 +164,7 @@ def test_with_flush_on_signal_and_a_backend_that_hangs_a_signal_leaves_all_in_th
 
 
 TWICE = {
-    # The second one is not waited for by anything: what is not on disk by then is lost.
+    # Nothing waits for the second signal: events that are not on disk by then are lost.
     "SIGTERM": f"{STORED}\n    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM)",
     "Ctrl-C": CTRL_C_TWICE,
 }
@@ -181,14 +181,16 @@ def test_with_flush_on_signal_and_a_backend_that_hangs_a_second_signal_ends_at_o
 
 
 def left_behind(receiver: Receiver, spool: Path, ending: str, limits: str) -> Result:
-    """How a program ended by these signals, all of whose eleven events were sent by the next one."""
-    ending = f"print(time.monotonic())\n    {ending}\n    time.sleep(60)"  # to be interrupted
+    """Run a program that these signals end. Returns its result. The next process must send all its eleven events."""
+    ending = f"print(time.monotonic())\n    {ending}\n    time.sleep(60)"  # the signals interrupt it
     with FaultProxy(receiver.url, mode="hang") as proxy:
         result = run(proxy.url, ending, spool, steps=10, opted=True, limits=limits)
         took = time.monotonic() - float(result.stdout)
-        assert took < 45  # 0.8 s of patience at most, and the machine's leisure; all other limits are a minute
+        assert (
+            took < 45
+        )  # 0.8 s without an acknowledgement, with a margin for a busy machine; all other limits are a minute
         proxy.set("pass")
-        assert inherit(proxy.url, spool) == 11
+        assert send_what_is_left(proxy.url, spool) == 11
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(10))
     return result
 
@@ -207,7 +209,7 @@ def test_with_flush_on_signal_and_a_backend_that_answers_a_signal_leaves_nothing
 
 
 class Context:
-    """As a platform gives it."""
+    """The context object of a serverless platform."""
 
     def get_remaining_time_in_millis(self) -> int:
         return 1_500
@@ -227,12 +229,12 @@ def test_when_a_function_returns_what_it_could_not_deliver_is_in_the_spool(
                 tracker.track_step("step")
 
         handler({}, Context())
-        until(lambda: tracker.stats().spooled == 3)  # by now, unless the machine has much else to do
+        until(lambda: tracker.stats().spooled == 3)  # until now, except on a busy machine
         stats = tracker.stats()
         (database,) = spool.glob("*.db")
-        assert (stats.accepted, stats.spooled, stats.pending, in_file(database)) == (3, 3, 0, 3)
+        assert (stats.accepted, stats.spooled, stats.pending, events_in_file(database)) == (3, 3, 0, 3)
         tracker.shutdown(0)
         proxy.set("pass")
-        assert inherit(proxy.url, spool) == 3
+        assert send_what_is_left(proxy.url, spool) == 3
     assert sorted(stored_steps(receiver.url)) == ["step"]
-    assert list(spool.glob("*-2.*")) == []  # the request that came back after the end has opened nothing anew
+    assert list(spool.glob("*-2.*")) == []  # the late answer to the last request opens nothing

@@ -1,4 +1,4 @@
-"""Processes that fork, or spawn: each event arrives once, from the process that tracked it."""
+"""Processes that fork or spawn: each event arrives once, from the process that tracked it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ FORKS = """
 """
 
 
-UNMEASURED = {"COVERAGE_PROCESS_START": ""}
-"""Coverage's tracer takes a lock with every new file, and leaves it locked in the child if a thread forks beside it: a child that
-hangs for that is not ours."""
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
+"""Coverage's tracer takes a lock for every new file, which stays locked in a child that is forked meanwhile. A child that hangs
+for that reason is no fault of this package."""
 
 
 @pytest.mark.parametrize("ending", ["sys.exit()", "assert tracker.flush(); os._exit(0)"])
@@ -56,7 +56,7 @@ def test_forked_children_deliver_what_they_track_and_nothing_of_the_parent(recei
 
 def test_a_fork_while_the_worker_waits_for_an_answer_loses_and_doubles_nothing(receiver: Receiver) -> None:
     with FaultProxy(receiver.url) as proxy:
-        proxy.plan([("hang", {})])  # the first request never comes back; both processes deliver through others
+        proxy.plan([("hang", {})])  # the first request is never answered; both processes deliver over other connections
         source = FORKS.format(url=proxy.url, forks=3, interval=0.0, timeout=1.0, ending="sys.exit()")
         result = run_program(source, env=UNMEASURED, timeout=180)
     assert result.last_line_json[1:] == [4, 4, 0, {}]
@@ -78,7 +78,7 @@ def test_a_child_of_a_child_delivers_too(receiver: Receiver) -> None:
                     os.waitpid(pid, 0)
                     break
     """
-    # Since 3.12 Python itself warns of any fork beside a thread.
+    # Since 3.12 Python warns of every fork beside a thread.
     quiet = {**UNMEASURED, "PYTHONWARNINGS": "ignore::DeprecationWarning"}
     result = run_program(source.format(url=receiver.url), env=quiet, timeout=180)
     assert (result.returncode, result.stderr) == (0, "")
@@ -182,7 +182,7 @@ def test_a_child_that_is_forked_while_a_thread_takes_a_connection_ends_all_the_s
 
 
 def test_a_child_that_is_interrupted_while_it_is_told_of_the_fork_delivers_what_it_tracks(receiver: Receiver) -> None:
-    # Python prints what is raised there, and goes on.
+    # Python prints an exception from a fork hook, and goes on.
     source = """
         import os, sys
         from agentscope import create_tracker

@@ -1,4 +1,4 @@
-"""Processes that fork, with a spool: nobody touches a file that is another's, and what the dead left is sent once."""
+"""Processes that fork, with a spool: no process touches the file of another, and events of dead processes are sent once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from agentscope.server.receiver import Receiver
-from tests.support.heir import inherit
 from tests.support.program import run_program, start_program
 from tests.support.proxy import FaultProxy
+from tests.support.spool_recovery import send_what_is_left
 from tests.support.stored import stored_steps
 
-QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_START": ""}
-"""Since 3.12 Python itself warns of any fork beside a thread. And coverage's tracer takes a lock with every new file, which may
-be locked in the child for ever."""
+QUIET = {"PYTHONWARNINGS": "ignore::DeprecationWarning", "COVERAGE_PROCESS_CONFIG": ""}
+"""Since 3.12 Python warns of every fork beside a thread. Coverage's tracer takes a lock for every new file, which may stay locked
+in the child for ever."""
 
 UNDER_LOAD = """
     import json, os, signal, sys, threading, time
@@ -72,7 +72,7 @@ def test_forks_under_load_lose_and_double_nothing_and_hang_nobody(receiver: Rece
     statuses, counts, dropped = result.last_line_json
     assert statuses == [9 if number % 4 == 2 else 0 for number in range(FORKS)]
     assert dropped == {}
-    inherit(receiver.url, spool)
+    send_what_is_left(receiver.url, spool)
     children = [f"child {number}" for number in range(FORKS)]
     tracked = [f"thread {number} {i}" for number in range(3) for i in range(counts[number])]
     assert sorted(stored_steps(receiver.url)) == sorted(children + tracked)
@@ -114,7 +114,7 @@ def test_a_child_sends_what_its_parent_left_although_it_has_inherited_the_open_f
     process.kill()
     stdout, stderr = process.communicate(timeout=180)
     assert (stdout, stderr) == ("11\n", "")
-    assert inherit(receiver.url, spool) == 0
+    assert send_what_is_left(receiver.url, spool) == 0
     assert sorted(stored_steps(receiver.url)) == sorted(["child", *(f"parent {number}" for number in range(10))])
 
 
@@ -173,5 +173,5 @@ def test_what_the_children_of_a_pool_could_not_deliver_is_sent_by_the_next_proce
         assert result.returncode == 0, result.stderr
         assert stored_steps(receiver.url) == []
         proxy.set("pass")
-        assert inherit(proxy.url, spool) == 30
+        assert send_what_is_left(proxy.url, spool) == 30
     assert sorted(stored_steps(receiver.url)) == [f"child {i}" for i in range(10)]

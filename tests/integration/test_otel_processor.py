@@ -21,7 +21,7 @@ from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.inbound.patches import patches_of
 from agentscope.server.receiver import Receiver
 from tests.support import patient
-from tests.support.reading import get, only_run
+from tests.support.read_api import get, only_run
 from tests.support.recording import balanced
 
 
@@ -32,7 +32,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["agentscope", "otlp"])
 def tracker(request: pytest.FixtureRequest, receiver: Receiver) -> Iterator[Tracker]:
-    """One that sends by our own protocol, and one that sends by OTLP."""
+    """A processor that sends by the batch call, and one that sends by OTLP."""
     options: dict[str, Any] = {"api_key": "ask_test", "base_url": receiver.url}
     if request.param == "otlp":
         options = {"exporters": [OTLPExporter(endpoint=receiver.url)]}
@@ -49,7 +49,7 @@ def spans(tracker: Tracker) -> trace.Tracer:
 
 
 def an_agent(spans: trace.Tracer) -> int:
-    """A trace as a framework emits it; gives its id."""
+    """Emit a trace like that of a framework. Returns its id."""
     with spans.start_as_current_span(
         "invoke_agent librarian",
         attributes={"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "librarian", "user.id": "u1"},
@@ -145,7 +145,7 @@ def test_only_the_spans_that_are_wanted_are_recorded(tracker: Tracker, receiver:
     assert sorted(outline(only_run(receiver.url))) == ["chat gpt-4o", "search"]
 
 
-def test_what_is_not_sampled_is_not_recorded(tracker: Tracker, receiver: Receiver) -> None:
+def test_an_unsampled_trace_is_not_recorded(tracker: Tracker, receiver: Receiver) -> None:
     provider = TracerProvider(sampler=ALWAYS_OFF)
     provider.add_span_processor(AgentScopeSpanProcessor(tracker))
     an_agent(provider.get_tracer("a.framework"))
@@ -170,12 +170,12 @@ def test_nothing_global_is_touched(tracker: Tracker, spans: trace.Tracer) -> Non
 
 
 def test_spans_that_never_end_are_forgotten_in_time(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(otel, "MOST_OPEN_SPANS", 20)
+    monkeypatch.setattr(otel, "MAX_OPEN_SPANS", 20)
     processor = AgentScopeSpanProcessor(tracker)
     provider = TracerProvider()
     provider.add_span_processor(processor)
     kept = [provider.get_tracer("x").start_span(f"{i}") for i in range(50)]
-    assert len(processor._places) <= 20
+    assert len(processor._open_spans) <= 20
     for span in kept:
         span.end()
 
@@ -185,7 +185,7 @@ def test_nothing_raises_into_the_application(tracker: Tracker) -> None:
     provider = TracerProvider()
     provider.add_span_processor(processor)
     an_agent(provider.get_tracer("x"))
-    assert tracker.stats().misused["span_not_recorded"] == 4
+    assert tracker.stats().invalid_calls["span_not_recorded"] == 4
 
 
 def test_a_model_call_without_an_agent_around_it_is_a_run_with_one_step(
@@ -199,7 +199,7 @@ def test_a_model_call_without_an_agent_around_it_is_a_run_with_one_step(
     assert outline(run) == {"chat": (None, "llm_call", "completed", 3)}
 
 
-def test_a_user_that_only_an_inner_span_names_is_the_runs_and_is_told_once(
+def test_a_user_named_by_an_inner_span_only_becomes_the_user_of_the_run_once(
     tracker: Tracker, spans: trace.Tracer, receiver: Receiver
 ) -> None:
     with spans.start_as_current_span("root"):
@@ -209,7 +209,7 @@ def test_a_user_that_only_an_inner_span_names_is_the_runs_and_is_told_once(
     assert tracker.flush()
     run = only_run(receiver.url)
     assert (run["user_id"], run["conversation_id"], run["step_count"]) == ("u2", "s1", 3)
-    assert tracker.stats().accepted == 6  # the run's start, the steps, the user, the run's end
+    assert tracker.stats().accepted == 6  # the start of the run, the steps, the user, the end of the run
 
 
 def test_a_span_that_cannot_be_read_is_dropped_and_its_neighbours_are_not(
@@ -257,5 +257,5 @@ def test_no_method_raises_even_where_the_calls_of_the_tracker_do() -> None:
     provider.add_span_processor(AgentScopeSpanProcessor(tracker, only=lambda span: bool(1 / 0)))
     provider.get_tracer("a.framework").start_span("step").end()
     assert not provider.force_flush(50)
-    assert tracker.stats().misused == {"span_not_recorded": 1}
+    assert tracker.stats().invalid_calls == {"span_not_recorded": 1}
     tracker._pipeline.shutdown(0.0)

@@ -1,4 +1,4 @@
-"""OTLP out: a tracker for OpenTelemetry backends, and several destinations at once, against the real receiver."""
+"""The export of OTLP, and several destinations at once, with the real receiver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agentscope.exporters.voltagent import VoltAgentExporter
 from agentscope.server.receiver import Receiver
 from tests.support import patient
 from tests.support.proxy import FaultProxy
-from tests.support.reading import get
+from tests.support.read_api import get
 from tests.support.recording import balanced
 from tests.support.wait import until
 
@@ -25,7 +25,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def agent(tracker: Tracker) -> str:
-    """Records a run with steps inside steps, a failure and tokens; gives its id."""
+    """Record a run with nested steps, a failure and tokens. Returns its id."""
     with tracker.track_run("researcher", input_data={"q": "why?"}, meta_data={"team": "red"}) as run:
         with tracker.track_step_context("plan", step_type="llm_call", input_data=["list"]) as plan:
             plan.output, plan.tokens_used = "a plan", 30
@@ -41,7 +41,7 @@ def agent(tracker: Tracker) -> str:
 
 
 def shape(run: dict[str, Any]) -> Any:
-    """What a run is, without times and ids."""
+    """The content of a run, without times and ids."""
     names = {step["id"]: step["name"] for step in run["steps"]}
     steps = [
         (
@@ -173,7 +173,7 @@ def test_a_run_that_is_never_ended_is_sent_at_shutdown(receiver: Receiver) -> No
 
 def test_agents_in_different_processes_form_one_run(receiver: Receiver) -> None:
     caller = create_tracker("ask_a", receiver.url)
-    callee = create_tracker("ask_b", receiver.url)  # another key: nothing is shared but what the headers say
+    callee = create_tracker("ask_b", receiver.url)  # another key: only the trace context in the headers is shared
     with caller.track_run("planner") as run, caller.track_step_context("delegate", step_type="agent") as delegate:
         headers = caller.inject({"accept": "*/*"})
     assert set(headers) == {"accept", "traceparent", "tracestate"}

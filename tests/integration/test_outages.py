@@ -1,4 +1,4 @@
-"""A backend that fails in every known way, in the middle of a run: nothing is lost, and nothing stored twice."""
+"""A backend that fails during a run in every known way: no event is lost or stored twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from agentscope import Stats, Tracker, create_tracker
 from agentscope.server.receiver import Receiver
-from tests.support.chaos import ABSURD_WAITS, BAD_WAITS, GOOD_WAITS
+from tests.support.fault_plans import ABSURD_WAITS, BAD_WAITS, GOOD_WAITS
 from tests.support.faults import MISCOUNTS
 from tests.support.patient import be_patient
 from tests.support.proxy import FaultProxy
@@ -23,7 +23,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def whole(stats: Stats) -> Stats:
-    """The ledger, whose identity holds at any moment."""
+    """The statistics; the identity of the ledger must hold at any moment."""
     assert stats.accepted == stats.delivered + sum(stats.dropped.values()) + stats.spooled + stats.pending
     return stats
 
@@ -87,7 +87,7 @@ def test_an_outage_loses_nothing_and_stores_nothing_twice(
         attempts = tracker.stats().attempts
         for i in range(50):
             tracker.track_step(f"during {i}")
-        # A client that is not given its turn for longer than its own limit finds the late answer there, and takes it.
+        # A client that a busy machine delays beyond its own timeout finds the late answer, and accepts it.
         in_time = 52 if mode == "delay" else None
         until(lambda: tracker.stats().delivered == in_time or failed(tracker, attempts + 2)())
         assert mode == "delay" or tracker.stats().delivered == 2

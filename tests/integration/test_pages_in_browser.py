@@ -1,4 +1,4 @@
-"""The receiver's pages in a real browser: they show runs, what agents recorded stays text, and it stays in its place."""
+"""The receiver's pages in a real browser: they show runs, and recorded values stay text and stay within their boxes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.support.receiver import Client, at, run_end, run_start, step
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
-# Each would set the title, or the document, if it were taken for anything but text.
+# Each would change the title or the document if the page did not treat it as text.
 XSS = [
     "<script>document.title='owned'</script>",
     "</script><script>document.title='owned'</script>",
@@ -63,7 +63,7 @@ FLAGS = [
     "--disable-sync",
 ]
 
-# The browser takes its orders at descriptor 3 and answers at 4.
+# The browser reads commands from descriptor 3 and answers on 4.
 START = """
 import fcntl, os, sys
 orders, answers = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
@@ -71,7 +71,7 @@ os.dup2(orders, 3), os.dup2(answers, 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
 
-# Every element of a step, or of a run in the list, that sticks out of its card, and what makes the page scroll sideways.
+# Every element of a step or a listed run that extends beyond its card, and every element that widens the page.
 STRAYS = """
 [...document.querySelectorAll('summary, .runs tr')].flatMap(inside => {
   const card = (inside.closest('.step') || inside).getBoundingClientRect();
@@ -89,7 +89,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Browser:
-    """A browser that is told where to go and asked what is where."""
+    """A browser that opens pages and evaluates expressions in them."""
 
     def __init__(self, profile: Path) -> None:
         assert CHROMIUM
@@ -121,7 +121,7 @@ class Browser:
         self._process.wait(60)
 
     def visit(self, url: str, width: int, scheme: str = "light") -> None:
-        """Look at a page in a window of this width, in CSS pixels."""
+        """Open a page in a window of this width in CSS pixels."""
         self._ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self._ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         document = self._ask("Page.navigate", url=url)["loaderId"]
@@ -129,7 +129,7 @@ class Browser:
             self._message()
 
     def value(self, expression: str) -> Any:
-        """The value of an expression of JavaScript on the page; what the page itself may execute does not matter."""
+        """The value of a JavaScript expression on the page, whatever scripts its policy allows."""
         answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -162,7 +162,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def dom(url: str, profile: Path) -> str:
-    """The page's HTML after its scripts ran."""
+    """The page's HTML after its scripts have run."""
     assert CHROMIUM
     done = subprocess.run(
         [
@@ -184,7 +184,7 @@ def dom(url: str, profile: Path) -> str:
 
 
 class Page(HTMLParser):
-    """The elements, attributes and text of a document as the browser ended up with it."""
+    """The elements, attributes and text of the browser's final document."""
 
     def __init__(self, document: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -266,7 +266,7 @@ def test_the_page_of_an_unknown_run_says_so(receiver: Any, tmp_path: Path) -> No
 
 
 def chain(run_id: str, count: int) -> list[dict[str, Any]]:
-    """Steps that are each part of the one before."""
+    """Steps that are nested in each other."""
     return [
         step(
             run_id,

@@ -1,7 +1,7 @@
-"""The published VoltAgent SDK itself, 0.1.1, against the receiver: the examples of its document, as far as it can run them.
+"""The published VoltAgent SDK 0.1.1 with the receiver: the examples of its documentation, as far as they run.
 
-It cannot run them as they are printed: there `add_agent` is a coroutine and no context manager, `usage` must be a
-`TokenUsage`, and an exception that was raised can't be written as JSON.
+The printed examples do not run unchanged: in the SDK `add_agent` is a coroutine and no context manager, `usage` must be a
+`TokenUsage`, and exceptions cannot be written as JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import voltagent
 from voltagent import TokenUsage
 
 from agentscope.server.receiver import Receiver
-from tests.support.reading import get, only_run, outline
+from tests.support.read_api import get, only_run, outline
 
 Example = Callable[[Any], Awaitable[Any]]
 
@@ -26,7 +26,7 @@ def _is_the_published_one() -> None:
 
 
 def run_example(receiver: Receiver, example: Example) -> dict[str, Any]:
-    """The run that an example leaves behind, given an SDK that points at the receiver."""
+    """Run an example with an SDK that sends to the receiver. Returns the stored run."""
 
     async def main() -> None:
         async with voltagent.VoltAgentSDK(

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from agentscope.server.http import security
 from agentscope.server.read import pages
 from agentscope.server.receiver import Receiver
-from tests.support.attackers import head
+from tests.support.hostile_clients import head
 from tests.support.receiver import Client, connect, envelope, raw, read_all, run_start, step
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.long
 
 JSON_ROUTES = (("POST", "/api/ingest/batch"), ("POST", "/api/ingest/run"), ("POST", "/v1/traces"), ("POST", "/history"))
 WRITING = (*JSON_ROUTES, ("POST", "/api/public/otel/v1/traces"), ("POST", "/history-events"))

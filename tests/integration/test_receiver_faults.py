@@ -20,12 +20,13 @@ import pytest
 
 from agentscope.server.http.limits import Limits
 from agentscope.server.receiver import Receiver
-from agentscope.server.storage.sqlite.store import Store, Unavailable
-from tests.support.attackers import LARGE, head, prepare, unread
+from agentscope.server.storage.base import Unavailable
+from agentscope.server.storage.sqlite.store import SQLiteStore
+from tests.support.hostile_clients import LARGE, head, prepare, unread
 from tests.support.receiver import _PROGRAM, ROOT, Client, connect, receiver_process, run_start, step
 from tests.support.wait import until
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.long
 
 MOUNT = 'mount -t tmpfs -o size=2m none "$1" && exec "$2" -c "$3" "$1/runs.db"'
 
@@ -106,7 +107,7 @@ def test_where_a_file_may_not_grow_nothing_is_acknowledged_and_reading_goes_on(t
         assert client.get("/runs/filling").status == 200
         process.terminate()
         assert process.wait(60) == 0
-    store = Store(tmp_path / "runs.db")  # with no such limit all of it is there
+    store = SQLiteStore(tmp_path / "runs.db")  # with no such limit all of it is there
     assert store.health()["events"] == len(acknowledged)
     store.close()
 
@@ -216,7 +217,7 @@ def _damage(file: Path, chance: random.Random) -> None:
 
 def test_a_store_whose_folder_is_gone_says_so_and_can_be_closed(tmp_path: Path) -> None:
     folder = tmp_path / "there"
-    store = Store(folder / "runs.db")
+    store = SQLiteStore(folder / "runs.db")
     shutil.rmtree(folder)
     folder.write_text("a file in its place")
     with pytest.raises(Unavailable):

@@ -20,9 +20,9 @@ from agentscope.server.receiver import Receiver
 from tests.support import patient
 from tests.support.events import batch, deliver
 from tests.support.history import HistoryProtocol
-from tests.support.reading import outline
+from tests.support.read_api import outline
 from tests.support.receiver import Answer, Client, run_start, step
-from tests.support.runs import by_batch, whole_runs
+from tests.support.run_strategies import by_batch, whole_runs
 
 NOON = "2026-01-31T12:00:00+00:00"
 LATER = "2026-01-31T12:00:02.500000+00:00"

@@ -19,12 +19,12 @@ import pytest
 from agentscope.server.http.limits import Limits
 from agentscope.server.receiver import Receiver
 from agentscope.server.storage.sqlite import retention
-from tests.support import attackers, patient
-from tests.support.attackers import ATTACKERS, LARGE, head, memory, prepare, unread
+from tests.support import hostile_clients, patient
+from tests.support.hostile_clients import ATTACKERS, LARGE, head, memory, prepare, unread
 from tests.support.receiver import Client, connect, read_all, receiver_process, run_start, step
 from tests.support.wait import until
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.long
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def test_an_answer_that_nobody_takes_is_given_up_and_its_connection_ended(tmp_pa
 
 
 def test_an_answer_that_is_taken_drop_by_drop_is_given_up_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentscope.server.http.responses._RATE", 1e9)
+    monkeypatch.setattr("agentscope.server.read.runs._SLOWEST", 1e9)
     with Receiver(db=tmp_path / "runs.db", limits=Limits(send_seconds=0.3)) as receiver:
         prepare(receiver.url)
         with unread(receiver.url, f"/api/runs/{LARGE}") as slow:
@@ -172,14 +172,14 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str
 @pytest.mark.parametrize(
     ("bomb", "path", "status"),
     [
-        (lambda: attackers.text_bomb(wide=True), "/api/ingest/batch", 413),
-        (attackers.keys_bomb, "/api/ingest/batch", 413),
-        (attackers.rejects_bomb, "/api/ingest/batch", 413),
-        (attackers.zero_bomb, "/api/ingest/batch", 413),
-        (attackers.zero_bomb, "/history", 413),
-        (attackers.zero_bomb, "/v1/traces", 413),
-        (attackers.otlp_bomb, "/v1/traces", 413),
-        (lambda: attackers.text_bomb(size=15_000_000), "/api/ingest/batch", 200),
+        (lambda: hostile_clients.text_bomb(wide=True), "/api/ingest/batch", 413),
+        (hostile_clients.keys_bomb, "/api/ingest/batch", 413),
+        (hostile_clients.rejects_bomb, "/api/ingest/batch", 413),
+        (hostile_clients.zero_bomb, "/api/ingest/batch", 413),
+        (hostile_clients.zero_bomb, "/history", 413),
+        (hostile_clients.zero_bomb, "/v1/traces", 413),
+        (hostile_clients.otlp_bomb, "/v1/traces", 413),
+        (lambda: hostile_clients.text_bomb(size=15_000_000), "/api/ingest/batch", 200),
     ],
     ids=["wide text", "keys", "rejects", "zeros", "zeros-history", "zeros-otlp", "resources", "text"],
 )

@@ -22,6 +22,7 @@ from agentscope.protocols import json_decode as strict_json
 from agentscope.server import app
 from agentscope.server import receiver as serve
 from agentscope.server.http import body
+from agentscope.server.ingest import otlp_protobuf
 from agentscope.server.receiver import Receiver, serve_forever
 from tests.support.receiver import Client, receiver_process, run_start, step
 from tests.support.wait import until
@@ -123,7 +124,10 @@ def test_a_receiver_that_was_not_started_has_no_store_and_stops_at_once() -> Non
         receiver.store.health()
 
 
-@pytest.mark.parametrize(("module", "missing"), [(app, "starlette.applications"), (serve, "uvicorn")])
+@pytest.mark.parametrize(
+    ("module", "missing"),
+    [(app, "starlette.applications"), (serve, "uvicorn"), (otlp_protobuf, "opentelemetry.proto.trace.v1")],
+)
 def test_a_missing_extra_is_named_in_the_error(
     module: ModuleType, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

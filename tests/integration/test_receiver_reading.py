@@ -14,7 +14,7 @@ import pytest
 from agentscope._version import __version__
 from agentscope.server.read import pages
 from agentscope.server.receiver import Receiver
-from agentscope.server.storage.sqlite.queries import RunQuery
+from agentscope.server.storage.base import RunQuery
 from tests.support.receiver import Client, at, run_end, run_start, step
 
 

@@ -18,13 +18,13 @@ import pytest
 from agentscope.errors import ConfigurationError
 from agentscope.protocols.agentscope.decode import Batch, decode_batch
 from agentscope.server.receiver import Receiver
+from agentscope.server.storage.base import Incompatible, RunQuery, Unavailable
 from agentscope.server.storage.sqlite import queries as reading
 from agentscope.server.storage.sqlite import store as stores
 from agentscope.server.storage.sqlite.append import write_batch
-from agentscope.server.storage.sqlite.queries import RunQuery
 from agentscope.server.storage.sqlite.retention import Sweeper
 from agentscope.server.storage.sqlite.schema import is_corrupt, open_reader, open_writer
-from agentscope.server.storage.sqlite.store import Store, Unavailable
+from agentscope.server.storage.sqlite.store import SQLiteStore
 from agentscope.server.storage.sqlite.writer import Writer
 from tests.support.receiver import Client, at, envelope, run_end, run_start, step
 from tests.support.wait import until
@@ -42,28 +42,28 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    opened = Store(path)
+def store(path: Path) -> Iterator[SQLiteStore]:
+    opened = SQLiteStore(path)
     yield opened
     opened.close()
 
 
-def run_ids(store: Store) -> list[str]:
+def run_ids(store: SQLiteStore) -> list[str]:
     return [run["id"] for run in store.list_runs(RunQuery())[0]]
 
 
 def test_what_was_stored_is_there_after_a_restart(path: Path) -> None:
-    first = Store(path)
+    first = SQLiteStore(path)
     first.ingest(batch(run_start("a"), step("a"))).result()
     first.close()
     assert not path.with_name("runs.db-wal").exists()
-    second = Store(path)
+    second = SQLiteStore(path)
     assert run_ids(second) == ["a"]
     assert second.ingest(batch(run_start("b"))).result().new_runs == 1
     second.close()
 
 
-def test_the_files_are_for_their_owner_only(path: Path, store: Store) -> None:
+def test_the_files_are_for_their_owner_only(path: Path, store: SQLiteStore) -> None:
     store.ingest(batch(step())).result()
     files = list(path.parent.iterdir())
     assert len(files) == 3
@@ -72,7 +72,7 @@ def test_the_files_are_for_their_owner_only(path: Path, store: Store) -> None:
 
 
 def test_a_temporary_store_is_gone_after_its_end() -> None:
-    store = Store()
+    store = SQLiteStore()
     assert store.ingest(batch(step())).result().accepted == 1
     assert store.path.exists()
     store.close()
@@ -118,10 +118,10 @@ def test_a_database_that_another_process_holds_is_answered_with_503(
 
 
 def test_a_broken_file_is_put_aside_at_the_start_and_said_loudly(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    Store(path).close()
+    SQLiteStore(path).close()
     path.write_bytes(bytes(16) + b"this was a database " * 1000)
     path.with_name("runs.db.corrupt-1").write_bytes(b"from before")
-    store = Store(path)
+    store = SQLiteStore(path)
     assert store.ingest(batch(step())).result().accepted == 1
     store.close()
     assert path.with_name("runs.db.corrupt-2").read_bytes()[16:].startswith(b"this was a database")
@@ -131,12 +131,12 @@ def test_a_broken_file_is_put_aside_at_the_start_and_said_loudly(path: Path, cap
 
 @pytest.mark.parametrize("broken", [slice(0, 16), slice(0, 68), slice(16, 100), slice(0, 100), slice(90, None)])
 def test_a_database_is_known_by_what_is_left_of_its_header(path: Path, broken: slice) -> None:
-    Store(path).close()
+    SQLiteStore(path).close()
     damaged = bytearray(path.read_bytes())
     fill = b"\0" if broken.stop == 100 else b"\xa5"
     damaged[broken] = fill * len(damaged[broken])
     path.write_bytes(damaged)
-    Store(path).close()
+    SQLiteStore(path).close()
     assert path.with_name("runs.db.corrupt-1").read_bytes() == damaged
 
 
@@ -144,7 +144,7 @@ def test_a_log_that_was_not_written_back_tells_a_database_too(path: Path) -> Non
     path.parent.mkdir()
     path.write_bytes(b"\xa5" * 16384)
     path.with_name("runs.db-wal").write_bytes(b"")
-    Store(path).close()
+    SQLiteStore(path).close()
     assert path.with_name("runs.db.corrupt-1").exists()
 
 
@@ -153,25 +153,25 @@ def test_a_file_that_is_no_database_is_left_alone(path: Path, content: bytes) ->
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match="is not a database"):
-        Store(path)
+        SQLiteStore(path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert path.read_bytes() == content
 
 
 def test_flipped_bytes_are_found_at_the_start(path: Path) -> None:
-    store = Store(path)
+    store = SQLiteStore(path)
     store.ingest(batch(*(step(input="x" * 5000) for _ in range(100)))).result()
     store.close()
     damaged = bytearray(path.read_bytes())
     damaged[16384 : 16384 * 30] = b"\xa5" * (16384 * 29)
     path.write_bytes(damaged)
-    store = Store(path)
+    store = SQLiteStore(path)
     assert store.health()["events"] == 0
     store.close()
     assert path.with_name("runs.db.corrupt-1").exists()
 
 
-def test_damage_that_shows_while_running_is_put_aside_and_a_fresh_file_used(path: Path, store: Store) -> None:
+def test_damage_that_shows_while_running_is_put_aside_and_a_fresh_file_used(path: Path, store: SQLiteStore) -> None:
     store.ingest(batch(*(step(input="x" * 5000) for _ in range(100)))).result()
 
     def damage(db: sqlite3.Connection) -> None:
@@ -184,7 +184,7 @@ def test_damage_that_shows_while_running_is_put_aside_and_a_fresh_file_used(path
     assert run_ids(store) == ["fresh"]
 
 
-def test_damage_that_a_reader_meets_makes_the_writer_look(path: Path, store: Store) -> None:
+def test_damage_that_a_reader_meets_makes_the_writer_look(path: Path, store: SQLiteStore) -> None:
     store.ingest(batch(*(step(input="x" * 5000) for _ in range(100)))).result()
     other = sqlite3.connect(path)
     other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -209,23 +209,23 @@ def test_the_database_of_another_application_is_left_alone(path: Path) -> None:
     other.execute("CREATE TABLE theirs (x)")
     other.close()
     with pytest.raises(ConfigurationError, match="another application"):
-        Store(path)
+        SQLiteStore(path)
     with pytest.raises(ConfigurationError):
         Receiver(db=path).start()
 
 
 def test_a_database_of_a_newer_version_is_left_alone(path: Path) -> None:
-    Store(path).close()
+    SQLiteStore(path).close()
     newer = sqlite3.connect(path)
     newer.execute("PRAGMA user_version=99")
     newer.close()
-    with pytest.raises(ConfigurationError, match="newer version"):
-        Store(path)
+    with pytest.raises(Incompatible, match="newer version"):
+        SQLiteStore(path)
 
 
 def test_a_place_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(OSError):
-        Store(tmp_path)
+        SQLiteStore(tmp_path)
 
 
 def test_corruption_is_told_from_other_problems() -> None:
@@ -239,7 +239,7 @@ def test_corruption_is_told_from_other_problems() -> None:
         assert is_corrupt(problem) is expected
 
 
-def test_a_job_that_fails_does_not_take_its_neighbours_with_it(store: Store) -> None:
+def test_a_job_that_fails_does_not_take_its_neighbours_with_it(store: SQLiteStore) -> None:
     def fail(db: sqlite3.Connection) -> None:
         db.execute("DELETE FROM events")
         raise KeyError("a bug")
@@ -253,7 +253,7 @@ def test_a_job_that_fails_does_not_take_its_neighbours_with_it(store: Store) -> 
     assert sorted(run_ids(store)) == ["a", "b"]
 
 
-def test_a_job_that_was_cancelled_while_it_waited_is_left_out(store: Store) -> None:
+def test_a_job_that_was_cancelled_while_it_waited_is_left_out(store: SQLiteStore) -> None:
     release = _hold(store)
     cancelled = store.ingest(batch(run_start("a")))
     kept = store.ingest(batch(run_start("b")))
@@ -263,7 +263,7 @@ def test_a_job_that_was_cancelled_while_it_waited_is_left_out(store: Store) -> N
     assert run_ids(store) == ["b"]
 
 
-def _hold(store: Store) -> Callable[[], None]:
+def _hold(store: SQLiteStore) -> Callable[[], None]:
     """Keep the writer busy until the answer is called, so that jobs wait and are joined."""
     started, gate = threading.Event(), threading.Event()
 
@@ -276,14 +276,14 @@ def _hold(store: Store) -> Callable[[], None]:
     return gate.set
 
 
-def test_a_read_that_takes_too_long_is_interrupted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_that_takes_too_long_is_interrupted(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     monkeypatch.setattr(stores, "READ_SECONDS", 0.05)
     with pytest.raises(Unavailable, match="interrupted"):
         store._read(lambda db: db.execute(endless).fetchone())
 
 
-def test_a_reader_can_write_nothing(path: Path, store: Store) -> None:
+def test_a_reader_can_write_nothing(path: Path, store: SQLiteStore) -> None:
     reader = open_reader(path)
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader.execute("DELETE FROM events")
@@ -334,7 +334,7 @@ def test_a_long_write_ahead_log_is_cut_and_a_reader_only_delays_that(path: Path)
     writer.close()
 
 
-def test_a_connection_that_cannot_roll_back_is_replaced(path: Path, store: Store) -> None:
+def test_a_connection_that_cannot_roll_back_is_replaced(path: Path, store: SQLiteStore) -> None:
     store.ingest(batch(run_start("a"))).result()
 
     def lose(db: sqlite3.Connection) -> None:
@@ -360,7 +360,7 @@ class _Stubborn(sqlite3.Connection):
 
 
 def test_without_a_place_for_a_fresh_file_the_next_job_tries_again(
-    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: Path, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def damage(db: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("database disk image is malformed")
@@ -462,20 +462,14 @@ def test_a_sweep_that_fails_leaves_no_transaction_open(db: sqlite3.Connection) -
 
 
 def test_a_store_with_retention_deletes_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(path)
+    store = SQLiteStore(path)
     store.ingest(batch(run_start("old"))).result()
     store._writer.submit(lambda db: db.execute("UPDATE runs SET touched_at=0").rowcount).result()
     store.close()
-    store = Store(path, retention_days=1)
+    store = SQLiteStore(path, retention_days=1)
     store.ingest(batch(run_start("new"))).result()
     until(lambda: run_ids(store) == ["new"], 60)
     store.close()
-
-
-def test_the_clock_of_a_store_does_not_jump_with_the_wall(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = store.now()
-    monkeypatch.setattr("time.time", lambda: 0.0)
-    assert store.now() >= before
 
 
 def _version_1(path: Path) -> sqlite3.Connection:
@@ -500,7 +494,7 @@ def test_a_database_of_version_1_is_brought_to_the_next_with_what_is_in_it(path:
         (at(1), at(1)),
     )
     db.close()
-    store = Store(path)
+    store = SQLiteStore(path)
     assert [run["id"] for run in store.list_runs(RunQuery())[0]] == ["r"]
     store.ingest(batch(step("r", tokens_used=3))).result()
     assert store.list_runs(RunQuery())[0][0]["tokens_used"] == 3

@@ -1,4 +1,4 @@
-"""Tracking from where no lock may be taken: signal handlers, finalizers, logging handlers."""
+"""Tracking in signal handlers, finalizers and logging handlers, in which no lock may be taken."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from agentscope.server.receiver import Receiver
 from tests.support.program import run_program
 from tests.support.stored import stored_steps
 
-UNMEASURED = {"COVERAGE_PROCESS_START": ""}
-"""A thousand signals a second and coverage's tracer, which has locks of its own, sometimes stop each other for good."""
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}
+"""The programs run without coverage, whose tracer takes locks and sometimes deadlocks with a thousand signals a second."""
 
 
 def test_a_signal_handler_that_tracks_never_deadlocks_and_loses_nothing(receiver: Receiver) -> None:
@@ -136,7 +136,7 @@ def test_a_logging_handler_that_tracks_neither_deadlocks_nor_feeds_on_itself(rec
     assert stored_steps(receiver.url).count("line") == 2_000
 
 
-def test_what_the_callback_for_drops_tracks_is_not_an_event() -> None:
+def test_calls_from_the_drop_callback_record_no_event() -> None:
     source = """
         from agentscope import create_tracker
         seen = []

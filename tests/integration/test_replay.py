@@ -1,4 +1,4 @@
-"""`agentscope replay`: what dead processes left is listed, and sent."""
+"""`agentscope replay` lists and sends the events of dead processes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from agentscope import create_tracker
 from agentscope.cli import replay
+from agentscope.cli.main import main
 from agentscope.cli.replay import run_replay
 from agentscope.pipeline.spool import directory as spooldir
 from agentscope.server.receiver import Receiver
@@ -37,7 +38,7 @@ LEAVE = """
 
 
 def leave(spool: Path, url: str, number: int = 0, steps: int = 10, exporters: str = "") -> None:
-    """Have a process die with events in the spool."""
+    """Run a process that dies with events in the spool."""
     where = f"exporters={exporters}" if exporters else f"api_key='ask_test', base_url={url!r}"
     source = LEAVE.format(spool=str(spool), number=number, steps=steps, where=where)
     assert run_program(source, timeout=100).returncode == 0
@@ -45,7 +46,7 @@ def leave(spool: Path, url: str, number: int = 0, steps: int = 10, exporters: st
 
 @pytest.fixture
 def gone() -> Iterator[FaultProxy]:
-    """A backend that is not there yet."""
+    """A URL on which no backend listens yet."""
     with FaultProxy(mode="refuse") as proxy:
         yield proxy
 
@@ -112,7 +113,7 @@ def test_a_backend_that_is_not_there_leaves_everything_and_says_so(
     spool = tmp_path / "spool"
     leave(spool, gone.url)
     out = io.StringIO()
-    # A minute is over after a few looks at the clock: an attempt may take long, and the test not.
+    # A minute passes with a few readings of the clock: an attempt may take long, the test may not.
     clock = itertools.count(step=10.0)
     monkeypatch.setattr(replay, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
     assert run_replay(str(spool), api_key="any", timeout=60.0, out=out) == 1
@@ -179,7 +180,7 @@ def test_each_destination_gets_its_own_events_by_its_own_protocol(receiver: Rece
     assert files(spool) == []
 
 
-def test_what_is_broken_is_put_aside_and_the_rest_is_sent(
+def test_a_damaged_file_is_set_aside_and_the_others_are_sent(
     receiver: Receiver, gone: FaultProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spool = tmp_path / "spool"
@@ -217,8 +218,6 @@ def test_a_system_without_such_locks_says_so(
     def denied(*_: object) -> Iterator[spooldir.Claim]:
         raise spooldir.Denied("this system has no locks that end with their process")
 
-    from agentscope.cli.main import main as cli
-
     monkeypatch.setattr(spooldir, "orphans", denied)
-    assert cli.main(["replay", "--spool-dir", str(tmp_path / "spool")]) == 1
+    assert main(["replay", "--spool-dir", str(tmp_path / "spool")]) == 1
     assert "no locks" in capsys.readouterr().err

@@ -1,7 +1,7 @@
-"""A key, a password and a question go through everything there is; then all that came out is searched for them.
+"""A key, a password and a question pass through every feature; then all output is searched for them.
 
-The key belongs into the headers of its requests only; the password, under a secret name, nowhere; the question into events,
-what is stored and the pages, and into no line that is logged, raised or shown.
+The key may appear in the headers of its requests only. The password, which has a secret name, may appear nowhere. The question
+may appear in events, in the store and on the pages, but in no log line, exception or repr.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from agentscope.pipeline.process import threads
 from agentscope.server.receiver import Receiver
 from agentscope.voltagent import VoltAgentSDK
 from tests.integration.test_transport import TLSServer
-from tests.support.canary import SECRET
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
 from tests.support.receiver import Client
+from tests.support.secret_search import SECRET
 from tests.support.stored import stored_runs, stored_steps
 from tests.support.wait import until
 
@@ -61,7 +61,7 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
-    """Everything that any library logs at any level, also what this package keeps out of its users' handlers."""
+    """All log records of all libraries at all levels, also those that do not reach users' handlers."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(threads, "NOISY", ())
     for name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry", "charset_normalizer"):
@@ -70,15 +70,15 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 def clean(*shown: object) -> None:
-    """None of these tells anything."""
+    """Check that no text holds a secret."""
     for value in shown:
         text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
-        for canary in (KEY, SECRET, QUESTION):
-            assert canary not in text, f"{canary} in {text[:500]}"
+        for secret in (KEY, SECRET, QUESTION):
+            assert secret not in text, f"{secret} in {text[:500]}"
 
 
 def record(tracker: Tracker) -> None:
-    """A run in which the canaries stand wherever a value may stand."""
+    """Track a run with the secrets in every place for a value."""
     payload = {
         "password": SECRET,
         "question": QUESTION,
@@ -108,13 +108,13 @@ def wrongly(call: Callable[..., object]) -> None:
 
 
 def shown(tracker: Tracker) -> list[object]:
-    """What a tracker and its insides show of themselves."""
+    """The reprs of a tracker and its parts."""
     pipelines = getattr(tracker._pipeline, "_pipelines", (tracker._pipeline,))
     inside: list[object] = [tracker, tracker._config, tracker._recorder, tracker._pipeline]
     for pipeline in pipelines:
         worker = pipeline._worker
         exporter = worker.exporter
-        inside += [worker, worker.shipper, worker.session, worker.queue, worker.ledger, pipeline._redact, exporter]
+        inside += [worker, worker.states, worker.session, worker.queue, worker.ledger, pipeline._redact, exporter]
         inside += [exporter._sender, exporter._sender._session, exporter._protocol, vars(exporter._protocol)]
     return [repr(thing) for thing in inside] + [
         tracker.stats(),
@@ -164,9 +164,9 @@ def test_what_is_stored_and_shown_has_the_question_and_nothing_else(receiver: Re
         told += b"".join(pages.get(path + run["id"]).body for path in ("/runs/", "/api/runs/"))
     files = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
     assert QUESTION.encode() in told
-    for canary in (KEY, SECRET):
-        assert canary.encode() not in told
-        assert canary.encode() not in files
+    for secret in (KEY, SECRET):
+        assert secret.encode() not in told
+        assert secret.encode() not in files
 
 
 def test_the_spool_keeps_neither_key_nor_password(tmp_path: Path) -> None:
@@ -179,9 +179,9 @@ def test_the_spool_keeps_neither_key_nor_password(tmp_path: Path) -> None:
         afterwards = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert any(name.endswith("-wal") for name in while_it_lives)
     for name, content in [*while_it_lives.items(), *afterwards.items()]:
-        for canary in (KEY, SECRET):
-            assert canary.encode() not in content, name
-            assert canary not in name
+        for secret in (KEY, SECRET):
+            assert secret.encode() not in content, name
+            assert secret not in name
 
 
 @pytest.mark.parametrize("code", [401, 500])
@@ -238,7 +238,7 @@ def test_an_error_of_tls_tells_nothing(tmp_path: Path, said: Callable[[], str]) 
         assert (tracker.stats().attempts, attempts) == (
             1,
             1,
-        )  # it needs a person, and is not asked again before a minute
+        )  # a refused key needs a person, and is not tried again for a minute
         warnings = [line for line in said().splitlines() if "certificate" in line]
         assert len(warnings) == 1
         tracker.shutdown(0.5)

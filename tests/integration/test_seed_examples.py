@@ -1,6 +1,6 @@
-"""The seed document's own examples, word for word, against a platform that has only the three classic calls.
+"""The seed document's own examples, word for word, with a platform that has only the three classic calls.
 
-They are kept as text; only the name of the package is changed, and the address where it is hard-coded.
+They are kept as text. Only the name of the package and hard-coded addresses are changed.
 """
 
 from __future__ import annotations
@@ -102,6 +102,6 @@ def test_quick_start_arrives_whole(tmp_path: Path) -> None:
 
 
 def only_the_batch_call_was_refused(platform: DeployedPlatform) -> None:
-    """A deployed platform does not have the batch call: asking for it is how the exporter finds out, once."""
+    """Check that the only refused request is the batch call, which the exporter tries once."""
     assert [path for _, path, _ in platform.refusals if path != "/api/ingest/batch"] == []
     assert len(platform.refusals) <= 1

@@ -1,4 +1,4 @@
-"""Serverless functions: flushed before they return, within the time that they have left."""
+"""Serverless functions are flushed before they return, within their remaining time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.wait import until
 
 
 class Context:
-    """As the platform gives it."""
+    """The context object of a serverless platform."""
 
     def __init__(self, left: object) -> None:
         self.left = left
@@ -57,7 +57,7 @@ def test_what_a_function_recorded_is_stored_when_it_returns(tracker: Tracker, re
         return event["n"] * 2
 
     assert handler({"n": 2}, Context(3_000)) == 4
-    until(lambda: stored_steps(receiver.url) == ["step"])  # by now, unless the machine has much else to do
+    until(lambda: stored_steps(receiver.url) == ["step"])  # until now, except on a busy machine
     assert (handler.__name__, handler.__doc__) == ("handler", "Doubles.")
 
 
@@ -75,7 +75,7 @@ def test_a_functions_own_exception_goes_on_after_the_flush(tracker: Tracker, rec
 def test_a_coroutine_is_flushed_when_it_is_over_and_blocks_no_event_loop(tracker: Tracker, receiver: Receiver) -> None:
     @tracker.lambda_handler(timeout=60)
     async def handler(event: object, context: object) -> str:
-        await asyncio.sleep(0)  # so that it is a coroutine that really waits
+        await asyncio.sleep(0)  # a real wait in the coroutine
         track(tracker)
         return "done"
 
@@ -102,7 +102,7 @@ def test_a_flush_ends_a_margin_before_the_time_is_over(hanging: Tracker) -> None
 
     began = time.monotonic()
     assert handler({}, Context(1_000)) == "done"
-    assert 0.4 < time.monotonic() - began < 45  # half a second, and the machine's leisure
+    assert 0.4 < time.monotonic() - began < 45  # half a second, with a margin for a busy machine
 
 
 @pytest.mark.parametrize("left", [100, 0, -5_000], ids=["less than the margin", "none", "less than none"])
@@ -158,7 +158,7 @@ def test_a_wrong_limit_is_counted_and_the_default_used(tracker: Tracker) -> None
     wrong: Any = "soon"
     handler = tracker.lambda_handler(lambda event, context: "done", margin=wrong)
     assert handler({}, None) == "done"
-    assert tracker.stats().misused == {"wrong_type": 1}
+    assert tracker.stats().invalid_calls == {"wrong_type": 1}
 
 
 def test_a_tracker_that_is_switched_off_flushes_nothing_and_changes_nothing() -> None:

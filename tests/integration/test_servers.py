@@ -1,4 +1,4 @@
-"""The servers and libraries that fork, or take the place of threads, run for real: each event arrives once."""
+"""Servers and libraries that fork or replace threads, as real processes: each event arrives once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.servers import CELERY, GUNICORN, ONCE_EACH, REQUESTS, Servers
 from tests.support.stored import stored_steps
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_workers_of_gunicorn_deliver_before_they_end(receiver: Receiver, ser
     assert stored(receiver) == ONCE_EACH, server.log
     assert str(server.process.pid) not in pids
     if "max-requests" in options:
-        assert len(pids) > 2  # ended after so many requests, and followed by others
+        assert len(pids) > 2  # replaced after so many requests
 
 
 @needs("gunicorn")
@@ -59,7 +59,7 @@ def test_what_is_tracked_at_the_preload_of_gunicorn_is_delivered_once_and_by_the
 def test_the_green_workers_of_gunicorn_deliver_before_they_end(
     receiver: Receiver, servers: Servers, preload: list[str]
 ) -> None:
-    # One worker: another that is still starting when the signal comes never hears of it, and is waited for.
+    # One worker only: a second one that still starts would miss the signal, and the server would wait for it.
     server = servers.start(*GUNICORN, "-k", "gevent", "-w", "1", *preload)
     server.ask_all()
     server.end()
@@ -68,7 +68,7 @@ def test_the_green_workers_of_gunicorn_deliver_before_they_end(
 
 @needs("celery")
 def test_the_children_of_celery_deliver_before_they_end(receiver: Receiver, servers: Servers) -> None:
-    # Some children are replaced, and others are there at the end.
+    # Some children are replaced, others live until the end.
     server = servers.start(*CELERY, "-c", "2", "--max-tasks-per-child", str(REQUESTS // 3))
     servers.order(f"[tasks.work.delay(i) for i in range({REQUESTS})]")
     until(lambda: servers.done() == REQUESTS, timeout=120, what="the tasks are done")
@@ -85,7 +85,7 @@ def test_the_workers_of_uwsgi_deliver_while_they_run(
 ) -> None:
     server = servers.start(*uwsgi(), *options.split(), INTERVAL="0.2", AT_IMPORT=at_import)
     server.ask_all()
-    # What the master tracks while it loads the app is lost where it never runs Python again; see README.
+    # Events that the master tracks while it loads the app are lost if it never runs Python again.
     expected = {**ONCE_EACH, "at import": 2} if at_import and "lazy" in options else ONCE_EACH
     until(lambda: expected.items() <= stored(receiver).items(), what="each is stored once")
     server.end()

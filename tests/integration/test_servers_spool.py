@@ -1,4 +1,4 @@
-"""The servers and libraries that fork, with a spool: what a worker could not deliver is sent once, by whoever comes after it."""
+"""Servers and libraries that fork, with a spool: the events that a worker could not deliver are sent once, by a later process."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from agentscope.server.receiver import Receiver
-from tests.support.heir import in_file, inherit
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
 from tests.support.servers import CELERY, GUNICORN, ONCE_EACH, REQUESTS, Server, Servers, needs, needs_uwsgi, uwsgi
+from tests.support.spool_recovery import events_in_file, send_what_is_left
 from tests.support.stored import stored_steps
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -39,9 +39,11 @@ def servers(proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Iterator[Path]:
-    """The spool, in which no event is left when all is over. The last process may end before it has deleted an empty file."""
+    """The spool directory. At the end no event may be left in it; the last process may leave an empty file."""
     yield tmp_path / "spool"
-    assert [in_file(database) for database in (tmp_path / "spool").glob("*.db") if in_file(database)] == []
+    assert [
+        events_in_file(database) for database in (tmp_path / "spool").glob("*.db") if events_in_file(database)
+    ] == []
 
 
 def stored(receiver: Receiver) -> dict[str, int]:
@@ -53,7 +55,7 @@ def wait_for_disk(server: Server) -> None:
 
 
 def wait_for(receiver: Receiver, expected: dict[str, int], server: Server) -> None:
-    """At least these, each of them once."""
+    """Check that at least these steps are stored, each once."""
     try:
         until(lambda: expected.items() <= stored(receiver).items())
     except AssertionError:
@@ -89,7 +91,7 @@ def test_what_a_killed_child_of_celery_left_is_sent_by_the_next_one(
     receiver: Receiver, servers: Servers, proxy: FaultProxy, files: Path
 ) -> None:
     server = servers.start(*CELERY, "-c", "1")
-    # Tasks are known by the millisecond; they come in their order.
+    # Tasks are identified by the millisecond, in order.
     calls = (
         "[tasks.work.delay(i) for i in range({})]; pause(0.1); tasks.die.delay(); pause(0.1); tasks.work.delay('next')"
     )
@@ -133,7 +135,7 @@ def test_what_the_workers_of_uwsgi_could_not_deliver_is_sent_after_the_next_star
 def test_what_a_worker_of_uwsgi_put_on_disk_before_it_ended_amid_a_request_is_sent_after_the_next_start(
     receiver: Receiver, servers: Servers, proxy: FaultProxy, files: Path, tmp_path: Path
 ) -> None:
-    # It runs no exit functions then.
+    # The worker runs no exit functions in that case.
     server = servers.start(*uwsgi(), "--processes", "1", "--threads", "2", INTERVAL="0.2")
     server.ask_all()
     asking = threading.Thread(target=ask_in_vain, args=(server,))
@@ -152,7 +154,7 @@ def test_what_a_worker_of_uwsgi_put_on_disk_before_it_ended_amid_a_request_is_se
 
 
 def ask_in_vain(server: Server) -> None:
-    """A request that its server does not live to answer."""
+    """Make a request that the server never answers, because it is killed."""
     with pytest.raises(OSError):
         server.get("endless")
 
@@ -222,6 +224,6 @@ def test_green_threads_reach_the_disk_while_the_backend_hangs_and_wait_for_nothi
     assert result.stdout == "101 0 101 True\n", result.stderr
     assert "101 events are kept in the spool" in result.stderr
     proxy.set("pass")
-    assert inherit(proxy.url, files) == 101
+    assert send_what_is_left(proxy.url, files) == 101
     names = sorted(f"{number}.{i}" for number in range(10) for i in range(10))
     assert sorted(stored_steps(receiver.url)) == names

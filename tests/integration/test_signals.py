@@ -1,4 +1,4 @@
-"""Signals that end a program: what is lost by default, and what `flush_on_signal=True` delivers."""
+"""Signals that end a program: the loss by default, and the delivery with `flush_on_signal=True`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.support.wait import until
 
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coverage has a handler of its own for SIGTERM, and warns of processes that end early: programs here run without it."""
-    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    """Programs here run without coverage, which handles SIGTERM itself, and warns of processes that end early."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture(autouse=True)
 def _far_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ends early does so for another reason than these."""
+    """Limits so long that they cannot be the reason for a short exit."""
     monkeypatch.setenv("AGENTSCOPE_SHUTDOWN_TIMEOUT", "60")
     monkeypatch.setenv("AGENTSCOPE_TIMEOUT", "60")
 
@@ -52,7 +52,7 @@ def program(url: str, before: str = "", after: str = "", opted: bool = True, pat
 
 
 def ended_by(source: str, *numbers: int, pause: Callable[[], None] = lambda: None) -> Result:
-    """Run until it is ready, send the signals, and wait for its end."""
+    """Start a program, wait until it is ready, send the signals, and wait for its end."""
     process = start_program(source)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -86,13 +86,13 @@ def test_a_backend_that_hangs_delays_the_end_by_a_signal_no_longer_than_any_othe
     with FaultProxy(mode="hang") as proxy:
         result = ended_by(program(proxy.url, patient=False), signal.SIGTERM)
     assert result.returncode == -signal.SIGTERM
-    assert result.seconds < 25  # two, and the machine's leisure; the other limits are a minute
+    assert result.seconds < 25  # two seconds, with a margin for a busy machine; the other limits are a minute
     assert result.stderr.startswith("agentscope: 2 events were left undelivered at the end and are lost")
 
 
 def test_a_second_signal_ends_at_once() -> None:
     with FaultProxy(mode="hang") as proxy:
-        # The second one comes while the first one is handled: nothing is sent before that.
+        # The second signal comes while the first is handled. Nothing is sent before that.
         result = ended_by(
             program(proxy.url),
             signal.SIGTERM,
@@ -100,7 +100,7 @@ def test_a_second_signal_ends_at_once() -> None:
             pause=lambda: until(lambda: proxy.counts["hang"], what="a request"),
         )
     assert result.returncode == -signal.SIGTERM
-    assert result.seconds < 50  # its patience is a minute here
+    assert result.seconds < 50  # the limit without an acknowledgement is a minute here
 
 
 def test_an_ignored_signal_stays_ignored(receiver: Receiver) -> None:
@@ -231,7 +231,7 @@ INTERRUPTED = {
 
 @pytest.mark.parametrize("what", INTERRUPTED)
 def test_a_signal_may_interrupt_anything_at_all(receiver: Receiver, what: str) -> None:
-    # All that it could wait for takes longer than it is given here.
+    # Every wait of the program takes longer than this test allows.
     result = run_program(program(receiver.url, after=INTERRUPTED[what]), timeout=40)
     assert (result.returncode, result.stderr) == (-signal.SIGTERM, "")
     assert stored_steps(receiver.url) == ["before", "interrupted"]
@@ -282,7 +282,7 @@ def test_a_forked_child_keeps_the_handler_and_delivers_its_own(receiver: Receive
     assert os.waitpid(pid, 0)[1] == signal.SIGTERM
     sys.exit()
     """
-    # Since 3.12 Python itself warns of any fork beside a thread.
+    # Since 3.12 Python warns of every fork beside a thread.
     quiet = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
     result = run_program(program(receiver.url, after=after), env=quiet)
     assert (result.returncode, result.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""The soak, a short one, and that its verdict would tell a loss from none."""
+"""A short soak test, and tests of its verdict."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from agentscope.server.storage.sqlite.schema import open_writer
 from benchmarks.soak.verdict import END, START, Promise, Verdict, judge
 from tests.support.command import run
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(600)]
 
-
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.timing(reason="the machine must find the time to be killed in")
 def test_what_was_promised_is_stored_once_though_everything_is_killed_and_the_network_breaks(tmp_path: Path) -> None:
-    """Two seeds: after the one the spool is emptied by `agentscope replay`, after the other by a producer that goes on."""
+    """Two seeds: `agentscope replay` empties the spool after one, a producer that goes on after the other."""
     seeds = soaked(tmp_path / "found.json", seconds=6)
     if not eventful(seeds):
-        seeds = soaked(tmp_path / "found.json", seconds=40)  # the machine had no time for it
+        seeds = soaked(tmp_path / "found.json", seconds=40)  # the machine was too busy
     assert eventful(seeds)
 
 
 def soaked(found: Path, seconds: int) -> list[dict[str, Any]]:
-    """What was found about each seed, in which nothing may be wrong."""
-    # What is tracked is on disk within a quarter of a second, of a machine that has time for it: this one may be busy.
+    """The results of all seeds, each of which must be ok."""
+    # Events are on disk within a quarter of a second on a quiet machine. This one may be busy.
     options = (
         "--promise",
         "3",
@@ -57,7 +58,7 @@ def eventful(seeds: list[dict[str, Any]]) -> bool:
 
 
 def judged(db: Path, stored: dict[str, Iterable[int]], *promises: Promise) -> Verdict:
-    """The verdict on a database with these numbers of these runs."""
+    """The verdict on a database with these events of these runs."""
     connection: sqlite3.Connection = open_writer(db)
     for key, (run_id, numbers) in enumerate(stored.items(), 1):
         connection.execute(

@@ -1,4 +1,4 @@
-"""The spool with real processes: kills, exits, forks, and a second process that delivers what the first could not."""
+"""The spool with real processes: kills, exits, forks, and a second process that delivers the events of the first."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.support.recording import balanced
 from tests.support.stored import get, stored_runs, stored_steps
 from tests.support.wait import until
 
-UNMEASURED = {"COVERAGE_PROCESS_START": "", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
-"""Coverage's tracer takes a lock that a child of a fork beside threads never gets. Since 3.12 Python warns of such forks."""
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+"""Programs that fork run without coverage, whose tracer may leave a lock locked in a child, and without warnings."""
 PROGRAM = """
     import atexit, os, signal, sys, time
     began = []
@@ -38,23 +38,23 @@ PROGRAM = """
 """
 STORED = "while tracker.stats().pending: time.sleep(0.01)"  # between two looks
 IMPATIENT = "wait_for_disk(); worker.PATIENCE = 60.0"
-"""What is in memory is written however long that takes. A backend is waited for as long as with a spool: not for a minute."""
+"""The limits of an exit: long for the write to disk, and short, as usual with a spool, for the backend."""
 
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trackers of this process leave nothing behind because the machine has much else to do."""
+    """Long limits for the trackers of this process, so that a busy machine makes none give up."""
     be_patient(monkeypatch.setattr, lambda name, value: None)
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
-    """A directory that is not there yet."""
+    """A directory that does not exist yet."""
     return tmp_path / "spool"
 
 
 def others(spool: Path, tracker: Tracker) -> list[str]:
-    """Files of other sessions than this one."""
+    """The files of other sessions."""
     own = tracker._pipeline._worker.session.id
     return [path.name for path in spool.iterdir() if own not in path.name]
 
@@ -68,7 +68,7 @@ def run(
 
 
 def inherit(url: str, spool: Path, events: int) -> None:
-    """Another process on the same directory, that delivers what is there."""
+    """Let another session on the directory deliver the events of dead ones."""
     with create_tracker("ask_test", url, spool_dir=spool, timeout=60) as heir:
         heir.start_run("heir")
         until(lambda: heir.stats().recovered >= events)
@@ -90,7 +90,7 @@ def test_a_program_that_is_killed_loses_nothing_that_was_on_disk(receiver: Recei
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(200))
 
 
-def test_what_was_tracked_is_on_disk_soon_even_while_a_request_hangs(spool: Path) -> None:
+def test_events_are_on_disk_soon_even_while_a_request_hangs(spool: Path) -> None:
     with (
         FaultProxy(mode="hang") as proxy,
         create_tracker("ask_test", proxy.url, spool_dir=spool, flush_interval=0.0, timeout=300) as tracker,
@@ -99,7 +99,7 @@ def test_what_was_tracked_is_on_disk_soon_even_while_a_request_hangs(spool: Path
         until(lambda: tracker.stats().attempts)
         for number in range(5):
             tracker.track_step(f"step {number}")
-            # A quarter of a second, and the machine's leisure; the answer would take five minutes.
+            # A quarter of a second, with a margin for a busy machine; the answer would take five minutes.
             until(lambda: not tracker.stats().pending, what="stored while the worker waits for an answer")
             assert balanced(tracker.stats())
         assert tracker.stats().spooled == 6
@@ -113,7 +113,7 @@ def test_a_backend_that_does_not_answer_delays_the_exit_by_a_second_at_most_and_
     with FaultProxy(receiver.url, mode=mode) as proxy:
         result = run(proxy.url, spool, limits=IMPATIENT)
         delay = float(result.stdout.splitlines()[-1])
-        assert delay < 45  # one, and the machine's leisure; all other limits are a minute
+        assert delay < 45  # one second, with a margin for a busy machine; all other limits are a minute
         line = "agentscope: 11 events are kept in the spool, for the next process or `agentscope replay`"
         assert re.sub(r" \(.*", "", result.stderr.splitlines()[-1]) == line
         assert "Traceback" not in result.stderr
@@ -141,7 +141,7 @@ def test_a_fresh_event_does_not_wait_for_what_others_have_left(receiver: Receive
     with FaultProxy(receiver.url, mode="refuse") as proxy:
         for name in ("red", "green"):
             run(proxy.url, spool, 3_000, "\n    STORED\n    os.kill(os.getpid(), signal.SIGKILL)", name)
-        proxy.set("delay", seconds=0.5)  # sixty times for what is old: much longer than the fresh one takes
+        proxy.set("delay", seconds=0.5)  # sixty batches of old events take much longer than the new one
         with create_tracker("ask_test", proxy.url, spool_dir=spool, flush_interval=0.0, batch_size=100) as heir:
             heir.start_run("heir")
             until(lambda: heir.stats().recovered)
@@ -239,7 +239,7 @@ def test_forked_children_have_files_of_their_own_and_the_parents_is_not_touched(
 
 
 def test_a_child_inherits_what_its_dead_parent_left(receiver: Receiver, spool: Path) -> None:
-    """The child has the parent's database open without knowing it, and opens it again."""
+    """A child inherits the descriptor of the parent's database, and opens the file again."""
     source = """
         import os, signal, sys, time
         from agentscope import create_tracker
@@ -262,7 +262,7 @@ def test_a_child_inherits_what_its_dead_parent_left(receiver: Receiver, spool: P
         assert process.wait(120) == -signal.SIGKILL
         proxy.set("pass")
         until(lambda: len(stored_steps(receiver.url)) == 51, 120)
-        process.communicate(timeout=120)  # its pipes are the child's, too
+        process.communicate(timeout=120)  # the child holds its pipes open too
         with create_tracker("ask_test", proxy.url, spool_dir=spool) as heir:
             heir.start_run("heir")
             until(lambda: not others(spool, heir))
@@ -355,7 +355,9 @@ def test_a_wrong_key_keeps_its_events_and_the_right_one_delivers_them(spool: Pat
 
 def test_the_runs_of_a_killed_program_are_whole(receiver: Receiver, spool: Path) -> None:
     ending = "\n    tracker.end_run(output={'answer': 42})\n    STORED\n    os.kill(os.getpid(), signal.SIGKILL)"
-    with FaultProxy(receiver.url, mode="reset_after") as proxy:  # everything is committed, and nobody knows
+    with FaultProxy(
+        receiver.url, mode="reset_after"
+    ) as proxy:  # everything is committed, and the acknowledgement is lost
         run(proxy.url, spool, 30, ending)
         proxy.set("pass")
         inherit(proxy.url, spool, 32)

@@ -1,4 +1,4 @@
-"""A process killed at any system call of its work on the spool: the next one delivers everything that had been promised, once."""
+"""A process is killed at each system call of its work on the spool: the next one delivers every promised event once."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def cycle(folder: Path, log: Path, *more: str) -> list[str]:
 
 
 def told(log: Path, kind: str) -> set[str]:
-    """What the log tells of, but for a line that was cut short."""
+    """The entries of the log, without a last line that was cut short."""
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
     return {line.split()[1] for line in lines if line.startswith(f"{kind} ") and line.endswith("\n")}
 
 
 def leave_one(folder: Path, log: Path) -> None:
-    """A file of an earlier process: that it is taken over is part of the cycle."""
+    """Make the file of an earlier process, whose recovery is part of the cycle."""
     dead = Bench(folder / "spool")
     dead.put(4)
     dead.store()
@@ -78,7 +78,7 @@ def leave_one(folder: Path, log: Path) -> None:
 
 
 def points(folder: Path, call: str, *more: str) -> tuple[int, int]:
-    """How often the cycle makes this call before its own work begins, and until its end."""
+    """The number of these calls before the cycle begins, and until its end."""
     log, trace = folder / "log", folder / "trace"
     leave_one(folder, log)
     subprocess.run([*strace("-o", str(trace), "-e", f"trace={call},write"), *cycle(folder, log, *more)], check=True)
@@ -109,7 +109,7 @@ def killed_at(folder: Path, call: str, when: int, *more: str) -> None:
 
 
 EVERY = int(os.environ.get("AGENTSCOPE_CRASH_POINTS_EVERY", "5"))
-"""One point in so many is tried: 1 for all of them, which takes minutes."""
+"""One in so many crash points is tried; 1 tries all of them, which takes minutes."""
 
 
 def folders(tmp_path: Path) -> Iterator[Path]:
@@ -128,6 +128,6 @@ def test_a_kill_at_any_system_call_loses_nothing_that_was_promised(tmp_path: Pat
     more = ("all",) if delivering else ()
     first, last = points(next(folder), call, *more)
     if not (EVERY == 1 or delivering) and call in ("unlink", "openat"):
-        first = last - 1  # these differ in the end only
+        first = last - 1  # these differ at their end only
     for when in range(first + 1, last + 1, EVERY):
         killed_at(next(folder), call, when, *more)

@@ -1,4 +1,4 @@
-"""The spool on disks that are full, read-only, broken or gone: the SDK goes on in memory, says so once, and loses nothing."""
+"""The spool on disks that are full, read-only, broken or removed: the SDK continues in memory, logs that, and loses nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.support.stored import get, stored_steps
 
 @pytest.fixture(autouse=True)
 def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The faults of the disk would meet coverage's own files, too."""
-    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    """Programs here run without coverage, whose own files the faults of the disk would hit."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 PROGRAM = """
@@ -68,7 +68,7 @@ def run(receiver: Receiver, spool: Path, body: str, before: str = QUICK, prefix:
 
 
 def check(result: Result, receiver: Receiver, steps: int, said: str | None) -> None:
-    """Everything arrived, once, and this was said, once."""
+    """Check that every event arrived once, and that this text was logged once."""
     assert result.returncode == 0, result.stderr
     assert result.last_line_json == [steps + 1, steps + 1, {}]
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(steps))
@@ -80,7 +80,7 @@ def check(result: Result, receiver: Receiver, steps: int, said: str | None) -> N
 
 @contextmanager
 def mounted(directory: Path, *options: str) -> Iterator[tuple[str, ...]]:
-    """A command's beginning, under which `directory` is a small file system of its own."""
+    """The start of a command that mounts a small file system on `directory`."""
     directory.mkdir()
     unshare = shutil.which("unshare")
     if unshare is None:
@@ -130,7 +130,7 @@ def test_a_read_only_file_system_is_said_once_and_nothing_is_lost(receiver: Rece
         result = run(
             receiver,
             spool,
-            "track(0, 50); assert tracker.flush(60); time.sleep(0.5); track(50, 60)",  # the disk is looked at meanwhile
+            "track(0, 50); assert tracker.flush(60); time.sleep(0.5); track(50, 60)",  # the disk is checked meanwhile
             prefix=prefix,
         )
     check(result, receiver, 60, "Read-only file system")
@@ -169,9 +169,9 @@ def test_a_file_that_is_deleted_while_in_use_loses_nothing(receiver: Receiver, s
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(40))
 
 
-def test_a_directory_that_never_comes_to_be_is_said_once(receiver: Receiver, spool: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_logged_once(receiver: Receiver, spool: Path) -> None:
     spool.touch()
-    body = "track(0, 20); time.sleep(0.5); track(20, 30)"  # the first are tried meanwhile
+    body = "track(0, 20); time.sleep(0.5); track(20, 30)"  # the first retries happen meanwhile
     check(run(receiver, spool, body), receiver, 30, "cannot be used")
 
 
@@ -186,9 +186,9 @@ def test_system_calls_that_fail_lose_nothing_and_double_nothing(
     spool.mkdir()
     if subprocess.run([strace, "-f", "-e", "trace=none", "true"], capture_output=True, check=False).returncode:
         pytest.skip("tracing of processes is not permitted here")
-    # None but SQLite makes these calls: every third of a thread fails, from the second on.
+    # Only SQLite makes these calls. Every third one of a thread fails, from the second on.
     inject = ("-e", f"inject={call}:error={error}:when=2+3")
-    body = "\n    ".join(f"track({i}, {i + 10}); time.sleep(0.25)" for i in range(0, 60, 10))  # a transaction each
+    body = "\n    ".join(f"track({i}, {i + 10}); time.sleep(0.25)" for i in range(0, 60, 10))  # one transaction each
     prefix = (strace, "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", *inject)
     result = run(receiver, spool, body, prefix=prefix)
     assert result.returncode == 0, result.stderr

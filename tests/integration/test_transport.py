@@ -25,7 +25,7 @@ CANARY = "ask_canary_0123456789"
 RUN = b'{"agent_name":"a"}'
 JSON = {"Content-Type": "application/json"}
 
-# A throw-away key and its self-signed certificate for localhost, good for a hundred years and for nothing else.
+# A test key and its self-signed certificate for localhost, valid for a hundred years.
 CERTIFICATE = """\
 -----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgT2iisjfZGtBm/WQL
@@ -78,7 +78,7 @@ def failure(transport: Transport, body: bytes = RUN, timeout: float = 60) -> Fai
 
 
 SOON = 15
-"""Seconds. An attempt that is bounded ends before, on a machine that is busy with others; without the bound it does not."""
+"""Seconds. A bounded attempt ends earlier, even on a busy machine; an unbounded one does not."""
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -147,7 +147,7 @@ class TestFaults:
             ("garbage", "protocol", 0),
         ],
     )
-    def test_without_an_answer_nobody_knows_whether_it_was_stored(
+    def test_an_attempt_without_an_answer_leaves_open_if_it_was_stored(
         self, transport, proxy, platform, mode, kind, committed
     ):
         proxy.set(mode)
@@ -187,7 +187,7 @@ class TestFaults:
     def test_running_out_of_file_descriptors_certainly_sent_nothing(self, transport):
         transport.warm_up()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # Whatever other threads close meanwhile, none is free below the standard ones.
+        # No descriptor below the standard ones is free, whatever other threads close meanwhile.
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
             error = failure(transport)
@@ -216,7 +216,7 @@ class TestDeadline:
         assert 0.9 < took < SOON
 
     def expect_timeout(self, transport: Transport, body: bytes = RUN) -> None:
-        """On a connection that is there: to make one could take the second already."""
+        """Make a request on an open connection, because a new one could take the whole second."""
         error = failure(transport, body, timeout=1)
         assert (error.kind, error.unsent) == ("timeout", False)
         assert error.sentence.endswith("not a whole answer within 1 s")
@@ -227,7 +227,7 @@ class TestDeadline:
         took = seconds(lambda: self.expect_timeout(transport, b" " * 64_000_000))
         assert 0.9 < took < SOON
 
-    def test_an_attempt_ends_in_time_when_nobody_accepts(self):
+    def test_an_attempt_ends_in_time_when_no_connection_is_accepted(self):
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(0)
@@ -300,7 +300,7 @@ class TestDeadline:
     def test_no_thread_is_started_for_it(self):
         with HangServer() as server:
             transport = Transport(server.url)
-            before = set(threading.enumerate())  # another test's may still be about to end
+            before = set(threading.enumerate())  # a thread of another test may still be ending
             failure(transport, timeout=0.1)
             started = {thread.name for thread in set(threading.enumerate()) - before}
         assert started <= {"proxied"}
@@ -318,7 +318,7 @@ class TestBounds:
         [
             ("gzip", 0, "too_large"),
             ("body", 0, "too_large"),
-            ("headers", 1000, "protocol"),  # the library takes a hundred
+            ("headers", 1000, "protocol"),  # the library accepts a hundred
             ("headers", 60_000, "too_large"),
         ],
     )
@@ -329,7 +329,7 @@ class TestBounds:
         error = failure(transport)
         assert (error.kind, error.unsent) == (told, False)
         assert time.perf_counter() - started < SOON
-        # In KiB; the proxy's own buffers are in this process as well.
+        # In KiB. The proxy's own buffers are in this process too.
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
 
     def test_a_gzip_answer_is_not_inflated(self, transport, proxy):
@@ -341,7 +341,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
 
 def _whole_request(connection: socket.socket) -> bytes:
-    """A request with its body: a server that closes on unread bytes resets the connection, and its answer is lost."""
+    """Read a request with its body: closing a socket with unread bytes resets the connection and loses the answer."""
     received = b""
     while True:
         head, found, body = received.partition(b"\r\n\r\n")
@@ -355,7 +355,7 @@ def _whole_request(connection: socket.socket) -> bytes:
 
 
 class TLSServer:
-    """Answers each connection's first request with 200, or drips the answer; a context manager."""
+    """A context manager for a server that answers the first request of each connection with 200, optionally byte by byte."""
 
     def __init__(self, folder, drip: float = 0, answer: bytes = ANSWER) -> None:
         self._whole = answer

@@ -1,10 +1,10 @@
-"""What becomes of handles that nobody has ended when a process ends, forks or is interrupted."""
+"""Open handles when a process ends, forks or is interrupted."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..support import reading
+from ..support import read_api
 from ..support.program import run_program
 
 HEAD = """
@@ -17,7 +17,7 @@ HEAD = """
 
 
 def run(receiver: Any, source: str) -> Any:
-    # From Python 3.12 on a fork beside threads warns, for good reason: what is left to the child is tested here.
+    # Since 3.12 Python warns of every fork beside a thread. These tests are about the state of the child.
     env = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}
     done = run_program((HEAD + source).replace("{url!r}", repr(receiver.url)), env=env, timeout=100)
     assert done.stderr == ""
@@ -25,7 +25,7 @@ def run(receiver: Any, source: str) -> Any:
 
 
 def statuses(receiver: Any) -> dict[str, str]:
-    (found,) = reading.runs(receiver.url)
+    (found,) = read_api.runs(receiver.url)
     return {found["agent_name"]: found["status"], **{step["name"]: step["status"] for step in found["steps"]}}
 
 
@@ -121,11 +121,11 @@ def test_handles_in_signal_handlers_never_deadlock_and_lose_nothing(receiver: An
     trace.end()
     flushed = sdk.flush(60)
     stats = sdk.stats()
-    print(json.dumps([bool(flushed), signals, stats.accepted, stats.delivered, dict(stats.misused)]))
+    print(json.dumps([bool(flushed), signals, stats.accepted, stats.delivered, dict(stats.invalid_calls)]))
     """,
     )
-    flushed, signals, accepted, delivered, misused = done.last_line_json
+    flushed, signals, accepted, delivered, invalid_calls = done.last_line_json
     assert flushed
     assert signals > 5
     assert accepted == delivered == 2 + 2 * (5000 + signals)
-    assert misused == {}
+    assert invalid_calls == {}

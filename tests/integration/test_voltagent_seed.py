@@ -1,7 +1,7 @@
-"""The VoltAgent document's own examples, word for word, against a running receiver: by OTLP, and by the history calls.
+"""The VoltAgent document's own examples, word for word, with a running receiver: by OTLP, and by the history calls.
 
-Its code is kept as text; only the name of the package and the address are changed, and imports added where it left them out.
-The fragments of its step-by-step guide are joined to one program.
+The code is kept as text. Only the name of the package and the address are changed, and missing imports are added. The fragments
+of its step-by-step guide are joined to one program.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ..support import patient, reading
+from ..support import patient, read_api
 from ..support.command import ROOT, run
 from ..support.faults import MODES
 from ..support.program import Result
@@ -37,7 +37,7 @@ GUIDE = [
 
 
 def without_otlp(exchange: Any, request: Any) -> None:
-    """The receiver without its OTLP endpoint: what is left are the history calls."""
+    """The receiver without its OTLP endpoint, so that the history calls are used."""
     if request.target.endswith("/otel/v1/traces"):
         MODES["status"](exchange, request, code=404)
     else:
@@ -46,7 +46,7 @@ def without_otlp(exchange: Any, request: Any) -> None:
 
 @pytest.fixture(params=["otlp", "history"])
 def url(request: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Where the example sends to. What it sent is read from the receiver itself."""
+    """The URL to which the example sends. The stored runs are read from the receiver itself."""
     if request.param == "otlp":
         yield receiver.url
         return
@@ -85,12 +85,12 @@ def statuses(run: dict[str, Any]) -> set[str]:
 
 def test_quick_start(url: str, receiver: Any, tmp_path: Path) -> None:
     run_example("🚀 Quick Start", url, tmp_path)
-    run = reading.only_run(receiver.url)
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["tokens_used"]) == ("customer-support-v1", "completed", 235)
     assert run["input"] == {"query": "How to reset my password?"}
     assert (run["user_id"], run["conversation_id"]) == ("user-123", "conv-456")
     assert (run["tags"], run["source"]) == (["support", "password-reset"], "voltagent")
-    assert reading.outline(run) == ["agent Support Agent", ["tool_call knowledge-base-search"]]
+    assert read_api.outline(run) == ["agent Support Agent", ["tool_call knowledge-base-search"]]
     assert statuses(run) == {"completed"}
     agent, tool = steps(run)["Support Agent"], steps(run)["knowledge-base-search"]
     assert agent["output"] == {"response": "Password reset link sent!"}
@@ -105,9 +105,9 @@ def test_quick_start(url: str, receiver: Any, tmp_path: Path) -> None:
 
 def test_weather(url: str, receiver: Any, tmp_path: Path) -> None:
     run_example("Simple Weather Agent", url, tmp_path)
-    run = reading.only_run(receiver.url)
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["tokens_used"]) == ("weather-agent-v1", "completed", 75)
-    assert reading.outline(run) == ["agent Weather Agent", ["tool_call weather_api", "memory cache_weather"]]
+    assert read_api.outline(run) == ["agent Weather Agent", ["tool_call weather_api", "memory cache_weather"]]
     assert statuses(run) == {"completed"}
     assert steps(run)["Weather Agent"]["output"] == {"response": "It's 22°C and sunny in Istanbul!"}
     assert steps(run)["cache_weather"]["output"] == {"cached": True, "expires_in": 3600}
@@ -115,9 +115,9 @@ def test_weather(url: str, receiver: Any, tmp_path: Path) -> None:
 
 def test_research(url: str, receiver: Any, tmp_path: Path) -> None:
     run_example("Multi-Agent Research Workflow", url, tmp_path)
-    run = reading.only_run(receiver.url)
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["tokens_used"]) == ("research-orchestrator", "completed", 1030)
-    assert reading.outline(run) == [
+    assert read_api.outline(run) == [
         "agent Research Agent",
         ["retrieval web_search"],
         "agent Summary Agent",
@@ -129,11 +129,11 @@ def test_research(url: str, receiver: Any, tmp_path: Path) -> None:
 
 def test_error_handling(url: str, receiver: Any, tmp_path: Path) -> None:
     run_example("Error Handling", url, tmp_path)
-    run = reading.only_run(receiver.url)
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"]) == ("test-agent", "completed")
-    assert reading.outline(run) == ["agent Risky Agent!", ["tool_call external_api!"]]
+    assert read_api.outline(run) == ["agent Risky Agent!", ["tool_call external_api!"]]
     agent, tool = steps(run)["Risky Agent"], steps(run)["external_api"]
-    # The document defines no such function.
+    # The document does not define this function.
     assert (tool["error"]["type"], tool["error"]["message"]) == ("NameError", "name 'call_external_api' is not defined")
     assert "result = await call_external_api()" in tool["error"]["traceback"]
     assert tool["meta_data"] == {"errorCode": "API_TIMEOUT", "retryAttempts": 3}
@@ -142,7 +142,7 @@ def test_error_handling(url: str, receiver: Any, tmp_path: Path) -> None:
 
 
 def joined_guide() -> str:
-    """The fragments, each inside the block that the one before it leaves open with `pass`."""
+    """Join the fragments: each goes into the block that the fragment before it leaves open with `pass`."""
     body = ""
     for heading in reversed(GUIDE):
         fragment = CODE[heading]
@@ -154,12 +154,12 @@ def joined_guide() -> str:
 
 def test_the_fragments_of_the_guide_joined(url: str, receiver: Any, tmp_path: Path) -> None:
     done = run_program(joined_guide(), url, tmp_path)
-    # It says "if needed" of the error after the success.
-    assert done.stderr == "agentscope: something was ended again that has ended; how it ended first stands\n"
-    run = reading.only_run(receiver.url)
+    # In the document the error after the success is "if needed".
+    assert done.stderr == "agentscope: a run or step was ended twice; only the first end counts\n"
+    run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["tokens_used"]) == ("customer-support-v1", "completed", 365)
     assert {key: run["meta_data"][key] for key in ("priority", "source")} == {"priority": "high", "source": "web-chat"}
-    assert reading.outline(run) == [
+    assert read_api.outline(run) == [
         "agent Support Agent",
         [
             "tool_call knowledge-base-search",

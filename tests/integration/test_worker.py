@@ -1,4 +1,4 @@
-"""The worker's life: when it starts, what it survives, when it ends."""
+"""The worker's start, the failures that it survives, and its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentscope import Tracker, create_tracker
-from agentscope.pipeline.delivery import Shipper
+from agentscope.pipeline.delivery import Attempts
 from agentscope.pipeline.process import lifecycle, threads
 from agentscope.server.receiver import Receiver
 from tests.support.patient import be_patient
@@ -68,7 +68,7 @@ def test_a_tracker_that_is_dropped_delivers_and_leaves_no_thread(receiver: Recei
     del tracker
     gc.collect()
     assert gone() is None
-    until(lambda: stored_steps(receiver.url))  # a thread may not even have its name yet
+    until(lambda: stored_steps(receiver.url))  # a new thread may not have its name yet
     until(lambda: not workers())
     assert stored_steps(receiver.url) == ["step"]
 
@@ -87,17 +87,17 @@ def test_many_trackers_leave_neither_threads_nor_pipelines(receiver: Receiver) -
     until(lambda: gc.collect() >= 0 and set(lifecycle._known) <= before)
 
 
-def test_a_tracker_used_by_nobody_is_forgotten() -> None:
+def test_a_tracker_without_references_is_collected() -> None:
     before = set(lifecycle._known)
     create_tracker("ask_test", "http://127.0.0.1:9")
     until(lambda: gc.collect() >= 0 and set(lifecycle._known) <= before)
 
 
 def dying(method: Callable[..., Any], error: type[BaseException], times: int) -> Callable[..., Any]:
-    """A method that raises the first few times it is called."""
+    """Make a method raise in its first few calls."""
     left = [error] * times
 
-    def call(self: Shipper, *args: Any) -> Any:
+    def call(self: Attempts, *args: Any) -> Any:
         if left:
             raise left.pop()
         return method(self, *args)
@@ -110,7 +110,7 @@ def dying(method: Callable[..., Any], error: type[BaseException], times: int) ->
 def test_a_worker_that_dies_is_followed_by_another_with_the_same_batch(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, name: str, error: type[BaseException]
 ) -> None:
-    monkeypatch.setattr(Shipper, name, dying(getattr(Shipper, name), error, 2))
+    monkeypatch.setattr(Attempts, name, dying(getattr(Attempts, name), error, 2))
     with create_tracker("ask_test", receiver.url, flush_interval=0.0) as tracker:
         with tracker.track_run("agent"):
             for i in range(10):
@@ -134,14 +134,14 @@ def test_a_batch_whose_export_always_raises_is_given_up_and_its_followers_are_no
         while not whole(tracker).dropped:
             tracker.flush(0.2)  # ends the wait between two attempts
         assert whole(tracker).dropped == {"encode_error": 1}
-        tracker.flush()  # it may not have been told of by the last one
+        tracker.flush()  # the last warning may not have counted it
         monkeypatch.setattr(exporter, "export", export)
         tracker.track_step("after", run_id=run_id)
         assert tracker.flush()
     assert stored_steps(receiver.url) == ["after"]
 
 
-def test_where_no_thread_can_be_had_flush_delivers_by_itself(
+def test_without_threads_flush_delivers_in_the_calling_thread(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "start_new_thread", refuse)
@@ -156,7 +156,7 @@ def test_where_no_thread_can_be_had_flush_delivers_by_itself(
     assert stored_steps(receiver.url) == ["step"]
 
 
-def test_where_no_thread_can_be_had_a_hanging_backend_does_not_hold_flush_for_ever(
+def test_without_threads_a_hanging_backend_does_not_block_flush_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threads, "start_new_thread", refuse)
@@ -168,7 +168,7 @@ def test_where_no_thread_can_be_had_a_hanging_backend_does_not_hold_flush_for_ev
         assert whole(tracker).dropped == {"shutdown": 1}
 
 
-def test_where_no_thread_can_be_had_the_lanes_of_a_platform_are_followed_one_by_one(
+def test_without_threads_the_lanes_of_a_platform_run_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(threads, "start_new_thread", refuse)
@@ -202,7 +202,7 @@ def test_the_first_flush_waits_only_for_what_came_before_it(receiver: Receiver) 
 
         def work() -> None:
             while not stop.wait(0.0001):
-                if tracker.stats().pending < 500:  # where the receiver is slower, each flush would take longer
+                if tracker.stats().pending < 500:  # with a slower receiver each flush takes longer
                     tracker.track_step("more", run_id=run_id)
 
         thread = threading.Thread(target=work)

@@ -1,4 +1,4 @@
-"""Running the `agentscope` command, examples and other files in their own process, from any directory."""
+"""The `agentscope` command, examples and other files in a process of their own, in any directory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .program import ROOT, Result
 def start(
     *arguments: str | os.PathLike[str], cwd: Path = ROOT, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Start this Python with `arguments`, the project importable from any `cwd`, output in pipes.
+    """Start this Python with `arguments`, with the project importable from any `cwd` and the output in pipes.
 
-    env: variables on top of this process's own, of which the test fixtures removed the SDK's options.
+    `env` is added to the variables of this process, from which a fixture has removed the options of the SDK.
     """
     variables = {
         **os.environ,
@@ -41,7 +41,7 @@ def start(
 def run(
     *arguments: str | os.PathLike[str], cwd: Path = ROOT, env: Mapping[str, str] | None = None, timeout: float = 30
 ) -> Result:
-    """Run this Python with `arguments` to its end; AssertionError with its output if that takes over `timeout` s."""
+    """Run this Python with `arguments` to its end, or raise AssertionError with its output after `timeout` seconds."""
     started = time.monotonic()
     process = start(*arguments, cwd=cwd, env=env)
     try:

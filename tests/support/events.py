@@ -1,4 +1,4 @@
-"""Events, batches and answers for tests, two backends in memory, and the loop that the pipeline goes through with them."""
+"""Events, batches and answers, two backends in memory, and a delivery loop like that of the pipeline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import zstandard
 
-from agentscope.events import RUN_END, RUN_START, STEP, STEP_END, STEP_START, Event, Session
+from agentscope.events import RUN_END, RUN_START, STEP, STEP_END, STEP_START, Event, PlainStep, Session
 from agentscope.protocols.base import (
     PATIENCE,
     Batch,
@@ -36,7 +36,7 @@ Backend = Callable[[Request], Response | Failure]
 
 
 def event(seq: int, type_: str = STEP, run_id: str = "run-1", size: int = 100, **fields: Any) -> Event:
-    """An event with what its type needs. `seq` makes its id and its time."""
+    """An event with the fields that its type needs. Its id and its time follow from `seq`."""
     defaults: dict[str, dict[str, Any]] = {
         RUN_START: {"agent_name": "agent"},
         RUN_END: {"status": "completed"},
@@ -46,14 +46,26 @@ def event(seq: int, type_: str = STEP, run_id: str = "run-1", size: int = 100, *
     return Event(type_, seq, NOON + seq * 1000, run_id, step_id, None, {**defaults.get(type_, {}), **fields}, size)
 
 
+def plain_step(
+    seq: int,
+    given: bytes | None = None,
+    output: bytes | None = None,
+    name: str = "search",
+    started_at: int = 1_000,
+    elapsed: int = 2_000,
+) -> PlainStep:
+    """A step in the short form that most calls put into the queue."""
+    return PlainStep(seq, "run-1", f"step-{seq}", "parent", 100, name, "tool_call", started_at, elapsed, given, output)
+
+
 def run_of(steps: int, run_id: str = "run-1", first: int = 1, **fields: Any) -> list[Event]:
-    """A run's start, so many steps, and its end."""
+    """The start of a run, `steps` steps, and its end."""
     inner = [event(first + i, run_id=run_id, **fields) for i in range(1, steps + 1)]
     return [event(first, RUN_START, run_id), *inner, event(first + steps + 1, RUN_END, run_id)]
 
 
 def opened(first: int, last: int, step_id: str, run_id: str = "run-1", **fields: Any) -> tuple[Event, Event]:
-    """The start of a step and its end, with these `seq`."""
+    """The start and the end of a step, with these `seq`."""
     start = event(first, STEP_START, run_id, name=step_id, step_type="tool_call", status="running", started_at=NOON)
     end = event(last, STEP_END, run_id, status="completed", ended_at=NOON + 1_000_000, **fields)
     return start._replace(step_id=step_id), end._replace(step_id=step_id)
@@ -79,7 +91,7 @@ def acknowledged(accepted: int, duplicates: int = 0, rejected: Sequence[object] 
 
 
 def strict(body: bytes) -> Any:
-    """Parsed JSON; raises for what strict readers refuse: NaN, bad UTF-8, a key twice."""
+    """Parse JSON strictly: NaN, invalid UTF-8 and duplicate keys raise."""
 
     def refuse(constant: str) -> Any:
         raise ValueError(constant)
@@ -103,19 +115,19 @@ def inflated(request: Request) -> bytes:
 
 @dataclass
 class BatchBackend:
-    """The batch call as a receiver answers it. Sets hold the `seq` of events."""
+    """A backend with the batch call, like a receiver. Its sets hold the `seq` of events."""
 
     unacceptable: set[int] = field(default_factory=set)
-    """Answered 422, with all their company."""
+    """Events whose whole batch is answered 422."""
     crashing: set[int] = field(default_factory=set)
-    """Answered 500, with all their company."""
+    """Events whose whole batch is answered 500."""
     rejected: set[int] = field(default_factory=set)
     limit: int = 1 << 62
-    """Bytes of a body before 413."""
+    """The most bytes of a body; a larger one is answered 413."""
     announces: str = ""
     stored: Counter[int] = field(default_factory=Counter)
     reports: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """By batch id, each counted once."""
+    """The events by batch id, each batch counted once."""
     requests: list[Any] = field(default_factory=list)
 
     def __call__(self, request: Request) -> Response:
@@ -144,15 +156,15 @@ class BatchBackend:
 
 @dataclass
 class ClassicBackend:
-    """The classic calls as a deployed platform answers them: ids of its own, and no idempotency."""
+    """A backend with the classic calls, like a deployed platform: it makes the ids, and has no idempotency."""
 
     unacceptable: set[int] = field(default_factory=set)
     crashing: set[int] = field(default_factory=set)
     limit: int = 1 << 62
     runs: dict[str, list[int]] = field(default_factory=dict)
-    """Server id of a run to the `seq` of what was stored for it, in order of arrival."""
+    """The `seq` of the stored events by the server id of their run, in order of arrival."""
     names: dict[str, str] = field(default_factory=dict)
-    """Server id of a run to the id that the client made."""
+    """The client id of each run by its server id."""
     asked: list[int] = field(default_factory=list)
     """The `seq` of every request."""
 
@@ -185,7 +197,7 @@ class ClassicBackend:
 
 @dataclass
 class Ending:
-    """What became of all events."""
+    """The verdicts on all events."""
 
     delivered: list[int] = field(default_factory=list)
     dropped: dict[int, Dropped] = field(default_factory=dict)
@@ -194,7 +206,7 @@ class Ending:
     attempts: int = 0
     left: list[int] = field(default_factory=list)
     parked: list[int] = field(default_factory=list)
-    """What waits for the end of its run or step."""
+    """The events that wait for the end of their run or step."""
     last: Outcome = field(default_factory=Outcome)
 
     @property
@@ -203,7 +215,7 @@ class Ending:
 
 
 def attempt(protocol: WireProtocol, sent: Batch, backend: Backend, requests: int = 1 << 30) -> Outcome:
-    """One export, its lanes side by side, with so many requests in a round at most."""
+    """One export with parallel lanes. requests: the most in one round."""
     delivery = protocol.begin(sent)
     while lanes := delivery.lanes():
         budget = count()
@@ -227,7 +239,7 @@ def deliver(
     attempts: int = 1000,
     more: Iterable[list[Event]] = (),
 ) -> Ending:
-    """Attempts until all is settled, as the pipeline makes them. `more` is what it tops up a batch with that is answered 500."""
+    """Make attempts until all events are settled, like the pipeline. more: events that fill up a batch after a 500."""
     ending = Ending()
     company = iter(more)
     while sent.events and ending.attempts < attempts:
@@ -259,7 +271,7 @@ def deliver(
 
 
 def parked_after(sent: Batch, outcome: Outcome) -> dict[Part, list[Event]]:
-    """What is parked once this outcome of an attempt is known."""
+    """The incomplete events after this outcome of an attempt."""
     settled = {*outcome.delivered, *(dropped.seq for dropped in outcome.dropped)}
     parked: dict[Part, list[Event]] = {}
     for event in [*(event for events in sent.parked.values() for event in events), *sent.events]:

@@ -1,4 +1,4 @@
-"""The ways in which the fault proxy answers a request: each function here is one mode, under its own name.
+"""The modes of the fault proxy: each function here answers a request in one way, and its name is the mode.
 
 Keyword arguments are the mode's options. Faults of the answer take `commit`: whether the upstream gets the request first.
 """
@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.support.exchange import Answer, Exchange, Gone, Request
+from tests.support.proxy_connection import Answer, Exchange, Gone, Request
 
 MODES: dict[str, Callable[..., None]] = {}
-"""By name. Each is called with the exchange, the request, and its options."""
+"""The modes by name. Each is called with the exchange, the request and its options."""
 
 _HTML = b"<!doctype html><title>Welcome</title><p>Sign in to the guest network.</p>"
 
@@ -24,7 +24,7 @@ def mode(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-# ---- an answer that is right, but comes oddly -----------------------------------------------------------------------
+# ---- right answers, delivered oddly ----------------------------------------------------------------------------------
 
 
 @mode
@@ -34,8 +34,7 @@ def pass_(exchange: Exchange, request: Request) -> None:
 
 @mode
 def delay(exchange: Exchange, request: Request, *, seconds: float = 0.2, commit: bool = True) -> None:
-    """The answer comes so much later; without `commit` the upstream, too, gets the request only then, be the client
-    gone or not."""
+    """Answer `seconds` later. Without `commit` the upstream gets the request only then, even if the client has gone."""
     answer = exchange.forward(request) if commit else None
     exchange.pause(seconds)
     exchange.reply(answer or exchange.forward(request))
@@ -43,7 +42,7 @@ def delay(exchange: Exchange, request: Request, *, seconds: float = 0.2, commit:
 
 @mode
 def split(exchange: Exchange, request: Request, *, size: int = 1, pause: float = 0.0) -> None:
-    """The answer in so many bytes at a time, each in a packet of its own."""
+    """Send the answer in packets of `size` bytes."""
     whole = exchange.forward(request).whole()
     for start in range(0, len(whole), size):
         exchange.send(whole[start : start + size])
@@ -54,7 +53,7 @@ def split(exchange: Exchange, request: Request, *, size: int = 1, pause: float =
 def drip(
     exchange: Exchange, request: Request, *, interval: float = 0.1, part: str = "body", commit: bool = True
 ) -> None:
-    """A byte an interval, from the head or the body on."""
+    """Send one byte in each interval, from the head or from the body on."""
     answer = exchange.forward(request) if commit else Answer(200, [], b"{}" + b" " * 10_000)
     whole = answer.head() + answer.body
     at_once = {"head": 0, "body": len(whole) - len(answer.body)}[part]
@@ -66,7 +65,7 @@ def drip(
 
 @mode
 def idle_close(exchange: Exchange, request: Request, *, after: float = 0.0, reset: bool = False) -> None:
-    """A whole answer, and so much later the connection ends, which nothing had announced."""
+    """Send a whole answer, and end the connection `after` seconds without an announcement."""
     exchange.reply(exchange.forward(request))
     exchange.pause(after)
     if reset:
@@ -74,12 +73,12 @@ def idle_close(exchange: Exchange, request: Request, *, after: float = 0.0, rese
     raise Gone
 
 
-# ---- no answer, or half of one --------------------------------------------------------------------------------------
+# ---- no answer, or a part of one -------------------------------------------------------------------------------------
 
 
 @mode
 def refuse(exchange: Exchange, request: Request) -> None:
-    """Nobody listens: the proxy sees to that, but for requests that were on their way."""
+    """Refuse connections. The proxy closes its listener; this function ends the requests that were under way."""
     raise Gone
 
 
@@ -109,7 +108,7 @@ def reset_after(exchange: Exchange, request: Request) -> None:
 
 @mode
 def truncated(exchange: Exchange, request: Request, *, at: int | None = None) -> None:
-    """The first `at` bytes of the answer, status line and headers included; by default half of the body is missing."""
+    """Send the first `at` bytes of the answer, status line and headers included; by default half of the body is missing."""
     answer = exchange.forward(request)
     whole = answer.whole()
     exchange.send(whole[: len(whole) - (len(answer.body) + 1) // 2 if at is None else at])
@@ -124,7 +123,7 @@ def garbage(exchange: Exchange, request: Request, *, commit: bool = False) -> No
     raise Gone
 
 
-# ---- a whole answer that is not the right one -----------------------------------------------------------------------
+# ---- whole answers that are wrong ------------------------------------------------------------------------------------
 
 
 @mode
@@ -159,14 +158,14 @@ def empty204(exchange: Exchange, request: Request, *, commit: bool = False) -> N
 
 @mode
 def wrong_length(exchange: Exchange, request: Request, *, delta: int = -5) -> None:
-    """Announce `delta` bytes more than come (the client then waits for them), or fewer."""
+    """Announce `delta` bytes more than are sent (the client then waits for them), or fewer."""
     answer = exchange.forward(request)
     exchange.send(answer.head(max(0, len(answer.body) + delta)) + answer.body)
 
 
 @mode
 def wrong_type(exchange: Exchange, request: Request, *, content_type: str = "text/html; charset=utf-16") -> None:
-    """The right answer under another Content-Type."""
+    """Send the right answer with another Content-Type."""
     answer = exchange.forward(request)
     headers = [(name, value) for name, value in answer.headers if name.lower() != "content-type"]
     exchange.reply(answer._replace(headers=[*headers, ("Content-Type", content_type)]))
@@ -193,7 +192,7 @@ MISCOUNTS = tuple(_MISCOUNTS)
 
 @mode
 def wrong_counts(exchange: Exchange, request: Request, *, kind: str = "fewer") -> None:
-    """The acknowledgement of a batch does not add up. `kind` is one of MISCOUNTS; other answers pass."""
+    """Send an acknowledgement whose counts do not add up. kind: one of MISCOUNTS. Other answers pass."""
     answer = exchange.forward(request)
     try:
         counts = json.loads(answer.body)
@@ -204,15 +203,17 @@ def wrong_counts(exchange: Exchange, request: Request, *, kind: str = "fewer") -
 
 @mode
 def huge(exchange: Exchange, request: Request, *, size: int = 1 << 20) -> None:
-    """The right answer, with so many bytes of white space behind it."""
+    """Send the right answer, followed by `size` bytes of white space."""
     answer = exchange.forward(request)
     exchange.reply(answer._replace(body=answer.body + b" " * size))
 
 
 @mode
 def bomb(exchange: Exchange, request: Request, *, kind: str = "gzip", interval: float = 0, line: int = 1000) -> None:
-    """Never stop sending: "gzip" (inflates a thousandfold), "body", or "headers" (of `line` bytes each); with
-    `interval` seconds between chunks."""
+    """Send without end: `gzip` (which inflates a thousandfold), `body`, or `headers` of `line` bytes each.
+
+    interval: seconds between chunks.
+    """
     if kind == "headers":
         exchange.send(b"HTTP/1.1 200 OK\r\n")
         chunk = b"X-Filler: " + b"x" * line + b"\r\n"

@@ -1,4 +1,4 @@
-"""The history API in memory, for tests: as a backend that makes its own ids, and as our receiver decodes and folds it."""
+"""The history API in memory: a backend that makes its own ids, and one that decodes and folds like the receiver."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PATH = re.compile(r"/(history|history-events)(?:/([^/]+))?")
 
 
 class HistoryProtocol:
-    """The history calls and nothing else, with one lane a run."""
+    """An exporter of the history calls alone, with one lane for each run."""
 
     def __init__(self) -> None:
         self.name = "history"
@@ -37,7 +37,7 @@ class HistoryProtocol:
 
 
 class HistoryDelivery:
-    """One round: the lanes of all runs."""
+    """Make one round of requests in the lanes of all runs."""
 
     def __init__(self, state: HistoryState, batch: Batch) -> None:
         self._batch = batch
@@ -65,12 +65,12 @@ class HistoryDelivery:
 
 
 def seq_of(request: Request) -> int:
-    """The `seq` of the event that a request carries, by its idempotency key."""
+    """The `seq` of the event in a request, from its idempotency key."""
     return int(request.headers["Idempotency-Key"].removeprefix(SESSION.event_prefix).removesuffix("-start"), 16)
 
 
 def call_of(request: Request) -> tuple[str, str, str | None]:
-    """(method, history or history-events, id or None) of a request; AssertionError for what is no call of this API."""
+    """The method, the resource (history or history-events) and the id or None of a request; AssertionError for others."""
     match = _PATH.fullmatch(request.path)
     assert match is not None, request.path
     assert (request.method == "PATCH") == (match[2] is not None), (request.method, request.path)
@@ -80,20 +80,20 @@ def call_of(request: Request) -> tuple[str, str, str | None]:
 
 @dataclass
 class HistoryBackend:
-    """A backend that makes ids of its own, for runs too, and knows no idempotency. Sets hold the `seq` of events."""
+    """A backend that makes all ids, and has no idempotency. Its sets hold the `seq` of events."""
 
     unacceptable: set[int] = field(default_factory=set)
-    """Answered 422."""
+    """Events that are answered 422."""
     crashing: set[int] = field(default_factory=set)
-    """Answered 500."""
+    """Events that are answered 500."""
     limit: int = 1 << 62
-    """Bytes of a body before 413."""
+    """The most bytes of a body; a larger one is answered 413."""
     runs: dict[str, list[int]] = field(default_factory=dict)
-    """Server id of a run to the `seq` of what was stored for it, in order of arrival."""
+    """The `seq` of the stored events by the server id of their run, in order of arrival."""
     names: dict[str, str] = field(default_factory=dict)
-    """Server id of a run to the id that the client made."""
+    """The client id of each run by its server id."""
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Server id of an event to its record."""
+    """The record of each event by its server id."""
     asked: list[int] = field(default_factory=list)
 
     def __call__(self, request: Request) -> Response:
@@ -132,10 +132,10 @@ class HistoryBackend:
 
 @dataclass
 class MemoryReceiver:
-    """What a receiver of ours makes of the calls, without a server or a store."""
+    """A backend that decodes and folds the calls like the receiver, without a server or a store."""
 
     patches: dict[str, Patch] = field(default_factory=dict)
-    """By event id, in order of arrival."""
+    """The patches by event id, in order of arrival."""
 
     def __call__(self, request: Request) -> Response:
         method, kind, own_id = call_of(request)
@@ -179,12 +179,12 @@ class MemoryReceiver:
 
 
 def started(seq: int, step_id: str, run_id: str = "run-1", parent_id: str | None = None, **fields: Any) -> Event:
-    """A step.start."""
+    """A `step.start` event."""
     given = {"name": step_id, "step_type": "tool_call", "status": "running", **fields}
     return event(seq, "step.start", run_id, **given)._replace(step_id=step_id, parent_id=parent_id)
 
 
 def ended(seq: int, step_id: str, run_id: str = "run-1", parent_id: str | None = None, **fields: Any) -> Event:
-    """A step.end."""
+    """A `step.end` event."""
     given = {"name": step_id, "step_type": "tool_call", "status": "completed", **fields}
     return event(seq, "step.end", run_id, **given)._replace(step_id=step_id, parent_id=parent_id)

@@ -1,4 +1,4 @@
-"""OTLP as others speak it: random spans, the same by opentelemetry-proto, and what its messages say as our values."""
+"""Random spans, their messages in opentelemetry-proto, and the conversion of such messages into the model here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Value
+from agentscope.protocols.otlp.wire.protobuf_encode import _varint
+from agentscope.server.ingest.otlp import DECODERS
 
 TRACE_ID = "5b8efff798038103d269b633813fc60c"
 SPAN_ID = "eee19b7ec3c1b174"
@@ -37,7 +39,7 @@ mappings = st.dictionaries(texts, values, max_size=4)
 
 
 def ids(size: int) -> st.SearchStrategy[str]:
-    """Hexadecimal digits of so many bytes, not all zero."""
+    """The hexadecimal digits of `size` bytes, not all zero."""
     return st.binary(min_size=size, max_size=size).filter(any).map(bytes.hex)
 
 
@@ -61,15 +63,30 @@ groups = st.builds(SpanGroup, mappings, texts, texts, st.lists(spans, max_size=2
 
 
 def span(**fields: Any) -> Span:
-    """A plain span, but for what is given."""
+    """A span with default values, except for the given fields."""
     plain = Span(
         TRACE_ID, SPAN_ID, "", "a span", 1, 1_700_000_000_000_000_000, 1_700_000_001_000_000_000, {}, events=[]
     )
     return plain._replace(**fields)
 
 
+def read_request(form: Any, body: bytes) -> list[SpanGroup]:
+    """The spans of a request, as the receiver reads them."""
+    return DECODERS[form.CONTENT_TYPE](body)
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A field of bytes, a text or a message in protobuf."""
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def request_of(*spans: bytes) -> bytes:
+    """A request in protobuf around spans that are given as bytes."""
+    return field(1, field(2, b"".join(field(2, message) for message in spans)))
+
+
 def attempt(decode: Callable[[bytes], list[SpanGroup]], body: bytes) -> list[SpanGroup] | int:
-    """What a body is decoded to, or the status that it is refused with."""
+    """The decoded spans of a body, or the status of its refusal."""
     try:
         return decode(body)
     except DecodeError as problem:
@@ -77,7 +94,7 @@ def attempt(decode: Callable[[bytes], list[SpanGroup]], body: bytes) -> list[Spa
 
 
 def message_of(found: Sequence[SpanGroup]) -> ExportTraceServiceRequest:
-    """The groups as a message of opentelemetry-proto."""
+    """The message of opentelemetry-proto for these groups."""
     request = ExportTraceServiceRequest()
     for group in found:
         outer = request.resource_spans.add()
@@ -107,7 +124,7 @@ def message_of(found: Sequence[SpanGroup]) -> ExportTraceServiceRequest:
 
 
 def groups_of(request: Any) -> list[SpanGroup]:
-    """What a message of opentelemetry-proto says."""
+    """The groups of a message of opentelemetry-proto."""
     return [
         SpanGroup(
             _taken(outer.resource.attributes),
@@ -137,7 +154,7 @@ def groups_of(request: Any) -> list[SpanGroup]:
 
 
 def with_ids_as(document: Any, convert: Any) -> Any:
-    """JSON of a request with every id converted: protobuf's own mapping has base64 where OTLP has hexadecimal digits."""
+    """The JSON of a request with its ids converted: protobuf's JSON mapping has base64, and OTLP hexadecimal digits."""
     if isinstance(document, dict):
         return {
             name: convert(value) if name in _ID_NAMES and isinstance(value, str) else with_ids_as(value, convert)

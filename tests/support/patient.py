@@ -1,7 +1,7 @@
-"""Ends that wait for a slow machine, in tests of something else.
+"""Longer limits of a shutdown, for tests of other things.
 
-At its end a process gives up after two seconds without an acknowledgement, and after one without an answer of the disk: rightly,
-but on a busy machine it may be the receiver beside the test that was not given its turn.
+A shutdown gives up after two seconds without an acknowledgement, and after one second without an answer of the disk. On a busy
+machine the receiver of a test may be slower than that.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentscope.pipeline import worker
+from agentscope.pipeline.delivery import Stop
 from agentscope.pipeline.process import threads
-from agentscope.pipeline.retry import Stop
 from agentscope.pipeline.spool import manager as spooling
 
 if TYPE_CHECKING:
@@ -27,21 +27,21 @@ def be_patient(
     replace: Callable[[object, str, object], None] = setattr,
     set_variable: Callable[[str, str], None] = os.environ.__setitem__,
 ) -> None:
-    """Have this process wait for a minute instead. A program calls it after `import agentscope`, before it makes a tracker."""
+    """Set the limits of this process to a minute. A program calls it after `import agentscope` and before it makes a tracker."""
     replace(worker, "Stop", lambda since, until, patience=LONG: Stop(since, until, LONG))
     set_variable("AGENTSCOPE_SHUTDOWN_TIMEOUT", str(LONG))
     wait_for_disk(replace)
 
 
 def wait_for_disk(replace: Callable[[object, str, object], None] = setattr) -> None:
-    """The same for the disk alone, where a backend that does not answer is part of the test; and forks wait for imports."""
+    """Set the limits for the disk and for forks alone, in tests of a backend that does not answer."""
     replace(worker, "LAST_WRITE", LONG)
     replace(spooling, "LAST_WRITE", LONG)
     replace(threads, "FORK_PATIENCE", LONG)
 
 
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same until the end of the test, and a receiver has requests wait for each other as long."""
+    """Set all limits until the end of the test, and those of a receiver for requests that wait for each other."""
     be_patient(monkeypatch.setattr, monkeypatch.setenv)
     monkeypatch.setattr("agentscope.server.ingest.intake._PATIENCE", LONG)
     monkeypatch.setattr("agentscope.server.read.runs._PATIENCE", LONG)
@@ -49,7 +49,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def programs(*places: str | os.PathLike[str]) -> dict[str, str]:
-    """Variables for a program and those that it starts, whose attempts and ends wait. `places` go into PYTHONPATH."""
+    """Make the variables that set the limits in a program and its children. `places` are added to PYTHONPATH."""
     folder = Path(__file__).parent
     path = os.pathsep.join(map(str, (folder / "patient_programs", *places, folder.parents[1])))
     return {"AGENTSCOPE_TIMEOUT": str(LONG), "AGENTSCOPE_SHUTDOWN_TIMEOUT": str(LONG), "PYTHONPATH": path}

@@ -1,4 +1,4 @@
-"""A strict stand-in for a deployed AgentScope platform: the three classic calls of WIRE.md section 1 and no others.
+"""A strict stand-in for a deployed AgentScope platform, with the three classic calls and no others.
 
 It refuses what a deployed platform refuses, with the same status, so that a test which ends with an empty
 `refusals` has shown that the client speaks the dialect.
@@ -24,7 +24,7 @@ _RUN = re.compile(r"/api/ingest/run/([^/?]+)(/step)?")
 
 
 class Refused(Exception):
-    """The platform's own answer to a request it does not take."""
+    """A refusal: the status and the sentence of the platform's answer."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -32,7 +32,7 @@ class Refused(Exception):
 
 
 class Received(NamedTuple):
-    """One request as it came; header names in lower case."""
+    """A received request, with header names in lower case."""
 
     method: str
     path: str
@@ -42,7 +42,7 @@ class Received(NamedTuple):
 
 @dataclass
 class PlatformRun:
-    """A run as the platform stores it. `steps` are numbered in order of arrival, `updates` as they came."""
+    """A stored run. `steps` are numbered in order of arrival; `updates` are in order of arrival."""
 
     id: str
     agent_name: str
@@ -71,14 +71,14 @@ class DeployedPlatform:
         self.on_request: Callable[[Received], None] | None = None
         self.runs: dict[str, PlatformRun] = {}
         self.refusals: list[tuple[int, str, str]] = []
-        """(status, path, sentence) of every request that was not answered 200."""
+        """The status, path and sentence of every request that was not answered 200."""
         self.ignored: list[tuple[str, str]] = []
-        """(path, field) of every field that a deployed platform drops without a word."""
+        """The path and name of every field that a deployed platform ignores silently."""
         self.received: list[Received] = []
         self.max_parallel = 0
-        """The most connections that were open at one time."""
+        """The greatest number of connections open at one time."""
         self.connections = 0
-        """The connections that were ever opened."""
+        """The number of connections opened so far."""
         self._lock = threading.Lock()
         self._failures: list[tuple[int, dict[str, str]]] = []
         self._closing = threading.Event()
@@ -103,7 +103,7 @@ class DeployedPlatform:
 
     @property
     def requests(self) -> int:
-        """How many requests came, refused ones included."""
+        """The number of requests, refused ones included."""
         return len(self.received)
 
     @property
@@ -113,17 +113,17 @@ class DeployedPlatform:
             return [step for run in self.runs.values() for step in run.steps]
 
     def only_run(self) -> PlatformRun:
-        """The one run there is; AssertionError when there are none or several."""
+        """The only run; AssertionError if there are none or several."""
         assert len(self.runs) == 1, f"{len(self.runs)} runs"
         return next(iter(self.runs.values()))
 
     def fail_next(self, n: int = 1, status: int = 503, headers: Mapping[str, str] | None = None) -> None:
-        """Answer the next `n` requests with `status` and `headers`, and do nothing else for them."""
+        """Answer the next `n` requests with `status` and `headers`, and store nothing of them."""
         with self._lock:
             self._failures += [(status, dict(headers or {}))] * n
 
     def answer(self, request: Received) -> tuple[int, dict[str, Any], dict[str, str]]:
-        """Status, JSON body and headers for one request."""
+        """The status, JSON body and headers of the answer to one request."""
         if self.on_request is not None:
             self.on_request(request)
         with self._lock:
@@ -274,7 +274,7 @@ class _Fields:
 
 
 def _storable(values: dict[str, Any], short: tuple[str, ...] = ("name", "status")) -> None:
-    """Raise the 500 that the platform's database answers for what its columns do not hold."""
+    """Raise the 500 of the platform for values that its database columns do not take."""
     for name in short:
         if values.get(name) is not None and len(values[name]) > 255:
             raise Refused(500, f"{name} is longer than 255 characters")
@@ -363,4 +363,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing on stderr: tests look at it."""
+        """Print nothing to stderr, which tests read."""

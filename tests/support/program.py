@@ -1,4 +1,4 @@
-"""Running small programs in their own process: what happens at exit, in signals and after a fork shows only there."""
+"""Small programs in a process of their own, for tests of exits, signals and forks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Result:
-    """How a program ended. `returncode` is negative for a signal; `seconds` is its wall time."""
+    """The end of a program. `returncode` is negative for a signal; `seconds` is the wall time."""
 
     returncode: int
     stdout: str
@@ -30,7 +30,7 @@ class Result:
 
     @property
     def last_line_json(self) -> Any:
-        """The last line of standard output, parsed; AssertionError with all the output when it is not JSON."""
+        """Parse the last line of standard output as JSON, or raise AssertionError with the whole output."""
         lines = self.stdout.splitlines()
         try:
             return json.loads(lines[-1])
@@ -41,10 +41,10 @@ class Result:
 def run_program(
     source: str, *, env: Mapping[str, str] | None = None, timeout: float = 30, python: str = sys.executable
 ) -> Result:
-    """Run a script (dedented first) to its end, with the project importable.
+    """Dedent a script and run it to its end, with the project importable.
 
-    env: variables on top of this process's own. timeout: seconds, then the program is killed and AssertionError is
-    raised with what it had printed.
+    `env` is added to the variables of this process. After `timeout` seconds the program is killed, and AssertionError with its
+    output is raised.
     """
     started = time.monotonic()
     process = start_program(source, env=env, python=python)
@@ -60,16 +60,12 @@ def run_program(
 def start_program(
     source: str, *, env: Mapping[str, str] | None = None, python: str = sys.executable
 ) -> subprocess.Popen[str]:
-    """Start a script and return at once, with its output in pipes: for programs that get a signal while they run."""
+    """Start a script, with its output in pipes, and return before it ends. A test can send it a signal."""
     folder = Path(tempfile.mkdtemp(prefix="program-"))
-    # A file, not `-c`: spawned children import their parent's main module.
+    # A file and not `-c`: spawned children import the main module of their parent.
     script = folder / "program.py"
     script.write_text(textwrap.dedent(source), encoding="utf-8")
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
-    if not variables.get("COVERAGE_PROCESS_START"):
-        variables.pop("COVERAGE_PROCESS_START", None)  # empty, it is taken for a request to measure
-    else:
-        (folder / "sitecustomize.py").write_text("import coverage\n\ncoverage.process_startup()\n", encoding="utf-8")
     places = [str(ROOT), str(folder), variables.get("PYTHONPATH", "")]
     process = subprocess.Popen(
         [python, str(script)],

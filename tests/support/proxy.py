@@ -1,11 +1,11 @@
-"""A fault proxy: an HTTP proxy in this process that breaks in the ways networks and backends break.
+"""A fault proxy: an HTTP proxy in this process that fails in the ways in which networks and backends fail.
 
     with FaultProxy(receiver_url) as proxy:
         proxy.set("status", code=503, headers={"Retry-After": "1"})
         ...
         proxy.set("pass")
 
-What it can do to a request is in `faults`, function by function; `chaos` makes endless plans of it.
+Each mode is a function in `faults`; `fault_plans` makes endless random plans of modes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.support.exchange import Exchange, Gone, Request
 from tests.support.faults import MODES
+from tests.support.proxy_connection import Exchange, Gone, Request
 
 
 class FaultProxy:
@@ -57,7 +57,7 @@ class FaultProxy:
         self.kick()
 
     def set(self, mode: str, **options: Any) -> None:
-        """From now on answer every request by `mode`, with the options of its function in `faults`."""
+        """Answer every request by `mode` from now on. options: the keyword arguments of its function in `faults`."""
         self._check(mode, options)
         with self._lock:
             self._mode = (mode, options)
@@ -71,7 +71,7 @@ class FaultProxy:
             self._acceptor.start()
 
     def plan(self, faults: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Answer the next requests by these (mode, options) in turn, then by the mode that is set.
+        """Answer the next requests by these modes and options in order, then by the mode that is set.
 
         A sequence is checked at once, anything else, which may be endless, step by step. `refuse` cannot be planned:
         a request that is refused is never seen.
@@ -111,7 +111,7 @@ class FaultProxy:
             self._acceptor.join()
             self._listener.close()
             self._acceptor = None
-            # Bound but not listening: connecting is refused, and nobody else gets the port.
+            # A bound socket that does not listen: connections are refused, and no other program gets the port.
             self._listener = self._bind(self.port)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -149,7 +149,7 @@ class FaultProxy:
 
 
 class HangServer(FaultProxy):
-    """Accepts, reads, and never answers."""
+    """A server that accepts connections, reads, and never answers."""
 
     def __init__(self) -> None:
         super().__init__(None, "hang")

@@ -1,4 +1,4 @@
-"""A receiver to talk to: events to send, a plain HTTP client, raw sockets, and one in a process of its own."""
+"""Helpers for tests of the receiver: events, an HTTP client, raw sockets, and a receiver in its own process."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TIME = "2026-01-31T12:00:00.000000Z"
 
 
 def at(second: float) -> str:
-    """A time on the morning of the tests."""
+    """An ISO time on the day of the tests."""
     return f"2026-01-31T12:{int(second) // 60:02d}:{second % 60:09.6f}Z"
 
 
 def step(run_id: str = "run-1", **fields: Any) -> dict[str, Any]:
-    """A finished step of a run, with ids of its own."""
+    """A finished step of a run, with new ids."""
     event = {"id": str(uuid.uuid4()), "seq": 0, "time": TIME, "type": "step", "run_id": run_id}
     defaults = {"step_id": str(uuid.uuid4()), "parent_id": None, "name": "search", "step_type": "tool_call"}
     return {**event, **defaults, **fields}
@@ -62,7 +62,7 @@ class Answer(NamedTuple):
 
 
 class _Whole(http.client.HTTPConnection):
-    """Sends a request in one piece: where its head is refused, the connection may be closed before another one comes."""
+    """A connection that sends a request in one piece, because after a refused head it may be closed before the body."""
 
     def __init__(self, host: str) -> None:
         super().__init__(host, timeout=30)
@@ -77,7 +77,7 @@ class _Whole(http.client.HTTPConnection):
 
 
 class Client:
-    """One request a connection, with nothing in between."""
+    """A client with one connection for each request."""
 
     def __init__(self, url: str, key: str = "any") -> None:
         self.host = urlsplit(url).netloc
@@ -119,7 +119,7 @@ def connect(url: str) -> socket.socket:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Everything until the other side closes."""
+    """Read until the other side closes."""
     data = b""
     try:
         while part := connection.recv(65536):
@@ -130,7 +130,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def raw(url: str, request: bytes) -> bytes:
-    """What a receiver answers to these very bytes, until it closes the connection."""
+    """Send these bytes, and return the answer until the receiver closes the connection."""
     with connect(url) as connection:
         connection.sendall(request.replace(b"{host}", urlsplit(url).netloc.encode()))
         return read_all(connection)
@@ -146,7 +146,7 @@ serve.serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flus
 
 @contextmanager
 def receiver_process(db: Path, **limits: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A receiver in its own process, with these of its `Limits`, and its address; killed at the end if it still runs."""
+    """A receiver in its own process with these `Limits`, and its URL. It is killed at the end if it still runs."""
     command = [sys.executable, "-c", _PROGRAM, str(db), json.dumps(limits)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

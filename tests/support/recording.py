@@ -1,4 +1,4 @@
-"""A tracker with a real pipeline whose exporter keeps what it is given: no network, no receiver."""
+"""A tracker with a real pipeline and an exporter that keeps its events in a list, without a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ URL = "http://memory.test"
 
 
 class Memory:
-    """An exporter that delivers everything, at once, into a list."""
+    """An exporter that delivers everything at once into a list."""
 
     protocol: str | None = "memory"
 
@@ -33,14 +33,14 @@ class Memory:
         return Outcome(delivered=[event.seq for event in batch.events], reported=True)
 
     def warm_up(self) -> None:
-        """There is nothing to import."""
+        """Do nothing: there is nothing to import."""
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
 
 def decoded(event: Event) -> dict[str, Any]:
-    """An event as a flat dictionary, its payloads parsed strictly."""
+    """An event as a flat dictionary, with its payloads parsed strictly."""
 
     def refuse(constant: str) -> Any:
         raise AssertionError(f"{constant} is not JSON")
@@ -53,16 +53,16 @@ def decoded(event: Event) -> dict[str, Any]:
 
 
 class Recording:
-    """A tracker, and what it has delivered so far."""
+    """A tracker, and the events that it has delivered so far."""
 
     def __init__(self, tracker: Tracker, kept: list[Event], said: list[str]) -> None:
         self.tracker = tracker
         self.raw = kept
         self.said = said
-        """What would have been logged, from another thread, about calls."""
+        """The lines about calls that another thread would have logged."""
 
     def events(self, type_: str | None = None) -> list[dict[str, Any]]:
-        """Everything recorded so far, in order; of one type if it is named."""
+        """The events so far, in order; optionally of one type."""
         assert self.tracker._pipeline.flush(60).pending == 0
         told = [decoded(event) for event in sorted(self.raw, key=lambda event: event.seq)]
         return [event for event in told if type_ in (None, event["type"])]
@@ -71,24 +71,24 @@ class Recording:
         return self.events("step")
 
     def step(self) -> dict[str, Any]:
-        """The one step there is."""
+        """The only step."""
         (only,) = self.steps()
         return only
 
     def parents(self) -> dict[str, str | None]:
-        """Each step's name, and that of the step it is part of."""
+        """The name of each step, with the name of its parent."""
         steps = self.steps()
         names = {step["step_id"]: step["name"] for step in steps}
         return {step["name"]: names.get(step["parent_id"], step["parent_id"]) for step in steps}
 
     def end(self) -> dict[str, Any]:
-        """The one end of a run there is."""
+        """The only end of a run."""
         (only,) = self.events("run.end")
         return only
 
     @property
-    def misused(self) -> dict[str, int]:
-        return dict(self.tracker.stats().misused)
+    def invalid_calls(self) -> dict[str, int]:
+        return dict(self.tracker.stats().invalid_calls)
 
 
 def balanced(stats: Stats) -> bool:
@@ -97,7 +97,7 @@ def balanced(stats: Stats) -> bool:
 
 
 def make(kept: list[Event], make_tracker: Callable[..., Tracker] = create_tracker, **options: Any) -> Tracker:
-    """A tracker that keeps its events in this list. Those of one `api_key` have one destination."""
+    """A tracker that keeps its events in this list. Trackers with one `api_key` have one destination."""
 
     def pipeline_for(config: Config) -> Pipeline:
         return Pipeline(config, lambda: Memory(kept), lambda event: event)
@@ -110,7 +110,7 @@ def make(kept: list[Event], make_tracker: Callable[..., Tracker] = create_tracke
 
 @contextmanager
 def recorded(**options: Any) -> Iterator[Recording]:
-    """A tracker of a destination of its own, in a context in which nothing is current. At the end its ledger must add up."""
+    """A tracker with a destination of its own, in an empty context. At the end its ledger must add up."""
     before = switch(None)
     recording = Recording(make(kept := [], **options), kept, said := [])
     try:
@@ -126,5 +126,5 @@ def recorded(**options: Any) -> Iterator[Recording]:
 
 
 def current_scope() -> object:
-    """What is current in this context: the same before and after whatever cleans up behind itself."""
+    """The current runs and steps of this context, for a comparison of before and after."""
     return current()

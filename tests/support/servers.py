@@ -1,4 +1,4 @@
-"""Servers that fork, and process pools, run for real beside the test, with a small app that tracks each request."""
+"""Servers that fork, and process pools, as real processes with a small app that tracks each request."""
 
 from __future__ import annotations
 
@@ -99,19 +99,19 @@ def uwsgi() -> list[str]:
 
 
 class Server:
-    """A server's processes, in a session of their own."""
+    """The processes of a server, in a session of their own."""
 
     def __init__(self, command: list[str], folder: Path, url: str, port: int, **environment: str) -> None:
         variables = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
-            "PYTHONWARNINGS": "ignore",  # gevent and celery have much to say, on how they are run here
+            "PYTHONWARNINGS": "ignore",  # gevent and celery print many warnings about this set-up
             "TARGET": url,
             "INTERVAL": "60",
-            "COVERAGE_PROCESS_START": "",
+            "COVERAGE_PROCESS_CONFIG": "",
             **environment,
         }
-        variables.pop("COVERAGE_PROCESS_START")  # its tracer hangs in children that are forked beside a thread
+        variables.pop("COVERAGE_PROCESS_CONFIG")  # its tracer hangs in children that are forked beside a thread
         self.port = port
         self._tells = folder / "stats.sock" if "stats.sock" in command else None
         self._log = (folder / "log").open("a+")
@@ -140,21 +140,22 @@ class Server:
         until(self.up, what="the server listens")
 
     def ask_all(self) -> set[str]:
-        """Make the requests; gives the processes that answered."""
+        """Make the requests. Returns the ids of the processes that answered."""
         self.wait()
         return {self.get(f"{i}") for i in range(REQUESTS)}
 
     def stats(self) -> dict[str, Any]:
-        """What the process that answers tells of its tracker, whose books are checked."""
+        """The statistics of the tracker in the process that answers; its ledger must add up."""
         pid, pending, spooled, recovered, dropped, balanced = json.loads(self.get("stats"))
         assert balanced
         assert dropped == {}
         return {"pid": pid, "pending": pending, "spooled": spooled, "recovered": recovered}
 
     def idle(self) -> bool:
-        """Whether no request is under way: a worker of uWSGI is busy for a moment after its answer has arrived here.
+        """Tell if no request is under way, and all workers accept requests.
 
-        And whether all workers are at work: one that still begins does not hear of the end, and is killed after a minute.
+        A worker of uWSGI is busy for a moment after its answer has arrived. A worker that still starts ignores SIGTERM, and is
+        killed after a minute.
         """
         if self._tells is None:
             return True
@@ -168,14 +169,14 @@ class Server:
         return not busy and all(worker["accepting"] for worker in told["workers"])
 
     def end(self) -> None:
-        """As a supervisor does: SIGTERM, and wait. Not amid a request: uWSGI ends such a worker without its exit functions."""
+        """Send SIGTERM between requests, and wait. In a request, uWSGI would end a worker without its exit functions."""
         until(self.idle, what="no request is under way")
         self.kill()
 
     def kill(self) -> None:
-        """SIGTERM, whatever is under way, and wait."""
+        """Send SIGTERM and wait, even during requests."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=90)  # gunicorn gives those of its workers that never heard of it half a minute
+        self.process.wait(timeout=90)  # gunicorn waits half a minute for workers that missed the signal
 
     def close(self) -> None:
         try:
@@ -187,7 +188,7 @@ class Server:
 
 
 class Servers:
-    """All that a test starts, on `url` as their backend."""
+    """The servers that a test starts, with `url` as their backend."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.url = url
@@ -206,11 +207,11 @@ class Servers:
         return server
 
     def order(self, what: str) -> None:
-        """Give tasks to celery, soon: Python that knows them as `tasks`."""
+        """Submit celery tasks in a new process, by a Python statement that uses the module `tasks`."""
         self.start(sys.executable, "-c", f"import tasks; {what}")
 
     def done(self) -> int:
-        """How many tasks of celery are."""
+        """The number of celery tasks that are done."""
         return len(list(self._folder.glob("done-*")))
 
     def close(self) -> None:

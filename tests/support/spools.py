@@ -1,4 +1,4 @@
-"""Sessions with a spool, without threads, network or clock: each step is made by the test, at the time it gives."""
+"""Sessions with a spool, without threads, network or clock: the test makes each move, at the time that it passes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from unittest.mock import patch
 
 from agentscope.config import Config
 from agentscope.events import RUN_START, STEP, Event, Session
-from agentscope.pipeline.delivery import Shipper
+from agentscope.pipeline.delivery import Attempts
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.queue import UNIT
-from agentscope.pipeline.spool import buffer as staging
 from agentscope.pipeline.spool import database as spoolfile
 from agentscope.pipeline.spool import directory as spooldir
+from agentscope.pipeline.spool import manager
 from agentscope.pipeline.spool.manager import Spooling
 from agentscope.pipeline.spool.recovery import Recovery
 from agentscope.pipeline.spool.spool import Place
+from agentscope.pipeline.states import EventStates
 from agentscope.protocols.base import BUSY, Batch, Outcome
 from agentscope.protocols.ids import new_id
 
 DESTINATION = "AgentScopeExporter http://localhost:8000"
 LONG = 1_000.0
-"""Seconds after which everything is tried again."""
+"""Seconds after which every retry is due."""
 
 
 def event(seq: int, size: int = UNIT - 1, run_id: str = "run", **fields: Any) -> Event:
@@ -38,24 +39,24 @@ def event(seq: int, size: int = UNIT - 1, run_id: str = "run", **fields: Any) ->
 
 
 class Backend:
-    """An exporter, and the store of a receiver that knows event ids: what is sent again is there once."""
+    """An exporter with a store that knows event ids, so that an event sent twice is stored once."""
 
     protocol: str | None = "agentscope-batch"
 
     def __init__(self) -> None:
         self.stored: Counter[str] = Counter()
-        """How often each event id has been acknowledged or committed."""
+        """The number of acknowledgements or commits of each event id."""
         self.order: list[str] = []
         self.batches: list[list[int]] = []
         self.plan: list[Callable[[Batch], Outcome]] = []
-        """What is done with the next batches; those after them are delivered."""
+        """The functions for the next batches. Later batches are delivered."""
 
     def export(self, batch: Batch, timeout: float) -> Outcome:
         self.batches.append([event.seq for event in batch.events])
         return self.plan.pop(0)(batch) if self.plan else self.deliver(batch)
 
     def keep(self, batch: Batch, seqs: list[int]) -> int:
-        """Commit these; how many were there already."""
+        """Commit these. Returns the number of duplicates."""
         ids = [batch.session.event_id(seq) for seq in seqs]
         known = sum(id_ in self.stored for id_ in ids)
         self.order += [id_ for id_ in ids if id_ not in self.stored]
@@ -70,15 +71,15 @@ class Backend:
         return Outcome(problem="busy", kind=BUSY)
 
     def lose_answer(self, batch: Batch) -> Outcome:
-        """Everything is committed, and nobody learns of it."""
+        """Commit everything, and lose the acknowledgement."""
         self.deliver(batch)
         return self.fail(batch)
 
     def warm_up(self) -> None:
-        """There is nothing to import."""
+        """Do nothing: there is nothing to import."""
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
 
 class Bench:
@@ -101,21 +102,23 @@ class Bench:
         self.ledger = Ledger()
         self.config = Config(**{"batch_size": 10, "spool_max_bytes": spool_max_bytes, **options})
         self.place = Place(str(directory), spool_max_bytes, destination, key_mark, frozenset({"agentscope-batch"}))
-        self.shipper = Shipper(self.config, self.session, self.ledger, self.backend, redact)
-        self.spooling = Spooling(self.config, self.place, self.session, self.shipper, self.backend, redact)
-        self.stage, self.storer, self.spool = self.spooling.stage, self.spooling.storer, self.spooling.stage.spool
+        self.states = EventStates(self.config, self.ledger)
+        self.attempts = Attempts(self.config, self.session, self.states, self.backend, redact)
+        self.spooling = Spooling(self.config, self.place, self.session, self.states, self.backend, redact)
+        self.attempts.refill = self.spooling.refill
+        self.spool = self.spooling.spool
         self.seq = 0
         self.refusals: set[int] = set()
         self.now = 100.0
 
-    # ---- what a process does ---------------------------------------------------------------------------------------
+    # ---- moves of a process ------------------------------------------------------------------------------------------
 
     def put(self, number: int = 1, size: int = UNIT - 1, **fields: Any) -> list[int]:
-        """Track so many events; gives those that were accepted."""
+        """Track `count` events. Returns the accepted ones."""
         accepted = []
         for _ in range(number):
             self.seq += 1
-            refusal = self.shipper.queue.put(event(self.seq, size, **fields), urgent=True)
+            refusal = self.states.queue.put(event(self.seq, size, **fields), urgent=True)
             if refusal is None:
                 accepted.append(self.seq)
             else:
@@ -125,57 +128,57 @@ class Bench:
         return accepted
 
     def store(self) -> None:
-        """Write all that waits for it, if the disk takes it."""
+        """Write all events that wait for the disk, if it works."""
         with self.clock():
             for _ in range(1_000):
-                more = self.storer.store(self.now)
+                more = self.spooling.store(self.now)
                 self.check()
                 if not more:
                     return
         raise AssertionError("the storer never comes to an end")
 
     def send(self) -> Outcome:
-        """One attempt, at the batch in hand or the next one."""
+        """Make one attempt, at the batch in flight or the next one."""
         with self.clock():
-            self.shipper.collect(self.now)
-            self.shipper.load(self.now)
+            self.attempts.collect(self.now)
+            self.attempts.load(self.now)
             self.check()
-            outcome = self.shipper.attempt(1.0, self.now) if self.shipper.in_hand else Outcome()
+            outcome = self.attempts.attempt(1.0, self.now) if self.states.in_flight else Outcome()
             self.spooling.note(outcome)
         self.check()
         return outcome
 
     def send_all(self) -> None:
-        """Deliver everything, storing in between."""
+        """Deliver everything, with writes to disk in between."""
         for _ in range(10_000):
             self.store()
-            if not self.shipper.busy:
+            if not self.states.busy:
                 return
             before = self.ledger.settled()
             self.send()
             if self.ledger.settled() == before:
                 self.now += LONG
-        raise AssertionError(f"still not sent: {self.shipper.counts()}")
+        raise AssertionError(f"still not sent: {self.states.counts()}")
 
     def end(self) -> None:
-        """Leave as a worker does."""
+        """Shut down like a worker."""
         with self.clock():
             self.store()
-            self.shipper.abandon()
+            self.states.abandon()
             self.check()
             self.spooling.close()
         self.check()
 
     @contextmanager
     def clock(self) -> Iterator[None]:
-        with patch.object(staging, "monotonic", lambda: self.now):
+        with patch.object(manager, "monotonic", lambda: self.now):
             yield
 
-    # ---- what is to be seen ----------------------------------------------------------------------------------------
+    # ---- observations ------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """The ledger's identity, and the queue's books."""
-        counts = self.shipper.counts()
+        """Check the ledger's identity, and the counts of the queue."""
+        counts = self.states.counts()
         assert counts.accepted == self.seq, counts
         total = counts.delivered + sum(counts.dropped.values()) + counts.spooled + counts.pending
         assert counts.accepted == total, counts
@@ -183,22 +186,22 @@ class Bench:
         assert counts.spooled >= 0, counts
 
     def ids(self, seqs: Any = None) -> set[str]:
-        """Event ids, by default of all that were tracked."""
+        """The event ids, by default of all tracked events."""
         return {self.session.event_id(seq) for seq in (range(1, self.seq + 1) if seqs is None else seqs)}
 
     @property
     def file(self) -> Path:
-        """The one database there is."""
+        """The only database."""
         (only,) = self.directory.glob("*.db")
         return only
 
     def rows(self) -> list[int]:
-        """What is on disk, as another reader sees it."""
+        """The events on disk, as another reader sees them."""
         return rows(self.file)
 
 
 def rows(database: Path) -> list[int]:
-    """The numbers of the events in a file that nobody in this process has open. POSIX locks end when any reader closes."""
+    """The numbers of the events in a file. This process must not have it open: POSIX locks end when any reader closes."""
     with connected(database) as db:
         return [seq for (seq,) in db.execute("SELECT seq FROM events ORDER BY seq")]
 
@@ -213,7 +216,7 @@ def connected(database: Path) -> Iterator[sqlite3.Connection]:
 
 
 def kill(bench: Bench) -> None:
-    """What SIGKILL leaves: files as they are, and no locks. Nothing is written or closed in order."""
+    """Leave the files as SIGKILL does: nothing more is written, and the locks are gone."""
     spool = bench.spool
     claim, spool._claim = spool._claim, None
     file, spool._file = spool._file, None
@@ -227,7 +230,7 @@ def kill(bench: Bench) -> None:
 
 
 def cut(file: spoolfile.SpoolFile) -> None:
-    """Close without a checkpoint: log and all are put back as they were."""
+    """Close without a checkpoint: all files are put back as they were, the log included."""
     kept = {path: Path(path).read_bytes() for path in spoolfile.parts(file.path)[:2] if os.path.exists(path)}
     file.close()
     for path, content in kept.items():
@@ -237,7 +240,7 @@ def cut(file: spoolfile.SpoolFile) -> None:
 
 
 def recover(bench: Bench, most: int = 10_000) -> Recovery:
-    """Have this session send what others have left, to the end."""
+    """Let this session send all events of dead sessions."""
     recovery = bench.spooling.recovery
     for _ in range(most):
         bench.now += LONG
@@ -252,15 +255,15 @@ def left(directory: Path | str) -> list[str]:
 
 
 class Disk:
-    """What the disk does under SQLite; set `mode` at any moment."""
+    """The disk under SQLite. `mode` can be set at any time."""
 
     def __init__(self) -> None:
         self.mode = ""
-        """`full`, `broken`, `locked`, or `doubtful`: what is committed is there, and called an error."""
+        """The fault: `full`, `broken`, `locked`, or `doubtful`, in which a commit succeeds and raises."""
 
     @contextmanager
     def under(self) -> Iterator[Disk]:
-        """All files that are opened meanwhile are on this disk."""
+        """Put all files that are opened meanwhile on this disk."""
         disk = self
 
         class Connection(sqlite3.Connection):
@@ -284,5 +287,5 @@ class Disk:
 
 
 def forget_locks() -> None:
-    """As in a new process."""
+    """Reset the module state, as in a new process."""
     spooldir._owned.clear()

@@ -1,4 +1,4 @@
-"""What a receiver has stored, for comparing with what was tracked."""
+"""The runs and steps that a receiver has stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def get(url: str, path: str) -> Any:
 
 
 def stored_runs(url: str) -> list[dict[str, Any]]:
-    """Every run with its steps, the newest first."""
+    """All runs with their steps, the newest first."""
     found: list[dict[str, Any]] = []
     cursor = ""
     while True:
@@ -29,5 +29,5 @@ def stored_runs(url: str) -> list[dict[str, Any]]:
 
 
 def stored_steps(url: str) -> list[str]:
-    """The names of all steps of all runs. One that was stored twice is there twice."""
+    """The names of all steps of all runs. A step that was stored twice is listed twice."""
     return [step["name"] for run in stored_runs(url) for step in run["steps"]]

@@ -1,4 +1,4 @@
-"""Waiting for another thread or process, bounded, without guessing how long it takes."""
+"""A bounded wait for another thread or process."""
 
 from __future__ import annotations
 

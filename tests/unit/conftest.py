@@ -1,4 +1,4 @@
-"""What holds for every unit test: no end is in a hurry, for a busy machine may put a thread of the test to sleep."""
+"""The fixture of every unit test: limits of a shutdown are long, because a busy machine may delay any thread."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from tests.support.patient import be_patient
 
 
 @pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def _long_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     be_patient(monkeypatch.setattr, lambda *_: None)

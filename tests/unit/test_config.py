@@ -1,4 +1,4 @@
-"""Options: where each value comes from, and what a value that cannot work gets."""
+"""The options: the source of each value, and the refusal of invalid values."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ KEY = "ask_do_not_tell_anyone"
 
 
 def drop(reason: str, count: int) -> None:
-    """A hook."""
+    """A hook for the options that take one."""
 
 
-# Each option: as an argument, what that becomes; its text in the environment, what that becomes.
+# Each option: an argument, its value in the configuration; a text in the environment, its value in the configuration.
 GOOD: dict[str, tuple[Any, Any, str | None, Any]] = {
     "api_key": ("ask_a", "ask_a", "ask_b", "ask_b"),
     "base_url": ("https://a.example/", "https://a.example", "http://b.example:81/base/", "http://b.example:81/base"),
@@ -59,7 +59,7 @@ def load(environ: dict[str, str] | None = None, /, **options: Any) -> Config:
 
 
 def refused(environ: dict[str, str] | None = None, /, **options: Any) -> str:
-    """The sentence of the refusal, which never holds the key."""
+    """The text of the refusal, which must not hold the key."""
     with pytest.raises(ConfigurationError) as caught:
         load(environ, **options)
     assert KEY not in str(caught.value)
@@ -104,14 +104,14 @@ def test_an_argument_that_would_send_nothing_anywhere_is_refused(options: dict[s
     assert refused(**options).startswith(f"{unused} (from argument) is not used ")
 
 
-def test_what_the_environment_says_of_other_protocols_is_no_mistake() -> None:
+def test_variables_for_other_protocols_are_no_error() -> None:
     environ = {"AGENTSCOPE_API_KEY": KEY, "AGENTSCOPE_BASE_URL": URL, "AGENTSCOPE_ENDPOINT": "http://b.test"}
     assert load(environ).address == URL
     assert load(environ, api_key=None, protocol="otlp").address == "http://b.test/v1/traces"
     assert load({**environ, "AGENTSCOPE_PROTOCOL": "otlp"}).address == "http://b.test/v1/traces"
 
 
-def test_where_nothing_is_recorded_no_argument_is_a_mistake() -> None:
+def test_a_disabled_tracker_accepts_arguments_of_other_protocols() -> None:
     assert not load(enabled=False, endpoint=URL).enabled
 
 
@@ -284,7 +284,7 @@ def test_a_key_of_the_environment_that_is_bad_is_not_shown() -> None:
     assert KEY not in str(caught.value)
 
 
-def test_what_is_disabled_needs_no_key() -> None:
+def test_a_disabled_sdk_needs_no_key() -> None:
     assert Config.load({"enabled": False}, {}).api_key == ""
     assert Config.load({}, {"AGENTSCOPE_ENABLED": "0"}).api_key == ""
 

@@ -1,4 +1,4 @@
-"""The architecture as a test: folders import downwards only, without a circle, and each third-party package has its homes."""
+"""The layers: folders import downwards only, without a circle, and few modules import each third-party package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import agentscope
 
 PACKAGE = Path(agentscope.__file__).parent
 
-# From the top down. A module imports from its own folder and from the rows below; folders of one row know nothing of each other.
+# From the top down. A module imports from its own folder and from the rows below; folders of one row do not import each other.
 ROWS = (
     ("cli", "integrations", "testing", "voltagent"),
     ("tracker",),
@@ -32,7 +32,7 @@ ROWS = (
 # The receiver is a program of its own on the same protocols. Only the command starts it.
 SERVER_MAY_USE = {"server"}.union(*ROWS[ROWS.index(("protocols",)) :])
 
-# Who may import which third-party package.
+# The modules that may import each third-party package.
 HOMES = {
     "requests": ("agentscope.exporters.http.deadline", "agentscope.exporters.http.session"),
     "urllib3": ("agentscope.exporters.http.deadline",),
@@ -41,11 +41,12 @@ HOMES = {
     "orjson": ("agentscope.serialization.snapshot", "agentscope.protocols.json_decode"),
     "zstandard": ("agentscope.protocols.compression", "agentscope.server.http.body"),
     "starlette": ("agentscope.server.*",),
-    "opentelemetry": ("agentscope.integrations.otel",),
+    "opentelemetry": ("agentscope.integrations.otel", "agentscope.server.ingest.otlp_protobuf"),
+    "google": ("agentscope.server.ingest.otlp_protobuf",),
     "uvicorn": ("agentscope.server.receiver", "agentscope.server.http.connection"),
 }
 
-# Decisions and values know no sockets, files, threads or clocks.
+# Folders without effects: they use no sockets, files, threads or clocks.
 PURE = ("protocols", "serialization", "events", "types", "errors", "options", "_version")
 EFFECTS = frozenset({"socket", "ssl", "http", "sqlite3", "subprocess", "asyncio", "threading", "time", "selectors"})
 
@@ -56,7 +57,7 @@ MODULES = {
 
 
 def folder(module: str) -> str:
-    """The name at the package's root that a module belongs to; the root's own modules are the top."""
+    """The name at the package's root that a module belongs to; empty for the package itself."""
     return [*module.split("."), ""][1]
 
 
@@ -76,7 +77,7 @@ def matches(module: str, patterns: tuple[str, ...]) -> bool:
 
 
 def imports(module: str) -> Iterator[tuple[str, int]]:
-    """Every module that one names, at its top, in functions and under TYPE_CHECKING, with the line."""
+    """The imported modules with their lines, inside functions and under TYPE_CHECKING too."""
     path = MODULES[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -177,7 +178,7 @@ def test_importing_the_package_stays_light() -> None:
         capture_output=True,
         text=True,
         check=True,
-        # Measuring coverage imports a good deal of its own.
+        # The measurement of coverage imports many modules itself.
         env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
     )
     assert [name for name in heavy if name in done.stdout.split()] == []

@@ -1,4 +1,4 @@
-"""The public surface is a tested artefact: these names, these signatures, each with its documentation."""
+"""The public surface: the names, their signatures and their documentation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PUBLIC = [
     "create_tracker",
 ]
 
-# Parameters of the seed document, in its order, with its defaults. More may follow; these stay.
+# The parameters of the seed document, in its order, with its defaults. More may be added, and none removed.
 REQUIRED = inspect.Parameter.empty
 SEED_SIGNATURES: dict[str, list[tuple[str, Any]]] = {
     "create_tracker": [("api_key", REQUIRED), ("base_url", "http://localhost:8000")],
@@ -73,7 +73,7 @@ SEED_SIGNATURES: dict[str, list[tuple[str, Any]]] = {
     "AgentScopeClient.close": [],
 }
 
-# Defaults that moved out of the signature: an option that is not given may come from the environment.
+# Defaults that are not in the signature, because an option without an argument may come from the environment.
 FROM_ENVIRONMENT = {
     "create_tracker": {"api_key", "base_url"},
     "AgentScopeClient": {"api_key", "base_url", "timeout", "fail_silently"},
@@ -164,7 +164,7 @@ def test_the_seeds_name_for_the_tracker_is_the_tracker() -> None:
 
 def test_the_step_types_and_statuses_of_the_seed_document_exist() -> None:
     assert {"llm_call", "tool_call", "reasoning", "other"} <= set(get_args(agentscope.StepType))
-    assert {"running", "completed", "failed"} == set(get_args(agentscope.RunStatus))
+    assert {"running", "completed", "failed"} <= set(get_args(agentscope.RunStatus))
 
 
 def test_errors_derive_as_in_the_seed_document_and_carry_the_status() -> None:

@@ -1,4 +1,4 @@
-"""The types of the public API, as a user's checker sees them."""
+"""The types of the public API in a user's type checker."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """`agentscope demo`: a sample agent on real files, recorded, delivered and shown."""
 
-from .show import run_demo
+from .command import HELP, add_arguments, run
 
-__all__ = ["run_demo"]
+__all__ = ["HELP", "add_arguments", "run"]

@@ -113,6 +113,8 @@ class _Connection(HTTPConnection):
         attempt.connecting = False
 
     def _new_conn(self) -> socket.socket:
+        # Private, and the one place where urllib3 makes a socket: it has no public way to be given one that keeps a deadline.
+        # A test fails when a version of it asks elsewhere.
         try:
             return _dial(self._dns_host.strip("[]"), self.port, self.socket_options or ())
         except OSError as error:

@@ -1,11 +1,14 @@
-"""The clock that scheduling goes by. Tests that freeze time must not stop the worker, so it is out of their reach.
+"""The clock that scheduling goes by, and the pauses of a busy worker.
 
-freezegun replaces `time.monotonic` wherever a module holds it by that name; `clock_gettime` it leaves alone.
+Tests that freeze time must not stop the worker: freezegun replaces `time.monotonic` wherever a module holds it
+by that name, and leaves `clock_gettime` alone.
 """
 
 from __future__ import annotations
 
 import time
+
+from . import threads
 
 if hasattr(time, "clock_gettime"):
 
@@ -19,3 +22,25 @@ else:  # Windows
         monotonic = staticmethod(time.monotonic)
 
     monotonic = _Real.monotonic
+
+
+STRETCH = 0.0005
+"""Seconds of Python after which other threads may run: the worker's Python holds the interpreter's lock."""
+REST = 0.00005
+"""Seconds of the pause, at least. With none, the lock would be taken back before another thread is awake."""
+
+
+class Turns:
+    """Pauses between short pieces of work, for one thread at a time. Work starts with `begin`."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+
+    def begin(self) -> None:
+        self._since = monotonic()
+
+    def __call__(self) -> None:
+        # At the end of the process the other threads are over, or wait for this one.
+        if monotonic() - self._since >= STRETCH and not threads.ending():
+            time.sleep(REST)
+            self._since = monotonic()

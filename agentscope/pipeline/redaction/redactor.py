@@ -11,17 +11,26 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from agentscope.errors import ConfigurationError
-from agentscope.events import PAYLOAD_FIELDS, Event, PlainStep
+from agentscope.events import (
+    PAYLOAD_FIELDS,
+    DeferredEvent,
+    Event,
+    PlainStep,
+    QueuedEvent,
+    ReadyEvent,
+    in_full,
+)
+from agentscope.protocols.drop_reasons import ENCODE_ERROR, REDACTION_ERROR
 from agentscope.serialization.snapshot import encode, text
 
 from .secret_patterns import MASK, bare, is_secret, is_secret_of_pair, mask_text, may_name_secrets
 
-__all__ = ["MASK", "Redactor"]
+__all__ = ["MASK", "Redactor", "redacted", "redacted_all"]
 
 _IDENTITY = ("type", "run_id", "step_id", "parent_id")
 _SHORTEST_SECRET = 8  # characters; a shorter key would mask ordinary words
@@ -85,8 +94,8 @@ class Redactor:
             fields = self._masked(_hooked(self._hook, event, fields))
         return event if fields is event.fields else event._replace(fields=fields)
 
-    def spares(self, events: Iterable[Event]) -> bool:
-        """Whether none of these events would be changed, told by one quick search of all they hold.
+    def spares(self, events: Iterable[ReadyEvent]) -> bool:
+        """Tell by one search through all of these events that none of them would be changed.
 
         False: some of them may be. Always so with patterns or a callable.
         """
@@ -95,15 +104,15 @@ class Redactor:
         payloads: list[bytes] = []
         texts: list[str] = []
         for event in events:
-            fields: Any = event.fields
-            values: Iterable[Any] = fields if type(fields) is PlainStep else fields.values()
+            values: Iterable[object] = (
+                (event.name, event.input, event.output) if isinstance(event, PlainStep) else event.fields.values()
+            )
             for value in values:
-                kind = type(value)
-                if kind is bytes:
+                if isinstance(value, bytes):
                     payloads.append(value)
-                elif kind is str:
+                elif isinstance(value, str):
                     texts.append(value)
-                elif kind is list:
+                elif isinstance(value, list):
                     texts += [item for item in value if type(item) is str]
         payloads.append(_bytes("\n".join(texts)))
         return not self._suspicious(b"\n".join(payloads))
@@ -270,3 +279,74 @@ def _plain(name: object, value: Any) -> object:
         if value is None or type(value) in (bool, int) or (type(value) is float and math.isfinite(value)):
             return value
     raise TypeError(f"redact returned {type(value).__name__} for the field {text(name, 100)!r}, which cannot be sent")
+
+
+def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | str:
+    """The event as it may be sent, or the reason why it is dropped: one whose redaction fails is never sent as it is."""
+    try:
+        full = in_full(event)
+    except Exception:
+        return ENCODE_ERROR
+    try:
+        return redact(full)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a hook may call sys.exit, and extension modules have panics that are no Exception
+        return REDACTION_ERROR
+
+
+GROUP = 32
+"""Events that are searched together, at most."""
+GROUP_BYTES = 64 * 1024
+
+
+def redacted_all(
+    events: Sequence[QueuedEvent], redact: Callable[[Event], Event], done: Collection[int], pause: Callable[[], object]
+) -> Iterator[tuple[QueuedEvent, ReadyEvent | str]]:
+    """Each event with the result of `redacted`. `done`: the `seq` of those that were redacted before.
+
+    `pause` is called between short pieces of work. Groups of events that `redact.spares` are passed as they are.
+    """
+    spares: Callable[[Sequence[ReadyEvent]], bool] | None = getattr(redact, "spares", None)
+    for group in _groups(events):
+        ready = [made for event in group if (made := _ready(event, pause)) is not None]
+        if spares is not None and len(ready) == len(group) and _spared(ready, spares):
+            yield from zip(group, ready, strict=True)
+            pause()
+            continue
+        for event in group:
+            if event.seq in done and not isinstance(event, DeferredEvent):
+                yield event, event
+            else:
+                yield event, redacted(event, redact)
+            pause()
+
+
+def _groups(events: Sequence[QueuedEvent]) -> Iterator[Sequence[QueuedEvent]]:
+    start = size = 0
+    for position, event in enumerate(events):
+        if size >= GROUP_BYTES or position - start >= GROUP:
+            yield events[start:position]
+            start, size = position, 0
+        size += event.size
+    if start < len(events):
+        yield events[start:]
+
+
+def _ready(event: QueuedEvent, pause: Callable[[], object]) -> ReadyEvent | None:
+    """The event with its fields made; None if they cannot be. A plain step stays one: most protocols need no dict of it."""
+    if not isinstance(event, DeferredEvent):
+        return event
+    try:
+        return in_full(event)
+    except Exception:
+        return None  # `redacted` tells why
+    finally:
+        pause()
+
+
+def _spared(events: Sequence[ReadyEvent], spares: Callable[[Sequence[ReadyEvent]], bool]) -> bool:
+    try:
+        return spares(events)
+    except Exception:  # a field that is not what it should be: `redacted` tells of which event
+        return False

@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 import zlib
 from struct import Struct
-from typing import Any
 
-from agentscope.events import Event, in_full
+from agentscope.events import Event, FieldValue, QueuedEvent, in_full
 
 _FRAME = Struct(">II")
 _SALT = Struct(">qI")
@@ -24,10 +23,11 @@ class Damaged(Exception):
     """These bytes are not what was written."""
 
 
-def pack(event: Event) -> bytes:
-    """An event as bytes. Raises one of `protocols.encoding.UNENCODABLE` if a hook has put into it what is not JSON."""
+def pack(queued: QueuedEvent) -> bytes:
+    """An event as bytes. Raises one of `json_encode.UNENCODABLE` if a hook has put into it what is not JSON."""
+    event = in_full(queued)
     plain, payloads, lengths = {}, [], []
-    for name, value in in_full(event).fields.items():
+    for name, value in event.fields.items():
         if type(value) is bytes:
             payloads.append(value)
             lengths.append((name, len(value)))
@@ -50,7 +50,7 @@ def unpack(seq: int, data: object) -> Event:
         raise Damaged
     try:
         type_, time_ns, run_id, step_id, parent_id, size, plain, lengths = json.loads(rest[:length])
-        fields: dict[str, Any] = plain
+        fields: dict[str, FieldValue] = plain
         start = length
         for name, number in lengths:
             fields[name] = rest[start : start + number]

@@ -1,68 +1,195 @@
-"""All that a worker has because of its spool: the stage, the thread that brings events to disk, and what others have left."""
+"""The spool of one worker: the thread that writes events to disk, the way back, and the files of earlier processes.
+
+Events are written in a thread of its own: a backend that hangs must not delay that. Their states are moved by `states`, and what
+becomes of the file is up to `spool`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 
 from agentscope.config import Config
 from agentscope.events import Event, Session
-from agentscope.pipeline.delivery import Shipper
+from agentscope.pipeline.delivery import Delivery
+from agentscope.pipeline.process import threads
 from agentscope.pipeline.process.clock import monotonic
-from agentscope.protocols.base import Exporter, Outcome
+from agentscope.pipeline.queue import NEVER, Bell
+from agentscope.pipeline.redaction.redactor import redacted
+from agentscope.pipeline.states import MOST_WRITTEN, EventStates
+from agentscope.protocols.base import UNAUTHORIZED, Exporter, Outcome
+from agentscope.protocols.drop_reasons import ENCODE_ERROR
+from agentscope.protocols.json_encode import UNENCODABLE
 
-from .buffer import Stage
+from .codec import pack
 from .recovery import Recovery
-from .spool import Place, Spool
-from .writer import Storer
+from .spool import Place, Saved, Spool
 
 LAST_WRITE = 1.0
 """Seconds that the end waits for a disk that does not answer."""
+WINDOW = 0.1
+"""Seconds that events wait for company before they are written: the promise is 0.25."""
 
 
 class Spooling:
-    """Belongs to one worker, whose threads call it."""
+    """Called by the thread that delivers, except `store`."""
 
     def __init__(
         self,
         config: Config,
         place: Place,
         session: Session,
-        shipper: Shipper,
+        states: EventStates,
         exporter: Exporter,
         redact: Callable[[Event], Event],
     ) -> None:
-        spool = Spool(place, session)
-        self.stage = Stage(config, spool, shipper.queue, shipper.ledger, shipper.move, shipper.in_batches)
-        self.storer = Storer(self.stage, spool, shipper.queue, redact)
+        self.spool = states.spool = Spool(place, session)
         self.recovery = Recovery(config, place, exporter)
+        self.writing = False
+        """The thread that writes is there."""
+        self._states = states
         self._exporter = exporter
         self._ordered_by_backend = place.ordered_by_backend
-        shipper.stage = self.stage
-        shipper.on_settled = self.stage.settled
+        self._redact = redact
+        self._read_events, self._read_bytes = config.batch_size, config.max_batch_bytes
+        self._timeout = config.timeout
+        self._busy = Lock()
+        self._bell = Bell()
+        self._wake_at = NEVER
+
+    def watch(
+        self, stopping: Callable[[], bool], over: Callable[[], bool], crashed: Callable[[BaseException], None]
+    ) -> None:
+        """While the worker is `stopping` no event waits for company, and the thread ends once it is `over`."""
+        self._stopping, self._over, self._crashed = stopping, over, crashed
+
+    # ---- to disk ---------------------------------------------------------------------------------------------------
 
     def see_to_storing(self) -> None:
-        """Events must get to disk even while the worker waits for an answer; without another thread it does it itself."""
-        self.storer.start()
-        if not self.storer.running:
-            self.store_all(monotonic() + LAST_WRITE)
+        """Start the thread that writes. Where none can be had, write here."""
+        if not self.writing:
+            self.writing = True
+            if not threads.start(self._run, "agentscope-spool"):
+                self.writing = False
+                self.store_all(monotonic() + LAST_WRITE)
+
+    def _run(self) -> None:
+        queue = self._states.queue
+        try:
+            while not self._over():
+                now = monotonic()
+                if not self.store(now) and not self._over():
+                    queue.sleep(self.spool.wait(now) + WINDOW if self._states.owes else None, wake_at=1)
+                    if not self._stopping():
+                        queue.sleep(WINDOW, wake_at=MOST_WRITTEN)
+        except BaseException as error:
+            # The thread that delivers starts another, which finds the events in state *writing*.
+            self._crashed(error)
+        finally:
+            self.writing = False
+            self.ring()
 
     def store_all(self, until: float) -> None:
-        """Write what is queued, if that can be done until this moment."""
-        while (now := monotonic()) < until and self.storer.store(now, until - now):
+        """Write all queued events, if that can be done until this moment."""
+        while (now := monotonic()) < until and self.store(now, until - now):
             pass
 
+    def store(self, now: float, timeout: float = -1.0) -> bool:
+        """Make one transaction. True if there is more to write.
+
+        Called by the thread that writes, and at the end by any. timeout: seconds to wait for another thread at it.
+        """
+        if not self._busy.acquire(timeout=timeout):
+            return False
+        try:
+            return self._store(now, timeout)
+        finally:
+            self._busy.release()
+
+    def _store(self, now: float, timeout: float) -> bool:
+        states, spool = self._states, self.spool
+        write = states.begin_write(not spool.wait(now))
+        kept: list[Event] = []
+        dropped: list[tuple[int, str]] = []
+        rows = [(event.seq, pack(event)) for event in write.unsaved]
+        for event in write.new:
+            cleaned = redacted(event, self._redact)
+            if isinstance(cleaned, str):
+                dropped.append((event.seq, cleaned))
+                continue
+            try:
+                rows.append((cleaned.seq, pack(cleaned)))
+                kept.append(cleaned)
+            except UNENCODABLE:
+                dropped.append((event.seq, ENCODE_ERROR))
+        saved = Saved()
+        if rows or write.gone or states.spooled:  # without anything to write, too: the file may have been deleted
+            with threads.disk(timeout) as free:
+                saved = spool.save(rows, write.gone, now) if free else saved
+        states.end_write(write, kept, dropped, saved)
+        if states.ready >= self._wake_at or states.needs_reading:
+            self.ring()
+        if not states.spooled and not states.gone:
+            with threads.disk(timeout) as free:
+                if free:
+                    spool.tidy()
+        return len(states.queue) > 0 or (states.owes and (saved.rows or saved.gone or saved.lost))
+
+    # ---- and back --------------------------------------------------------------------------------------------------
+
+    def refill(self) -> None:
+        """Read back events that are on disk only."""
+        states = self._states
+        while states.needs_reading and states.old < self._read_events:
+            with threads.disk() as free:
+                if not free:
+                    return
+                asked = states.read_range
+                found = self.spool.read(*asked, self._read_events, self._read_bytes, monotonic())
+                if not states.end_read(found, asked):
+                    return
+
     def note(self, outcome: Outcome) -> None:
-        """What an attempt has told of the backend."""
-        self.stage.note(outcome, self._exporter.protocol in self._ordered_by_backend)
+        """Take in an attempt: whether the backend needs order, and a refused key, so that a process with another key delivers."""
+        self._states.order_free = self._exporter.protocol in self._ordered_by_backend
+        if outcome.kind == UNAUTHORIZED:
+            with threads.disk() as free:
+                if free:
+                    self.spool.refused()
         if outcome.delivered:
             self.recovery.go_on(monotonic())
 
+    def recover(self, delivery: Delivery) -> bool:
+        """Send a batch that an earlier process has left, if it is time to. False if there was nothing to do."""
+        if delivery.stop is not None or self.recovery.wait(monotonic()):
+            return False
+        outcome = self.recovery.step(self._timeout, monotonic(), monotonic)
+        if outcome is None:
+            return False
+        seconds = delivery.note_recovery(outcome)
+        if outcome.problem is not None:
+            self.recovery.put_off(monotonic() + seconds)
+        return True
+
+    # ---- waiting, and the end ----------------------------------------------------------------------------------------
+
+    def ring(self) -> None:
+        """Wake the thread that delivers, if it sleeps."""
+        self._wake_at = NEVER
+        self._bell.ring()
+
     def sleep(self, seconds: float | None, wake_at: int) -> None:
-        """Wait until so many events may be batched, or somebody rings, or `seconds` are over, or old events are due."""
-        soon = self.recovery.wait(monotonic())
-        self.stage.sleep(soon if seconds is None else min(seconds, soon), wake_at)
+        """Wait until so many stored events are in memory, or a ring, or until `seconds` are over."""
+        self._wake_at = wake_at
+        if self._states.ready < wake_at:
+            self._bell.wait(seconds)
+        self._wake_at = NEVER
+        self._bell.hush()
 
     def close(self) -> None:
-        """After the end: let others have what is left."""
-        self.stage.close_spool(monotonic(), LAST_WRITE)
+        """Delete settled events, and let other processes have the rest."""
+        with threads.disk(LAST_WRITE) as free:
+            if free:
+                self.spool.save((), self._states.gone, monotonic())
+                self.spool.close(self._states.spooled)
         self.recovery.close(LAST_WRITE)

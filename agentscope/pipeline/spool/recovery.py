@@ -7,15 +7,17 @@ as its lock is; if this process dies too, the next one goes on where the acknowl
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
 from agentscope.config import Config
-from agentscope.events import Event
-from agentscope.pipeline.delivery import Shipper
+from agentscope.events import QueuedEvent
+from agentscope.pipeline.delivery import Attempts
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.process import threads
+from agentscope.pipeline.queue import units
 from agentscope.pipeline.reporting import counted, logger
+from agentscope.pipeline.states import EventStates
 from agentscope.protocols.base import BUSY, UNAUTHORIZED, Exporter, Outcome
 from agentscope.protocols.drop_reasons import SPOOL_ERROR
 from agentscope.protocols.responses import clean
@@ -184,7 +186,7 @@ def _told(error: BaseException) -> str:
 
 
 class Orphan:
-    """One file that somebody has left, and a shipper for it."""
+    """One file that an earlier process has left, and the states of its events."""
 
     def __init__(self, config: Config, claim: Claim, file: SpoolFile, ledger: Ledger, exporter: Exporter) -> None:
         self.count = file.count()
@@ -197,8 +199,8 @@ class Orphan:
         self._ledger = ledger
         self._before = ledger.delivered, sum(ledger.dropped().values())
         self._limits = (config.batch_size, config.max_batch_bytes)
-        self._shipper = Shipper(config, file.origin.session, ledger, exporter, lambda event: event)
-        self._shipper.on_settled = self._settled
+        self._states = EventStates(config, ledger, self._settled)
+        self._attempts = Attempts(config, file.origin.session, self._states, exporter, lambda event: event)
         self._gone: list[int] = []
         self._cursor = FIRST_SEQ
         self._end = LAST_SEQ
@@ -214,27 +216,27 @@ class Orphan:
 
     def step(self, limit: float, now: float) -> Outcome:
         """One attempt at the batch in hand, or at the next one."""
-        shipper = self._shipper
+        states = self._states
         with threads.disk() as free:
             problem = self._fill() if free else "the spool is not free"
-        shipper.collect(now)
-        if not shipper.in_hand:
-            if not shipper.busy and problem is None:
-                shipper.finish(now)
-            shipper.load(now)
+        self._attempts.collect(now)
+        if not states.in_flight:
+            if not states.busy and problem is None:
+                states.close_all(now)
+            self._attempts.load(now)
         outcome = Outcome(problem=problem, kind=BUSY if problem else None)
-        if shipper.in_hand:
-            outcome = shipper.attempt(limit, now)
+        if states.in_flight:
+            outcome = self._attempts.attempt(limit, now)
         with threads.disk() as free:
             if free:
                 self._delete(outcome)
-        self.stuck = problem is not None and not self._gone and not shipper.busy
-        self.done = self._cursor == self._end and not shipper.unsettled and not shipper.queue.events
+        self.stuck = problem is not None and not self._gone and not states.busy
+        self.done = self._cursor == self._end and not states.unsettled and not states.queue.events
         return outcome
 
     def _fill(self) -> str | None:
         """Have a batch's worth of events in the queue. Why that is not possible now, or None."""
-        queue = self._shipper.queue
+        queue = self._states.queue
         if self._cursor == self._end or len(queue) >= self._limits[0]:
             return None
         before = self._file.damaged
@@ -251,16 +253,16 @@ class Orphan:
         self._ledger.drop(SPOOL_ERROR, damaged)
         for event in events:
             if queue.put(event, True) is not None:
-                if self._shipper.busy or self._shipper.parked:
+                if self._states.busy or self._states.incomplete:
                     break  # no room, with all that waits for its end; it is read again
-                queue.take_back([event])  # larger than this process takes: it was taken by another
+                queue.released -= units([event])  # larger than this process takes: it was taken by another
                 queue.events.append(event)
             self._cursor = event.seq
         if not events and not damaged:
             self._cursor = self._end
         return None
 
-    def _settled(self, events: list[Event]) -> None:
+    def _settled(self, events: Sequence[QueuedEvent]) -> None:
         self._gone += [event.seq for event in events]
 
     def _delete(self, outcome: Outcome) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agentscope._version import __version__
-from agentscope.events import Event
+from agentscope.events import ReadyEvent
 from agentscope.protocols.base import Response
 from agentscope.protocols.batched_lane import PieceLane
 from agentscope.protocols.json_encode import dumps, event_json
@@ -24,7 +24,7 @@ class BatchLane(PieceLane):
     def _path(self) -> str:
         return PATH
 
-    def _item(self, event: Event) -> bytes:
+    def _item(self, event: ReadyEvent) -> bytes:
         return event_json(event, self._batch.session)
 
     def _body(self, portions: Iterator[list[bytes]]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The classic calls: one record a request, and ids made by the server. What every deployed platform has."""
+"""The classic calls, which every deployed platform has: one record a request, and ids made by the server."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, Event
+from agentscope.events import RUN_END, RUN_FIELDS, RUN_START, RUN_UPDATE, STEP, STEP_FIELDS, Event
 from agentscope.protocols.base import Batch
+from agentscope.protocols.json_encode import plain
 from agentscope.protocols.sequential_lane import Call, Remembered, SingleLane, SingleState
 
+from .decode import META_PREFIX
 from .records import run_record, step_record, update_record
 
 MOST_RUNS = 10_000
-"""Server ids that are remembered; the run that was used longest ago is forgotten first."""
+"""Server ids that are kept. The run that was used longest ago is forgotten first."""
 
 
 class ClassicState(SingleState):
-    """What is learnt of a platform, for as long as the process lives."""
+    """The ids that a platform gave to the runs of this process."""
 
     def __init__(self) -> None:
         super().__init__()
         self._run_ids: Remembered[str, str] = Remembered(MOST_RUNS)
 
     def server_id(self, run_id: str) -> str:
-        """The platform's id of a run. One that was not started here is taken to be the platform's own."""
+        """The platform's id of a run. The id of a run that was not started here is taken for the platform's own."""
         return self._run_ids.get(run_id) or run_id
 
     def learn(self, run_id: str, server_id: str) -> None:
@@ -41,10 +43,12 @@ class ClassicLane(SingleLane):
         self._runs = state
 
     def _call(self, event: Event) -> Call | None:
-        extra: dict[str, object] = {}
-        truncated = event.fields.get("truncated")
-        if truncated:
-            extra["agentscope_truncated"] = truncated
+        table = RUN_FIELDS if event.step_id is None else STEP_FIELDS
+        extra: dict[str, object] = {
+            META_PREFIX + name: plain(name, value)
+            for name, value in event.fields.items()
+            if name in table and not table[name].classic and value is not None
+        }
         key, path = self._id(event), "/api/ingest/run"
         if event.type == RUN_START:
             extra["agentscope_run_id"] = event.run_id
@@ -68,5 +72,5 @@ class ClassicLane(SingleLane):
         return True
 
     def _creates(self, event: Event) -> bool:
-        # An update can be repeated; a run or a step that was created twice is there twice.
+        # A repeated update changes nothing; a repeated creation makes a second run or step.
         return event.type in (RUN_START, STEP)

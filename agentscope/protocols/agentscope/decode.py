@@ -1,7 +1,7 @@
-"""Bodies of the AgentScope ingest calls, batch and classic, into patches. Pure: no clock, no I/O, no ids of its own.
+"""Decode the bodies of the AgentScope ingest calls, batch and classic, into patches. Pure: no clock, no I/O, no ids of its own.
 
-The formats are WIRE.md sections 1 and 2. A body that cannot be understood at all raises `DecodeError` with the HTTP
-status that says so; an event that is wrong by itself is rejected, and its neighbours are kept.
+A body that is no JSON or no envelope raises `DecodeError` with the HTTP status for it. A single event that is wrong is
+rejected, and its neighbours are kept.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from agentscope.events import EVENT_TYPES, RUN_END, RUN_START, RUN_UPDATE, STEP
+from agentscope.events import EVENT_TYPES, RUN_END, RUN_FIELDS, RUN_START, RUN_UPDATE, STEP, STEP_FIELDS, Field
 from agentscope.protocols.json_decode import (
     MAX_DEPTH,
     DecodeError,
     Dump,
-    deeper_than,
     dump_plain,
     is_text,
     parse,
@@ -23,16 +22,19 @@ from agentscope.protocols.json_decode import (
     too_deep,
     weigh,
 )
+from agentscope.serialization.depth import is_deeper
 
 from .fields import AN_ID, Rejected, is_id, normal_time, normalise
 
 __all__ = ["Batch", "DecodeError", "Patch", "decode_batch", "decode_run", "decode_run_update", "decode_step"]
 
 MAX_SEQ = (1 << 63) - 1
+META_PREFIX = "agentscope_"
+"""Of the keys in `meta_data` under which the classic calls carry the fields that they have no place for."""
 
 _EVENT_DEPTH = MAX_DEPTH - 2  # an event sits inside the envelope and its list
 _RUN_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END})
-_UNREAD = ("input", "output", "meta_data", "tags", "truncated")  # by `rows`; an error and the usage are
+_UNREAD = ("input", "output", "meta_data", "truncated")  # by `rows`; an error and the usage are
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -60,7 +62,7 @@ class Batch(NamedTuple):
     session_id: str
     patches: list[Patch]
     rejected: list[dict[str, Any]]
-    """`{"id": str | None, "reason": str}` for each event that is wrong by itself."""
+    """`{"id": str | None, "reason": str}` for each event that was rejected."""
     dropped: dict[str, int]
     """Events that the sender gave up before this batch, by reason."""
 
@@ -68,8 +70,8 @@ class Batch(NamedTuple):
 def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> Batch:
     """Decode the body of `POST /api/ingest/batch`.
 
-    `weighed` says that somebody has looked how many values it holds. With `lean`, `Patch.fields` is without those payloads
-    that only a reader of the run asks for; the body has them. Raises `DecodeError`: 400 for what is not strict JSON or too
+    `weighed` says that the number of its values was checked before. With `lean`, `Patch.fields` is without the payloads that no
+    row needs; the body has them. Raises `DecodeError`: 400 for what is not strict JSON or too
     deep, 413 for too many values, 422 for a wrong envelope.
     """
     if not weighed:
@@ -81,7 +83,7 @@ def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> B
     events = document.pop("events", None)
     if not isinstance(events, list):
         raise DecodeError(422, "events must be a list.")
-    if deeper_than(document, MAX_DEPTH):
+    if is_deeper(document, MAX_DEPTH):
         too_deep()
     batch_id = _envelope_id(document, "batch_id")
     session_id = _envelope_id(document, "session_id")
@@ -92,7 +94,7 @@ def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> B
 
 
 def _item(document: dict[str, Any], event: Any, text: str | None, dump: Dump) -> Patch | dict[str, Any]:
-    """An event as a patch, or what is to be told of one that is wrong by itself."""
+    """An event as a patch, or the id and the reason of one that is rejected."""
     try:
         return _patch(event, text, document.get("session_id"), dump)
     except Rejected as wrong:
@@ -109,7 +111,7 @@ def _lean_item(document: dict[str, Any], event: Any, text: str | None, dump: Dum
 
 def decode_run(body: bytes, *, event_id: str, run_id: str, now: str, seq: int) -> Patch:
     """Decode the body of the classic `POST /api/ingest/run`. The run id is the server's; `now` is a `Patch.time`."""
-    fields = _classic_fields(body, ("agent_name", "external_id", "input", "meta_data", "started_at", "status"))
+    fields = _classic_fields(body, RUN_FIELDS)
     if "agent_name" not in fields:
         raise DecodeError(422, "agent_name is required.")
     fields.setdefault("status", "running")
@@ -119,8 +121,7 @@ def decode_run(body: bytes, *, event_id: str, run_id: str, now: str, seq: int) -
 
 def decode_step(body: bytes, *, event_id: str, run_id: str, step_id: str, now: str, seq: int) -> Patch:
     """Decode the body of the classic `POST /api/ingest/run/{id}/step`. The step id is the server's."""
-    names = ("name", "step_type", "input", "output", "error", "meta_data", "tokens_used", "latency_ms")
-    fields = _classic_fields(body, (*names, "started_at", "ended_at", "status"))
+    fields = _classic_fields(body, STEP_FIELDS)
     if "name" not in fields:
         raise DecodeError(422, "name is required.")
     fields.setdefault("step_type", "other")
@@ -130,7 +131,7 @@ def decode_step(body: bytes, *, event_id: str, run_id: str, step_id: str, now: s
 
 def decode_run_update(body: bytes, *, event_id: str, run_id: str, now: str, seq: int) -> Patch:
     """Decode the body of the classic `PATCH /api/ingest/run/{id}`."""
-    fields = _classic_fields(body, ("status", "output", "error", "meta_data", "ended_at"))
+    fields = _classic_fields(body, RUN_FIELDS)
     ended = fields.get("status", "running") != "running"
     if ended:
         fields.setdefault("ended_at", now)
@@ -138,7 +139,7 @@ def decode_run_update(body: bytes, *, event_id: str, run_id: str, now: str, seq:
 
 
 def _patch(event: Any, text: str | None, session_id: Any, dump: Dump) -> Patch:
-    """An event as a patch. The session is checked with the envelope."""
+    """An event as a patch. Raises `Rejected`. The session is checked with the envelope."""
     if not isinstance(event, dict):
         raise Rejected("an event must be an object")
     get = event.get
@@ -171,11 +172,11 @@ def _patch(event: Any, text: str | None, session_id: Any, dump: Dump) -> Patch:
         event["time"] = time
         changed = True
     if "session_id" in event:
-        del event["session_id"]  # the envelope's is the one that counts
+        del event["session_id"]  # that of the envelope counts
         changed = True
     if text is None or changed or ("\\" in text and _SURROGATE.search(text) is not None):
         text = _dumped(event, dump)
-    if text.count("{") + text.count("[") > _EVENT_DEPTH and deeper_than(event, _EVENT_DEPTH):
+    if text.count("{") + text.count("[") > _EVENT_DEPTH and is_deeper(event, _EVENT_DEPTH):
         too_deep()
     return Patch(event_id, kind, run_id, step_id, time, session_id, seq, event, text)
 
@@ -189,18 +190,32 @@ def _dumped(event: dict[str, Any], dump: Dump) -> str:
         too_deep()
 
 
-def _classic_fields(body: bytes, allowed: tuple[str, ...]) -> dict[str, Any]:
-    """The fields that a classic body sets: its clients send null for what they do not set."""
+def _classic_fields(body: bytes, table: Mapping[str, Field]) -> dict[str, Any]:
+    """The fields that a classic body sets. The calls' clients send null for a field that they do not set.
+
+    A field that the calls have no place for is read from `meta_data`, where this SDK puts it.
+    """
     document, dump = parse(body)
     if not isinstance(document, dict):
         raise DecodeError(422, "The body must be a JSON object.")
-    if deeper_than(document, MAX_DEPTH):
+    if is_deeper(document, MAX_DEPTH):
         too_deep()
-    fields = {name: document[name] for name in allowed if document.get(name) is not None}
+    fields = {name: document[name] for name in table if table[name].classic and document.get(name) is not None}
     try:
         normalise(fields)
     except Rejected as wrong:
         raise DecodeError(422, f"{wrong}.") from None
+    meta_data: Any = fields.get("meta_data")
+    for name in table if isinstance(meta_data, dict) else ():
+        noted = {name: meta_data.get(META_PREFIX + name)}
+        if table[name].classic or noted[name] is None:
+            continue
+        try:
+            normalise(noted)
+        except Rejected:
+            continue  # another sender's key of this name
+        fields |= noted
+        del meta_data[META_PREFIX + name]
     try:
         dump(fields)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The fields of events that are of a fixed type: what they must be, and the one form in which they are kept. Pure."""
+"""The fields of events as they are received: the check of each type, and the one form in which a value is kept. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeGuard
+
+from agentscope.events import FIELDS, MILLISECONDS, NUMBER, TEXT, TEXTS, TIME, WHOLE
 
 MAX_ID = 255
 """Characters in an id of an event, a run or a step."""
@@ -20,11 +22,11 @@ _NORMAL_LENGTH = len("2026-01-31T12:00:00.000000Z")
 
 
 class Rejected(ValueError):
-    """An event that is wrong by itself; the text says why."""
+    """An event that cannot be stored, whatever came with it. The text says why."""
 
 
 def is_id(value: object) -> TypeGuard[str]:
-    """Whether a value can be the id of an event, a run or a step."""
+    """Return whether a value can be the id of an event, a run or a step."""
     return type(value) is str and 0 < len(value) <= MAX_ID and "\0" not in value
 
 
@@ -36,13 +38,13 @@ def normal_time(text: str) -> str:
     if len(text) == _NORMAL_LENGTH and text[19] == "." and text[26] == "Z" and _is_second(text[:19]):
         fraction = text[20:26]
         if fraction.isascii() and fraction.isdigit():
-            return text  # as this SDK writes it: times differ, but many are of one second
+            return text  # as this SDK writes it; the cache is by the second, since many times share one
     return _normalised(text)
 
 
 @lru_cache(maxsize=1024)
 def _is_second(text: str) -> bool:
-    """Whether these 19 characters are a time to the second in its normal form."""
+    """Return whether these 19 characters are a time to the second in its normal form."""
     try:
         return _normalised(text) == f"{text}.000000Z"
     except ValueError:
@@ -102,24 +104,21 @@ def _texts(value: Any) -> Any:
 
 
 _TEXT = _Form("a string", _text)
-_MOMENT = _Form("an RFC 3339 time", _moment)
-_TEXTS = _Form("a list of strings", _texts)
-_FORMS = {
-    **dict.fromkeys(("name", "step_type", "status", "agent_name"), _TEXT),
-    **dict.fromkeys(("external_id", "user_id", "conversation_id", "source"), _TEXT),
-    "started_at": _MOMENT,
-    "ended_at": _MOMENT,
-    "tokens_used": _Form("a whole number", _count),
-    "latency_ms": _Form("a number of milliseconds", _number),
-    "tags": _TEXTS,
-    "truncated": _TEXTS,
+_BY_TYPE = {
+    TEXT: _TEXT,
+    TEXTS: _Form("a list of strings", _texts),
+    WHOLE: _Form("a whole number", _count),
+    NUMBER: _Form("a number", _number),
+    MILLISECONDS: _Form("a number of milliseconds", _number),
+    TIME: _Form("an RFC 3339 time", _moment),
 }
+_FORMS = {name: _BY_TYPE[field.type] for name, field in FIELDS.items() if field.type in _BY_TYPE}
 
 
 def normalise(fields: dict[str, Any]) -> bool:
-    """Check the fields whose type is fixed, and bring them into their normal form; whether that changed any.
+    """Check the fields of the table, and bring them into their normal form. Return whether that changed any.
 
-    Raises `Rejected`.
+    Raises `Rejected` for a value of a wrong type.
     """
     changed = False
     for name, value in fields.items():

@@ -1,8 +1,8 @@
 """Records of the classic calls: JSON bodies that every deployed platform takes, and that none answers with 422 or 500.
 
-WIRE.md section 1 has the rules. What does not fit is cut or replaced, and its original kept in `meta_data`:
-`agentscope_cut` names each such field with its length before (characters of a text, bytes of a payload), or with the
-value itself if that was a number or a time; `step_type` keeps a step type that a platform does not know.
+A value that does not fit is cut or replaced, and `meta_data` says so: `agentscope_cut` names each such field with its
+length before (characters of a text, bytes of a payload), or with the value itself if that was a number or a time;
+`step_type` keeps a step type that a platform does not know.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any
 
 from agentscope.protocols.json_encode import dumps, naive_utc
+
+from .fields import normal_time
 
 STEP_TYPES = frozenset({"llm_call", "tool_call", "retrieval", "custom", "error"})
 """The step types that a deployed platform takes."""
@@ -26,7 +27,6 @@ _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 _NOTABLE = range(-(2**63), 2**63)
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:?\d\d)?", re.ASCII | re.IGNORECASE)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -81,7 +81,7 @@ def update_record(fields: Mapping[str, Any]) -> bytes:
 
 
 class _Record:
-    """A body in the making, and what had to be changed on the way."""
+    """A body that is being built, and the notes about values that did not fit."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = fields
@@ -144,7 +144,7 @@ class _Record:
         return b"{%b}" % b",".join(self._parts)
 
     def _object(self, name: str, value: bytes) -> bytes:
-        # Payloads are large, and were encoded by this package: looking at the bytes will do.
+        # The bytes are searched without parsing: payloads are large, and this package encoded them.
         if b"\\u0000" in value:
             original, value = value, _NUL.sub(rb"\1", value)
             if value != original:
@@ -156,7 +156,7 @@ class _Record:
 def _merged(meta: bytes, extra: Mapping[str, Any]) -> bytes:
     encoded = {name: value if isinstance(value, bytes) else dumps(value).encode() for name, value in extra.items()}
     if any(b'"%b"' % name.encode() in meta for name in encoded):
-        # One name twice would leave it to the reader which value counts.
+        # A name that stands twice has another value for each reader.
         theirs = json.loads(meta)
         return dumps({**theirs, **{name: json.loads(value) for name, value in encoded.items()}}).encode()
     additions = b",".join(b'"%b":%b' % (name.encode(), value) for name, value in encoded.items())
@@ -169,20 +169,8 @@ def _fitting(text: str) -> str:
 
 
 def _naive(value: object) -> str | None:
-    """The moment in UTC, without a zone; None if it is none."""
+    """The moment in UTC, without a zone; None for a value that is no moment."""
     try:
-        if isinstance(value, int):
-            return naive_utc(value)
-        match = _MOMENT.fullmatch(str(value))
-        if match is None:
-            return None
-        day, time_of_day, fraction, zone = match.groups()
-        offset = {"": "", "Z": "+00:00"}.get((zone or "").upper(), zone)
-        if len(offset) == 5:
-            offset = f"{offset[:3]}:{offset[3:]}"
-        moment = datetime.fromisoformat(f"{day}T{time_of_day}.{(fraction or '0')[:6]:0<6}{offset}")
-        if moment.tzinfo is not None:
-            moment = moment.astimezone(timezone.utc).replace(tzinfo=None)
-        return moment.isoformat(timespec="microseconds")
+        return naive_utc(value) if isinstance(value, int) else normal_time(str(value))[:-1]
     except (OverflowError, ValueError):
         return None

@@ -1,7 +1,7 @@
 """OTLP over HTTP: runs and steps as spans, for every OpenTelemetry backend.
 
-The format is WIRE.md section 4, https://opentelemetry.io/docs/specs/otlp/#otlphttp. A span is sent once, when its run or step is
-over: events of those that go on are parked until then.
+The format is https://opentelemetry.io/docs/specs/otlp/#otlphttp. A span is sent once, when its run or step has ended; until then
+its events are incomplete.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from agentscope._version import __version__
-from agentscope.events import Event
+from agentscope.events import ReadyEvent, in_full
 from agentscope.protocols.assemble import joined
 from agentscope.protocols.base import BUSY, MISPLACED, Batch, Lane, Outcome, Response
 from agentscope.protocols.batched_lane import PieceLane
@@ -27,17 +27,17 @@ __all__ = ["OTLP", "OTLPLane", "OTLPProtocol", "OTLPState"]
 
 OTLP = "otlp"
 SCOPE = "agentscope"
-"""The name of the instrumentation scope that our spans come from."""
+"""The name of the instrumentation scope of all spans."""
 _FORMS: Mapping[str, Form] = {"protobuf": protobuf_encode, "json": json_encode}
 _SPAN_ID = re.compile(r"\b[0-9a-f]{16}\b")
 
 
 class OTLPState(PieceState):
-    """What is learnt of an OTLP backend, for as long as the process lives.
+    """The knowledge about an OTLP backend, kept until the process ends.
 
-    path: what follows the transport's base URL. encoding: `protobuf` or `json`; the other is tried where it is refused.
-    compress: whether bodies are sent as gzip, which every OTLP backend has to know. resource: what the spans come from.
-    voltops: it is VoltAgent's, which has names of its own.
+    path: the part after the transport's base URL. encoding: `protobuf` or `json`; the other one is tried after a refusal.
+    compress: True to send gzip, which every OTLP backend must support. resource: the attributes of the sending program.
+    voltops: True for VoltAgent's backend, which has its own attribute names.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class OTLPState(PieceState):
         }
         self.form = encoding
         self.refused: set[str] = set()
-        """The encodings that the backend answered 415 to."""
+        """The encodings that were answered 415."""
         self._zips = compress
-        self.proven = True  # every OTLP backend has to know it: what it refuses is refused for another reason
+        self.proven = True  # gzip, which every OTLP backend must support, so a refusal has another reason
 
     def learn(self, response: Response) -> None:
-        """An OTLP backend announces nothing: gzip is used until it is refused."""
+        """Do nothing: an OTLP backend announces no encodings, so gzip is used until it is refused."""
 
     def pack(
         self, chunks: Iterator[bytes], content_type: str, pause: Callable[[], object]
@@ -75,20 +75,20 @@ class OTLPState(PieceState):
         return packed, {**headers, "Accept": content_type}
 
     def other_form(self) -> bool:
-        """The backend does not take this encoding: change to the other. False if that was refused as well."""
+        """Change to the other encoding after a refusal. Returns False if that was refused too."""
         self.refused.add(self.form)
         left = sorted(_FORMS.keys() - self.refused)
         if not left:
-            self.refused.clear()  # what is refused today may be mended tomorrow
+            self.refused.clear()  # a later version of the backend may accept it
             return False
         self.form = left[0]
-        if self._zips:  # it was given up before it was known what the backend refuses
+        if self._zips:  # gzip was turned off before the refused encoding was known
             self.compress, self.encoding = True, "gzip"
         return True
 
 
 class OTLPProtocol:
-    """A backend that speaks OTLP only."""
+    """The protocol for a backend with OTLP only."""
 
     def __init__(self, state: OTLPState) -> None:
         self._state = state
@@ -102,7 +102,7 @@ class OTLPProtocol:
 
 
 class OTLPDelivery:
-    """One attempt at a batch: one lane."""
+    """One attempt at a batch, with one lane."""
 
     def __init__(self, protocol: OTLPProtocol, state: OTLPState, batch: Batch) -> None:
         self._protocol = protocol
@@ -113,7 +113,7 @@ class OTLPDelivery:
 
     @property
     def outcome(self) -> Outcome:
-        """What the lane found."""
+        """The outcome of the lane."""
         outcome = self._outcome
         if outcome.delivered:
             self._protocol.name = OTLP
@@ -132,7 +132,7 @@ class OTLPDelivery:
 
 
 class OTLPLane(PieceLane):
-    """Delivers the spans of a batch, and parks the events of what goes on."""
+    """The lane for the spans of a batch. Events of open runs and steps are incomplete."""
 
     _state: OTLPState
 
@@ -153,9 +153,9 @@ class OTLPLane(PieceLane):
     def _content_type(self) -> str:
         return self._form.CONTENT_TYPE
 
-    def _item(self, event: Event) -> bytes:
-        self._batch.pause()  # one span takes as long as many patches
-        return self._form.encode_span(span_of(event, voltops=self._state.voltops))
+    def _item(self, event: ReadyEvent) -> bytes:
+        self._batch.pause()  # a span takes as long as many patches
+        return self._form.encode_span(span_of(in_full(event), voltops=self._state.voltops))
 
     def _body(self, portions: Iterator[list[bytes]]) -> Iterator[bytes]:
         spans = [span for portion in portions for span in portion]
@@ -163,7 +163,7 @@ class OTLPLane(PieceLane):
 
     def _unsupported_media(self) -> bool:
         if super()._unsupported_media():
-            return True  # it may have been the compression
+            return True  # the reason may have been the compression
         return self._state.other_form()
 
     def _acknowledge(self, reply: Response) -> None:
@@ -184,9 +184,9 @@ class OTLPLane(PieceLane):
         self._confirm(len(self._sent))
 
     def _blamed(self, number: int, message: str) -> set[int]:
-        """Which spans were rejected. OTLP tells only how many: the message may name them, as our own receiver's does.
+        """The rejected spans. OTLP has only their number; a message may name them, as that of the receiver here.
 
-        Where it doesn't, any of them stand for the number, so that at least the counts are right.
+        Without names the last spans are chosen, so that at least the counts are right.
         """
         if not number:
             return set()
@@ -196,18 +196,18 @@ class OTLPLane(PieceLane):
         return set([*blamed, *others][:number])
 
 
-def _span_id(event: Event) -> str:
+def _span_id(event: ReadyEvent) -> str:
     return span_id_of(event.run_id if event.step_id is None else event.step_id)
 
 
 def _partial_success(reply: Response) -> tuple[int, str] | None:
-    """(number of rejected spans, why) of an answer of success; None if it is none of OTLP."""
+    """The number of rejected spans and the reason, from an answer of success; None if it is not OTLP."""
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == protobuf_encode.CONTENT_TYPE:
         return protobuf_encode.decode_response(reply.body)
     if not reply.body.strip():
         return 0, ""
     if kind in ("", json_encode.CONTENT_TYPE):
-        # Some backends answer in JSON of their own to whatever was sent.
+        # Some backends answer in another form of JSON.
         return json_encode.decode_response(reply.body) or (None if json_object(reply) is None else (0, ""))
     return protobuf_encode.decode_response(reply.body) if kind == "application/octet-stream" else None

@@ -1,7 +1,7 @@
-"""What writing and reading share: the names of our own attributes, and what each kind of step is called elsewhere.
+"""Attribute names for encoding and decoding, and the names of step types in other conventions.
 
-A span of our own loses nothing on its way through OTLP. Where a common convention has a name for a field, that name carries it;
-the others travel as `agentscope.*`. The table of kinds is the one of WIRE.md section 4.
+Spans of this SDK lose nothing in OTLP. The table of fields in `events.py` names the attribute of each plain field; those of
+payloads, ids and times are here.
 """
 
 from __future__ import annotations
@@ -14,40 +14,28 @@ RUN_ID = "agentscope.run.id"
 STEP_ID = "agentscope.step.id"
 PARENT_ID = "agentscope.parent.id"
 NAME = "agentscope.name"
-"""The name as it was given; the name of the span follows a convention."""
+"""The given name. The name of the span follows a convention."""
 STEP_TYPE = "agentscope.step.type"
 STARTED_AT, ENDED_AT = "agentscope.started_at", "agentscope.ended_at"
-"""Only where the span's own time is another: nanoseconds since the epoch, 0 for a time that was never set, or text."""
+"""Set only if the span's own time differs: nanoseconds since the epoch, 0 for a time that was never set, or text."""
 ERROR_PAYLOAD = "agentscope.error"
-"""Only where an `exception` event cannot carry the whole error. JSON text."""
+"""Set only if an `exception` event cannot carry the whole error. JSON text."""
 META_DATA = "agentscope.meta_data"
-"""Only where it is no object: those are carried by `METADATA`. JSON text."""
+"""Set only if it is no object; `METADATA` carries objects. JSON text."""
 USAGE = "agentscope.usage"
 """JSON text."""
-STATUS = "agentscope.status"
-
-TEXTS = {
-    "status": STATUS,
-    "external_id": "agentscope.external_id",
-    "source": "agentscope.source",
-    "level": "agentscope.level",
-    "span_id": "agentscope.span_id",
-    "user_id": "user.id",
-    "conversation_id": "gen_ai.conversation.id",
-}
-"""Fields that hold text, by the attribute that carries each."""
-NUMBERS = {"tokens_used": "agentscope.tokens_used", "latency_ms": "agentscope.latency_ms"}
-LISTS = {"tags": "tag.tags", "truncated": "agentscope.truncated"}
+FIRST_CHUNK_SECONDS = "gen_ai.response.time_to_first_chunk"
+"""The attribute of the conventions for `first_token_ms`, in seconds."""
 
 INPUT, OUTPUT = "input", "output"
-"""VoltOps. Under OpenInference they are INPUT_VALUE and OUTPUT_VALUE. At least one of the two has the payload."""
+"""The names of VoltOps. Those of OpenInference are INPUT_VALUE and OUTPUT_VALUE. One of the two has the payload."""
 INPUT_VALUE, OUTPUT_VALUE = "input.value", "output.value"
 INPUT_MIME_TYPE, OUTPUT_MIME_TYPE = "input.mime_type", "output.mime_type"
 JSON_TYPE, TEXT_TYPE = "application/json", "text/plain"
 METADATA = "metadata"
 
 EXCEPTION = "exception"
-"""The event of a span that failed; its attributes by the keys of our `error` payload."""
+"""The event of a failed span. Its attributes by the keys of the `error` payload follow."""
 EXCEPTION_KEYS = {
     "type": "exception.type",
     "message": "exception.message",
@@ -57,10 +45,10 @@ ERROR_TYPE = "error.type"
 
 
 class Kind(NamedTuple):
-    """How one kind of step is called."""
+    """The names of one step type in the conventions."""
 
     operation: str
-    """`gen_ai.operation.name`; empty for none. A memory's is told by what it does."""
+    """`gen_ai.operation.name`; empty for none. That of a memory step depends on its operation."""
     span_kind: int
     openinference: str
     """`openinference.span.kind`."""
@@ -80,10 +68,10 @@ KINDS = {
     "reasoning": OTHER_KIND,
     "other": OTHER_KIND,
 }
-"""By step type."""
+"""The names by step type."""
 SEARCH_MEMORY = "search_memory"
 
 MLFLOW_SPAN_TYPE = "mlflow.spanType"
-"""Goes before what MLflow makes of the other conventions: none of them has a kind for memory."""
+"""The span type for MLflow. It overrides the other conventions, none of which has a type for memory."""
 MLFLOW_TRACE_NAME = "mlflow.traceTag.mlflow.traceName"
-"""Of a root: by this name MLflow lists and filters a trace, which has none otherwise."""
+"""An attribute of roots with the name by which MLflow lists and filters a trace."""

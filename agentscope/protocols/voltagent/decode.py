@@ -1,7 +1,7 @@
-"""Bodies of the history calls into patches. Pure: no clock, no I/O, no ids of its own. WIRE.md section 3 has the format.
+"""The decoder of history calls (WIRE.md section 3): bodies into patches, without clock, I/O or ids of its own.
 
-A start event begins a step, and a success or error event below it ends the same step; any other event is a step of its own.
-Events of this SDK carry a note, and become what they were.
+A start event begins a step, and a success or error event below it ends that step. Any other event is a step of its own.
+Events of this SDK are restored from their note.
 """
 
 from __future__ import annotations
@@ -12,40 +12,47 @@ from typing import Any, NamedTuple
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.agentscope.fields import is_id, normal_time
-from agentscope.protocols.json_decode import MAX_DEPTH, DecodeError, deeper_than, dump_plain, parse, too_deep
+from agentscope.protocols.json_decode import MAX_DEPTH, DecodeError, dump_plain, parse, too_deep
+from agentscope.serialization.depth import is_deeper
 
 from .metadata_note import read_note
 from .vocabulary import CANCELLED, STEP_TYPES, verb_of
 
 SESSION = "history"
-"""Session of all patches that come by these calls: their order is that of arrival."""
+"""The session of all patches from these calls. Their order is the order of arrival."""
 
-_RUN_STATUSES = {"working": "running", "running": "running", "completed": "completed", "error": "failed"}
+_RUN_STATUSES = {
+    "working": "running",
+    "running": "running",
+    "completed": "completed",
+    "error": "failed",
+    CANCELLED: CANCELLED,
+}
 _STEP_STATUSES = {"running": "running", "completed": "completed", "error": "failed", CANCELLED: CANCELLED}
 _ENDED = frozenset({"completed", "failed", CANCELLED})
 _USUAL_LEVELS = frozenset({"INFO", "ERROR"})
 
 
 class Arrival(NamedTuple):
-    """What the receiver gives a record: the id of its event, its own clock as a `Patch.time`, and a number."""
+    """The event id, time (in the form of `Patch.time`) and sequence number that the receiver assigns to a record."""
 
     event_id: str
     now: str
     seq: int
 
 
-# ---- what a body says ------------------------------------------------------------------------------------------------
+# ---- bodies into records ---------------------------------------------------------------------------------------------
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The record in a body: what it sets of what the API knows, in snake_case, with times in the form of `Patch.time`.
+    """Return the known fields of a body, in snake_case, with times in the form of `Patch.time`.
 
-    Raises `DecodeError`: 400 for what is not strict JSON or too deep, 413 for too many values, 422 for a field that is wrong.
+    Raises `DecodeError`: 400 if it is no strict JSON or too deep, 413 for too many values, 422 for an invalid field.
     """
     document, dump = parse(body)
     if not isinstance(document, dict):
         raise DecodeError(422, "The body must be a JSON object.")
-    if deeper_than(document, MAX_DEPTH):
+    if is_deeper(document, MAX_DEPTH):
         too_deep()
     given = {_ALIASES.get(name, name): value for name, value in document.items() if value is not None}
     record: dict[str, Any] = {}
@@ -100,7 +107,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
     **dict.fromkeys(("event_type", "event_name", "version", "level", "status"), (_text, "a string")),
     **dict.fromkeys(("start_time", "end_time", "completion_start_time"), (_time, "an ISO 8601 time")),
     **dict.fromkeys(("metadata", "usage"), (_object, "an object")),
-    # The API takes objects only; there is no reason to lose anything else.
+    # Other values than the API's objects are stored too.
     **dict.fromkeys(("input", "output", "status_message"), (_anything, "JSON")),
     "tags": (_texts, "a list of strings"),
 }
@@ -117,7 +124,7 @@ _ALIASES = {
 
 
 def run_started(record: Mapping[str, Any], run_id: str, arrival: Arrival) -> Patch:
-    """The patch of `POST /history`. Raises `DecodeError` (422) for a record without an agent."""
+    """Return the patch of `POST /history`. Raises `DecodeError` (422) for a record without an agent."""
     if "agent_id" not in record:
         raise DecodeError(422, "agent_id is required.")
     note = read_note(record, RUN_START)
@@ -137,7 +144,7 @@ def run_started(record: Mapping[str, Any], run_id: str, arrival: Arrival) -> Pat
 
 
 def run_changed(record: Mapping[str, Any], run_id: str, arrival: Arrival) -> Patch:
-    """The patch of `PATCH /history/{id}`: the end of the run, unless it still works."""
+    """Return the patch of `PATCH /history/{id}`: the end of the run if the status is final, else an update."""
     note = read_note(record, RUN_UPDATE, RUN_END)
     if note is not None:
         return _patch(note.type, run_id, None, None, note.fields, arrival)
@@ -157,7 +164,7 @@ def run_changed(record: Mapping[str, Any], run_id: str, arrival: Arrival) -> Pat
 
 
 def event_added(record: Mapping[str, Any], parent: Mapping[str, Any] | None, arrival: Arrival) -> Patch:
-    """The patch of `POST /history-events`. `parent` is the stored event that `parent_event_id` names, if there is one.
+    """Return the patch of `POST /history-events`. `parent` is the stored event of the id `parent_event_id`, or None.
 
     Raises `DecodeError` (422) for a record without a history, a type or a name.
     """
@@ -166,13 +173,13 @@ def event_added(record: Mapping[str, Any], parent: Mapping[str, Any] | None, arr
             raise DecodeError(422, f"{name} is required.")
     run_id = record["history_id"]
     above = parent if parent is not None and parent["run_id"] == run_id else None
-    said = _same(record, "event_type", "event_name", "parent_event_id")
+    names = _same(record, "event_type", "event_name", "parent_event_id")
     note = read_note(record, STEP_START, STEP_END)
     if note is not None:
-        fields = {**note.fields, **said}
+        fields = {**note.fields, **names}
         return _patch(note.type, run_id, note.step_id, note.parent_id, fields, arrival)
     status = _status(record, _STEP_STATUSES, "running")
-    fields = {**said, "status": status, **_same(record, "input", "output"), **_event_details(record, status)}
+    fields = {**names, "status": status, **_same(record, "input", "output"), **_event_details(record, status)}
     began = record.get("start_time", arrival.now)
     if status in _ENDED:
         fields["ended_at"] = record.get("end_time", began)
@@ -189,7 +196,7 @@ def event_added(record: Mapping[str, Any], parent: Mapping[str, Any] | None, arr
 
 
 def event_changed(record: Mapping[str, Any], target: Mapping[str, Any], arrival: Arrival) -> Patch:
-    """The patch of `PATCH /history-events/{id}`. `target` is the stored event with this id; its step is what changes."""
+    """Return the patch of `PATCH /history-events/{id}` for the step of `target`, the stored event with this id."""
     run_id, step_id = target["run_id"], target["step_id"]
     note = read_note(record, STEP_UPDATE)
     if note is not None:
@@ -209,13 +216,13 @@ def event_changed(record: Mapping[str, Any], target: Mapping[str, Any], arrival:
 
 
 def _is_verdict_on(record: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
-    """Whether an event tells how the one above it ended, rather than being something that happened below it."""
+    """Return True if an event ends the step of its parent event, False if it is a step below it."""
     same_type = above["type"] == STEP_START and above.get("event_type") == record["event_type"]
     return same_type and verb_of(record["event_name"]) in ("success", "error")
 
 
 def _event_details(record: Mapping[str, Any], status: str | None) -> dict[str, Any]:
-    """The error, the usage and the `meta_data` of an event. What says what is the default anyway is left out."""
+    """Return the error, the usage and the `meta_data` of an event, without values that are the default."""
     found: dict[str, Any] = {}
     named = ["version", "tags"]
     if record.get("level") not in _USUAL_LEVELS:
@@ -230,6 +237,10 @@ def _event_details(record: Mapping[str, Any], status: str | None) -> dict[str, A
     for key, usual in (("displayName", name), ("id", name), ("instructions", None)):
         if key in meta_data and meta_data[key] == usual:
             del meta_data[key]
+    parameters: Any = meta_data.get("modelParameters")
+    for key in ("model", "provider") if isinstance(parameters, dict) else ():
+        if isinstance(parameters.get(key), str):
+            found[key] = parameters[key]
     if isinstance(meta_data.get("usage"), dict):
         found["usage"] = meta_data.pop("usage")
     if "event_type" in record and record["event_type"] not in STEP_TYPES:
@@ -240,7 +251,7 @@ def _event_details(record: Mapping[str, Any], status: str | None) -> dict[str, A
 
 
 def _meta_data(record: Mapping[str, Any], *named: str) -> dict[str, Any]:
-    """The metadata, and those fields of the record that a run or a step has no place of its own for."""
+    """Return the metadata together with the `named` fields of the record, which runs and steps have no field for."""
     extra = {_CAMEL.get(name, name): record[name] for name in named if name in record}
     return {**record.get("metadata", {}), **extra}
 

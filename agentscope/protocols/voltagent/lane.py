@@ -1,7 +1,7 @@
-"""The history API: one record a request, below ids that the backend makes. WIRE.md section 3 has the calls.
+"""The sender of the history calls (WIRE.md section 3): one record per request, with ids that the backend assigns.
 
-A run is a history. A step is an event that starts it and another that ends it, below the first. What hangs below a step waits
-for the answer to its start, which tells its id.
+A run is sent as a history, a step as a start event and, below it, an end event. Children of a step are sent after the answer
+to its start, which holds its id.
 """
 
 from __future__ import annotations
@@ -18,68 +18,68 @@ from agentscope.protocols.sequential_lane import Call, Remembered, SingleLane, S
 
 from .records import Place, Record, event_update, history_record, history_update, start_record, verdict_record
 
-MOST_RUNS = 10_000
-"""Runs whose ids are remembered."""
-MOST_STEPS = 50_000
-"""Steps whose ids are remembered, of all runs together."""
-MOST_OPEN = 1000
-"""Runs and steps whose metadata is remembered until they end, so that updates can repeat it, as the API's own client does."""
-LARGEST_METADATA = 16_384
-"""Bytes; larger ones are not remembered."""
+MAX_RUNS = 10_000
+"""Bound on the runs whose ids are remembered."""
+MAX_STEPS = 50_000
+"""Bound on the steps whose ids are remembered, of all runs together."""
+MAX_OPEN = 1000
+"""Bound on the runs and steps whose metadata is remembered until they end. Updates repeat it, as the API replaces metadata."""
+MAX_METADATA_BYTES = 16_384
+"""Metadata above this size is not remembered."""
 
 _ENDS = frozenset({RUN_END, STEP_END})
-# How the fields of a step in one event are shared out; what is in neither set goes with the end.
+# Fields of a whole step that go into the start record; the end record takes all others and those in both.
 _IN_BOTH = frozenset({"name", "step_type", "started_at", "truncated"})
 _IN_START = frozenset({"input", "meta_data"})
 
 
-class Known(NamedTuple):
-    """What the backend has told of a run or a step."""
+class BackendIds(NamedTuple):
+    """The backend's id of a run or step, and the agent around its children."""
 
     id: str
     agent: str | None
-    """The agent that what hangs below it belongs to."""
 
 
 class HistoryState(SingleState):
-    """What is learnt of a backend, for as long as the process lives."""
+    """Ids and metadata of runs and steps that a backend has stored, kept for the life of the process."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.runs: Remembered[str, Known] = Remembered(MOST_RUNS)
-        self.steps: Remembered[Part, Known] = Remembered(MOST_STEPS)
-        self._metadata: Remembered[Part, bytes] = Remembered(MOST_OPEN)
+        self.runs: Remembered[str, BackendIds] = Remembered(MAX_RUNS)
+        self.steps: Remembered[Part, BackendIds] = Remembered(MAX_STEPS)
+        self._metadata: Remembered[Part, bytes] = Remembered(MAX_OPEN)
 
-    def run(self, run_id: str) -> Known:
-        """A run that was not started here is taken to be the backend's own."""
-        return self.runs.get(run_id) or Known(run_id, None)
+    def run(self, run_id: str) -> BackendIds:
+        """Return the ids of a run. A run that was not started here is taken to exist in the backend under the same id."""
+        return self.runs.get(run_id) or BackendIds(run_id, None)
 
-    def step(self, run_id: str, step_id: str | None) -> Known | None:
+    def step(self, run_id: str, step_id: str | None) -> BackendIds | None:
+        """Return the ids of a step, or None if they are not known."""
         return None if step_id is None else self.steps.get((run_id, step_id))
 
     def metadata(self, part: Part) -> dict[str, Any]:
-        """What the metadata of an open run or step holds by now, as far as it is known."""
+        """Return the current metadata of an open run or step; empty if it is not known."""
         found: dict[str, Any] = json.loads(self._metadata.get(part) or b"{}")
         return found
 
     def learn(self, event: Event, own_id: str, agent: str | None) -> None:
-        """The backend's id of the run or the step that this event has begun."""
+        """Store the backend's id of the run or step that this event has begun."""
         if event.step_id is None:
-            self.runs.put(event.run_id, Known(own_id, agent))
+            self.runs.put(event.run_id, BackendIds(own_id, agent))
         else:
-            self.steps.put((event.run_id, event.step_id), Known(own_id, agent))
+            self.steps.put((event.run_id, event.step_id), BackendIds(own_id, agent))
 
-    def note(self, event: Event, metadata: bytes) -> None:
-        """The metadata that the run or the step has after this event."""
+    def set_metadata(self, event: Event, metadata: bytes) -> None:
+        """Store the metadata that the run or step has after this event."""
         part = (event.run_id, event.step_id)
-        if event.type in _ENDS or len(metadata) > LARGEST_METADATA:
+        if event.type in _ENDS or len(metadata) > MAX_METADATA_BYTES:
             self._metadata.forget(part)
         else:
             self._metadata.put(part, metadata)
 
 
 class HistoryLane(SingleLane):
-    """The events of one run. A step in one event takes two requests and gets one verdict."""
+    """The events of one run, sent in order. A whole step takes two requests and gets one verdict."""
 
     api = "VoltAgent API"
 
@@ -87,14 +87,14 @@ class HistoryLane(SingleLane):
         super().__init__(state, batch, list(_parents_first(events)))
         self._known = state
         self._part: Event
-        """What the request that was given last carries: an event, or half of one."""
+        """The event in the current request, or the half of it."""
         self._metadata = b""
         self._agent: str | None = None
 
     def answer(self, reply: Response | Failure) -> None:
         event = self._events[self._at]
         if isinstance(reply, Response) and reply.status == 409 and event.type == RUN_START:
-            # We make the ids of runs: the first attempt came through, and only its answer was lost.
+            # Run ids are made here, so an earlier request was stored and its answer lost.
             self._learn(event, {"id": event.run_id})
             self.outcome.duplicates += 1
             self._state.uncertain.discard(self._id(event))
@@ -110,7 +110,7 @@ class HistoryLane(SingleLane):
         run = self._known.run(event.run_id)
         method, path = "POST", "/history"
         if part.type == RUN_START:
-            self._agent = event.fields.get("agent_name")
+            self._agent = _name(event, "agent_name")
             record = history_record(part)
         elif part.type in (RUN_UPDATE, RUN_END):
             method, path = "PATCH", f"/history/{quote(run.id, safe='')}"
@@ -122,14 +122,14 @@ class HistoryLane(SingleLane):
         self._metadata = record.metadata
         return Call(method, path, record.body, key)
 
-    def _step_call(self, part: Event, run: Known) -> tuple[str, str, Record]:
+    def _step_call(self, part: Event, run: BackendIds) -> tuple[str, str, Record]:
         own = self._known.step(part.run_id, part.step_id)
         above = self._known.step(part.run_id, part.parent_id)
         agent = (above or run).agent
         if part.type == STEP_START:
-            # A parent that is not known here was lost, or comes later: the note of the record still names it.
+            # An unknown parent was dropped or comes later. The note in the record names it all the same.
             place = Place(run.id, above.id if above else None, agent)
-            self._agent = part.fields.get("name") if part.fields.get("step_type") == "agent" else agent
+            self._agent = _name(part, "name") if part.fields.get("step_type") == "agent" else agent
             return "POST", "/history-events", start_record(part, place)
         base = self._known.metadata((part.run_id, part.step_id))
         if part.type == STEP_END:
@@ -152,7 +152,7 @@ class HistoryLane(SingleLane):
             return False
         if self._part.type in (RUN_START, STEP_START):
             self._known.learn(event, str(own_id), self._agent)
-        self._known.note(self._part, self._metadata)
+        self._known.set_metadata(self._part, self._metadata)
         return True
 
     def _is_done(self, event: Event) -> bool:
@@ -178,3 +178,8 @@ def _parents_first(events: Sequence[Event]) -> Iterator[Event]:
             line.append(here)
             here = wholes.get(here.parent_id)
         yield from reversed(line)
+
+
+def _name(event: Event, field: str) -> str | None:
+    value = event.fields.get(field)
+    return value if isinstance(value, str) else None

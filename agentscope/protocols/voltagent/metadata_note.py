@@ -1,7 +1,4 @@
-"""What events of this SDK say of themselves in a history call, and how they become again what they were. Pure.
-
-`records.py`, which writes the notes, describes their form.
-"""
+"""The reader of the note by which a history call of this SDK restores its event exactly. `records.py` describes its form."""
 
 from __future__ import annotations
 
@@ -18,17 +15,16 @@ _HEAD = frozenset({"id", "seq", "time", "type", "run_id", "step_id", "parent_id"
 
 
 class Note(NamedTuple):
-    """An event of this SDK."""
+    """The event that a note restores."""
 
     type: str
     step_id: str | None
     parent_id: str | None
     fields: Mapping[str, Any]
-    """All that it sets."""
 
 
 def read_note(record: Mapping[str, Any], *types: str) -> Note | None:
-    """The note in a record's metadata; None if there is none for an event of these types, whatever goes by its name."""
+    """Return the note in a record's metadata, or None without a valid note for an event of these types."""
     metadata: dict[str, Any] = record.get("metadata", {})
     note = metadata.get(NOTE)
     if not isinstance(note, dict) or note.get("type") not in types:

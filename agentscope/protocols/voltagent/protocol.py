@@ -1,6 +1,6 @@
-"""VoltAgent: OTLP where the backend takes it, since that batches, and the history calls everywhere else.
+"""The VoltAgent protocol: OTLP, which batches, if the backend accepts it, else the history calls. WIRE.md describes both.
 
-WIRE.md describes both. Which of them a backend speaks is found out with the first spans and remembered.
+The first attempt tries OTLP; the protocol that the backend accepts is used from then on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OTLP_PATH = "/api/public/otel/v1/traces"
 
 
 class VoltAgentProtocol:
-    """`otlp` is made for `OTLP_PATH`."""
+    """A VoltAgent backend and its negotiated protocol. `otlp` is the state of its `OTLP_PATH`."""
 
     def __init__(self, otlp: OTLPState) -> None:
         self.name: str | None = None
@@ -36,7 +36,7 @@ class VoltAgentProtocol:
 
 
 class VoltAgentDelivery:
-    """One attempt at a batch: a round of OTLP, or of the history calls, or of the one and then the other."""
+    """One attempt to deliver a batch: by OTLP, by the history calls, or by OTLP first and then by the history calls."""
 
     def __init__(self, protocol: VoltAgentProtocol, batch: Batch) -> None:
         self._protocol = protocol
@@ -47,7 +47,7 @@ class VoltAgentDelivery:
 
     @property
     def outcome(self) -> Outcome:
-        """What all rounds found."""
+        """The outcome of all requests of this attempt."""
         protocol, total = self._protocol, self._total
         if self._history_lanes is not None:
             if any(lane.outcome.delivered for lane in self._history_lanes):
@@ -55,13 +55,13 @@ class VoltAgentDelivery:
             for lane in self._history_lanes:
                 total.add(lane.outcome)
             self._history_lanes = None
-            # The time may have been up before all that had been parked was sent.
+            # Not all parked events need have been sent in this attempt: the time may have run out.
             total.released = protocol.name == HISTORY
         elif total.delivered:
             protocol.name = OTLP
         settled = {*total.delivered, *total.parked, *(dropped.seq for dropped in total.dropped)}
         if all(event.seq in settled for event in self._batch.events):
-            # What went wrong on the way has been overcome.
+            # The problem was that of a request whose events have been settled since.
             total.problem = total.kind = total.retry_after = None
         return total
 
@@ -69,7 +69,7 @@ class VoltAgentDelivery:
         if self._history_lanes is not None:
             return ()
         if self._protocol.name == HISTORY or (self._otlp_lane is not None and self._otlp_lane.unsupported):
-            # The history calls take a start before its end: nothing waits any longer.
+            # The history calls take a start before its end, so that no event has to be parked.
             self._total.parked.clear()
             self._history_lanes = self._by_run()
             return self._history_lanes
@@ -89,5 +89,5 @@ class VoltAgentDelivery:
             suspect = suspects.get(events[0].seq)
             return suspect is not None and not suspect.is_ripe(history.accepted)
 
-        # Where the time is up after few requests, a run that the backend stumbles over must not be the first for ever.
+        # Runs that the backend has failed on come last, since the time may allow a few requests only.
         return [HistoryLane(history, self._batch, events) for events in sorted(runs, key=is_stuck)]

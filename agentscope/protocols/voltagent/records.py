@@ -1,15 +1,15 @@
-"""Bodies of the history calls, made of events. WIRE.md section 3 has the format.
+"""The encoder of history calls (WIRE.md section 3): events into bodies.
 
-The API takes objects only, so that any other input or output goes out as `{"value": …}`; it camelCases the keys of metadata,
-and has no place for many things that an event may say. So `metadata.agentscope` carries a note that restores the very same
-event in a receiver of ours, `decode.py`, and means nothing to anybody else:
+The API takes objects only, so that any other input or output is sent as `{"value": …}`. It converts the keys of metadata to
+camelCase, and lacks many fields of an event. Therefore `metadata.agentscope` holds a note from which the receiver of this
+package restores the event exactly (`metadata_note.py`); other backends ignore it:
 
-    type      that of the event; a step in one event goes out as a step.start and a step.end
+    type      type of the event; a whole step is sent as a step.start and a step.end
     stepId, parentId, runId
-    fields    all fields that are no payload, and the payloads that found no place elsewhere; times as RFC 3339
-    wrapped   which of input and output were wrapped
-    added     keys of this metadata that the event itself did not set
-    metaData  the event's own meta_data, where the keys beside the note are not exactly that
+    fields    the fields that the rest of the record does not hold; times as RFC 3339
+    wrapped   the names of the payloads (input, output) that were wrapped
+    added     keys of this metadata that are not from the event's meta_data
+    metaData  the event's meta_data, if it differs from the metadata without the note and the added keys
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .vocabulary import (
     RESERVED,
     RUN_STATUSES,
     STEP_STATUSES,
-    camel_case_keys,
+    camel_case_metadata,
     event_name,
 )
 
@@ -39,115 +39,115 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Record(NamedTuple):
-    """A body, and the metadata in it, as a JSON object, that later records of the same run or step have to repeat."""
+    """A body, and the metadata in it as a JSON object, which later records of the same run or step repeat."""
 
     body: bytes
     metadata: bytes
 
 
 class Place(NamedTuple):
-    """Where a step belongs, in the backend's words."""
+    """The position of a step, in ids of the backend."""
 
     history_id: str
     parent_event_id: str | None = None
     agent_id: str | None = None
-    """The name of the agent around it, or of the run."""
+    """Name of the agent around the step, or of the run."""
 
 
 def history_record(event: Event) -> Record:
-    """The body of `POST /history`, for a run.start."""
-    making = _Making(event)
-    agent = making.text("agent_name") or "unknown"
-    making.put("id", event.run_id)
-    making.put("agent_id", agent)
-    making.put("userId", making.text("user_id"))
-    making.put("conversationId", making.text("conversation_id"))
-    making.put("startTime", making.moment("started_at"))
-    making.put("status", RUN_STATUSES.get(making.text("status") or "running", "working"))
-    making.put("tags", making.texts("tags"))
-    making.payload("input")
+    """Return the body of `POST /history`, for a run.start."""
+    builder = _Builder(event)
+    agent = builder.text("agent_name") or "unknown"
+    builder.put("id", event.run_id)
+    builder.put("agent_id", agent)
+    builder.put("userId", builder.text("user_id"))
+    builder.put("conversationId", builder.text("conversation_id"))
+    builder.put("startTime", builder.moment("started_at"))
+    builder.put("status", RUN_STATUSES.get(builder.text("status") or "running", "working"))
+    builder.put("tags", builder.texts("tags"))
+    builder.payload("input")
     # The API has fields for these too.
-    making.put("version", _text(making.metadata.get("version")))
-    making.put("level", _level(making.metadata.get("level")))
-    making.put("completionStartTime", _text(making.metadata.get("completionStartTime")))
-    return making.record({"agentId": agent})
+    builder.put("version", _text(builder.metadata.get("version")))
+    builder.put("level", _level(builder.metadata.get("level")))
+    builder.put("completionStartTime", _text(builder.metadata.get("completionStartTime")))
+    return builder.record({"agentId": agent})
 
 
 def history_update(event: Event, base: Mapping[str, Any] = _NOTHING) -> Record:
-    """The body of `PATCH /history/{id}`, for a run.update or a run.end. `base` is the metadata that the run has by now.
+    """Return the body of `PATCH /history/{id}`, for a run.update or a run.end. `base` is the run's current metadata.
 
-    The API knows two ends: what is neither completed nor failed goes out as an error that says what it was.
+    The API has two final statuses: a run that is neither completed nor failed is sent as an error with its status as message.
     """
-    making = _Making(event)
-    status = making.outcome() if event.type == RUN_END else making.text("status")
+    builder = _Builder(event)
+    status = builder.outcome() if event.type == RUN_END else builder.text("status")
     if status is not None:
         known = RUN_STATUSES.get(status)
-        making.put("status", known or ("error" if event.type == RUN_END else None))
+        builder.put("status", known or ("error" if event.type == RUN_END else None))
         if status == "failed":
-            making.set("error", making.error())
+            builder.set("error", builder.error())
         elif known is None and event.type == RUN_END:
-            making.set("error", status)
-    making.put("end_time", making.moment("ended_at"))
-    making.put("tags", making.texts("tags"))
-    making.put("usage", making.object("usage"))
-    making.payload("input")
-    making.payload("output")
-    return making.record(base=base)
+            builder.set("error", status)
+    builder.put("end_time", builder.moment("ended_at"))
+    builder.put("tags", builder.texts("tags"))
+    builder.put("usage", builder.object("usage"))
+    builder.payload("input")
+    builder.payload("output")
+    return builder.record(base=base)
 
 
 def start_record(event: Event, place: Place) -> Record:
-    """The body of `POST /history-events` that begins a step, for a step.start."""
-    making = _Making(event)
-    event_type = EVENT_TYPES.get(making.text("step_type") or "", OTHER_TYPE)
-    making.event(event_type, "start", place.history_id, place.parent_event_id)
-    making.put("start_time", making.moment("started_at"))
-    making.put("status", "running")
-    making.put("level", _level(event.fields.get("level")) or "INFO")
-    making.payload("input")
-    making.payload("output")
-    return making.record(making.own(place.agent_id))
+    """Return the body of `POST /history-events` that begins a step, for a step.start."""
+    builder = _Builder(event)
+    event_type = EVENT_TYPES.get(builder.text("step_type") or "", OTHER_TYPE)
+    builder.event(event_type, "start", place.history_id, place.parent_event_id)
+    builder.put("start_time", builder.moment("started_at"))
+    builder.put("status", "running")
+    builder.put("level", _level(event.fields.get("level")) or "INFO")
+    builder.payload("input")
+    builder.payload("output")
+    return builder.record(builder.own(place.agent_id))
 
 
 def verdict_record(event: Event, place: Place, base: Mapping[str, Any] = _NOTHING) -> Record:
-    """The body of `POST /history-events` that ends a step, for a step.end: a success or an error below the start.
+    """Return the body of `POST /history-events` that ends a step, for a step.end: a success or an error below the start.
 
-    `place.parent_event_id` is the backend's id of the start, `base` the metadata that the step has by now. What is neither
-    completed nor failed goes out as cancelled, with what it was for a message.
+    `place.parent_event_id` is the backend's id of the start, `base` the step's current metadata. A step that is neither
+    completed nor failed is sent as cancelled, with its status as message.
     """
-    making = _Making(event)
-    event_type = EVENT_TYPES.get(making.text("step_type") or "", OTHER_TYPE)
-    status = making.outcome()
+    builder = _Builder(event)
+    event_type = EVENT_TYPES.get(builder.text("step_type") or "", OTHER_TYPE)
+    status = builder.outcome()
     known = STEP_STATUSES.get(status, CANCELLED)
     verb = "success" if known == "completed" else "error"
-    making.event(event_type, verb, place.history_id, place.parent_event_id)
-    making.put("start_time", making.moment("ended_at"))
-    making.put("end_time", making.moment("ended_at"))
-    making.put("status", known)
-    making.put("level", {"completed": "INFO", "error": "ERROR"}.get(known, "WARNING"))
-    making.put("status_message", making.message(status))
-    making.set("usage", making.object("usage"))
-    making.payload("input")
-    making.payload("output")
-    return making.record(making.own(place.agent_id), base)
+    builder.event(event_type, verb, place.history_id, place.parent_event_id)
+    builder.put("start_time", builder.moment("ended_at"))
+    builder.put("end_time", builder.moment("ended_at"))
+    builder.put("status", known)
+    builder.put("level", {"completed": "INFO", "error": "ERROR"}.get(known, "WARNING"))
+    builder.put("status_message", builder.message(status))
+    builder.set("usage", builder.object("usage"))
+    builder.payload("input")
+    builder.payload("output")
+    return builder.record(builder.own(place.agent_id), base)
 
 
 def event_update(event: Event, agent_id: str | None = None, base: Mapping[str, Any] = _NOTHING) -> Record:
-    """The body of `PATCH /history-events/{id}`, for a step.update. `base` is the metadata that the step has by now."""
-    making = _Making(event)
-    status = making.text("status")
+    """Return the body of `PATCH /history-events/{id}`, for a step.update. `base` is the step's current metadata."""
+    builder = _Builder(event)
+    status = builder.text("status")
     if status is not None:
-        making.put("status", STEP_STATUSES.get(status, CANCELLED))
-        making.put("status_message", making.message(status))
-    making.put("end_time", making.moment("ended_at"))
-    making.put("level", _level(event.fields.get("level")))
-    making.set("usage", making.object("usage"))
-    making.payload("input")
-    making.payload("output")
-    return making.record(making.own(agent_id), base)
+        builder.put("status", STEP_STATUSES.get(status, CANCELLED))
+        builder.put("status_message", builder.message(status))
+    builder.put("end_time", builder.moment("ended_at"))
+    builder.put("level", _level(event.fields.get("level")))
+    builder.set("usage", builder.object("usage"))
+    builder.payload("input")
+    builder.payload("output")
+    return builder.record(builder.own(agent_id), base)
 
 
-class _Making:
-    """A body in the making, and what of the event has found no place in it so far."""
+class _Builder:
+    """The builder of a body, with the names of the fields that are in it so far."""
 
     def __init__(self, event: Event) -> None:
         self._event = event
@@ -155,9 +155,12 @@ class _Making:
         self._set: dict[str, bytes] = {}
         self._wrapped: list[str] = []
         self._placed = {"meta_data"}
-        self._meta = event.fields.get("meta_data")
+        meta_data = event.fields.get("meta_data")
+        if not isinstance(meta_data, bytes | None):
+            raise TypeError("meta_data holds no JSON")  # a hook made it
+        self._meta = meta_data
         self.metadata, self._is_exact = _flat(self._meta)
-        """What the event itself sets, as the API has it."""
+        """Keys of metadata from the event's meta_data, in camelCase."""
 
     def put(self, name: str, value: Any) -> None:
         """A field of the body; None is left out. Bytes are JSON."""
@@ -175,10 +178,12 @@ class _Making:
         self.put("event_name", event_name(event_type, verb))
         self.put("parent_event_id", parent_event_id)
 
-    def own(self, agent_id: str | None) -> dict[str, str]:
-        """What the metadata of a step always says, unless the user says otherwise."""
+    def own(self, agent_id: str | None) -> dict[str, Any]:
+        """Return the default metadata of a step, which the user's metadata overrides."""
         name = self.text("name")
-        found = {"displayName": name, "id": name, "agentId": agent_id}
+        found: dict[str, Any] = {"displayName": name, "id": name, "agentId": agent_id}
+        model = {field: value for field in ("model", "provider") if (value := self.text(field)) is not None}
+        found["modelParameters"] = model or None
         return {key: value for key, value in found.items() if value is not None}
 
     def text(self, field: str) -> str | None:
@@ -193,7 +198,7 @@ class _Making:
         return f"{naive_utc(value)}+00:00" if type(value) is int else None
 
     def outcome(self) -> str:
-        """The status of an end; where it says none, what the receiver takes it for."""
+        """Return the status of an end; the default is that of the receiver: failed with an error, else completed."""
         error = self._encoded("error")
         return self.text("status") or ("completed" if error is None or not json.loads(error) else "failed")
 
@@ -209,7 +214,7 @@ class _Making:
         self._placed.add(field)
 
     def object(self, field: str) -> bytes | None:
-        """A payload that goes out only if it is an object."""
+        """Return a payload if it is an object, else None, which leaves it to the note."""
         value = self._encoded(field)
         if value is None or not _is_object(value):
             return None
@@ -217,7 +222,7 @@ class _Making:
         return value
 
     def error(self) -> bytes | None:
-        """The error as the API takes it: a string or an object. Only an object is what the receiver gives back."""
+        """Return the error as the API takes it, a string or an object. The note restores any other than an object."""
         value = self._encoded("error")
         if value is None or value.startswith(b'"'):
             return value
@@ -235,7 +240,7 @@ class _Making:
         return Record(_object(self._parts), _object(encoded))
 
     def _encoded(self, field: str) -> bytes | None:
-        """A payload field. Raises `TypeError` if a hook has put something else there."""
+        """Return a payload field. Raises `TypeError` if a redaction hook has replaced it by a value that is not encoded."""
         value = self._event.fields.get(field)
         if value is not None and type(value) is not bytes:
             raise TypeError(f"{field} must be encoded JSON")
@@ -264,11 +269,11 @@ class _Making:
 
 
 def _flat(payload: bytes | None) -> tuple[dict[str, Any], bool]:
-    """`meta_data` as keys of metadata, and whether they are exactly that: it may be no object, or have other keys."""
+    """Return `meta_data` as keys of metadata, and True if they represent it exactly: an object without reserved keys."""
     value = None if payload is None else json.loads(payload)
     if not isinstance(value, dict):
         return {}, False
-    flat = {key: inner for key, inner in camel_case_keys(value).items() if key not in RESERVED}
+    flat = {key: inner for key, inner in camel_case_metadata(value).items() if key not in RESERVED}
     return flat, bool(value) and flat == value
 
 
@@ -281,7 +286,7 @@ def _json(value: Any) -> bytes:
 
 
 def _is_object(payload: bytes) -> bool:
-    # Payloads are large, and were encoded by this package: looking at the bytes will do.
+    # The first byte decides: payloads are JSON made by this package, and too large to parse again.
     return payload.lstrip().startswith(b"{")
 
 

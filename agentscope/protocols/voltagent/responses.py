@@ -1,4 +1,4 @@
-"""What a receiver answers to the history calls, in the form that the published client parses: the record, as it is stored."""
+"""Answers of the receiver to the history calls: the stored record, in the form that the published client parses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def history_view(run_id: str, fields: Mapping[str, Any], updated_at: str) -> dict[str, Any]:
-    """A run as the API's history. `fields` is the fold of what is stored of it; times are `Patch.time`."""
+    """Return a run as a history. `fields` are those of the stored run; times have the form of `Patch.time`."""
     meta_data = _object(fields.get("meta_data"))
     known = meta_data or {}
     status = fields.get("status") or "running"
@@ -37,7 +37,7 @@ def history_view(run_id: str, fields: Mapping[str, Any], updated_at: str) -> dic
 
 
 def added_view(event_id: str, record: Mapping[str, Any], stored_at: str) -> dict[str, Any]:
-    """An event as it came: its metadata is what the published client builds the next events from."""
+    """Return an event as it was received, since the published client builds later events from its metadata."""
     names = ("history_id", "event_type", "event_name", "start_time", "end_time", "parent_event_id", "tags", "metadata")
     return {
         "id": event_id,
@@ -53,7 +53,7 @@ def added_view(event_id: str, record: Mapping[str, Any], stored_at: str) -> dict
 
 
 def changed_view(event: Mapping[str, Any], step: Mapping[str, Any], updated_at: str) -> dict[str, Any]:
-    """An event after a change. `event` is what is stored of it, `step` the fold of its step."""
+    """Return an event after a change. `event` is the stored event, `step` the stored step."""
     name = step.get("name")
     meta_data = _object(step.get("meta_data")) or {}
     return {
@@ -78,7 +78,7 @@ def changed_view(event: Mapping[str, Any], step: Mapping[str, Any], updated_at: 
 
 
 def _object(value: Any) -> dict[str, Any] | None:
-    """Payloads are objects for this API; another sender may have stored something else."""
+    """Return a payload as an object, as the API requires: other values are wrapped as `{"value": …}`."""
     return value if value is None or isinstance(value, dict) else {"value": value}
 
 

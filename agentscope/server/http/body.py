@@ -1,4 +1,4 @@
-"""Request bodies: read within a deadline and a bound, and inflated within another."""
+"""Request bodies: read within a deadline and a size, and inflated within another size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ except ImportError:
     zstandard = None
 
 ENCODINGS = "gzip, deflate, zstd" if zstandard is not None else "gzip, deflate"
-"""What the receiver announces in the `Accept-Encoding` header of its answers (RFC 7694)."""
+"""The value of the `Accept-Encoding` header of each answer (RFC 7694)."""
 JSON = "application/json"
 
 _DIGITS = re.compile(r"[0-9]{1,18}")
@@ -29,7 +29,7 @@ _ZLIB_BITS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "defla
 
 
 class Bodies:
-    """Reads bodies for one application, and keeps what all of them hold in memory together below a bound."""
+    """Reads the bodies of one application, and bounds the memory that all of them hold together."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -37,9 +37,9 @@ class Bodies:
 
     @asynccontextmanager
     async def hold(self, request: Request, *content_types: str) -> AsyncIterator[bytes]:
-        """The body as it came over the wire, of one of these content types, in lower case.
+        """Read a body without inflating it, for the length of a block. Its bytes count as held until the block is left.
 
-        Its bytes count as held until the block is left. Raises `Refused`.
+        `content_types` are the accepted ones in lower case. Raises `Refused`.
         """
         self._check_head(request, content_types)
         chunks: list[bytes] = []
@@ -86,14 +86,14 @@ class Bodies:
 
 
 def content_type(request: Request) -> str:
-    """The media type that a request names, in lower case and without parameters; empty if it names none."""
+    """Return the media type of a request in lower case and without parameters; empty if it names none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body without its content encoding, at most `limit` bytes.
+    """Remove the content encoding of a body.
 
-    Raises `Refused`: 400 for what is broken, 413 for what gets too large, 415 for an encoding that is not spoken.
+    Raises `Refused`: 400 for a broken body, 413 for one of more than `limit` bytes, 415 for an unknown encoding.
     """
     name = encoding.strip().lower()
     if name in ("", "identity"):
@@ -105,8 +105,8 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     raise Refused(415, f"Content-Encoding must be one of identity, {ENCODINGS}.")
 
 
-def told_size(body: bytes, encoding: str) -> int:
-    """What a body says of its size without its content encoding; nothing holds it to that. 0 where it says nothing."""
+def declared_size(body: bytes, encoding: str) -> int:
+    """Return the inflated size that a body declares, which may be a lie; 0 if it declares none."""
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return len(body)
@@ -116,7 +116,7 @@ def told_size(body: bytes, encoding: str) -> int:
         try:
             return max(0, int(zstandard.frame_content_size(body)))
         except zstandard.ZstdError:
-            return 0  # and `inflate` says what is wrong with it
+            return 0  # `inflate` refuses it
     return 0
 
 

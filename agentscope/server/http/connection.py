@@ -1,4 +1,4 @@
-"""Connections that cannot be held open for nothing: uvicorn's HTTP protocol with two more bounds."""
+"""Bounds on connections that uvicorn does not have: a deadline for heads and for unread answers, and a number of connections."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from .limits import Limits
 
 
 class BoundedProtocol(H11Protocol):
-    """Ends a connection whose next request head takes too long, or whose answer is not taken, and the oldest of too many.
+    """uvicorn's HTTP protocol, which also ends slow connections and, when there are too many, the oldest one that waits.
 
-    uvicorn itself bounds only the time between two requests, and the application the time of a body. Connections are
-    aborted, since one that is closed stays until what was written to it has been read.
+    A connection is slow if the head of its next request, or the reading of its answer, takes too long. uvicorn bounds only
+    the time between two requests, and the application the time of a body. A connection is aborted, since one that is
+    closed stays until the client has read everything.
     """
 
     limits = Limits()
@@ -24,7 +25,7 @@ class BoundedProtocol(H11Protocol):
 
     @classmethod
     def bounded_by(cls, limits: Limits) -> type[BoundedProtocol]:
-        """This class with other bounds; uvicorn makes the instances, so that they can't be arguments."""
+        """Return a subclass with these bounds: uvicorn makes the instances and has no arguments for them."""
         return type("BoundedProtocol", (cls,), {"limits": limits})
 
     def connection_made(self, transport: Any) -> None:
@@ -36,7 +37,9 @@ class BoundedProtocol(H11Protocol):
             open_ends = [other for other in others if other._waits() or other._receives()]
             given_up = min(open_ends, key=lambda other: other._since, default=self)
             given_up.transport.abort()
-            self.connections.discard(given_up)  # now, for the next one that comes before this one is gone
+            self.connections.discard(
+                given_up
+            )  # at once: `connection_lost` comes later, perhaps after the next connection
 
     def data_received(self, data: bytes) -> None:
         if self._waits():
@@ -66,11 +69,11 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _waits(self) -> bool:
-        """Whether no request is being answered: what is awaited is the head of one, or the rest of a refused body."""
+        """Return True while no request is being answered: the head of the next one, or the rest of a refused body, is awaited."""
         return self.cycle is None or self.cycle.response_complete
 
     def _receives(self) -> bool:
-        """Whether the body of a request is still to come."""
+        """Return True while a part of the body of a request is still to come."""
         return self.cycle is not None and self.cycle.more_body
 
     def _arm(self) -> None:

@@ -1,4 +1,4 @@
-"""Bounds of the receiver, and the refusal that a request beyond them is answered with."""
+"""The bounds of the receiver, and the refusal of a request that breaks one."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes in bytes, times in seconds."""
+    """The bounds. Sizes are in bytes, times in seconds."""
 
     body_bytes: int = 8 << 20
-    """A body as it comes over the wire."""
+    """Size of a body before it is inflated."""
     inflated_bytes: int = 32 << 20
-    """A body without its content encoding."""
+    """Size of a body after it is inflated."""
     held_bytes: int = 64 << 20
-    """All bodies that are being received or stored, together."""
+    """Size of all bodies together that are being received or stored."""
     body_seconds: float = 10.0
-    """From the head of a request to the end of its body."""
+    """Time from the head of a request to the end of its body."""
     head_seconds: float = 10.0
-    """From the first byte of a request, or the opening of a connection, to the end of the request's head."""
+    """Time from the first byte of a request, or the opening of a connection, to the end of the request's head."""
     connections: int = 256
-    """Open connections; beyond that, one that waits for a request or for more of it is ended, the oldest first."""
+    """Number of open connections. Beyond it, the oldest one that waits for a request or for its body is ended."""
     send_seconds: float = 10.0
-    """In which some of an answer must be taken by who asked for it; all of it in that and a second a megabyte."""
+    """Time in which a client has to read a part of an answer. All of it has a second more for each megabyte."""
     view_bytes: int = 128 << 20
-    """The events of a run that is shown as a whole; a larger one is told by its events only."""
+    """Size of the events of a run that is shown as a whole. Of a larger run only the events can be read."""
 
 
 class Refused(Exception):

@@ -1,4 +1,4 @@
-"""Who may talk to the receiver: the Host allow-list, the Origin check, the key, and the headers of every answer."""
+"""Access control: the Host allow-list, the Origin check, the API key, and the security headers of every answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HEADERS = {
 
 
 class Keys:
-    """Checks API keys and browser sessions. Without a key any non-empty one is good, and everything may be read."""
+    """Checks API keys and browser sessions. Without a key any non-empty one is accepted, and everything may be read."""
 
     def __init__(self, api_key: str | None) -> None:
         self._key = None if api_key is None else api_key.encode()
@@ -43,23 +43,23 @@ class Keys:
 
     @property
     def required(self) -> bool:
-        """Whether a key was set."""
+        """True if the receiver has a key."""
         return self._key is not None
 
     def accepts(self, given: str) -> bool:
-        """Whether the value of a key header is good. Starlette reads the bytes of headers as Latin-1."""
+        """Check the value of a key header. Starlette reads the bytes of headers as Latin-1."""
         return given != "" if self._key is None else compare_digest(given.encode("latin-1"), self._key)
 
     def accepts_text(self, given: str) -> bool:
-        """Whether a key that was typed into the form is good."""
+        """Check a key that was typed into the login form."""
         return given != "" if self._key is None else compare_digest(given.encode("utf-8", "replace"), self._key)
 
     def accepts_pair(self, public: str, secret: str) -> bool:
-        """Whether the values of VoltAgent's two key headers are good: the secret one is the key, the other any name."""
+        """Check VoltAgent's two key headers: the secret one is the key, the public one any name."""
         return public != "" and self.accepts(secret)
 
     def accepts_otlp(self, headers: Headers) -> bool:
-        """Whether a sender of OTLP is welcome. It may carry the key in any of the ways that such backends ask for.
+        """Check a sender of OTLP, which may send the key in any header that OTLP backends use.
 
         `Authorization: Bearer <key>`, or `Basic` with the key as password (Langfuse), `X-Agentscope-Key`, `x-api-key`
         (LangSmith) or `X-Secret-Key` (VoltAgent). Without a key no header is needed: exporters send none by themselves.
@@ -71,7 +71,7 @@ class Keys:
         return any(compare_digest(value, self._key) for value in given)
 
     def may_read(self, scope: Scope) -> bool:
-        """Whether a request may see what is stored: by its key header, or by the cookie of a login."""
+        """Check a reader, by the key header or the cookie of a login."""
         if self._key is None:
             return True
         headers = Headers(scope=scope)
@@ -85,12 +85,12 @@ class Keys:
         return False
 
     def login_cookie(self, scope: Scope) -> str:
-        """The Set-Cookie value of a login. It names a session of this process, never the key."""
+        """Return the Set-Cookie value of a login. It holds a random session token of this process, never the key."""
         return f"{cookie_name(scope)}={self._session}; Path=/; HttpOnly; SameSite=Strict"
 
 
 def _password(authorization: str) -> bytes:
-    """What the value of an `Authorization` header carries as its secret; nothing if it is in no known form."""
+    """Return the secret in an `Authorization` header; empty for an unknown scheme."""
     scheme, _, rest = authorization.strip().partition(" ")
     value = rest.strip().encode("latin-1")
     if scheme.lower() == "bearer":
@@ -104,7 +104,7 @@ def _password(authorization: str) -> bytes:
 
 
 def cookie_name(scope: Scope) -> str:
-    """Cookies know no ports, so that each receiver of a machine needs a name of its own."""
+    """Return the name of the session cookie. It holds the port, since browsers share cookies between the ports of a host."""
     server = scope.get("server")
     return f"agentscope_{server[1] if server else 0}"
 
@@ -112,8 +112,8 @@ def cookie_name(scope: Scope) -> str:
 class Guard:
     """ASGI middleware: refuses foreign hosts (421) and origins (403), and puts the security headers on every answer.
 
-    `allowed_hosts` are exact values of the Host header, port included. The address literal that a connection really
-    came in by is always good: a rebound name cannot look like it.
+    `allowed_hosts` are exact values of the Host header, port included. The address at which the connection arrived is
+    always allowed: a rebound DNS name cannot look like it.
     """
 
     def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str], encodings: str) -> None:
@@ -146,7 +146,7 @@ class Guard:
         scheme, _, origin_host = (origin or "").partition("://")
         if origin is not None and (scheme != "http" or not self._is_ours(origin_host, scope)):
             return JSONResponse({"detail": "Requests from pages of another origin are refused."}, 403)
-        # Following a link to a page shows it to nobody but the person who followed it.
+        # A link from another site is allowed: only the person who follows it sees the page.
         link = scope["method"] in ("GET", "HEAD") and headers.get("sec-fetch-mode", "").lower() == "navigate"
         if headers.get("sec-fetch-site", "").lower() == "cross-site" and not link:
             return JSONResponse({"detail": "Requests from pages of another site are refused."}, 403)
@@ -168,6 +168,6 @@ def _address(scope: Scope) -> str | None:
 
 
 def loopback_hosts(port: int) -> list[str]:
-    """The Host values of a receiver on loopback."""
+    """Return the Host values of a receiver on loopback."""
     hosts = [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
     return [*hosts, "127.0.0.1", "localhost", "[::1]"] if port == 80 else hosts

@@ -1,4 +1,4 @@
-"""The ingest calls: WIRE.md section 2 (batch) and section 1 (classic)."""
+"""The AgentScope calls: WIRE.md section 2 (batch) and section 1 (classic)."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .intake import Held, Intake
 _SPACE = uuid.UUID("5f0c1a52-7d0e-4a55-9a5e-0a4c7be0f6a1")
 _PROJECT_ID = str(uuid.uuid5(_SPACE, "project"))
 _MAX_KEY = 255
-_MAX_WEIGHT = 300_000  # as `weight_of` counts: a batch can be sent in parts, and each event may have to be answered for
+_MAX_WEIGHT = 300_000  # by `weight_of`; a batch can be sent in parts, and the answer may name every event
 
 
 class Ingest:
-    """Takes events in, and answers after the commit."""
+    """The calls. Each is answered when its events are durable."""
 
     def __init__(self, intake: Intake, keys: Keys) -> None:
         self._intake = intake
@@ -55,7 +55,7 @@ class Ingest:
             request,
             lambda body, now: decode_run(body, event_id=event_id, run_id=run_id, now=now, seq=self._intake.next_seq()),
         )
-        # What is stored is answered, so that a repeated call gets the same answer.
+        # The answer is made of the stored event, so that a repeated call gets the same one.
         fields = await self._intake.event(event_id) or {}
         return JSONResponse(
             {
@@ -99,7 +99,7 @@ class Ingest:
 
         async with self._body(request) as body:
             batch = await self._intake.decoded(request, body, decode_one)
-            # A repeated call carries another time, so that it must not be taken for a conflict.
+            # A repeated call is not ingested: it carries another time, and would count as a conflict.
             if await self._intake.event(batch.patches[0].id) is None:
                 await self._intake.commit(batch)
 
@@ -122,7 +122,7 @@ class Ingest:
         return run_id
 
     def _classic_ids(self, request: Request, scope: str) -> tuple[str, str]:
-        """Ids for the event and for what it makes: always the same ones for the same `Idempotency-Key`."""
+        """Make the ids of an event and of its run or step; the same `Idempotency-Key` always gives the same ids."""
         key = request.headers.get("idempotency-key")
         if key is None:
             return str(uuid.uuid4()), str(uuid.uuid4())

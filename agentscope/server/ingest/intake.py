@@ -1,4 +1,4 @@
-"""What all calls that take data in have in common: a body held within bounds, decoded in a thread, answered after commit."""
+"""The path of a body into the store: held within bounds, decoded in a thread, answered when it is durable."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from starlette.requests import Request
 from agentscope.protocols.agentscope.decode import Batch, DecodeError
 from agentscope.protocols.agentscope.fields import time_text
 from agentscope.protocols.json_decode import weight_of
-from agentscope.server.http.body import JSON, Bodies, inflate, told_size
+from agentscope.server.clock import Clock
+from agentscope.server.http.body import JSON, Bodies, declared_size, inflate
 from agentscope.server.http.limits import Limits, Refused
-from agentscope.server.storage.sqlite.append import Counts
-from agentscope.server.storage.sqlite.store import Store
+from agentscope.server.storage.base import IngestCounts, Store
 
 T = TypeVar("T")
 
 _PATIENCE = 5.0  # seconds that a body waits for others of its size
-# Bytes and weight of a body at most, and how many such are taken apart and stored at once. The second is for what the
-# SDK sends by itself: while one such batch is being stored, the next is taken apart.
+# The lanes for bodies of different size: bytes and weight at most, and how many bodies are decoded and stored at once. The
+# second is for the SDK's own batches: while one of them is being stored, the next is decoded.
 _LANES = ((512 << 10, 20_000, 4), (2 << 20, 80_000, 2), (sys.maxsize, sys.maxsize, 1))
 _WIDEST = 4  # bytes of a character
-# How the escapes begin that stand for a character beyond the 65 536 first.
+# The beginnings of JSON escapes for characters beyond U+FFFF.
 _PAIRS = [
     b"\\u" + digits for digits in (b"d8", b"d9", b"da", b"db", b"D8", b"D9", b"DA", b"DB", b"dA", b"dB", b"Da", b"Db")
 ]
 
 
 class Held:
-    """A body as it came over the wire, and what is to be given back when its request has been answered."""
+    """A body before it is inflated, and the resources that are released when its request has been answered."""
 
     __slots__ = ("raw", "room")
 
@@ -45,9 +45,9 @@ class Held:
 
 
 class Intake:
-    """The way into the store. There is one for all calls of an application, since its bounds are on all of them together.
+    """The path into the store. All calls of an application share one, since its bounds are for all of them together.
 
-    Who may call is for each call to decide, before it holds a body.
+    Each call checks the key before it holds a body.
     """
 
     def __init__(self, store: Store, limits: Limits) -> None:
@@ -56,12 +56,13 @@ class Intake:
         self._inflated_bytes = limits.inflated_bytes
         self._lanes = [(size, weight, asyncio.Semaphore(at_once)) for size, weight, at_once in _LANES]
         self.large = self._lanes[-1][2]
-        """Held by what takes much memory, whether it comes in or goes out."""
+        """Held while a large body is decoded and stored, and while a large run is read."""
         self._seq = itertools.count()
+        self._clock = Clock()
 
     @asynccontextmanager
     async def hold(self, request: Request, *content_types: str) -> AsyncIterator[Held]:
-        """The body as it came over the wire, for the length of a block; JSON unless told otherwise. Raises `Refused`."""
+        """Hold a body for the length of a block. It has to be JSON unless other content types are given. Raises `Refused`."""
         async with self.bodies.hold(request, *(content_types or (JSON,))) as raw, AsyncExitStack() as room:
             yield Held(raw, room)
 
@@ -74,15 +75,15 @@ class Intake:
         growth: int = 1,
         most_weight: int = sys.maxsize,
     ) -> T:
-        """What `decode` makes of the body without its content encoding. It runs in a thread.
+        """Inflate a body and decode it in a thread.
 
-        A body may cost many times its size while it is taken apart and until it is stored: of the large ones there is
-        one at a time, for which the small ones need not wait. `growth` says how many times more than JSON of its size a
-        body may come to, and `most_weight` what is refused, as `weight_of` counts. Raises `Refused` as `inflate` does,
-        and what `decode` raises; `DecodeError` has an answer of its own.
+        A decoded body takes many times its size in memory until it is stored. Only one large body at a time is decoded,
+        and small ones do not wait for it. `growth` is how many times more memory the body takes than JSON of its size. A
+        body of more than `most_weight` by `weight_of` is refused. Raises `Refused` as `inflate` does, and the errors of
+        `decode`.
         """
         encoding = request.headers.get("content-encoding", "")
-        told = told_size(body.raw, encoding)
+        told = declared_size(body.raw, encoding)
         for size, weight, lane in self._lanes:
             if told > size // growth:
                 continue
@@ -95,7 +96,7 @@ class Intake:
                 release()
                 raise
             if fits:
-                body.room.callback(release)  # what was found lives until it is stored, and so does its place
+                body.room.callback(release)  # the lane is left when the decoded body has been stored
                 return cast("T", found)
             release()
         raise DecodeError(
@@ -105,11 +106,11 @@ class Intake:
     def _decoded_within(
         self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
     ) -> tuple[bool, Any]:
-        """Whether the body is of this size and weight, and if so what `decode` makes of it."""
+        """Decode the body if it has this size and weight. Returns whether it has, and the decoded body."""
         try:
             return self._tried(raw, encoding, size, weight, decode)
         except (Refused, DecodeError) as problem:
-            # Its frames hold all that was made of the body, and they go round in a circle with it.
+            # The frames of the traceback hold the decoded body, in a reference cycle.
             problem.__context__ = None
             raise problem.with_traceback(None) from None
 
@@ -129,31 +130,31 @@ class Intake:
             raise Refused(413, "The body is too large with the characters it holds; send it in parts.")
         held = [body]
         del body
-        return True, decode(held.pop())  # which may let go of it as soon as it has been read
+        return True, decode(held.pop())  # no reference is kept, so that `decode` may free the body early
 
-    async def commit(self, batch: Batch) -> Counts:
-        """Store a batch, and come back when it is on disk. Raises `Unavailable` when nothing was stored."""
+    async def commit(self, batch: Batch) -> IngestCounts:
+        """Store a batch, and return when it is durable. Raises `Unavailable`."""
         return await asyncio.wrap_future(self._store.ingest(batch))
 
     async def event(self, event_id: str) -> dict[str, Any] | None:
-        """One stored event as it came, or None."""
+        """Return a stored event as it was sent, or None."""
         return await run_in_threadpool(self._store.event, event_id)
 
     async def has_run(self, run_id: str) -> bool:
-        """Whether anything of this run is stored."""
+        """Return whether any event of this run is stored."""
         return await run_in_threadpool(self._store.has_run, run_id)
 
     def now(self) -> str:
-        """The receiver's clock in the form of `Patch.time`, for what came without a time of its own."""
-        return time_text(datetime.fromtimestamp(self._store.now(), timezone.utc))
+        """Return the time in the form of `Patch.time`, for an event that was sent without one."""
+        return time_text(datetime.fromtimestamp(self._clock(), timezone.utc))
 
     def next_seq(self) -> int:
-        """The next number for an event that came without one: the order of arrival."""
+        """Return the next `seq`, for an event that was sent without one: the order of arrival."""
         return next(self._seq)
 
 
 def _width(body: bytes) -> int:
-    """Bytes that Python takes for a character of a text if it is one that holds the widest of the body's."""
+    """Return the bytes that Python takes for each character of a text that holds the widest character of the body."""
     escaped = b"\\u" in body
     if any(byte in body for byte in range(0xF0, 0xF5)) or (escaped and any(pair in body for pair in _PAIRS)):
         return _WIDEST

@@ -1,9 +1,9 @@
-"""The OTLP calls: WIRE.md section 4. Spans come in, and are answered as the specification of OTLP/HTTP has it."""
+"""The OTLP call: WIRE.md section 4. The answers follow the specification of OTLP/HTTP."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from starlette.requests import Request
@@ -11,27 +11,33 @@ from starlette.responses import Response
 
 from agentscope.protocols.agentscope.decode import Batch, DecodeError, Patch
 from agentscope.protocols.otlp.inbound.patches import SESSION, patches_of, without_repeats
-from agentscope.protocols.otlp.wire import json_encode, protobuf_encode
+from agentscope.protocols.otlp.wire import json_decode, json_encode, protobuf_encode
 from agentscope.protocols.otlp.wire.limits import Form
 from agentscope.protocols.otlp.wire.model import SpanGroup, Unreadable
 from agentscope.server.http.body import content_type
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
-from agentscope.server.storage.sqlite.store import Unavailable
+from agentscope.server.storage.base import Unavailable
 
+from . import otlp_protobuf
 from .intake import Intake
 
 _FORMS: dict[str, Form] = {protobuf_encode.CONTENT_TYPE: protobuf_encode, json_encode.CONTENT_TYPE: json_encode}
+DECODERS: dict[str, Callable[[bytes], list[SpanGroup]]] = {
+    protobuf_encode.CONTENT_TYPE: otlp_protobuf.decode_request,
+    json_encode.CONTENT_TYPE: json_decode.decode_request,
+}
+"""Readers of a request by its content type."""
 _LONGEST_MESSAGE = 4000
-_GROWTH = 8  # of protobuf, and by what each root tells of its resource
-MOST_STORED = 64 << 20
-"""Characters that the spans of one body may come to. Each root tells of its resource, which the body has only once."""
-MOST_GROWTH = 32
-"""How many times its size a body may come to, beyond the first 4 MB."""
+_GROWTH = 8  # memory beside that of JSON of the same size: protobuf is denser, and each root span repeats its resource
+MAX_STORED = 64 << 20
+"""Characters of all events of one body. Each root span repeats its resource, which the body has only once."""
+MAX_GROWTH = 32
+"""The most characters of events for each byte of a body, beside the first 4 MB of them."""
 
 
 class OTLP:
-    """Takes spans in, and answers after the commit."""
+    """The call. It is answered when its spans are durable."""
 
     def __init__(self, intake: Intake, keys: Keys) -> None:
         self._intake = intake
@@ -40,8 +46,8 @@ class OTLP:
     async def traces(self, request: Request) -> Response:
         """`POST /v1/traces`, and the same under the path of VoltAgent's and Langfuse's backends.
 
-        Errors are answered with a `google.rpc.Status` in the encoding of the request, as the specification wants it: some
-        exporters (Java's) log what it says, the others log the status line or the body as it is.
+        Errors are answered with a `google.rpc.Status` in the encoding of the request, as the specification demands. Java's
+        exporter logs its message, others log the status line or the raw body.
         """
         form = _FORMS.get(content_type(request), json_encode)
         try:
@@ -58,20 +64,20 @@ class OTLP:
             raise Refused(401, "Send the receiver's key, as Authorization: Bearer KEY or X-Agentscope-Key: KEY.")
 
         def decode(body: bytes) -> Batch:
-            groups = form.decode_request(body)
-            return batch_of(groups, min(MOST_STORED, (4 << 20) + MOST_GROWTH * len(body)))
+            groups = DECODERS[form.CONTENT_TYPE](body)
+            return batch_of(groups, min(MAX_STORED, (4 << 20) + MAX_GROWTH * len(body)))
 
         async with self._intake.hold(request, *_FORMS) as body:
             batch = await self._intake.decoded(request, body, decode, growth=_GROWTH)
             if batch.patches:
                 await self._intake.commit(batch)
-        return form.encode_response(len(batch.rejected), complaint(batch.rejected))
+        return form.encode_response(len(batch.rejected), rejection_message(batch.rejected))
 
 
-def batch_of(groups: Iterable[SpanGroup], room: int = MOST_STORED) -> Batch:
-    """The patches that spans amount to. `rejected` names, by their own ids, those that cannot be stored.
+def batch_of(groups: Iterable[SpanGroup], room: int = MAX_STORED) -> Batch:
+    """Convert spans to patches. `rejected` names the spans that cannot be stored by their span ids.
 
-    Raises `DecodeError` (413) for spans that come to more than `room` characters.
+    Raises `DecodeError` (413) for events of more than `room` characters.
     """
     patches: list[Patch] = []
     rejected: list[dict[str, Any]] = []
@@ -92,8 +98,8 @@ def batch_of(groups: Iterable[SpanGroup], room: int = MOST_STORED) -> Batch:
     return Batch(str(uuid.uuid4()), SESSION, without_repeats(patches), rejected, {})
 
 
-def complaint(rejected: list[dict[str, Any]]) -> str:
-    """Why spans were rejected, `span <id>: reason; …`, for as many of them as fit into a message of bounded length."""
+def rejection_message(rejected: list[dict[str, Any]]) -> str:
+    """Tell why spans were rejected, as `span <id>: reason; …`, for as many spans as the length of a message allows."""
     message = ""
     for count, item in enumerate(rejected):
         more = f"{'; ' if message else ''}span {item['id'] or '(no id)'}: {item['reason']}"

@@ -1,6 +1,6 @@
-"""VoltAgent's history calls: WIRE.md section 3. A history is a run; events are patches to its steps.
+"""VoltAgent's history calls: WIRE.md section 3. A history is a run, and its events are patches to steps.
 
-The id of an event that is answered is that of the stored patch, so that whatever names it later is found by it.
+The id of an event in an answer is the id of the stored patch, by which later calls name it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from agentscope.protocols.voltagent.decode import (
 from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
+from agentscope.server.storage.base import Store, Unavailable
 from agentscope.server.storage.fold import fold
-from agentscope.server.storage.sqlite.store import Store, Unavailable
 
 from .intake import Held, Intake
 
@@ -39,8 +39,8 @@ _MAX_KEY = 255
 _Handler = Callable[["History", Request], Awaitable[Response]]
 
 
-def _told(handler: _Handler) -> _Handler:
-    """The published client looks for `message` in what is refused."""
+def _with_message(handler: _Handler) -> _Handler:
+    """Answer a refusal with `message`, the member that the published client reads."""
 
     @wraps(handler)
     async def handle(self: History, request: Request) -> Response:
@@ -57,23 +57,23 @@ def _told(handler: _Handler) -> _Handler:
 
 
 class History:
-    """The four calls. Each answers after the commit."""
+    """The four calls. Each is answered when its event is durable."""
 
     def __init__(self, intake: Intake, store: Store, keys: Keys) -> None:
         self._intake = intake
         self._store = store
         self._keys = keys
 
-    @_told
+    @_with_message
     async def create(self, request: Request) -> Response:
-        """`POST /history`. A run that has begun already is answered as it is."""
+        """`POST /history`. For a run that has begun nothing is stored, and the answer shows it."""
 
         def decode(body: bytes) -> tuple[str, Patch | None]:
             record = read(body)
             run_id = record.get("id") or self._made_id(request, "history")
-            if any(patch.type == RUN_START for patch in self._store.patches(run_id)):
+            if any(patch.type == RUN_START for patch in self._patches(run_id, None)):
                 return run_id, None
-            # Of two calls that come at once the store keeps one: they are the same event.
+            # Two concurrent calls make the same event, which is stored once.
             return run_id, run_started(record, run_id, self._arrival(str(uuid.uuid5(_SPACE, f"start:{run_id}"))))
 
         async with self._body(request) as body:
@@ -82,7 +82,7 @@ class History:
                 await self._commit(patch)
         return JSONResponse(await run_in_threadpool(self._history_of, run_id))
 
-    @_told
+    @_with_message
     async def update(self, request: Request) -> Response:
         """`PATCH /history/{run_id}`."""
         self._authorise(request)
@@ -94,7 +94,7 @@ class History:
             await self._store_one(request, body, lambda record: run_changed(record, run_id, self._arrival(event_id)))
         return JSONResponse(await run_in_threadpool(self._history_of, run_id))
 
-    @_told
+    @_with_message
     async def add_event(self, request: Request) -> Response:
         """`POST /history-events`."""
 
@@ -112,9 +112,9 @@ class History:
                 await self._commit(patch)
         return JSONResponse(added_view(patch.id, record, (stored or patch.fields)["time"]))
 
-    @_told
+    @_with_message
     async def update_event(self, request: Request) -> Response:
-        """`PATCH /history-events/{event_id}`: changes the step that the event belongs to."""
+        """`PATCH /history-events/{event_id}`: change the step of an event."""
         self._authorise(request)
         target = await self._intake.event(request.path_params["event_id"])
         if target is None or target["step_id"] is None:
@@ -126,7 +126,7 @@ class History:
 
     async def _store_one(self, request: Request, body: Held, decode: Callable[[dict[str, Any]], Patch]) -> None:
         patch = await self._intake.decoded(request, body, lambda raw: decode(read(raw)))
-        # A repeated call carries another time, so that it must not be taken for a conflict.
+        # A repeated call is not ingested: it carries another time, and would count as a conflict.
         if await self._intake.event(patch.id) is None:
             await self._commit(patch)
 
@@ -134,12 +134,15 @@ class History:
         await self._intake.commit(Batch(str(uuid.uuid4()), SESSION, [patch], [], {}))
 
     def _history_of(self, run_id: str) -> dict[str, Any]:
-        patches = self._store.patches(run_id)
+        patches = self._patches(run_id, None)
         return history_view(run_id, fold(patches) if patches else {}, self._intake.now())
 
     def _event_of(self, event: dict[str, Any]) -> dict[str, Any]:
-        patches = self._store.patches(event["run_id"], event["step_id"])
+        patches = self._patches(event["run_id"], event["step_id"])
         return changed_view(event, fold(patches) if patches else {}, self._intake.now())
+
+    def _patches(self, run_id: str, step_id: str | None) -> list[Patch]:
+        return [event.patch() for event in self._store.item_events(run_id, step_id)]
 
     def _arrival(self, event_id: str) -> Arrival:
         return Arrival(event_id, self._intake.now(), self._intake.next_seq())
@@ -154,7 +157,7 @@ class History:
             raise Refused(401, "Send any name in the header x-public-key and the key of this receiver in x-secret-key.")
 
     def _made_id(self, request: Request, scope: str) -> str:
-        """An id for what a call makes: always the same one for the same `Idempotency-Key`."""
+        """Make an id; the same `Idempotency-Key` always gives the same one."""
         key = request.headers.get("idempotency-key")
         if key is None:
             return str(uuid.uuid4())

@@ -1,9 +1,8 @@
-"""The read API: what is stored, as JSON."""
+"""The read API, in JSON."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from typing import Any
 
@@ -11,31 +10,31 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from agentscope._version import __version__
+from agentscope.protocols.json_decode import is_text
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
-from agentscope.server.storage.sqlite.queries import Mark, RunQuery
-from agentscope.server.storage.sqlite.store import Store, Unavailable
+from agentscope.server.storage.base import RunCursor, RunQuery, Store, Unavailable
 
-from .runs import Views
+from .runs import RunReader
 
 MAX_LIMIT = 500
-"""Runs of one page at most."""
+"""The most runs of one page."""
 _MAX_TEXT = 255
 
 
 class ReadAPI:
-    """The routes that read."""
+    """The routes of the read API."""
 
-    def __init__(self, store: Store, keys: Keys, views: Views) -> None:
+    def __init__(self, store: Store, keys: Keys, reader: RunReader) -> None:
         self._store = store
         self._keys = keys
-        self._views = views
+        self._reader = reader
 
     async def health(self, request: Request) -> Response:
-        """`GET /health`. Counts are shown to those who may read."""
+        """`GET /health`. The counts need the key."""
         answer: dict[str, Any] = {"status": "ok", "version": __version__}
         try:
-            counts = await self._views.read(self._store.health)
+            counts = await self._reader.read(self._store.health)
         except Unavailable as problem:
             return JSONResponse({**answer, "status": "unavailable", "detail": str(problem)}, 503)
         return JSONResponse({**answer, **counts} if self._keys.may_read(request.scope) else answer)
@@ -43,18 +42,18 @@ class ReadAPI:
     async def runs(self, request: Request) -> Response:
         """`GET /api/runs?limit&cursor&status&agent&q`."""
         self._authorise(request)
-        runs, after = await self._views.read(self._store.list_runs, run_query(request))
-        return JSONResponse({"runs": runs, "next": None if after is None else cursor_of(after)})
+        runs, after = await self._reader.read(self._store.list_runs, run_query(request))
+        return JSONResponse({"runs": runs, "next": None if after is None else cursor_text(after)})
 
     async def run(self, request: Request) -> Response:
         """`GET /api/runs/{id}`."""
         self._authorise(request)
-        return await self._views.run(request.path_params["run_id"], _json, "application/json")
+        return await self._reader.run(request.path_params["run_id"], _json, "application/json")
 
     async def events(self, request: Request) -> Response:
         """`GET /api/runs/{id}/events`: the patches as they came, each with the session that sent it."""
         self._authorise(request)
-        return await self._views.events(request.path_params["run_id"])
+        return await self._reader.events(request.path_params["run_id"])
 
     def _authorise(self, request: Request) -> None:
         if not self._keys.may_read(request.scope):
@@ -76,7 +75,7 @@ def run_query(request: Request) -> RunQuery:
             raise Refused(422, f"{name} must have at most {_MAX_TEXT} characters and no NUL.")
         texts[name] = text
     cursor = parameters.get("cursor")
-    return RunQuery(limit, mark_of(cursor) if cursor else None, **texts)
+    return RunQuery(limit, parsed_cursor(cursor) if cursor else None, **texts)
 
 
 def number(request: Request, name: str, usual: int, highest: int) -> int:
@@ -87,19 +86,18 @@ def number(request: Request, name: str, usual: int, highest: int) -> int:
     return int(given)
 
 
-def cursor_of(mark: Mark) -> str:
-    """A mark as text that is opaque to clients."""
-    return base64.urlsafe_b64encode(f"{mark.key}.{mark.began}".encode()).decode().rstrip("=")
+def cursor_text(cursor: RunCursor) -> str:
+    """A cursor as text that is opaque to clients."""
+    return base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
 
 
-def mark_of(cursor: str) -> Mark:
-    """The mark that a cursor was made of. Raises `Refused` (422) for any other text."""
+def parsed_cursor(text: str) -> RunCursor:
+    """The cursor that `cursor_text` made the text of. Raises `Refused` (422) for any other text."""
     try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
-        key, _, began = text.partition(".")
-        mark = Mark(began, int(key))
-    except (ValueError, binascii.Error):
-        mark = None
-    if mark is None or cursor_of(mark) != cursor or not 0 <= mark.key < 1 << 63:
-        raise Refused(422, "cursor must be the next of an earlier answer.")
-    return mark
+        values = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+        cursor = RunCursor(*values)
+        if cursor_text(cursor) == text and all(type(value) is str and is_text(value) for value in cursor):
+            return cursor
+    except (ValueError, TypeError):
+        pass
+    raise Refused(422, "cursor must be the next of an earlier answer.")

@@ -1,4 +1,4 @@
-"""The pages as HTML text, from what the read API answers. Pure; every value from outside goes through `text`."""
+"""The pages as HTML text, made of the answers of the read API. Pure; `text` escapes every value from outside."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from agentscope.server.storage.sqlite.queries import RunQuery
+from agentscope.server.storage.base import RunQuery
 
 MAX_CELL = 20_000
-"""Characters of one payload that a page shows; the JSON has the rest."""
+"""Characters of one payload on a page. The JSON has the rest."""
 MAX_STEPS = 1_000
-"""Steps that a page shows; the next page goes on with the rest."""
+"""Steps on a page. The next page continues with the rest."""
 MAX_PAYLOADS = 8_000_000
-"""Characters of HTML that all payloads of one page come to; escaping makes up to 34 of one. The JSON has the rest."""
+"""Characters of HTML of all payloads on a page. Escaping makes up to 34 of one. The JSON has the rest."""
 
 _MAX_NAME = 200
 _WHOLE_NAME = 1001  # characters, the longest that the read API has for a run
 _MAX_NAMES = 50
 _JSON = json.JSONEncoder(ensure_ascii=False, indent=2)
-_MAX_NESTING = 12  # indents of which a phone shows all and still a card beside them
-# Characters that are not seen, or that change how their neighbours are: controls, bidirectional marks, zero widths.
+_MAX_NESTING = 12  # levels of indentation that leave room for a card on a phone
+# Characters that are invisible or change how others are shown: controls, bidirectional marks, zero widths.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
 _STATUSES = ("running", "completed", "failed")
 _COLUMNS = ("Status", "Agent", "Started", "Duration", "Steps", "Errors", "Tokens")
@@ -33,27 +33,27 @@ _ERROR_TEXTS = ("type", "message", "traceback")
 
 
 class _Room:
-    """What is left of a page for payloads."""
+    """The characters that are left on a page for payloads."""
 
     def __init__(self) -> None:
         self.left = MAX_PAYLOADS
 
 
 def text(value: object, limit: int = _MAX_NAME) -> str:
-    """Any value as harmless HTML text: cut, escaped, and with characters shown that would not be seen."""
+    """Make any value harmless HTML text: cut, escaped, and with invisible characters shown by their numbers."""
     whole = str(value)
     return _UNSEEN.sub(_shown, html.escape(whole[:limit] + "…" if len(whole) > limit else whole))
 
 
 def _plain(value: str) -> str:
-    """The same for an attribute or a title, where no markup can be."""
+    """Do the same for an attribute or a title, which cannot hold markup."""
     return _UNSEEN.sub(_code_point, html.escape(value[:_WHOLE_NAME]))
 
 
 def run_list(
     runs: Sequence[Mapping[str, Any]], query: RunQuery, cursor: str | None, address: str, key_required: bool
 ) -> str:
-    """The list of runs, with its filter and the way to the next page."""
+    """Write the list of runs, with its filter and the link to the next page."""
     filtered = bool(query.status or query.agent or query.q or query.after)
     if runs:
         heads = "".join(f"<th>{column}</th>" for column in _COLUMNS)
@@ -70,7 +70,7 @@ def run_list(
 
 
 def run_page(run: Mapping[str, Any], page: int = 1) -> str:
-    """One run: what went in and came out, and one page of its steps as a tree; a page beyond the last is the last."""
+    """Write one run: its payloads, and one page of its steps as a tree. A page beyond the last is the last."""
     run_id = run["id"]
     raw = "/api/runs/" + quote(run_id, safe="")
     steps = run["steps"]
@@ -106,7 +106,7 @@ def run_page(run: Mapping[str, Any], page: int = 1) -> str:
 
 
 def login(problem: str = "") -> str:
-    """The form that asks for the key."""
+    """Write the form that asks for the key."""
     said = f'<p class="problem" role="alert">{text(problem)}</p>' if problem else ""
     return _page(
         "Log in",
@@ -117,7 +117,7 @@ def login(problem: str = "") -> str:
 
 
 def message(title: str, sentence: str) -> str:
-    """A page that says one thing."""
+    """Write a page of one sentence."""
     return _page(title, f'<h1>{text(title)}</h1><p>{text(sentence)}</p><p><a href="/">All runs</a></p>')
 
 
@@ -173,13 +173,13 @@ def _run_line(run: Mapping[str, Any]) -> str:
         _errors(run["error_count"]),
         _number(run["tokens_used"]),
     )
-    # Where there is no room for columns, their heads are not shown, and each cell says what it is.
+    # On a narrow screen the heads of the columns are hidden, and each cell shows its label.
     told = (f'<td data-label="{column}">{cell}</td>' for column, cell in zip(_COLUMNS, cells, strict=True))
     return f"<tr>{''.join(told)}</tr>"
 
 
 def _turn(run_id: str, first: int, count: int) -> str:
-    """Which steps the page shows, and the way to those before and after; nothing where it shows all."""
+    """Write the range of steps on the page and the links to those before and after; empty if the page has all."""
     if count <= MAX_STEPS:
         return ""
     after = first + MAX_STEPS
@@ -193,10 +193,10 @@ def _turn(run_id: str, first: int, count: int) -> str:
 
 def _tree(steps: Sequence[Mapping[str, Any]], first: int, raw: str, room: _Room) -> str:
     drawn: list[tuple[int, str]] = []
-    path: list[Mapping[str, Any]] = []  # a step and all that it is part of
+    path: list[Mapping[str, Any]] = []  # a step and all its ancestors
     for place, (depth, step) in enumerate(islice(_in_order(steps), first + MAX_STEPS)):
         path[depth:] = [step]
-        if place == first:  # what was begun on a page before is named once more
+        if place == first:  # the ancestors that were shown on an earlier page are named again
             above = [*enumerate(path[:-1])][-_MAX_NESTING:]
             drawn += ((at, f'<p class="note">{text(part["name"])}{_level(at)}, continued</p>') for at, part in above)
         if place >= first:
@@ -204,7 +204,7 @@ def _tree(steps: Sequence[Mapping[str, Any]], first: int, raw: str, room: _Room)
     parts: list[str] = []
     lists = 0
     for depth, markup in drawn:
-        wanted = min(depth + 1, _MAX_NESTING)  # deeper levels are shown side by side, so that all have room
+        wanted = min(depth + 1, _MAX_NESTING)  # deeper levels are not indented further
         deeper = '<ul class="tree"><li>' * (wanted - lists)
         parts += deeper or "</li></ul>" * (lists - wanted) + "</li><li>", markup
         lists = wanted
@@ -212,7 +212,7 @@ def _tree(steps: Sequence[Mapping[str, Any]], first: int, raw: str, room: _Room)
 
 
 def _in_order(steps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Every step with its depth, each behind the one that it is part of."""
+    """Yield every step with its depth, each after its parent."""
     children: dict[str | None, list[Mapping[str, Any]]] = {}
     for step in reversed(steps):
         children.setdefault(step["parent_id"], []).append(step)
@@ -268,7 +268,7 @@ def _payloads(record: Mapping[str, Any], raw: str, room: _Room) -> str:
 
 
 def _indented(value: Any) -> str:
-    """JSON with a value a line; not much more than a page shows, since deep values grow many times by their indents."""
+    """Indent JSON, up to about the length that a page shows: indents make a deep value many times as long."""
     parts: list[str] = []
     size = 0
     for part in _JSON.iterencode(value):
@@ -280,7 +280,7 @@ def _indented(value: Any) -> str:
 
 
 def _readable(error: Any) -> str:
-    """An error as a terminal would show it: its type and message, its traceback; what else it has follows as JSON."""
+    """Write an error as a terminal shows it: type, message and traceback, and its other fields as JSON."""
     if isinstance(error, str):
         return error
     if not isinstance(error, dict):

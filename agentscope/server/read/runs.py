@@ -1,104 +1,161 @@
-"""Reading what is stored on behalf of requests: a few at a time, of large runs only one, and in portions where it can be."""
+"""Reading runs for requests: a few at a time, only one large run at a time, and events page by page."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from agentscope.server.http.limits import Limits, Refused
-from agentscope.server.http.responses import CutOff, PacedResponse
-from agentscope.server.storage.sqlite.store import Store, Unavailable
+from agentscope.server.storage.base import EventPage, Store, StoredEvent, Unavailable
+from agentscope.server.storage.fold import run_view
 
 T = TypeVar("T")
 
-_AT_ONCE = 8  # reads; the other threads of the pool are for what comes in
-_LARGE = 128 << 10  # bytes of events, from which on a run is read alone
+_READS = 8  # at once; the other threads of the pool are for ingest
+_LARGE = 128 << 10  # characters of events; a run that has more is read alone
 _PATIENCE = 5.0  # seconds that one large run waits for another
-_PORTION = 16  # events that are read at a time
+_PAGE = 256 << 10  # characters of events that are read at a time
+_CHUNK = 64 << 10  # bytes of an answer that are sent at a time
+_SLOWEST = 1e6  # bytes a second, below which a client is given up in the long run
 
 
-class Views:
-    """What the read API and the pages have in common. There is one for both, since the bounds are on them together."""
+class RunReader:
+    """Reads the store for the read API and the pages. They share one, since its bounds are for both together.
+
+    `large` is held while a large run is read, and by large bodies that come in.
+    """
 
     def __init__(self, store: Store, limits: Limits, large: asyncio.Semaphore) -> None:
         self._store = store
         self._limits = limits
-        self._reading = asyncio.Semaphore(_AT_ONCE)
-        self._costly = large
-        self._large = asyncio.Semaphore(1)
+        self._reads = asyncio.Semaphore(_READS)
+        self._memory = large
+        self._large_runs = asyncio.Semaphore(1)
 
-    async def read(self, work: Callable[..., T], *arguments: Any) -> T:
-        """What a method of the store answers; it runs in a thread."""
-        async with self._reading:
-            return await run_in_threadpool(work, *arguments)
+    async def read(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Call a method of the store in a thread."""
+        async with self._reads:
+            return await run_in_threadpool(work, *arguments, **options)
 
     async def run(self, run_id: str, draw: Callable[[dict[str, Any]], bytes], media_type: str) -> PacedResponse:
-        """A run as a whole. Raises `Refused`: 404 for an unknown one, 413 for one too large, 503 while others are read."""
-        size = await self._size(run_id)
+        """Answer with a whole run as `draw` puts it.
+
+        Raises `Refused`: 404 for an unknown run, 413 for one that is too large, 503 while another large one is read.
+        """
+        size = await self.read(self._store.run_size, run_id)
+        if size is None:
+            raise _unknown_run()
         if size > self._limits.view_bytes:
             raise Refused(413, f"This run is larger than {self._limits.view_bytes} bytes; read its events instead.")
-        done = await self._alone() if size > _LARGE else _nothing
+        if size <= _LARGE:
+            body = await self.read(self._drawn, run_id, draw)
+            return PacedResponse(body, media_type=media_type, seconds=self._limits.send_seconds)
         try:
-            body = await self._body(run_id, draw, size)
+            await asyncio.wait_for(self._large_runs.acquire(), _PATIENCE)
+        except asyncio.TimeoutError:
+            raise Refused(503, "Another large run is being read at the moment.", retry_after=1) from None
+        done = self._large_runs.release
+        try:
+            async with self._memory:  # given back before the answer is sent, which may take long
+                body = await self.read(self._drawn, run_id, draw)
         except BaseException:
             done()
             raise
         return PacedResponse(body, media_type=media_type, seconds=self._limits.send_seconds, done=done)
 
     async def events(self, run_id: str) -> PacedResponse:
-        """The events of a run, of any size, as a JSON object. Raises `Refused` (404) for an unknown run."""
-        keys = await self.read(self._store.event_keys, run_id)
-        if keys is None:
-            raise _unknown()
-        portions = self._portions(keys)
-        return PacedResponse(portions, media_type="application/json", seconds=self._limits.send_seconds)
-
-    async def _size(self, run_id: str) -> int:
-        size = await self.read(self._store.run_size, run_id)
-        if size is None:
-            raise _unknown()
-        return size
-
-    async def _alone(self) -> Callable[[], None]:
-        try:
-            await asyncio.wait_for(self._large.acquire(), _PATIENCE)
-        except asyncio.TimeoutError:
-            raise Refused(503, "Another large run is being read at the moment.", retry_after=1) from None
-        return self._large.release
-
-    async def _body(self, run_id: str, draw: Callable[[dict[str, Any]], bytes], size: int) -> bytes:
-        if size <= _LARGE:
-            return await self.read(self._drawn, run_id, draw)
-        async with self._costly:  # but not while it is sent, which may take long
-            return await self.read(self._drawn, run_id, draw)
+        """Answer with the events of a run of any size as a JSON object. Raises `Refused` (404) for an unknown run."""
+        first = await self.read(self._store.events, run_id, size=_PAGE)
+        if not first.events:
+            raise _unknown_run()
+        content = self._events_as_json(run_id, first)
+        return PacedResponse(content, media_type="application/json", seconds=self._limits.send_seconds)
 
     def _drawn(self, run_id: str, draw: Callable[[dict[str, Any]], bytes]) -> bytes:
-        run = self._store.run(run_id)
-        if run is None:  # retention was quicker
-            raise _unknown()
-        return draw(run)
+        patches = [event.patch() for event in self._all_events(run_id)]
+        if not patches:  # deleted by the retention meanwhile
+            raise _unknown_run()
+        return draw(run_view(run_id, patches))
 
-    async def _portions(self, keys: list[int]) -> AsyncIterator[bytes]:
-        yield b'{"events":['
-        between = ""
-        for start in range(0, len(keys), _PORTION):
-            try:
-                rows = await self.read(self._store.events, keys[start : start + _PORTION])
-            except Unavailable as problem:
-                raise CutOff from problem
-            for session, body in rows:
-                yield f'{between}{{"session_id":{json.dumps(session)},{body[1:]}'.encode()
+    def _all_events(self, run_id: str) -> Iterator[StoredEvent]:
+        after = None
+        while True:
+            events, after = self._store.events(run_id, after=after, size=_PAGE)
+            yield from events
+            if after is None:
+                return
+
+    async def _events_as_json(self, run_id: str, page: EventPage) -> AsyncIterator[bytes]:
+        between = '{"events":['
+        while True:
+            for session_id, body in page.events:
+                yield f'{between}{{"session_id":{json.dumps(session_id)},{body[1:]}'.encode()
                 between = ","
+            if page.next is None:
+                break
+            try:
+                page = await self.read(self._store.events, run_id, after=page.next, size=_PAGE)
+            except Unavailable as problem:
+                raise AnswerCut from problem
         yield b"]}"
 
 
-def _unknown() -> Refused:
+class AnswerCut(Exception):
+    """The rest of an answer cannot be read, after its beginning has been sent."""
+
+
+class PacedResponse(Response):
+    """An answer that is sent in chunks, of which one at most waits for the client.
+
+    It has to be taken within `seconds` and a second more for each megabyte. The rest is then not sent, and uvicorn closes
+    the connection. `done` is called when the answer has ended in any way.
+    """
+
+    def __init__(
+        self,
+        content: bytes | AsyncIterator[bytes],
+        status_code: int = 200,
+        *,
+        media_type: str,
+        seconds: float,
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(content if isinstance(content, bytes) else None, status_code, media_type=media_type)
+        self._contents = _single(content) if isinstance(content, bytes) else content
+        self._seconds = seconds
+        self._done = done
+        if not isinstance(content, bytes):
+            del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        end = asyncio.get_running_loop().time() + self._seconds
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for content in self._contents:
+                for start in range(0, len(content), _CHUNK):
+                    chunk = content[start : start + _CHUNK]
+                    end += len(chunk) / _SLOWEST
+                    await _until(end, send({"type": "http.response.body", "body": chunk, "more_body": True}))
+            await _until(end, send({"type": "http.response.body", "body": b"", "more_body": False}))
+        except (asyncio.TimeoutError, AnswerCut):
+            pass  # uvicorn closes the connection of an answer that has not ended
+        finally:
+            self._done()
+
+
+async def _until(end: float, sending: Awaitable[None]) -> None:
+    await asyncio.wait_for(sending, max(0.0, end - asyncio.get_running_loop().time()))
+
+
+async def _single(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+def _unknown_run() -> Refused:
     return Refused(404, "There is no run with this id.")
-
-
-def _nothing() -> None:
-    pass

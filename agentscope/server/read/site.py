@@ -1,4 +1,4 @@
-"""The pages: what a browser asks for, checked and answered. `pages` draws them."""
+"""The routes of the viewer. `pages` writes the HTML."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from agentscope.server.http.body import Bodies
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
-from agentscope.server.storage.sqlite.store import Store
+from agentscope.server.storage.base import Store
 
 from . import pages
-from .api import cursor_of, number, run_query
-from .runs import Views
+from .api import cursor_text, number, run_query
+from .runs import RunReader
 
 _MAX_PAGE = 1_000_000
 
@@ -24,10 +24,10 @@ _MAX_PAGE = 1_000_000
 class Site:
     """The routes that answer with a page."""
 
-    def __init__(self, store: Store, keys: Keys, views: Views, bodies: Bodies, css: bytes) -> None:
+    def __init__(self, store: Store, keys: Keys, reader: RunReader, bodies: Bodies, css: bytes) -> None:
         self._store = store
         self._keys = keys
-        self._views = views
+        self._reader = reader
         self._bodies = bodies
         self._css = css
 
@@ -36,9 +36,9 @@ class Site:
         if not self._keys.may_read(request.scope):
             return RedirectResponse("/login", 303)
         query = run_query(request)
-        runs, after = await self._views.read(self._store.list_runs, query)
+        runs, after = await self._reader.read(self._store.list_runs, query)
         address = f"http://{request.headers['host']}"
-        page = pages.run_list(runs, query, None if after is None else cursor_of(after), address, self._keys.required)
+        page = pages.run_list(runs, query, None if after is None else cursor_text(after), address, self._keys.required)
         return HTMLResponse(page)
 
     async def run(self, request: Request) -> Response:
@@ -48,7 +48,7 @@ class Site:
         try:
             page = number(request, "page", 1, _MAX_PAGE)
             draw = partial(_drawn, page=page)
-            return await self._views.run(request.path_params["run_id"], draw, "text/html")
+            return await self._reader.run(request.path_params["run_id"], draw, "text/html")
         except Refused as problem:
             title = "Not found" if problem.status == 404 else "Not shown"
             return HTMLResponse(pages.message(title, str(problem)), problem.status, headers=problem.headers)
@@ -76,7 +76,7 @@ def _drawn(run: dict[str, Any], page: int) -> bytes:
 
 
 def _field(form: bytes, name: str) -> str:
-    """The first value of a field of a form; empty where it is not there, or the form is too odd to be one of ours."""
+    """Return the first value of a field of a form; empty if it is missing, or the form has too many fields."""
     try:
         return dict(reversed(parse_qsl(form.decode("ascii", "replace"), max_num_fields=4))).get(name, "")
     except ValueError:

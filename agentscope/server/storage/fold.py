@@ -1,8 +1,8 @@
-"""The fold: patches of one run or one step, in any order and number, into what they add up to. Pure.
+"""The fold: the state of a run or step from its patches, which may come in any order and several times. Pure.
 
 Fields are taken one by one: the last writer by `(time, session_id, seq)` wins, and an explicit null is a value. Two rules
-differ: `meta_data` objects are merged, later keys over earlier ones; and a null `parent_id` says nothing, since every
-event carries the field.
+differ: `meta_data` objects are merged, later keys over earlier ones; and a null `parent_id` changes nothing, since every
+event has the field.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _ENDS = frozenset({RUN_END, STEP, STEP_END})
 
 
 def place(patch: Patch) -> tuple[str, str, int, str]:
-    """The place of a patch in the order. The id decides between two that a faulty sender gave the same place."""
+    """Return the place of a patch in the order. The id decides between patches to which a faulty sender gave the same place."""
     return patch.time, patch.session_id, patch.seq, patch.id
 
 
 def fold(patches: Iterable[Patch]) -> dict[str, Any]:
-    """The fields that patches of one run or step add up to, whatever their order; `first_at` is the earliest time."""
+    """Fold the patches of one run or step, given in any order. `first_at` is the earliest time."""
     ordered = sorted(patches, key=place)
     fields: dict[str, Any] = {"first_at": ordered[0].time, "ended": False}
     extend(fields, ordered)
@@ -63,7 +63,7 @@ def fold(patches: Iterable[Patch]) -> dict[str, Any]:
 
 
 def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
-    """Bring a fold up to date with patches, in their order, that all come after those it was made of."""
+    """Extend a fold with ordered patches, all of which come after those that it was made of."""
     for patch in ordered:
         known = _RUN_FIELDS if patch.step_id is None else _STEP_FIELDS
         event = patch.fields
@@ -81,7 +81,7 @@ def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
 
 
 def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
-    """All events of one run as the run that the read API shows, its steps ordered by start."""
+    """Fold all events of one run to the run that the read API shows, with its steps ordered by start."""
     run_patches: list[Patch] = []
     step_patches: dict[str, list[Patch]] = {}
     for patch in patches:
@@ -123,7 +123,7 @@ def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
 
 
 def resolved(roots: Collection[str | None], parents: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Parents by the ids that steps go by here, where another emitter named them by their span ids.
+    """Replace parents that another sender named by their span ids with the ids of steps.
 
     `roots` are the span ids of the run itself.
     """
@@ -139,7 +139,7 @@ def resolved(roots: Collection[str | None], parents: Mapping[str, str | None]) -
 
 
 def attach(parents: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The parents that can be shown as a tree: one that is unknown, or that leads back to its own step, becomes None."""
+    """Make the parents a tree: an unknown parent, and one that leads back to its own step, becomes None."""
     attached = {step: parent if parent in parents else None for step, parent in parents.items()}
     settled: set[str] = set()
     for step in parents:
@@ -155,7 +155,7 @@ def attach(parents: Mapping[str, str | None]) -> dict[str, str | None]:
 
 
 def duration_ms(started_at: str | None, ended_at: str | None) -> float | None:
-    """Milliseconds between two times in the form of `Patch.time`, never negative; None while one is missing."""
+    """Return the milliseconds between two times in the form of `Patch.time`, at least 0; None while one is missing."""
     if started_at is None or ended_at is None:
         return None
     span = datetime.fromisoformat(ended_at[:-1]) - datetime.fromisoformat(started_at[:-1])

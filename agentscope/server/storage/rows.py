@@ -1,6 +1,6 @@
-"""Rows: what the store keeps of a run to list and find it, and of a step to compute totals. Pure.
+"""The rows of runs and steps that a store keeps beside its events, to list runs and to compute their totals. Pure.
 
-A row is made of a fold, or of a single event where that is all there is of a step.
+A row is made of a fold, or of the event of a step that consists of one event.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 LLM_STEP = "llm_call"
 MAX_TOKENS = 10**12
-"""What one step may add to a total, so that sums stay far from the bounds of 64 bits."""
+"""The most tokens that one step adds to a total, so that sums stay far below 64 bits."""
 
 _TOTAL = ("total_tokens", "totalTokens")
 _INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "promptTokens")
@@ -35,7 +35,7 @@ _FAILED = frozenset({"failed", "error"})
 
 
 class StepRow(NamedTuple):
-    """What the store keeps of a step to compute totals."""
+    """The row of a step, to compute totals."""
 
     step_type: str
     failed: bool
@@ -43,7 +43,7 @@ class StepRow(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """What the store keeps of a run to list and find it."""
+    """The row of a run, to list and find it."""
 
     agent_name: str
     status: str
@@ -55,11 +55,11 @@ class RunRow(NamedTuple):
     started_at: str | None
     ended_at: str | None
     tokens: int | None
-    """What was said of the run as a whole; it counts only where no step carries any."""
+    """Tokens of the run as a whole. They count only if no step has any."""
 
 
 def row_fields(event: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an event may count for a row, in little space: no payload, and of long texts no more than is listed."""
+    """Return the fields of an event that a row is made of, without payloads, and with long texts cut to the listed length."""
     fields = {name: event[name] for name in _ROW_FIELDS if name in event}
     for name, value in fields.items():
         if type(value) is str and len(value) > _LONGEST:
@@ -76,7 +76,7 @@ def row_fields(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def step_row(fields: Mapping[str, Any]) -> StepRow:
-    """The row of a step, from its fold or, for a step of one event, from that event."""
+    """Make the row of a step from its fold, or from its event if there is only one."""
     return StepRow(
         fields.get("step_type") or "other",
         fields.get("status") in _FAILED or bool(fields.get("error")),
@@ -85,7 +85,7 @@ def step_row(fields: Mapping[str, Any]) -> StepRow:
 
 
 def run_row(fields: Mapping[str, Any]) -> RunRow:
-    """The row of a run, from its fold; from `{}` when only steps of it came so far."""
+    """Make the row of a run from its fold, which is `{}` while only steps of it have come."""
     return RunRow(
         _listed(fields.get("agent_name")) or "unknown",
         _listed(status_of(fields)) or "",
@@ -101,14 +101,14 @@ def run_row(fields: Mapping[str, Any]) -> RunRow:
 
 
 def run_tokens(rows: Sequence[StepRow]) -> int | None:
-    """A run's tokens: over its LLM steps where any carries usage (others repeat it), else over all; None if none does."""
+    """Sum the tokens of the LLM steps if any has some, since other steps repeat them, else of all steps; None without any."""
     of_llm = [row.tokens for row in rows if row.tokens is not None and row.step_type == LLM_STEP]
     counted = of_llm or [row.tokens for row in rows if row.tokens is not None]
     return sum(counted) if counted else None
 
 
 def status_of(fields: Mapping[str, Any]) -> str:
-    """What the sender said; where it said nothing, what the events that came amount to."""
+    """Return the status that the sender set, else the one derived from the events."""
     status: str | None = fields.get("status")
     if status:
         return status
@@ -118,12 +118,12 @@ def status_of(fields: Mapping[str, Any]) -> str:
 
 
 def _listed(name: str | None) -> str | None:
-    """A name as lists show it: a page of them must not grow with what somebody called a run."""
+    """Cut a name to the listed length, which bounds the size of a page of runs."""
     return name if name is None or len(name) <= _LONGEST else name[:_LONGEST] + "…"
 
 
 def tokens_of(fields: Mapping[str, Any]) -> int | None:
-    """`tokens_used`, else the total of `usage`, else its input and output added up."""
+    """Return `tokens_used`, else the total in `usage`, else the sum of its input and output."""
     tokens = _count(fields.get("tokens_used"))
     usage = fields.get("usage")
     if tokens is None and isinstance(usage, dict):
@@ -136,7 +136,7 @@ def tokens_of(fields: Mapping[str, Any]) -> int | None:
 
 
 def _named(usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
-    """The first of these counts that is one."""
+    """Return the first of these counts that is a number."""
     return next((count for name in names if (count := _count(usage.get(name))) is not None), None)
 
 

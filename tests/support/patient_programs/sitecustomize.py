@@ -1,4 +1,4 @@
-"""Where this directory comes first in PYTHONPATH, programs wait long at their end for a backend or a disk that is slow."""
+"""Sets the long limits of `tests.support.patient` in every program that has this folder first in PYTHONPATH."""
 
 from tests.support.patient import be_patient
 

@@ -1,4 +1,4 @@
-"""How the benchmarks reckon: percentiles, ratios to the peers round by round, verdicts, and what arrived whole."""
+"""The arithmetic of the benchmarks: percentiles, ratios within a round, verdicts, and steps that arrived whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.field.measures import MEASURES, QUICK
 from benchmarks.field.numbers import Spread, in_microseconds, percentile, spread
 from benchmarks.field.payloads import Payloads, whole_steps
 from benchmarks.field.rows import ROWS, Limit, Line, Row, chosen, lines, with_net_cpu
-from benchmarks.field.running import Sample
+from benchmarks.field.runner import Sample
 
 LESS = Row("x", "x", "burst", "time", "µs", core=(Limit(0.5, ("otel", "libhoney")),), subjects=("agentscope",))
 MORE = Row("y", "y", "burst", "rate", "/s", core=(Limit(2, ("otel",)),), more_is_better=True, subjects=("agentscope",))
@@ -42,7 +42,7 @@ def test_a_spread_is_the_median_between_the_least_and_the_most() -> None:
     assert spread([]) is None
 
 
-def test_times_are_told_in_microseconds() -> None:
+def test_times_are_in_microseconds() -> None:
     found = in_microseconds([1_000, 3_000, 2_000], "step")
     assert found == {"step_mean": 2.0, "step_p50": 2.0, "step_p99": 3.0, "step_p999": 3.0, "step_max": 3.0}
     assert in_microseconds([], "step") == {}
@@ -60,7 +60,7 @@ def test_a_ratio_is_taken_to_the_best_peer_of_the_same_round_and_its_median_is_j
     assert line.met is True
 
 
-def test_where_more_is_better_the_limit_is_the_least() -> None:
+def test_if_more_is_better_the_limit_is_the_least_value() -> None:
     assert only(MORE, sample("agentscope", rate=19), sample("otel", rate=10)).met is False
     assert only(MORE, sample("agentscope", rate=20), sample("otel", rate=10)).met is True
 
@@ -80,7 +80,7 @@ def test_the_best_of_two_peers_is_not_known_without_one_of_them() -> None:
     assert (line.met, line.why) == (None, "no libhoney to compare with")
 
 
-def test_what_was_not_measured_is_not_judged() -> None:
+def test_a_row_without_a_measurement_is_not_judged() -> None:
     line = only(LESS)
     assert (line.value, line.met, line.why) == (None, None, "not measured")
 
@@ -140,7 +140,7 @@ def test_every_row_has_a_name_of_its_own() -> None:
     assert len({row.key for row in ROWS}) == len(ROWS)
 
 
-def test_everybody_is_somebody_that_can_be_installed() -> None:
+def test_every_sdk_can_be_installed() -> None:
     assert all(KINDS[name].requirements for name in EVERYBODY)
 
 

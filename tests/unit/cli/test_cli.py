@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import errno
-import signal
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
 from agentscope._version import __version__
 from agentscope.cli import check as checkup
 from agentscope.cli import main as cli
+from agentscope.cli import serve
 from agentscope.errors import ConfigurationError
 
 
@@ -24,7 +24,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         def fail(arguments: argparse.Namespace) -> int:
             raise error
 
-        monkeypatch.setitem(cli._COMMANDS, "serve", fail)
+        monkeypatch.setattr(serve, "run", fail)
 
     return install
 
@@ -61,8 +61,8 @@ def test_wrong_usage_is_status_2_and_says_what_is_allowed(
 
 
 def test_options_have_the_defaults_that_the_sdk_has() -> None:
-    serve = cli.build_parser().parse_args(["serve"])
-    assert (serve.host, serve.port, serve.api_key, serve.retention) == ("127.0.0.1", 8000, None, None)
+    server = cli.build_parser().parse_args(["serve"])
+    assert (server.host, server.port, server.api_key, server.retention) == ("127.0.0.1", 8000, None, None)
     check = cli.build_parser().parse_args(["check", "--timeout", "2.5"])
     assert (check.base_url, check.api_key, check.timeout) == (None, None, 2.5)
     demo = cli.build_parser().parse_args(["demo", "--exit"])
@@ -121,16 +121,13 @@ def test_ctrl_c_is_status_130_without_a_traceback(
     assert capsys.readouterr().err == ""
 
 
-def test_the_demo_gives_the_signal_handler_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_demo(**options: Any) -> int:
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-        return 0
+def test_each_command_is_a_module_with_its_options_and_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--loud", action="store_true")
 
-    monkeypatch.setattr("agentscope.cli.demo.run_demo", run_demo)
-    before = signal.getsignal(signal.SIGTERM)
-    assert cli.main(["demo"]) == 0
-    assert signal.getsignal(signal.SIGTERM) is before
+    sing = SimpleNamespace(HELP="sing", add_arguments=add_arguments, run=lambda arguments: 40 + arguments.loud)
+    monkeypatch.setitem(cli.COMMANDS, "sing", sing)
+    assert cli.main(["sing", "--loud"]) == 41
 
 
 @pytest.mark.parametrize(

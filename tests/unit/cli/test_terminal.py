@@ -1,111 +1,58 @@
-"""Printing runs to a terminal."""
+"""Lines for a terminal."""
 
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pytest
 
-from agentscope.cli.terminal import Style, brief, clean, milliseconds, shorten, tree
+from agentscope.cli.terminal import GREEN, RED, Part, Terminal, mark, shorten
 
 
-class Terminal(io.StringIO):
-    encoding = "utf-8"
+class Screen(io.StringIO):
+    """A stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-def step(name: str, parent: str | None = None, **fields: Any) -> dict[str, Any]:
-    values = {"id": name, "parent_id": parent, "name": name, "step_type": "other", "status": "completed"}
-    return {**values, "error": None, "output": None, "latency_ms": 1, **fields}
-
-
-def run(*steps: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"agent_name": "agent", "status": "completed", "duration_ms": 12, "steps": list(steps), **fields}
+def shown(*parts: Part, stream: io.StringIO | None = None, environ: dict[str, str] | None = None) -> str:
+    stream = stream or io.StringIO()
+    Terminal(stream, environ or {}).say(*parts)
+    return stream.getvalue()
 
 
 def test_a_pipe_gets_no_colour() -> None:
-    assert not Style.of(io.StringIO(), {}).color
+    assert shown((RED, "red")) == "red\n"
 
 
 @pytest.mark.parametrize(
-    ("environ", "color"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)]
+    ("environ", "colored"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)],
 )
-def test_a_terminal_gets_colour_unless_told_otherwise(environ: dict[str, str], color: bool) -> None:
-    assert Style.of(Terminal(), environ).color is color
+def test_a_terminal_gets_colour_unless_told_otherwise(environ: dict[str, str], colored: bool) -> None:
+    assert shown((GREEN, "go"), stream=Screen(), environ=environ) == ("\x1b[32mgo\x1b[0m\n" if colored else "go\n")
 
 
 def test_an_encoding_without_line_art_gets_ascii() -> None:
-    style = Style.of(io.TextIOWrapper(io.BytesIO(), encoding="ascii"), {})
-    assert not style.unicode
-    assert style.art("├─ ✓ 5 µs … é") == "|- + 5 us ... ?"
-
-
-def test_children_stand_below_their_parents_and_orphans_at_the_top() -> None:
-    lines = tree(run(step("a"), step("b", "a"), step("c", "b"), step("d", "a"), step("e", "unknown")), Style())
-    drawn = [line.partition("  other")[0].rstrip() for line in lines[1:]]
-    assert drawn == ["├─ ✓ a", "│  ├─ ✓ b", "│  │  └─ ✓ c", "│  └─ ✓ d", "└─ ✓ e"]
-
-
-def test_steps_that_are_each_others_parent_do_not_hang_the_tree() -> None:
-    assert len(tree(run(step("a"), step("b", "c"), step("c", "b")), Style())) == 2
-
-
-def test_a_run_without_steps_is_one_line() -> None:
-    assert tree(run(), Style()) == ["✓ agent  completed · 12 ms · 0 steps"]
-
-
-def test_a_failed_step_shows_its_error_and_the_run_counts_it() -> None:
-    failed = step("a", status="failed", error={"type": "OSError", "message": "no\nway"})
-    lines = tree(run(failed, status="failed"), Style())
-    assert lines[0] == "✗ agent  failed · 12 ms · 1 steps · 1 failed"
-    assert lines[1].endswith("OSError: no way")
-
-
-def test_a_failed_step_without_details_shows_its_output() -> None:
-    assert tree(run(step("a", status="failed", output={"n": 1})), Style())[1].endswith("n 1")
+    raw = io.BytesIO()
+    terminal = Terminal(io.TextIOWrapper(raw, encoding="ascii"), {})
+    terminal.say("├─ ✓ 5 µs … é")
+    assert raw.getvalue() == b"|- + 5 us ~ ?\n"
 
 
 def test_control_characters_of_data_never_reach_the_terminal() -> None:
-    evil = step("\x1b[31mred\x07\u202e", output={"\x1b]0;title\x07": "\x9b2J"}, step_type="\x1b[2J", status="\x1b")
-    text = "\n".join(tree(run(evil, agent_name="\x1b[5m", status="\x1b[8m"), Style()))
-    assert not any(c in text for c in "\x1b\x07\x9b\u202e")
+    evil = "\x1b[31mred\x07\u202e\x1b]0;title\x07\x9b2J"
+    for text in (shown(evil), shown((RED, evil), stream=Screen()).removeprefix("\x1b[31m").removesuffix("\x1b[0m\n")):
+        assert not any(c in text for c in "\x1b\x07\x9b\u202e")
 
 
-def test_colour_is_ours_only() -> None:
-    lines = tree(run(step("a"), step("b", status="failed")), Style(color=True))
-    assert "\x1b[32m✓\x1b[0m" in lines[1]
-    assert "\x1b[31m✗\x1b[0m" in lines[2]
+def test_a_line_is_one_line_whatever_is_in_it() -> None:
+    assert shown("a\r\n\tb\x00c") == "a   b�c\n"
 
 
-def test_long_names_and_outputs_are_cut_to_the_width() -> None:
-    lines = tree(run(step("n" * 200, output="o" * 500)), Style(width=80))
-    assert len(lines[1]) <= 80
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, ""),
-        ("plain", "plain"),
-        ([1, 2], "[1, 2]"),
-        ({"files": [1, 2, 3], "ok": True, "found": {}}, "files 3 · ok True · found 0"),
-        ({"text": "x" * 100}, "text " + "x" * 40 + "…"),
-    ],
-)
-def test_brief_is_half_a_line(value: object, text: str) -> None:
-    assert brief(value) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [(None, ""), ("12", ""), (3, "3 ms"), (0.4, "0 ms"), (1500, "1.5 s")])
-def test_milliseconds_are_for_people(value: object, text: str) -> None:
-    assert milliseconds(value) == text
-
-
-def test_clean_keeps_text_on_one_line() -> None:
-    assert clean("a\r\n\tb\x00c") == "a b�c"
+def test_marks_tell_good_from_bad_without_colour() -> None:
+    assert shown(mark(True), mark(False)) == "✓✗\n"
 
 
 def test_shorten_marks_the_cut() -> None:

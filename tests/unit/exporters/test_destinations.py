@@ -1,4 +1,4 @@
-"""Where events go: what an exporter is told, what it takes from the environment, and what it never shows."""
+"""The exporters: their arguments, their environment variables, and their reprs without keys."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_no_key_is_shown(exporter: Destination) -> None:
     assert KEY in exporter.secrets or KEY in " ".join(exporter.secrets)
 
 
-def test_what_an_exporter_sets_for_itself_is_what_it_was_given() -> None:
+def test_an_exporters_own_options_override_those_of_the_tracker() -> None:
     assert OTLPExporter(batch_size=7, timeout=2).checked({}).overrides() == {"batch_size": 7, "timeout": 2.0}
 
 
@@ -156,7 +156,7 @@ def test_the_service_is_named_as_opentelemetry_has_it(
 
 
 @pytest.mark.parametrize("given", [[Destination()], [AgentScopeExporter], AgentScopeExporter(api_key=KEY), []])
-def test_what_is_no_list_of_destinations_is_refused(given: Any) -> None:
+def test_an_invalid_list_of_exporters_is_refused(given: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"exporters .* must be a list of"):
         Config.load({"exporters": given}, {})
 
@@ -171,7 +171,7 @@ def test_what_is_no_list_of_destinations_is_refused(given: Any) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_holds_a_key_is_not_pickled_and_the_refusal_does_not_tell_it(value: object) -> None:
+def test_an_object_with_a_key_is_not_pickled_and_the_refusal_does_not_show_the_key(value: object) -> None:
     with pytest.raises(TypeError, match="holds a key and is not pickled") as caught:
         pickle.dumps(value)
     assert KEY not in str(caught.value)

@@ -60,7 +60,7 @@ def test_a_run_without_steps_is_one_line() -> None:
 def test_a_failed_step_shows_its_error_and_the_run_counts_it() -> None:
     failed = step("a", status="failed", error={"type": "OSError", "message": "no\nway"})
     lines = tree(run(failed, status="failed"), Style())
-    assert lines[0] == "✗ agent  failed · 12 ms · 1 steps · 1 failed"
+    assert lines[0] == "✗ agent  failed · 12 ms · 1 step · 1 failed"
     assert lines[1].endswith("OSError: no way")
 
 

@@ -17,7 +17,7 @@ from agentscope.protocols.base import BUSY, Batch, Dropped, Outcome
 from tests.support.recording import balanced
 
 FOLDER = Path(agentscope.pipeline.pipeline.__file__).parent
-MODULES = "worker delivery batcher incomplete ledger attempts flush"
+MODULES = "worker delivery states queue ledger"
 FILES = frozenset(str(FOLDER / f"{name}.py") for name in MODULES.split())
 Line = tuple[str, int, str]
 """File, number and function."""
@@ -54,7 +54,7 @@ class Crash(BaseException):
     """What no `except Exception` stops."""
 
 
-class Trap:
+class FailingText:
     """A trace function for the threads of the pipeline. It notes every line, and raises where the one it is set for begins."""
 
     def __init__(self, line: Line | None = None) -> None:
@@ -76,7 +76,7 @@ class Trap:
         return self
 
 
-def scenario(trap: Trap) -> tuple[Moody, Stats, Stats]:
+def scenario(trap: FailingText) -> tuple[Moody, Stats, Stats]:
     """Track, fail, retry and deliver with this trap in the threads of the pipeline; and once more without it."""
     exporter = Moody()
 
@@ -117,7 +117,7 @@ def wrong(exporter: Moody, between: Stats, after: Stats) -> str | None:
 
 def test_a_worker_that_dies_at_any_line_loses_nothing_and_the_ledger_stays_exact() -> None:
     with patch("agentscope.pipeline.reporting.logger"):  # it says of each tracker that its worker stopped
-        scenario(every := Trap())
+        scenario(every := FailingText())
         assert len(every.seen) > 100
-        found = {line: wrong(*scenario(Trap(line))) for line in sorted(every.seen)}
+        found = {line: wrong(*scenario(FailingText(line))) for line in sorted(every.seen)}
     assert not [f"{Path(file).name}:{number} {name}: {fault}" for (file, number, name), fault in found.items() if fault]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from agentscope.config import Config
 from agentscope.events import STEP, Event, Session
-from agentscope.pipeline.delivery import Shipper
+from agentscope.pipeline.delivery import Attempts
 from agentscope.pipeline.ledger import Ledger
+from agentscope.pipeline.states import EventStates
 from agentscope.protocols.base import BUSY, PATIENCE, Batch, Dropped, Outcome
 
 SESSION = Session("session", "prefix-")
@@ -55,39 +56,40 @@ def refuse_odd(event: Event) -> Event:
 
 
 class Bench:
-    """A shipper, its exporter and what went in."""
+    """A states, its exporter and what went in."""
 
     def __init__(self, redact=lambda event: event, **options: object) -> None:
         self.exporter = Scripted()
         self.ledger = Ledger()
-        self.shipper = Shipper(Config(**options), SESSION, self.ledger, self.exporter, redact)
+        self.states = EventStates(Config(**options), self.ledger)
+        self.attempts = Attempts(Config(**options), SESSION, self.states, self.exporter, redact)
         self.seq = 0
 
     def put(self, number: int = 1) -> None:
         for _ in range(number):
             self.seq += 1
-            assert self.shipper.queue.put(event(self.seq), urgent=True) is None
+            assert self.states.queue.put(event(self.seq), urgent=True) is None
 
     def load(self) -> None:
-        self.shipper.collect(0.0)
-        self.shipper.load(0.0)
+        self.attempts.collect(0.0)
+        self.attempts.load(0.0)
 
     def check(self) -> None:
         """The ledger's identity, from counts that are made independently of each other."""
         dropped = sum(self.ledger.dropped().values())
-        pending = len(self.shipper.queue) + self.shipper.unsettled
+        pending = len(self.states.queue) + self.states.unsettled
         assert self.seq == self.ledger.delivered + dropped + pending
-        assert not self.shipper.moves & 1
+        assert not self.states.number & 1
 
 
 def test_what_is_delivered_is_settled_and_its_room_is_free_again() -> None:
     bench = Bench()
     bench.put(3)
     bench.load()
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
     bench.check()
-    assert (bench.ledger.delivered, bench.shipper.queue.bytes, bench.shipper.through) == (3, 0, 3)
-    assert not bench.shipper.in_hand
+    assert (bench.ledger.delivered, bench.states.queue.bytes, bench.states.through) == (3, 0, 3)
+    assert not bench.states.in_flight
 
 
 def test_what_has_no_verdict_stays_in_hand_and_only_that_is_tried_again() -> None:
@@ -95,9 +97,9 @@ def test_what_has_no_verdict_stays_in_hand_and_only_that_is_tried_again() -> Non
     bench.put(3)
     bench.exporter.plan = [Outcome(delivered=[2], problem="busy", kind=BUSY)]
     bench.load()
-    bench.shipper.attempt(1.0, 0.0)
-    assert (bench.shipper.unsettled, bench.shipper.through) == (2, 0)
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
+    assert (bench.states.unsettled, bench.states.through) == (2, 0)
+    bench.attempts.attempt(1.0, 0.0)
     assert bench.exporter.batches == [[1, 2, 3], [1, 3]]
     bench.check()
 
@@ -109,7 +111,7 @@ def test_a_verdict_given_twice_or_for_a_stranger_counts_once() -> None:
         Outcome(delivered=[1, 1, 77], dropped=[Dropped(1, "rejected", ""), Dropped(2, "rejected", "")])
     ]
     bench.load()
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
     bench.check()
     assert (bench.ledger.delivered, bench.ledger.dropped()) == (1, {"rejected": 1})
 
@@ -118,7 +120,7 @@ def test_an_event_whose_redaction_fails_is_dropped_and_never_sent() -> None:
     bench = Bench(refuse_odd)
     bench.put(4)
     bench.load()
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
     assert bench.exporter.batches == [[2, 4]]
     assert bench.ledger.dropped() == {"redaction_error": 2}
     bench.check()
@@ -128,9 +130,9 @@ def test_a_batch_of_which_nothing_may_be_sent_is_not_sent() -> None:
     bench = Bench(refuse_odd)
     bench.put(1)
     bench.load()
-    assert bench.shipper.attempt(1.0, 0.0).problem is None
+    assert bench.attempts.attempt(1.0, 0.0).problem is None
     assert bench.exporter.batches == []
-    assert not bench.shipper.in_hand
+    assert not bench.states.in_flight
     bench.check()
 
 
@@ -140,11 +142,11 @@ def test_counts_of_dropped_events_ride_along_until_they_are_acknowledged() -> No
     bench.put(1)
     bench.exporter.plan = [Outcome(problem="lost", kind=BUSY)]
     bench.load()
-    bench.shipper.attempt(1.0, 0.0)
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
     bench.put(1)
     bench.load()
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
     assert bench.exporter.reports == [{"queue_full": 1}, {"queue_full": 1}, {}]
 
 
@@ -153,7 +155,7 @@ def test_an_exporter_that_raises_is_tried_three_times_and_then_its_batch_is_give
     bench.put(2)
     bench.exporter.plan = [ZeroDivisionError()] * 3
     bench.load()
-    problems = [bench.shipper.attempt(1.0, 0.0).problem for _ in range(3)]
+    problems = [bench.attempts.attempt(1.0, 0.0).problem for _ in range(3)]
     assert problems == ["the exporter raised ZeroDivisionError"] * 2 + [None]
     assert bench.ledger.dropped() == {"encode_error": 2}
     bench.check()
@@ -164,15 +166,15 @@ def test_a_batch_that_the_backend_stumbles_over_gets_company() -> None:
     bench.put(1)
     bench.load()
     bench.exporter.plan = [Outcome(problem="HTTP 500", kind=BUSY)] * 2
-    bench.shipper.attempt(1.0, 0.0)
-    batch = bench.shipper._batch
+    bench.attempts.attempt(1.0, 0.0)
+    batch = bench.attempts.batch
     assert batch is not None
     batch.server_errors = PATIENCE
     bench.put(20)
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
     assert bench.exporter.batches[-1] == list(range(1, 12))
     bench.check()
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
     bench.check()
     assert bench.ledger.delivered >= 11
 
@@ -181,13 +183,13 @@ def test_what_is_abandoned_is_counted_and_nothing_moves_afterwards() -> None:
     bench = Bench(batch_size=2)
     bench.put(5)
     bench.load()
-    assert bench.shipper.abandon() == 5
+    assert bench.states.abandon() == 5
     assert bench.ledger.dropped() == {"shutdown": 5}
     bench.check()
-    bench.shipper.collect(0.0)
-    bench.shipper.load(0.0)
-    assert not bench.shipper.in_hand
-    assert bench.shipper.abandon() == 0
+    bench.attempts.collect(0.0)
+    bench.attempts.load(0.0)
+    assert not bench.states.in_flight
+    assert bench.states.abandon() == 0
 
 
 def test_an_answer_that_comes_after_the_end_changes_nothing() -> None:
@@ -197,11 +199,11 @@ def test_an_answer_that_comes_after_the_end_changes_nothing() -> None:
     export = bench.exporter.export
 
     def late(batch: Batch, timeout: float) -> Outcome:
-        bench.shipper.abandon()
+        bench.states.abandon()
         return export(batch, timeout)
 
     bench.exporter.export = late
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
     assert (bench.ledger.delivered, bench.ledger.dropped()) == (0, {"shutdown": 2})
     bench.check()
 
@@ -211,11 +213,11 @@ def test_a_thread_that_dies_while_a_batch_gets_company_leaves_nothing_out_of_it(
     bench.put(2)
     bench.load()
     bench.exporter.plan = [Outcome(problem="HTTP 500", kind=BUSY)]
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.attempt(1.0, 0.0)
     bench.put(2)
-    bench.shipper.collect(0.0)
-    bench.shipper._hold(0.0)  # and here it dies
-    bench.shipper.attempt(1.0, 0.0)
+    bench.attempts.collect(0.0)
+    bench.states.begin_batch(0.0)  # and here it dies
+    bench.attempts.attempt(1.0, 0.0)
     assert bench.exporter.batches == [[1, 2], [1, 2, 3, 4]]
     assert bench.ledger.delivered == 4
     bench.check()
@@ -245,32 +247,32 @@ def test_the_identity_holds_after_every_move_whatever_the_exporter_says(
         if name == "put" and not ended:
             bench.put(value)
         elif name == "collect":
-            bench.shipper.collect(0.0)
+            bench.attempts.collect(0.0)
         elif name == "load":
-            bench.shipper.load(0.0)
-        elif name == "attempt" and bench.shipper.in_hand:
+            bench.attempts.load(0.0)
+        elif name == "attempt" and bench.states.in_flight:
             delivered, dropped = value
             bench.exporter.plan = [
                 Outcome(delivered=delivered, dropped=[Dropped(seq, "rejected", "") for seq in dropped], reported=True)
             ]
-            bench.shipper.attempt(1.0, 0.0)
-        elif name == "crash" and bench.shipper.in_hand:
+            bench.attempts.attempt(1.0, 0.0)
+        elif name == "crash" and bench.states.in_flight:
             bench.exporter.plan = [RuntimeError()]
-            bench.shipper.attempt(1.0, 0.0)
-        elif name == "errors" and bench.shipper._batch is not None:
-            bench.shipper._batch.server_errors = value
+            bench.attempts.attempt(1.0, 0.0)
+        elif name == "errors" and bench.attempts.batch is not None:
+            bench.attempts.batch.server_errors = value
         elif name == "abandon":
-            bench.shipper.abandon()
+            bench.states.abandon()
             ended = True
         bench.check()
     bench.exporter.plan = []
-    while not ended and (len(bench.shipper.queue) or bench.shipper.unsettled):
+    while not ended and (len(bench.states.queue) or bench.states.unsettled):
         bench.load()
-        bench.shipper.attempt(1.0, 0.0)
+        bench.attempts.attempt(1.0, 0.0)
         bench.check()
     sent = Counter(seq for batch in bench.exporter.batches for seq in batch)
     if not ended:
-        assert bench.shipper.queue.bytes == 0
+        assert bench.states.queue.bytes == 0
         if not picky:
             assert set(sent) == set(range(1, bench.seq + 1))
         else:
@@ -283,7 +285,7 @@ def test_counts_wait_for_another_thread_that_is_amid_a_move_and_has_no_processor
     bench = Bench()
     bench.put(3)
     looks = []
-    move = bench.shipper.move()
+    move = bench.states.move()
 
     def sleep(seconds: float) -> None:
         looks.append(seconds)
@@ -291,19 +293,19 @@ def test_counts_wait_for_another_thread_that_is_amid_a_move_and_has_no_processor
             bench.ledger.taken -= 3
             move.__exit__(None, None, None)
 
-    monkeypatch.setattr("agentscope.pipeline.delivery.time.sleep", sleep)
+    monkeypatch.setattr("agentscope.pipeline.states.time.sleep", sleep)
     move.__enter__()
     bench.ledger.taken += 3  # they are still in the queue as well
-    counts = bench.shipper.counts()
+    counts = bench.states.counts()
     assert (counts.accepted, counts.pending) == (3, 3)
     assert 0 < sum(looks) < 1
 
 
 def test_counts_give_up_waiting_for_a_move_that_this_very_thread_is_amid(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
-    monkeypatch.setattr("agentscope.pipeline.delivery.time.sleep", looks.append)
+    monkeypatch.setattr("agentscope.pipeline.states.time.sleep", looks.append)
     bench = Bench()
     bench.put(3)
-    with bench.shipper.move():
-        assert bench.shipper.counts().accepted == 3
+    with bench.states.move():
+        assert bench.states.counts().accepted == 3
     assert sum(looks) == pytest.approx(1)

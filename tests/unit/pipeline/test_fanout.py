@@ -120,8 +120,8 @@ def test_each_has_a_queue_bound_of_its_own() -> None:
 
 def test_a_call_that_went_wrong_is_counted_once(caplog: pytest.LogCaptureFixture) -> None:
     fan = FanOut([pipeline(Memory([])), pipeline(Memory([]))])
-    fan.misused("no_run", "no run is open")
-    assert fan.stats().misused == {"no_run": 1}
+    fan.invalid_call("no_run", "no run is open")
+    assert fan.stats().invalid_calls == {"no_run": 1}
     fan.retire()
 
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from agentscope.config import Config
 from agentscope.events import STEP_END, STEP_START, STEP_UPDATE, Event, Session
-from agentscope.pipeline import delivery as shipping
-from agentscope.pipeline.delivery import Shipper
+from agentscope.pipeline import states as event_states
+from agentscope.pipeline.delivery import Attempts
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.pipeline import Pipeline
 from agentscope.pipeline.process import threads
+from agentscope.pipeline.states import EventStates
 from agentscope.protocols.assemble import Whole, joined
 from agentscope.protocols.base import BUSY, Batch, Dropped, Outcome
 from tests.support.events import opened
@@ -59,50 +60,51 @@ class Bench:
     def __init__(self, exporter: WholeOnly, config: Config = CONFIG, redact: Any = lambda event: event) -> None:
         self.exporter = exporter
         self.ledger = Ledger()
-        self.shipper = Shipper(config, Session("s", "prefix-"), self.ledger, exporter, redact)
+        self.states = EventStates(config, self.ledger)
+        self.attempts = Attempts(config, Session("s", "prefix-"), self.states, exporter, redact)
         self.put_in = 0
 
     def send(self, *events: Event) -> None:
         for event in events:
-            assert self.shipper.queue.put(event, urgent=True) is None
+            assert self.states.queue.put(event, urgent=True) is None
             self.put_in += 1
         self.settle()
 
     def settle(self, attempts: int = 20) -> None:
         for _ in range(attempts):
-            self.shipper.collect(0.0)
-            self.shipper.load(0.0)
-            if not self.shipper.in_hand:
+            self.attempts.collect(0.0)
+            self.attempts.load(0.0)
+            if not self.states.in_flight:
                 return
-            self.shipper.attempt(1.0, 0.0)
+            self.attempts.attempt(1.0, 0.0)
             self.check()
         raise AssertionError("it never settles")
 
     def finish(self) -> None:
-        self.shipper.finish(0.0)
+        self.states.close_all(0.0)
         self.settle()
 
     def check(self) -> None:
-        pending = len(self.shipper.queue) + self.shipper.unsettled
+        pending = len(self.states.queue) + self.states.unsettled
         assert self.put_in == self.ledger.delivered + sum(self.ledger.dropped().values()) + pending
-        assert not self.shipper.moves & 1
+        assert not self.states.number & 1
 
 
 def test_a_start_is_pending_until_its_end_takes_it_along() -> None:
     bench = Bench(WholeOnly())
     start, end = opened(1, 2, "a")
     bench.send(start)
-    assert (bench.shipper.parked, bench.shipper.unsettled, bench.shipper.in_hand) == (1, 1, False)
-    assert bench.shipper.queue.bytes > 0
+    assert (len(bench.states.incomplete), bench.states.unsettled, bool(bench.states.in_flight)) == (1, 1, False)
+    assert bench.states.queue.bytes > 0
     bench.send(end)
     assert bench.exporter.seqs == [(1, 2)]
-    assert (bench.shipper.parked, bench.ledger.delivered, bench.shipper.queue.bytes) == (0, 2, 0)
+    assert (len(bench.states.incomplete), bench.ledger.delivered, bench.states.queue.bytes) == (0, 2, 0)
 
 
 def test_a_flush_counts_what_is_parked_as_done() -> None:
     bench = Bench(WholeOnly())
     bench.send(opened(1, 2, "a")[0])
-    assert bench.shipper.through == 1
+    assert bench.states.through == 1
 
 
 def test_the_end_that_is_refused_stays_in_hand_and_its_start_parked() -> None:
@@ -118,7 +120,7 @@ def test_at_the_end_what_is_parked_is_sent_as_it_is() -> None:
     bench.finish()
     assert bench.exporter.seqs == [(1,), (2,)]
     assert [whole.event.fields["status"] for whole in bench.exporter.sent] == ["running", "running"]
-    assert (bench.shipper.parked, bench.shipper.unsettled) == (0, 0)
+    assert (len(bench.states.incomplete), bench.states.unsettled) == (0, 0)
 
 
 def test_what_is_parked_was_redacted_and_is_not_redacted_again() -> None:
@@ -137,17 +139,17 @@ def test_what_is_parked_was_redacted_and_is_not_redacted_again() -> None:
 
 def test_when_too_much_is_parked_the_oldest_is_sent_as_it_is() -> None:
     bench = Bench(WholeOnly())
-    with patch.object(shipping, "MOST_PARKED", 10):
+    with patch.object(event_states, "MOST_INCOMPLETE", 10):
         for seq in range(30):
             bench.send(opened(seq, 100, f"step-{seq}")[0])
-    assert bench.shipper.parked <= 10
+    assert len(bench.states.incomplete) <= 10
     assert bench.exporter.seqs == [(seq,) for seq in range(len(bench.exporter.sent))]
 
 
 def test_what_gives_way_is_not_torn_from_an_end_that_is_on_its_way() -> None:
     bench = Bench(WholeOnly(refusals=2))
     first, *others = [opened(seq, 100 + seq, f"step-{seq}") for seq in range(8)]
-    with patch.object(shipping, "MOST_PARKED", 5):
+    with patch.object(event_states, "MOST_INCOMPLETE", 5):
         bench.send(first[0], *(start for start, _ in others[:4]))
         bench.send(first[1], *(start for start, _ in others[4:]))
         bench.finish()
@@ -159,7 +161,7 @@ def test_what_is_on_its_way_already_does_not_give_way_again() -> None:
     bench = Bench(WholeOnly(refusals=4), replace(CONFIG, batch_size=1))
     start, _ = opened(0, 100, "a")
     bench.send(start, *(start._replace(type=STEP_UPDATE, seq=seq) for seq in range(1, 8)))
-    with patch.object(shipping, "MOST_PARKED", 2):
+    with patch.object(event_states, "MOST_INCOMPLETE", 2):
         bench.send(opened(20, 21, "b")[1])
         bench.finish()
     assert bench.exporter.seqs == [(21,), tuple(range(8))]
@@ -179,10 +181,10 @@ def test_once_a_backend_takes_everything_as_it_comes_nothing_stays_parked() -> N
     bench = Bench(Learning())
     (start, end), (other, _), (third, _) = opened(1, 4, "a"), opened(2, 9, "b"), opened(3, 9, "c")
     bench.send(start, other, third)
-    assert bench.shipper.parked == 3
+    assert len(bench.states.incomplete) == 3
     bench.send(end)
     assert bench.exporter.seqs == [(4,), (1,), (2,), (3,)]
-    assert (bench.shipper.parked, bench.shipper.unsettled, bench.shipper.through) == (0, 0, 4)
+    assert (len(bench.states.incomplete), bench.states.unsettled, bench.states.through) == (0, 0, 4)
 
 
 def test_a_flush_waits_for_what_is_parked_no_longer() -> None:
@@ -203,14 +205,14 @@ def test_what_is_parked_may_take_half_of_the_room_at_most() -> None:
     for seq in range(40):
         start, _ = opened(seq, 100, f"step-{seq}")
         bench.send(start._replace(size=4096))
-    assert bench.shipper.queue.bytes <= 40 * 1024
-    assert bench.shipper.parked < 10
+    assert bench.states.queue.bytes <= 40 * 1024
+    assert len(bench.states.incomplete) < 10
 
 
 def test_what_is_given_up_at_the_end_counts_what_is_parked() -> None:
     bench = Bench(WholeOnly())
     bench.send(opened(1, 8, "a")[0])
-    assert bench.shipper.abandon() == 1
+    assert bench.states.abandon() == 1
     bench.check()
     assert bench.ledger.dropped() == {"shutdown": 1}
 
@@ -227,7 +229,7 @@ def test_a_step_that_is_rejected_is_rejected_with_its_start() -> None:
     bench.send(start)
     bench.send(end)
     assert bench.ledger.dropped() == {"rejected": 2}
-    assert bench.shipper.unsettled == 0
+    assert bench.states.unsettled == 0
 
 
 @given(

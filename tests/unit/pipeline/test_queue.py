@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.pipeline.queue import CROWDED, NEVER, REFUSE_AT, SHED_AT, UNIT, EventQueue
+from agentscope.pipeline.queue import CROWDED, NEVER, REFUSE_AT, SHED_AT, UNIT, EventQueue, units
 from tests.support.events import event
 
 LARGEST = 100 * UNIT
@@ -92,7 +92,7 @@ def test_what_is_settled_makes_room():
     assert filled.put(one(), False) == "queue_full"
     taken = [filled.events.popleft() for _ in range(10)]
     assert filled.put(one(), False) == "queue_full", "taken is not settled"
-    filled.release(taken)
+    filled.released += units(taken)
     assert filled.bytes == 85 * UNIT
     assert filled.put(one(10), False) is None
 
@@ -104,13 +104,13 @@ def test_the_bytes_are_those_of_the_unsettled_events_after_any_sequence_of_calls
     for call in calls:
         if isinstance(call, int):
             done, unsettled = unsettled[:call], unsettled[call:]
-            filled.release(done)
+            filled.released += units(done)
         else:
             size, urgent = call
             if filled.put(event(1, size=size), urgent) is None:
                 unsettled.append(filled.events[-1])
         assert filled.bytes == sum(each.size // UNIT + 1 for each in unsettled) * UNIT <= LARGEST
-    filled.release(unsettled)
+    filled.released += units(unsettled)
     assert filled.bytes == 0
 
 
@@ -126,7 +126,7 @@ def test_a_put_in_the_middle_of_another_is_charged_as_well():
     filled._add = interrupted
     filled.put(one(3), True)
     assert filled.bytes == 8 * UNIT
-    filled.release(list(filled.events))
+    filled.released += units(list(filled.events))
     assert filled.bytes == 0
 
 
@@ -150,7 +150,7 @@ def test_under_eight_threads_the_bound_is_missed_by_an_event_a_thread_at_most_an
             while filled.events:
                 held.append(filled.events.popleft())
             over.append(size * len(held))
-            filled.release(held)
+            filled.released += units(held)
             settled.extend(held)
             held = []
 
@@ -167,7 +167,7 @@ def test_under_eight_threads_the_bound_is_missed_by_an_event_a_thread_at_most_an
     assert max(over) <= 100 + number * size
     # The next call mends a sum that a thread wrote late.
     assert filled.put(one(), True) is None
-    filled.release([filled.events.popleft()])
+    filled.released += units([filled.events.popleft()])
     assert filled.bytes == 0
 
 
@@ -241,8 +241,8 @@ def test_the_worker_is_woken_once_by_number_by_bytes_or_by_an_event_that_is_refu
     heard = []
 
     def put(filled):
-        for units in events:
-            filled.put(one(units), True)
+        for number in events:
+            filled.put(one(number), True)
         heard.append(bell.rings)
 
     filled, bell = sleeper(put)

@@ -35,6 +35,13 @@ def test_drops_are_logged_at_most_once_a_minute_and_all_of_them(lines):
     ]
 
 
+def test_drops_at_the_end_are_left_to_the_last_line(lines):
+    notices = Notices(None)
+    notices.drops({"shutdown": 3}, now=0.0)
+    notices.farewell(3, {"shutdown": 3}, None)
+    assert lines() == [("WARNING", "3 events were left undelivered at the end and are lost")]
+
+
 def test_no_drops_are_no_line(lines):
     Notices(None).drops({}, now=0.0)
     Notices(None).drops({"queue_full": 0}, now=0.0)

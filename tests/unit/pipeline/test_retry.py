@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tenacity import RetryCallState, Retrying, retry_if_result, stop_never
+from tenacity.stop import stop_base
 
-from agentscope.pipeline import retry
 from agentscope.pipeline.retry import (
     FIRST,
     LONGEST,
     PROBE_INTERVAL,
     RETRY_AFTER_LIMIT,
-    Attempts,
-    backoff,
-    persist,
+    Backoff,
+    count_anew_after_progress,
     retry_after,
+    stop_when,
+    wait_for_backend,
+    wait_full_jitter,
 )
 from agentscope.protocols.base import BUSY, REFUSED, UNAUTHORIZED, Dropped, Outcome
 
@@ -73,6 +77,18 @@ def test_no_header_makes_retry_after_raise_or_leave_its_bounds(value):
     assert seconds is None or 0.0 <= seconds <= RETRY_AFTER_LIMIT
 
 
+def policy(jitter: float = 0.5, first: float = FIRST) -> wait_for_backend:
+    return wait_for_backend(wait_full_jitter(first, lambda: jitter), wall=lambda: NOW)
+
+
+def wait_after(outcome: Outcome, failures: int, jitter: float = 0.5) -> float:
+    """Seconds after so many failures in a row, the last with this outcome."""
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = failures
+    state.set_result(outcome)
+    return policy(jitter)(state)
+
+
 @given(
     failures=st.integers(0, 10_000),
     jitter=st.floats(0, 1, exclude_max=True),
@@ -80,7 +96,7 @@ def test_no_header_makes_retry_after_raise_or_leave_its_bounds(value):
     asked=st.none() | st.text() | st.integers(-5, 500).map(str),
 )
 def test_no_wait_is_longer_than_its_bound(failures, jitter, kind, asked):
-    wait = backoff(Outcome(kind=kind, retry_after=asked), failures, jitter, NOW)
+    wait = wait_after(Outcome(kind=kind, retry_after=asked), failures, jitter)
     assert 0.0 <= wait <= 60.0
     if kind == UNAUTHORIZED:
         assert wait == PROBE_INTERVAL
@@ -90,16 +106,23 @@ def test_no_wait_is_longer_than_its_bound(failures, jitter, kind, asked):
 
 def test_the_bound_doubles_from_half_a_second_to_thirty():
     almost = math.nextafter(1.0, 0.0)
-    waits = [backoff(Outcome(kind=BUSY), failures, almost, NOW) for failures in range(10)]
+    waits = [wait_after(Outcome(kind=BUSY), failures, almost) for failures in range(10)]
     assert waits == pytest.approx([0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0])
-    assert backoff(Outcome(kind=BUSY), 5, 0.25, NOW) == 2.0
-    assert backoff(Outcome(kind=BUSY), 5, 0.0, NOW) == 0.0
+    assert wait_after(Outcome(kind=BUSY), 5, 0.25) == 2.0
+    assert wait_after(Outcome(kind=BUSY), 5, 0.0) == 0.0
 
 
-def test_what_a_backend_asks_for_goes_before_the_schedule_even_after_progress():
+def test_the_wait_that_a_backend_asks_for_goes_before_the_schedule_even_after_progress():
     outcome = Outcome(delivered=[1], kind=BUSY, retry_after="9")
-    assert backoff(outcome, 0, 0.5, NOW) == 9.0
-    assert backoff(outcome, 20, 0.5, NOW) == 9.0
+    assert wait_after(outcome, 0) == 9.0
+    assert wait_after(outcome, 20) == 9.0
+
+
+def test_no_wait_takes_a_number_from_the_users_own_random_sequence():
+    random.seed(1)
+    before = random.getstate()
+    wait_after(Outcome(kind=BUSY), 3)
+    assert random.getstate() == before
 
 
 @pytest.mark.parametrize(
@@ -110,30 +133,26 @@ def test_what_a_backend_asks_for_goes_before_the_schedule_even_after_progress():
         (Outcome(dropped=[Dropped(1, "rejected", "")]), 0),
     ],
 )
-def test_failures_are_counted_in_a_row_and_any_progress_begins_anew(outcome, failures):
-    attempts = Attempts(3)
-    attempts.note(outcome)
-    assert attempts.failures == failures
+def test_failures_are_counted_in_a_row_and_any_progress_starts_again(outcome, failures):
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = 4
+    state.set_result(outcome)
+    count_anew_after_progress(state)
+    assert state.attempt_number == failures
 
 
-def run_schedule(outcomes: list[Outcome], stop=lambda: False) -> list[float]:
-    """The sleeps between attempts that end like this."""
+def run_schedule(outcomes: list[Outcome], stop: stop_base = stop_never) -> list[float]:
+    """The sleeps between attempts that end like this, with tenacity itself."""
     slept: list[float] = []
-    attempts = Attempts()
     rest = iter(outcomes)
-
-    def attempt() -> Outcome:
-        outcome = next(rest)
-        attempts.note(outcome)
-        return outcome
-
-    persist(
-        attempt,
-        unfinished=lambda outcome: outcome.problem is not None,
-        wait=lambda outcome: backoff(outcome, attempts.failures, 0.5, NOW),
-        sleep=slept.append,
+    Retrying(
+        retry=retry_if_result(lambda outcome: outcome.problem is not None),
+        wait=policy(),
         stop=stop,
-    )
+        sleep=slept.append,
+        after=count_anew_after_progress,
+        retry_error_callback=lambda state: None,
+    )(lambda: next(rest))
     assert next(rest, None) is None
     return slept
 
@@ -142,9 +161,23 @@ def busy(**fields) -> Outcome:
     return Outcome(kind=BUSY, problem="busy", **fields)
 
 
+SCHEDULE = [busy(), busy(), busy(retry_after="7"), busy(delivered=[1]), busy(), Outcome(delivered=[2])]
+
+
 def test_a_schedule_as_a_list():
-    outcomes = [busy(), busy(), busy(retry_after="7"), busy(delivered=[1]), busy(), Outcome(delivered=[2])]
-    assert run_schedule(outcomes) == [0.25, 0.5, 7.0, 0.0, 0.25]
+    assert run_schedule(SCHEDULE) == [0.25, 0.5, 7.0, 0.0, 0.25]
+
+
+def test_attempts_that_are_not_made_in_one_go_have_the_same_waits():
+    backoff = Backoff(policy())
+    assert [(backoff.after(outcome), backoff.failures) for outcome in SCHEDULE] == [
+        (0.25, 1),
+        (0.5, 2),
+        (7.0, 3),
+        (0.0, 0),
+        (0.25, 1),
+        (0.0, 0),
+    ]
 
 
 def test_success_at_once_sleeps_never():
@@ -164,25 +197,4 @@ def test_a_backend_that_needs_a_person_is_asked_once_a_minute():
 
 def test_when_it_is_time_to_stop_there_is_neither_sleep_nor_attempt():
     stops = iter([False, False, True])
-    assert len(run_schedule([busy()] * 3, stop=lambda: next(stops))) == 2
-
-
-def test_warming_up_imports_what_persisting_needs(monkeypatch):
-    asked: list[str] = []
-    monkeypatch.setattr(retry, "import_module", asked.append)
-    retry.warm_up()
-    assert asked == ["tenacity"]
-
-
-def test_an_error_of_an_attempt_is_not_swallowed():
-    def attempt() -> Outcome:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        persist(
-            attempt,
-            unfinished=lambda outcome: True,
-            wait=lambda outcome: 0.0,
-            sleep=lambda seconds: None,
-            stop=lambda: False,
-        )
+    assert len(run_schedule([busy()] * 3, stop=stop_when(lambda: next(stops)))) == 2

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agentscope.events import RUN_START
-from agentscope.pipeline.flush import Flushes
+from agentscope.pipeline.delivery import Flushes
 from agentscope.protocols.base import BUSY, UNAUTHORIZED, Batch, Dropped, Outcome
 from tests.support.spools import LONG, Backend, Bench, Disk, kill, left, recover, rows
 
@@ -132,11 +132,11 @@ class Machine(RuleBasedStateMachine):
     def flush(self, number: int) -> None:
         """Somebody who waits is told exactly when all that came before has its verdict, but for what is parked."""
         bench = self.bench(number)
-        flushes = Flushes(bench.shipper)
-        mark = flushes.add(bench.shipper.counts(), bench.seq + 1)
-        counts = bench.shipper.counts()
-        over = counts.pending + counts.spooled - bench.shipper.parked == 0
-        assert flushes._is_settled(mark) == over
+        flushes = Flushes(bench.states)
+        mark = flushes.add(bench.states.counts(), bench.seq + 1)
+        counts = bench.states.counts()
+        over = counts.pending + counts.spooled - len(bench.states.incomplete) == 0
+        assert bench.states.is_settled(mark.target, mark.seq) == over
 
     # ---- the disk --------------------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
         bench = self.bench(number)
         bench.store()
         if not self.disk.mode and bench.spool.problem is None:
-            assert bench.shipper.counts().pending == 0
+            assert bench.states.counts().pending == 0
             unsettled = bench.ids(set(range(1, bench.seq + 1)) - bench.refusals) - self.settled()
             if bench.spool._file is not None:
                 assert bench.ids(rows(Path(bench.spool._file.path))) == unsettled
@@ -191,11 +191,11 @@ class Machine(RuleBasedStateMachine):
     @rule(number=which)
     def kill(self, number: int) -> None:
         bench = self.bench(number)
-        on_disk = {*bench.stage._on_disk} if not bench.stage._disk_only else None
+        on_disk = {*bench.states._on_disk} if not bench.states._disk_only else None
         if on_disk is None:
             # Beyond memory it is only counted; what was tracked and is neither settled nor in memory alone must be there.
-            alone = {event.seq for event in bench.stage._unsaved.values()}
-            alone |= {event.seq for event in (*bench.stage._storing, *bench.shipper.queue.events)}
+            alone = {event.seq for event in bench.states._unsaved.values()}
+            alone |= {event.seq for event in (*bench.states._writing, *bench.states.queue.events)}
             on_disk = set(range(1, bench.seq + 1)) - alone - bench.refusals
         self.promised |= bench.ids(on_disk) - self.settled()
         kill(bench)
@@ -204,9 +204,9 @@ class Machine(RuleBasedStateMachine):
     @rule(number=which)
     def end(self, number: int) -> None:
         bench = self.bench(number)
-        before = bench.shipper.counts().dropped
+        before = bench.states.counts().dropped
         bench.end()
-        counts = bench.shipper.counts()
+        counts = bench.states.counts()
         assert counts.pending == 0
         if counts.dropped == before:
             gone = bench.refusals
@@ -221,7 +221,7 @@ class Machine(RuleBasedStateMachine):
             ledger = bench.ledger
             assert ledger.delivered + ledger.dropped().get("rejected", 0) == len(own)
             assert "spool_error" not in ledger._dropped  # which would be events that were on disk
-            assert not bench.shipper.moves & 1
+            assert not bench.states.number & 1
 
     def teardown(self) -> None:
         try:
@@ -231,10 +231,10 @@ class Machine(RuleBasedStateMachine):
                 bench = self.bench(number)
                 bench.backend.mood = "deliver"
                 bench.send_all()
-                bench.shipper.finish(bench.now)
+                bench.states.close_all(bench.now)
                 bench.send_all()
                 bench.end()
-                counts = bench.shipper.counts()
+                counts = bench.states.counts()
                 assert counts.pending == counts.spooled == 0, counts
             heir = Bench(self.directory, Backend())
             heir.backend.stored = self.store_.stored

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from agentscope.pipeline.stats import Figures
+from agentscope.pipeline.delivery import Figures
 from agentscope.protocols.base import Outcome
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agentscope.pipeline.retry import LAST_WAIT, PATIENCE, SHORTEST_WAIT, Stop
+from agentscope.pipeline.delivery import END_PATIENCE as PATIENCE
+from agentscope.pipeline.delivery import LAST_WAIT, SHORTEST_WAIT, Stop
 from agentscope.protocols.base import BUSY, REFUSED, UNAUTHORIZED, Dropped, Outcome
 
 SINCE, UNTIL = 100.0, 110.0

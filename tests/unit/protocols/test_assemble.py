@@ -1,4 +1,4 @@
-"""Starts, updates and ends become one event, for protocols that send runs and steps only as a whole."""
+"""Starts, updates and ends are merged into one event, for protocols that send runs and steps as a whole."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from agentscope.events import (
     STEP_START,
     STEP_UPDATE,
     Event,
-    PlainStep,
     in_full,
 )
 from agentscope.protocols.assemble import joined, merged
-from tests.support.events import batch, event, opened, run_of
+from tests.support.events import batch, event, opened, plain_step, run_of
 
 
 def on(step_id: str, seq: int, type_: str, **fields: Any) -> Event:
@@ -55,8 +54,7 @@ def test_a_finished_step_is_whole_by_itself() -> None:
 
 
 def test_a_plain_step_is_joined_in_full() -> None:
-    fields: Any = PlainStep("search", "tool_call", 1_000, 2_000, b"[1]", b"2")
-    plain = event(3, STEP)._replace(fields=fields)
+    plain = plain_step(3, b"[1]", b"2")
     for runs in (True, False):
         (whole,), _ = joined(batch([plain]), runs=runs)
         assert whole.event == in_full(plain)

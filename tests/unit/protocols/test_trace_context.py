@@ -1,4 +1,4 @@
-"""W3C Trace Context: runs go on in other processes."""
+"""W3C Trace Context: runs continue in other processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOREIGN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 IDS = st.one_of(
     st.uuids().map(str), st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=40)
 )
-"""No recorder makes an id with a NUL in it, and none takes one from elsewhere."""
+"""Run ids for the property tests, without NUL, which no recorder makes or accepts."""
 
 
 def test_the_trace_is_the_run_and_the_parent_its_step() -> None:
@@ -32,10 +32,10 @@ def test_a_run_that_is_not_recorded_says_so() -> None:
 
 
 @given(IDS, st.none() | IDS, st.booleans())
-def test_what_is_sent_is_what_arrives(run_id: str, step_id: str | None, sampled: bool) -> None:
+def test_a_run_arrives_unchanged(run_id: str, step_id: str | None, sampled: bool) -> None:
     headers = headers_of(run_id, step_id, sampled)
     assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", headers["traceparent"])
-    if "tracestate" in headers:  # else the ids were too long for it
+    if "tracestate" in headers:  # otherwise the ids were too long
         assert headers["tracestate"].isascii()
         assert len(headers["tracestate"]) <= 256 + len("agentscope=")
         told = remote_of(headers)
@@ -55,7 +55,7 @@ def test_our_own_ids_in_the_state_do_not_count_once_another_service_has_put_a_sp
     assert remote_of(headers) == Remote(RUN, "b7ad6b7169203331", True)
 
 
-def test_what_others_put_into_the_state_stays_there() -> None:
+def test_entries_of_others_in_tracestate_are_kept() -> None:
     headers = headers_of(RUN, None, True, f"rojo=1, agentscope=s:{STEP},congo=t61")
     assert headers["tracestate"] == "agentscope=s:,rojo=1,congo=t61"
 
@@ -92,7 +92,7 @@ def test_the_state_may_come_in_several_headers() -> None:
         "00-0af7651916cd43dd8448eb211c80319c-" + "0" * 16 + "-01",
     ],
 )
-def test_what_is_not_valid_names_nothing(value: str) -> None:
+def test_invalid_headers_name_no_parent(value: str) -> None:
     assert remote_of({"traceparent": value}) is None
 
 

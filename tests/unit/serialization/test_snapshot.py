@@ -1,4 +1,4 @@
-"""Snapshots: any value becomes strict, bounded JSON, and nothing that a value does reaches the caller."""
+"""Snapshots: any value becomes strict, bounded JSON, and no exception of a value reaches the caller."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ ENCODERS = {"stdlib": snapshot._standard_dumps(), "orjson": snapshot._fast_dumps
 
 @pytest.fixture(params=ENCODERS)
 def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs with either encoder: results may not depend on what is installed."""
+    """Run each test with both encoders, since results must not depend on what is installed."""
     monkeypatch.setattr(snapshot, "_dumps", ENCODERS[request.param])
 
 
 def strict(encoded: bytes) -> Any:
-    """The value as a strict reader takes it: valid UTF-8, no NaN, no key twice."""
+    """Parse strictly: valid UTF-8, no NaN, no duplicate key."""
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
@@ -56,7 +56,7 @@ def strict(encoded: bytes) -> Any:
 
 
 def told(value: object, limit: int = 1 << 20) -> Any:
-    """What a faithful rendering says."""
+    """The value of a lossless snapshot."""
     __tracebackhide__ = True  # pytest would show the arguments, and dies of a repr that raises SystemExit
     encoded, lossy = encode(value, limit)
     assert not lossy
@@ -64,7 +64,7 @@ def told(value: object, limit: int = 1 << 20) -> Any:
 
 
 def lost(value: object, limit: int = 1 << 20) -> Any:
-    """What a lossy rendering says."""
+    """The value of a lossy snapshot."""
     __tracebackhide__ = True
     encoded, lossy = encode(value, limit)
     assert lossy
@@ -115,7 +115,7 @@ def test_a_later_change_of_the_value_does_not_change_the_snapshot() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 49, 50])
-def test_fifty_containers_inside_one_another_are_told(depth: int) -> None:
+def test_fifty_nested_containers_are_recorded(depth: int) -> None:
     value: object = "x"
     for _ in range(depth):
         value = {"k": value} if depth % 2 else [value, 1]
@@ -124,7 +124,7 @@ def test_fifty_containers_inside_one_another_are_told(depth: int) -> None:
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"k": v}, lambda v: [v, [[1]]], lambda v: deque([v])])
 @pytest.mark.parametrize("depth", [51, 100_000])
-def test_a_deeper_container_is_told_as_too_deep(wrap: Callable[[object], object], depth: int) -> None:
+def test_a_deeper_container_is_replaced_by_a_note(wrap: Callable[[object], object], depth: int) -> None:
     value: object = "x"
     for _ in range(depth):
         value = wrap(value)
@@ -148,16 +148,16 @@ def test_the_copy_of_an_orjson_result_keeps_no_larger_buffer_alive() -> None:
     ("value", "name"),
     [(math.nan, "NaN"), (math.inf, "Infinity"), (-math.inf, "-Infinity"), (numpy.float64("nan"), "NaN")],
 )
-def test_a_number_that_json_lacks_is_told_by_name(value: float, name: str) -> None:
+def test_a_number_that_json_lacks_is_recorded_by_name(value: float, name: str) -> None:
     assert lost({"x": [value, 1.0]}) == {"x": [name, 1.0]}
 
 
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**300])
-def test_an_integer_beyond_64_bits_is_told_digit_by_digit_in_a_string(value: int) -> None:
+def test_an_integer_beyond_64_bits_is_recorded_as_a_string_of_digits(value: int) -> None:
     assert told([value, 1]) == [str(value), 1]
 
 
-def test_an_integer_with_too_many_digits_is_told_by_its_size() -> None:
+def test_an_integer_with_too_many_digits_is_recorded_by_its_size() -> None:
     assert lost([10**5000]) == ["<int of 16610 bits>"]
 
 
@@ -187,7 +187,7 @@ def test_bytes_beyond_the_limit_are_cut_with_a_note() -> None:
 
 
 @pytest.mark.parametrize("view", [memoryview(bytearray(12)).cast("I"), memoryview(bytes(8))[::2]])
-def test_a_memoryview_of_any_layout_is_told(view: memoryview) -> None:
+def test_a_memoryview_of_any_layout_is_recorded(view: memoryview) -> None:
     assert told(view).endswith(base64.b64encode(view.tobytes()).decode())
 
 
@@ -260,12 +260,12 @@ Point = namedtuple("Point", ["x", "y"])
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_of_a_known_kind_is_told_in_json_terms(value: object, expected: object) -> None:
+def test_a_value_of_a_known_type_is_recorded_in_json_terms(value: object, expected: object) -> None:
     assert told(value) == expected
     assert told({"inside": [value]}) == {"inside": [expected]}
 
 
-def test_a_set_that_cannot_be_sorted_is_told_all_the_same() -> None:
+def test_a_set_that_cannot_be_sorted_is_recorded_too() -> None:
     assert sorted(told({"a", 1}), key=str) == [1, "a"]
 
 
@@ -302,7 +302,7 @@ class Root(pydantic.RootModel[list[int]]):
 
 
 class OldModel:
-    """What an instance of pydantic 1 looks like."""
+    """An instance with the attributes of pydantic 1."""
 
     __fields__ = MappingProxyType({"name": None})
     __fields_set__ = frozenset({"name"})
@@ -312,7 +312,7 @@ class OldModel:
 
 
 class OlderModel:
-    """What an instance of pydantic 2 before 2.10 looks like."""
+    """An instance with the attributes of pydantic 2 before 2.10."""
 
     model_fields = MappingProxyType({"name": None, "unset": None})
     __pydantic_validator__ = None
@@ -345,9 +345,7 @@ class OlderModel:
         (MappingProxyType({"a": 1}), {"a": 1}),
     ],
 )
-def test_an_object_with_declared_fields_is_told_by_them_save_what_its_author_hides(
-    value: object, expected: object
-) -> None:
+def test_an_object_with_declared_fields_is_recorded_by_them_except_hidden_ones(value: object, expected: object) -> None:
     assert told(value) == expected
 
 
@@ -365,11 +363,11 @@ def test_an_object_with_declared_fields_is_told_by_them_save_what_its_author_hid
         (numpy.dtype("int8"), "dtype('int8')"),
     ],
 )
-def test_numpy_values_are_told_as_plain_ones(value: Any, expected: object) -> None:
+def test_numpy_values_are_recorded_as_plain_ones(value: Any, expected: object) -> None:
     assert told({"x": value}) == {"x": repr(value) if expected is None else expected}
 
 
-def test_a_large_numpy_array_is_told_by_its_shape_and_first_elements() -> None:
+def test_a_large_numpy_array_is_recorded_by_its_shape_and_first_elements() -> None:
     shown = lost(numpy.arange(10_000, dtype="int32").reshape(100, 100))
     assert shown == {"array": [100, 100], "dtype": "int32", "first": list(range(8)), "cut": "…"}
 
@@ -379,11 +377,11 @@ class Plain:
         return "Plain()"
 
 
-def test_an_unknown_object_is_told_by_its_repr() -> None:
+def test_an_unknown_object_is_recorded_by_its_repr() -> None:
     assert told([Plain()]) == ["Plain()"]
 
 
-def test_what_can_be_read_only_once_is_not_consumed() -> None:
+def test_an_iterator_is_not_consumed() -> None:
     def numbers() -> Iterator[int]:
         yield from (1, 2, 3)
 
@@ -406,7 +404,7 @@ def test_what_can_be_read_only_once_is_not_consumed() -> None:
         ({date(2026, 1, 1): 1}, {"2026-01-01": 1}),
     ],
 )
-def test_a_key_that_is_no_str_is_told_as_text(value: object, expected: object) -> None:
+def test_a_key_that_is_no_str_is_recorded_as_text(value: object, expected: object) -> None:
     assert told(value) == expected
 
 
@@ -420,14 +418,14 @@ def test_a_key_that_is_no_str_is_told_as_text(value: object, expected: object) -
         ({"k" * 300: 1, "k" * 301: 2, 0: 3}, {"k" * 256 + "…": 1, "k" * 256 + "… (str)": 2, "0": 3}),
     ],
 )
-def test_keys_that_would_meet_are_told_apart(value: dict[object, object], expected: object) -> None:
+def test_keys_with_the_same_text_are_distinguished(value: dict[object, object], expected: object) -> None:
     assert lost(value) == expected
 
 
 # ---- bounds
 
 
-def test_a_cycle_is_told_where_it_closes() -> None:
+def test_a_cycle_is_replaced_by_a_note_at_its_end() -> None:
     inner: dict[str, object] = {"a": 1}
     inner["self"] = inner
     items: list[object] = [inner]
@@ -435,7 +433,7 @@ def test_a_cycle_is_told_where_it_closes() -> None:
     assert lost(items) == [{"a": 1, "self": "<cycle>"}, "<cycle>"]
 
 
-def test_what_fits_into_the_limit_is_told_whole_however_deep_it_stands() -> None:
+def test_a_value_within_the_limit_is_recorded_whole_at_any_depth() -> None:
     value: object = {"text": "x" * 50_000, "at": Plain()}
     for level in range(20):
         value = {"before": [Plain()], "inner": value, "after": {"level": level, "at": Plain()}}
@@ -472,7 +470,7 @@ def test_the_first_of_many_members_are_whole_and_the_rest_are_counted() -> None:
     assert note == f"…[cut: {1000 - len(kept)} items]"
 
 
-def test_keys_that_have_no_room_are_counted_under_a_name_of_their_own() -> None:
+def test_keys_beyond_the_limit_are_counted_under_a_name_of_their_own() -> None:
     shown = lost({"…[cut]": "mine", **{f"key{i}": i for i in range(1000)}}, 500)
     assert shown["…[cut]"] == "mine"
     assert shown["……[cut]"] == f"{1001 - (len(shown) - 1)} keys"
@@ -506,7 +504,7 @@ def test_the_result_is_never_longer_than_the_limit(value: object, limit: int) ->
 
 
 def bomb(depth: int, leaf: object) -> object:
-    """Ten to the power of `depth` values in a few hundred bytes."""
+    """A nested list with ten to the power of `depth` values in a few hundred bytes."""
     value: object = [leaf] * 10
     for _ in range(depth):
         value = [value] * 10
@@ -514,7 +512,7 @@ def bomb(depth: int, leaf: object) -> object:
 
 
 def clique() -> object:
-    """Containers that all hold each other: more paths than atoms."""
+    """Containers that all hold each other, with an astronomical number of paths."""
     every: list[list[object]] = [[] for _ in range(30)]
     for one in every:
         one.extend(every)
@@ -608,7 +606,7 @@ def test_a_mapping_that_raises_leaves_a_note(error: type[BaseException], method:
     assert lost([broken, 1]) == [expected, 1]
 
 
-def test_a_class_that_lies_about_itself_is_told_by_its_true_name() -> None:
+def test_a_class_with_a_false_class_attribute_is_recorded_by_its_true_name() -> None:
     class Meta(type):
         __name__ = property(raiser(SystemExit))
         __module__ = property(raiser(SystemExit))
@@ -638,7 +636,7 @@ def test_an_endless_mapping_or_sequence_is_cut() -> None:
     assert shown["…[cut]"].endswith(" keys")
 
 
-def test_a_dict_subclass_is_told_by_what_it_stores() -> None:
+def test_a_dict_subclass_is_recorded_by_its_stored_items() -> None:
     class Lazy(dict[str, int]):
         items = keys = values = __iter__ = __len__ = __getitem__ = raiser(SystemExit)
 
@@ -685,7 +683,7 @@ def test_a_call_near_the_recursion_limit_still_gives_strict_json(value: object) 
 
 
 class Resized(Mapping[str, int]):
-    """A mapping that another thread resizes during the first iterations."""
+    """A mapping that changes its size during the first iterations, as by another thread."""
 
     def __init__(self, times: int) -> None:
         self.times = times
@@ -860,7 +858,7 @@ def test_an_encoder_that_meets_what_was_put_in_after_the_check_gives_way() -> No
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_name_is_told_as_short_whole_text(value: object, limit: int, expected: str) -> None:
+def test_a_name_is_recorded_as_a_short_text(value: object, limit: int, expected: str) -> None:
     assert text(value, limit) == expected
 
 
@@ -962,7 +960,7 @@ def test_an_exception_group_is_described_with_its_first_members() -> None:
 
 
 class OldGroup(Exception):
-    """What Python 3.10 has in place of a group: nothing."""
+    """Python 3.10, which has no exception groups."""
 
     def __init__(self, message: str, exceptions: list[Exception]) -> None:
         super().__init__(f"{message} ({len(exceptions)} sub-exceptions)")

@@ -1,4 +1,4 @@
-"""The test doubles do what they say: a double that is kinder or crueller than the real thing proves nothing."""
+"""The test doubles behave as documented, since a wrong double makes other tests prove nothing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from agentscope.server.receiver import Receiver
-from tests.support.chaos import Chaos
-from tests.support.exchange import Exchange
+from tests.support.command import ROOT, run
+from tests.support.fault_plans import Chaos
 from tests.support.faults import MISCOUNTS, MODES
 from tests.support.platform import DeployedPlatform
 from tests.support.program import run_program, start_program
 from tests.support.proxy import FaultProxy, HangServer
+from tests.support.proxy_connection import Exchange
 from tests.support.wait import until
 
 KEY = {"X-Agentscope-Key": "ask_test", "Content-Type": "application/json"}
@@ -276,7 +277,7 @@ class TestFaultProxy:
         proxy.set("hang")
         with pytest.raises(TimeoutError):
             create(proxy.url, timeout=0.1)
-        until(lambda: proxy.counts["hang"] == 1)  # it may have been late itself
+        until(lambda: proxy.counts["hang"] == 1)  # the test may have been late itself
         assert platform.requests == 0
 
     def test_hang_may_commit_first(self, proxy, platform):
@@ -346,7 +347,7 @@ class TestFaultProxy:
             create(proxy.url)
         assert len(platform.runs) == 1
 
-    def test_truncated_ends_in_the_middle_of_the_body_or_where_it_is_told_to(self, proxy):
+    def test_truncated_ends_in_the_middle_of_the_body_or_at_the_given_byte(self, proxy):
         proxy.set("truncated")
         with pytest.raises(http.client.IncompleteRead):
             create(proxy.url)
@@ -439,7 +440,7 @@ class TestFaultProxy:
         proxy.set("pass")
         assert create(proxy.url)[0] == 200
 
-    def test_it_forgets_requests_when_it_is_told_to(self, platform):
+    def test_the_proxy_does_not_keep_requests_if_remember_is_false(self, platform):
         with FaultProxy(platform.url, remember=False) as proxy:
             create(proxy.url)
             assert (proxy.requests, proxy.counts) == ([], {"pass": 1})
@@ -470,14 +471,14 @@ class TestFaultProxy:
                 until(lambda wanted=mode: proxy.counts[wanted])
                 connections.append(connection)
             started = time.monotonic()
-        assert time.monotonic() - started < 30  # the drip goes on for days
+        assert time.monotonic() - started < 30  # the answer would take days
         until(lambda: not set(threading.enumerate()) - before, 30)
         for connection in connections:
             connection.close()
 
 
 class TestChaos:
-    def test_it_is_the_same_for_the_same_seed_and_another_for_another(self):
+    def test_a_plan_is_the_same_for_the_same_seed_and_another_for_another(self):
         first, again, other = (list(islice(Chaos(seed, 0.5), 200)) for seed in (1, 1, 2))
         assert first == again != other
 
@@ -515,7 +516,7 @@ class TestProgram:
             run_program("print('hello')").last_line_json
 
     def test_a_program_that_does_not_end_is_killed_and_its_output_shown(self):
-        for seconds in (1, 5, 30):  # on a busy machine a program may need more than one to begin
+        for seconds in (1, 5, 30):  # on a busy machine a program may need more than one second to start
             with pytest.raises(AssertionError, match=f"still running after {seconds} s") as told:
                 run_program("print('here'); import signal; signal.pause()", timeout=seconds)
             if "out: here" in str(told.value):
@@ -544,12 +545,9 @@ class TestProgram:
         )
         assert result.last_line_json == 42
 
-    def test_coverage_starts_in_the_program_when_it_is_asked_for(self, tmp_path):
-        settings = tmp_path / "settings"
-        settings.write_text(f"[run]\nparallel = true\ndata_file = {tmp_path / 'data'}\n")
-        result = run_program(
-            "import coverage; print('true' if coverage.Coverage.current() else 'false')",
-            env={"COVERAGE_PROCESS_START": str(settings), "COVERAGE_FILE": str(tmp_path / "data")},
-        )
-        assert result.last_line_json is True
-        assert list(tmp_path.glob("data.*"))
+    def test_coverage_measures_a_started_program_too(self, tmp_path):
+        outer = tmp_path / "outer.py"
+        outer.write_text("from tests.support.program import run_program; run_program('import agentscope.errors')")
+        variables = {"COVERAGE_FILE": str(tmp_path / "data"), "COVERAGE_PROCESS_CONFIG": ""}
+        run("-m", "coverage", "run", f"--rcfile={ROOT}/pyproject.toml", outer, env=variables)
+        assert len(list(tmp_path.glob("data.*"))) == 2

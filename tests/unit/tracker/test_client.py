@@ -1,4 +1,4 @@
-"""The synchronous client: what it sends, what it returns, and what it raises when."""
+"""The synchronous client: its requests, results and exceptions."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ class TestSecrecy:
         assert repr(client) == f"AgentScopeClient(api_key=…, base_url='{URL}', timeout=30.0, fail_silently=True)"
 
     @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
-    def test_it_is_neither_pickled_nor_copied(self, client, copied):
+    def test_a_client_is_neither_pickled_nor_copied(self, client, copied):
         with pytest.raises(TypeError, match="create another") as caught:
             copied(client)
         assert CANARY not in str(caught.value)

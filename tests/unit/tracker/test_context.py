@@ -1,4 +1,4 @@
-"""What is current where: scopes, the runs of a destination, ids and sampling."""
+"""The current run and step: scopes, the runs of a destination, ids and sampling."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def runs() -> Runs:
 
 
 def started(runs: Runs, run_id: str) -> Scope:
-    """As `start_run` does it."""
+    """Open a scope like `start_run`."""
     runs.opened(run_id)
     return runs.enter(run_id, loose=True)
 
 
 def chain() -> list[tuple[str, str | None]]:
-    """What is current, the innermost first."""
+    """The current scopes, the innermost first."""
     links, scope = [], current()
     while scope is not None:
         links.append((scope.run_id, scope.step_id))
@@ -101,7 +101,7 @@ def test_leaving_in_another_context_leaves_that_context_as_it_was(runs: Runs) ->
 
 
 @given(st.data())
-def test_whatever_the_order_of_leaving_the_others_stay_in_their_order(data: st.DataObject) -> None:
+def test_scopes_left_in_any_order_leave_the_others_in_order(data: st.DataObject) -> None:
     switch(None)
     runs = Runs()
     entered = [runs.enter("run", str(number)) for number in range(data.draw(st.integers(1, 8)))]
@@ -217,7 +217,7 @@ def test_the_parent_in_a_run_is_its_innermost_step(runs: Runs) -> None:
     assert Runs().parent_in("run") is None
 
 
-def test_what_is_current_can_be_restored_elsewhere(runs: Runs) -> None:
+def test_the_current_scopes_can_be_restored_in_another_thread(runs: Runs) -> None:
     scope = runs.enter("run", "step")
 
     def elsewhere() -> None:

@@ -1,10 +1,11 @@
-"""From what a caller passed to the fields of an event."""
+"""The fields of an event, made of the values that a caller passed."""
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.tracker.fields import LONGEST_NAME, Encoded, Fields
+from agentscope import Run, Step
+from agentscope.events import RUN_FIELDS, STEP_FIELDS, Field, PlainFields, RunFields, StepFields
+from agentscope.tracker.fields import LONGEST_NAME, Encoded, Fields, outcome
 from agentscope.types import RUN_STATUSES, STEP_TYPES
-from tests.support.hostile import HOSTILE, OddDict, Trap
+from tests.support.hostile_objects import HOSTILE, FailingText, OddDict
 
 
 class Word(str, enum.Enum):
@@ -45,7 +48,7 @@ def test_none_is_not_set(fields: Fields) -> None:
     fields.payload("input", None)
     fields.error(None)
     fields.number("tokens_used", None)
-    fields.milliseconds("latency_ms", None)
+    fields.give(STEP_FIELDS, "latency_ms", None)
     fields.name("external_id", None)
     assert fields.values == {}
     assert fields.mended == []
@@ -65,13 +68,13 @@ def test_a_payload_is_cut_to_the_limit() -> None:
     assert fields.values["truncated"] == ["input"]
 
 
-def test_what_was_encoded_before_is_taken_as_it_is(fields: Fields) -> None:
+def test_an_encoded_payload_is_kept_unchanged(fields: Fields) -> None:
     fields.payload("output", Encoded(b"[1]", False))
     fields.payload("input", Encoded(b"[2]", True))
     assert fields.values == {"output": b"[1]", "input": b"[2]", "truncated": ["input"]}
 
 
-def test_an_exception_is_told_by_type_message_and_traceback(fields: Fields) -> None:
+def test_an_exception_is_recorded_with_type_message_and_traceback(fields: Fields) -> None:
     try:
         raise ValueError("no")
     except ValueError as error:
@@ -106,7 +109,7 @@ def test_a_name_is_a_text_or_made_one(fields: Fields, value: Any, told: str, men
 
 
 def test_a_name_is_read_past_what_its_class_makes_of_it(fields: Fields) -> None:
-    fields.name("name", Trap("search"))
+    fields.name("name", FailingText("search"))
     assert fields.values == {"name": "search"}
     assert fields.mended == []
 
@@ -116,7 +119,7 @@ def test_a_long_name_is_cut_and_charged(fields: Fields) -> None:
     assert len(fields.values["name"]) == LONGEST_NAME == fields.size
 
 
-def test_a_name_that_must_be_there_gets_its_default_and_that_is_said(fields: Fields) -> None:
+def test_a_missing_required_name_gets_its_default_with_a_log_line(fields: Fields) -> None:
     fields.name("agent_name", None, default="unknown")
     assert fields.values == {"agent_name": "unknown"}
     assert kinds(fields) == ["wrong_type"]
@@ -153,9 +156,9 @@ def test_a_number_of_any_kind_is_a_whole_number(fields: Fields, value: Any, told
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_number_is_left_out_and_that_is_said(fields: Fields, value: Any) -> None:
+def test_an_invalid_number_is_left_out_with_a_log_line(fields: Fields, value: Any) -> None:
     fields.number("tokens_used", value)
-    fields.milliseconds("latency_ms", value)
+    fields.give(STEP_FIELDS, "latency_ms", value)
     assert fields.values == {}
     assert kinds(fields) == ["wrong_type", "wrong_type"]
 
@@ -163,7 +166,7 @@ def test_what_is_no_number_is_left_out_and_that_is_said(fields: Fields, value: A
 @pytest.mark.parametrize("make", HOSTILE)
 def test_nothing_breaks_whatever_the_number_is(fields: Fields, make: Callable[[], Any]) -> None:
     fields.number("tokens_used", make())
-    fields.milliseconds("latency_ms", make())
+    fields.give(STEP_FIELDS, "latency_ms", make())
     assert fields.values.get("tokens_used", 1) == 1
 
 
@@ -188,7 +191,7 @@ def test_only_ctrl_c_gets_through_a_number(fields: Fields) -> None:
 
 @pytest.mark.parametrize(("value", "told"), [(12, 12), (0.0125, 0.013), (3.14159, 3.142), (numpy.float32(0.5), 0.5)])
 def test_a_duration_is_kept_to_the_microsecond(fields: Fields, value: Any, told: float) -> None:
-    fields.milliseconds("latency_ms", value)
+    fields.give(STEP_FIELDS, "latency_ms", value)
     assert fields.values == {"latency_ms": told}
 
 
@@ -200,7 +203,7 @@ def test_every_step_type_is_kept(fields: Fields, value: str) -> None:
 
 def test_a_member_of_an_enumeration_is_the_text_it_holds(fields: Fields) -> None:
     fields.step_type(Word.TOOL, None)
-    fields.status(Word.FAILED, failed=False)
+    fields.status(Word.FAILED, None)
     assert fields.values == {"step_type": "tool_call", "status": "failed"}
     assert [type(value) for value in fields.values.values()] == [str, str]
 
@@ -260,16 +263,16 @@ def test_a_step_type_of_any_kind_becomes_other(fields: Fields, make: Callable[[]
 
 
 @pytest.mark.parametrize("value", sorted(RUN_STATUSES - {"running"}))
-def test_a_run_ends_as_it_is_said(fields: Fields, value: str) -> None:
-    fields.status(value, failed=False)
+def test_a_run_ends_with_the_given_status(fields: Fields, value: str) -> None:
+    fields.status(value, None)
     assert fields.values == {"status": value}
     assert fields.mended == []
 
 
-@pytest.mark.parametrize("value", sorted(RUN_STATUSES - {"running"}))
-def test_a_run_with_an_error_has_failed(fields: Fields, value: str) -> None:
-    fields.status(value, failed=True)
-    assert fields.values == {"status": "failed"}
+@pytest.mark.parametrize(("value", "told"), [("completed", "failed"), ("failed", "failed"), ("cancelled", "cancelled")])
+def test_a_run_with_an_error_has_failed_unless_it_was_cancelled(fields: Fields, value: str, told: str) -> None:
+    fields.status(value, "an error")
+    assert fields.values == {"status": told}
     assert fields.mended == []
 
 
@@ -278,21 +281,132 @@ def test_a_run_with_an_error_has_failed(fields: Fields, value: str) -> None:
 def test_a_run_that_ends_as_anything_else_ends_as_what_fits(
     fields: Fields, make: Callable[[], Any], failed: bool, told: str
 ) -> None:
-    fields.status(make(), failed=failed)
+    fields.status(make(), "an error" if failed else None)
     assert fields.values == {"status": told}
     assert kinds(fields) == ["unknown_status"]
 
 
-def test_a_step_has_all_of_its_parts(fields: Fields) -> None:
-    fields.step("search", "tool_call", {"hits": 3}, "broken", 5, {"a": 1})
-    assert fields.values == {
-        "name": "search",
-        "step_type": "tool_call",
-        "output": b'{"hits":3}',
-        "error": b'"broken"',
-        "tokens_used": 5,
-        "meta_data": b'{"a":1}',
-    }
+def test_a_step_has_a_name_a_type_and_meta_data(fields: Fields) -> None:
+    fields.step("search", "tool_call", {"a": 1})
+    assert fields.values == {"name": "search", "step_type": "tool_call", "meta_data": b'{"a":1}'}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("model", "gpt-5", "gpt-5"),
+        ("provider", "openai", "openai"),
+        ("usage", {"input_tokens": 3}, b'{"input_tokens":3}'),
+        ("cost_usd", 0.0123456789012, 0.012345679),
+        ("cost_usd", 1, 1),
+        ("first_token_ms", 12.34567, 12.346),
+        ("tokens_used", 4.0, 4),
+        ("output", None, None),
+    ],
+)
+def test_a_field_is_recorded_by_the_type_that_the_table_has_for_it(
+    fields: Fields, name: str, value: Any, told: Any
+) -> None:
+    fields.give(STEP_FIELDS, name, value)
+    assert fields.values == ({} if told is None else {name: told})
+    assert fields.mended == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told", "words"),
+    [
+        ("model", 5, "5", "model takes a str"),
+        ("cost_usd", "cheap", None, "cost_usd takes a number"),
+        ("cost_usd", float("inf"), None, "cost_usd takes a number"),
+        ("first_token_ms", [1], None, "first_token_ms takes a number"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_converted_or_left_out_with_a_log_line(
+    fields: Fields, name: str, value: Any, told: Any, words: str
+) -> None:
+    fields.give(STEP_FIELDS, name, value)
+    assert fields.values == ({} if told is None else {name: told})
+    assert kinds(fields) == ["wrong_type"]
+    assert fields.mended[0][1].startswith(words)
+
+
+@pytest.mark.parametrize("name", [name for name, field in {**STEP_FIELDS, **RUN_FIELDS}.items() if field.given])
+@pytest.mark.parametrize("make", HOSTILE)
+def test_no_field_breaks_whatever_its_value_is(fields: Fields, name: str, make: Callable[[], Any]) -> None:
+    fields.give(STEP_FIELDS if name in STEP_FIELDS else RUN_FIELDS, name, make())
+    assert set(fields.values) <= {name, "truncated"}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (("a",), ["a"]),
+        ("a", ["a"]),
+        ([1, None], ["1", "None"]),
+        ([], []),
+        (["x" * 2000], ["x" * 1023 + "…"]),
+    ],
+)
+def test_tags_are_a_bounded_list_of_texts(fields: Fields, value: Any, told: list[str]) -> None:
+    fields.give(RUN_FIELDS, "tags", value)
+    assert fields.values == {"tags": told}
+
+
+def test_an_invalid_list_of_texts_is_left_out_with_a_log_line(fields: Fields) -> None:
+    fields.give(RUN_FIELDS, "tags", 5)
+    assert fields.values == {}
+    assert fields.mended == [("wrong_type", "tags takes a list of str; another value is left out")]
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "meant"),
+    [
+        (STEP_FIELDS, "outputs", "output"),
+        (STEP_FIELDS, "tokens", "tokens_used"),
+        (STEP_FIELDS, "cost", "cost_usd"),
+        (RUN_FIELDS, "user", "user_id"),
+        (RUN_FIELDS, "conversation", "conversation_id"),
+    ],
+)
+def test_a_misspelt_field_is_noted_with_the_nearest_right_name(
+    fields: Fields, table: Mapping[str, Field], name: str, meant: str
+) -> None:
+    fields.give(table, name, 1)
+    assert fields.values == {}
+    assert kinds(fields) == ["unknown_field"]
+    assert fields.mended[0][1].endswith(f"did you mean {meant!r}?")
+
+
+@pytest.mark.parametrize("name", ["status", "started_at", "span_id", "qqq"])
+def test_fields_that_callers_cannot_set_are_counted_as_unknown(fields: Fields, name: str) -> None:
+    fields.give(RUN_FIELDS, name, 1)
+    assert fields.values == {}
+    assert kinds(fields) == ["unknown_field"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(None, "completed"), (ValueError(), "failed"), ("broken", "failed"), (asyncio.CancelledError(), "cancelled")],
+)
+def test_the_status_of_an_end_follows_from_its_error(error: Any, told: str) -> None:
+    assert outcome(error) == told
+
+
+@pytest.mark.parametrize("kind", [RunFields, StepFields])
+def test_every_keyword_is_a_field_of_the_table(kind: Any) -> None:
+    table = RUN_FIELDS if kind is RunFields else STEP_FIELDS
+    assert {name for name in kind.__annotations__ if not table[name].given} == set()
+
+
+@pytest.mark.parametrize(("kind", "table"), [(Run, RUN_FIELDS), (Step, STEP_FIELDS)])
+def test_every_field_that_callers_set_is_an_attribute_of_its_handle(kind: type, table: Mapping[str, Field]) -> None:
+    assert {name for name, field in table.items() if field.given and getattr(kind, name, 0) is not None} == set()
+
+
+@pytest.mark.parametrize("name", [name for name in PlainFields._fields if name != "elapsed"])
+def test_a_plain_step_has_fields_of_the_table(name: str) -> None:
+    assert name in STEP_FIELDS
 
 
 @given(st.text())

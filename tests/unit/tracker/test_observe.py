@@ -1,4 +1,4 @@
-"""Decorated functions: recorded, and in every other respect as they were."""
+"""Decorated functions are recorded, and otherwise behave as before."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from agentscope import Tracker
 from agentscope.tracker.observe import MOST_ITEMS, Arguments
-from tests.support.hostile import HOSTILE, Mine
+from tests.support.hostile_objects import HOSTILE, FailingObject
 from tests.support.recording import Recording, current_scope, recorded
 
 
@@ -35,7 +35,7 @@ def tracker(recording: Recording) -> Iterator[Tracker]:
 
 
 def only(recording: Recording, name: str) -> dict[str, Any]:
-    """The one step of this name."""
+    """The only step of this name."""
     (found,) = [step for step in recording.steps() if step["name"] == name]
     return found
 
@@ -59,7 +59,7 @@ def test_a_call_is_a_step_with_its_arguments_and_its_result(recording: Recording
     assert first["output"] == ["a", "a"]
     assert second["input"] == {"query": "b", "limit": 1}
     assert recording.parents()["inner"] == first["name"]
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_a_function_without_arguments_or_result_has_no_input_and_no_output(
@@ -69,7 +69,7 @@ def test_a_function_without_arguments_or_result_has_no_input_and_no_output(
     assert {"input", "output"} & set(recording.step()) == set()
 
 
-def test_what_is_not_to_be_captured_is_not(recording: Recording, tracker: Tracker) -> None:
+def test_excluded_arguments_and_results_are_not_recorded(recording: Recording, tracker: Tracker) -> None:
     @tracker.observe(name="secret", capture_input=False, capture_output=False)
     def function(word: str) -> str:
         return word
@@ -214,7 +214,7 @@ def test_a_coroutine_is_recorded_from_its_first_await_to_its_end(recording: Reco
     assert inner == {step["step_id"] for step in told}
 
 
-def test_a_cancelled_coroutine_is_recorded_as_failed(recording: Recording, tracker: Tracker) -> None:
+def test_a_cancelled_coroutine_is_recorded_as_cancelled(recording: Recording, tracker: Tracker) -> None:
     @tracker.observe
     async def wait() -> None:
         await asyncio.Event().wait()
@@ -224,11 +224,11 @@ def test_a_cancelled_coroutine_is_recorded_as_failed(recording: Recording, track
             await asyncio.wait_for(wait(), 0.001)
 
     asyncio.run(main())
-    assert recording.step()["status"] == "failed"
+    assert recording.step()["status"] == "cancelled"
     assert recording.step()["error"]["type"].endswith("CancelledError")
 
 
-# ---- what is kept --------------------------------------------------------------------------------------------------
+# ---- attributes of the function --------------------------------------------------------------------------------------
 
 
 def sample(first: int, *, second: str = "b") -> str:
@@ -248,7 +248,7 @@ def test_name_documentation_signature_and_attributes_are_kept(tracker: Tracker) 
 
 
 def importable() -> None:
-    """Found by pickle under its own name."""
+    """A function that pickle finds under its own name."""
 
 
 def test_an_observed_function_is_pickled_by_its_name(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +336,7 @@ def test_callable_objects_are_recorded_under_the_name_of_their_class(recording: 
     ]
 
 
-def test_builtins_are_recorded_with_what_they_tell_of_their_arguments(recording: Recording, tracker: Tracker) -> None:
+def test_builtins_are_recorded_with_the_known_names_of_their_arguments(recording: Recording, tracker: Tracker) -> None:
     assert tracker.observe(len)([1, 2]) == 2
     assert tracker.observe(max)(1, 2) == 2
     first, second = recording.steps()
@@ -354,27 +354,27 @@ def test_a_bound_method_may_be_observed(recording: Recording, tracker: Tracker) 
 @pytest.mark.parametrize(
     "value", [5, int, Recording, property(lambda self: 5), None.__class__], ids=lambda value: type(value).__name__
 )
-def test_a_class_or_a_value_is_given_back_as_it_is_and_that_is_said(
+def test_a_class_or_a_value_is_returned_unchanged_with_a_log_line(
     recording: Recording, tracker: Tracker, value: Any
 ) -> None:
     assert tracker.observe()(value) is value
-    assert recording.misused == {"not_observable": 1}
+    assert recording.invalid_calls == {"not_observable": 1}
 
 
-def test_a_name_in_place_of_the_function_is_taken_as_its_name_and_that_is_said(
+def test_a_text_in_place_of_the_function_is_taken_as_its_name_with_a_log_line(
     recording: Recording, tracker: Tracker
 ) -> None:
     decorate: Any = tracker.observe
     assert decorate("search")(sample)(1) == "1b"
     assert recording.step()["name"] == "search"
-    assert recording.misused == {"not_observable": 1}
+    assert recording.invalid_calls == {"not_observable": 1}
 
 
 def test_a_callable_full_of_traps_is_given_back_as_it_is(recording: Recording, tracker: Tracker) -> None:
-    trap: Any = Mine()
+    trap: Any = FailingObject()
     assert tracker.observe(trap) is trap
     assert tracker.observe()(trap) is trap
-    assert recording.misused == {"wrong_call": 2}
+    assert recording.invalid_calls == {"wrong_call": 2}
 
 
 @pytest.mark.parametrize("make", HOSTILE)
@@ -406,7 +406,7 @@ def test_a_signature_that_cannot_be_read_leaves_the_arguments_without_names() ->
 
 
 def collect(tracker: Tracker, kind: str, items: list[Any], **options: Any) -> list[Any]:
-    """What a decorated generator of these items gives, of either kind."""
+    """The items of a decorated generator of either kind."""
     if kind == "sync":
 
         @tracker.observe(name="gen", **options)
@@ -657,7 +657,7 @@ Body = list[tuple[int, str]]
 
 
 def body(script: Body, log: list[Any]) -> Generator[Any, Any, Any]:
-    """Gives an item for each line of the script; the line says what it does with an exception that is thrown in."""
+    """Yield an item for each line of the script. The line is the reaction to an exception that is thrown in."""
     try:
         for number, reaction in script:
             try:
@@ -680,7 +680,7 @@ def body(script: Body, log: list[Any]) -> Generator[Any, Any, Any]:
 
 
 async def async_body(script: Body, log: list[Any]) -> AsyncGenerator[Any, Any]:
-    """The same, asynchronously."""
+    """The asynchronous form of the generator above."""
     try:
         for number, reaction in script:
             try:
@@ -710,7 +710,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 
 def driven(generator: Any, actions: list[tuple[str, str]]) -> list[Any]:
-    """What each action of a consumer comes to."""
+    """The outcome of each action of a consumer."""
     found = []
     for action, what in actions:
         if action == "next":
@@ -725,7 +725,7 @@ def driven(generator: Any, actions: list[tuple[str, str]]) -> list[Any]:
 
 
 def async_driven(generator: Any, actions: list[tuple[str, str]]) -> list[Any]:
-    """The same for an asynchronous one. It never really waits, so the first step of each awaitable is its last."""
+    """The outcomes for an asynchronous generator. It never waits, so the first step of each awaitable is its last."""
     found = []
     for action, what in actions:
         if action == "next":
@@ -746,12 +746,12 @@ def test_a_decorated_generator_cannot_be_told_from_its_twin(script: Body, action
         plain_log: list[Any] = []
         log: list[Any] = []
         before = current_scope()
-        # Both stay alive: one that ignores GeneratorExit and is collected is asked once, its wrapper's inner one again.
+        # Both stay alive, because collection would send GeneratorExit once to the twin, and twice inside the wrapper.
         twin, observed = body(script, plain_log), recording.tracker.observe(body)(script, log)
         assert driven(observed, actions) == driven(twin, actions)
         assert log == plain_log
         assert current_scope() is before
-        assert recording.misused == {}
+        assert recording.invalid_calls == {}
 
 
 @given(BODIES, ACTIONS)
@@ -760,12 +760,12 @@ def test_a_decorated_async_generator_cannot_be_told_from_its_twin(script: Body, 
         plain_log: list[Any] = []
         log: list[Any] = []
         before = current_scope()
-        # Both stay alive: one that ignores GeneratorExit and is collected is asked once, its wrapper's inner one again.
+        # Both stay alive, because collection would send GeneratorExit once to the twin, and twice inside the wrapper.
         twin, observed = async_body(script, plain_log), recording.tracker.observe(async_body)(script, log)
         assert async_driven(observed, actions) == async_driven(twin, actions)
         assert log == plain_log
         assert current_scope() is before
-        assert recording.misused == {}
+        assert recording.invalid_calls == {}
 
 
 def test_what_a_generator_returns_is_given_on(tracker: Tracker) -> None:

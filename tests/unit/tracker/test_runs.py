@@ -1,4 +1,4 @@
-"""Runs: started and ended by calls, or as blocks; in threads, tasks and other contexts."""
+"""Runs by calls and as blocks, in threads, tasks and other contexts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 import pytest
 from freezegun import freeze_time
 
-from agentscope import AgentScopeClient, Run, Tracker, create_tracker
+from agentscope import AgentScopeClient, AgentScopeError, Run, Tracker, create_tracker
 from agentscope.events import Event
 from agentscope.tracker.context import switch
 from tests.support.recording import Recording, balanced, current_scope, make, recorded
@@ -42,7 +42,7 @@ def tracker(recording: Recording) -> Tracker:
 
 
 def in_thread(function: Callable[[], Any]) -> Any:
-    """What a thread that inherits nothing makes of this."""
+    """Call `work` in a thread without the context, and return its result."""
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(contextvars.Context().run(function)))
     thread.start()
@@ -53,7 +53,7 @@ def in_thread(function: Callable[[], Any]) -> Any:
 # ---- calls ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_told_by_its_start_its_steps_and_its_end(recording: Recording, tracker: Tracker) -> None:
+def test_a_run_is_recorded_as_its_start_its_steps_and_its_end(recording: Recording, tracker: Tracker) -> None:
     run_id = tracker.start_run("agent", {"q": 1}, external_id="mine", meta_data={"v": 2})
     assert tracker.track_step("search")
     assert tracker.end_run("completed", output={"a": 1})
@@ -64,7 +64,7 @@ def test_a_run_is_told_by_its_start_its_steps_and_its_end(recording: Recording, 
     assert (step["type"], step["run_id"], step["parent_id"]) == ("step", run_id, None)
     assert (end["type"], end["run_id"], end["status"], end["output"]) == ("run.end", run_id, "completed", {"a": 1})
     assert start["started_at"] <= step["ended_at"] <= end["ended_at"]
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_the_id_of_a_run_is_a_plain_uuid(tracker: Tracker) -> None:
@@ -89,7 +89,7 @@ def test_a_run_may_end_as_failed_with_an_exception(recording: Recording, tracker
 
 
 @pytest.mark.parametrize("status", [{}, {"status": "completed"}, {"status": "failed"}, {"status": "odd"}], ids=str)
-def test_a_run_that_ends_with_an_error_has_failed_whatever_else_is_said(status: Any) -> None:
+def test_a_run_that_ends_with_an_error_has_failed_whatever_its_status(status: Any) -> None:
     with recorded() as recording:
         run_id = recording.tracker.start_run("agent")
         recording.tracker.end_run(**status, error="no more money", run_id=run_id)
@@ -101,7 +101,7 @@ def test_a_run_that_was_named_may_be_ended_from_anywhere(recording: Recording, t
     tracker.start_run("other")
     assert in_thread(lambda: tracker.end_run(run_id=run_id))
     assert recording.end()["run_id"] == run_id
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_an_empty_run_id_means_the_current_run(recording: Recording, tracker: Tracker) -> None:
@@ -172,7 +172,7 @@ def test_a_block_may_be_asynchronous(recording: Recording, tracker: Tracker) -> 
 
 
 @pytest.mark.parametrize("kind", ENDINGS)
-def test_an_exception_fails_the_run_and_goes_on_unchanged(
+def test_an_exception_fails_or_cancels_the_run_and_goes_on_unchanged(
     recording: Recording, tracker: Tracker, kind: type[BaseException]
 ) -> None:
     error = kind("no")
@@ -183,7 +183,7 @@ def test_an_exception_fails_the_run_and_goes_on_unchanged(
     assert [entry.name for entry in caught.traceback] == [inspect.stack()[0].function]
     assert error.__context__ is None
     told = recording.end()
-    assert told["status"] == "failed"
+    assert told["status"] == ("cancelled" if kind is asyncio.CancelledError else "failed")
     assert told["error"]["type"].rpartition(".")[2] == kind.__name__
     assert told["error"]["message"] == "no"
     assert "test_runs.py" in told["error"]["traceback"]
@@ -198,7 +198,7 @@ def test_an_exception_fails_an_asynchronous_run_too(
             raise kind("no")
 
     awaiting = agent()
-    # A StopIteration that leaves a coroutine becomes a RuntimeError, as ever.
+    # Python turns a StopIteration that leaves a coroutine into a RuntimeError.
     with pytest.raises((kind, RuntimeError)):
         awaiting.send(None)
     assert recording.end()["error"]["message"] == "no"
@@ -242,7 +242,7 @@ def test_a_run_may_be_ended_inside_its_block(recording: Recording, tracker: Trac
         assert tracker.track_step("afterwards")
     assert (recording.end()["status"], recording.end()["output"]) == ("failed", 1)
     assert recording.step()["run_id"] == run
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
     assert current_scope() is None
 
 
@@ -285,16 +285,16 @@ def test_a_block_that_is_entered_again_is_recorded_once(recording: Recording, tr
     with run:
         pass
     assert [event["type"] for event in recording.events()] == ["run.start", "run.end"]
-    assert recording.misused == {"block_reused": 2}
+    assert recording.invalid_calls == {"block_reused": 2}
 
 
 def test_a_block_that_was_never_entered_ends_without_a_word(recording: Recording, tracker: Tracker) -> None:
     tracker.track_run("agent").__exit__(None, None, None)
     assert recording.events() == []
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
-def test_a_run_is_only_its_id_wherever_it_is_taken(tracker: Tracker) -> None:
+def test_a_run_handle_works_everywhere_as_its_id(tracker: Tracker) -> None:
     run = tracker.track_run("agent")
     assert pickle.loads(pickle.dumps(run)) == run.id
     for copied in (pickle.loads(pickle.dumps(run)), copy.copy(run), copy.deepcopy({"run": run})["run"]):
@@ -322,7 +322,7 @@ def test_with_several_open_runs_such_a_thread_records_nothing(recording: Recordi
         assert in_thread(lambda: tracker.end_run()) is False
         assert in_thread(lambda: tracker.track_step("named", run_id=run)) is True
     assert [step["name"] for step in recording.steps()] == ["named"]
-    assert recording.misused == {"ambiguous_run": 3}
+    assert recording.invalid_calls == {"ambiguous_run": 3}
 
 
 def test_tasks_do_not_mix(recording: Recording, tracker: Tracker) -> None:
@@ -343,7 +343,7 @@ def test_tasks_do_not_mix(recording: Recording, tracker: Tracker) -> None:
     assert all(step["name"].endswith(f" {numbers[step['run_id']]}") for step in recording.steps())
     assert all(recording.parents()[f"inner {number}"] == f"outer {number}" for number in range(100))
     assert len(recording.events("run.end")) == 100
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_threads_do_not_mix(recording: Recording, tracker: Tracker) -> None:
@@ -486,7 +486,7 @@ def test_flush_and_shutdown_have_asynchronous_forms(recording: Recording, tracke
 def test_they_work_where_no_asyncio_loop_runs(recording: Recording, tracker: Tracker) -> None:
     tracker.start_run("agent")
     with pytest.raises(StopIteration) as ended:
-        tracker.aflush().send(None)  # as another library's loop does
+        tracker.aflush().send(None)  # like the event loop of another library
     assert ended.value.value
     assert len(recording.raw) == 1
 
@@ -577,7 +577,7 @@ def test_sampling_takes_whole_runs_or_nothing_of_them() -> None:
         stats = tracker.stats()
         assert stats.sampled_out == 400 - 4 * len(counts)
         assert stats.accepted == 4 * len(counts)
-        assert recording.misused == {}
+        assert recording.invalid_calls == {}
 
 
 def test_a_rate_of_zero_records_nothing_and_says_false() -> None:
@@ -589,7 +589,7 @@ def test_a_rate_of_zero_records_nothing_and_says_false() -> None:
         assert recording.tracker.stats().sampled_out == 3
 
 
-def test_what_is_disabled_records_nothing_needs_no_key_and_starts_no_thread() -> None:
+def test_a_disabled_tracker_records_nothing_needs_no_key_and_starts_no_thread() -> None:
     before = threading.active_count()
     for fail_silently in (True, False):
         tracker = create_tracker(enabled=False, fail_silently=fail_silently)
@@ -611,7 +611,7 @@ def test_what_is_disabled_records_nothing_needs_no_key_and_starts_no_thread() ->
         assert tracker.flush()
         assert tracker.shutdown()
         stats = tracker.stats()
-        assert (stats.accepted, stats.sampled_out, dict(stats.misused)) == (0, 0, {})
+        assert (stats.accepted, stats.sampled_out, dict(stats.invalid_calls)) == (0, 0, {})
     assert threading.active_count() <= before  # a thread of an earlier test may have ended meanwhile
     assert current_scope() is None
 
@@ -650,3 +650,60 @@ def test_the_id_of_every_run_is_a_random_uuid_of_its_own(tracker: Tracker) -> No
     ids = [tracker.start_run("agent") for _ in range(100)]
     assert len(set(ids)) == 100
     assert {(UUID(run_id).version, str(UUID(run_id)) == run_id) for run_id in ids} == {(4, True)}
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+CONTEXT: dict[str, Any] = {
+    "user_id": "u",
+    "conversation_id": "c",
+    "tags": ["a", "b"],
+    "environment": "production",
+    "release": "1.2.3",
+}
+
+
+def test_a_run_has_its_user_conversation_tags_environment_and_release(recording: Recording, tracker: Tracker) -> None:
+    tracker.start_run("by call", **CONTEXT)
+    tracker.end_run()
+    with tracker.track_run("by keywords", **CONTEXT):
+        pass
+    for start in recording.events("run.start"):
+        assert {name: start[name] for name in CONTEXT} == CONTEXT
+    assert len(recording.events("run.start")) == 2
+    assert recording.invalid_calls == {}
+
+
+def test_a_run_may_learn_of_its_user_while_it_goes_on(recording: Recording, tracker: Tracker) -> None:
+    with tracker.track_run("agent") as run:
+        for name, value in CONTEXT.items():
+            setattr(run, name, value)
+        run.usage = {"total_tokens": 5}
+    end = recording.end()
+    assert {name: end[name] for name in CONTEXT} == CONTEXT
+    assert end["usage"] == {"total_tokens": 5}
+
+
+def test_a_misspelt_attribute_of_a_run_is_counted_and_logged_with_the_right_name(
+    recording: Recording, tracker: Tracker
+) -> None:
+    with tracker.track_run("agent") as run:
+        run.outputs = "hunter2"  # type: ignore[attr-defined]
+    assert recording.end()["status"] == "completed"
+    assert recording.invalid_calls == {"unknown_field": 1}
+    assert "did you mean 'output'?" in recording.said[0]
+    assert "hunter2" not in recording.said[0]
+
+
+def test_a_misspelt_attribute_raises_after_the_end_is_recorded_if_that_is_asked_for() -> None:
+    with recorded(fail_silently=False) as loud:
+        with pytest.raises(AgentScopeError, match="did you mean 'output'"), loud.tracker.track_run("agent") as run:
+            run.outputs = 1  # type: ignore[attr-defined]
+        assert loud.end()["status"] == "completed"
+
+
+def test_a_run_can_end_as_cancelled(recording: Recording, tracker: Tracker) -> None:
+    tracker.start_run("agent")
+    tracker.end_run("cancelled")
+    assert recording.end()["status"] == "cancelled"
+    assert recording.invalid_calls == {}

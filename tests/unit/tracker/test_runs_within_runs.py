@@ -1,4 +1,4 @@
-"""Runs that are part of others, steps that are announced, and scopes of another face to the same backend."""
+"""Runs inside runs, announced steps, and scopes of another face with the same backend."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_run_started_inside_another_process_ends_by_its_id_from_anywhere() -> 
         with tracker.extract(HEADERS):
             inner = tracker.start_run("worker")
         context.switch(None)
-        assert tracker.track_step("sole")  # in no context: the one run that is open
+        assert tracker.track_step("sole")  # without a context: the only open run
         assert tracker.track_step("named", run_id=inner)
         assert tracker.end_run(run_id=inner, error="no luck", status="failed")
         assert not tracker.end_run(run_id=inner)
@@ -90,7 +90,7 @@ def test_a_block_of_another_process_is_entered_once() -> None:
             pass
         with remote:
             assert tracker.current_run_id is None
-        assert recording.misused == {"block_reused": 1}
+        assert recording.invalid_calls == {"block_reused": 1}
 
 
 def test_what_is_injected_names_the_innermost_step() -> None:
@@ -153,7 +153,7 @@ def test_elsewhere_a_step_is_one_event() -> None:
 
 
 def near_and_far() -> tuple[Runs, Runs, Runs]:
-    """Two faces to one address, and another address."""
+    """Two faces with one destination, and a tracker with another."""
     return runs_of("http://a.test", "k", "One"), runs_of("http://a.test", "pk", "Other"), runs_of("http://b.test", "k")
 
 
@@ -220,7 +220,7 @@ def test_without_a_name_the_run_of_another_process_is_not_ended() -> None:
             assert not tracker.end_run()
         assert [event["step_id"] for event in recording.events("step.end")] == [inner]
         assert not recording.events("run.end")
-        assert tracker.stats().misused == {"foreign_run": 3}
+        assert tracker.stats().invalid_calls == {"foreign_run": 3}
 
 
 def test_of_runs_within_others_those_that_are_open_are_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:

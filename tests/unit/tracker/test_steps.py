@@ -1,4 +1,4 @@
-"""Steps: told afterwards by a call, or going on as a block."""
+"""Steps by a call afterwards, and as blocks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tracker(recording: Recording) -> Iterator[Tracker]:
 # ---- calls ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_has_all_that_was_told_of_it(recording: Recording, tracker: Tracker) -> None:
+def test_a_step_has_all_given_fields(recording: Recording, tracker: Tracker) -> None:
     assert tracker.track_step(
         "search", "tool_call", {"q": 1}, {"hits": 3}, {"code": 5}, 50, 120, {"v": 2}, parent_id="some step"
     )
@@ -68,9 +68,7 @@ def test_a_step_of_a_run_of_another_process_may_have_begun_at_any_time(recording
     assert step["ended_at"] - step["started_at"] == 3_600_000 * MS
 
 
-def test_a_step_of_which_only_the_name_is_told_is_completed_and_took_no_time(
-    recording: Recording, tracker: Tracker
-) -> None:
+def test_a_step_with_a_name_only_is_completed_and_took_no_time(recording: Recording, tracker: Tracker) -> None:
     before = time.time_ns()
     assert tracker.track_step("think")
     step = recording.step()
@@ -101,7 +99,7 @@ def test_an_impossible_duration_makes_no_impossible_time(
 def test_numbers_may_come_from_numpy(recording: Recording, tracker: Tracker) -> None:
     tracker.track_step("step", tokens_used=numpy.int32(5), latency_ms=numpy.float64(2.5))
     assert (recording.step()["tokens_used"], recording.step()["latency_ms"]) == (5, 2.5)
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_a_step_type_may_be_a_member_of_an_enumeration(recording: Recording, tracker: Tracker) -> None:
@@ -110,7 +108,7 @@ def test_a_step_type_may_be_a_member_of_an_enumeration(recording: Recording, tra
 
     tracker.track_step("step", Kind.TOOL)
     assert recording.step()["step_type"] == "tool_call"
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_an_error_may_be_an_exception(recording: Recording, tracker: Tracker) -> None:
@@ -125,7 +123,7 @@ def test_a_step_may_name_its_run(recording: Recording, tracker: Tracker) -> None
     assert tracker.track_step("step", run_id=other)
     assert recording.step()["run_id"] == other
     assert type(recording.step()["run_id"]) is str
-    assert recording.misused == {}
+    assert recording.invalid_calls == {}
 
 
 def test_a_step_that_names_its_run_is_part_of_the_step_of_that_run_it_is_in(
@@ -178,7 +176,7 @@ def test_what_another_thread_changes_meanwhile_never_breaks_a_call(recording: Re
         over.set()
         thread.join(10)
     assert len(recording.steps()) == 500
-    assert recording.misused == {"unknown_step_type": 500}
+    assert recording.invalid_calls == {"unknown_step_type": 500}
 
 
 # ---- blocks --------------------------------------------------------------------------------------------------------
@@ -246,7 +244,7 @@ def test_a_block_may_be_asynchronous(recording: Recording, tracker: Tracker) -> 
 
 
 @pytest.mark.parametrize("kind", [ValueError, asyncio.CancelledError, KeyboardInterrupt, SystemExit])
-def test_an_exception_fails_the_step_and_goes_on_unchanged(
+def test_an_exception_fails_or_cancels_the_step_and_goes_on_unchanged(
     recording: Recording, tracker: Tracker, kind: type[BaseException]
 ) -> None:
     error = kind("no")
@@ -256,12 +254,12 @@ def test_an_exception_fails_the_step_and_goes_on_unchanged(
     assert caught.value is error
     assert [entry.name for entry in caught.traceback] == [inspect.stack()[0].function]
     told = recording.step()
-    assert (told["status"], told["output"]) == ("failed", "half")
+    assert (told["status"], told["output"]) == ("cancelled" if kind is asyncio.CancelledError else "failed", "half")
     assert told["error"]["message"] == "no"
     assert "test_steps.py" in told["error"]["traceback"]
 
 
-def test_a_cancelled_task_leaves_failed_steps_and_the_cancellation_goes_on(
+def test_a_cancelled_task_leaves_cancelled_steps_and_the_cancellation_goes_on(
     recording: Recording, tracker: Tracker
 ) -> None:
     async def agent() -> None:
@@ -276,7 +274,10 @@ def test_a_cancelled_task_leaves_failed_steps_and_the_cancellation_goes_on(
             await task
 
     asyncio.run(main())
-    assert [(step["name"], step["status"]) for step in recording.steps()] == [("inner", "failed"), ("outer", "failed")]
+    assert [(step["name"], step["status"]) for step in recording.steps()] == [
+        ("inner", "cancelled"),
+        ("outer", "cancelled"),
+    ]
     assert {step["error"]["type"].rpartition(".")[2] for step in recording.steps()} == {"CancelledError"}
 
 
@@ -304,7 +305,7 @@ def test_a_block_without_a_run_is_not_recorded_and_says_so_once(recording: Recor
         assert step.run_id is None
         assert step.parent_id is None
     assert recording.events() == []
-    assert recording.misused == {"no_run": 1}
+    assert recording.invalid_calls == {"no_run": 1}
     assert current_scope() is None
 
 
@@ -342,7 +343,7 @@ def test_a_block_that_is_entered_again_is_recorded_once(recording: Recording, tr
     with step:
         pass
     assert len(recording.steps()) == 1
-    assert recording.misused == {"block_reused": 1}
+    assert recording.invalid_calls == {"block_reused": 1}
 
 
 def test_the_input_is_as_it_was_when_the_block_began_and_the_output_as_at_its_end(
@@ -379,7 +380,7 @@ def test_a_block_whose_start_cannot_be_sent_leaves_nothing_current_if_it_raises(
 
 
 @pytest.mark.parametrize("name", ["tab\tand\nline", "é", "nul\0", "\ud800", "", "x" * 5_000])
-def test_a_step_has_the_same_name_whether_it_is_told_in_short_or_in_full(
+def test_a_step_has_the_same_name_in_the_short_and_the_full_form(
     recording: Recording, tracker: Tracker, name: str
 ) -> None:
     with tracker.track_step_context(name):
@@ -388,3 +389,103 @@ def test_a_step_has_the_same_name_whether_it_is_told_in_short_or_in_full(
         step.tokens_used = 1
     short, full = recording.steps()
     assert short["name"] == full["name"]
+
+
+def test_what_is_changed_after_the_call_is_sent_as_it_was() -> None:
+    with recorded() as recording, recording.tracker.track_run("agent"):
+        given: dict[str, Any] = {"messages": [{"role": "user"}]}
+        with recording.tracker.track_step_context("step", input_data=given) as step:
+            given["messages"][0]["role"] = "changed"
+            step.output = given
+        given["messages"].clear()
+        told = recording.step()
+    assert told["input"] == {"messages": [{"role": "user"}]}
+    assert told["output"] == {"messages": [{"role": "changed"}]}
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+MODEL_CALL: dict[str, Any] = {
+    "model": "gpt-5",
+    "provider": "openai",
+    "usage": {"input_tokens": 3, "output_tokens": 4},
+    "cost_usd": 0.002,
+    "first_token_ms": 120.5,
+}
+
+
+def test_a_call_of_a_model_says_which_what_it_cost_and_how_soon_it_answered(
+    recording: Recording, tracker: Tracker
+) -> None:
+    with tracker.track_run("agent"):
+        tracker.track_step("by call", "llm_call", **MODEL_CALL)
+        with tracker.track_step_context("by keywords", "llm_call", **MODEL_CALL):
+            pass
+        with tracker.track_step_context("by attributes", "llm_call") as step:
+            for name, value in MODEL_CALL.items():
+                setattr(step, name, value)
+            step.output = "told"
+    steps = {step["name"]: step for step in recording.steps()}
+    assert len(steps) == 3
+    for step_ in steps.values():
+        assert {name: step_[name] for name in MODEL_CALL} == MODEL_CALL
+    assert steps["by attributes"]["output"] == "told"
+    assert recording.invalid_calls == {}
+
+
+def test_a_field_that_is_none_is_not_set(recording: Recording, tracker: Tracker) -> None:
+    with tracker.track_run("agent"), tracker.track_step_context("step", model=None) as step:
+        step.cost_usd = None
+        step.output = None
+    assert not {"model", "cost_usd", "output"} & recording.step().keys()
+    assert recording.invalid_calls == {}
+
+
+@pytest.mark.parametrize(("wrong", "meant"), [("outputs", "output"), ("tokens", "tokens_used"), ("errors", "error")])
+def test_a_misspelt_attribute_of_a_step_is_counted_and_logged_once_with_the_right_name(
+    recording: Recording, tracker: Tracker, wrong: str, meant: str
+) -> None:
+    with tracker.track_run("agent"):
+        for _ in range(2):
+            with tracker.track_step_context("step") as step:
+                setattr(step, wrong, "hunter2")
+                step.output = "kept"
+    assert [step_["output"] for step_ in recording.steps()] == ["kept", "kept"]
+    assert recording.invalid_calls == {"unknown_field": 2}
+    (said,) = recording.said
+    assert f"{wrong!r}" in said
+    assert f"did you mean {meant!r}?" in said
+    assert "hunter2" not in said
+
+
+def test_a_misspelt_attribute_alone_is_counted(recording: Recording, tracker: Tracker) -> None:
+    with tracker.track_run("agent"), tracker.track_step_context("step") as step:
+        step.outptu = 1  # type: ignore[attr-defined]
+    assert recording.invalid_calls == {"unknown_field": 1}
+    assert recording.step()["status"] == "completed"
+
+
+def test_an_attribute_of_the_callers_own_is_left_alone(recording: Recording, tracker: Tracker) -> None:
+    with tracker.track_run("agent") as run, tracker.track_step_context("step") as step:
+        run._mine = step._mine = 1  # type: ignore[attr-defined]
+    assert recording.invalid_calls == {}
+
+
+def test_a_misspelt_keyword_is_counted_and_the_step_is_recorded(recording: Recording, tracker: Tracker) -> None:
+    call: Any = tracker
+    with tracker.track_run("agent"):
+        assert call.track_step("a", modle="gpt-5")
+        with call.track_step_context("b", modle="gpt-5", id="mine") as step:
+            assert step.id != "mine"
+    assert [step_["name"] for step_ in recording.steps()] == ["a", "b"]
+    assert recording.invalid_calls == {"unknown_field": 3}
+    assert "did you mean 'model'?" in recording.said[0]
+
+
+def test_fields_of_wrong_types_are_mended_and_counted(recording: Recording, tracker: Tracker) -> None:
+    odd: Any = {"model": 5, "cost_usd": "much", "first_token_ms": object()}
+    with tracker.track_run("agent"):
+        assert tracker.track_step("step", **odd)
+    assert recording.step()["model"] == "5"
+    assert not {"cost_usd", "first_token_ms"} & recording.step().keys()
+    assert recording.invalid_calls == {"wrong_type": 3}

@@ -1,4 +1,4 @@
-"""The direct client of the history API: what it sends, what it returns, and what it raises when."""
+"""The direct client of the history API: its requests, results and exceptions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from agentscope.voltagent import (
 
 URL = "http://localhost:8000"
 PUBLIC, SECRET = "pk_canary_0123456789", "sk_canary_0123456789"
-CONFIG = VoltAgentConfig(base_url=f"{URL}/", public_key=PUBLIC, secret_key=SECRET, headers={"X-Mine": "1"})
+CONFIG = VoltAgentConfig(base_url=f"{URL}/", public_key=PUBLIC, secret_key=SECRET, headers={"X-FailingObject": "1"})
 HISTORY = {"id": "h-1", "agent_id": "a", "status": "working", "metadata": None, "more": 1}
 EVENT = {"id": "e-1", "history_id": "h-1", "event_type": "tool", "event_name": "tool:start", "status": "running"}
 
@@ -122,7 +122,7 @@ def test_every_request_has_the_keys_and_the_headers_that_were_given(
     server.post(f"{URL}/history", json=HISTORY)
     client.add_history(CreateHistoryRequest(agent_id="a"))
     headers = server.calls[0].request.headers
-    assert (headers["x-public-key"], headers["x-secret-key"], headers["X-Mine"]) == (PUBLIC, SECRET, "1")
+    assert (headers["x-public-key"], headers["x-secret-key"], headers["X-FailingObject"]) == (PUBLIC, SECRET, "1")
     assert headers["Content-Type"] == "application/json"
 
 
@@ -138,7 +138,7 @@ def test_payloads_may_be_anything(client: VoltAgentCoreAPI, server: responses.Re
     assert sent(server)["input"]["set"] == [1]
 
 
-# ---- what goes wrong -------------------------------------------------------------------------------------------------
+# ---- failures --------------------------------------------------------------------------------------------------------
 
 
 def failed(client: VoltAgentCoreAPI) -> APIError:
@@ -249,7 +249,7 @@ def test_the_twins_raise_as_their_originals_do(client: VoltAgentCoreAPI, server:
         asyncio.run(client.add_history_async(CreateHistoryRequest(agent_id="a")))
 
 
-# ---- itself ----------------------------------------------------------------------------------------------------------
+# ---- the client object -----------------------------------------------------------------------------------------------
 
 
 def test_the_configuration_may_be_a_dict() -> None:

@@ -1,4 +1,4 @@
-"""Traces, agents, tools, memories and retrievers: what is recorded of them, however they are used."""
+"""Handles of traces, agents, tools, memories and retrievers: the recorded steps, for each way of use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import agentscope.voltagent.registry as book_module
+import agentscope.voltagent.registry as registry_module
 from agentscope import AgentScopeError
 from agentscope.exporters.voltagent import VoltAgentExporter
 from agentscope.voltagent import (
@@ -41,10 +41,10 @@ from agentscope.voltagent import (
     TraceStatus,
     VoltAgentSDK,
 )
-from tests.support.hostile import HOSTILE
+from tests.support.hostile_objects import HOSTILE
 from tests.support.recording import current_scope
 from tests.support.recording import make as make_tracker
-from tests.support.volt import ENDS, STARTS, Traced, make, traced
+from tests.support.voltagent import ENDS, STARTS, Traced, make, traced
 
 KINDS = {
     "agent": (Agent, "agent"),
@@ -76,7 +76,7 @@ def types(volt: Traced) -> list[str]:
     return [event["type"] for event in volt.events()]
 
 
-# ---- four uses -------------------------------------------------------------------------------------------------------
+# ---- the four ways of use --------------------------------------------------------------------------------------------
 
 
 def plainly(begin: Callable[[], Any], inside: Callable[[Any], Any]) -> None:
@@ -120,7 +120,7 @@ def test_a_handle_works_in_four_ways_with_one_start_and_one_end(volt: Traced, ki
     assert (step["step_id"], step["run_id"], step["parent_id"]) == (handle.id, trace.id, None)
     assert (step["step_type"], step["status"], step["output"]) == (KINDS[kind][1], "completed", {"y": 1})
     assert step["started_at"] <= step["ended_at"]
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 @pytest.mark.parametrize("use", USES)
@@ -155,7 +155,7 @@ def test_a_call_and_its_await_are_the_same_call(volt: Traced) -> None:
     assert types(volt).count("step.end") == 1
 
 
-def test_what_is_never_awaited_is_no_reason_for_a_warning(volt: Traced) -> None:
+def test_a_handle_that_is_never_awaited_causes_no_warning(volt: Traced) -> None:
     async def main() -> None:
         trace = volt.sdk.trace(agentId="a")
         trace.add_agent("A").success()
@@ -246,7 +246,7 @@ def test_the_options_of_a_trace_may_be_given_in_any_form(volt: Traced, begin: An
     run = volt.events("run.start")[0]
     assert (run["agent_name"], run["user_id"], run["conversation_id"], run["input"]) == ("a", "u", "c", {"x": 1})
     assert run["started_at"] == 1_769_860_800_000_000_000
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 def test_a_trace_has_the_id_it_is_given_and_knows_its_agent(volt: Traced) -> None:
@@ -260,7 +260,7 @@ def test_a_trace_has_the_id_it_is_given_and_knows_its_agent(volt: Traced) -> Non
 
 
 class Counted:
-    """Tells what it counted by attributes only."""
+    """A usage object that has attributes only."""
 
     input_tokens = 3
     output_tokens = None
@@ -294,7 +294,7 @@ def test_the_options_of_an_agent_may_be_given_in_any_form(volt: Traced, options:
     step = volt.whole("A")
     assert (step["input"], step["step_type"]) == ({"x": 1}, "agent")
     assert step["meta_data"] == {"instructions": "be brief", "modelParameters": {"maxTokens": 5}}
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 @pytest.mark.parametrize("given", [("t",), ({"name": "t"},), (ToolOptions(name="t"),)])
@@ -314,7 +314,7 @@ def test_objects_of_other_packages_are_read_by_their_fields(volt: Traced) -> Non
     step = volt.whole("t")
     assert (step["input"], step["meta_data"]) == ([1], {"displayName": "T"})
     assert step["usage"] == {"prompt_tokens": 1, "total_tokens": 3, "details": None}
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 def test_what_is_changed_after_the_call_does_not_change_what_is_recorded(volt: Traced) -> None:
@@ -330,10 +330,10 @@ def test_what_is_changed_after_the_call_does_not_change_what_is_recorded(volt: T
     assert volt.whole("t")["meta_data"] == {"aB": {"c": 1}}
 
 
-def test_a_step_without_a_name_is_called_by_its_type_and_that_is_said(volt: Traced) -> None:
+def test_a_step_without_a_name_gets_that_of_its_type_with_a_log_line(volt: Traced) -> None:
     volt.sdk.trace(agentId="a").add_tool({"input": 1}).success()
     assert volt.whole("tool_call")["input"] == 1
-    assert volt.misused == {"wrong_type": 1}
+    assert volt.invalid_calls == {"wrong_type": 1}
 
 
 def test_metadata_that_is_no_dict_is_recorded_all_the_same(volt: Traced) -> None:
@@ -341,7 +341,7 @@ def test_metadata_that_is_no_dict_is_recorded_all_the_same(volt: Traced) -> None
         trace.add_tool("t", metadata=Spec("n")).success(metadata="text")
     assert volt.whole("a")["meta_data"] == {"agentId": "a", "value": 5}
     assert volt.whole("t")["meta_data"] == {"name": "n", "instructions": "be brief", "value": "text"}
-    assert volt.misused == {"wrong_type": 2}
+    assert volt.invalid_calls == {"wrong_type": 2}
 
 
 def test_metadata_of_an_end_goes_over_that_of_the_start(volt: Traced) -> None:
@@ -417,20 +417,20 @@ def test_the_second_argument_of_success_is_an_agents_usage_and_a_tools_metadata(
         (None, "oh", "failed"),
     ],
 )
-def test_a_trace_ends_as_it_is_told(volt: Traced, status: Any, error: Any, expected: str) -> None:
+def test_a_trace_ends_with_the_given_status(volt: Traced, status: Any, error: Any, expected: str) -> None:
     assert volt.sdk.trace(agentId="a").end({"x": 1}, status, USAGE, {"a_b": 1}, error)
     run = volt.whole("a")
     assert (run["status"], run["output"], run["usage"]) == (expected, {"x": 1}, USAGE)
     assert run["meta_data"] == {"agentId": "a", "aB": 1}
     assert run.get("error") == (None if error is None else {"message": error})
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 @pytest.mark.parametrize("status", ["done", 5, "working"])
 def test_a_trace_that_ends_with_an_odd_status_is_completed(volt: Traced, status: Any) -> None:
     volt.sdk.trace(agentId="a").end(status=status)
     assert volt.outcomes() == {"a": "completed"}
-    assert volt.misused == ({} if status == "working" else {"unknown_status": 1})
+    assert volt.invalid_calls == ({} if status == "working" else {"unknown_status": 1})
 
 
 def test_the_end_repeats_what_a_reader_needs_if_the_start_was_lost(volt: Traced) -> None:
@@ -495,11 +495,11 @@ def test_a_status_that_an_update_says_is_the_one_a_block_ends_with(volt: Traced,
     with volt.sdk.trace(agentId="a") as trace:
         with trace.add_agent("A") as agent:
             assert agent.update(status=said)
-            assert agent.add_tool("t").success()  # it goes on
+            assert agent.add_tool("t").success()  # the step goes on
         trace.update(status=said)
         trace.update(status="working")
     assert volt.outcomes() == {"a": "completed", "A": expected, "t": "completed"}
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 def test_an_outcome_goes_over_the_status_of_an_update(volt: Traced) -> None:
@@ -509,15 +509,15 @@ def test_an_outcome_goes_over_the_status_of_an_update(volt: Traced) -> None:
     assert volt.outcomes()["t"] == "completed"
 
 
-def test_an_unknown_status_or_level_is_left_out_and_said(volt: Traced) -> None:
+def test_an_unknown_status_or_level_is_left_out_with_a_log_line(volt: Traced) -> None:
     with volt.sdk.trace(agentId="a", level="loud", tags=5, startTime="noon") as trace:
         trace.update(status="half done", level=5, end_time=5)
-    assert volt.misused == {"unknown_level": 2, "unknown_status": 1, "wrong_type": 3}
+    assert volt.invalid_calls == {"unknown_level": 2, "unknown_status": 1, "wrong_type": 3}
     assert "tags" not in volt.whole("a")
     assert types(volt) == ["run.start", "run.end"]
 
 
-# ---- events of one's own ---------------------------------------------------------------------------------------------
+# ---- custom events ---------------------------------------------------------------------------------------------------
 
 
 def test_an_event_with_a_final_status_is_over_at_once(volt: Traced) -> None:
@@ -551,7 +551,7 @@ def test_an_event_with_a_final_status_is_over_at_once(volt: Traced) -> None:
     assert (step["input"], step["output"]) == ({"x": 1}, {"y": 2})
     assert step["meta_data"] == {"eventType": "user-action", "version": "2", "tags": ["ui"], "pageName": "start"}
     assert step["ended_at"] - step["started_at"] == 1_000_000_000
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 @pytest.mark.parametrize(
@@ -574,7 +574,7 @@ def test_the_type_of_an_event_is_that_of_its_step(volt: Traced, type_: str, step
     assert "eventType" not in step.get("meta_data", {})
 
 
-# ---- misuse ----------------------------------------------------------------------------------------------------------
+# ---- invalid calls ---------------------------------------------------------------------------------------------------
 
 
 def twice(trace: Any) -> str:
@@ -614,7 +614,7 @@ def trace_twice(trace: Any) -> str:
         (trace_twice, {"ended_twice": 1}, {"status": "completed", "output": {"first": True}}),
     ],
 )
-def test_how_it_ended_first_stands_and_more_is_said_once(
+def test_the_first_outcome_stands_and_a_second_one_is_logged_once(
     volt: Traced, misuse: Callable[[Any], str], kinds: dict[str, int], expected: dict[str, Any]
 ) -> None:
     with volt.sdk.trace(agentId="a") as trace:
@@ -622,11 +622,11 @@ def test_how_it_ended_first_stands_and_more_is_said_once(
     found = volt.whole(name)
     shown = {key: found.get(key) for key in ("status", "output", "error", "usage") if found.get(key) is not None}
     assert shown == expected
-    assert volt.misused == kinds
+    assert volt.invalid_calls == kinds
     assert len(volt.said) == 1
 
 
-def test_what_is_added_after_the_end_is_recorded_all_the_same_and_said_once(volt: Traced) -> None:
+def test_a_child_added_after_the_end_is_recorded_and_logged_once(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     agent = trace.add_agent("A")
     agent.success()
@@ -635,7 +635,7 @@ def test_what_is_added_after_the_end_is_recorded_all_the_same_and_said_once(volt
     trace.add_event("later").success()
     assert volt.tree() == {"A": "a", "late": "A", "later": "a"}
     assert volt.outcomes() == {"a": "completed", "A": "completed", "late": "completed", "later": "completed"}
-    assert volt.misused == {"added_after_end": 2}
+    assert volt.invalid_calls == {"added_after_end": 2}
     assert len(volt.said) == 1
 
 
@@ -647,11 +647,11 @@ def test_calls_that_do_not_fit_give_handles_that_record_nothing(volt: Traced) ->
         pass
     assert not agent.success(1, 2, 3, 4)
     assert type(agent) is Agent
-    assert volt.misused == {"wrong_call": 2}
+    assert volt.invalid_calls == {"wrong_call": 2}
     assert types(volt) == ["run.start"]
 
 
-def test_no_line_that_is_said_holds_a_payload(volt: Traced) -> None:
+def test_no_log_line_holds_a_payload(volt: Traced) -> None:
     trace: Any = volt.sdk.trace(agentId="a", input=SECRET, level=SECRET, tags=object(), startTime=SECRET)
     tool = trace.add_tool({"name": "t", "input": SECRET})
     tool.success(SECRET)
@@ -675,7 +675,7 @@ def test_no_line_that_is_said_holds_a_payload(volt: Traced) -> None:
         lambda trace: trace.add_tool({}),
     ],
 )
-def test_with_fail_silently_off_misuse_raises(misuse: Any) -> None:
+def test_with_fail_silently_off_invalid_calls_raise(misuse: Any) -> None:
     with traced(fail_silently=False) as volt:
         trace = volt.sdk.trace(agentId="a")
         with pytest.raises((AgentScopeError, TypeError)):
@@ -722,9 +722,10 @@ def test_an_exception_that_leaves_a_block_is_its_error_and_goes_on_unchanged(
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(1)])
-def test_a_block_that_is_cancelled_or_interrupted_failed(volt: Traced, error: BaseException) -> None:
+def test_a_block_that_is_cancelled_or_interrupted_says_so(volt: Traced, error: BaseException) -> None:
     with pytest.raises(type(error)):
         leave_sync(volt.sdk.trace(agentId="a"), error)
+    assert volt.outcomes() == {"a": "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"}
     assert volt.whole("a")["error"]["type"].endswith(type(error).__name__)
 
 
@@ -740,12 +741,12 @@ def test_a_generator_that_is_closed_early_did_not_fail(volt: Traced) -> None:
     assert volt.outcomes() == {"a": "completed"}
 
 
-def test_an_outcome_before_an_exception_stands_and_nothing_is_said(volt: Traced) -> None:
+def test_an_outcome_before_an_exception_stands_without_a_log_line(volt: Traced) -> None:
     with pytest.raises(Problem), volt.sdk.trace(agentId="a") as trace, trace.add_agent("A") as agent:
         agent.success({"x": 1})
         raise Problem
     assert volt.outcomes() == {"a": "failed", "A": "completed"}
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 def test_a_block_that_was_ended_inside_it_is_left_alone(volt: Traced) -> None:
@@ -753,16 +754,16 @@ def test_a_block_that_was_ended_inside_it_is_left_alone(volt: Traced) -> None:
         agent.error("no")
         trace.end(status="cancelled")
     assert volt.outcomes() == {"a": "cancelled", "A": "failed"}
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
-def test_a_block_entered_again_is_said(volt: Traced) -> None:
+def test_a_second_entry_of_a_block_is_logged(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     with trace:
         pass
     with trace:
         pass
-    assert volt.misused == {"block_reused": 1}
+    assert volt.invalid_calls == {"block_reused": 1}
     assert types(volt) == ["run.start", "run.end"]
 
 
@@ -778,10 +779,10 @@ def test_the_context_is_as_before_when_blocks_are_left_in_any_order(volt: Traced
     assert volt.outcomes() == {"a": "completed", "A": "completed"}
 
 
-def test_a_loud_block_raises_what_is_wrong_but_not_over_its_own_exception() -> None:
+def test_a_block_with_fail_silently_off_raises_unless_an_exception_leaves_it() -> None:
     with traced(fail_silently=False) as volt:
         trace = volt.sdk.trace(agentId="a")
-        with patch.object(volt.sdk._book, "end", side_effect=AgentScopeError("oh")):
+        with patch.object(volt.sdk._registry, "end", side_effect=AgentScopeError("oh")):
             with pytest.raises(AgentScopeError):
                 trace.__enter__().__exit__(None, None, None)
             with pytest.raises(Problem):
@@ -827,7 +828,7 @@ def test_steps_of_the_other_face_hang_below_the_handle_that_is_current(volt: Tra
         "of B": "B",
         "of A": "A",
     }
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 def test_a_trace_in_a_run_of_the_other_face_is_a_step_of_it(volt: Traced) -> None:
@@ -846,7 +847,7 @@ def test_a_trace_in_a_run_of_the_other_face_is_a_step_of_it(volt: Traced) -> Non
     assert step["meta_data"] == about
     assert volt.tree() == {"block": "outer", "a": "block", "A": "a", "inside": "a"}
     assert types(volt).count("run.start") == types(volt).count("run.end") == 1
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 def test_a_trace_after_start_run_is_a_step_of_that_run(volt: Traced) -> None:
@@ -894,7 +895,7 @@ def test_a_trace_and_the_steps_of_another_tracker_of_the_same_address_are_one_ru
 def test_two_sdks_of_different_keys_do_not_mix(volt: Traced) -> None:
     with traced() as other, volt.sdk.trace(agentId="a"):
         other.sdk.tracker.track_step("lost")
-        assert other.misused == {"no_run": 1}
+        assert other.invalid_calls == {"no_run": 1}
         assert other.events() == []
 
 
@@ -906,7 +907,7 @@ def test_the_other_face_may_end_the_run_of_a_trace(volt: Traced) -> None:
     assert not trace.update(metadata={"a": 1})
     assert volt.outcomes() == {"a": "failed"}
     assert types(volt) == ["run.start", "run.end"]
-    assert volt.misused == {"ended_twice": 1, "updated_after_end": 1}
+    assert volt.invalid_calls == {"ended_twice": 1, "updated_after_end": 1}
 
 
 def test_end_run_inside_a_trace_ends_the_trace_and_not_the_run_around_it(volt: Traced) -> None:
@@ -916,7 +917,7 @@ def test_end_run_inside_a_trace_ends_the_trace_and_not_the_run_around_it(volt: T
             assert tracker.end_run("failed")
         tracker.track_step("after")
     assert volt.outcomes() == {"outer": "completed", "a": "failed", "A": "completed", "after": "completed"}
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 def test_tasks_do_not_mix(volt: Traced) -> None:
@@ -924,9 +925,9 @@ def test_tasks_do_not_mix(volt: Traced) -> None:
 
     async def work(name: str) -> None:
         async with volt.sdk.trace(agentId=name) as trace, trace.add_agent(f"agent {name}"):
-            await asyncio.sleep(0)  # the other tasks get their turn
+            await asyncio.sleep(0)  # let the other tasks run
             tracker.track_step(f"step {name}")
-            await asyncio.sleep(0)  # and again
+            await asyncio.sleep(0)  # let them run again
 
     async def main() -> None:
         await asyncio.gather(*(work(name) for name in "abc"))
@@ -962,7 +963,7 @@ def test_a_thread_with_the_context_adds_below_what_is_current_there(volt: Traced
 # ---- the end of handles ----------------------------------------------------------------------------------------------
 
 
-def test_a_handle_that_nobody_has_any_more_is_closed_as_unfinished(volt: Traced) -> None:
+def test_a_handle_without_references_is_closed_as_unfinished(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     trace.add_tool("dropped")
     kept = trace.add_tool("kept")
@@ -970,12 +971,12 @@ def test_a_handle_that_nobody_has_any_more_is_closed_as_unfinished(volt: Traced)
     assert volt.outcomes() == {"a": "running", "dropped": "unfinished", "kept": "running"}
     del trace
     gc.collect()
-    assert volt.outcomes()["a"] == "running"  # as long as something below it goes on, so does the trace
+    assert volt.outcomes()["a"] == "running"  # the trace goes on as long as a step below it does
     kept.success()
     del kept
     gc.collect()
     assert volt.outcomes() == {"a": "unfinished", "dropped": "unfinished", "kept": "completed"}
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 def test_a_handle_is_closed_when_it_is_collected_as_part_of_a_cycle(volt: Traced) -> None:
@@ -987,13 +988,13 @@ def test_a_handle_is_closed_when_it_is_collected_as_part_of_a_cycle(volt: Traced
 
 
 def test_what_is_known_of_handles_that_never_end_stays_bounded() -> None:
-    with traced() as volt, patch.object(book_module, "MOST_OPEN_RUNS", 10):
+    with traced() as volt, patch.object(registry_module, "MOST_OPEN_RUNS", 10):
         trace = volt.sdk.trace(agentId="a")
         tools = [trace.add_tool(f"t{number}") for number in range(50)]
         events = [volt.sdk.add_event_to_trace(trace.id, f"e{number}").id for number in range(50)]
-        assert len(volt.sdk._book.parts) <= 11
+        assert len(volt.sdk._registry.entries) <= 11
         assert len(volt.sdk._kept) <= 11
-        assert tools[0].success()  # what was forgotten ends as it should
+        assert tools[0].success()  # a handle without an owner ends normally
         volt.sdk.shutdown()
         assert volt.outcomes()["t0"] == "completed"
         assert len(events) == 50
@@ -1004,8 +1005,8 @@ def test_a_handle_that_has_ended_is_forgotten(volt: Traced) -> None:
         for _ in range(5):
             trace.add_tool("t").success()
         volt.sdk.add_event_to_trace(trace.id, "e").success()
-        assert list(volt.sdk._book.parts) == [trace.id]
-    assert (volt.sdk._book.parts, volt.sdk._kept) == ({}, {})
+        assert list(volt.sdk._registry.entries) == [trace.id]
+    assert (volt.sdk._registry.entries, volt.sdk._kept) == ({}, {})
 
 
 def test_a_handle_is_its_own_copy_and_cannot_be_pickled(volt: Traced) -> None:
@@ -1032,7 +1033,7 @@ def test_of_many_threads_that_end_it_one_succeeds(volt: Traced) -> None:
     assert types(volt).count("step.end") == 20
 
 
-# ---- the enemy -------------------------------------------------------------------------------------------------------
+# ---- hostile arguments -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make_value", HOSTILE)
@@ -1078,7 +1079,7 @@ def test_no_argument_whatever_raises_into_the_agent(volt: Traced, make_value: An
 
 
 class Interrupted:
-    """The user presses Ctrl-C while it is looked at."""
+    """An object whose inspection raises KeyboardInterrupt."""
 
     def __getattribute__(self, name: str) -> Any:
         raise KeyboardInterrupt
@@ -1185,3 +1186,45 @@ def test_an_sdk_made_for_one_destination_shares_runs_with_another_of_the_same() 
         other.shutdown()
         assert [event.run_id for event in kept] == [trace.id]
         assert isinstance(other._config.exporters[0], VoltAgentExporter)
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+
+def test_options_that_name_fields_become_fields(volt: Traced) -> None:
+    with volt.sdk.trace(
+        agentId="a", userId="u", conversation_id="c", tags=["t"], environment="test", release="1"
+    ) as trace:
+        with trace.add_agent("A", model="gpt-5", provider="openai", costUsd=0.5, first_token_ms=3) as agent:
+            agent.update(cost_usd=0.75)
+        trace.update(userId="other")
+    run, step = volt.whole("a"), volt.whole("A")
+    assert [run[name] for name in ("user_id", "conversation_id", "tags", "environment", "release")] == [
+        "other",
+        "c",
+        ["t"],
+        "test",
+        "1",
+    ]
+    assert [step[name] for name in ("model", "provider", "cost_usd", "first_token_ms")] == ["gpt-5", "openai", 0.75, 3]
+    assert "meta_data" not in step
+    assert volt.invalid_calls == {}
+
+
+@pytest.mark.parametrize("name", ["modelParameters", "model_parameters"])
+def test_the_model_is_known_from_the_model_parameters_which_stay_as_they_are(volt: Traced, name: str) -> None:
+    with volt.sdk.trace(agentId="a") as trace:
+        trace.add_agent("A", metadata={name: {"model": "gpt-5", "temperature": 0}}).success()
+        trace.add_agent("B", model="mine", metadata={name: {"model": "gpt-5"}}).success()
+        trace.add_agent("C").success(metadata={name: {"model": "late"}})
+    assert [volt.whole(step)["model"] for step in "ABC"] == ["gpt-5", "mine", "late"]
+    assert volt.whole("A")["meta_data"] == {"modelParameters": {"model": "gpt-5", "temperature": 0}}
+
+
+def test_an_attribute_that_is_set_on_a_handle_is_counted_and_logged(volt: Traced) -> None:
+    with volt.sdk.trace(agentId="a") as trace:
+        tool: Any = trace.add_tool("t")
+        tool.output = "hunter2"
+        tool.success("told")
+    assert volt.whole("t")["output"] == "told"
+    assert volt.invalid_calls == {"unknown_field": 1}

@@ -1,4 +1,4 @@
-"""The VoltAgent SDK as a whole: its options, its deliveries in and out of an event loop, its calls by id, and its end."""
+"""The VoltAgent SDK: its options, delivery inside and outside of an event loop, calls by id, and shutdown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from agentscope.pipeline.pipeline import Pipeline
 from agentscope.voltagent import VoltAgentConfig, VoltAgentSDK
 from agentscope.voltagent.config import load
 from tests.support.recording import URL, Memory, balanced, decoded
-from tests.support.volt import Traced, make, traced
+from tests.support.voltagent import Traced, make, traced
 
 KEYS = {"public_key": "pk_test", "secret_key": "sk_test"}
 SECRET = "hunter2 in a payload"
@@ -60,11 +60,11 @@ def test_the_defaults_are_the_documents_but_for_retries() -> None:
 
 def test_every_option_of_the_document_is_honoured() -> None:
     options = {"base_url": f"{URL}/", "flush_interval": 2, "timeout": 7, "max_retries": 3, "retry_delay": 0.25}
-    config, published = configured(**KEYS, **options, headers={"X-Mine": "1"})
+    config, published = configured(**KEYS, **options, headers={"X-FailingObject": "1"})
     assert (config.flush_interval, config.timeout, config.max_retries, config.retry_delay) == (2.0, 7.0, 3, 0.25)
     (exporter,) = config.exporters
     assert (exporter.url, exporter.secrets) == (URL, ("sk_test", "pk_test"))
-    assert published == VoltAgentConfig(**{**options, **KEYS, "base_url": URL, "headers": {"X-Mine": "1"}})
+    assert published == VoltAgentConfig(**{**options, **KEYS, "base_url": URL, "headers": {"X-FailingObject": "1"}})
 
 
 def test_without_auto_flush_nothing_goes_out_on_an_interval() -> None:
@@ -179,7 +179,7 @@ def test_an_sdk_that_is_switched_off_needs_no_key_and_records_nothing() -> None:
     assert not event.success()
     assert not sdk.update_trace("x", status="completed")
     assert sdk.flush()
-    assert (sdk.stats().accepted, sdk.stats().misused) == (0, {})
+    assert (sdk.stats().accepted, sdk.stats().invalid_calls) == (0, {})
 
 
 def test_the_options_of_an_sdk_that_is_switched_off_are_not_checked() -> None:
@@ -222,11 +222,11 @@ def test_a_flush_inside_an_event_loop_does_not_block_it(sdk: VoltAgentSDK) -> No
             flushing = sdk.flush()
             assert not flushing
             assert flushing.pending >= 1
-            asyncio.get_running_loop().call_soon(held.set)  # only a loop that runs gets here
+            asyncio.get_running_loop().call_soon(held.set)  # reached only if the loop runs
             assert await flushing == FlushResult()
             assert flushing
             assert flushing.pending == 0
-            return await flushing  # as often as one likes
+            return await flushing  # repeated calls are allowed
 
     assert asyncio.run(main()) == FlushResult()
 
@@ -252,11 +252,11 @@ def test_a_flush_inside_an_event_loop_can_be_a_task_and_be_cancelled(sdk: VoltAg
             await task
         flushing = sdk.flush()
         task = asyncio.create_task(flushing)
-        await asyncio.sleep(0)  # so that the task begins
+        await asyncio.sleep(0)  # let the task start
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert flushing.result(10) == FlushResult()  # the delivery itself went on
+        assert flushing.result(10) == FlushResult()  # the delivery itself continued
         begun = sdk.flush()
         begun.close()
         begun.send(None)
@@ -286,7 +286,7 @@ def test_a_flush_called_wrongly_flushes_all_the_same(volt: Traced) -> None:
     volt.sdk.trace(agentId="a").end()
     assert volt.sdk.flush(1, 2, 3)
     assert volt.sdk.flush("soon")
-    assert set(volt.misused) == {"wrong_call", "wrong_type"}
+    assert set(volt.invalid_calls) == {"wrong_call", "wrong_type"}
     assert len(volt.raw) == 2
 
 
@@ -295,12 +295,12 @@ def test_after_shutdown_nothing_is_recorded_and_nothing_raises(volt: Traced) -> 
     assert volt.sdk.shutdown()
     with volt.sdk.trace(agentId="late") as late, late.add_agent("A") as agent:
         agent.add_tool("t").success()
-        agent.add_tool("u")  # which nobody ends
+        agent.add_tool("u")  # never ended
     trace.add_agent("B").success()
     del late, agent
     gc.collect()
     assert [event["type"] for event in volt.events()] == ["run.start", "run.end"]
-    assert volt.misused["after_shutdown"] == 9
+    assert volt.invalid_calls["after_shutdown"] == 9
     assert volt.sdk.stats().dropped == {"shutdown": 9}
 
 
@@ -349,7 +349,7 @@ def test_what_leaves_the_block_of_an_sdk_goes_on_even_where_delivery_fails(how: 
             synchronous(error) if how == "with" else asyncio.run(asynchronous(error))
 
 
-# ---- what was never ended --------------------------------------------------------------------------------------------
+# ---- handles that were never ended -----------------------------------------------------------------------------------
 
 
 def test_what_was_never_ended_is_closed_as_unfinished_at_shutdown_the_innermost_first(volt: Traced) -> None:
@@ -362,18 +362,18 @@ def test_what_was_never_ended_is_closed_as_unfinished_at_shutdown_the_innermost_
     assert volt.outcomes() == {"a": "unfinished", "A": "unfinished", "t": "unfinished", "done": "completed"}
     ends = [event for event in volt.events() if event["type"].endswith(".end")]
     assert [event.get("name") for event in ends] == ["done", "t", "A", None]
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
     del tool
 
 
-def test_a_status_that_was_said_before_is_the_one_it_is_closed_with(volt: Traced) -> None:
+def test_a_handle_is_closed_with_the_status_set_before(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     trace.update(status="error")
     volt.sdk.shutdown()
     assert volt.outcomes() == {"a": "failed"}
 
 
-def test_shutdown_of_a_loud_sdk_closes_everything_too() -> None:
+def test_shutdown_with_fail_silently_off_closes_everything_too() -> None:
     with traced(fail_silently=False) as volt:
         trace = volt.sdk.trace(agentId="a")
         trace.add_agent("A")
@@ -417,7 +417,7 @@ def test_the_process_end_closes_what_was_never_ended_of_several_destinations_at_
         sdk = VoltAgentSDK(base_url=URL, **KEYS)
     trace = sdk.trace(agentId="a")
     for pipeline in sdk._pipeline._pipelines:
-        pipeline.ask_to_stop()  # as it is done at exit
+        pipeline.ask_to_stop()  # as at exit
     for pipeline in sdk._pipeline._pipelines:
         pipeline.wait_until_stopped()
     for kept in (first, second):
@@ -431,8 +431,8 @@ def test_the_process_end_closes_what_was_never_ended_of_several_destinations_at_
 def test_a_forked_child_closes_nothing_of_its_parent(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     with patch.object(os, "getpid", lambda: -1):
-        volt.sdk._book.close_all()
-        volt.sdk._book._closed = False
+        volt.sdk._registry.close_all()
+        volt.sdk._registry._closed = False
         trace.__del__()
     assert [event["type"] for event in volt.events()] == ["run.start"]
 
@@ -454,7 +454,7 @@ def test_a_trace_can_be_led_by_its_id_alone(volt: Traced) -> None:
     assert (run["status"], run["error"], run["usage"]) == ("failed", {"message": "too late"}, {"total_tokens": 3})
     assert run["meta_data"] == {"agentId": "a", "myKey": 1}
     assert [event["type"] for event in volt.events()].count("run.end") == 1
-    assert volt.misused == {}
+    assert volt.invalid_calls == {}
 
 
 def test_a_trace_that_goes_on_is_known_by_its_id(sdk: VoltAgentSDK) -> None:
@@ -470,12 +470,12 @@ def test_a_trace_that_goes_on_is_known_by_its_id(sdk: VoltAgentSDK) -> None:
     assert asyncio.run(sdk.get_trace("unknown")) is None
 
 
-def test_an_id_that_nobody_knows_is_said_once(volt: Traced) -> None:
+def test_an_unknown_id_is_logged_once(volt: Traced) -> None:
     sdk = volt.sdk
     assert not sdk.update_event("unknown", status="completed")
-    assert sdk.update_trace("elsewhere", metadata={"a": 1})  # another process may have begun it
+    assert sdk.update_trace("elsewhere", metadata={"a": 1})  # another process may have started it
     sdk.add_event_to_trace("elsewhere", {"name": "n", "type": "t"}).success()
-    assert volt.misused == {"unknown_event": 1, "unknown_run": 2}
+    assert volt.invalid_calls == {"unknown_event": 1, "unknown_run": 2}
     assert len(volt.said) == 2
     assert {event["run_id"] for event in volt.events()} == {"elsewhere"}
 
@@ -484,11 +484,11 @@ def test_a_trace_that_has_ended_is_not_updated_by_its_id(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     trace.end()
     assert not volt.sdk.update_trace(trace.id, status="error")
-    assert volt.misused == {"updated_after_end": 1}
+    assert volt.invalid_calls == {"updated_after_end": 1}
     assert volt.outcomes() == {"a": "completed"}
 
 
-# ---- the rest --------------------------------------------------------------------------------------------------------
+# ---- others ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_tracker_is_one_and_records_by_the_same_pipeline(volt: Traced) -> None:

@@ -1,4 +1,4 @@
-"""The published names: which there are, what their records take, and how they complain."""
+"""The published names, the fields of their records, and their errors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 import agentscope.voltagent as volt
 from agentscope import AgentScopeError
-from agentscope.protocols.voltagent.vocabulary import DEEPEST, MOST_KEYS
+from agentscope.protocols.voltagent.vocabulary import _MAX_DEPTH, _MAX_KEYS
 from agentscope.voltagent import types
-from tests.support.hostile import HOSTILE
+from tests.support.hostile_objects import HOSTILE
 
-# What `voltagent` 0.1.1 exports: its `__all__`.
+# The `__all__` of `voltagent` 0.1.1.
 PUBLISHED = [
     "VoltAgentSDK",
     "VoltAgentCoreAPI",
@@ -49,7 +49,7 @@ PUBLISHED = [
     "__version__",
 ]
 
-# The names of each record's fields there, and which of them it insists on.
+# The fields of each record in `voltagent` 0.1.1, and the required ones.
 FIELDS = {
     "TokenUsage": "prompt_tokens completion_tokens total_tokens",
     "TimelineEvent": "id name! type! startTime endTime status level statusMessage parentEventId traceId input output tags "
@@ -359,7 +359,7 @@ def test_metadata_that_holds_itself_is_converted_so_deep_and_no_deeper() -> None
     given: dict[str, Any] = {}
     given["in_ner"] = given
     found = volt.convert_metadata_to_camel_case(given)
-    for _ in range(DEEPEST - 1):
+    for _ in range(_MAX_DEPTH - 1):
         assert found is not None
         found = found["inNer"]
     assert found == {"inNer": given}
@@ -368,11 +368,11 @@ def test_metadata_that_holds_itself_is_converted_so_deep_and_no_deeper() -> None
 def test_metadata_that_is_shared_again_and_again_costs_no_more_than_its_bound() -> None:
     given: dict[str, Any] = {"a_b": 1}
     for _ in range(40):
-        given = {"one_a": given, "one_b": given}  # 2 ** 40 keys, if each were looked at
+        given = {"one_a": given, "one_b": given}  # 2 ** 40 keys for a check of each
     found = volt.convert_metadata_to_camel_case(given)
     assert found is not None
     assert set(found) == {"oneA", "oneB"}
-    wide = {f"key_{number}": {"in_ner": 1} for number in range(MOST_KEYS + 1)}
+    wide = {f"key_{number}": {"in_ner": 1} for number in range(_MAX_KEYS + 1)}
     assert volt.convert_metadata_to_camel_case(wide) is wide
 
 

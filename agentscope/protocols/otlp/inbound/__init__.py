@@ -1,1 +1,1 @@
-"""Spans of any emitter, read as events."""
+"""The decoding of spans of any emitter into events."""

@@ -1,12 +1,14 @@
-"""Every name under which spans of others tell what we know.
+"""The attribute names of other conventions, by the field that they carry.
 
 These are the GenAI conventions of each year, OpenInference, VoltOps, OpenLLMetry (`traceloop.*`), Langfuse, MLflow, Pydantic AI,
 Google ADK, the Vercel AI SDK and MCP.
 
-The names were taken from the packages that write them and from the backends that read them. The first that is there counts.
+The names come from the packages that write them and from the backends that read them. The first one present counts.
 """
 
 from __future__ import annotations
+
+from agentscope.events import RUN_FIELDS
 
 INPUTS = (
     "langfuse.observation.input",
@@ -60,9 +62,9 @@ OUTPUTS = (
     "gen_ai.completion",
 )
 ALL_JSON = frozenset({"mlflow.spanInputs", "mlflow.spanOutputs", "mlflow.spanType"})
-"""Attributes whose text is JSON even where it is only a string or a number."""
+"""Attributes whose text is always JSON, even if it is only a string or a number."""
 CONVERSATIONS = ("pydantic_ai.all_messages", "all_messages_events")
-"""Everything that an agent was told and said, as one list."""
+"""Attributes with the whole conversation of an agent as one list."""
 
 INPUT_LISTS = (
     "llm.input_messages",
@@ -80,7 +82,7 @@ OUTPUT_LISTS = (
     "reranker.output_documents",
     "output.documents",
 )
-"""Lists that were flattened: `llm.input_messages.0.message.role`."""
+"""The prefixes of flattened lists, such as `llm.input_messages.0.message.role`."""
 
 TOKENS = {
     "input": (
@@ -116,7 +118,7 @@ TOKENS = {
         "ai.usage.tokens",
         "gen_ai.aggregated_usage.total_tokens",
     ),
-    "cached": (
+    "cache_read": (
         "gen_ai.usage.cache_read.input_tokens",
         "gen_ai.usage.cache_read_input_tokens",
         "gen_ai.usage.cache_read_tokens",
@@ -158,33 +160,8 @@ TOKENS = {
     ),
 }
 USAGE_OBJECTS = ("langfuse.observation.usage_details", "mlflow.chat.tokenUsage")
-"""Counts as one JSON object."""
+"""Attributes with all token counts as one JSON object."""
 
-MODELS = (
-    "gen_ai.response.model",
-    "gen_ai.request.model",
-    "llm.response.model_name",
-    "llm.model_name",
-    "llm.request.model_name",
-    "llm.model",
-    "embedding.model_name",
-    "reranker.model_name",
-    "langfuse.observation.model.name",
-    "ai.response.model",
-    "ai.model.id",
-    "ai.model.name",
-    "model.name",
-    "model_name",
-    "mlflow.llm.model",
-)
-PROVIDERS = (
-    "gen_ai.provider.name",
-    "gen_ai.system",
-    "llm.provider",
-    "llm.system",
-    "ai.model.provider",
-    "mlflow.llm.provider",
-)
 FINISH_REASONS = (
     "gen_ai.response.finish_reasons",
     "gen_ai.response.finish_reason",
@@ -206,33 +183,67 @@ AGENT_NAMES = (
     "gen_ai.workflow.name",
     "traceloop.entity.name",
 )
-"""VoltAgent's sub-agents carry their parent's `entity.name`, so the first comes first."""
+"""Names of agents. VoltAgent's sub-agents have the `entity.name` of their parent, so the names before it take precedence."""
 RETRIEVER_NAMES = ("retriever.name", "gen_ai.data_source.id", "traceloop.entity.name")
 OTHER_NAMES = ("traceloop.entity.name", "gen_ai.workflow.name", "workflow.step.name")
 
-USERS = (
-    "user.id",
-    "enduser.id",
-    "langfuse.user.id",
-    "gen_ai.user",
-    "llm.user",
-    "traceloop.association.properties.user_id",
-    "ai.telemetry.metadata.userId",
+ALIASES = {
+    "model": (
+        # The model of the response is more exact than that of the request.
+        "gen_ai.response.model",
+        "gen_ai.request.model",
+        "llm.response.model_name",
+        "llm.model_name",
+        "llm.request.model_name",
+        "llm.model",
+        "embedding.model_name",
+        "reranker.model_name",
+        "langfuse.observation.model.name",
+        "ai.response.model",
+        "ai.model.id",
+        "ai.model.name",
+        "model.name",
+        "model_name",
+        "mlflow.llm.model",
+    ),
+    "provider": (
+        "gen_ai.provider.name",
+        "gen_ai.system",
+        "llm.provider",
+        "llm.system",
+        "ai.model.provider",
+        "mlflow.llm.provider",
+    ),
+    "cost_usd": ("gen_ai.usage.cost_usd", "llm.usage.cost"),
+    "first_token_ms": ("ai.response.msToFirstChunk",),
+    "user_id": (
+        "enduser.id",
+        "langfuse.user.id",
+        "gen_ai.user",
+        "llm.user",
+        "traceloop.association.properties.user_id",
+        "ai.telemetry.metadata.userId",
+    ),
+    "conversation_id": (
+        "langfuse.session.id",
+        "traceloop.association.properties.session_id",
+        "traceloop.association.properties.conversation_id",
+        "voltagent.conversation_id",
+        "gcp.vertex.agent.session_id",
+        "ai.telemetry.metadata.sessionId",
+    ),
+    "tags": ("langfuse.trace.tags", "langfuse.tags", "ai.telemetry.metadata.tags"),
+    "environment": ("deployment.environment", "langfuse.environment"),
+    "release": ("langfuse.release",),
+}
+"""Further attribute names of each field, beside those in the table of fields."""
+OF_RUN = tuple(
+    attribute
+    for name, field in RUN_FIELDS.items()
+    if field.given and field.attribute
+    for attribute in (field.attribute, *field.also, *ALIASES.get(name, ()))
 )
-SESSIONS = (
-    "gen_ai.conversation.id",
-    "conversation.id",
-    "session.id",
-    "langfuse.session.id",
-    "traceloop.association.properties.session_id",
-    "traceloop.association.properties.conversation_id",
-    "voltagent.conversation_id",
-    "gcp.vertex.agent.session_id",
-    "ai.telemetry.metadata.sessionId",
-)
-TAGS = ("tag.tags", "langfuse.trace.tags", "langfuse.tags", "ai.telemetry.metadata.tags")
-OF_RUN = (*USERS, *SESSIONS, *TAGS)
-"""What tells of the whole run, on whatever span it stands."""
+"""Attributes about the whole run, on any of its spans."""
 
 ERROR_TYPES = ("error.type", "error.name")
 ERROR_MESSAGES = ("error.message", "langfuse.observation.status_message")
@@ -260,4 +271,4 @@ NOISE = frozenset(
         "mlflow.traceRequestId",
     }
 )
-"""What says nothing more once a span has been understood."""
+"""Attributes without information after a span has been decoded."""

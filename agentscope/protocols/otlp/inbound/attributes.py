@@ -1,4 +1,4 @@
-"""The attributes of a span of others: looked up by many names, and kept as JSON where nobody asked for them."""
+"""The attributes of a span of another emitter: lookup by several names, and JSON values of the unused ones."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, deeper_than
+from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT
 from agentscope.protocols.otlp.semantic_conventions import JSON_TYPE, TEXT_TYPE
-from agentscope.protocols.otlp.token_usage import count
 from agentscope.protocols.otlp.wire.model import Value
+from agentscope.protocols.token_usage import count
+from agentscope.serialization.depth import is_deeper
 
 from .attribute_names import ALL_JSON
 
 MOST_KEPT = 128
-"""Attributes of one span that are kept in `meta_data`, besides those that were understood."""
+"""The most unused attributes of one span that `meta_data` keeps."""
 DEEPEST = 56
-"""Levels of a JSON text that is taken apart; a deeper one stays the text it is."""
+"""The most levels of a JSON text that is parsed; a deeper one stays text."""
 _CUT_KEY = "agentscope.attributes_left_out"
 
 
 class Attributes:
-    """Each attribute is given once; `rest` has what nobody took."""
+    """The attributes of one span. Each look-up marks them as used; `rest` returns the unused ones."""
 
     def __init__(self, attributes: Mapping[str, Value]) -> None:
         self.all = attributes
         self._taken: set[str] = set()
 
     def take(self, names: Iterable[str]) -> None:
-        """Count these as understood."""
+        """Mark these as used."""
         self._taken.update(names)
 
     def text(self, *names: str) -> str | None:
-        """The first text under one of these names that is not empty. The same text under others is understood, too."""
+        """The first text under one of these names that is not empty. Other names with the same text are used too."""
         found: str | None = None
         for name in names:
             value = self.all.get(name)
@@ -45,7 +46,7 @@ class Attributes:
         return found
 
     def number(self, *names: str) -> int | None:
-        """The first count under one of these names, as a number or as digits. All of these names are understood."""
+        """The first count under one of these names, from a number or digits. All of these names are used."""
         found = None
         for name in names:
             value = self.all.get(name)
@@ -58,10 +59,20 @@ class Attributes:
                 found = count(value)
         return found
 
-    def payload(self, names: Sequence[str], mime_type: Value = None) -> Any:
-        """The first payload under one of these names, as JSON; None for none. All of these names are understood.
+    def amount(self, *names: str) -> int | float | None:
+        """The first finite number under one of these names. All of them with such a number are used."""
+        found: int | float | None = None
+        for name in names:
+            value: Any = self.all.get(name)
+            if type(value) in (int, float) and isfinite(value):
+                self._taken.add(name)
+                found = value if found is None else found
+        return found
 
-        What is empty gives way to what is not: emitters leave `{}` behind where another attribute has the content.
+    def payload(self, names: Sequence[str], mime_type: Value = None) -> Any:
+        """The first payload under one of these names as a JSON value, or None. All of these names are used.
+
+        A payload that is not empty is preferred: some emitters leave `{}` if another attribute has the content.
         """
         there = [name for name in names if self.all.get(name) not in (None, "")]
         self._taken.update(there)
@@ -72,7 +83,7 @@ class Attributes:
         return payload_of(self.all[chosen], given)
 
     def texts(self, *names: str) -> list[str]:
-        """The first list of texts under one of these names: a list, or one as JSON or with commas."""
+        """The first list of texts under one of these names: a list, a JSON list, or a text with commas."""
         for name in names:
             value = self.all.get(name)
             if value is None:
@@ -86,7 +97,7 @@ class Attributes:
         return []
 
     def objects(self, names: Iterable[str], prefixes: Iterable[str] = ()) -> dict[str, Any]:
-        """JSON objects under these names and attributes behind these prefixes, as one object."""
+        """One object of the JSON objects under these names, and the attributes with these prefixes."""
         merged: dict[str, Any] = {}
         for name in names:
             known = payload_of(self.all.get(name))
@@ -101,7 +112,7 @@ class Attributes:
         return merged
 
     def rest(self, leave_out: Iterable[str] = ()) -> dict[str, Any]:
-        """What nobody took, under its own names."""
+        """The unused attributes, under their own names."""
         names = sorted(name for name in self.all if name not in self._taken and name not in leave_out)
         kept: dict[str, Any] = {name: payload_of(self.all[name]) for name in names[:MOST_KEPT]}
         if len(names) > MOST_KEPT:
@@ -110,7 +121,7 @@ class Attributes:
 
 
 def payload_of(value: Value, mime_type: Value = None) -> Any:
-    """An attribute as JSON. A text is parsed if its type says so, or if none is given and it looks like an object or an array."""
+    """An attribute as a JSON value. A text is parsed if its type is JSON, or is unknown and the text begins with { or [."""
     if type(value) is not str:
         return plain(value)
     if mime_type == TEXT_TYPE or not value:
@@ -119,23 +130,23 @@ def payload_of(value: Value, mime_type: Value = None) -> Any:
 
 
 def unquoted(value: Value) -> Any:
-    """The same for an attribute that may be a JSON string, quotes and all, as Langfuse has them since version 5."""
+    """`payload_of`, for an attribute that may be a quoted JSON string, as of Langfuse since version 5."""
     is_quoted = type(value) is str and len(value) > 1 and value[0] == value[-1] == '"'
     return payload_of(value, JSON_TYPE if is_quoted else None)
 
 
 def parsed(text: str) -> Any:
-    """The value of a JSON text. What is not JSON, or would cost too much as values, stays the text it is."""
+    """The value of a JSON text. Invalid JSON, and JSON with too many values, stays text."""
     if len(text) > LIGHT_BODY and text.count(",") + 2 * text.count("[") + 3 * text.count("{") > MAX_WEIGHT:
         return text
     try:
-        # Python's own encoder writes NaN, and many an emitter lets it.
+        # Python's own encoder writes NaN, and some emitters do not prevent it.
         value = json.loads(text, parse_constant=str, parse_float=_finite)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # lone surrogates, which no store takes
+            json.dumps(value, ensure_ascii=False).encode()  # raises for lone surrogates, which no store accepts
     except (ValueError, RecursionError):
         return text
-    return text if deeper_than(value, DEEPEST) else value
+    return text if is_deeper(value, DEEPEST) else value
 
 
 def _finite(digits: str) -> float | str:
@@ -144,7 +155,7 @@ def _finite(digits: str) -> float | str:
 
 
 def plain(value: Value) -> Any:
-    """An attribute's value as JSON has it: bytes in base64, numbers that are not finite as text."""
+    """An attribute's value as a JSON value: bytes in base64, and numbers that are not finite as text."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return base64.b64encode(value).decode()
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Messages that spans of others tell in pieces: attributes with an index in their names, or an event for each message."""
+"""Messages in pieces: attributes with an index in their names, or one span event for each message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .attributes import Attributes, payload_of, plain
 _WRAPPERS = frozenset(
     {"message", "document", "tool_call", "message_content", "embedding", "prompt", "completion", "image", "tool"}
 )
-"""OpenInference says `0.message.role`, `0.tool_call.id`: the word in between adds nothing."""
+"""Words of OpenInference names without information, as in `0.message.role` and `0.tool_call.id`."""
 _AS_JSON = frozenset({"metadata", "arguments", "function_call_arguments_json", "json_schema", "parameters"})
 _VECTORS = frozenset({"vector", "embedding.vector"})
 _DETAILS = "gen_ai.client.inference.operation.details"
@@ -33,18 +33,18 @@ _ENVELOPE = frozenset(
 
 
 class _Node(dict[str, Any]):
-    """What is put together here, as opposed to an object that an attribute holds."""
+    """An object that is assembled here, as opposed to the value of an attribute."""
 
 
 class Told(NamedTuple):
-    """Input and output of a span; None where nothing tells of it."""
+    """The input and output of a span; None if absent."""
 
     input: Any
     output: Any
 
 
 def listed(attributes: Attributes, prefix: str) -> list[Any] | None:
-    """The list whose items were flattened under `prefix.N`, in order; None if there is none. Its attributes are understood."""
+    """The list whose items were flattened under `prefix.N`, in order, or None. Its attributes are used."""
     root = _Node()
     start = f"{prefix}."
     for name, value in attributes.all.items():
@@ -56,7 +56,7 @@ def listed(attributes: Attributes, prefix: str) -> list[Any] | None:
         attributes.take((name,))
         last = path[-1]
         if last in _VECTORS:
-            continue  # an embedding is thousands of numbers that tell nobody anything
+            continue  # an embedding is thousands of numbers that no page can show
         node: Any = root
         for step in path[:-1]:
             node = node.setdefault(step, _Node()) if isinstance(node, _Node) else None
@@ -86,9 +86,9 @@ def _is_index(text: str) -> bool:
 
 
 def of_events(events: Iterable[SpanEvent], unwrapped: bool) -> Told:
-    """What the events of a span tell, one each for a message, or one with all of them.
+    """The messages of span events, which have one message each or all of them.
 
-    `unwrapped`: the content of a single message alone, as a tool's arguments and result are sent.
+    unwrapped: return only the content of a single message, as for the arguments and the result of a tool.
     """
     inputs: list[Any] = []
     outputs: list[Any] = []
@@ -98,7 +98,7 @@ def of_events(events: Iterable[SpanEvent], unwrapped: bool) -> Told:
 
 
 def of_event_list(value: Any) -> Told:
-    """The same, for events as a list of objects in one attribute: Pydantic AI before version 2 of its format."""
+    """The messages of events in one attribute, as a list of objects: Pydantic AI before version 2 of its format."""
     inputs: list[Any] = []
     outputs: list[Any] = []
     for item in value if isinstance(value, list) else ():
@@ -161,9 +161,9 @@ def _content(message: Any) -> Any:
 
 
 def first_turn(messages: Any, new_from: int | None) -> tuple[Any, Any]:
-    """What an agent was asked and what it said last, from all messages of its conversation.
+    """The input and the last output of an agent, from all messages of its conversation.
 
-    `new_from` is the index of the first message of this run; those before it are history, and part of what it was asked.
+    new_from: the index of the first message of this run. Earlier ones are history, and part of the input.
     """
     if not isinstance(messages, list) or not messages:
         return messages, None

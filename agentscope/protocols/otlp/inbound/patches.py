@@ -1,6 +1,6 @@
-"""Spans as the patches that the receiver stores: our own come back as they were, those of others as far as they are understood.
+"""The decoding of spans into the patches that the receiver stores: spans of this SDK without loss, others by convention.
 
-The trace is the run and a span is a step; a root that is an agent, or nothing in particular, is the run itself.
+A trace is a run, and a span a step. A root that is an agent, or has no particular type, is the run itself.
 """
 
 from __future__ import annotations
@@ -11,33 +11,46 @@ from hashlib import blake2b
 from math import isfinite
 from typing import Any
 
-from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_START
+from agentscope.events import (
+    FIELDS,
+    MILLISECONDS,
+    NUMBER,
+    RUN_END,
+    RUN_START,
+    RUN_UPDATE,
+    STEP,
+    STEP_START,
+    TEXT,
+    TEXTS,
+    WHOLE,
+)
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.agentscope.fields import MAX_ID, normal_time
 from agentscope.protocols.ids import run_id_of, span_id_of
-from agentscope.protocols.json_decode import MAX_DEPTH, deeper_than
+from agentscope.protocols.json_decode import MAX_DEPTH
 from agentscope.protocols.json_encode import zoned_utc
 from agentscope.protocols.otlp import semantic_conventions as names
 from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Value
+from agentscope.serialization.depth import is_deeper
 
 from .attributes import parsed, plain
 from .step_types import AGENT, OTHER, REASONING, kind_of
-from .third_party import Foreign, is_root, resource_data, understood
+from .third_party import Foreign, is_root, resource_data, resource_fields, understood
 
 SESSION = "otlp"
-"""`Patch.session_id`: spans have no session, and no place in one."""
+"""The `Patch.session_id` of all spans, which have no session."""
 
 _RUNS = frozenset({AGENT, OTHER, REASONING})
-"""A root of such a kind is the run; of any other kind it is a step as well."""
+"""Step types of roots that become the run only. A root of another type becomes a run and a step."""
 _EVENT_DEPTH = MAX_DEPTH - 2
 _LATEST = 253_402_300_799 * 10**9  # the last second of the year 9999
 
 
 def patches_of(span: Span, group: SpanGroup) -> list[Patch]:
-    """The patches to a run and a step that one span amounts to, at most two. `group` is where the span came in.
+    """Decode a span of `group` into at most two patches: to a run and to a step.
 
-    The same span gives the same ids each time, in either encoding; one with another content gives others. Raises
-    `ValueError` for a span that cannot be stored; the text says why.
+    Equal spans give equal event ids in either encoding, and different spans different ids. Raises `ValueError` with the reason
+    for a span that cannot be stored.
     """
     if not 0 < max(span.start_ns, span.end_ns) <= _LATEST:
         raise ValueError("its times must be in nanoseconds since the epoch, up to the year 9999")
@@ -45,19 +58,19 @@ def patches_of(span: Span, group: SpanGroup) -> list[Patch]:
     run_id = run_id_of(span.trace_id) if given is None else _id(given, names.RUN_ID)
     if given is not None and (names.STEP_ID in span.attributes or span.span_id == span_id_of(run_id)):
         return [_own(span, run_id)]
-    # A span that names a run of ours is a step in it, even one without a parent: the run has a name and an end of its own.
+    # A span with the id of a run of this SDK is a step in it, even without a parent: the run has its own name and end.
     return _foreign(span, group, run_id, is_root(span) and given is None)
 
 
 def is_run(span: Span) -> bool:
-    """Whether a root of others is the run and nothing else; of other kinds it is a step as well."""
+    """Tell if a root of another emitter is the run only, and not a step as well."""
     return kind_of(span) in _RUNS
 
 
 def without_repeats(patches: Iterable[Patch]) -> list[Patch]:
-    """The same patches, but of those that only repeat a user, a conversation or tags of a run, each run's first.
+    """The patches without repeated updates of the same run, such as its user, conversation or tags.
 
-    Many emitters put these on every span of a trace.
+    Many emitters set these on every span of a trace.
     """
     kept: list[Patch] = []
     seen: set[tuple[str, str]] = set()
@@ -72,7 +85,7 @@ def without_repeats(patches: Iterable[Patch]) -> list[Patch]:
     return kept
 
 
-# ---- our own -------------------------------------------------------------------------------------------------------
+# ---- spans of this SDK --------------------------------------------------------------------------------------------
 
 
 def _own(span: Span, run_id: str) -> Patch:
@@ -87,12 +100,8 @@ def _own(span: Span, run_id: str) -> Patch:
     fields: dict[str, Any] = {}
     _put_text(fields, "agent_name" if step_id is None else "name", attributes.get(names.NAME), names.NAME)
     _put_text(fields, "step_type", attributes.get(names.STEP_TYPE), names.STEP_TYPE)
-    for field, name in names.TEXTS.items():
-        _put_text(fields, field, attributes.get(name), name)
-    for field, name in names.NUMBERS.items():
-        _put_number(fields, field, attributes.get(name), name)
-    for field, name in names.LISTS.items():
-        _put_list(fields, field, attributes.get(name), name)
+    for put, field, name in _CARRIED:
+        put(fields, field, attributes.get(name), name)
     _put_time(fields, "started_at", attributes.get(names.STARTED_AT), span.start_ns)
     _put_time(fields, "ended_at", attributes.get(names.ENDED_AT), span.end_ns)
     for field, value_name, type_name in (
@@ -146,8 +155,13 @@ def _put_list(fields: dict[str, Any], field: str, value: Value, name: str) -> No
         fields[field] = items
 
 
+_PUT = {TEXT: _put_text, TEXTS: _put_list, WHOLE: _put_number, NUMBER: _put_number, MILLISECONDS: _put_number}
+_CARRIED = tuple((_PUT[field.type], name, field.attribute) for name, field in FIELDS.items() if field.attribute)
+"""The fields with an attribute: the function that reads it, the field, and the attribute."""
+
+
 def _put_time(fields: dict[str, Any], field: str, value: Value, span_ns: int) -> None:
-    """The time of the span, unless an attribute has the real one; 0 there is none."""
+    """Set a time: that of the attribute if there is one (0 for none), else that of the span."""
     if value is None:
         value = span_ns
     try:
@@ -161,7 +175,7 @@ def _put_time(fields: dict[str, Any], field: str, value: Value, span_ns: int) ->
         raise ValueError(f"{field} must be a time") from None
 
 
-# ---- those of others -----------------------------------------------------------------------------------------------
+# ---- spans of other emitters ---------------------------------------------------------------------------------------
 
 
 def _foreign(span: Span, group: SpanGroup, run_id: str, root: bool) -> list[Patch]:
@@ -171,10 +185,10 @@ def _foreign(span: Span, group: SpanGroup, run_id: str, root: bool) -> list[Patc
     if root:
         patches.append(_run(span, group, run_id, told))
     elif told.of_run:
-        # Placed at the start of the span: what the root says, at its own end, counts over it.
+        # At the time of the span's start, so that the fields of the root, at its end, take precedence.
         patches.append(_patch(RUN_UPDATE, run_id, None, None, span.start_ns or time_ns, told.of_run))
     if not root or told.kind not in _RUNS:
-        fields = {"name": told.name, "step_type": told.kind, **told.fields}
+        fields = {"name": told.name, "step_type": told.kind, **told.fields, **told.of_step}
         if told.meta_data:
             fields["meta_data"] = told.meta_data
         type_ = STEP if told.ended else STEP_START
@@ -183,11 +197,11 @@ def _foreign(span: Span, group: SpanGroup, run_id: str, root: bool) -> list[Patc
 
 
 def _run(span: Span, group: SpanGroup, run_id: str, told: Foreign) -> Patch:
-    fields = {"agent_name": told.run_name or told.name, **told.fields, **told.of_run}
+    fields = {"agent_name": told.run_name or told.name, **told.fields, **resource_fields(group), **told.of_run}
     meta = {**told.run_meta_data, **resource_data(group)}
     if told.kind in _RUNS:
-        meta = {**told.meta_data, **meta}
-        fields["span_id"] = span.span_id  # what its children name as their parent
+        meta = {**told.meta_data, **told.of_step, **meta}  # a run has no fields of steps
+        fields["span_id"] = span.span_id  # the parent id in its children
     else:
         fields.pop("usage", None)  # the step has it
     if fields["agent_name"] != told.name:
@@ -210,7 +224,7 @@ def _patch(
     time = zoned_utc(time_ns)
     head = {"seq": 0, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
     event: dict[str, Any] = {**head, **fields}
-    if deeper_than(event, _EVENT_DEPTH):
+    if is_deeper(event, _EVENT_DEPTH):
         raise ValueError(f"a value is nested deeper than {_EVENT_DEPTH} levels")
     try:
         text = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""What kind of step a span of others is, and what the step is called."""
+"""The step type and the name of a span of another emitter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AGENT, LLM, TOOL, MEMORY, RETRIEVAL, REASONING, OTHER = (
     "other",
 )
 _PASSED = ""
-"""What is known and means nothing yet: another convention on the same span may say more."""
+"""A known value without a step type: another convention on the same span may have one."""
 
 
 def _of(step_type: str, *values: str) -> dict[str, str]:
@@ -109,7 +109,7 @@ _TABLES: tuple[tuple[str, Mapping[str, str]], ...] = (
     ),
     ("llm.request.type", _of(LLM, "chat", "completion", "embedding") | _of(RETRIEVAL, "rerank")),
     ("mcp.method.name", _of(TOOL, "tools/call")),
-    # VoltAgent's children of an agent inherit its `entity.type`; they are told apart by `span.type`, above.
+    # In VoltAgent the children of an agent inherit its `entity.type`; `span.type` above distinguishes them.
     ("entity.type", _of(AGENT, "agent") | _of(_PASSED, "workflow")),
 )
 _KEYS = tuple((name, {value.lower(): kind for value, kind in table.items()}) for name, table in _TABLES)
@@ -118,7 +118,7 @@ _HINTS: tuple[tuple[str, Sequence[str]], ...] = (
     (LLM, ("gen_ai.request.model", "gen_ai.response.model", "llm.model_name", "gen_ai.prompt.0.role")),
     (RETRIEVAL, ("gen_ai.retrieval.query.text", "retrieval.documents.0.document.content")),
 )
-"""Where no attribute names the kind: instrumentations older than `gen_ai.operation.name`."""
+"""Attributes that imply a type, for instrumentations older than `gen_ai.operation.name`."""
 _MCP_CALL = re.compile(r"(?:MCP send )?tools/call (.+)")
 _PREFIXES = {
     AGENT: ("invoke_agent ", "create_agent ", "invoke_workflow ", "subagent:"),
@@ -135,7 +135,7 @@ _NAMES = {
 
 
 def kind_of(span: Span) -> str:
-    """The step type."""
+    """The step type of a span."""
     passed = False
     for name, table in _KEYS:
         value = span.attributes.get(name)
@@ -154,7 +154,7 @@ def kind_of(span: Span) -> str:
 
 
 def name_of(span: Span, kind: str, attributes: Attributes) -> str:
-    """What the step is called: what its kind tells, else the span's name without what a convention puts before it."""
+    """The name of the step: an attribute of its type, else the span's name without the prefix of a convention."""
     told = attributes.text(*_NAMES.get(kind, ()))
     if told is not None:
         return told

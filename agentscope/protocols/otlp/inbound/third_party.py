@@ -1,19 +1,21 @@
-"""Spans that others made, as the fields of a step or a run."""
+"""The decoding of spans of other emitters into the fields of a run or a step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from agentscope.events import FIELDS, RUN_FIELDS, STEP_FIELDS, TEXT, TEXTS, Field
 from agentscope.protocols.json_encode import zoned_utc
 from agentscope.protocols.otlp.semantic_conventions import (
     EXCEPTION,
     EXCEPTION_KEYS,
+    FIRST_CHUNK_SECONDS,
     INPUT_MIME_TYPE,
     OUTPUT_MIME_TYPE,
 )
-from agentscope.protocols.otlp.token_usage import Tokens, tokens_of
 from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup
+from agentscope.protocols.token_usage import Tokens, tokens_of
 
 from . import attribute_names
 from .attributes import Attributes, payload_of, plain
@@ -21,30 +23,32 @@ from .messages import MESSAGE_EVENTS, Told, first_turn, listed, of_event_list, o
 from .step_types import LLM, RETRIEVAL, TOOL, kind_of, name_of
 
 MOST_EVENTS = 32
-"""Events of one span that are kept in `meta_data`, besides messages and the exception."""
+"""The most events of one span that `meta_data` keeps, besides messages and the exception."""
 
 _BAD_WORDS = (("langfuse.observation.level", "ERROR"), ("agent.state", "error"), ("gen_ai.tool.status", "error"))
-"""Where emitters say that something failed and leave the span's status alone."""
+"""Attribute values that mean a failure although the span's status is unset."""
 
 
 class Foreign(NamedTuple):
-    """What a span of others tells."""
+    """The decoded content of a span of another emitter."""
 
     kind: str
     """The step type."""
     name: str
     ended: bool
     fields: dict[str, Any]
-    """Fields that a run and a step have in common: status, times, input, output, error, usage."""
+    """The fields of both runs and steps: status, times, input, output, error, usage."""
     of_run: dict[str, Any]
-    """user_id, conversation_id and tags, which emitters put on any span."""
+    """The fields of the run, such as its user, which emitters set on any span."""
+    of_step: dict[str, Any]
+    """The fields of steps only, such as the model."""
     meta_data: dict[str, Any]
     run_meta_data: dict[str, Any]
     run_name: str | None
 
 
 def understood(span: Span, group: SpanGroup) -> Foreign:
-    """Take a span of others apart. Every attribute ends in one field, or stays in `meta_data` under its own name."""
+    """Decode a span. Every attribute ends in one field, or stays in `meta_data` under its own name."""
     attributes = Attributes(span.attributes)
     kind = kind_of(span)
     name = name_of(span, kind, attributes)
@@ -59,14 +63,13 @@ def understood(span: Span, group: SpanGroup) -> Foreign:
     usage = _usage(attributes)
     found = {"input": told.input, "output": told.output, "error": error, "usage": usage, "source": group.scope_name}
     fields.update((field, value) for field, value in found.items() if value is not None and value != "")
-    of_run = _of_run(attributes)
+    of_run, of_step = _told_fields(attributes, RUN_FIELDS), _told_fields(attributes, STEP_FIELDS)
+    seconds = attributes.amount(FIRST_CHUNK_SECONDS, "gen_ai.server.time_to_first_token")
+    if seconds is not None:
+        of_step.setdefault("first_token_ms", round(seconds * 1000, 3))
     run_name = attributes.text("langfuse.trace.name", "traceloop.workflow.name")
     run_meta = attributes.objects(attribute_names.TRACE_META_OBJECTS, attribute_names.TRACE_META_PREFIXES)
     meta = attributes.objects(attribute_names.META_OBJECTS, attribute_names.META_PREFIXES)
-    for key, names in (("model", attribute_names.MODELS), ("provider", attribute_names.PROVIDERS)):
-        value = attributes.text(*names)
-        if value is not None:
-            meta.setdefault(key, value)
     reasons = attributes.texts(*attribute_names.FINISH_REASONS)
     if reasons:
         meta.setdefault("finish_reasons", reasons)
@@ -79,11 +82,11 @@ def understood(span: Span, group: SpanGroup) -> Foreign:
     if events:
         meta.setdefault("events", events)
     meta = {**attributes.rest(attribute_names.NOISE), **meta}
-    return Foreign(kind, name, ended, fields, of_run, meta, run_meta, run_name)
+    return Foreign(kind, name, ended, fields, of_run, of_step, meta, run_meta, run_name)
 
 
 def resource_data(group: SpanGroup) -> dict[str, Any]:
-    """What a run's `meta_data` keeps of the program that sent it."""
+    """The part of a run's `meta_data` that describes the sending program."""
     kept = Attributes(group.resource).rest()
     return {"resource": kept} if kept else {}
 
@@ -92,10 +95,10 @@ def _content(span: Span, attributes: Attributes, kind: str) -> Told:
     given = span.attributes.get
     asked = attributes.payload(attribute_names.INPUTS, given(INPUT_MIME_TYPE))
     said = attributes.payload(attribute_names.OUTPUTS, given(OUTPUT_MIME_TYPE))
-    # Whatever tells content a second time is understood, too: it must not fill meta_data.
+    # Content under further names is used too, so that it does not fill meta_data.
     inputs = {prefix: listed(attributes, prefix) for prefix in attribute_names.INPUT_LISTS}
     outputs = {prefix: listed(attributes, prefix) for prefix in attribute_names.OUTPUT_LISTS}
-    # The value beside them is the request and the response as a library's own objects have them.
+    # The payload beside them has the request and the response in the objects of a library.
     if kind == RETRIEVAL:
         said = outputs["retrieval.documents"] or said
     elif kind == LLM:
@@ -129,17 +132,32 @@ def _usage(attributes: Attributes) -> dict[str, int] | None:
     return {**told.usage(), **tokens.usage()} or None
 
 
-def _of_run(attributes: Attributes) -> dict[str, Any]:
+_NAMES = {
+    name: (field.attribute, *field.also, *attribute_names.ALIASES.get(name, ()))
+    for name, field in FIELDS.items()
+    if field.given and field.attribute and name not in ("tokens_used", "latency_ms")  # usage and the times have these
+}
+"""The attribute names of each field, under every convention."""
+
+
+def _told_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[str, Any]:
+    """The fields of the table that are in the attributes."""
+    read: dict[str, Callable[..., Any]] = {TEXT: attributes.text, TEXTS: attributes.texts}
     found = {
-        "user_id": attributes.text(*attribute_names.USERS),
-        "conversation_id": attributes.text(*attribute_names.SESSIONS),
-        "tags": attributes.texts(*attribute_names.TAGS),
+        name: read.get(table[name].type, attributes.amount)(*names) for name, names in _NAMES.items() if name in table
     }
-    return {field: value for field, value in found.items() if value}
+    return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+def resource_fields(group: SpanGroup) -> dict[str, Any]:
+    """The fields of a run that are in the resource of its spans."""
+    return _told_fields(
+        Attributes(group.resource), {name: field for name, field in RUN_FIELDS.items() if field.resource}
+    )
 
 
 def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
-    """The `error` payload, whether the span failed, and an exception that was recorded and did not make it fail."""
+    """The `error` payload, True if the span failed, and a recorded exception that did not make it fail."""
     recorded = next((event.attributes for event in reversed(span.events) if event.name == EXCEPTION), {})
     exception = {key: plain(recorded[name]) for key, name in EXCEPTION_KEYS.items() if recorded.get(name)}
     known = {
@@ -167,5 +185,5 @@ def _events(events: Iterable[SpanEvent]) -> list[dict[str, Any]]:
 
 
 def is_root(span: Span) -> bool:
-    """Whether a span has no parent."""
+    """Tell if a span has no parent."""
     return not span.parent_span_id.strip("0")

@@ -1,1 +1,1 @@
-"""Events, written as spans."""
+"""The encoding of events as spans."""

@@ -1,8 +1,8 @@
-"""What a step was about, under the names of each convention: input and output, model, tool, documents, memory.
+"""The content of a step under the names of each convention: input, output, model, tool, documents, memory.
 
-`input.value` and `output.value` carry every payload: Phoenix, Langfuse and MLflow read them, and so does our own receiver.
-For VoltOps it is `input` and `output`. Never both: Phoenix makes a tree of the dots, and finds no `value` in an `input` that is a
-text. A small payload stands under the GenAI name for its kind as well.
+`input.value` and `output.value` carry every payload: Phoenix, Langfuse, MLflow and the receiver here read them. VoltOps reads
+`input` and `output`. Both are never set: Phoenix makes a tree of the dots, and finds no `value` in an `input` that is a text.
+A small payload also has the GenAI name for its type.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ _WORD = re.compile("[A-Z]?[a-z]+")
 
 
 class Content:
-    """Input, output and meta_data of one run or step."""
+    """The input, output, meta_data and model of one run or step."""
 
-    def __init__(self, payloads: Mapping[str, Payload]) -> None:
+    def __init__(self, payloads: Mapping[str, Payload], fields: Mapping[str, Any]) -> None:
+        self._fields = fields
         self.input = payloads.get("input", NOTHING)
         self.output = payloads.get("output", NOTHING)
         self._payloads = payloads
@@ -66,11 +67,11 @@ class Content:
         self._parameters: Mapping[str, Any] = parameters if isinstance(parameters, dict) else {}
 
     def meta_text(self, *keys: str) -> str | None:
-        """A text that `meta_data` has under one of these keys."""
+        """The text in `meta_data` under one of these keys, or None."""
         return first_text((self._meta,), *keys)
 
     def carried(self, voltops: bool) -> dict[str, Value]:
-        """The attributes that carry the payloads themselves, under the names of VoltOps or under those of all others."""
+        """The attributes with the payloads, under the names of VoltOps or of all others."""
         attributes: dict[str, Value] = {}
         for field, value_name, type_name in (
             (names.INPUT, names.INPUT_VALUE, names.INPUT_MIME_TYPE),
@@ -88,9 +89,9 @@ class Content:
         return attributes
 
     def of_agent(self) -> dict[str, Value]:
-        """Of a run or an agent: messages, instructions and the model, where they are told."""
+        """The attributes of a run or an agent: messages, instructions and model, as far as known."""
         attributes = self._messages()
-        model = first_text((self._meta, self._parameters), *_MODEL)
+        model = first_text((self._fields,), "model") or first_text((self._meta, self._parameters), *_MODEL)
         if model is not None:
             attributes["gen_ai.request.model"] = model
         instructions = self.meta_text("instructions")
@@ -100,14 +101,14 @@ class Content:
         return attributes
 
     def of_model_call(self) -> dict[str, Value]:
-        """Of an llm_call: model, provider, parameters, messages and what the response says of itself."""
+        """The attributes of an `llm_call`: model, provider, parameters, messages, and the data of the response."""
         asked = self.input.object if self.input.mentions(b"model") else {}
         answered = self.output.object if self.output.mentions(b"model") or self.output.mentions(b"choices") else {}
         attributes = self._messages()
         objects = (self._parameters, self._meta, asked)
-        model = first_text(objects, *_MODEL)
+        model = first_text((self._fields,), "model") or first_text(objects, *_MODEL)
         response_model = first_text((answered,), "model")
-        provider = first_text(objects, *_PROVIDER)
+        provider = first_text((self._fields,), "provider") or first_text(objects, *_PROVIDER)
         shown = model or response_model
         if model is not None:
             attributes["gen_ai.request.model"] = model
@@ -116,8 +117,11 @@ class Content:
         if shown is not None:
             attributes |= {"llm.model_name": shown, "llm.model": shown}
         if provider is not None:
-            # The second is the name until the middle of 2025, which many backends still read.
+            # The second is the name until the middle of 2025, which many backends read.
             attributes |= {"gen_ai.provider.name": provider, "gen_ai.system": provider, "llm.provider": provider}
+        first_token: Any = self._fields.get("first_token_ms")
+        if type(first_token) in (int, float):
+            attributes[names.FIRST_CHUNK_SECONDS] = first_token / 1000
         given: dict[str, Any] = {}
         for each in objects:
             for key, value in each.items():
@@ -135,7 +139,7 @@ class Content:
         return attributes
 
     def of_tool(self, name: str | None) -> dict[str, Value]:
-        """Of a tool_call."""
+        """The attributes of a `tool_call`."""
         attributes: dict[str, Value] = {"gen_ai.tool.type": "function"}
         if name is not None:
             attributes |= {"gen_ai.tool.name": name, "tool.name": name}
@@ -151,7 +155,7 @@ class Content:
         return attributes
 
     def of_retrieval(self, name: str | None) -> dict[str, Value]:
-        """Of a retrieval: where it searched, for what, and what it found."""
+        """The attributes of a retrieval: the source, the query and the documents."""
         attributes: dict[str, Value] = {}
         if name is not None:
             attributes |= {"gen_ai.data_source.id": name, "retriever.name": name}
@@ -180,7 +184,7 @@ class Content:
         return attributes
 
     def memory_operation(self, name: str | None) -> str:
-        """What a memory step does: one of the conventions' operations. Writing, where nothing tells."""
+        """The operation of a memory step in the conventions; writing if it is unknown."""
         said = self.meta_text("operation", "memory_operation", "memoryOperation")
         said = (
             said or first_text((self.input.object if self.input.mentions(b"operation") else {},), "operation") or name
@@ -189,7 +193,7 @@ class Content:
         return f"{next(filter(None, verbs), 'upsert')}_memory"
 
     def of_memory(self, operation: str) -> dict[str, Value]:
-        """Of a memory step."""
+        """The attributes of a memory step."""
         attributes: dict[str, Value] = {"memory.operation": operation.removesuffix("_memory")}
         query = self._query() if operation == names.SEARCH_MEMORY else None
         if query is not None:
@@ -203,7 +207,7 @@ class Content:
         return bare if bare is not None else first_text((self.input.object,), *_QUERY)
 
     def _messages(self) -> dict[str, Value]:
-        """Messages under their GenAI names, where a payload really is a list of them."""
+        """Messages under their GenAI names, if a payload is a list of messages."""
         attributes: dict[str, Value] = {}
         for name, payload in (("input", self.input), ("output", self.output)):
             if payload.is_small and payload.mentions(b"role"):
@@ -214,7 +218,7 @@ class Content:
 
 
 def _documents(value: Any) -> list[dict[str, Any]] | None:
-    """What was found, each with `id`, `content`, `score` and `metadata` where told; None if it is no list of documents."""
+    """The documents with their known `id`, `content`, `score` and `metadata`; None if it is no list of documents."""
     scores: Any = None
     if isinstance(value, dict):
         scores = first((value,), *_SCORES)

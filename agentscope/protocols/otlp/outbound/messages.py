@@ -1,7 +1,7 @@
-"""Lists of chat messages in a payload, and how the GenAI conventions write them: messages made of parts.
+"""Lists of chat messages in payloads, and their form in the GenAI conventions: messages with parts.
 
 The schemas are gen-ai-input-messages.json and gen-ai-output-messages.json of open-telemetry/semantic-conventions-genai. Phoenix
-checks them, and shows no message at all of a list in which one part or field is missing.
+validates them, and shows no message of a list in which one part or field is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _REASONS = ("finish_reason", "finishReason", "stop_reason", "stopReason")
 
 
 def messages_in(value: Any) -> list[Message] | None:
-    """The messages that a payload is, or holds under `messages`, as a response's `choices`, or alone; None if there are none."""
+    """The messages of a payload: itself, its `messages`, its `choices`, or a single one; None if there are none."""
     if isinstance(value, dict):
         choices = value.get("choices")
         if isinstance(value.get("messages"), list):
@@ -33,9 +33,9 @@ def messages_in(value: Any) -> list[Message] | None:
 
 
 def as_gen_ai(messages: Sequence[Message] | None, answered: bool = False) -> list[dict[str, Any]]:
-    """The same messages in the conventions' form; empty if one of them has no content that could be told.
+    """The messages in the form of the conventions; empty if one of them has no usable content.
 
-    answered: they are a model's, and have to say why each of them ended.
+    answered: True for messages of a model, which need a finish reason.
     """
     told = [{"role": message["role"], "parts": _parts(message)} for message in messages or ()]
     if not all(each["parts"] for each in told):
@@ -48,7 +48,7 @@ def as_gen_ai(messages: Sequence[Message] | None, answered: bool = False) -> lis
 
 
 def _chosen(choice: Message) -> Any:
-    """The message of a choice, and the reason that the choice has beside it."""
+    """The message of a choice, with its finish reason."""
     message = choice.get("message")
     reason = first_text((choice,), *_REASONS)
     return message if reason is None or not isinstance(message, dict) else {"finish_reason": reason, **message}
@@ -74,7 +74,7 @@ def _part(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict):
         return {"type": "text", "content": item}
     kind = item.get("type")
-    if kind == "tool_use":  # Anthropic's
+    if kind == "tool_use":  # the form of Anthropic
         return _call({**item, "arguments": item.get("input")})
     if kind in (None, "text") and "content" not in item and "text" in item:
         return {"type": "text", "content": item["text"]}

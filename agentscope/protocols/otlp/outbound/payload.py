@@ -1,4 +1,4 @@
-"""Payload fields of an event on their way into a span: JSON that was encoded at the call, parsed only where that is needed."""
+"""Payload fields of an event for a span: JSON that was encoded at the call, and is parsed only if needed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any, Final
 from agentscope.protocols.json_encode import dumps
 
 LARGEST_PARSED = 64 << 10
-"""Bytes. What is larger is passed on as the text it is: this runs in the worker, and every microsecond holds the GIL."""
+"""Bytes. A larger payload is not parsed: this code runs in the worker and holds the GIL."""
 LARGEST_COPIED = 8 << 10
-"""Bytes of a payload that is written under the names of several conventions. Gzip sees 32 KiB back and folds such copies into
-next to nothing; of what is larger there is one."""
+"""Bytes. A larger payload has one attribute only. Copies of smaller ones cost little: gzip finds repetitions within 32 KiB."""
 
 
 class _Unknown:
-    """Stands for a value that was not parsed. It is no JSON, so every test for a shape fails on it."""
+    """The value of a payload that was not parsed. It has no JSON type, so every type check fails on it."""
 
 
 UNKNOWN: Final = _Unknown()
 
 
 class Payload:
-    """One payload, as text, and as a value once that is asked for."""
+    """One payload: its text, and its value, which is parsed on demand."""
 
     __slots__ = ("_value", "data", "text")
 
@@ -35,7 +34,7 @@ class Payload:
 
     @property
     def value(self) -> Any:
-        """The parsed payload, or UNKNOWN if it is large or no JSON."""
+        """The parsed payload, or UNKNOWN if it is large or invalid."""
         if self._value is self:
             self._value = UNKNOWN
             if len(self.data) <= LARGEST_PARSED:
@@ -53,25 +52,25 @@ class Payload:
 
     @property
     def plain_text(self) -> str | None:
-        """The string that the payload is, or None if it is something else, or should not stand there bare."""
+        """The text of a payload that is a JSON string; None for others, and for a text that cannot be an attribute."""
         if self.data[:1] != b'"':
             return None
         value = self.value
-        if type(value) is not str or "\0" in value:  # many a database refuses NUL
+        if type(value) is not str or "\0" in value:  # some databases refuse NUL
             return None
         try:
             value.encode()
-        except UnicodeEncodeError:  # lone surrogates, which only JSON can tell
+        except UnicodeEncodeError:  # lone surrogates, which only JSON can hold
             return None
         return value
 
     def mentions(self, name: bytes) -> bool:
-        """Whether it may hold a key of this name: a look at the bytes is a tenth of the price of parsing."""
+        """Tell if the payload may hold this key. A search in the bytes costs a tenth of parsing."""
         return b'"%b"' % name in self.data
 
     @property
     def is_small(self) -> bool:
-        """Whether copies of it cost little."""
+        """True if copies of the payload cost little."""
         return len(self.data) <= LARGEST_COPIED
 
 
@@ -79,10 +78,10 @@ NOTHING = Payload(b"null")
 
 
 def first(objects: tuple[Mapping[str, Any], ...], *names: str) -> Any:
-    """The first value, other than None, under one of these names in one of these objects; None if there is none."""
+    """The first value other than None under one of these names in one of these objects, or None."""
     return next((value for each in objects for name in names if (value := each.get(name)) is not None), None)
 
 
 def first_text(objects: tuple[Mapping[str, Any], ...], *names: str) -> str | None:
-    """The same, for a text that is not empty."""
+    """The first text that is not empty under one of these names in one of these objects, or None."""
     return next((v for each in objects for name in names if type(v := each.get(name)) is str and v), None)

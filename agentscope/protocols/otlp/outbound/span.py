@@ -1,4 +1,4 @@
-"""Whole events as spans, under the names of every convention that backends read."""
+"""The encoding of whole events as spans, with the attributes of every convention that backends read."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from agentscope.events import PAYLOAD_FIELDS, Event
+from agentscope.events import FIELDS, PAYLOAD_FIELDS, Event
 from agentscope.protocols.ids import span_id_of, trace_id_of
 from agentscope.protocols.json_encode import dumps
 from agentscope.protocols.otlp import semantic_conventions as names
 from agentscope.protocols.otlp.semantic_conventions import Kind
-from agentscope.protocols.otlp.token_usage import OF_LLM_STEP, OF_RUN, OF_STEP, token_attributes, tokens_of
 from agentscope.protocols.otlp.wire.model import ERROR, OK, UNSET, Span, SpanEvent, Value
+from agentscope.protocols.token_usage import OF_LLM_STEP, OF_RUN, OF_STEP, token_attributes, tokens_of
 
 from .attributes import Content
 from .payload import Payload
 
 LONGEST_STATUS = 1024
-"""Characters of a status message."""
+"""The most characters of a status message."""
 LATEST = (1 << 63) - 1
-"""Nanoseconds since the epoch: what fits where a reader takes times for signed."""
+"""Nanoseconds since the epoch: the latest time for readers with signed 64-bit times."""
 
 _FAILED = frozenset({"failed", "error"})
-_OWN = frozenset(PAYLOAD_FIELDS) | {"agent_name", "name", "step_type", "started_at", "ended_at"}
+_ATTRIBUTES = {name: (field.attribute, *field.also) if field.attribute else () for name, field in FIELDS.items()}
+"""The span attributes of each field. It is empty for fields that the span itself or the code below covers."""
 
 
 def span_of(event: Event, *, voltops: bool = False) -> Span:
-    """The span of a whole run (`step_id` None) or a whole step: the fields of its start, updates and end together.
+    """Encode a whole run (`step_id` None) or step, with the merged fields of its start, updates and end.
 
-    `voltops`: the destination is VoltOps, so that a payload too large to be there twice stands under the name that it reads.
-    Raises only what `UNENCODABLE` names, for fields that are no JSON.
+    voltops: True for VoltOps as the destination, whose names large payloads then get. Raises only exceptions of `UNENCODABLE`,
+    for fields that are no JSON.
     """
     fields, run = event.fields, event.step_id is None
     payloads = {name: Payload(fields[name]) for name in PAYLOAD_FIELDS if fields.get(name) is not None}
-    content = Content(payloads)
+    content = Content(payloads, fields)
     given = fields.get("agent_name" if run else "name")
     name = given if type(given) is str and given else None
     step_type = fields.get("step_type")
@@ -48,8 +49,6 @@ def span_of(event: Event, *, voltops: bool = False) -> Span:
     kind = names.RUN_KIND if run else names.KINDS.get(step_type if type(step_type) is str else "", names.OTHER_KIND)
     told, span_name = _told(kind, content, name, event)
     attributes |= told
-    if fields.get("conversation_id") is not None:
-        attributes |= dict.fromkeys(("session.id", "conversation.id"), _plain(fields["conversation_id"]))
     attributes |= content.carried(voltops)
     usage = payloads.get("usage")
     if usage is not None:
@@ -75,7 +74,7 @@ def span_of(event: Event, *, voltops: bool = False) -> Span:
 
 
 def _told(kind: Kind, content: Content, name: str | None, event: Event) -> tuple[dict[str, Value], str]:
-    """What the conventions tell of this kind of step, and the span's name."""
+    """The attributes of the conventions for this type of step, and the span's name."""
     told: dict[str, Value] = {"openinference.span.kind": kind.openinference}
     if kind.voltops:
         told["span.type"] = kind.voltops
@@ -132,13 +131,13 @@ def _parent(event: Event) -> str:
 
 
 def _plain_fields(fields: Mapping[str, Any]) -> dict[str, Value]:
-    """The fields that are no payloads. One that no table knows is called by its own name."""
-    told: dict[str, Value] = {}
-    for name, value in fields.items():
-        if value is not None and name not in _OWN:
-            attribute = names.TEXTS.get(name) or names.NUMBERS.get(name) or names.LISTS.get(name)
-            told[attribute or f"agentscope.{name}"] = _plain(value)
-    return told
+    """The attributes of plain fields. A field that is not in the table keeps its own name."""
+    return {
+        attribute: _plain(value)
+        for name, value in fields.items()
+        if value is not None
+        for attribute in _ATTRIBUTES.get(name, (f"agentscope.{name}",))
+    }
 
 
 def _plain(value: Any) -> Value:
@@ -151,10 +150,10 @@ def _plain(value: Any) -> Value:
 
 
 def _times(event: Event) -> tuple[int, int, dict[str, Value]]:
-    """Start and end of the span, in nanoseconds since the epoch, and attributes where a field says something else.
+    """The start and end of the span in nanoseconds since the epoch, and attributes for fields that differ from them.
 
-    A span needs both, and an end that is not before its start. Where there is no end yet, the time of the event stands for it, so
-    that what is sent later counts as later; where there is no start, the end and the latency tell.
+    A span needs both, and its end must not be before its start. Without an end it is the time of the event, so that a later span
+    counts as later. Without a start it is the end less the latency.
     """
     started, ended = event.fields.get("started_at"), event.fields.get("ended_at")
     latency: Any = event.fields.get("latency_ms")
@@ -178,7 +177,7 @@ def _moment(value: Any) -> int | None:
 
 
 def _outcome(status: Any, error: Payload | None, end: int) -> tuple[int, str, dict[str, Value], tuple[SpanEvent, ...]]:
-    """Status, its message, attributes and events."""
+    """The status of the span, its message, attributes and events."""
     if error is None or error.data == b"null":
         if status not in _FAILED:
             return (OK if status == "completed" else UNSET), "", {}, ()
@@ -188,7 +187,7 @@ def _outcome(status: Any, error: Payload | None, end: int) -> tuple[int, str, di
     attributes: dict[str, Value] = {}
     if not is_whole:
         attributes[names.ERROR_PAYLOAD] = error.text
-    if not value and status not in _FAILED:  # an empty error is none
+    if not value and status not in _FAILED:  # an empty error is no failure
         return (OK if status == "completed" else UNSET), "", attributes, ()
     attributes[names.ERROR_TYPE] = described.get("type") or "_OTHER"
     event = SpanEvent(names.EXCEPTION, end, {names.EXCEPTION_KEYS[key]: text for key, text in described.items()})
@@ -197,7 +196,7 @@ def _outcome(status: Any, error: Payload | None, end: int) -> tuple[int, str, di
 
 
 def _described(value: Any, error: Payload) -> tuple[dict[str, str], bool]:
-    """Type, message and traceback as far as they are told, and whether that is all of it."""
+    """The known type, message and traceback, and True if the error has nothing else."""
     if isinstance(value, dict):
         found = {key: value[key] for key in names.EXCEPTION_KEYS if type(value.get(key)) is str}
         whole = bool(found) and len(found) == len(value)
@@ -212,7 +211,7 @@ def _described(value: Any, error: Payload) -> tuple[dict[str, str], bool]:
 
 
 def _text_of(value: Mapping[str, Any], key: str, *spellings: str) -> dict[str, str]:
-    """A text for `key` from where other kinds of error have it; other values as JSON."""
+    """A text for `key` under other spellings of it. A value that is no text is encoded as JSON."""
     for spelling in spellings:
         found = value.get(spelling)
         if found is not None:

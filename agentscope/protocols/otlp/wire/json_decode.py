@@ -1,7 +1,8 @@
-"""OTLP's JSON from strangers: strict JSON, read with the freedoms that protobuf's JSON mapping gives to senders.
+"""Decode OTLP requests and answers in JSON.
 
-Those are: names in camelCase or as in the .proto files, 64-bit integers as texts or numbers, enums as numbers or names, null for
-what is not set, fields that nobody knows. What is wrong with one span only refuses that span; anything else the body.
+The JSON is strict, and senders have the freedoms of protobuf's JSON mapping: names in camelCase or as in the .proto files,
+64-bit integers as texts or numbers, enums as numbers or names, null for a field that is not set, unknown fields. A fault
+of one span refuses that span, any other fault the body.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ _SNAKE = {
 
 
 def decode_request(body: bytes) -> list[SpanGroup]:
-    """The spans of an `ExportTraceServiceRequest`, a group for each `ScopeSpans`.
+    """Decode an `ExportTraceServiceRequest`, to one group for each `ScopeSpans`.
 
-    A span that is wrong by itself becomes `Unreadable`. Raises `DecodeError`: 400 for what is no such message, 413 for too
-    many values.
+    A span that is wrong by itself becomes `Unreadable`. Raises `DecodeError`: 400 for a body that is no such message, 413
+    for too many values.
     """
     document = parse(body)[0]
     del body
@@ -66,13 +67,13 @@ def decode_request(body: bytes) -> list[SpanGroup]:
                 scope = _field(item, "scope")
                 name, version = _text(scope, "name"), _text(scope, "version")
                 groups.append(SpanGroup(resource, name, version, [_span(span) for span in _list(item, "spans")]))
-    except Wrong as wrong:  # in what all spans of a group share
+    except Wrong as wrong:  # in a resource or scope, which all its spans share
         raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
     return groups
 
 
 def decode_response(body: bytes) -> tuple[int, str] | None:
-    """How many spans were rejected and why, of an `ExportTraceServiceResponse`; None if it is no such message."""
+    """Return how many spans an `ExportTraceServiceResponse` rejects and why, or None for a body that is no such message."""
     try:
         partial = _field(_object(parse(body)[0], "the body"), "partialSuccess")
         return _whole(partial, "rejectedSpans", 0, HIGHEST_INT), _text(partial, "errorMessage")
@@ -118,7 +119,7 @@ def _attributes(holder: dict[str, Any], name: str = "attributes", depth: int = 1
 
 
 def _any(item: Any, depth: int) -> Value:
-    """An `AnyValue`. `depth` is the level that it would be as a list or a mapping."""
+    """Read an `AnyValue`. `depth` is its level if it is a list or a mapping."""
     if item is None:
         return None
     members = _object(item, "a value")
@@ -206,7 +207,7 @@ def _whole(holder: dict[str, Any], name: str, lowest: int, highest: int) -> int:
 
 
 def _enum(holder: dict[str, Any], name: str, names: dict[str, int]) -> int:
-    """An enum keeps numbers that nobody has named yet; a name that is not known is no reason to lose the span."""
+    """Read an enum. An unknown number is kept. An unknown name counts as 0, so that the span is not lost."""
     value = holder.get(name)
     if value is None:
         return 0
@@ -229,7 +230,7 @@ def _double(value: Any) -> float:
 
 
 def _bytes(value: Any) -> bytes:
-    """Base64, standard or for URLs, with or without the padding."""
+    """Read base64 of either alphabet, with or without padding."""
     text = _checked(value, "bytesValue").replace("-", "+").replace("_", "/")
     try:
         return b64decode(text + "=" * (-len(text) % 4), validate=True)

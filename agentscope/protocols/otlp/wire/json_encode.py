@@ -1,4 +1,4 @@
-"""OTLP in JSON: protobuf's own JSON mapping, but with ids in hexadecimal digits and enums as numbers.
+"""Encode OTLP in JSON: protobuf's JSON mapping, but with ids in hexadecimal digits and enums as numbers.
 
 The rules: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding.
 """
@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring as _standard_quote
 from math import isfinite
 
-from .json_decode import decode_request, decode_response
-from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time, sound
+from agentscope.serialization.text import replace_surrogates
+
+from .json_decode import decode_response
+from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time
 from .model import Span, SpanEvent, Value
 
 __all__ = [
     "CONTENT_TYPE",
-    "decode_request",
     "decode_response",
     "encode_request",
     "encode_response",
@@ -27,12 +28,12 @@ __all__ = [
 CONTENT_TYPE = "application/json"
 
 _KEYS: dict[str, str] = {}
-"""Names of attributes as the beginning of their `KeyValue`: the same few come again and again."""
+"""The encoded beginning of a `KeyValue` by attribute name. A program sends few different names."""
 _MOST_KEYS, _LONGEST_KEY = 1024, 64
 
 
 def encode_span(span: Span) -> bytes:
-    """One span as a JSON object."""
+    """Encode one span as a JSON object."""
     times = f'"startTimeUnixNano":"{in_time(span.start_ns)}","endTimeUnixNano":"{in_time(span.end_ns)}"'
     parts = [f'{{"traceId":"{span.trace_id}","spanId":"{span.span_id}"']
     if span.trace_state:
@@ -51,7 +52,7 @@ def encode_span(span: Span) -> bytes:
 
 
 def encode_request(spans: Sequence[bytes], resource: Mapping[str, Value], scope_name: str, scope_version: str) -> bytes:
-    """An `ExportTraceServiceRequest` around spans of `encode_span`: one resource, one scope."""
+    """Encode an `ExportTraceServiceRequest` of one resource and one scope around spans from `encode_span`."""
     scope = f'{{"name":{_quote(scope_name)},"version":{_quote(scope_version)}}}'
     about = f'{{"attributes":[{_attributes(resource)}]}}'
     head = f'{{"resourceSpans":[{{"resource":{about},"scopeSpans":[{{"scope":{scope},"spans":['
@@ -59,7 +60,7 @@ def encode_request(spans: Sequence[bytes], resource: Mapping[str, Value], scope_
 
 
 def encode_response(rejected: int, message: str) -> bytes:
-    """An `ExportTraceServiceResponse`: how many spans were rejected, and why."""
+    """Encode an `ExportTraceServiceResponse` that tells how many spans were rejected, and why."""
     if not rejected and not message:
         return b"{}"
     partial = f'"rejectedSpans":"{rejected}","errorMessage":{_quote(message)}'
@@ -67,7 +68,7 @@ def encode_response(rejected: int, message: str) -> bytes:
 
 
 def encode_status(message: str) -> bytes:
-    """A `google.rpc.Status`, which OTLP wants as the body of an error; senders are told to pay no heed to its code."""
+    """Encode a `google.rpc.Status`, the body of an error in OTLP. Its code is left out, since senders must ignore it."""
     return _utf8(f'{{"message":{_quote(message)}}}')
 
 
@@ -83,7 +84,7 @@ def _attributes(attributes: Mapping[str, Value], depth: int = 1) -> str:
 
 
 def _member(value: Value, depth: int) -> str:
-    """What stands between the braces of an `AnyValue`. `depth` is the level that it would be as a list or a mapping."""
+    """Encode the member of an `AnyValue`. `depth` is its level if it is a list or a mapping."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -110,7 +111,7 @@ def _event(event: SpanEvent) -> str:
 
 
 def _key(name: str) -> str:
-    """The beginning of a `KeyValue`, up to the member of its value."""
+    """Encode the beginning of a `KeyValue`, up to the member of its value."""
     key = f'{{"key":{_quote(name)},"value":{{'
     if len(name) <= _LONGEST_KEY and len(_KEYS) < _MOST_KEYS:
         _KEYS[name] = key
@@ -132,4 +133,4 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return sound(text).encode()
+        return replace_surrogates(text).encode()

@@ -1,4 +1,4 @@
-"""What both encodings of OTLP share: ranges, texts, ids, and how deep a value may be nested."""
+"""The rules that both encodings of OTLP share: ranges, texts, ids, and the depth of values."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from .model import Span, SpanGroup, Value
+from .model import Span, Value
 
 LOWEST_INT, HIGHEST_INT = -(1 << 63), (1 << 63) - 1
-"""What `AnyValue.int_value` holds."""
+"""The range of `AnyValue.int_value`."""
 HIGHEST_TIME = (1 << 64) - 1
 """Nanoseconds since the epoch."""
 DEEPEST_SENT = 24
 """Levels of lists and mappings in a value that is sent. Protobuf libraries refuse 100 levels of messages; a mapping takes 3."""
 DEEPEST_READ = 56
-"""The same in a value that is read: one level more and the span is refused. It fits into an event of the receiver."""
+"""Levels of lists and mappings in a value that is read. A span with a deeper one is refused, as its event would be."""
 
 LONGEST_SHOWN_ID = 32
 
@@ -24,7 +24,7 @@ _NO_SPAN = "0" * 16
 
 
 class Form(Protocol):
-    """What the modules `protobuf` and `json_form` both are: one encoding of OTLP. Each function tells of itself there."""
+    """An encoding of OTLP: the interface of the modules `protobuf_encode` and `json_encode`, which document the functions."""
 
     CONTENT_TYPE: str
 
@@ -32,23 +32,17 @@ class Form(Protocol):
     def encode_request(
         self, spans: Sequence[bytes], resource: Mapping[str, Value], scope_name: str, scope_version: str
     ) -> bytes: ...
-    def decode_request(self, body: bytes) -> list[SpanGroup]: ...
     def encode_response(self, rejected: int, message: str) -> bytes: ...
     def decode_response(self, body: bytes) -> tuple[int, str] | None: ...
     def encode_status(self, message: str) -> bytes: ...
 
 
 class Wrong(ValueError):
-    """A span that cannot be read. The text says why, for the sender's log."""
-
-
-def sound(text: str) -> str:
-    """The text with its surrogates joined to characters, and U+FFFD for each that has no partner."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    """A span that cannot be read. The text tells the sender why."""
 
 
 def digits(value: int) -> str:
-    """An integer as text: in hexadecimal digits if it is so long that Python would not write it in decimal ones."""
+    """Write an integer as text: in hexadecimal digits if it is longer than Python's limit for decimal ones."""
     try:
         return str(value)
     except ValueError:
@@ -56,19 +50,19 @@ def digits(value: int) -> str:
 
 
 def as_text(value: object) -> str:
-    """What stands for a value that has no form in OTLP: one that is nested too deep, or of a foreign type."""
+    """Write a value as text that OTLP cannot hold: one that is nested too deep, or of a foreign type."""
     if isinstance(value, (Mapping, Sequence)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
 
 
 def in_time(time_ns: int) -> int:
-    """The moment, or the nearest one that a span can tell."""
+    """Clamp a time in nanoseconds to the range of a span's times."""
     return min(max(time_ns, 0), HIGHEST_TIME)
 
 
 def check_ids(trace_id: str, span_id: str, parent_span_id: str) -> tuple[str, str, str]:
-    """The ids of a span and its parent, given in hexadecimal digits. No parent is an empty text, or zeros. Raises `Wrong`."""
+    """Check the ids of a span in hexadecimal digits; a parent of zeros becomes an empty text. Raises `Wrong`."""
     if len(trace_id) != len(_NO_TRACE) or trace_id == _NO_TRACE:
         raise Wrong("its trace id must be 16 bytes, and not all zero")
     if len(span_id) != len(_NO_SPAN) or span_id == _NO_SPAN:
@@ -81,7 +75,7 @@ def check_ids(trace_id: str, span_id: str, parent_span_id: str) -> tuple[str, st
 
 
 def shown_id(given: Any) -> str:
-    """A span id as it came, fit for an answer: of bounded length and printable, or empty."""
+    """Make a span id that was sent fit for an answer: of bounded length and printable, or empty."""
     if type(given) is not str:
         return ""
     return "".join(char for char in given[:LONGEST_SHOWN_ID] if char.isascii() and char.isprintable())

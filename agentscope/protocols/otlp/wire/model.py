@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Union
 
 Value = Union[str, bool, int, float, bytes, None, Sequence["Value"], Mapping[str, "Value"]]  # noqa: UP007 - a name in quotes knows no `|
-"""What an attribute may hold (`AnyValue`); None is an empty one."""
+"""The value of an attribute (`AnyValue`). None is an empty one."""
 
 INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5
 """Kinds of a span; 0 is unspecified."""
@@ -18,6 +18,8 @@ UNSET, OK, ERROR = 0, 1, 2
 
 
 class SpanEvent(NamedTuple):
+    """An event of a span."""
+
     name: str
     time_ns: int
     attributes: Mapping[str, Value]
@@ -44,7 +46,7 @@ class Span(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A span that cannot be stored. `span_id` as it came, or empty."""
+    """A span that cannot be stored. `span_id` is the id that was sent, or empty."""
 
     span_id: str
     reason: str

@@ -1,7 +1,7 @@
-"""OTLP in protobuf, written and read by hand: a small part of a format that never changes needs no library.
+"""Encode OTLP in protobuf, by hand: faster than the library, and without its version in the user's environment.
 
 The messages are those of opentelemetry-proto, packages `collector.trace.v1`, `trace.v1`, `resource.v1` and `common.v1`; a
-number in a comment is the field's. How protobuf is laid out: https://protobuf.dev/programming-guides/encoding/.
+number in a comment is the field's. The encoding: https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from struct import Struct
 
-from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time, sound
+from agentscope.serialization.text import replace_surrogates
+
+from .limits import DEEPEST_SENT, HIGHEST_INT, LOWEST_INT, as_text, digits, in_time
 from .model import Span, SpanEvent, Value
-from .protobuf_decode import decode_request, decode_response
+from .protobuf_decode import decode_response
 
 __all__ = [
     "CONTENT_TYPE",
-    "decode_request",
     "decode_response",
     "encode_request",
     "encode_response",
@@ -28,9 +29,9 @@ CONTENT_TYPE = "application/x-protobuf"
 _MASK = (1 << 64) - 1
 _ONE = [bytes((number,)) for number in range(128)]
 _TEXT_HEAD = [bytes((size + 2, 0x0A, size)) for size in range(126)]
-"""The length of an `AnyValue` that is a text, and what stands before the text, for each short length of it."""
+"""The length and the head of an `AnyValue` with a text, for each short length of the text."""
 _KEYS: dict[str, bytes] = {}
-"""Names of attributes as the beginning of their `KeyValue`: the same few come again and again."""
+"""The encoded beginning of a `KeyValue` by attribute name. A program sends few different names."""
 _MOST_KEYS, _LONGEST_KEY = 1024, 64
 _double = Struct("<d").pack
 _fixed64 = Struct("<Q").pack
@@ -38,7 +39,7 @@ _times = Struct("<BQBQ").pack
 
 
 def encode_span(span: Span) -> bytes:
-    """One `Span` message, without the tag that it has in a request. Raises `ValueError` for ids that are not hexadecimal."""
+    """Encode a `Span` without its tag in a request. Raises `ValueError` for ids that are not hexadecimal."""
     name = _utf8(span.name)
     parts = [_field(b"\x0a", bytes.fromhex(span.trace_id)), _field(b"\x12", bytes.fromhex(span.span_id))]  # 1, 2
     if span.trace_state:
@@ -59,7 +60,7 @@ def encode_span(span: Span) -> bytes:
 
 
 def encode_request(spans: Sequence[bytes], resource: Mapping[str, Value], scope_name: str, scope_version: str) -> bytes:
-    """An `ExportTraceServiceRequest` around spans of `encode_span`: one resource, one scope."""
+    """Encode an `ExportTraceServiceRequest` of one resource and one scope around spans from `encode_span`."""
     about: list[bytes] = []
     _attributes(b"\x0a", resource, about)
     scope = _field(b"\x0a", _utf8(scope_name)) + _field(b"\x12", _utf8(scope_version))
@@ -72,7 +73,7 @@ def encode_request(spans: Sequence[bytes], resource: Mapping[str, Value], scope_
 
 
 def encode_response(rejected: int, message: str) -> bytes:
-    """An `ExportTraceServiceResponse`: how many spans were rejected, and why. It is empty where all is well."""
+    """Encode an `ExportTraceServiceResponse` that tells how many spans were rejected, and why; empty without any."""
     partial = b"\x08" + _varint(rejected) if rejected else b""  # 1
     if message:
         partial += _field(b"\x12", _utf8(message))  # 2
@@ -80,12 +81,12 @@ def encode_response(rejected: int, message: str) -> bytes:
 
 
 def encode_status(message: str) -> bytes:
-    """A `google.rpc.Status`, which OTLP wants as the body of an error; senders are told to pay no heed to its code."""
+    """Encode a `google.rpc.Status`, the body of an error in OTLP. Its code is left out, since senders must ignore it."""
     return _field(b"\x12", _utf8(message))
 
 
 def _attributes(tag: bytes, attributes: Mapping[str, Value], parts: list[bytes], depth: int = 1) -> None:
-    """Append each attribute as a `KeyValue` in the field of `tag`."""
+    """Append each attribute to `parts` as a `KeyValue` in the field of `tag`."""
     for name, value in attributes.items():
         key = _KEYS.get(name) or _key(name)
         if type(value) is str:  # most of them are, and short: then tables have the lengths
@@ -108,7 +109,7 @@ def _attributes(tag: bytes, attributes: Mapping[str, Value], parts: list[bytes],
 
 
 def _any(value: Value, depth: int) -> bytes:
-    """An `AnyValue`. `depth` is the level that it would be as a list or a mapping."""
+    """Encode an `AnyValue`. `depth` is its level if it is a list or a mapping."""
     if value is None:
         return b""
     if isinstance(value, str):
@@ -143,7 +144,7 @@ def _event(event: SpanEvent) -> bytes:
 
 
 def _key(name: str) -> bytes:
-    """The beginning of a `KeyValue`, up to the length of its value."""
+    """Encode the beginning of a `KeyValue`, up to the length of its value."""
     key = _field(b"\x0a", _utf8(name)) + b"\x12"
     if len(name) <= _LONGEST_KEY and len(_KEYS) < _MOST_KEYS:
         _KEYS[name] = key
@@ -171,4 +172,4 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return sound(text).encode()
+        return replace_surrogates(text).encode()

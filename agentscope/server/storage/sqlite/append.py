@@ -1,17 +1,25 @@
-"""What a write transaction does to the tables. Everything here runs in the writer thread, between BEGIN and COMMIT."""
+"""The write transaction: new events are appended, and the rows of their runs and steps brought up to date.
+
+Everything here runs in the writer thread between BEGIN and COMMIT. A row is made of the fold of all events of its run or
+step. `FoldCache` remembers the folds that were written last, because most events come after all others of their step: the
+fold is then extended, and nothing has to be read back.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
+from agentscope.server.storage.base import IngestCounts, StoredEvent
+from agentscope.server.storage.fold import extend, fold, place
 from agentscope.server.storage.rows import LLM_STEP, row_fields, run_row, step_row
 
-from .fold_cache import HotFolds
+_MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgotten first
+_LONGEST_TEXT = 200  # characters of a text in a fold that is kept in the cache
 
 _INSERT_RUN = """
 INSERT INTO runs (agent_name, status, external_id, user_id, conversation_id, source, failed, started_at, ended_at,
@@ -26,32 +34,80 @@ _TOUCH_RUN = """
 UPDATE runs SET first_at=min(first_at, :first_at), began=coalesce(started_at, min(first_at, :first_at)), touched_at=:now
 WHERE key=:key
 """
-# Names travel as one JSON list: a statement may be allowed as few as 999 variables.
+# Ids are passed as one JSON list, since a statement may be limited to 999 variables.
 _EVENTS_OF = "SELECT id, key FROM events WHERE id IN (SELECT value FROM json_each(?))"
 _BODY_OF = "SELECT body FROM events WHERE key=?"
 _RUNS_OF = "SELECT id, key FROM runs WHERE id IN (SELECT value FROM json_each(?))"
 _STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
+_ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ?"
 
 
-class Counts(NamedTuple):
-    """What one batch came to: `accepted + duplicates` is the number of its patches."""
-
-    accepted: int
-    duplicates: int
-    conflicts: int
-    """Those duplicates whose body differs from the one that came first, which is kept."""
-    new_runs: int
+class _CachedFold(NamedTuple):
+    last: tuple[str, str, int, str]
+    """The place of the last patch in the fold."""
+    fields: dict[str, Any]
 
 
-def write_batch(db: sqlite3.Connection, batch: Batch, now: float, hot: HotFolds | None = None) -> Counts:
-    """Append what is new of a batch and bring the folds up to date. `now` is the receiver's clock in epoch seconds.
+class FoldCache:
+    """The folds of runs and steps that were written last, reduced to the fields of a row. For the writer thread only."""
 
-    `hot` remembers folds from one batch to the next.
-    """
-    hot = HotFolds() if hot is None else hot
-    hot.begin(db)
-    fresh, duplicates, conflicts = _sift(db, batch.patches)
-    new_runs = _append(db, fresh, now, hot) if fresh else 0
+    def __init__(self, most: int = _MOST_FOLDS) -> None:
+        self._most = most
+        self._folds: dict[tuple[int, str | None], _CachedFold] = {}
+        self._db: sqlite3.Connection | None = None
+        self._seen: tuple[int, ...] | None = None
+
+    def begin(self, db: sqlite3.Connection) -> None:
+        """Start a transaction. The cache is cleared unless the tables are as `end` left them.
+
+        They differ after a rollback, after a write by anybody else through this or another connection, and in another file.
+        """
+        if self._db is not db or self._seen != _table_state(db):
+            self._folds.clear()
+            self._db = db
+        self._seen = None  # an error before `end` leaves folds of events that were not written
+
+    def end(self) -> None:
+        """Note the state of the tables, when all that was folded since `begin` is written and not yet committed."""
+        assert self._db is not None
+        self._seen = _table_state(self._db)
+
+    def folded(
+        self, run: int, step_id: str | None, patches: Iterable[Patch], stored: Callable[[], Iterable[Patch]] | None
+    ) -> dict[str, Any]:
+        """Return the fold of a run or one of its steps with these new patches.
+
+        `stored` reads the earlier patches where the cache does not suffice; None means that there are none.
+        """
+        name = run, step_id
+        cached = self._folds.pop(name, None)
+        fresh = sorted((patch._replace(fields=row_fields(patch.fields), body="") for patch in patches), key=place)
+        if cached is not None and place(fresh[0]) > cached.last:
+            fields, last = cached.fields, place(fresh[-1])
+            extend(fields, fresh)
+        else:
+            together = [*stored(), *fresh] if stored is not None else fresh
+            fields, last = fold(together), max(map(place, together))
+        if not any(type(value) is str and len(value) > _LONGEST_TEXT for value in fields.values()):
+            if len(self._folds) >= self._most:
+                del self._folds[next(iter(self._folds))]
+            self._folds[name] = _CachedFold(last, fields)
+        return fields
+
+
+def _table_state(db: sqlite3.Connection) -> tuple[int, ...]:
+    """A value that changes with each commit of another connection, each change through this one, and each rollback."""
+    version = db.execute("PRAGMA data_version").fetchone()[0]
+    newest = db.execute("SELECT coalesce(max(key), 0) FROM events").fetchone()[0]
+    return version, db.total_changes, newest
+
+
+def write_batch(db: sqlite3.Connection, batch: Batch, now: float, cache: FoldCache | None = None) -> IngestCounts:
+    """Append the new events of a batch and update their rows. `now` is when it was received, in epoch seconds."""
+    cache = FoldCache() if cache is None else cache
+    cache.begin(db)
+    fresh, duplicates, conflicts = _new_patches(db, batch.patches)
+    new_runs = _append(db, fresh, now, cache) if fresh else 0
     seen = db.execute("SELECT 1 FROM batches WHERE id=?", (batch.batch_id,)).fetchone()
     if seen is None:
         db.execute("INSERT INTO batches VALUES (?,?,?,?)", (batch.batch_id, now, duplicates, conflicts))
@@ -60,25 +116,17 @@ def write_batch(db: sqlite3.Connection, batch: Batch, now: float, hot: HotFolds 
     elif duplicates:
         change = "UPDATE batches SET duplicates=duplicates+?, conflicts=conflicts+? WHERE id=?"
         db.execute(change, (duplicates, conflicts, batch.batch_id))
-    hot.end()
-    return Counts(len(fresh), duplicates, conflicts, new_runs)
+    cache.end()
+    return IngestCounts(len(fresh), duplicates, conflicts, new_runs)
 
 
-def patches_of(rows: Iterable[tuple[str, str]]) -> Iterator[Patch]:
-    """Patches from rows of (session_id, body)."""
-    for session_id, body in rows:
-        event = json.loads(body)
-        head = (event["id"], event["type"], event["run_id"], event.get("step_id"), event["time"])
-        yield Patch(*head, session_id, event["seq"], event, body)
-
-
-def _sift(db: sqlite3.Connection, patches: Sequence[Patch]) -> tuple[list[Patch], int, int]:
-    """The patches whose id is new, and how many are not, and how many of those differ from the first."""
+def _new_patches(db: sqlite3.Connection, patches: Sequence[Patch]) -> tuple[list[Patch], int, int]:
+    """Return the patches with a new id, the number of the others, and how many of those differ from the first."""
     fresh: dict[str, Patch] = {}
     again = conflicts = 0
     stored: dict[str, int] = dict(db.execute(_EVENTS_OF, (json.dumps([patch.id for patch in patches]),)))
     for patch in patches:
-        if patch.id in stored:  # read one by one, since they may be large
+        if patch.id in stored:  # bodies are read one by one, since they may be large
             first = db.execute(_BODY_OF, (stored[patch.id],)).fetchone()[0]
         elif patch.id in fresh:
             first = fresh[patch.id].body
@@ -90,7 +138,8 @@ def _sift(db: sqlite3.Connection, patches: Sequence[Patch]) -> tuple[list[Patch]
     return list(fresh.values()), again, conflicts
 
 
-def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, hot: HotFolds) -> int:
+def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache: FoldCache) -> int:
+    """Insert events and bring the rows of their runs and steps up to date. Returns the number of new runs."""
     by_run: dict[str, dict[str | None, list[Patch]]] = {}
     for patch in patches:
         by_run.setdefault(patch.run_id, {}).setdefault(patch.step_id, []).append(patch)
@@ -105,14 +154,14 @@ def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, hot: H
         if key is None:
             next_key += 1
             key = keys[run_id] = next_key
-            row = run_row(hot.folded(key, None, of_run, None) if of_run else {})
+            row = run_row(cache.folded(key, None, of_run, None) if of_run else {})
             new_runs.append((*row, key, run_id, first_at, row.started_at or first_at, now))
             known: Container[str] = ()
         else:
-            _update_run(db, key, of_run, first_at, now, hot)
+            _update_run(db, key, of_run, first_at, now, cache)
             known = {step_id for (step_id,) in db.execute(_STEPS_OF, (key, json.dumps(list(groups))))}
         for step_id, group in groups.items():
-            steps.append((key, step_id, *_step(db, key, step_id, group, step_id in known, hot)))
+            steps.append((key, step_id, *_step_columns(db, key, step_id, group, step_id in known, cache)))
     db.executemany(_INSERT_RUN, new_runs)
     db.executemany("INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?)", steps)
     db.executemany(
@@ -123,26 +172,29 @@ def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, hot: H
 
 
 def _update_run(
-    db: sqlite3.Connection, key: int, patches: Sequence[Patch], first_at: str, now: float, hot: HotFolds
+    db: sqlite3.Connection, key: int, patches: Sequence[Patch], first_at: str, now: float, cache: FoldCache
 ) -> None:
     db.execute(_TOUCH_RUN, {"first_at": first_at, "now": now, "key": key})
     if patches:
-        row = run_row(hot.folded(key, None, patches, lambda: _stored(db, key, None)))
+        row = run_row(cache.folded(key, None, patches, lambda: _stored(db, key, None)))
         db.execute(_UPDATE_RUN, (*row, row.started_at, key))
 
 
-def _step(
-    db: sqlite3.Connection, run: int, step_id: str | None, patches: Sequence[Patch], known: bool, hot: HotFolds
+def _step_columns(
+    db: sqlite3.Connection, run: int, step_id: str | None, patches: Sequence[Patch], known: bool, cache: FoldCache
 ) -> tuple[bool, bool, int | None]:
-    """What the table keeps of a step: whether it is one of an LLM, whether it failed, and its tokens."""
+    """Return the columns of a step: whether it is an LLM call, whether it failed, and its tokens."""
     if not known and len(patches) == 1 and patches[0].type == STEP:
-        row = step_row(patches[0].fields)  # most steps come whole, and nothing ever follows
+        row = step_row(
+            patches[0].fields
+        )  # most steps are one event, which no other follows: not worth a place in the cache
     else:
-        row = step_row(hot.folded(run, step_id, patches, (lambda: _stored(db, run, step_id)) if known else None))
+        row = step_row(cache.folded(run, step_id, patches, (lambda: _stored(db, run, step_id)) if known else None))
     return row.step_type == LLM_STEP, row.failed, row.tokens
 
 
 def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[Patch]:
-    sql = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ?"
-    for patch in patches_of(db.execute(sql, (run, step_id))):
-        yield patch._replace(fields=row_fields(patch.fields), body="")  # many may have come, each with a large payload
+    """Yield the stored patches of a run or step without their payloads, which together may be large."""
+    for row in db.execute(_ITEM_EVENTS, (run, step_id)):
+        patch = StoredEvent(*row).patch()
+        yield patch._replace(fields=row_fields(patch.fields))

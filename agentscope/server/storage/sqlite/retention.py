@@ -1,4 +1,4 @@
-"""Deleting what is old, in transactions short enough to go unnoticed between those of the ingest."""
+"""Retention: old runs are deleted in short transactions between those of the ingest."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable
 _STEPS = 200  # of one transaction
 _PAGES = 256  # given back to the file system at a time
 _PAUSE = 60.0  # seconds between looks, while there is nothing to do
-_YOUNGEST = 600.0  # seconds; what was received since is never deleted, however short the retention
+_YOUNGEST = 600.0  # seconds; a run that received something since is never deleted
 _BATCHES_KEPT = 30 * 86400.0  # seconds that batch ids are remembered, at the least
 
 
 class Sweeper:
-    """Deletes runs that nothing was received for in `age` seconds of the clock `now`, a portion at each call."""
+    """Deletes runs that have received nothing for `age` seconds, a portion at each call. `now` is the clock of the store."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Sweeper:
         self._next = steady()
 
     def __call__(self, db: sqlite3.Connection) -> bool:
-        """Delete one portion if it is time to; true if more is waiting."""
+        """Delete one portion if it is time to. Returns True if more is waiting."""
         if self._steady() < self._next:
             return False
         before = self._now() - self._age
@@ -55,7 +55,7 @@ class Sweeper:
 
 
 def _delete_portion(db: sqlite3.Connection, before: float) -> bool:
-    """Delete some steps of the oldest run, and the run itself with its last ones. False when no run is that old."""
+    """Delete some steps of the oldest run, and with its last steps the run. Returns False when no run is that old."""
     row = db.execute("SELECT key FROM runs WHERE touched_at<? ORDER BY touched_at LIMIT 1", (before,)).fetchone()
     if row is None:
         return False

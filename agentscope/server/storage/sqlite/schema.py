@@ -1,4 +1,4 @@
-"""The database file: its tables, how it is opened, and what happens when it turns out to be broken."""
+"""The database file: its tables, its versions, and the quarantine of a broken file."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import sqlite3
 from pathlib import Path
 
 from agentscope.errors import ConfigurationError
+from agentscope.server.storage.base import Incompatible
 
 logger = logging.getLogger("agentscope.server")
 
 APPLICATION_ID = 0x41675363
 SCHEMA_VERSION = 2
 WAL_LIMIT = 64 << 20
-"""Bytes; a longer write-ahead log is checkpointed and truncated."""
+"""Bytes. A longer write-ahead log is checkpointed and truncated."""
 
 PAGE_SIZE = 16384
-"""Bytes; several events fit one page, which at SQLite's own 4096 most have to themselves."""
+"""Bytes. Several events share a page; at SQLite's default of 4096 most events fill one alone."""
 
 BUSY_TIMEOUT_MS = 2000
-_CHECKED_IN_FULL = 64 << 20  # bytes; to check a longer file takes longer than a start may
+_CHECKED_IN_FULL = 64 << 20  # bytes; the check of a longer file would delay the start too long
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names for them
 
-# `events` is the log and only grows; `runs` and `steps` are folds over it, kept to list and to count.
-# `began` is the start of a run, or the time of the earliest event that came while that is unknown.
+# `events` is the log. `runs` and `steps` are folds of it, for lists and totals. `began` is `RunCursor.began`.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
   key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, agent_name TEXT NOT NULL, status TEXT NOT NULL, external_id TEXT,
@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS dropped (batch_id TEXT NOT NULL, reason TEXT NOT NULL
 """
 
 
-# What brings a file of each earlier version to the next.
+# The statement that upgrades a file of each earlier version to the next.
 _CHANGES = {1: "ALTER TABLE runs ADD COLUMN tokens INTEGER"}
 
 
@@ -59,10 +59,10 @@ class Corrupt(Exception):
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
-    """Open the database for the writer thread, making it (mode 0600) where there is none.
+    """Open the database for the writer thread. A missing file is made with mode 0600, a broken one is renamed and replaced.
 
-    A broken file is renamed and a fresh one made. Raises `ConfigurationError` for what is no database, or one of another
-    application or a newer version, `OSError` or `sqlite3.OperationalError` where the place cannot be used.
+    Raises `ConfigurationError` for a file that is no database or that of another application, `Incompatible` for one of a
+    newer version, `OSError` or `sqlite3.OperationalError` where no file can be written.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.exists() and not _may_be_ours(path):
@@ -75,14 +75,14 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def _may_be_ours(path: Path) -> bool:
-    """Whether a file is a database, be it a damaged one, and not something else that was named by mistake.
+    """Return whether a file is a database, though perhaps a damaged one, and not a file that was named by mistake.
 
-    SQLite itself would take whatever is shorter than 512 bytes for an empty one, and write over it.
+    SQLite itself takes any file shorter than 512 bytes for an empty database, and overwrites it.
     """
     with path.open("rb") as file:
         header = file.read(100)
-    # Of the format of SQLite's files, section 1.3: how they begin, and where the application's id stands. A disk that
-    # loses a page leaves zeros.
+    # https://sqlite.org/fileformat.html section 1.3: the first bytes of a file, and the application id at byte 68. A disk
+    # that loses a page leaves zeros.
     beginning = header[:16]
     whole = b"SQLite format 3\0".startswith(beginning) or not any(beginning)
     named = header[68:72] == APPLICATION_ID.to_bytes(4, "big")
@@ -90,14 +90,14 @@ def _may_be_ours(path: Path) -> bool:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """Open the database for one short read; nothing can be written through this connection."""
+    """Open a read-only connection for one short read."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     return connection
 
 
 def is_corrupt(problem: BaseException) -> bool:
-    """Whether SQLite says by this error that the file itself is broken."""
+    """Return whether an error of SQLite means that the file itself is broken."""
     if not isinstance(problem, sqlite3.DatabaseError) or isinstance(problem, sqlite3.IntegrityError):
         return False
     code = getattr(problem, "sqlite_errorcode", None)  # Python 3.11 and newer
@@ -107,7 +107,7 @@ def is_corrupt(problem: BaseException) -> bool:
 
 
 def quarantine(path: Path, problem: str) -> Path:
-    """Rename a broken database and what belongs to it, and say so loudly. The answer is its new path."""
+    """Rename a broken database and its -wal and -shm files, and log it as an error. Returns the new path."""
     number = 1
     while (target := path.with_name(f"{path.name}.corrupt-{number}")).exists():
         number += 1
@@ -154,16 +154,16 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigurationError(f"{path} is a database of another application; give another path.")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
-        raise ConfigurationError(f"{path} was written by a newer version of agentscope (schema {version}).")
+        raise Incompatible(f"{path} was written by a newer version of agentscope (schema {version}).")
     if path.stat().st_size <= _CHECKED_IN_FULL:
         verify(connection)
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name='runs'").fetchone() is None:
-        return  # new, or of a process that was killed before it had made the tables
-    # One transaction, so that a process that is killed in between leaves a file of the one version or the other; and the
-    # version is read within, since another process may be at the same.
+        return  # a new file, or one of a process that was killed before it had made the tables
+    # One transaction: a process that is killed leaves a file of the one version or the other. The version is read inside
+    # it, since another process may upgrade the file at the same time.
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -177,7 +177,7 @@ def _upgrade(connection: sqlite3.Connection) -> None:
 
 
 def verify(connection: sqlite3.Connection) -> None:
-    """Look through the whole file; raises `Corrupt` for a broken one."""
+    """Check the whole file. Raises `Corrupt` for a broken one."""
     answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if answer != "ok":
         raise Corrupt(answer)

@@ -1,4 +1,4 @@
-"""The one thread that writes: it joins waiting jobs into one transaction, and answers them after the commit."""
+"""The writer thread: waiting jobs are joined into one transaction, and their futures end after the commit."""
 
 from __future__ import annotations
 
@@ -12,25 +12,23 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agentscope.server.storage.base import Unavailable
+
 from .schema import BUSY_TIMEOUT_MS, PAGE_SIZE, WAL_LIMIT, Corrupt, is_corrupt, open_writer, quarantine
 
 logger = logging.getLogger("agentscope.server")
 
 T = TypeVar("T")
 _Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
-_PATIENCE_MS = 50  # that a checkpoint waits for readers, while clients wait for it
-_GROUP = 64  # jobs of one transaction at most
-
-
-class Unavailable(Exception):
-    """The database cannot be written or read at the moment. Nothing was stored; try again later."""
+_CHECKPOINT_MS = 50  # that a checkpoint waits for readers, while clients wait for the writer
+_MOST_JOBS = 64  # of one transaction
 
 
 class Writer:
-    """Owns the writing connection to the database at `path`; the constructor raises what `open_writer` raises.
+    """The owner of the writing connection to the database at `path`. The constructor raises the errors of `open_writer`.
 
-    `idle` is called in the writer's thread, with the connection, after each transaction and every `idle_seconds`; it
-    answers whether it wants to be called again at once.
+    `idle` is called with the connection in the writer thread, after each transaction and every `idle_seconds`. It returns
+    True to be called again at once.
     """
 
     def __init__(
@@ -60,7 +58,7 @@ class Writer:
         opened.result()
 
     def submit(self, work: Callable[[sqlite3.Connection], T]) -> Future[T]:
-        """Have `work` run inside a transaction. The future is done after the commit, or raises `Unavailable`."""
+        """Run `work` inside a transaction of the writer. The future ends after the commit, or with `Unavailable`."""
         future: Future[T] = Future()
         with self._closing:
             if self._closed:
@@ -70,7 +68,7 @@ class Writer:
         return future
 
     def close(self) -> None:
-        """Finish what was handed in, move the write-ahead log into the file, and close it. Again does nothing."""
+        """Finish the waiting jobs, move the write-ahead log into the file, and close it. A second call does nothing."""
         with self._closing:
             if not self._closed:
                 self._closed = True
@@ -89,7 +87,7 @@ class Writer:
             jobs, stop = self._next_jobs(0.0 if again else self._idle_seconds)
             if jobs:
                 self._commit(jobs)
-            jobs.clear()  # each holds a batch, and the next may be long in coming
+            jobs.clear()  # each holds a batch in memory, and the next job may come late
             again = not stop and self._upkeep()
         if self._db is not None:
             self._truncate(self._db)
@@ -100,7 +98,7 @@ class Writer:
         self._opened = [_identity(part) for part in self._parts]
 
     def _leave_lost_file(self) -> None:
-        """The file was removed or replaced under the receiver: what is written to it now, nobody would ever see."""
+        """Give up the connection to a file that was removed or replaced, since no reader would see what is written to it."""
         assert self._db is not None
         logger.error(
             "The database %s was removed or replaced; going on with what is there, or a fresh one.", self._path
@@ -109,12 +107,12 @@ class Writer:
         self._db = None
         for part, before in zip(self._parts[1:], self._opened[1:], strict=True):
             if before is not None and _identity(part) == before:
-                part.unlink()  # it belongs to the old file, and would be read as the log of the new one
+                part.unlink()  # the log of the old file, which SQLite would read as the log of the new one
 
     def _next_jobs(self, wait: float | None) -> tuple[list[_Job], bool]:
-        """What is waiting, for one transaction, and whether nothing comes after it."""
+        """Return the waiting jobs of the next transaction, and whether the writer stops after it."""
         jobs: list[_Job] = []
-        while len(jobs) < _GROUP:
+        while len(jobs) < _MOST_JOBS:
             try:
                 job = self._jobs.get_nowait() if jobs or wait == 0 else self._jobs.get(timeout=wait)
             except queue.Empty:
@@ -147,16 +145,16 @@ class Writer:
     def _give_up(self, jobs: list[_Job], problem: Exception) -> None:
         self._roll_back()
         if "readonly" in str(problem) and self._db is not None:
-            self._db.close()  # a connection may stay so when the file no longer is; the next job opens another
+            self._db.close()  # the connection may stay read-only when the file no longer is; the next job opens another
             self._db = None
         if is_corrupt(problem) or isinstance(problem, Corrupt):
             self._start_afresh(problem)
         elif len(jobs) > 1 and not isinstance(problem, (sqlite3.OperationalError, OSError)):
-            for job in jobs:  # one of them is at fault, and its neighbours need not suffer
+            for job in jobs:  # one of them failed by itself; the others are committed
                 self._commit([job])
             return
         if isinstance(problem, (sqlite3.Error, OSError, Corrupt)):
-            if str(problem) != self._trouble:  # once, not with every batch
+            if str(problem) != self._trouble:  # logged once, not with every batch
                 self._trouble = str(problem)
                 logger.error("nothing can be stored: %s", problem)
             problem = Unavailable(f"the database cannot be written: {problem}")
@@ -164,7 +162,7 @@ class Writer:
             future.set_exception(problem)
 
     def _roll_back(self) -> None:
-        """Leave the transaction; a connection that cannot even do that is given up, and the next job opens another."""
+        """Leave the transaction. A connection that cannot is closed, and the next job opens another."""
         if self._db is None or not self._db.in_transaction:
             return
         try:
@@ -174,7 +172,7 @@ class Writer:
             self._db = None
 
     def _start_afresh(self, problem: Exception) -> None:
-        """Put the broken file aside and open a new one at once, since readers need one too."""
+        """Quarantine the broken file and open a new one at once, since readers need one too."""
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -189,7 +187,7 @@ class Writer:
             return False
         try:
             if self._wal.stat().st_size > self._truncate_at:
-                self._db.execute(f"PRAGMA busy_timeout={_PATIENCE_MS}")
+                self._db.execute(f"PRAGMA busy_timeout={_CHECKPOINT_MS}")
                 self._truncate(self._db)
                 self._db.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
             return self._idle is not None and self._idle(self._db)
@@ -198,7 +196,7 @@ class Writer:
             return False
 
     def _truncate(self, db: sqlite3.Connection) -> None:
-        """Checkpoint, and cut the log to nothing unless a reader needs it; then try again only when it has grown."""
+        """Checkpoint and empty the write-ahead log. While a reader needs the log, the next attempt is when it has grown."""
         try:
             busy, frames, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as problem:
@@ -208,7 +206,7 @@ class Writer:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file a path names; None while there is none."""
+    """Return device and inode of the file at a path, or None while there is none."""
     try:
         found = os.stat(path)
     except OSError:

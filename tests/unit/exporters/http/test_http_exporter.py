@@ -1,4 +1,4 @@
-"""The exporter: lanes side by side, a bound on connections, the end of a slice, and errors that are not swallowed."""
+"""The HTTP exporter: parallel lanes, the bound on connections, the end of a slice, and errors that propagate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.events import SESSION, ClassicBackend, batch, run_of
 
 
 class Clock:
-    """Stands still until it is told."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -43,7 +43,7 @@ class Lane:
 
 
 class Protocol:
-    """Gives the lanes of each round in turn."""
+    """A delivery with the given lanes for each round."""
 
     name = "fake"
 
@@ -63,7 +63,7 @@ class Protocol:
 
 
 class Sender:
-    """Answers 200; `each` is called with every request."""
+    """A transport that answers 200. each: called with every request."""
 
     def __init__(self, each=lambda path: None) -> None:
         self.each = each
@@ -120,7 +120,7 @@ def test_what_an_export_took_is_told_whatever_thread_took_it():
     assert shared.cpu_seconds > 0
 
 
-def test_what_it_is_asked_besides_goes_to_the_protocol_and_the_sender():
+def test_other_calls_of_the_exporter_go_to_the_protocol_and_the_transport():
     protocol, sender = Protocol(), Sender()
     used = exporter(protocol, sender)
     used.warm_up()
@@ -187,7 +187,7 @@ def test_one_lane_needs_no_thread():
     assert started == []
 
 
-def test_where_no_thread_can_be_had_the_lanes_are_followed_one_by_one():
+def test_without_threads_the_lanes_run_one_after_the_other():
     sender = Sender()
     refused = []
 

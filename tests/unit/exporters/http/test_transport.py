@@ -1,4 +1,4 @@
-"""The transport against a mocked server: what it sends, what it makes of answers, and what its errors never say."""
+"""The transport with a mocked server: its requests, its answers, and the text of its errors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import requests
 import responses
 import urllib3
 
+from agentscope.exporters.http import deadline
 from agentscope.exporters.http.deadline import Adapter
 from agentscope.exporters.http.session import Session
 from agentscope.exporters.http.transport import Transport
@@ -201,7 +202,7 @@ def test_loopback_is_this_machine_only(url, expected):
 class TestEnvironment:
     @pytest.fixture
     def arguments(self, monkeypatch):
-        """What the adapter is asked to do, one dictionary a request."""
+        """The arguments of the adapter, one dictionary for each request."""
         seen = []
 
         def send(adapter, request, **kwargs):
@@ -286,3 +287,20 @@ def test_importing_the_transport_does_not_import_the_http_library():
         """
     )
     assert result.last_line_json == [False, True]
+
+
+@pytest.mark.parametrize("kind", [deadline._Connection, deadline._TLSConnection])
+def test_urllib3_asks_our_connections_for_their_socket_and_the_pools_for_our_queue(kind, monkeypatch):
+    """Both are taken over where urllib3 has no public way; a version of it that asks elsewhere makes this fail."""
+
+    class Asked(Exception):
+        pass
+
+    def dial(host, port, options):
+        raise Asked(host, port)
+
+    monkeypatch.setattr(deadline, "_dial", dial)
+    with pytest.raises(Asked) as asked:
+        kind("platform.example", 8443).connect()
+    assert asked.value.args == ("platform.example", 8443)
+    assert type(deadline._Pool("platform.example").pool) is deadline._Kept

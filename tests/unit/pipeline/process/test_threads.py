@@ -192,7 +192,7 @@ def test_the_child_begins_with_an_open_gate_and_no_threads_of_ours(gate, monkeyp
 
 def load_clock():
     """A second copy of the clock's module, as it is on this machine at this moment."""
-    spec = importlib.util.spec_from_file_location("clock_again", clock.__file__)
+    spec = importlib.util.spec_from_file_location("agentscope.pipeline.process.clock_again", clock.__file__)
     again = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(again)
     return again

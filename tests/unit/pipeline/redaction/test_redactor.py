@@ -12,10 +12,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from agentscope.errors import ConfigurationError
-from agentscope.events import PAYLOAD_FIELDS, Event, PlainStep
+from agentscope.events import PAYLOAD_FIELDS, Event
 from agentscope.pipeline.redaction.redactor import MASK, Redactor
 from agentscope.pipeline.redaction.secret_patterns import mask_text
 from agentscope.serialization.snapshot import encode
+from tests.support.events import plain_step
 
 CANARY = "canary-4f1a9c27"
 KEY = "ask_0123456789abcdef"
@@ -480,13 +481,11 @@ def test_with_patterns_or_a_callable_no_event_is_spared(redact: Any) -> None:
 
 
 def test_one_event_with_a_secret_among_many_is_not_spared() -> None:
-    plain = Event("step", 1, 0, "run", "step", None, PlainStep("search", "tool_call", 1, 1, b'"a"', None), 100)
+    plain = plain_step(1, b'"a"')
     assert Redactor().spares([plain] * 20)
     for field in ("name", "input", "output"):
-        told = PlainStep("search", "tool_call", 1, 1, b'"a"', None)._replace(
-            **{field: "password='x'" if field == "name" else b'{"password":"x"}'}
-        )
-        assert not Redactor().spares([*[plain] * 20, plain._replace(fields=told), plain])  # as `put` does
+        told = plain._replace(**{field: "password='x'" if field == "name" else b'{"password":"x"}'})
+        assert not Redactor().spares([*[plain] * 20, told, plain])
 
 
 SLOW = (

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.events import EVENT_TYPES, Event, PlainStep, in_full
+from agentscope.events import EVENT_TYPES, Event, in_full
 from agentscope.pipeline.spool.codec import Damaged, pack, unpack
 from agentscope.protocols.json_encode import UNENCODABLE
+from tests.support.events import plain_step
 
 NAMES = st.text(max_size=20)
 PLAIN = st.one_of(
@@ -31,7 +32,6 @@ EVENTS = st.builds(
     fields=st.dictionaries(NAMES, PLAIN | st.binary(max_size=200), max_size=6),
     size=st.integers(0, 1 << 40),
 )
-PLAIN_STEP = PlainStep("search", "tool_call", 1_700_000_000_000_000_000, 2_500_000, b"[1]", None)
 SAMPLE = Event(
     "step",
     7,
@@ -110,5 +110,5 @@ def test_a_number_that_no_event_ever_had_is_damaged(seq: int) -> None:
 
 
 def test_a_plain_step_comes_back_in_full() -> None:
-    event = SAMPLE._replace(fields=PLAIN_STEP)  # as the pipeline puts it
+    event = plain_step(7, b"[1]")
     assert unpack(event.seq, pack(event)) == in_full(event)

@@ -85,11 +85,11 @@ def test_what_others_take_of_the_directory_counts(tmp_path: Path) -> None:
     bench = Bench(tmp_path, spool_max_bytes=2 * MiB)
     bench.put(5)
     bench.store()
-    assert (bench.shipper.counts().pending, bench.spool.reason) == (5, "spool_full")
+    assert (bench.states.counts().pending, bench.spool.reason) == (5, "spool_full")
     (tmp_path / "others").unlink()
     bench.now += LONG
     bench.store()
-    assert bench.shipper.counts().spooled == 5
+    assert bench.states.counts().spooled == 5
 
 
 def test_a_file_that_was_large_gives_its_room_back_once_all_is_delivered(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_spool_that_is_full_again_and_again_is_no_flood_of_warnings(
         bench.store()
         if number % 3 == 0:
             bench.send()
-    assert bench.ledger.dropped().get("spool_full", 0) + bench.shipper.counts().pending > 0
+    assert bench.ledger.dropped().get("spool_full", 0) + bench.states.counts().pending > 0
     assert len(caplog.records) <= 4
 
 
@@ -154,7 +154,7 @@ def test_a_file_that_breaks_is_put_aside_and_what_memory_has_of_it_is_written_an
     for _ in range(3):
         bench.put(40)
         bench.store()
-    alone = bench.stage._disk_only
+    alone = bench.states._disk_only
     path = bench.file
     bench.spool._close_file()
     path.write_bytes(b"garbage" * 2000)
@@ -204,7 +204,7 @@ def test_a_curious_reader_does_no_harm(tmp_path: Path) -> None:
         assert db.execute("SELECT count(*) FROM events").fetchone() == (3,)
         bench.put(3)
         bench.send_all()
-        assert bench.shipper.counts().delivered == 6
+        assert bench.states.counts().delivered == 6
     assert bench.rows() == []
 
 
@@ -229,7 +229,7 @@ def test_a_session_takes_another_name_when_who_looks_for_orphans_is_quicker_to_l
     bench = Bench(tmp_path)
     bench.put(3)
     bench.store()
-    assert bench.stage.spooled == 3
+    assert bench.states.spooled == 3
     assert bench.spool.problem is None
     assert caplog.text == ""
     kill(bench)
@@ -262,4 +262,4 @@ def test_where_others_take_each_new_file_that_is_said(tmp_path: Path, monkeypatc
     assert "others take each new file" in bench.spool.problem
     bench.now += RETRY
     bench.store()
-    assert bench.stage.spooled == 3
+    assert bench.states.spooled == 3

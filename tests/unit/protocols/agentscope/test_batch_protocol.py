@@ -1,4 +1,4 @@
-"""The batch call: its bytes, which answers are believed, and what becomes of each event whatever a backend answers."""
+"""The batch call: its bytes, the check of answers, and the verdict on each event for every answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from agentscope.events import (
     STEP_START,
     STEP_UPDATE,
     Event,
-    PlainStep,
     in_full,
 )
 from agentscope.protocols import compression as bodies
@@ -41,11 +40,12 @@ from tests.support.events import (
     event,
     event_id,
     inflated,
+    plain_step,
     strict,
 )
 
 PATIENT = settings(deadline=None, max_examples=60)
-"""These go through whole outages, on machines that may be busy."""
+"""Settings of the property tests, whose examples take long on a busy machine."""
 
 
 def protocol(largest_body: int = 1 << 20, compress: bool = True) -> AgentScopeProtocol:
@@ -131,8 +131,7 @@ def test_the_body_is_the_envelope_and_the_patches_and_nothing_else():
 @pytest.mark.parametrize("given", [b'{"q":1}', None])
 @pytest.mark.parametrize("output", [b"[2]", None])
 def test_a_plain_step_is_written_as_in_full(given, output):
-    fields = PlainStep('say "x" é', "tool_call", NOON + 5_000, 1_234_567, given, output)
-    plain = event(1)._replace(fields=fields, parent_id="parent")
+    plain = plain_step(1, given, output, 'say "x" é', NOON + 5_000, 1_234_567)
     written, in_dict = (strict(event_json(each, SESSION)) for each in (plain, in_full(plain)))
     assert written == in_dict
     assert (written["latency_ms"], written["ended_at"]) == (1.234, "2026-01-31T12:00:00.001239Z")
@@ -252,7 +251,7 @@ LARGE = b'"%b"' % (b"x" * 2000)
 
 
 def encodings(announced: str, compress: bool = True, payload: bytes = LARGE) -> list[str | None]:
-    """`Content-Encoding` of two requests, before and after the backend's first answer."""
+    """The `Content-Encoding` of two requests, before and after the backend's first answer."""
     used = protocol(compress=compress)
     backend = BatchBackend(announces=announced)
     seen: list[str | None] = []
@@ -398,11 +397,11 @@ def test_what_warming_up_did_not_find_is_not_looked_for_again(monkeypatch):
     assert asked == ["zstandard"]
 
 
-# ---- a slow line --------------------------------------------------------------------------------------------------------
+# ---- slow connections ------------------------------------------------------------------------------------------------
 
 
 def sizes(used, answers, number=400):
-    """How many events each request to a backend with these answers carries; all are acknowledged afterwards."""
+    """The number of events in each request to a backend with these answers. Later requests are acknowledged."""
     backend, seen, given = BatchBackend(), [], iter(answers)
 
     def slow(request):
@@ -444,7 +443,7 @@ def test_one_event_that_is_late_does_not_make_others_smaller():
     assert sizes(used, []) == [400]
 
 
-# ---- answers that are believed, and those that are not --------------------------------------------------------------
+# ---- valid and invalid answers ---------------------------------------------------------------------------------------
 
 
 def test_an_acknowledgement_settles_every_event_and_names_the_protocol():
@@ -524,14 +523,14 @@ ANSWERS = JSON | st.fixed_dictionaries(
 def test_no_answer_settles_an_event_twice_or_one_that_was_not_sent(body, number, status):
     outcome = attempt(protocol(), batch(events(number)), lambda request: answer(status, body))
     settled = [*outcome.delivered, *(dropped.seq for dropped in outcome.dropped)]
-    # All or nothing: an answer that is believed has a verdict for each.
+    # All or nothing: a valid answer has a verdict on each event.
     assert sorted(settled) in ([], list(range(1, number + 1)))
     assert (outcome.problem is None) == bool(settled)
     assert outcome.duplicates <= len(outcome.delivered)
     assert all(len(dropped.detail) <= 200 and dropped.detail.isprintable() for dropped in outcome.dropped)
 
 
-# ---- refusals that leave everything where it is -------------------------------------------------------------------------
+# ---- refusals that change nothing ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -586,7 +585,7 @@ def test_a_backend_that_says_when_to_come_back_with_500_is_not_searched_for_a_cu
     assert (ending.left, sent.server_errors, sent.suspects) == ([1, 2, 3, 4], 0, {})
 
 
-# ---- refusals that a part of the batch is to blame for ------------------------------------------------------------------
+# ---- refusals because of a part of the batch -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 422])
@@ -607,7 +606,7 @@ def test_a_refused_event_is_dropped_with_what_the_backend_says(status):
         ({"detail": "a\nb\x1b[0m\u202e" + "x" * 1000}, "HTTP 422 a b [0m " + "x" * 183),
     ],
 )
-def test_what_a_backend_says_is_made_printable_and_short(body, sentence):
+def test_a_backends_text_is_made_printable_and_short(body, sentence):
     ending = deliver(protocol(), batch(events(1)), lambda request: answer(422, body))
     assert ending.dropped[1].detail == sentence
 
@@ -715,7 +714,7 @@ def test_cutting_always_ends_and_leaves_json(payloads):
 
 
 def company(attempts: int = 30):
-    """Healthy events, three for each of so many attempts."""
+    """Healthy events, three for each attempt."""
     return ([event(1000 + 3 * i + j) for j in range(3)] for i in range(attempts))
 
 

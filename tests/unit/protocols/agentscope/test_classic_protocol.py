@@ -1,7 +1,8 @@
-"""The classic calls: order, ids that the server makes, and what becomes of each event whatever a platform answers."""
+"""The classic calls: order, ids of the server, and the verdict on each event for every answer."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_UPDATE
 from agentscope.protocols.agentscope.classic import MOST_RUNS, ClassicState
+from agentscope.protocols.agentscope.decode import decode_step
 from agentscope.protocols.agentscope.protocol import CLASSIC, AgentScopeProtocol
 from agentscope.protocols.base import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure
 from tests.support.events import (
@@ -27,11 +29,12 @@ from tests.support.events import (
 )
 
 STORED = answer(200, {"message": "ok"})
+NOW = "2026-01-31T12:00:00.000000Z"
 CREATED = answer(200, {"id": "srv", "status": "running"})
 
 
 PATIENT = settings(deadline=None)
-"""These go through whole outages, on machines that may be busy."""
+"""Settings of the property tests, whose examples take long on a busy machine."""
 
 
 def protocol() -> AgentScopeProtocol:
@@ -41,13 +44,13 @@ def protocol() -> AgentScopeProtocol:
 
 
 def mixed(runs: int, steps: int = 3):
-    """Several runs whose events come by turns."""
+    """Several runs whose events alternate."""
     whole = [run_of(steps, f"run-{i}", first=100 * i) for i in range(1, runs + 1)]
     return [event for events in zip(*whole, strict=True) for event in events]
 
 
 def company(attempts: int = 100):
-    """A healthy run for each of so many attempts."""
+    """A healthy run for each attempt."""
     return (run_of(1, f"other-{i}", first=10_000 + 10 * i) for i in range(attempts))
 
 
@@ -256,7 +259,7 @@ def test_whatever_a_platform_answers_every_event_ends_once_and_runs_keep_their_o
     assert sum(stored.values()) - len(stored) <= ending.possibly_duplicated + script.count(1)
 
 
-# ---- what may have been stored twice ------------------------------------------------------------------------------------
+# ---- possible duplicates ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reply", [Failure("timeout", "too slow"), answer(502), answer(504), answer(200, b"<html>")])
@@ -480,3 +483,34 @@ def test_a_follower_that_is_refused_says_nothing_about_the_one_before_it():
 def test_a_batch_answer_is_no_classic_answer():
     outcome = attempt(protocol(), batch([event(1, RUN_START)]), lambda request: acknowledged(1))
     assert outcome.delivered == []
+
+
+def test_fields_that_the_classic_calls_have_no_place_for_travel_in_meta_data():
+    bodies = []
+
+    def backend(request):
+        bodies.append(strict(request.body))
+        return CREATED if request.path == "/api/ingest/run" else STORED
+
+    start = event(1, RUN_START, user_id="u", tags=["t"], environment="test", meta_data=b'{"mine":1}')
+    call = event(2, model="gpt-5", usage=b'{"input_tokens":3}', cost_usd=0.5, first_token_ms=12.5)
+    assert deliver(protocol(), batch([start, call]), backend).delivered == [1, 2]
+    assert bodies[0]["meta_data"] == {
+        "mine": 1,
+        "agentscope_run_id": "run-1",
+        "agentscope_user_id": "u",
+        "agentscope_tags": ["t"],
+        "agentscope_environment": "test",
+    }
+    assert bodies[1]["meta_data"] == {
+        "agentscope_step_id": "step-2",
+        "agentscope_model": "gpt-5",
+        "agentscope_usage": {"input_tokens": 3},
+        "agentscope_cost_usd": 0.5,
+        "agentscope_first_token_ms": 12.5,
+    }
+    patch = decode_step(json.dumps(bodies[1]).encode(), event_id="e", run_id="r", step_id="s", now=NOW, seq=1)
+    assert patch.fields["usage"] == {"input_tokens": 3}
+    assert {name: patch.fields[name] for name in ("model", "cost_usd", "first_token_ms")} == {
+        name: call.fields[name] for name in ("model", "cost_usd", "first_token_ms")
+    }

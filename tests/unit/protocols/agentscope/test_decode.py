@@ -1,4 +1,4 @@
-"""Bodies of the ingest calls become patches, or are refused for what is wrong with them."""
+"""Bodies of the ingest calls are decoded into patches, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IDS: dict[str, Any] = {"event_id": "e", "run_id": "r", "now": TIME, "seq": 3}
 
 @pytest.fixture(params=["orjson", "json"], autouse=True)
 def parser(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test holds with the quick parser and without it."""
+    """Run every test with orjson and without it."""
     before = strict_json.orjson
     if request.param == "json":
         strict_json.orjson = None
@@ -149,7 +149,7 @@ def test_naive_and_zoned_times_are_read_as_utc(given_time: str, expected: str) -
 @pytest.mark.parametrize(
     "text", ["", "2026-01-31", "0001-01-01T00:00:00+05:00", "２０２６-01-31T12:00:00Z", TIME + "\n"]
 )
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_an_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         normal_time(text)
 
@@ -206,7 +206,7 @@ def test_a_wrong_envelope_is_refused_whole(fields: dict[str, Any]) -> None:
     assert refusal(json.dumps(envelope(step(), **fields)).encode())[0] == 422
 
 
-def test_what_the_sender_dropped_is_added_up_by_reason() -> None:
+def test_drops_reported_by_the_sender_are_added_up_by_reason() -> None:
     reports = [{"reason": "queue_full", "count": 2}, {"reason": "shutdown", "count": 1}]
     assert decoded(dropped=[*reports, reports[0]]).dropped == {"queue_full": 4, "shutdown": 1}
     assert decoded(dropped=None).dropped == {}
@@ -216,7 +216,7 @@ def test_what_the_sender_dropped_is_added_up_by_reason() -> None:
 def test_depth_is_bounded_to_64_from_the_root_of_the_body(depth: int) -> None:
     deep = "[" * depth + "]" * depth
     body = json.dumps(envelope(step(input="DEEP"))).replace('"DEEP"', deep).encode()
-    if depth <= 61:  # the envelope, its list and the event are the other three
+    if depth <= 61:  # the envelope, its list and the event are the other three levels
         assert decode_batch(body).patches
     else:
         assert refusal(body)[0] == 400
@@ -308,7 +308,7 @@ def test_no_event_of_any_shape_breaks_the_decoder(value: Any) -> None:
         try:
             batch = decoded(step(**{name: value}))
         except DecodeError:
-            continue  # what makes the body no JSON
+            continue  # a value that makes the body invalid JSON
         assert len(batch.patches) + len(batch.rejected) == 1
 
 
@@ -371,3 +371,49 @@ def test_a_wrong_classic_run_is_refused(body: bytes, status: int) -> None:
 def test_a_classic_step_needs_a_name() -> None:
     with pytest.raises(DecodeError, match="name is required"):
         decode_step(b"{}", step_id="s1", **IDS)
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("model", 5, "a string"),
+        ("provider", ["a"], "a string"),
+        ("cost_usd", "much", "a number"),
+        ("cost_usd", True, "a number"),
+        ("first_token_ms", "soon", "a number of milliseconds"),
+        ("environment", 1, "a string"),
+        ("tags", "a", "a list of strings"),
+    ],
+)
+def test_a_field_of_a_wrong_type_rejects_its_event(field: str, value: Any, expected: str) -> None:
+    batch = decoded(step(**{field: value}), step())
+    assert [item["reason"] for item in batch.rejected] == [f"{field} must be {expected}"]
+    assert len(batch.patches) == 1
+
+
+def test_a_classic_call_has_the_fields_without_a_place_in_its_meta_data() -> None:
+    noted = {
+        "agentscope_model": "gpt-5",
+        "agentscope_usage": {"input_tokens": 3},
+        "agentscope_cost_usd": 0.5,
+        "mine": 1,
+    }
+    body = json.dumps({"name": "chat", "step_type": "llm_call", "meta_data": noted}).encode()
+    patch = decode_step(body, step_id="s", **IDS)
+    assert patch.fields["model"] == "gpt-5"
+    assert patch.fields["usage"] == {"input_tokens": 3}
+    assert patch.fields["cost_usd"] == 0.5
+    assert patch.fields["meta_data"] == {"mine": 1}
+    run_body = json.dumps({"agent_name": "a", "meta_data": {"agentscope_user_id": "u", "agentscope_tags": ["t"]}})
+    run_patch = decode_run(run_body.encode(), **IDS)
+    assert (run_patch.fields["user_id"], run_patch.fields["tags"]) == ("u", ["t"])
+
+
+def test_a_key_of_another_sender_that_looks_like_a_field_stays_in_the_meta_data() -> None:
+    body = json.dumps({"name": "chat", "meta_data": {"agentscope_cost_usd": "much"}}).encode()
+    patch = decode_step(body, step_id="s", **IDS)
+    assert "cost_usd" not in patch.fields
+    assert patch.fields["meta_data"] == {"agentscope_cost_usd": "much"}

@@ -1,4 +1,4 @@
-"""Classic records: whatever the fields hold, the body is one that a deployed platform takes."""
+"""Classic records: the body is valid for a deployed platform, whatever the fields hold."""
 
 from __future__ import annotations
 

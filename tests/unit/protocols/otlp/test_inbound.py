@@ -1,6 +1,6 @@
-"""Spans that others made are understood, whatever convention they follow, and what is not understood is kept.
+"""Spans of other emitters: each convention is decoded, and unknown attributes are kept.
 
-The attributes are what the packages named in each test really send.
+The attributes were sent by the packages that each test names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from agentscope.protocols.agentscope.decode import Patch, decode_batch
 from agentscope.protocols.agentscope.fields import MAX_ID
 from agentscope.protocols.ids import run_id_of, span_id_of
-from agentscope.protocols.otlp.inbound.attribute_names import INPUTS, OUTPUTS, SESSIONS, TOKENS, USERS
+from agentscope.protocols.otlp.inbound.attribute_names import ALIASES, INPUTS, OF_RUN, OUTPUTS, TOKENS
 from agentscope.protocols.otlp.inbound.attributes import MOST_KEPT
 from agentscope.protocols.otlp.inbound.patches import patches_of, without_repeats
 from agentscope.protocols.otlp.inbound.third_party import MOST_EVENTS
@@ -25,6 +25,7 @@ from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
 from agentscope.protocols.otlp.wire.model import CLIENT, ERROR, INTERNAL, OK, UNSET, Span, SpanEvent, SpanGroup, Value
 from agentscope.server.storage.fold import run_view
 from tests.support.events import NOON
+from tests.support.otlp import read_request
 
 TRACE = "5b8efff798038103d269b633813fc60c"
 RUN = run_id_of(TRACE)
@@ -36,7 +37,7 @@ Attributes = Mapping[str, Value]
 
 
 def span(name: str = "work", attributes: Attributes | None = None, parent: str = ROOT, **fields: Any) -> Span:
-    """A finished span, a child unless `parent` is empty."""
+    """A finished span. It is a root if `parent` is empty."""
     own = CHILD if parent else ROOT
     made = Span(TRACE, own, parent, name, INTERNAL, NOON, NOON + SECOND, attributes or {}, UNSET)
     return made._replace(**fields)
@@ -127,7 +128,7 @@ def run(name: str = "work", attributes: Attributes | None = None, **fields: Any)
         ({}, "other"),
     ],
 )
-def test_the_kind_of_a_step_is_told_by_any_convention(attributes: Attributes, kind: str) -> None:
+def test_the_type_of_a_step_is_read_from_any_convention(attributes: Attributes, kind: str) -> None:
     assert step(attributes=attributes)["step_type"] == kind
 
 
@@ -153,7 +154,7 @@ def test_the_kind_of_a_step_is_told_by_any_convention(attributes: Attributes, ki
         ("", {"gen_ai.operation.name": "chat"}, "llm_call"),
     ],
 )
-def test_a_step_is_called_what_it_is_about(name: str, attributes: Attributes, told: str) -> None:
+def test_a_step_is_named_after_its_tool_agent_or_source(name: str, attributes: Attributes, told: str) -> None:
     assert step(name, attributes)["name"] == told
 
 
@@ -228,7 +229,7 @@ def test_every_name_of_content_is_some_emitters() -> None:
         ({"input": "{}"}, {}),
     ],
 )
-def test_content_is_json_where_it_is_json(attributes: Attributes, content: Any) -> None:
+def test_content_that_is_json_is_parsed(attributes: Attributes, content: Any) -> None:
     assert step(attributes=attributes)["input"] == content
 
 
@@ -268,11 +269,9 @@ def test_openinference_messages_are_put_together_again() -> None:
     ]
     call = {"id": "call_2", "function": {"name": "get_weather", "arguments": {"city": "Paris"}}}
     assert told["output"] == [{"role": "assistant", "tool_calls": [call]}]
-    assert told["usage"] == {"input_tokens": 11, "output_tokens": 7, "total_tokens": 18, "cached_tokens": 3}
+    assert told["usage"] == {"input_tokens": 11, "output_tokens": 7, "total_tokens": 18, "cache_read_tokens": 3}
     assert told["meta_data"] == {
         "llm.invocation_parameters": {"model": "gpt-4o", "temperature": 0.5},
-        "model": "gpt-4o-2026",
-        "provider": "openai",
         "finish_reasons": ["tool_calls"],
         "tools": [{"json_schema": {"type": "function"}}],
     }
@@ -310,7 +309,7 @@ def test_openinference_embeddings_are_kept_without_their_vectors() -> None:
         "embedding.embeddings.0.embedding.vector": [0.1] * 2000,
     }
     told = step("CreateEmbeddings", attributes)
-    assert (told["step_type"], told["input"], told["meta_data"]) == ("llm_call", [{"text": "a"}], {"model": "small"})
+    assert (told["step_type"], told["input"], told["model"]) == ("llm_call", [{"text": "a"}], "small")
 
 
 def test_openinference_rerankers_are_retrievals() -> None:
@@ -354,12 +353,8 @@ def test_prompts_of_openllmetry_before_it_had_messages() -> None:
     calls = [{"id": "c1", "name": "get_weather", "arguments": {"city": "Paris"}}]
     assert told["output"] == [{"role": "assistant", "finish_reason": "tool_calls", "tool_calls": calls}]
     assert told["usage"] == {"input_tokens": 11, "output_tokens": 7, "total_tokens": 18}
-    assert told["meta_data"] == {
-        "gen_ai.prompt.name": "greeting",
-        "gen_ai.request.model": "gpt-4o",
-        "model": "gpt-4o-2026",
-        "provider": "openai",
-    }
+    assert told["meta_data"] == {"gen_ai.prompt.name": "greeting", "gen_ai.request.model": "gpt-4o"}
+    assert (told["model"], told["provider"]) == ("gpt-4o-2026", "openai")
 
 
 def test_entities_of_traceloop_tell_name_and_content() -> None:
@@ -398,7 +393,7 @@ def test_message_events_of_the_conventions_before_1_37() -> None:
         {"role": "tool", "content": [{"toolResult": 1}]},
     ]
     assert told["output"] == {"role": "assistant", "content": [{"text": "hello"}], "finish_reason": "end_turn"}
-    assert "events" not in told["meta_data"]
+    assert "meta_data" not in told
 
 
 def test_a_choice_may_hold_its_message_as_an_object_or_beside_it() -> None:
@@ -496,7 +491,7 @@ def test_pydantic_ai_tells_the_conversation_of_an_agent_as_one_list() -> None:
     assert run("agent run", {**attributes, "final_result": '{"answer": 5}'})["output"] == {"answer": 5}
 
 
-def test_pydantic_ai_told_events_as_lists_in_attributes_before() -> None:
+def test_events_in_one_attribute_of_older_pydantic_ai_are_read() -> None:
     """pydantic-ai 0.x and 1.x, format 1."""
     asked = {"content": "hi", "role": "user", "gen_ai.message.index": 0, "event.name": "gen_ai.user.message"}
     choice = {"index": 0, "message": {"role": "assistant", "content": "yo"}, "event.name": "gen_ai.choice"}
@@ -545,7 +540,7 @@ def test_voltagent_tells_usage_and_content_under_its_own_names() -> None:
         "input_tokens": 150,
         "output_tokens": 85,
         "total_tokens": 235,
-        "cached_tokens": 5,
+        "cache_read_tokens": 5,
         "reasoning_tokens": 4,
     }
     told = run(
@@ -582,8 +577,8 @@ def test_langfuse_tells_observations_and_traces() -> None:
     }
     told = step("gen", {**common, **generation})
     assert (told["input"], told["output"]) == ([{"role": "user", "content": "hi"}], "hello")
-    assert told["usage"] == {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "cached_tokens": 1}
-    assert told["meta_data"] == {"x": "bare", "model": "gpt-4o"}
+    assert told["usage"] == {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "cache_read_tokens": 1}
+    assert (told["meta_data"], told["model"]) == ({"x": "bare"}, "gpt-4o")
     told = run("handle", {**common, "langfuse.observation.type": "agent", "langfuse.observation.output": '{"r": 2}'})
     assert (told["agent_name"], told["tags"], told["output"]) == ("chat-trace", ["t"], {"r": 2})
     assert told["meta_data"] == {"plan": "free", "span_name": "handle", "resource": {"service.name": "shop"}}
@@ -641,7 +636,7 @@ COUNTS = {
     "the conventions": {
         "input": "gen_ai.usage.input_tokens",
         "output": "gen_ai.usage.output_tokens",
-        "cached": "gen_ai.usage.cache_read.input_tokens",
+        "cache_read": "gen_ai.usage.cache_read.input_tokens",
         "cache_write": "gen_ai.usage.cache_write.input_tokens",
         "reasoning": "gen_ai.usage.reasoning.output_tokens",
     },
@@ -649,7 +644,7 @@ COUNTS = {
     "the conventions from 1.40 to 1.42": {"cache_write": "gen_ai.usage.cache_creation.input_tokens"},
     "strands-agents": {
         "total": "gen_ai.usage.total_tokens",
-        "cached": "gen_ai.usage.cache_read_input_tokens",
+        "cache_read": "gen_ai.usage.cache_read_input_tokens",
         "cache_write": "gen_ai.usage.cache_write_input_tokens",
     },
     "OpenLLMetry": {
@@ -661,30 +656,30 @@ COUNTS = {
         "input": "llm.token_count.prompt",
         "output": "llm.token_count.completion",
         "total": "llm.token_count.total",
-        "cached": "llm.token_count.prompt_details.cache_read",
+        "cache_read": "llm.token_count.prompt_details.cache_read",
         "cache_write": "llm.token_count.prompt_details.cache_write",
         "reasoning": "llm.token_count.completion_details.reasoning",
     },
     "VoltAgent's calls of models": {
         "input": "llm.usage.prompt_tokens",
         "output": "llm.usage.completion_tokens",
-        "cached": "llm.usage.cached_tokens",
+        "cache_read": "llm.usage.cached_tokens",
         "reasoning": "llm.usage.reasoning_tokens",
     },
     "VoltAgent's agents": {
         "input": "usage.prompt_tokens",
         "output": "usage.completion_tokens",
         "total": "usage.total_tokens",
-        "cached": "usage.cached_tokens",
+        "cache_read": "usage.cached_tokens",
         "reasoning": "usage.reasoning_tokens",
     },
     "Pydantic AI's agents": {
         "input": "gen_ai.aggregated_usage.input_tokens",
         "output": "gen_ai.aggregated_usage.output_tokens",
-        "cached": "gen_ai.aggregated_usage.cache_read.input_tokens",
+        "cache_read": "gen_ai.aggregated_usage.cache_read.input_tokens",
     },
     "Pydantic AI's details": {
-        "cached": "gen_ai.usage.details.cached_tokens",
+        "cache_read": "gen_ai.usage.details.cached_tokens",
         "cache_write": "gen_ai.usage.details.cache_creation_input_tokens",
         "reasoning": "gen_ai.usage.details.reasoning_tokens",
     },
@@ -692,7 +687,7 @@ COUNTS = {
         "input": "ai.usage.inputTokens",
         "output": "ai.usage.outputTokens",
         "total": "ai.usage.totalTokens",
-        "cached": "ai.usage.cachedInputTokens",
+        "cache_read": "ai.usage.cachedInputTokens",
         "reasoning": "ai.usage.reasoningTokens",
     },
     "Vercel AI SDK before 5": {
@@ -759,7 +754,7 @@ def test_an_exception_event_is_the_error() -> None:
         ({"status": ERROR}, None),
     ],
 )
-def test_a_failure_is_told_by_status_and_attributes(fields: dict[str, Any], error: Any) -> None:
+def test_a_failure_is_read_from_status_and_attributes(fields: dict[str, Any], error: Any) -> None:
     told = step(**fields)
     assert (told["status"], told.get("error")) == ("failed", error)
 
@@ -848,7 +843,8 @@ NAMED = {
 
 
 def test_every_name_of_users_and_conversations_is_tried() -> None:
-    assert {"user_id": list(USERS), "conversation_id": list(SESSIONS)} == NAMED
+    for field, names in NAMED.items():
+        assert set(ALIASES[field]) < set(names) < set(OF_RUN)
 
 
 @pytest.mark.parametrize(("field", "names"), NAMED.items())
@@ -867,7 +863,7 @@ def test_tags_come_in_any_form(value: Value) -> None:
         assert run(attributes={name: value})["tags"] == ["a", "b"]
 
 
-def test_what_many_spans_repeat_of_their_run_is_stored_once() -> None:
+def test_a_user_repeated_on_many_spans_is_stored_once() -> None:
     spans = [span(attributes={"user.id": "u"}, span_id=f"{at:016x}", start_ns=NOON + at) for at in (1, 2000, 3000)]
     other = span(attributes={"user.id": "v"})
     patches = [patch for each in (*spans, other) for patch in patches_of(each, GROUP)]
@@ -882,10 +878,10 @@ def test_a_parent_that_is_the_run_itself_is_none() -> None:
     assert run(parent_span_id="0" * 16)["parent_id"] is None
 
 
-# ---- what is left over -----------------------------------------------------------------------------------------------
+# ---- unknown attributes ----------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_understands_is_kept_under_its_own_name() -> None:
+def test_unknown_attributes_are_kept_under_their_own_names() -> None:
     odd: Attributes = {
         "http.route": "/v1",
         "numbers": [1, 2.5, float("nan"), float("inf")],
@@ -919,7 +915,7 @@ def test_only_so_many_attributes_and_events_are_kept() -> None:
     assert meta["events"][3] == {"name": "event 3", "time": "2026-01-31T12:00:00.000000Z", "attributes": {"n": 3}}
 
 
-# ---- our own ---------------------------------------------------------------------------------------------------------
+# ---- spans of this SDK -----------------------------------------------------------------------------------------------
 
 
 def test_a_foreign_span_may_name_our_run_and_is_a_step_in_it() -> None:
@@ -958,7 +954,7 @@ def test_a_payload_of_ours_that_was_cut_on_its_way_is_the_text_that_is_left() ->
     assert (told["input"], told["meta_data"]) == ('{"a": [1, ', '{"b')
 
 
-# ---- whatever comes --------------------------------------------------------------------------------------------------
+# ---- arbitrary spans -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("times", [{"start_ns": 0, "end_ns": 0}, {"end_ns": 10**21}, {"start_ns": 10**21, "end_ns": 0}])
@@ -993,7 +989,7 @@ values = st.recursive(plain, lambda inner: st.lists(inner, max_size=3) | st.dict
 KNOWN = [
     *INPUTS,
     *OUTPUTS,
-    *USERS,
+    *OF_RUN,
     *(name for names in TOKENS.values() for name in names),
     *(
         "metadata",
@@ -1091,7 +1087,7 @@ def test_whatever_a_span_holds_it_is_stored_or_refused_with_a_reason(given_span:
     for patch in patches:
         assert json.loads(patch.body) == patch.fields
         assert len({patch.id, *(other.id for other in patches)}) == len(patches)
-    # The batch call takes the very same events, so that nothing is stored by this way that would be refused by that.
+    # The batch call accepts the same events, so that OTLP stores nothing that the batch call would refuse.
     decoded = decode_batch(as_batch(patches))
     assert not decoded.rejected
     assert [(patch.id, patch.type, patch.time) for patch in decoded.patches] == [
@@ -1106,7 +1102,7 @@ def test_either_encoding_gives_the_same_events(given_span: Span) -> None:
     for form in (protobuf, json_form):
         body = form.encode_request([form.encode_span(given_span)], {"service.name": "x"}, "scope", "1")
         told = []
-        for group in form.decode_request(body):
+        for group in read_request(form, body):
             for each in group.spans:
                 try:
                     told.append([patch.id for patch in patches_of(each, group)])
@@ -1114,3 +1110,58 @@ def test_either_encoding_gives_the_same_events(given_span: Span) -> None:
                     told.append([str(refused)])
         found.append(told)
     assert found[0] == found[1]
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "field", "value"),
+    [
+        ({"gen_ai.request.model": "m"}, "model", "m"),
+        ({"gen_ai.request.model": "asked", "gen_ai.response.model": "answered"}, "model", "answered"),
+        ({"llm.model_name": "m"}, "model", "m"),
+        ({"gen_ai.provider.name": "openai", "gen_ai.system": "openai"}, "provider", "openai"),
+        ({"gen_ai.usage.cost": 0.25}, "cost_usd", 0.25),
+        ({"llm.cost.total": 1}, "cost_usd", 1),
+        ({"ai.response.msToFirstChunk": 12.5}, "first_token_ms", 12.5),
+        ({"gen_ai.response.time_to_first_chunk": 0.0125}, "first_token_ms", 12.5),
+    ],
+)
+def test_the_fields_of_a_step_are_read_under_any_convention(attributes: Attributes, field: str, value: object) -> None:
+    told = step("chat", {"gen_ai.operation.name": "chat", **attributes})
+    assert told[field] == value
+
+
+@pytest.mark.parametrize("value", ["0.5", True, float("nan"), [1.0]])
+def test_a_cost_that_is_no_number_stays_in_the_meta_data(value: Any) -> None:
+    told = step("chat", {"gen_ai.operation.name": "chat", "gen_ai.usage.cost": value})
+    assert "cost_usd" not in told
+    assert "gen_ai.usage.cost" in told["meta_data"]
+
+
+def test_a_root_that_is_the_run_keeps_its_model_in_the_meta_data() -> None:
+    told = run("agent", {"gen_ai.operation.name": "invoke_agent", "gen_ai.request.model": "m"})
+    assert "model" not in told
+    assert told["meta_data"]["model"] == "m"
+
+
+@pytest.mark.parametrize(
+    ("resource", "environment", "release"),
+    [
+        ({"deployment.environment.name": "production", "service.version": "1.2"}, "production", "1.2"),
+        ({"deployment.environment": "staging"}, "staging", None),
+        ({}, None, None),
+    ],
+)
+def test_environment_and_release_of_a_run_are_those_of_its_resource(
+    resource: Attributes, environment: str | None, release: str | None
+) -> None:
+    (patch,) = patches_of(span("agent", {}, parent=""), SpanGroup(resource, "", "", []))
+    assert (patch.fields.get("environment"), patch.fields.get("release")) == (environment, release)
+
+
+def test_a_span_says_more_of_its_environment_than_the_resource() -> None:
+    group = SpanGroup({"deployment.environment.name": "production"}, "", "", [])
+    (patch,) = patches_of(span("agent", {"deployment.environment.name": "test"}, parent=""), group)
+    assert patch.fields["environment"] == "test"

@@ -1,4 +1,4 @@
-"""OTLP in JSON: what we write, protobuf's own JSON reader reads; what it writes, we read; and every freedom that senders have."""
+"""OTLP in JSON: protobuf's JSON mapping reads the encoder's output, the decoder reads its output, and all variants of senders."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.otlp.wire import json_encode as json_form
 from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
+from agentscope.protocols.otlp.wire.json_decode import decode_request
 from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, DEEPEST_SENT
 from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Unreadable
 from tests.support.otlp import (
@@ -29,6 +30,7 @@ from tests.support.otlp import (
     groups_of,
     hex_of,
     message_of,
+    read_request,
     span,
     with_ids_as,
 )
@@ -46,7 +48,7 @@ def request_of(*items: Any) -> dict[str, Any]:
 
 
 def decoded(*items: Any) -> list[Span | Unreadable]:
-    (group,) = json_form.decode_request(json.dumps(request_of(*items)).encode())
+    (group,) = decode_request(json.dumps(request_of(*items)).encode())
     return list(group.spans)
 
 
@@ -58,12 +60,12 @@ def read(**fields: Any) -> Span:
 
 
 def value(**members: Any) -> Any:
-    """What an attribute with this `AnyValue` holds."""
+    """The decoded value of an attribute with this `AnyValue`."""
     return read(attributes=[{"key": "k", "value": members}]).attributes["k"]
 
 
 def reason(**fields: Any) -> str:
-    """Why a span with these fields is refused, while its neighbour is not."""
+    """The reason of the refusal of a span with these fields; its neighbour must be accepted."""
     bad, good = decoded({**IDS, **fields}, IDS)
     assert isinstance(good, Span)
     assert isinstance(bad, Unreadable), bad
@@ -72,28 +74,28 @@ def reason(**fields: Any) -> str:
 
 def refusal(body: bytes) -> DecodeError:
     with pytest.raises(DecodeError) as caught:
-        json_form.decode_request(body)
+        decode_request(body)
     return caught.value
 
 
 @given(groups)
-def test_what_we_write_is_read_by_the_library(group: SpanGroup) -> None:
+def test_the_library_reads_the_encoders_output(group: SpanGroup) -> None:
     document = with_ids_as(json.loads(encoded(group)), base64_of)
     message = json_format.ParseDict(document, ExportTraceServiceRequest())
     assert repr(groups_of(message)) == repr([group])
 
 
 @given(st.lists(groups, max_size=2), st.booleans())
-def test_what_the_library_writes_is_read_with_both_kinds_of_names(found: list[SpanGroup], original: bool) -> None:
+def test_the_librarys_output_is_read_with_both_kinds_of_names(found: list[SpanGroup], original: bool) -> None:
     document = json_format.MessageToDict(message_of(found), preserving_proto_field_name=original)
-    assert repr(json_form.decode_request(json.dumps(with_ids_as(document, hex_of)).encode())) == repr(found)
+    assert repr(decode_request(json.dumps(with_ids_as(document, hex_of)).encode())) == repr(found)
 
 
 @given(groups)
 def test_both_encodings_say_the_same(group: SpanGroup) -> None:
     pieces = [protobuf.encode_span(each) for each in group.spans if isinstance(each, Span)]
     body = protobuf.encode_request(pieces, group.resource, group.scope_name, group.scope_version)
-    assert repr(json_form.decode_request(encoded(group))) == repr(protobuf.decode_request(body))
+    assert repr(decode_request(encoded(group))) == repr(read_request(protobuf, body))
 
 
 @given(
@@ -107,8 +109,8 @@ def test_both_encodings_say_the_same(group: SpanGroup) -> None:
 )
 def test_both_encodings_mend_the_same_way_what_neither_can_hold(name: str, attribute: Any) -> None:
     sent = span(name=name, attributes={name: attribute}, start_ns=-1, end_ns=1 << 64)
-    one = json_form.decode_request(json_form.encode_request([json_form.encode_span(sent)], {}, "", ""))
-    other = protobuf.decode_request(protobuf.encode_request([protobuf.encode_span(sent)], {}, "", ""))
+    one = decode_request(json_form.encode_request([json_form.encode_span(sent)], {}, "", ""))
+    other = read_request(protobuf, protobuf.encode_request([protobuf.encode_span(sent)], {}, "", ""))
     assert one == other
 
 
@@ -203,7 +205,7 @@ def test_a_value_of_a_foreign_type_goes_out_as_text() -> None:
 def test_lone_surrogates_are_replaced_and_pairs_are_joined() -> None:
     broken, mended = "a\ud800b\ud83d\ude00", "a\ufffdb\U0001f600"
     sent = span(name=broken, attributes={broken: broken}, status_message=broken)
-    (group,) = json_form.decode_request(json_form.encode_request([json_form.encode_span(sent)], {}, broken, broken))
+    (group,) = decode_request(json_form.encode_request([json_form.encode_span(sent)], {}, broken, broken))
     found = group.spans[0]
     assert isinstance(found, Span)
     assert (found.name, found.attributes, found.status_message) == (mended, {mended: mended}, mended)
@@ -272,7 +274,7 @@ def test_a_span_that_is_no_object_is_refused_alone(item: Any) -> None:
     assert isinstance(good, Span)
 
 
-def test_the_id_of_a_refused_span_is_told_as_it_came_but_short_and_printable() -> None:
+def test_the_id_of_a_refused_span_is_reported_short_and_printable() -> None:
     (found,) = decoded({"traceId": TRACE_ID, "spanId": "no\nhex\x1b€" + "x" * 1000})
     assert isinstance(found, Unreadable)
     assert found.span_id == ("nohex" + "x" * 24)
@@ -365,14 +367,14 @@ def test_times_may_be_texts_or_numbers() -> None:
     assert (found.start_ns, found.end_ns) == (1700000000000000000, 1700000000000000001)
 
 
-def test_fields_that_nobody_knows_and_those_that_are_null_are_ignored() -> None:
+def test_unknown_fields_and_null_fields_are_ignored() -> None:
     plain = {"name": None, "kind": None, "status": None, "attributes": None, "events": None, "startTimeUnixNano": None}
     assert read(**plain, links=[{"traceId": "x"}], flags=257, whatever={"a": [1]}) == read()
 
 
 def test_a_lone_surrogate_refuses_its_span_alone() -> None:
     body = json.dumps(request_of({**IDS, "name": "\ud800"}, {**IDS, "name": "\ud83d\ude00"})).encode()
-    (group,) = json_form.decode_request(body)
+    (group,) = decode_request(body)
     assert group.spans[0] == Unreadable(SPAN_ID, "a text is not valid Unicode")
     assert isinstance(group.spans[1], Span)
     assert group.spans[1].name == "\U0001f600"
@@ -403,7 +405,7 @@ def test_what_is_nested_too_deep_for_the_libraries_is_sent_as_json_from_there_on
     deep: Any = "core"
     for _ in range(DEEPEST_SENT + 3):
         deep = [deep]
-    found = json_form.decode_request(encoded(SpanGroup({}, "", "", [span(attributes={"k": deep})])))[0].spans[0]
+    found = decode_request(encoded(SpanGroup({}, "", "", [span(attributes={"k": deep})])))[0].spans[0]
     assert isinstance(found, Span)
     inner: Any = found.attributes["k"]
     for _ in range(DEEPEST_SENT):
@@ -431,7 +433,7 @@ def test_what_is_nested_too_deep_for_the_libraries_is_sent_as_json_from_there_on
         b'{"resourceSpans": [{"scopeSpans": [{"spans": {}}]}]}',
     ],
 )
-def test_what_is_no_request_refuses_the_body(body: bytes) -> None:
+def test_an_invalid_request_refuses_the_body(body: bytes) -> None:
     problem = refusal(body)
     assert problem.status == 400
     assert str(problem).endswith(".")
@@ -439,7 +441,7 @@ def test_what_is_no_request_refuses_the_body(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"{}", b'{"resourceSpans": null}', b'{"resourceSpans": [], "more": 1}'])
 def test_a_request_may_hold_no_spans(body: bytes) -> None:
-    assert json_form.decode_request(body) == []
+    assert decode_request(body) == []
 
 
 def test_too_many_values_are_refused_as_too_large() -> None:
@@ -479,7 +481,7 @@ def test_any_json_is_refused_or_read(part: Any, place: str) -> None:
         if place == within:
             document, place = {name: [document]}, name
     body = json.dumps(document, allow_nan=False).encode()
-    found = attempt(json_form.decode_request, body)
+    found = attempt(decode_request, body)
     assert found == 400 or isinstance(found, list)
     json_form.decode_response(body)
 

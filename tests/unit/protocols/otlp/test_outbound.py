@@ -1,4 +1,4 @@
-"""Spans say what a run or a step was under the names that each backend reads, whatever its fields hold."""
+"""Outbound spans have the attributes that each backend reads, whatever the fields of the event hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECOND = 1_000_000_000
 
 
 def encoded(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with their payloads as a call encodes them."""
+    """The fields, with their payloads encoded as at the call."""
     payloads = ("input", "output", "error", "meta_data", "usage")
     return {name: json.dumps(value).encode() if name in payloads else value for name, value in fields.items()}
 
@@ -40,7 +40,7 @@ def run(**fields: Any) -> Span:
 
 
 def has(span: Span, **expected: Any) -> None:
-    """Attributes by their names, with `__` for a dot."""
+    """Attributes from keywords, with `__` for a dot."""
     wanted = {name.replace("__", "."): value for name, value in expected.items()}
     found = {name: span.attributes.get(name) for name in wanted}
     assert found == wanted
@@ -155,7 +155,7 @@ def test_a_string_that_databases_refuse_stays_json() -> None:
     has(step(input="\ud800"), input__value='"\\ud800"', input__mime_type="application/json")
 
 
-def test_mlflow_is_told_what_no_other_convention_tells() -> None:
+def test_mlflow_gets_its_own_attributes_where_no_convention_has_them() -> None:
     has(run(), mlflow__traceTag__mlflow__traceName="Support", mlflow__spanType=None)
     has(step("memory"), mlflow__spanType="MEMORY")
     has(step("agent"), mlflow__traceTag__mlflow__traceName=None, mlflow__spanType=None)
@@ -177,7 +177,7 @@ def test_meta_data_is_openinference_metadata_if_it_is_an_object() -> None:
         ({"output": {"id": "1", "model": "m-2026", "choices": []}}, "m-2026"),
     ],
 )
-def test_the_model_of_a_call_is_found_wherever_it_is_told(fields: dict[str, Any], model: str) -> None:
+def test_the_model_of_a_call_is_found_in_every_place(fields: dict[str, Any], model: str) -> None:
     span = step("llm_call", **fields)
     assert span.name == f"chat {model}"
     has(span, llm__model_name=model, llm__model=model)
@@ -223,7 +223,7 @@ def messages(span: Span, side: str) -> Any:
         ),
     ],
 )
-def test_messages_are_told_in_the_form_of_the_genai_conventions(payload: Any, parts: list[Any]) -> None:
+def test_messages_are_written_in_the_form_of_the_genai_conventions(payload: Any, parts: list[Any]) -> None:
     for step_type in ("llm_call", "agent"):
         assert [each["parts"] for each in messages(step(step_type, input=payload), "input")] == [parts]
         assert [each["parts"] for each in messages(step(step_type, output=payload), "output")] == [parts]
@@ -276,12 +276,12 @@ def test_every_message_of_an_answer_says_why_it_ended(output: Any, reasons: list
 @pytest.mark.parametrize(
     "payload", ["hi", {"role": "admin"}, [{"role": 1}], [], [{"content": "x", "role": None}], ["role"]]
 )
-def test_what_is_no_list_of_messages_is_not_told_as_one(payload: Any) -> None:
+def test_a_payload_that_is_no_list_of_messages_is_not_written_as_messages(payload: Any) -> None:
     assert messages(step("llm_call", input=payload), "input") is None
     assert messages(step("tool_call", input=[{"role": "user", "content": "hi"}]), "input") is None
 
 
-def test_the_instructions_of_an_agent_are_told() -> None:
+def test_the_instructions_of_an_agent_are_written() -> None:
     span = step("agent", meta_data={"instructions": "Be brief.", "modelParameters": {"model": "gpt-4"}})
     has(span, agent__instructions="Be brief.", gen_ai__request__model="gpt-4")
     assert json.loads(str(span.attributes["gen_ai.system_instructions"])) == [{"type": "text", "content": "Be brief."}]
@@ -321,7 +321,7 @@ def test_a_retrieval_tells_where_it_searched_and_for_what() -> None:
 
 
 @pytest.mark.parametrize("output", ["text", {"answer": 1}, [1, 2], None, {"documents": "none"}])
-def test_a_result_that_is_no_list_of_documents_is_not_told_as_one(output: Any) -> None:
+def test_a_result_that_is_no_list_of_documents_is_not_written_as_documents(output: Any) -> None:
     has(step("retrieval", output=output), retriever__document_count=None)
 
 
@@ -378,7 +378,7 @@ def test_usage_is_understood_in_every_spelling(usage: dict[str, Any]) -> None:
     assert json.loads(str(span.attributes["agentscope.usage"])) == usage
 
 
-def test_reasoning_and_written_cache_are_told_under_the_new_name_and_the_one_before() -> None:
+def test_reasoning_and_written_cache_tokens_have_the_new_and_the_old_name() -> None:
     usage = {"output_tokens_details": {"reasoning_tokens": 4}, "cache_creation_input_tokens": 6}
     span = step("llm_call", usage=usage)
     has(span, gen_ai__usage__reasoning__output_tokens=4, llm__token_count__completion_details__reasoning=4)
@@ -402,7 +402,7 @@ def test_an_agent_has_the_usage_of_voltops_agents() -> None:
     has(span, gen_ai__usage__input_tokens=150)
 
 
-def test_the_usage_of_a_run_is_not_told_where_backends_add_it_to_that_of_its_steps() -> None:
+def test_the_usage_of_a_run_has_no_name_that_backends_add_to_that_of_its_steps() -> None:
     span = run(usage={"input_tokens": 5, "output_tokens": 3})
     has(span, usage__total_tokens=8, gen_ai__usage__input_tokens=None, llm__token_count__total=None)
 
@@ -420,7 +420,7 @@ def test_the_usage_of_a_run_is_not_told_where_backends_add_it_to_that_of_its_ste
         {"input": 0.5},
     ],
 )
-def test_what_is_no_count_is_not_told_as_one(usage: Any) -> None:
+def test_an_invalid_count_is_not_written_as_tokens(usage: Any) -> None:
     told = [name for name in step("llm_call", usage=usage).attributes if "token" in name]
     assert told == []
 
@@ -468,7 +468,7 @@ def test_an_exception_is_an_event_that_carries_all_of_it() -> None:
         ([1, 2], "_OTHER", "[1, 2]"),
     ],
 )
-def test_any_other_error_is_told_as_far_as_it_can_be_and_kept_whole(error: Any, type_: str, message: str) -> None:
+def test_an_error_of_another_form_is_described_and_kept_whole(error: Any, type_: str, message: str) -> None:
     span = step(status="failed", error=error)
     assert (span.status, span.status_message) == (ERROR, message)
     has(span, error__type=type_, agentscope__error=json.dumps(error))
@@ -533,7 +533,7 @@ def test_a_span_has_both_times_in_order_and_says_which_it_made_up(
     has(span, agentscope__started_at=told[0], agentscope__ended_at=told[1])
 
 
-# ---- whatever the fields hold ----------------------------------------------------------------------------------------
+# ---- arbitrary fields ------------------------------------------------------------------------------------------------
 
 anything = st.one_of(
     st.none(),
@@ -572,3 +572,53 @@ def test_a_payload_that_is_large_is_not_parsed() -> None:
     assert span.name == "chat"
     assert messages(span, "input") is None
     has(span, input__value=json.dumps(large))
+
+
+# ---- the fields of the table -----------------------------------------------------------------------------------------
+
+
+def test_a_model_call_has_the_names_of_the_conventions() -> None:
+    span = step(
+        "llm_call",
+        model="gpt-5",
+        provider="openai",
+        cost_usd=0.25,
+        first_token_ms=120.0,
+        usage={"input_tokens": 3, "output_tokens": 4, "cache_read_tokens": 2, "reasoning_tokens": 1},
+    )
+    assert span.name == "chat gpt-5"
+    has(
+        span,
+        gen_ai__request__model="gpt-5",
+        gen_ai__provider__name="openai",
+        llm__model_name="gpt-5",
+        gen_ai__usage__input_tokens=3,
+        gen_ai__usage__output_tokens=4,
+        gen_ai__usage__cache_read__input_tokens=2,
+        gen_ai__usage__reasoning__output_tokens=1,
+        gen_ai__usage__cost=0.25,
+        gen_ai__response__time_to_first_chunk=0.12,
+        agentscope__cost_usd=0.25,
+    )
+
+
+def test_the_model_that_was_named_counts_over_the_one_in_a_payload() -> None:
+    has(step("llm_call", model="named", input={"model": "asked"}), gen_ai__request__model="named")
+
+
+def test_a_run_has_its_user_conversation_tags_environment_and_release() -> None:
+    has(
+        run(user_id="u", conversation_id="c", tags=["a"], environment="production", release="1.2"),
+        user__id="u",
+        gen_ai__conversation__id="c",
+        session__id="c",
+        tag__tags=["a"],
+        deployment__environment__name="production",
+        service__version="1.2",
+    )
+
+
+def test_a_cancelled_run_has_no_outcome_in_the_words_of_otlp_and_says_its_own() -> None:
+    span = run(status="cancelled")
+    assert span.status == UNSET
+    has(span, agentscope__status="cancelled")

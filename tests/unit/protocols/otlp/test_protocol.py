@@ -1,4 +1,4 @@
-"""OTLP as a wire protocol: spans in as few requests as the backend takes, and a verdict on every event."""
+"""The OTLP protocol: as few requests as possible, and a verdict on every event."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
 from agentscope.protocols.otlp.wire.model import Span, Unreadable
 from agentscope.protocols.voltagent.protocol import HISTORY, OTLP_PATH, VoltAgentProtocol
 from tests.support.events import answer, attempt, batch, deliver, event, opened, parked_after, run_of
+from tests.support.otlp import read_request
 
 FORMS: dict[str, Any] = {form.CONTENT_TYPE: form for form in (protobuf, json_form)}
 
@@ -32,7 +33,7 @@ def state(encoding: str = "protobuf", compress: bool = False, **options: Any) ->
 
 @dataclass
 class Backend:
-    """An OTLP endpoint. Sets hold span ids."""
+    """A backend with the OTLP endpoint. Its sets hold span ids."""
 
     takes: tuple[str, ...] = ("application/x-protobuf", "application/json")
     gzip: bool = True
@@ -55,7 +56,7 @@ class Backend:
         body = gzip.decompress(request.body) if coding else request.body
         if len(body) > self.limit:
             return answer(413)
-        groups = form.decode_request(body)
+        groups = read_request(form, body)
         spans = [span for group in groups for span in group.spans if not isinstance(span, Unreadable)]
         assert len(spans) == sum(len(group.spans) for group in groups)
         self.resource = groups[0].resource
@@ -89,7 +90,7 @@ def test_a_run_is_one_request_with_a_span_each(encoding: str, compress: bool) ->
     assert backend.resource["telemetry.sdk.name"] == "agentscope"
 
 
-def test_what_goes_on_is_not_sent_and_costs_no_request() -> None:
+def test_open_runs_and_steps_cost_no_request() -> None:
     backend = Backend()
     ending = deliver(OTLPProtocol(state()), batch([event(1, RUN_START)]), backend)
     assert (ending.delivered, ending.parked, ending.left, backend.seen) == ([], [1], [], [])
@@ -206,7 +207,7 @@ def test_an_answer_that_is_no_acknowledgement_leaves_everything_where_it_is(repl
         answer(200, protobuf.encode_response(0, "a warning"), content_type="application/x-protobuf"),
     ],
 )
-def test_success_is_told_in_many_ways(reply: Response) -> None:
+def test_every_form_of_a_successful_answer_is_accepted(reply: Response) -> None:
     outcome = attempt(OTLPProtocol(state()), batch(run_of(2)), lambda request: reply)
     assert sorted(outcome.delivered) == [1, 2, 3, 4]
     assert outcome.problem is None
@@ -307,7 +308,7 @@ def _all_settled(protocol: Any, backend: Callable[[Request], Any], events: list[
         sent.parked = parked
         settled += deliver(protocol, sent, backend).delivered
         parked = dict(sent.parked)
-    for part in list(parked):  # the end
+    for part in list(parked):  # the end of the run
         sent = batch([parked[part].pop()])
         sent.parked, sent.closing = {part: parked[part]}, {part}
         settled += deliver(protocol, sent, backend).delivered

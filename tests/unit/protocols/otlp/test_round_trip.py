@@ -22,6 +22,7 @@ from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
 from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Unreadable
 from agentscope.server.storage.fold import run_view
 from tests.support.events import NOON, SESSION
+from tests.support.otlp import read_request
 
 RUN = "3b1fa0d2-5c1e-4d0c-8a5e-6d2f1c9b7a10"
 FORMS = (protobuf, json_form)
@@ -53,7 +54,15 @@ def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
 AT_START = some(input=payloads, meta_data=objects, truncated=names, level=texts)
 AT_END = some(output=payloads, error=errors, usage=usages, meta_data=objects, truncated=names)
 UPDATES = some(input=payloads, output=payloads, status=texts, meta_data=objects, truncated=names)
-OF_STEP_END = some(tokens_used=st.integers(-5, 2**62), latency_ms=st.integers(0, 10**6) | st.floats(0, 1e6))
+amounts = st.integers(0, 10**6) | st.floats(0, 1e6)
+OF_STEP_END = some(
+    tokens_used=st.integers(-5, 2**62),
+    latency_ms=amounts,
+    model=texts,
+    provider=texts,
+    cost_usd=amounts,
+    first_token_ms=amounts,
+)
 OF_RUN_START = some(
     external_id=texts,
     user_id=texts,
@@ -61,14 +70,16 @@ OF_RUN_START = some(
     source=texts,
     span_id=texts,
     tags=st.lists(texts, max_size=2),
+    environment=texts,
+    release=texts,
 )
-STATUSES = st.sampled_from(["completed", "failed", "unfinished"])
+STATUSES = st.sampled_from(["completed", "failed", "cancelled", "unfinished"])
 STEP_TYPES = ["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other"]
 
 
 @st.composite
 def recorded(draw: st.DrawFn) -> list[Event]:
-    """The events of one run in the order they were made, at least one of them."""
+    """At least one event of one run, in the order of the calls."""
     events: list[Event] = []
     clock = NOON
 
@@ -76,7 +87,7 @@ def recorded(draw: st.DrawFn) -> list[Event]:
         events.append(Event(type_, len(events) + 1, clock, RUN, step_id, parent, fields, 100))
 
     def tick() -> int:
-        # Whole microseconds apart. Steps that start in the same microsecond are shown in the order of their events, or of
+        # Whole microseconds apart. Steps that start in the same microsecond are sorted by their events, or by
         # their spans, and those differ: a span is placed by its end.
         nonlocal clock
         clock += draw(st.integers(1, 10**6)) * 1000 + draw(st.integers(0, 999))
@@ -128,7 +139,7 @@ def recorded(draw: st.DrawFn) -> list[Event]:
     return events
 
 
-# ---- the two ways ----------------------------------------------------------------------------------------------------
+# ---- OTLP and the batch call -----------------------------------------------------------------------------------------
 
 
 def by_batch(events: Sequence[Event]) -> list[Patch]:
@@ -139,7 +150,7 @@ def by_batch(events: Sequence[Event]) -> list[Patch]:
 
 
 def parts(events: Sequence[Event]) -> list[list[Event]]:
-    """The events of the run and of each step."""
+    """The events of the run and of each step, grouped."""
     found: dict[str | None, list[Event]] = {}
     for event in events:
         found.setdefault(event.step_id, []).append(event)
@@ -147,11 +158,11 @@ def parts(events: Sequence[Event]) -> list[list[Event]]:
 
 
 def sent(spans: Sequence[Span], form: ModuleType) -> list[Patch]:
-    """What a receiver makes of one request with these spans."""
+    """The patches that the receiver decodes from one request with these spans."""
     resource = {"service.name": "tests"}
     body = form.encode_request([form.encode_span(span) for span in spans], resource, "agentscope", "0")
     patches: list[Patch] = []
-    for group in form.decode_request(body):
+    for group in read_request(form, body):
         for span in group.spans:
             assert not isinstance(span, Unreadable), span.reason
             patches += patches_of(span, group)
@@ -163,7 +174,7 @@ def without_odd_meta_data(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def unlike(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """What differs between two views, for a message that can be read."""
+    """The differences between two runs, for a readable message."""
     return {key: (one[key], other[key]) for key in one if one[key] != other[key]}
 
 

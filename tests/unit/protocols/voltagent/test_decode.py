@@ -1,4 +1,4 @@
-"""Bodies of the history calls become patches, or are refused for what is wrong with them."""
+"""Bodies of the history calls are decoded into patches, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTE = {"type": "step.start", "stepId": "mine"}
 
 @pytest.fixture(params=["orjson", "json"], autouse=True)
 def parser(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test holds with the quick parser and without it."""
+    """Run every test with orjson and without it."""
     before = strict_json.orjson
     if request.param == "json":
         strict_json.orjson = None
@@ -98,7 +98,7 @@ def test_a_status_that_the_api_does_not_know_is_refused(status: str) -> None:
     code, sentence = refusal(event_added, record(**EVENT, status=status), None, ARRIVAL)
     assert (code, sentence) == (422, "status must be one of running, completed, error, cancelled.")
     assert refusal(event_changed, record(status=status), START, ARRIVAL)[0] == 422
-    assert refusal(run_changed, record(status="cancelled"), "r", ARRIVAL)[0] == 422
+    assert refusal(run_changed, record(status="interrupted"), "r", ARRIVAL)[0] == 422
 
 
 @pytest.mark.parametrize("name", ["history_id", "event_type", "event_name"])
@@ -131,7 +131,7 @@ def test_a_history_is_the_start_of_a_run() -> None:
     assert json.loads(patch.body) == patch.fields
 
 
-def test_what_has_no_time_has_that_of_its_arrival() -> None:
+def test_an_event_without_a_time_gets_that_of_its_arrival() -> None:
     assert run_started(record(agent_id="a"), "r", ARRIVAL).fields["started_at"] == at(9)
     assert run_changed(record(status="completed"), "r", ARRIVAL).fields["ended_at"] == at(9)
     assert added().fields["started_at"] == at(9)
@@ -240,7 +240,7 @@ def test_a_verdict_that_still_runs_is_none() -> None:
     assert added(START, event_name="tool:success", status="running").type == "step.start"
 
 
-def test_what_hangs_on_the_history_itself_has_no_parent() -> None:
+def test_an_event_of_the_history_itself_has_no_parent() -> None:
     assert added(parent_event_id="r").fields["parent_id"] is None
     run_start = {"id": "x", "run_id": "r", "step_id": None, "type": "run.start"}
     assert added(run_start, parent_event_id="x").fields["parent_id"] is None
@@ -343,7 +343,7 @@ def test_a_note_does_not_decide_where_its_event_belongs() -> None:
         {**NOTE, "added": "displayName"},
     ],
 )
-def test_what_only_looks_like_a_note_is_metadata_like_any_other(note: Any) -> None:
+def test_metadata_that_resembles_a_note_is_kept_as_metadata(note: Any) -> None:
     patch = noted(note)
     assert (patch.step_id, patch.fields["name"]) == ("e", "shown")
     assert patch.fields["meta_data"] == {"agentscope": note}
@@ -428,3 +428,17 @@ def test_usage_is_answered_as_far_as_the_published_client_can_read_it(usage: Any
 def test_statuses_are_answered_in_the_words_of_the_api(status: Any, of_run: str, of_step: str) -> None:
     assert history_view("r", {"status": status}, TIME)["status"] == of_run
     assert changed_view({**START, "time": TIME}, {"status": status}, TIME)["status"] == of_step
+
+
+def test_the_model_of_an_event_is_that_of_its_model_parameters() -> None:
+    metadata = {"displayName": "A", "modelParameters": {"model": "gpt-5", "provider": "openai", "temperature": 0}}
+    patch = event_added(
+        record(history_id="r", event_type="agent", event_name="agent:start", metadata=metadata), None, ARRIVAL
+    )
+    assert (patch.fields["model"], patch.fields["provider"]) == ("gpt-5", "openai")
+    assert patch.fields["meta_data"] == {"modelParameters": metadata["modelParameters"]}
+
+
+def test_a_history_can_be_cancelled() -> None:
+    patch = run_changed(record(status="cancelled"), "r", ARRIVAL)
+    assert (patch.type, patch.fields["status"]) == ("run.end", "cancelled")

@@ -1,4 +1,4 @@
-"""The history calls: order, ids that the server makes, and what becomes of each event whatever a backend answers."""
+"""The history calls: order, ids of the server, and the verdict on each event for every answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE
 from agentscope.protocols.base import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure
 from agentscope.protocols.sequential_lane import Remembered
-from agentscope.protocols.voltagent.lane import LARGEST_METADATA
+from agentscope.protocols.voltagent.lane import MAX_METADATA_BYTES
 from tests.support.events import answer, attempt, batch, deliver, event, event_id, run_of, strict
 from tests.support.history import HistoryBackend, HistoryProtocol, MemoryReceiver, ended, started
 
@@ -20,13 +20,13 @@ OK = answer(200, {"id": "srv"})
 
 
 def numbered():
-    """A backend that takes everything, and gives ids in order."""
+    """A backend that accepts everything, and numbers its ids."""
     ids = count()
     return lambda request: answer(200, {"id": f"srv {next(ids)}"})
 
 
 def steps_of(run_id: str, first: int, steps: int = 3):
-    """A run whose steps are told as a start and an end."""
+    """A run whose steps are a start and an end each."""
     inner = []
     for number in range(steps):
         inner.append(started(first + 1 + 2 * number, f"{run_id} {number}", run_id))
@@ -35,7 +35,7 @@ def steps_of(run_id: str, first: int, steps: int = 3):
 
 
 def mixed(runs: int, steps: int = 3, whole: bool = False):
-    """Several runs whose events come by turns."""
+    """Several runs whose events alternate."""
     made = [
         run_of(steps, f"run-{i}", first=100 * i) if whole else steps_of(f"run-{i}", 100 * i, steps)
         for i in range(1, runs + 1)
@@ -44,7 +44,7 @@ def mixed(runs: int, steps: int = 3, whole: bool = False):
 
 
 def company(attempts: int = 100):
-    """A healthy run for each of so many attempts."""
+    """A healthy run for each attempt."""
     return (run_of(1, f"other-{i}", first=10_000 + 10 * i) for i in range(attempts))
 
 
@@ -290,7 +290,7 @@ def test_whatever_a_backend_answers_every_event_ends_once_and_runs_keep_their_or
     assert in_order(backend)
 
 
-# ---- what an update repeats --------------------------------------------------------------------------------------------
+# ---- fields repeated in updates --------------------------------------------------------------------------------------
 
 
 def sent_metadata(events):
@@ -318,7 +318,7 @@ def test_the_end_of_a_step_repeats_the_metadata_of_its_start():
 
 
 def test_metadata_that_is_too_large_to_remember_is_not_repeated():
-    large = b'{"k":"%b"}' % (b"x" * LARGEST_METADATA)
+    large = b'{"k":"%b"}' % (b"x" * MAX_METADATA_BYTES)
     assert sent_metadata([event(1, RUN_START, meta_data=large), event(2, RUN_END)])[1] == {}
 
 
@@ -354,7 +354,7 @@ def test_no_agent_is_named_where_none_is_known():
     assert sent_metadata([started(1, "s")]) == [{"displayName": "s", "id": "s"}]
 
 
-# ---- what may have been stored twice ------------------------------------------------------------------------------------
+# ---- possible duplicates ---------------------------------------------------------------------------------------------
 
 AMBIGUOUS = [Failure("timeout", "too slow"), answer(502), answer(504), answer(200, b"<html>")]
 
@@ -458,7 +458,7 @@ def test_422_costs_the_record_and_if_it_begins_a_run_all_of_that(bad, requests, 
     assert in_order(backend)
 
 
-def test_why_a_record_was_refused_is_told_in_the_words_of_the_api():
+def test_the_reason_of_a_refusal_is_in_the_words_of_the_api():
     replies = iter([answer(422, {"message": "metadata\nis wrong"}), answer(400, {"detail": "no"}), answer(400)])
     ending = deliver(HistoryProtocol(), batch([event(1), event(2), event(3)]), lambda request: next(replies))
     assert [dropped.detail for dropped in ending.dropped.values()] == [
@@ -580,9 +580,9 @@ def test_a_creation_that_is_answered_500_holds_its_run_up_and_no_other():
     assert deliver(HistoryProtocol(), batch(mixed(1, whole=True)), backend).delivered == [100, 101, 102, 103, 104]
 
 
-def test_what_was_never_answered_is_not_remembered_without_end(monkeypatch):
+def test_the_memory_for_unanswered_requests_is_bounded(monkeypatch):
     monkeypatch.setattr("agentscope.protocols.sequential_lane.MOST_UNCERTAIN", 10)
     protocol = HistoryProtocol()
-    for seq in range(30):  # each of these is given up
+    for seq in range(30):  # each of these is dropped
         attempt(protocol, batch([started(seq, "a")]), lambda request: Failure("timeout", "no answer"))
     assert 0 < len(protocol.history.uncertain) <= 10

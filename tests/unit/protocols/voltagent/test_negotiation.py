@@ -1,4 +1,4 @@
-"""Which protocol a backend speaks is found out with the first batch, and remembered only when it is sure."""
+"""The protocol of a backend is detected with the first batch, and remembered only after a certain answer."""
 
 from __future__ import annotations
 

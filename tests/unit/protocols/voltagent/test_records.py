@@ -1,4 +1,4 @@
-"""Bodies of the history calls: what the API has a field for is in it, and the note holds the rest."""
+"""Bodies of the history calls: known fields have a field of the API, and the note holds the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agentscope.protocols.voltagent.records import (
     start_record,
     verdict_record,
 )
-from agentscope.protocols.voltagent.vocabulary import camel_case, camel_case_keys
+from agentscope.protocols.voltagent.vocabulary import camel_case, camel_case_metadata
 from tests.support.events import NOON, event, strict
 from tests.support.history import ended, started
 
@@ -87,7 +87,7 @@ def test_the_start_of_a_run_is_a_history_under_the_id_of_the_run() -> None:
     assert json.loads(record.metadata) == {"agentId": "agent", "team": "a"}
 
 
-def test_what_an_event_does_not_set_is_not_in_the_body() -> None:
+def test_fields_that_an_event_does_not_set_are_not_in_the_body() -> None:
     assert body(history_record(run_start())) == {
         "id": "run-1",
         "agent_id": "agent",
@@ -327,5 +327,5 @@ def test_names_are_camel_cased_as_by_the_published_sdk(snake: str, camel: str) -
 
 @given(st.recursive(st.none(), lambda inner: st.dictionaries(st.text("a_B"), inner), max_leaves=9))
 def test_camel_casing_again_changes_nothing(value: Any) -> None:
-    once = camel_case_keys({"k": value})
-    assert camel_case_keys(once) == once
+    once = camel_case_metadata({"k": value})
+    assert camel_case_metadata(once) == once

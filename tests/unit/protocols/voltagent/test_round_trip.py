@@ -1,4 +1,4 @@
-"""Events of runs go through the history calls and come out as the very same runs."""
+"""Runs that are sent by the history calls are stored unchanged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agentscope.events import Event
 from agentscope.protocols.base import Failure, Request, Response
 from tests.support.events import batch, deliver
 from tests.support.history import HistoryProtocol, MemoryReceiver
-from tests.support.runs import by_batch, whole_runs
+from tests.support.run_strategies import by_batch, whole_runs
 
 
 @given(whole_runs())

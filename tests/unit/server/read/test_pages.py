@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from agentscope.server.read import pages
+from agentscope.server.storage.base import RunQuery, StoredEvent
 from agentscope.server.storage.fold import run_view
-from agentscope.server.storage.sqlite.append import patches_of
-from agentscope.server.storage.sqlite.queries import RunQuery
 from tests.support.receiver import at, run_end, run_start, step
 
 
@@ -64,8 +63,8 @@ class Tree(HTMLParser):
 
 def shown(*events: dict[str, Any], page: int = 1) -> Tree:
     """The page of the run that these events add up to."""
-    rows = [("session", json.dumps(event)) for event in events]
-    return Tree(pages.run_page(run_view("run-1", list(patches_of(rows))), page))
+    patches = [StoredEvent("session", json.dumps(event)).patch() for event in events]
+    return Tree(pages.run_page(run_view("run-1", patches), page))
 
 
 def chain(count: int) -> list[dict[str, Any]]:

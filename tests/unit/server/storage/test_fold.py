@@ -214,5 +214,6 @@ def test_a_duration_is_never_negative_and_none_while_an_end_is_missing() -> None
 
 @pytest.mark.parametrize("told", [[1], {"a": 1}, 5, None])
 def test_a_span_id_that_is_none_hides_no_run(told: Any) -> None:
-    view = run_view("r", patches({**run_start("r"), "span_id": told}, step("r")))
+    start, *others = patches(run_start("r"), step("r"))
+    view = run_view("r", [start._replace(fields={**start.fields, "span_id": told}), *others])
     assert (view["id"], view["step_count"]) == ("r", 1)

@@ -1,0 +1,142 @@
+"""Token counts: a `usage` payload in any spelling, and the span attributes for it under each convention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+
+class Tokens(NamedTuple):
+    """Counts of tokens, None for an unknown one. Those of the cache are part of the input, those of reasoning of the output."""
+
+    input: int | None = None
+    output: int | None = None
+    total: int | None = None
+    cache_read: int | None = None
+    cache_write: int | None = None
+    reasoning: int | None = None
+
+    def usage(self) -> dict[str, int]:
+        """The known counts as a `usage` payload: `input_tokens`, `output_tokens`, `total_tokens`, `cache_read_tokens`, …"""
+        return {f"{name}_tokens": count for name, count in self._asdict().items() if count is not None}
+
+
+_KEYS = {
+    "input": ("input", "prompt", "input tokens", "prompt tokens", "prompt token count"),
+    "output": ("output", "completion", "output tokens", "completion tokens", "candidates token count"),
+    "total": ("total", "total tokens", "total token count"),
+    "cache_read": (
+        "cached",
+        "cached tokens",
+        "cached input tokens",
+        "input cached tokens",
+        "cache read",
+        "cache read tokens",
+        "cache read input tokens",
+        "cached content token count",
+        "input cache read",
+    ),
+    "cache_write": (
+        "cache write",
+        "cache write tokens",
+        "cache write input tokens",
+        "cache creation tokens",
+        "cache creation input tokens",
+        "cache creation",
+        "input cache creation",
+    ),
+    "reasoning": (
+        "reasoning",
+        "reasoning tokens",
+        "reasoning output tokens",
+        "output reasoning tokens",
+        "thoughts token count",
+    ),
+}
+# OpenAI, Anthropic, Gemini, Bedrock, LangChain and VoltAgent: snake_case and camelCase are the same here.
+_FIELD_OF = {spelling.replace(" ", ""): field for field, spellings in _KEYS.items() for spelling in spellings}
+_OF_DETAILS = frozenset({"cache_read", "cache_write", "reasoning"})
+"""The counts in an object such as `prompt_tokens_details`."""
+
+
+@lru_cache(maxsize=256)
+def _field_of(key: str) -> str | None:
+    return _FIELD_OF.get(key.replace("_", "").lower()) if len(key) < 64 else None
+
+
+def count(value: object) -> int | None:
+    """A number of tokens, or None for what is none."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
+
+
+def tokens_of(usage: object, tokens_used: object = None) -> Tokens:
+    """The counts in a `usage` payload; without a total there, `tokens_used` is it."""
+    found: dict[str, int] = {}
+    for field, value in _counts(usage):
+        found.setdefault(field, value)
+    total = count(tokens_used)
+    if total is not None:
+        found.setdefault("total", total)
+    return Tokens(**found)
+
+
+def _counts(usage: object) -> Iterator[tuple[str, int]]:
+    if not isinstance(usage, Mapping):
+        return
+    details: list[Mapping[Any, Any]] = []
+    for key, value in usage.items():
+        known, number = _field_of(str(key)), count(value)
+        if known is not None and number is not None:
+            yield known, number
+        elif isinstance(value, Mapping) and str(key).lower().endswith("details"):
+            details.append(value)
+    for each in details:
+        for key, value in each.items():
+            known, number = _field_of(str(key)), count(value)
+            if known in _OF_DETAILS and number is not None:
+                yield known, number
+
+
+Names = Mapping[str, tuple[str, ...]]
+"""Attributes for each field of `Tokens`."""
+
+_GEN_AI: Names = {
+    "input": ("gen_ai.usage.input_tokens",),
+    "output": ("gen_ai.usage.output_tokens",),
+    "cache_read": ("gen_ai.usage.cache_read.input_tokens",),
+    # The second is the name until the middle of 2026, which most backends read.
+    "cache_write": ("gen_ai.usage.cache_write.input_tokens", "gen_ai.usage.cache_creation.input_tokens"),
+    "reasoning": ("gen_ai.usage.reasoning.output_tokens",),
+}
+_OPENINFERENCE: Names = {
+    "input": ("llm.token_count.prompt",),
+    "output": ("llm.token_count.completion",),
+    "total": ("llm.token_count.total",),
+    "cache_read": ("llm.token_count.prompt_details.cache_read",),
+    "cache_write": ("llm.token_count.prompt_details.cache_write",),
+    "reasoning": ("llm.token_count.completion_details.reasoning",),
+}
+_VOLTOPS: Names = {
+    "input": ("usage.prompt_tokens",),
+    "output": ("usage.completion_tokens",),
+    "total": ("usage.total_tokens",),
+    "cache_read": ("usage.cached_tokens",),
+    "reasoning": ("usage.reasoning_tokens",),
+}
+_VOLTOPS_LLM: Names = {field: tuple(f"llm.{name}" for name in names) for field, names in _VOLTOPS.items()}
+
+OF_STEP = (_GEN_AI, _OPENINFERENCE, _VOLTOPS)
+OF_LLM_STEP = (_GEN_AI, _OPENINFERENCE, _VOLTOPS_LLM)
+OF_RUN = (_VOLTOPS,)
+"""Backends add up the other two over all spans of a trace, and a run's usage is what its steps have told already."""
+
+
+def token_attributes(tokens: Tokens, names: tuple[Names, ...]) -> dict[str, int]:
+    """The attributes for these counts under the given conventions. A total that is missing is that of input and output."""
+    if tokens.total is None and tokens.input is not None and tokens.output is not None:
+        tokens = tokens._replace(total=tokens.input + tokens.output)
+    known = [(field, value) for field, value in tokens._asdict().items() if value is not None]
+    return {name: value for convention in names for field, value in known for name in convention.get(field, ())}

@@ -1,0 +1,240 @@
+"""OTLP requests in protobuf, read by the messages of opentelemetry-proto.
+
+A request is parsed in two steps: first down to the bytes of each span, then span by span. A span that the library cannot
+read is refused alone, and its neighbours are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+try:
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    from google.protobuf.message import DecodeError as ParseError
+    from opentelemetry.proto.common.v1 import common_pb2
+    from opentelemetry.proto.resource.v1 import resource_pb2
+    from opentelemetry.proto.trace.v1 import trace_pb2
+except ImportError as problem:
+    from agentscope.server.extra import missing_extra
+
+    raise missing_extra(problem) from problem
+
+from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError, weigh
+from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, LONGEST_SHOWN_ID, Wrong, check_ids
+from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Unreadable, Value
+
+# Weights are about those of JSON with the same content; see `json_decode.MAX_WEIGHT`.
+_FIELD, _MESSAGE, _ITEM, _ATTRIBUTE = 1, 3, 5, 10
+_LARGE_SPAN = 64 << 10  # bytes
+_PARSE_ERRORS = (ParseError, RecursionError)  # the second by the library's implementation in Python
+_PLAIN = frozenset({"bool_value", "int_value", "double_value", "bytes_value"})
+
+
+def decode_request(body: bytes) -> list[SpanGroup]:
+    """Decode an `ExportTraceServiceRequest`, to one group for each `ScopeSpans`.
+
+    A span that is wrong by itself becomes `Unreadable`. Raises `DecodeError`: 400 for a body that is no such message, 413
+    for too many values.
+    """
+    weigh(body)  # attributes hold JSON that is parsed later, each by itself
+    if len(body) > LIGHT_BODY:
+        _check_weight(body)
+    try:
+        request = _Request.FromString(body)
+    except _PARSE_ERRORS:
+        raise _not_protobuf() from None
+    reader = _Reader()
+    try:
+        return [
+            SpanGroup(resource, inner.scope.name, inner.scope.version, [*map(reader.span, inner.spans)])
+            for outer in request.resource_spans
+            for resource in [reader.attributes(outer.resource.attributes)]
+            for inner in outer.scope_spans
+        ]
+    except Wrong as wrong:  # in a resource, which all its spans share
+        raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
+
+
+class _Reader:
+    """The values of one body as they are taken out of the library's messages, up to `MAX_WEIGHT`."""
+
+    def __init__(self) -> None:
+        self._room = MAX_WEIGHT
+
+    def span(self, data: bytes) -> Span | Unreadable:
+        self._spend(_ATTRIBUTE)
+        try:
+            span = trace_pb2.Span.FromString(data)
+        except _PARSE_ERRORS:
+            why = "it is not protobuf, has a text that is not UTF-8, or is nested too deep"
+            return Unreadable(_shown_id(data), why)
+        try:
+            return Span(
+                *check_ids(span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()),
+                span.name,
+                span.kind,
+                span.start_time_unix_nano,
+                span.end_time_unix_nano,
+                self.attributes(span.attributes),
+                span.status.code,
+                span.status.message,
+                [self._event(each) for each in span.events],
+                span.trace_state,
+            )
+        except Wrong as wrong:
+            return Unreadable(_shown_id(data), str(wrong))
+
+    def attributes(self, items: Sequence[Any], depth: int = 1) -> dict[str, Value]:
+        self._spend(_ATTRIBUTE * len(items))
+        return {item.key: self._value(item.value, depth) for item in items}
+
+    def _event(self, event: Any) -> SpanEvent:
+        self._spend(_ATTRIBUTE)
+        return SpanEvent(event.name, event.time_unix_nano, self.attributes(event.attributes))
+
+    def _value(self, value: Any, depth: int) -> Value:
+        """An `AnyValue`. `depth` is its level as a list or a mapping."""
+        member = value.WhichOneof("value")
+        if member == "string_value":
+            text: str = value.string_value
+            return text
+        if member == "array_value" or member == "kvlist_value":
+            if depth > DEEPEST_READ:
+                raise Wrong(f"a value is nested deeper than {DEEPEST_READ} levels")
+            items = getattr(value, member).values
+            if member == "kvlist_value":
+                return self.attributes(items, depth + 1)
+            self._spend(_ITEM * len(items))
+            return [self._value(item, depth + 1) for item in items]
+        if member not in _PLAIN:
+            return None  # empty, or an index into the texts of a profile, which a span does not have
+        found: Value = getattr(value, member)
+        return found
+
+    def _spend(self, weight: int) -> None:
+        self._room -= weight
+        if self._room < 0:
+            raise _too_many()
+
+
+def _shown_id(data: bytes) -> str:
+    """The id of a span that is refused, of bounded length; empty where it cannot be read."""
+    try:
+        span_id: bytes = _SpanId.FromString(data).span_id
+    except _PARSE_ERRORS:
+        return ""
+    return span_id[: LONGEST_SHOWN_ID // 2].hex()
+
+
+# The messages that a request consists of, as far as this module tells them apart: those in the field with a certain tag.
+_ANY: dict[int, Any] = {}
+_KEY_VALUE = {0x12: _ANY}
+_KEY_VALUES = {0x0A: _KEY_VALUE}
+_ANY.update({0x2A: {0x0A: _ANY}, 0x32: _KEY_VALUES})
+_EVENT = {0x1A: _KEY_VALUE}
+_SPAN = {0x4A: _KEY_VALUE, 0x5A: _EVENT, 0x6A: {0x22: _KEY_VALUE}, 0x7A: {}}
+_SCOPE_SPANS = {0x0A: {0x1A: _KEY_VALUE}, 0x12: _SPAN}
+_REQUEST = {0x0A: {0x0A: _KEY_VALUES, 0x12: _SCOPE_SPANS}}
+
+
+def _check_weight(body: bytes) -> None:
+    """Raise `DecodeError` for a body with too many fields and messages before the library makes objects of them.
+
+    An empty message of two bytes takes more than fifty in the library. Spans are parsed one at a time, so that a small one
+    cannot take much, and is not looked into.
+    """
+    room = MAX_WEIGHT
+    messages: list[tuple[int, int, dict[int, Any]]] = [(0, len(body), _REQUEST)]
+    while messages:
+        position, end, inner = messages.pop()
+        room -= _MESSAGE
+        try:
+            while position < end:
+                room -= _FIELD
+                if room < 0:
+                    raise _too_many()
+                tag, position = _varint(body, position)
+                kind = tag & 7
+                if kind == 0:
+                    position = _varint(body, position)[1]
+                elif kind == 2:
+                    size, position = _varint(body, position)
+                    found = inner.get(tag)
+                    if found is not None and (found is not _SPAN or size > _LARGE_SPAN):
+                        messages.append((position, min(position + size, end), found))
+                    position += size
+                elif kind in (1, 5):
+                    position += 8 if kind == 1 else 4
+                elif kind > 5:
+                    break  # the library refuses it; the fields of a group, which it skips, count as those around it
+        except IndexError:
+            pass  # the library refuses a message that ends early
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """Read the number that begins at `position`, and where it ends. Raises `IndexError` for one that never does."""
+    value = data[position]
+    if value < 128:
+        return value, position + 1
+    value &= 127
+    for shift in range(7, 70, 7):
+        position += 1
+        byte = data[position]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position + 1
+    raise IndexError
+
+
+def _not_protobuf() -> DecodeError:
+    return DecodeError(400, "The body is not OTLP in protobuf, or a text that its spans share is not UTF-8.")
+
+
+def _too_many() -> DecodeError:
+    return DecodeError(413, "The body holds too many values; send it in parts.")
+
+
+def _message(name: str, **fields: tuple[int, str]) -> descriptor_pb2.DescriptorProto:
+    """Describe a message by the number and type of its fields; lists begin with `*`, and bytes have no type."""
+    field = descriptor_pb2.FieldDescriptorProto
+    return descriptor_pb2.DescriptorProto(
+        name=name,
+        field=[
+            field(
+                name=title,
+                number=number,
+                label=field.LABEL_REPEATED if kind.startswith("*") else field.LABEL_OPTIONAL,
+                type=field.TYPE_MESSAGE if kind.strip("*") else field.TYPE_BYTES,
+                type_name=kind.strip("*") or None,
+            )
+            for title, (number, kind) in fields.items()
+        ],
+    )
+
+
+# The messages around a span as the library has them, but with each span as the bytes that it was sent as.
+_POOL = descriptor_pool.Default()
+_POOL.AddSerializedFile(
+    descriptor_pb2.FileDescriptorProto(
+        name="agentscope/spans.proto",
+        package="agentscope",
+        syntax="proto3",
+        dependency=[resource_pb2.DESCRIPTOR.name, common_pb2.DESCRIPTOR.name],
+        message_type=[
+            _message("Request", resource_spans=(1, "*.agentscope.ResourceSpans")),
+            _message(
+                "ResourceSpans",
+                resource=(1, f".{resource_pb2.Resource.DESCRIPTOR.full_name}"),
+                scope_spans=(2, "*.agentscope.ScopeSpans"),
+            ),
+            _message(
+                "ScopeSpans", scope=(1, f".{common_pb2.InstrumentationScope.DESCRIPTOR.full_name}"), spans=(2, "*")
+            ),
+            _message("SpanId", span_id=(2, "")),
+        ],
+    ).SerializeToString()
+)
+_Request, _SpanId = (
+    message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"agentscope.{name}")) for name in ("Request", "SpanId")
+)

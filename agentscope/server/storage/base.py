@@ -1,0 +1,138 @@
+"""The store interface: all that ingest, reading and the application know of the place where events are kept.
+
+An engine is one package beside this module; `sqlite/` is the first. It keeps a log of events and may keep rows beside it
+to list runs. The rows always equal the fold of the log: an entry of `list_runs` has the values that `fold.run_view` gives
+for the events of that run. `tests/unit/server/storage/conformance.py` is the test that every engine has to pass.
+
+An engine raises four errors and no others: `ConfigurationError` and `Incompatible` when it is opened, `Unavailable` and
+`Unsupported` afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future
+from typing import Any, NamedTuple, Protocol
+
+from agentscope.errors import ConfigurationError
+from agentscope.protocols.agentscope.decode import Batch, Patch
+
+
+class Unavailable(Exception):
+    """The store cannot be written or read at the moment. A write that raises it promises nothing, and may be repeated."""
+
+
+class Unsupported(Exception):
+    """A query that this engine does not answer. The text is one sentence without its full stop."""
+
+
+class Incompatible(ConfigurationError):
+    """The stored data was written by a newer version, and would be damaged by this one."""
+
+
+class IngestCounts(NamedTuple):
+    """The result of one batch: `accepted + duplicates` is the number of its patches."""
+
+    accepted: int
+    duplicates: int
+    conflicts: int
+    """Duplicates with another body than the event that came first. The first one is kept."""
+    new_runs: int
+
+
+class StoredEvent(NamedTuple):
+    """One event of the log."""
+
+    session_id: str
+    body: str
+    """The event as JSON text."""
+
+    def patch(self) -> Patch:
+        """The event as a patch without its text, which a reader of many events must not hold."""
+        event = json.loads(self.body)
+        head = (event["id"], event["type"], event["run_id"], event.get("step_id"), event["time"])
+        return Patch(*head, self.session_id, event["seq"], event, "")
+
+
+class EventPage(NamedTuple):
+    """A part of a run's events, in the order in which they were received."""
+
+    events: list[StoredEvent]
+    next: str | None
+    """The cursor of the following page, which only the engine can read; None on the last one."""
+
+
+class RunCursor(NamedTuple):
+    """The last run of a page. The next page begins after it, whatever was stored meanwhile."""
+
+    began: str
+    """`started_at` of the run, or the time of its earliest event while that is unknown."""
+    run_id: str
+
+
+class RunQuery(NamedTuple):
+    """The runs to list. A filter that is None matches every run."""
+
+    limit: int = 50
+    after: RunCursor | None = None
+    status: str | None = None
+    agent: str | None = None
+    """The whole name of the agent."""
+    q: str | None = None
+    """A part of the agent's name or of one of the run's ids. Case does not count in ASCII letters."""
+
+
+class RunPage(NamedTuple):
+    """Runs by `RunCursor.began`, newest first. The order of runs that began at the same moment is the engine's."""
+
+    runs: list[dict[str, Any]]
+    """The columns of each run that `rows.RunRow` names, with `id`, `duration_ms`, `step_count`, `error_count`, `tokens_used`."""
+    next: RunCursor | None
+    """None on the last page."""
+
+
+class Store(Protocol):
+    """An engine. Methods may be called from any thread, and block; only `ingest` returns at once."""
+
+    def ingest(self, batch: Batch) -> Future[IngestCounts]:
+        """Store a batch. The future ends when the batch is durable, or with `Unavailable`.
+
+        An event whose id is stored already is counted and ignored. The order and the number of deliveries do not change
+        the fold. A future that is cancelled before its batch was begun stores nothing.
+        """
+        ...
+
+    def event(self, event_id: str) -> dict[str, Any] | None:
+        """Return one event as it was sent, or None."""
+        ...
+
+    def events(self, run_id: str, *, after: str | None = None, size: int) -> EventPage:
+        """Return the next events of a run, at least one and at most `size` characters of them if there are any.
+
+        `after` is the `next` of an earlier page. An unknown run has no events.
+        """
+        ...
+
+    def item_events(self, run_id: str, step_id: str | None) -> list[StoredEvent]:
+        """Return the events of one step, or of the run itself for a `step_id` of None, in the order received."""
+        ...
+
+    def has_run(self, run_id: str) -> bool:
+        """Return whether any event of this run is stored. Every ingest that is done is taken into account."""
+        ...
+
+    def run_size(self, run_id: str) -> int | None:
+        """Return the characters of all events of a run, or None for an unknown run."""
+        ...
+
+    def list_runs(self, query: RunQuery) -> RunPage:
+        """Return one page of the runs that match. Raises `Unsupported` for a filter that the engine does not have."""
+        ...
+
+    def health(self) -> dict[str, Any]:
+        """Return the number of `events`, `runs`, `batches`, `duplicates` and `conflicts`, and `dropped` by reason."""
+        ...
+
+    def close(self) -> None:
+        """Finish every batch that was handed in, and release what the engine holds. A second call does nothing."""
+        ...

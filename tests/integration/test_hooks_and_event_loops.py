@@ -1,0 +1,176 @@
+"""Delivery beside users' hooks, event loops, other trackers and late exit handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from agentscope import FlushResult, create_tracker
+from agentscope.server.receiver import Receiver
+from tests.support.platform import DeployedPlatform
+from tests.support.program import run_program
+from tests.support.proxy import FaultProxy
+from tests.support.stored import stored_runs, stored_steps
+from tests.support.wait import until
+
+
+class Panic(BaseException):
+    """A `BaseException` that is no `Exception`, as extension modules raise."""
+
+
+def picky(fields: dict[str, Any]) -> dict[str, Any]:
+    if fields.get("name") == "poison":
+        raise Panic("secret payload")
+    return fields
+
+
+def test_a_hook_that_panics_drops_its_event_and_no_other(receiver: Receiver) -> None:
+    with create_tracker("ask_test", receiver.url, redact=picky) as tracker:
+        with tracker.track_run("agent"):
+            for name in ("before", "poison", "after"):
+                tracker.track_step(name)
+        assert not tracker.flush()
+        stats = tracker.stats()
+        assert (stats.accepted, stats.delivered, dict(stats.dropped)) == (5, 4, {"redaction_error": 1})
+    assert stored_steps(receiver.url) == ["before", "after"]
+
+
+def test_calls_from_a_redaction_hook_record_no_event(receiver: Receiver) -> None:
+    def tracking(fields: dict[str, Any]) -> dict[str, Any]:
+        assert tracker.track_step("from the hook", run_id=run_id) is False
+        return fields
+
+    with create_tracker("ask_test", receiver.url, redact=tracking) as tracker:
+        run_id = tracker.start_run("agent")
+        tracker.track_step("step")
+        assert tracker.flush()
+        assert tracker.stats().invalid_calls["inside_callback"] == 2
+    assert stored_steps(receiver.url) == ["step"]
+
+
+def test_a_callback_for_drops_that_panics_does_not_end_the_worker() -> None:
+    def panic(reason: str, number: int) -> None:
+        raise Panic
+
+    tracker = create_tracker("ask_test", "http://127.0.0.1:9", on_drop=panic)
+    tracker.start_run("agent")
+    assert tracker.shutdown().dropped == 1
+    assert tracker._pipeline._worker.finished
+
+
+def test_of_two_flushes_at_once_both_tell_of_a_drop(receiver: Receiver) -> None:
+    with create_tracker("ask_test", receiver.url, redact=picky, flush_interval=60) as tracker:
+        run_id = tracker.start_run("agent")
+        assert tracker.flush()
+        tracker.track_step("poison", run_id=run_id)
+        gate = threading.Barrier(3)
+        found: list[FlushResult] = []
+
+        def flush() -> None:
+            gate.wait()
+            found.append(tracker.flush())
+
+        threads = [threading.Thread(target=flush) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert any(not result for result in found)
+        assert tracker.flush()
+
+
+def test_a_flush_that_is_cancelled_holds_up_no_event_loop() -> None:
+    with FaultProxy(mode="hang") as proxy:
+        tracker = create_tracker("ask_test", proxy.url, timeout=60)
+        tracker.start_run("agent")
+
+        async def impatient() -> None:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(tracker.aflush(timeout=60), 0.2)
+
+        began = time.monotonic()
+        asyncio.run(impatient())
+        assert time.monotonic() - began < 45  # a minute if the loop's own executor did the work
+        tracker.shutdown(0.1)
+
+
+def test_an_awaited_flush_tells_what_a_plain_one_tells(receiver: Receiver) -> None:
+    async def agent() -> tuple[FlushResult, FlushResult]:
+        async with tracker.track_run("agent"):
+            tracker.track_step("step")
+        return await tracker.aflush(), await tracker.ashutdown()
+
+    tracker = create_tracker("ask_test", receiver.url)
+    assert all(asyncio.run(agent()))
+    assert stored_steps(receiver.url) == ["step"]
+
+
+def test_a_second_tracker_of_a_platform_adds_to_the_runs_of_the_first() -> None:
+    with (
+        DeployedPlatform() as platform,
+        create_tracker("ask_test", platform.url, flush_interval=0.0, timeout=60) as first,
+        create_tracker("ask_test", platform.url, flush_interval=0.0, timeout=60) as second,
+    ):
+        with first.track_run("agent"):
+            assert first.flush()
+            second.track_step("by the second")
+            assert second.flush()
+        assert first.flush()
+        assert [step["name"] for step in platform.only_run().steps] == ["by the second"]
+
+
+@pytest.mark.parametrize("code", [404, 405])
+def test_a_backend_with_the_batch_call_is_not_given_up_for_one_404(receiver: Receiver, code: int) -> None:
+    with FaultProxy(receiver.url) as proxy, create_tracker("ask_test", proxy.url, flush_interval=0.0) as tracker:
+        with tracker.track_run("agent"):
+            tracker.track_step("before")
+            assert tracker.flush()
+            proxy.plan([("status", {"code": code})])
+            tracker.track_step("after")
+            until(lambda: tracker.stats().delivered >= 3)
+        assert tracker.flush()
+        assert tracker.stats().protocol == "agentscope-batch"
+    assert stored_steps(receiver.url) == ["before", "after"]
+
+
+def test_calls_from_a_late_exit_handler_are_refused_counted_and_logged(receiver: Receiver) -> None:
+    source = """
+        import atexit
+        def late():   # runs after ours, which was registered later
+            tracker.start_run("late")
+            print(dict(tracker.stats().dropped), tracker.stats().pending)
+        atexit.register(late)
+        from agentscope import create_tracker
+        from tests.support.patient import be_patient
+        be_patient()
+        first = create_tracker("ask_test", {url!r})
+        first.start_run("early")
+        tracker = create_tracker("ask_test", {url!r})
+    """
+    result = run_program(source.format(url=receiver.url), timeout=120)
+    assert result.stdout == "{'shutdown': 1} 0\n"
+    assert "after shutdown()" in result.stderr
+    assert [run["agent_name"] for run in stored_runs(receiver.url)] == ["early"]
+
+
+def test_a_child_of_multiprocessing_registers_its_end_once(receiver: Receiver) -> None:
+    source = """
+        import multiprocessing
+        from agentscope import create_tracker
+        def child():
+            from multiprocessing import util
+            for i in range(5):
+                with create_tracker("ask_test", {url!r}) as tracker:
+                    tracker.start_run("agent")
+            print(len([key for key in util._finalizer_registry if key[0] == 10]))
+        if __name__ == "__main__":
+            process = multiprocessing.get_context("spawn").Process(target=child)
+            process.start()
+            process.join()
+    """
+    result = run_program(source.format(url=receiver.url), timeout=180)
+    assert result.stdout == "1\n", result.stderr

@@ -1,0 +1,106 @@
+"""The wait before the next attempt: full when nothing happens, short when there is something new to send."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentscope.config import Config
+from agentscope.events import STEP, Event, Session
+from agentscope.pipeline import delivery as sending
+from agentscope.pipeline.delivery import FRESH, Attempts, Delivery, Flushes, Stop
+from agentscope.pipeline.ledger import Ledger
+from agentscope.pipeline.reporting import Notices
+from agentscope.pipeline.states import EventStates
+from agentscope.protocols.base import UNAUTHORIZED, Batch, Outcome
+from agentscope.protocols.ids import new_id
+
+
+class Silent:
+    """An exporter that is never asked."""
+
+    protocol: str | None = None
+
+    def export(self, batch: Batch, timeout: float) -> Outcome:
+        raise AssertionError
+
+    def warm_up(self) -> None:
+        """There is nothing to import."""
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+class Nap:
+    """A delivery whose clock goes on only while it sleeps, and what happens meanwhile, by the second at which it does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.happens: dict[float, object] = {}
+        config = Config(api_key="k")
+        session = Session(new_id(), new_id()[:24])
+        self.states = EventStates(config, Ledger())
+        self.flushes = Flushes(self.states)
+        attempts = Attempts(config, session, self.states, Silent(), lambda event: event)
+        self.delivery = Delivery(config, attempts, self.flushes, Notices(None), None)
+        monkeypatch.setattr(sending, "monotonic", lambda: self.now)
+        monkeypatch.setattr(self.states.queue, "sleep", self._sleep)
+
+    def put(self) -> None:
+        event = Event(STEP, 1, 1, "run", "step", None, {}, 100)
+        assert self.states.queue.put(event, urgent=False) is None
+
+    def stop(self) -> None:
+        self.delivery.stop = Stop(self.now, self.now + 10)
+
+    def _sleep(self, seconds: float | None, wake_at: int) -> None:
+        assert seconds is not None
+        self.now += seconds
+        for moment, act in list(self.happens.items()):
+            if self.now >= 100.0 + moment:
+                del self.happens[moment]
+                self.now = min(self.now, 100.0 + moment)  # it is woken
+                act()
+
+    def takes(self, seconds: float) -> float:
+        self.delivery._sleep(seconds)
+        return self.now - 100.0
+
+
+@pytest.fixture
+def nap(monkeypatch: pytest.MonkeyPatch) -> Nap:
+    return Nap(monkeypatch)
+
+
+def test_without_anything_new_it_takes_as_long_as_it_should(nap: Nap) -> None:
+    assert nap.takes(30.0) == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize("moment", [0.5, 10.0, 27.5])
+def test_something_new_ends_it_but_not_in_the_first_seconds(nap: Nap, moment: float) -> None:
+    nap.happens = {moment: nap.put}
+    assert max(moment, FRESH / 2) <= nap.takes(30.0) <= max(moment + sending.LOOK, FRESH)
+
+
+def test_what_is_new_does_not_end_what_the_backend_has_asked_for(nap: Nap) -> None:
+    nap.delivery._asked_to_wait = True
+    nap.happens = {1.0: nap.put}
+    assert nap.takes(30.0) == pytest.approx(30.0)
+
+
+def test_what_is_new_does_not_end_the_wait_for_a_person(nap: Nap) -> None:
+    nap.delivery.kind = UNAUTHORIZED
+    nap.happens = {1.0: nap.put}
+    assert nap.takes(60.0) == pytest.approx(60.0)
+
+
+def test_the_end_of_the_process_ends_it_at_once(nap: Nap) -> None:
+    nap.happens = {1.5: nap.stop}
+    assert nap.takes(30.0) == pytest.approx(1.5)
+
+
+def test_a_flush_ends_it_at_once_unless_a_person_is_waited_for(nap: Nap) -> None:
+    nap.put()
+    nap.happens = {1.5: lambda: nap.flushes.add(nap.states.counts(), 2)}
+    assert nap.takes(30.0) == pytest.approx(1.5)
+    nap.delivery.kind = UNAUTHORIZED
+    assert nap.takes(30.0) == pytest.approx(31.5)

@@ -1,0 +1,353 @@
+"""The conformance suite: the behaviour that every store has to show, whatever engine is behind it.
+
+A subject is a module with a class that inherits from `Conformance` and a fixture `open_store`, a function without arguments
+that opens a store. Calls after the first open the same data again where the engine keeps any.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agentscope.protocols.agentscope.decode import Batch, decode_batch
+from agentscope.server.storage.base import RunCursor, RunQuery, Store, StoredEvent, Unavailable
+from agentscope.server.storage.fold import run_view
+from tests.support.receiver import at, envelope, run_end, run_start, step
+
+OpenStore = Callable[[], Store]
+LARGE = 1 << 30
+COLUMNS = (
+    *("id", "agent_name", "status", "external_id", "user_id", "conversation_id", "source", "failed"),
+    *("started_at", "ended_at", "duration_ms", "step_count", "error_count", "tokens_used"),
+)
+EXAMPLES = count()
+
+usage = st.none() | st.dictionaries(st.sampled_from(["total_tokens", "x"]), st.integers(0, 9)) | st.just([1])
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "agent_name": st.sampled_from(["a", "b" * 1001, None]),
+        "external_id": st.sampled_from(["x", "nul \0", None]),
+        "step_type": st.sampled_from(["llm_call", "agent", None]),
+        "status": st.sampled_from(["running", "failed", None]),
+        "started_at": st.sampled_from([at(1), at(2), None]),
+        "ended_at": st.sampled_from([at(3), None]),
+        "error": st.sampled_from([None, {}, {"message": "no"}]),
+        "usage": usage,
+        "tokens_used": st.none() | st.integers(0, 10**12),
+    },
+)
+items = st.tuples(st.sampled_from(["r0", "r1"]), st.sampled_from([None, "s0", "s1"]))
+logs = st.lists(
+    st.tuples(items, st.sampled_from(["start", "update", "end"]), st.integers(0, 6), fields), min_size=1, max_size=12
+)
+
+
+def batch(*events: Any, **head: Any) -> Batch:
+    return decode_batch(json.dumps(envelope(*events, **head)).encode())
+
+
+def all_events(store: Store, run_id: str, size: int = LARGE) -> list[StoredEvent]:
+    """The events of a run, page by page."""
+    page = store.events(run_id, size=size)
+    found = page.events
+    while page.next is not None:
+        page = store.events(run_id, after=page.next, size=size)
+        found = found + page.events
+    return found
+
+
+def all_runs(store: Store, query: RunQuery = RunQuery()) -> list[str]:
+    """The ids of the runs that match, page by page."""
+    page = store.list_runs(query)
+    found = [run["id"] for run in page.runs]
+    while page.next is not None:
+        page = store.list_runs(query._replace(after=page.next))
+        found += [run["id"] for run in page.runs]
+    return found
+
+
+def assert_rows_equal_fold(store: Store) -> None:
+    for listed in store.list_runs(RunQuery(limit=500)).runs:
+        view = run_view(listed["id"], [event.patch() for event in all_events(store, listed["id"])])
+        assert {name: listed[name] for name in COLUMNS} == {name: view[name] for name in COLUMNS}
+
+
+class Conformance:
+    """The tests of any engine."""
+
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, open_store: OpenStore) -> Iterator[Store]:
+        opened = open_store()
+        yield opened
+        opened.close()
+
+    @given(logs, st.data())
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors])
+    def test_any_order_split_and_repetition_of_events_ends_in_rows_that_equal_the_fold(
+        self, store: Store, log: list[Any], data: st.DataObject
+    ) -> None:
+        prefix = next(EXAMPLES)  # the examples share a store, and each has runs of its own
+        events = []
+        for number, ((run, item), kind, second, values) in enumerate(log):
+            head = {"id": f"{prefix}-{number}", "seq": number % 3, "time": at(second), "run_id": f"{prefix}-{run}"}
+            kind = f"{'run' if item is None else 'step'}.{kind}"
+            events.append({**head, "step_id": item, "type": kind, "parent_id": None, **values})
+        order = data.draw(st.permutations([*events, *events[:3]]))
+        accepted = 0
+        while order:
+            size = data.draw(st.integers(1, len(order)))
+            accepted += store.ingest(batch(*order[:size])).result().accepted
+            order = order[size:]
+        assert accepted == len(events)
+        for run_id in {event["run_id"] for event in events}:
+            sent = [event for event in events if event["run_id"] == run_id]
+            found = [json.loads(event.body) for event in all_events(store, run_id)]
+            assert sorted(found, key=lambda event: event["id"]) == sorted(sent, key=lambda event: event["id"])
+        assert_rows_equal_fold(store)
+
+    def test_writers_at_once_store_every_event_once(self, store: Store) -> None:
+        events = [step(f"run-{number % 5}", step_id=f"s{number}", tokens_used=1) for number in range(60)]
+
+        def write(start: int) -> int:
+            order = events[start:] + events[:start]
+            batches = [batch(*order[at : at + 7]) for at in range(0, 60, 7)]
+            return sum(store.ingest(each).result(60).accepted for each in batches)
+
+        with ThreadPoolExecutor(3) as pool:
+            assert sum(pool.map(write, (0, 20, 40))) == 60
+        assert store.health()["duplicates"] == 120
+        assert sum(run["tokens_used"] for run in store.list_runs(RunQuery()).runs) == 60
+        assert_rows_equal_fold(store)
+
+    def test_a_batch_is_counted_by_new_and_repeated_events_and_new_runs(self, store: Store) -> None:
+        first, second, other = run_start("a"), step("a"), step("b")
+        assert store.ingest(batch(first, second)).result() == (2, 0, 0, 1)
+        assert store.ingest(batch(first, second, other, other)).result() == (1, 3, 0, 1)
+        assert store.ingest(batch()).result() == (0, 0, 0, 0)
+
+    def test_the_first_of_two_events_with_one_id_is_kept_and_the_other_counts_as_a_conflict(self, store: Store) -> None:
+        first = step(input="first")
+        counts = store.ingest(batch(first, {**first, "input": "second"})).result()
+        again = store.ingest(batch({**first, "input": "third"})).result()
+        assert (counts.conflicts, again.conflicts) == (1, 1)
+        assert [json.loads(event.body)["input"] for event in all_events(store, "run-1")] == ["first"]
+        assert store.event(first["id"]) == first
+        assert store.health()["conflicts"] == 2
+
+    def test_health_counts_what_is_stored_and_a_repeated_batch_once(self, store: Store) -> None:
+        drops = [{"reason": "queue_full", "count": 2}, {"reason": "shutdown", "count": 1}]
+        again = batch(run_start("a"), step("b"), batch_id="one", dropped=drops)
+        store.ingest(again).result()
+        store.ingest(again).result()
+        store.ingest(batch(dropped=drops[:1])).result()
+        assert store.health() == {
+            "events": 2,
+            "runs": 2,
+            "batches": 2,
+            "duplicates": 2,
+            "conflicts": 0,
+            "dropped": {"queue_full": 4, "shutdown": 1},
+        }
+
+    def test_events_come_in_the_order_received_page_by_page(self, store: Store) -> None:
+        sent = [step(time=at(60 - number), input="x" * 100 * (number % 4)) for number in range(12)]
+        for start in range(0, 12, 3):
+            store.ingest(batch(*sent[start : start + 3], step("another"))).result()
+        for size in (1, 500, 1000, LARGE):
+            found = all_events(store, "run-1", size)
+            assert [json.loads(event.body) for event in found] == sent
+            assert {event.session_id for event in found} == {"session-1"}
+        page = store.events("run-1", size=1000)
+        assert 1 < len(page.events) < 12
+        assert sum(len(event.body) for event in page.events) <= 1000
+
+    def test_events_that_come_while_a_run_is_read_are_on_a_later_page(self, store: Store) -> None:
+        sent = [step(step_id=f"s{number}") for number in range(6)]
+        store.ingest(batch(*sent[:4])).result()
+        page = store.events("run-1", size=1)
+        store.ingest(batch(*sent[4:])).result()
+        found = list(page.events)
+        while page.next is not None:
+            page = store.events("run-1", after=page.next, size=1)
+            found += page.events
+        assert [json.loads(event.body)["step_id"] for event in found] == [f"s{number}" for number in range(6)]
+
+    def test_an_event_larger_than_a_page_has_one_to_itself(self, store: Store) -> None:
+        store.ingest(batch(step(), step(input="é" * 1_000_000), step())).result()
+        page = store.events("run-1", size=1000)
+        assert len(page.events) == 1
+        assert len(store.events("run-1", after=page.next, size=1000).events) == 1
+        assert len(all_events(store, "run-1", 1000)) == 3
+
+    def test_the_events_of_one_step_and_of_the_run_itself_are_found(self, store: Store) -> None:
+        start, first, end = run_start(), step(step_id="s", input="é"), run_end()
+        late = {**step(step_id="s"), "type": "step.update", "output": None}
+        store.ingest(batch(start, first)).result()
+        store.ingest(batch(late, end, step(step_id="t"), step("another", step_id="s"))).result()
+        assert [json.loads(event.body) for event in store.item_events("run-1", "s")] == [first, late]
+        assert [json.loads(event.body) for event in store.item_events("run-1", None)] == [start, end]
+        assert store.item_events("run-1", "u") == store.item_events("unknown", None) == []
+
+    def test_a_run_is_known_once_anything_of_it_is_stored(self, store: Store) -> None:
+        assert (store.has_run("run-1"), store.run_size("run-1"), store.event("e")) == (False, None, None)
+        assert store.events("run-1", size=1) == ([], None)
+        store.ingest(batch(step())).result()
+        assert store.has_run("run-1")
+        store.ingest(batch(step(input="é" * 100))).result()
+        assert store.run_size("run-1") == sum(len(event.body) for event in all_events(store, "run-1"))
+
+    def test_an_explicit_null_is_a_value_and_survives_what_comes_late(self, store: Store) -> None:
+        store.ingest(batch(run_start(user_id="ann", time=at(1)))).result()
+        store.ingest(batch({**run_start(user_id=None, time=at(3)), "type": "run.update"})).result()
+        store.ingest(batch({**run_start(user_id="bob", time=at(2)), "type": "run.update"})).result()
+        assert store.list_runs(RunQuery()).runs[0]["user_id"] is None
+        assert_rows_equal_fold(store)
+
+    def test_texts_of_any_kind_come_back_as_they_were_sent(self, store: Store) -> None:
+        odd = "nul \0, quote ', ü, \U0001f600, \u2028"
+        sent = [
+            run_start("r'\u2028", agent_name=odd, external_id=odd),
+            step("r'\u2028", step_id="ü'", output={odd: odd}),
+        ]
+        store.ingest(batch(*sent)).result()
+        assert [json.loads(event.body) for event in all_events(store, "r'\u2028")] == sent
+        assert [run["agent_name"] for run in store.list_runs(RunQuery(agent=odd)).runs] == [odd]
+        assert len(store.item_events("r'\u2028", "ü'")) == 1
+
+    def test_a_run_of_many_steps_and_many_tokens_is_counted_whole(self, store: Store) -> None:
+        steps = [step(step_id=f"s{number}", tokens_used=10**12, step_type="llm_call") for number in range(3000)]
+        store.ingest(batch(*steps[:2900])).result()
+        store.ingest(batch(*steps[2900:])).result()
+        (run,) = store.list_runs(RunQuery()).runs
+        assert (run["step_count"], run["tokens_used"]) == (3000, 3000 * 10**12)
+        assert len(all_events(store, "run-1")) == 3000
+
+    def test_pages_of_runs_are_newest_first_and_neither_repeat_nor_skip_while_runs_come(self, store: Store) -> None:
+        events = [run_start(f"r{number}", time=at(number // 3)) for number in range(12)]  # three begin together
+        store.ingest(batch(*events)).result()
+        page = store.list_runs(RunQuery(limit=2))
+        found = list(page.runs)
+        while page.next is not None:
+            store.ingest(batch(run_start(f"new {len(found)}", time=at(100 + len(found))))).result()
+            page = store.list_runs(RunQuery(limit=2, after=page.next))
+            found += page.runs
+        assert sorted(run["id"] for run in found) == sorted(f"r{number}" for number in range(12))
+        times = [run["started_at"] for run in found]
+        assert times == sorted(times, reverse=True)
+
+    def test_a_run_that_has_not_told_its_start_is_listed_by_its_earliest_event(self, store: Store) -> None:
+        store.ingest(batch(step("a", time=at(5)), run_start("b", time=at(4)), step("c", time=at(6)))).result()
+        store.ingest(batch(step("c", time=at(3)))).result()
+        page = store.list_runs(RunQuery(limit=1))
+        assert (all_runs(store), page.next) == (["a", "b", "c"], RunCursor(at(5), "a"))
+
+    def test_the_cursor_of_a_run_that_was_never_there_still_has_runs_after_it(self, store: Store) -> None:
+        store.ingest(batch(run_start("a", time=at(1)), run_start("b", time=at(9)))).result()
+        assert all_runs(store, RunQuery(after=RunCursor(at(5), "gone"))) == ["a"]
+
+    def test_runs_are_found_by_status_agent_and_a_part_of_a_name_or_id(self, store: Store) -> None:
+        store.ingest(
+            batch(
+                run_start("a", agent_name="planner", external_id="order_1%", time=at(1)),
+                run_end("a", status="failed"),
+                run_start("b", agent_name="Writer", conversation_id="c\\7", time=at(2)),
+                run_start("c", agent_name="writer", user_id="zoe", time=at(3)),
+            )
+        ).result()
+        for query, expected in (
+            (RunQuery(status="failed"), ["a"]),
+            (RunQuery(status="running", agent="writer"), ["c"]),
+            (RunQuery(agent="write"), []),
+            (RunQuery(q="RITER"), ["c", "b"]),
+            (RunQuery(q="order_1%"), ["a"]),
+            (RunQuery(q="order%1"), []),
+            (RunQuery(q="_"), ["a"]),
+            (RunQuery(q="zoe"), ["c"]),
+            (RunQuery(q="\\"), ["b"]),
+            (RunQuery(q="' OR 1=1--"), []),
+            (RunQuery(q="RITER", limit=1), ["c", "b"]),
+        ):
+            assert all_runs(store, query) == expected, query
+
+    def test_a_closed_store_stores_nothing_more_and_can_be_closed_again(self, open_store: OpenStore) -> None:
+        store = open_store()
+        handed_in = [store.ingest(batch(step())) for _ in range(5)]
+        store.close()
+        assert [future.result(0).accepted for future in handed_in] == [1] * 5
+        with pytest.raises(Unavailable):
+            store.ingest(batch(step())).result(60)
+        store.close()
+
+    def test_a_cancelled_future_leaves_the_store_in_order(self, store: Store) -> None:
+        futures = [store.ingest(batch(step(f"run-{number}"))) for number in range(20)]
+        cancelled = [future.cancel() for future in futures]
+        assert store.ingest(batch(step("last"))).result(60).accepted == 1
+        assert store.health()["events"] == 1 + cancelled.count(False)
+
+    def test_readers_and_writers_do_not_wait_for_each_other(self, store: Store) -> None:
+        store.ingest(batch(run_start())).result()
+        over = threading.Event()
+
+        def read() -> int:
+            reads = 0
+            while not over.is_set():
+                assert_rows_equal_fold_of(store, "run-1")
+                reads += 1
+            return reads
+
+        with ThreadPoolExecutor(2) as pool:
+            reader = pool.submit(read)
+            try:
+                for _ in range(20):
+                    store.ingest(batch(step())).result(60)
+            finally:
+                over.set()
+            assert reader.result(60) > 0
+        assert store.list_runs(RunQuery()).runs[0]["step_count"] == 20
+
+
+class DurableConformance(Conformance):
+    """The tests of an engine whose data outlives the store object as well."""
+
+    def test_what_was_stored_is_there_after_a_restart(self, open_store: OpenStore) -> None:
+        first = open_store()
+        sent = [run_start("a"), step("a")]
+        first.ingest(batch(*sent, batch_id="one")).result()
+        first.close()
+        second = open_store()
+        assert second.ingest(batch(*sent, run_start("b"), batch_id="one")).result() == (1, 2, 0, 1)
+        assert sorted(all_runs(second)) == ["a", "b"]
+        assert_rows_equal_fold(second)
+        second.close()
+
+    def test_two_stores_on_the_same_data_see_each_others_events(self, open_store: OpenStore) -> None:
+        one, other = open_store(), open_store()
+        try:
+            sent = [run_start(time=at(1)), {**run_start(agent_name="late", time=at(5)), "type": "run.update"}]
+            one.ingest(batch(sent[0])).result()
+            assert other.ingest(batch(*sent)).result()[:2] == (1, 1)
+            one.ingest(batch({**run_start(agent_name="early", time=at(2)), "type": "run.update"})).result()
+            assert [run["agent_name"] for run in other.list_runs(RunQuery()).runs] == ["late"]
+        finally:
+            one.close()
+            other.close()
+
+
+def assert_rows_equal_fold_of(store: Store, run_id: str) -> None:
+    """The steps of a run's row lie between those of the events read before and after it."""
+    before = len(all_events(store, run_id))
+    (listed,) = [run for run in store.list_runs(RunQuery()).runs if run["id"] == run_id]
+    assert before <= listed["step_count"] + 1 <= len(all_events(store, run_id))

@@ -1,0 +1,171 @@
+"""Rows are the same whether folds are remembered from batch to batch or made anew from all that is stored."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentscope.protocols.agentscope.decode import Patch, decode_batch
+from agentscope.server.storage.fold import fold
+from agentscope.server.storage.rows import LLM_STEP, run_row, step_row
+from agentscope.server.storage.sqlite.append import FoldCache, write_batch
+from agentscope.server.storage.sqlite.schema import _TABLES
+from tests.support.receiver import at, envelope, run_start
+
+Event = dict[str, Any]
+
+
+def database() -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.executescript(_TABLES)
+    return db
+
+
+@pytest.fixture
+def db() -> Iterator[sqlite3.Connection]:
+    opened = database()
+    yield opened
+    opened.close()
+
+
+def write(db: sqlite3.Connection, cache: FoldCache | None, events: list[Event], *, keep: bool = True) -> None:
+    batch = decode_batch(json.dumps(envelope(*events)).encode(), lean=True)
+    assert not batch.rejected
+    db.execute("BEGIN IMMEDIATE")
+    write_batch(db, batch, 0.0, cache)
+    db.execute("COMMIT" if keep else "ROLLBACK")
+
+
+def tables(db: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
+    runs = "SELECT id, agent_name, status, source, failed, started_at, ended_at, tokens, first_at, began FROM runs ORDER BY id"
+    steps = "SELECT r.id, s.id, llm, s.failed, s.tokens FROM steps s JOIN runs r ON r.key=s.run ORDER BY r.id, s.id"
+    return db.execute(runs).fetchall(), db.execute(steps).fetchall()
+
+
+def expected(patches: list[Patch]) -> tuple[list[Any], list[Any]]:
+    runs, steps = [], []
+    for run_id in sorted({patch.run_id for patch in patches}):
+        of_run = [patch for patch in patches if patch.run_id == run_id]
+        own = [patch for patch in of_run if patch.step_id is None]
+        row = run_row(fold(own) if own else {})
+        first = min(patch.time for patch in of_run)
+        told = row.agent_name, row.status, row.source, row.failed, row.started_at, row.ended_at, row.tokens
+        runs.append((run_id, *told, first, row.started_at or first))
+        for step_id in sorted({patch.step_id for patch in of_run if patch.step_id is not None}):
+            step = step_row(fold(patch for patch in of_run if patch.step_id == step_id))
+            steps.append((run_id, step_id, step.step_type == LLM_STEP, step.failed, step.tokens))
+    return runs, steps
+
+
+usage = (
+    st.none() | st.dictionaries(st.sampled_from(["total_tokens", "x"]), st.integers(0, 9), max_size=2) | st.just([1])
+)
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "agent_name": st.sampled_from(["a", "b" * 1001, "b" * 1002, None]),
+        "source": st.sampled_from(["x", None]),
+        "step_type": st.sampled_from(["llm_call", "agent", None]),
+        "status": st.sampled_from(["running", "failed", None]),
+        "started_at": st.sampled_from([at(1), at(2), None]),
+        "error": st.sampled_from([None, {}, {"message": "no"}]),
+        "usage": usage,
+        "tokens_used": st.none() | st.integers(0, 9),
+    },
+)
+names = st.tuples(st.sampled_from(["r0", "r1"]), st.sampled_from([None, "s0", "s1"]))
+kinds = st.sampled_from(["start", "update", "end"])
+written = st.lists(st.tuples(names, kinds, st.integers(0, 6), fields), min_size=1, max_size=12)
+
+
+@given(written, st.data(), st.integers(1, 4))
+def test_any_order_split_repetition_and_rollback_of_events_ends_in_the_rows_of_their_fold(
+    written: list[Any], data: st.DataObject, most: int
+) -> None:
+    events = []
+    for number, ((run_id, step_id), kind, second, values) in enumerate(written):
+        head = {"id": f"e{number}", "seq": number % 3, "time": at(second), "run_id": run_id, "step_id": step_id}
+        events.append({**head, "type": f"{'run' if step_id is None else 'step'}.{kind}", "parent_id": None, **values})
+    order = data.draw(st.permutations([*events, *events[:3]]))
+    cache, db = FoldCache(most), database()
+    while order:
+        count = data.draw(st.integers(1, len(order)))
+        if data.draw(st.booleans()):
+            write(db, cache, order[-count:], keep=False)
+        write(db, cache, order[:count])
+        order = order[count:]
+    patches = decode_batch(json.dumps(envelope(*events)).encode()).patches
+    assert tables(db) == expected(patches)
+    db.close()
+
+
+def update(second: float, **values: Any) -> Event:
+    head = {"id": f"u{second}", "seq": 0, "time": at(second), "type": "run.update", "run_id": "run-1", "step_id": None}
+    return {**head, "parent_id": None, **values}
+
+
+def reads(db: sqlite3.Connection, cache: FoldCache, event: Event) -> int:
+    """How often the bodies of what is stored are asked for while an event is written."""
+    asked: list[str] = []
+    db.set_trace_callback(asked.append)
+    write(db, cache, [event])
+    db.set_trace_callback(None)
+    return sum(statement.startswith("SELECT session_id, body") for statement in asked)
+
+
+def test_what_follows_is_folded_without_reading_what_is_stored(db: sqlite3.Connection) -> None:
+    cache = FoldCache()
+    write(db, cache, [run_start(time=at(1))])
+    assert [reads(db, cache, update(second, status=str(second))) for second in (2, 3, 4)] == [0, 0, 0]
+    assert tables(db)[0][0][2] == "4"
+
+
+def test_what_is_late_is_folded_from_all_that_is_stored(db: sqlite3.Connection) -> None:
+    cache = FoldCache()
+    write(db, cache, [run_start(time=at(5))])
+    assert reads(db, cache, update(2, agent_name="early")) == 1
+    assert reads(db, cache, update(6, agent_name="late")) == 0
+    assert tables(db)[0][0][1] == "late"
+
+
+@pytest.mark.parametrize("change", ["UPDATE events SET received_at=1", "DELETE FROM events"])
+def test_a_change_by_others_makes_it_forget(db: sqlite3.Connection, change: str) -> None:
+    cache = FoldCache()
+    write(db, cache, [run_start(time=at(1))])
+    db.execute(change)
+    assert reads(db, cache, update(2)) == 1
+
+
+@pytest.mark.parametrize("change", ["UPDATE events SET received_at=1", "DELETE FROM events"])
+def test_a_change_through_another_connection_makes_it_forget(tmp_path: Path, change: str) -> None:
+    cache = FoldCache()
+    first, second = (sqlite3.connect(tmp_path / "runs.db", isolation_level=None) for _ in range(2))
+    first.executescript(_TABLES)
+    write(first, cache, [run_start(time=at(1))])
+    second.execute(change)
+    assert reads(first, cache, update(2)) == 1
+    first.close()
+    second.close()
+
+
+def test_a_rolled_back_event_is_not_remembered(db: sqlite3.Connection) -> None:
+    cache = FoldCache()
+    write(db, cache, [run_start(time=at(1), agent_name="kept")])
+    write(db, cache, [update(2, agent_name="lost")], keep=False)
+    assert reads(db, cache, update(3, status="failed")) == 1
+    assert tables(db)[0][0][1] == "kept"
+
+
+def test_no_more_folds_are_kept_than_allowed_and_none_with_long_texts(db: sqlite3.Connection) -> None:
+    cache = FoldCache(2)
+    write(db, cache, [run_start(f"run-{number}") for number in range(5)])
+    assert len(cache._folds) == 2
+    write(db, cache, [run_start("long", agent_name="n" * 500)])
+    assert {run for run, _ in cache._folds} == {4, 5}

@@ -1,0 +1,52 @@
+"""The store in memory passes the conformance suite, and the receiver works over it: no other code knows the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from agentscope.server.app import create_app
+from agentscope.server.storage.base import RunPage, RunQuery, Store, Unsupported
+from tests.support.receiver import JSON_HEADERS, envelope, run_start, step
+
+from .conformance import Conformance, OpenStore
+from .memory_store import MemoryStore
+
+
+class TestMemoryStore(Conformance):
+    @pytest.fixture
+    def open_store(self) -> OpenStore:
+        return MemoryStore
+
+
+def client_of(store: Store) -> TestClient:
+    return TestClient(create_app(store, allowed_hosts=["testserver"]), raise_server_exceptions=False)
+
+
+def test_the_receiver_stores_and_reads_over_any_store() -> None:
+    client = client_of(MemoryStore())
+    sent: list[Any] = [run_start(agent_name="planner"), step(step_id="s", input="x" * 300_000)]
+    answer = client.post("/api/ingest/batch", json=envelope(*sent), headers=JSON_HEADERS)
+    assert answer.json() == {"accepted": 2, "duplicates": 0, "rejected": []}
+    assert client.post("/api/ingest/run/run-1/step", json={"name": "late"}, headers=JSON_HEADERS).status_code == 200
+    assert [run["step_count"] for run in client.get("/api/runs").json()["runs"]] == [2]
+    assert [each["name"] for each in client.get("/api/runs/run-1").json()["steps"]] == ["search", "late"]
+    events = client.get("/api/runs/run-1/events").json()["events"]
+    assert [event["session_id"] for event in events] == ["session-1", "session-1", "classic"]
+    assert "planner" in client.get("/").text
+    assert client.get("/health").json()["events"] == 3
+
+
+def test_a_query_that_the_engine_does_not_answer_is_told_so() -> None:
+    class NoSearch(MemoryStore):
+        def list_runs(self, query: RunQuery) -> RunPage:
+            if query.q is not None:
+                raise Unsupported("this store cannot search")
+            return super().list_runs(query)
+
+    client = client_of(NoSearch())
+    assert client.get("/api/runs").status_code == 200
+    answer = client.get("/api/runs?q=x")
+    assert (answer.status_code, answer.json()) == (501, {"detail": "this store cannot search."})
