@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentscope.exporters import (
         AgentScopeExporter,
         ConsoleExporter,
+        CustomExporter,
         EventExporter,
         EventRecord,
         ExportResult,
@@ -38,6 +39,7 @@ __all__ = [
     "Config",
     "ConfigurationError",
     "ConsoleExporter",
+    "CustomExporter",
     "EventExporter",
     "EventRecord",
     "ExportResult",
@@ -69,6 +71,7 @@ _HOMES = {
         (
             "AgentScopeExporter",
             "ConsoleExporter",
+            "CustomExporter",
             "EventExporter",
             "EventRecord",
             "ExportResult",

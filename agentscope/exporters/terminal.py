@@ -154,7 +154,7 @@ def _row(lead: str, step: Mapping[str, Any], column: int, style: Style) -> str:
     tokens = step.get("tokens_used")
     facts = [clean(step.get("model") or ""), "" if tokens is None else f"{clean(tokens)} tokens"]
     failed = step.get("status") == "failed"
-    facts.append(_error(step.get("error") or {}) if failed else brief(step.get("output")))
+    facts.append(_error(step["error"]) if failed and step.get("error") else brief(step.get("output")))
     note = style.art(shorten(" · ".join(fact for fact in facts if fact), max(10, style.width - column - 21)))
     shown = style.bad(note) if failed else style.dim(note)
     begin = f"{style.dim(style.art(lead))}{_mark(step.get('status'), style)} {style.art(name)}{pad}"

@@ -98,7 +98,7 @@ def test_only_headers_that_hold_a_key_are_secrets() -> None:
         (OTLPExporter(compression="br"), {}, "one of gzip, none, not 'br'"),
         (OTLPExporter(certificate=5), {}, "certificate (from argument) must be a str"),
         (OTLPExporter(batch_size=0), {}, "a whole number from 1"),
-        (AgentScopeExporter(), {}, "api_key is missing"),
+        (AgentScopeExporter(base_url="http://host.test"), {}, "api_key is missing"),
         (VoltAgentExporter(public_key="pk"), {}, "secret_key is missing"),
         (VoltAgentExporter(secret_key="sk"), {}, "public_key is missing"),
         (VoltAgentExporter(), {"VOLTAGENT_PUBLIC_KEY": "a b"}, "environment variable VOLTAGENT_PUBLIC_KEY"),
