@@ -36,13 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     def on_start(url: str) -> None:
         terminal = Terminal()
+        api_key = 'api_key="the same key", ' if key else ""
         terminal.say(f"AgentScope receiver at {url}  (Ctrl-C ends it)")
         terminal.say(f"  runs are kept in {os.path.abspath(arguments.db)}{age}")
-        terminal.say(f"  it takes {f'the key from {source}' if key else 'any key (on this machine only)'}")
+        terminal.say(f"  it needs {f'the key from {source}' if key else 'no key (on this machine only)'}")
         terminal.say()
         terminal.say("Point an agent at it, in the environment or in code:")
-        terminal.say(f"  export {env_name('base_url')}={url} {env_name('api_key')}={'…' if key else 'any'}")
-        terminal.say(f'  tracker = create_tracker(api_key="{"the same key" if key else "any"}", base_url="{url}")')
+        terminal.say(f"  export {env_name('base_url')}={url}" + (f" {env_name('api_key')}=…" if key else ""))
+        terminal.say(f'  tracker = create_tracker({api_key}base_url="{url}")')
 
     serve_forever(
         host=arguments.host,
