@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -80,20 +79,6 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(0, width - 1)] + "…"
 
 
-def brief(value: Any) -> str:
-    """Write a payload in half a line: the first plain values by name, lists and objects by their length."""
-    if not isinstance(value, dict):
-        return "" if value is None else clean(value if isinstance(value, str) else json.dumps(value)[:500])
-    parts = []
-    for key, item in list(value.items())[:4]:
-        if isinstance(item, (list, dict)):
-            item = len(item)
-        elif isinstance(item, str) and len(item) > 60:
-            item = clean(item[:200])[:40] + "…"
-        parts.append(f"{clean(key)} {clean(item)}")
-    return " · ".join(parts)
-
-
 def tree(run: Mapping[str, Any], style: Style, total: int | None = None) -> list[str]:
     """Write the lines of one run as `GET /api/runs/{id}` gives it: steps below their parents, oldest first.
 
@@ -154,7 +139,7 @@ def _row(lead: str, step: Mapping[str, Any], column: int, style: Style) -> str:
     tokens = step.get("tokens_used")
     facts = [clean(step.get("model") or ""), "" if tokens is None else f"{clean(tokens)} tokens"]
     failed = step.get("status") == "failed"
-    facts.append(_error(step["error"]) if failed and step.get("error") else brief(step.get("output")))
+    facts.append(_error(step["error"]) if failed and step.get("error") else "")
     note = style.art(shorten(" · ".join(fact for fact in facts if fact), max(10, style.width - column - 21)))
     shown = style.bad(note) if failed else style.dim(note)
     begin = f"{style.dim(style.art(lead))}{_mark(step.get('status'), style)} {style.art(name)}{pad}"
@@ -172,8 +157,3 @@ def printable(out: TextIO, text: str) -> str:
     """Replace characters that the stream's encoding does not have."""
     encoding = getattr(out, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
-
-
-def say(out: TextIO, text: str) -> None:
-    """Print a line, without control characters."""
-    print(printable(out, "".join(c if c.isprintable() else "�" for c in text)), file=out)

@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from agentscope import config as _config
-from agentscope.errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
+from agentscope.errors import AgentScopeError, APIError, AuthenticationError
+from agentscope.exporters.base import NO_KEY, key_for
 from agentscope.exporters.http.transport import Transport
 from agentscope.options import DEFAULT_BASE_URL, MiB
 from agentscope.pipeline.reporting import logger
@@ -36,7 +37,7 @@ _MAX_TEXT = 1 << 16
 class AgentScopeClient:
     """Stores runs and steps on an AgentScope platform, one request a call.
 
-    api_key: else `AGENTSCOPE_API_KEY`. base_url: else `AGENTSCOPE_BASE_URL`, else `http://localhost:8000`.
+    api_key: else `AGENTSCOPE_API_KEY`; a receiver on this machine needs none. base_url: else `AGENTSCOPE_BASE_URL`, else `http://localhost:8000`.
     timeout: seconds for one request as a whole, from 0.05 to 600.
     fail_silently: True logs a failure in one line and returns None or False; False raises `APIError` for it, and
     `AgentScopeError` for a wrong argument.
@@ -54,8 +55,8 @@ class AgentScopeClient:
         timeout: float = 30,
         fail_silently: bool = True,
     ) -> None:
-        self._api_key: str = _option("api_key", api_key)
         self.base_url: str = _option("base_url", base_url)
+        self._api_key = key_for(self.base_url, api_key, "api_key", _config.env_name("api_key")) or ""
         self.timeout: float = _option("timeout", timeout)
         self.fail_silently: bool = _option("fail_silently", fail_silently)
         self._transport = self._new_transport()
@@ -63,7 +64,7 @@ class AgentScopeClient:
 
     @property
     def api_key(self) -> str:
-        """The key, as it is sent."""
+        """The key; empty if none was given."""
         return self._api_key
 
     def create_run(self, config: RunConfig) -> str | None:
@@ -153,7 +154,7 @@ class AgentScopeClient:
         )
 
     def _new_transport(self) -> Transport:
-        headers = {AGENTSCOPE_KEY: self._api_key, "Content-Type": "application/json"}
+        headers = {AGENTSCOPE_KEY: self._api_key or NO_KEY, "Content-Type": "application/json"}
         return Transport(self.base_url, headers)
 
     def _call(self, method: str, path: str, body: bytes) -> dict[str, Any] | None:
@@ -196,10 +197,8 @@ def _option(name: str, value: Any) -> Any:
     source = "argument"
     if value is None:
         value, source = _config.from_env(name), f"environment variable {_config.env_name(name)}"
-    if value is None and name == "base_url":
-        return DEFAULT_BASE_URL
     if value is None:
-        raise ConfigurationError(f"{name} is missing: pass {name}=… or set {_config.env_name(name)}")
+        return DEFAULT_BASE_URL
     return _config.CHECKS[name](value, name, source)
 
 

@@ -302,7 +302,8 @@ def _borrow(client: AgentScopeClient, options: dict[str, Any]) -> None:
                 f"client (from argument) must be an AgentScopeClient, not {type(client).__name__}; "
                 "the key is given as api_key=…"
             ) from None
-        options[name] = lent if options.get(name) is None else options[name]
+        if options.get(name) is None and lent != "":  # a client without a key
+            options[name] = lent
 
 
 RunTracker = Tracker

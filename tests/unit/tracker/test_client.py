@@ -17,6 +17,7 @@ import responses
 
 from agentscope.errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
 from agentscope.tracker.client import AgentScopeClient
+from agentscope.tracker.tracker import Tracker
 from agentscope.types import RunConfig, StepConfig
 
 URL = "http://localhost:8000"
@@ -274,6 +275,11 @@ class TestOptions:
         client = AgentScopeClient("k")
         assert (client.api_key, client.base_url, client.timeout, client.fail_silently) == ("k", URL, 30, True)
 
+    def test_a_receiver_on_this_machine_needs_no_key(self):
+        client = AgentScopeClient()
+        assert client.api_key == ""
+        assert Tracker(client)._config.secrets == ()
+
     def test_arguments_go_before_the_environment_and_that_before_defaults(self, monkeypatch):
         monkeypatch.setenv("AGENTSCOPE_API_KEY", "from_env")
         monkeypatch.setenv("AGENTSCOPE_BASE_URL", "https://platform.example/base/")
@@ -285,7 +291,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "named"),
         [
-            ({}, "api_key is missing"),
+            ({"base_url": "http://host.test"}, "api_key is missing"),
             ({"api_key": ""}, "api_key"),
             ({"api_key": "two\nlines"}, "api_key"),
             ({"api_key": "k", "base_url": "ftp://h"}, "base_url"),
