@@ -1,6 +1,6 @@
 """Record what your AI agents do, and see it.
 
-Calls only enqueue, in microseconds; a background worker batches, retries and ships. What was accepted is delivered, or counted
+Calls only enqueue, in microseconds; a background worker batches, retries and ships. Every accepted event is delivered, or counted
 as dropped with a reason. Start with `create_tracker`.
 """
 
@@ -14,9 +14,17 @@ from ._version import __version__
 from .errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
 
 if TYPE_CHECKING:
-    from agentscope.exporters.agentscope import AgentScopeExporter
-    from agentscope.exporters.otlp import OTLPExporter
-    from agentscope.exporters.voltagent import VoltAgentExporter
+    from agentscope.exporters import (
+        AgentScopeExporter,
+        ConsoleExporter,
+        CustomExporter,
+        EventExporter,
+        EventRecord,
+        ExportResult,
+        InMemoryExporter,
+        OTLPExporter,
+        VoltAgentExporter,
+    )
     from agentscope.tracker.client import AgentScopeClient
 
     from .config import Config
@@ -30,7 +38,13 @@ __all__ = [
     "AuthenticationError",
     "Config",
     "ConfigurationError",
+    "ConsoleExporter",
+    "CustomExporter",
+    "EventExporter",
+    "EventRecord",
+    "ExportResult",
     "FlushResult",
+    "InMemoryExporter",
     "JSONDict",
     "OTLPExporter",
     "Run",
@@ -49,13 +63,24 @@ __all__ = [
 ]
 
 
-# Who only tracks need not import these; dataclasses alone take as long as all the rest.
+# Imported when they are used: dataclasses alone take as long as all the rest.
 _HOMES = {
     "AgentScopeClient": "tracker.client",
     "Config": "config",
-    "AgentScopeExporter": "exporters.agentscope",
-    "OTLPExporter": "exporters.otlp",
-    "VoltAgentExporter": "exporters.voltagent",
+    **dict.fromkeys(
+        (
+            "AgentScopeExporter",
+            "ConsoleExporter",
+            "CustomExporter",
+            "EventExporter",
+            "EventRecord",
+            "ExportResult",
+            "InMemoryExporter",
+            "OTLPExporter",
+            "VoltAgentExporter",
+        ),
+        "exporters",
+    ),
     **dict.fromkeys(
         ("FlushResult", "JSONDict", "RunConfig", "RunResponse", "RunStatus", "Stats", "StepConfig", "StepType"), "types"
     ),

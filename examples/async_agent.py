@@ -4,11 +4,10 @@ python examples/async_agent.py
 """
 
 import asyncio
-import os
 
 from agentscope import create_tracker
 
-tracker = create_tracker(api_key=os.environ.get("AGENTSCOPE_API_KEY", "any"))
+tracker = create_tracker()
 
 
 async def resolve(host: str) -> list[str]:

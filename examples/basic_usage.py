@@ -6,13 +6,13 @@ python examples/basic_usage.py
 
 import ast
 import operator
-import os
 import time
 
 from agentscope import create_tracker
 
-# The backend is AGENTSCOPE_BASE_URL, else http://localhost:8000, where a local receiver takes any key.
-tracker = create_tracker(api_key=os.environ.get("AGENTSCOPE_API_KEY", "any"))
+# Address and key come from AGENTSCOPE_BASE_URL and AGENTSCOPE_API_KEY.
+# The default is a receiver at http://localhost:8000, which needs no key.
+tracker = create_tracker()
 
 OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 

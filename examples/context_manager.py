@@ -3,14 +3,13 @@
 python examples/context_manager.py [FILE]
 """
 
-import os
 import sys
 from collections import Counter
 from pathlib import Path
 
 from agentscope import create_tracker
 
-tracker = create_tracker(api_key=os.environ.get("AGENTSCOPE_API_KEY", "any"))
+tracker = create_tracker()
 
 
 def read(path: Path) -> str:

@@ -3,7 +3,6 @@
 python examples/custom_agent.py
 """
 
-import os
 from collections.abc import Callable
 
 from agentscope import Tracker, create_tracker
@@ -80,5 +79,5 @@ class TravelAgent:
 
 
 if __name__ == "__main__":
-    tracker = create_tracker(api_key=os.environ.get("AGENTSCOPE_API_KEY", "any"))
+    tracker = create_tracker()
     print(TravelAgent(tracker).run(budget=300))

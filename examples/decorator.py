@@ -4,12 +4,11 @@ python examples/decorator.py
 """
 
 import asyncio
-import os
 from collections.abc import Iterator
 
 from agentscope import create_tracker
 
-tracker = create_tracker(api_key=os.environ.get("AGENTSCOPE_API_KEY", "any"))
+tracker = create_tracker()
 
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Kenya": "Nairobi"}
 

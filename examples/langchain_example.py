@@ -6,7 +6,6 @@
 The model is LangChain's own fake, so no key is needed; put `ChatOpenAI(...)` or any other chat model in its place.
 """
 
-import os
 import sys
 import time
 
@@ -19,7 +18,7 @@ try:
 except ImportError:
     sys.exit("This example needs LangChain: pip install langchain-core")
 
-tracker = create_tracker(api_key=os.environ.get("AGENTSCOPE_API_KEY", "any"))
+tracker = create_tracker()
 
 answer = AIMessage("Paris.", usage_metadata={"input_tokens": 14, "output_tokens": 2, "total_tokens": 16})
 llm = GenericFakeChatModel(messages=iter([answer]))

@@ -3,7 +3,6 @@
 python examples/opentelemetry_spans.py        (needs `pip install opentelemetry-sdk`)
 """
 
-import os
 import sys
 
 from agentscope import create_tracker
@@ -15,7 +14,7 @@ except ImportError:
 
 from agentscope.integrations.otel import AgentScopeSpanProcessor
 
-tracker = create_tracker(api_key=os.environ.get("AGENTSCOPE_API_KEY", "any"))
+tracker = create_tracker()
 provider = TracerProvider()
 provider.add_span_processor(AgentScopeSpanProcessor(tracker))
 spans = provider.get_tracer("a.framework")

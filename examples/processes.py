@@ -5,7 +5,6 @@ python examples/processes.py
 
 import http.server
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ import urllib.request
 
 from agentscope import create_tracker
 
-tracker = create_tracker(api_key=os.environ.get("AGENTSCOPE_API_KEY", "any"))
+tracker = create_tracker()
 
 
 class Worker(http.server.BaseHTTPRequestHandler):

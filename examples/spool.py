@@ -12,12 +12,10 @@ import time
 
 from agentscope import create_tracker
 
-KEY = os.environ.get("AGENTSCOPE_API_KEY", "any")
-
 
 def doomed(directory: str) -> None:
     """Track, and be killed before anything is sent."""
-    tracker = create_tracker(api_key=KEY, spool_dir=directory, flush_interval=60)
+    tracker = create_tracker(spool_dir=directory, flush_interval=60)
     run_id = tracker.start_run("doomed")
     tracker.track_step("think", step_type="reasoning", output_data={"conclusion": "it will be fine"}, run_id=run_id)
     while tracker.stats().pending:  # in memory only, for a quarter of a second at most
@@ -27,7 +25,7 @@ def doomed(directory: str) -> None:
 
 def heir(directory: str) -> int:
     """Track something of its own, which starts the worker, and wait for what was left."""
-    tracker = create_tracker(api_key=KEY, spool_dir=directory)
+    tracker = create_tracker(spool_dir=directory)
     with tracker.track_run("heir"):
         tracker.track_step("inherit")
     deadline = time.monotonic() + 20

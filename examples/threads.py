@@ -4,13 +4,12 @@ python examples/threads.py
 """
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from agentscope import create_tracker
 
-tracker = create_tracker(api_key=os.environ.get("AGENTSCOPE_API_KEY", "any"))
+tracker = create_tracker()
 
 
 def digest(path: Path) -> str:

@@ -3,13 +3,11 @@
 python examples/tuned.py
 """
 
-import os
 import sys
 
 from agentscope import create_tracker
 
 tracker = create_tracker(
-    api_key=os.environ.get("AGENTSCOPE_API_KEY", "any"),
     batch_size=1000,  # events a request carries at most
     flush_interval=5.0,  # seconds an event may wait for company
     max_queue_bytes=16 << 20,  # memory for events that wait; beyond it they are dropped, and counted

@@ -9,8 +9,6 @@ from agentscope.voltagent import AgentOptions, TokenUsage, VoltAgentSDK
 
 sdk = VoltAgentSDK(
     base_url=os.environ.get("VOLTAGENT_BASE_URL", "http://localhost:8000"),
-    public_key=os.environ.get("VOLTAGENT_PUBLIC_KEY", "any"),
-    secret_key=os.environ.get("VOLTAGENT_SECRET_KEY", "any"),
 )
 
 # The other face over the same pipeline: what it tracks hangs below the handle whose block is current.

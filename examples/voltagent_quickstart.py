@@ -10,11 +10,9 @@ from pathlib import Path
 
 from agentscope.voltagent import VoltAgentSDK
 
-# A local receiver takes any keys. For VoltAgent itself set VOLTAGENT_BASE_URL and both keys.
+# A local receiver needs no keys. For VoltAgent itself set VOLTAGENT_BASE_URL, VOLTAGENT_PUBLIC_KEY and VOLTAGENT_SECRET_KEY.
 sdk = VoltAgentSDK(
     base_url=os.environ.get("VOLTAGENT_BASE_URL", "http://localhost:8000"),
-    public_key=os.environ.get("VOLTAGENT_PUBLIC_KEY", "any"),
-    secret_key=os.environ.get("VOLTAGENT_SECRET_KEY", "any"),
 )
 
 FOLDER = Path(__file__).parent

@@ -8,8 +8,9 @@ import re
 import time
 from typing import Any, TextIO
 
-from agentscope.config import DEFAULT_BASE_URL, Config, env_name, from_env
+from agentscope.config import Config, env_name, from_env
 from agentscope.exporters.otlp import endpoint_variable
+from agentscope.options import DEFAULT_BASE_URL
 from agentscope.tracker.tracker import Tracker, create_tracker
 
 from .arguments import add_destination

@@ -11,10 +11,7 @@ from typing import TextIO
 
 from agentscope.config import CHECKS, Config, env_name, from_env
 from agentscope.errors import ConfigurationError
-from agentscope.exporters.agentscope import AgentScopeExporter
-from agentscope.exporters.base import Exporter
-from agentscope.exporters.otlp import OTLPExporter
-from agentscope.exporters.voltagent import VoltAgentExporter
+from agentscope.exporters import AgentScopeExporter, Destination
 from agentscope.pipeline.factory import exporter_for
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.spool import directory as spooldir
@@ -170,13 +167,14 @@ def _send(file: SpooledFile, config: Config, ledger: Ledger, bar: ProgressBar) -
 
 def _config(file: SpooledFile, base_url: str | None, api_key: str | None, timeout: float) -> Config:
     """Return the configuration for a file: the address from the file, the key from the arguments or the environment."""
-    destination: Exporter
-    if file.kind == OTLPExporter.__name__:
-        destination = OTLPExporter(endpoint=file.url)
-    elif file.kind == VoltAgentExporter.__name__:
-        destination = VoltAgentExporter(base_url=file.url)
-    else:
-        destination = AgentScopeExporter(api_key=api_key or "", base_url=base_url or file.url)
+    kind = Destination.KINDS.get(file.kind)
+    if kind is None or not kind.ADDRESS:
+        raise ConfigurationError(
+            f"events for {file.url} can only be sent by a program with this exporter: start one with the same spool_dir"
+        )
+    destination = kind.at(file.url)
+    if isinstance(destination, AgentScopeExporter):
+        destination = AgentScopeExporter(api_key=api_key, base_url=base_url or file.url)
     return Config.load({"exporters": [destination], "timeout": timeout, "enabled": True})
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from agentscope._validation import check_api_key
 from agentscope.config import env_name, from_env
+from agentscope.options import check_api_key
 
 from .arguments import port
 from .terminal import Terminal
@@ -31,18 +31,19 @@ def run(arguments: argparse.Namespace) -> int:
     if key is None:
         key, source = from_env("api_key"), f"environment variable {env_name('api_key')}"
     if key is not None:
-        key = check_api_key(key, source)
+        key = check_api_key(key, source=source)
     age = f" for {arguments.retention:g} days" if arguments.retention else ""
 
     def on_start(url: str) -> None:
         terminal = Terminal()
+        api_key = 'api_key="the same key", ' if key else ""
         terminal.say(f"AgentScope receiver at {url}  (Ctrl-C ends it)")
         terminal.say(f"  runs are kept in {os.path.abspath(arguments.db)}{age}")
-        terminal.say(f"  it takes {f'the key from {source}' if key else 'any key (on this machine only)'}")
+        terminal.say(f"  it needs {f'the key from {source}' if key else 'no key (on this machine only)'}")
         terminal.say()
         terminal.say("Point an agent at it, in the environment or in code:")
-        terminal.say(f"  export {env_name('base_url')}={url} {env_name('api_key')}={'…' if key else 'any'}")
-        terminal.say(f'  tracker = create_tracker(api_key="{"the same key" if key else "any"}", base_url="{url}")')
+        terminal.say(f"  export {env_name('base_url')}={url}" + (f" {env_name('api_key')}=…" if key else ""))
+        terminal.say(f'  tracker = create_tracker({api_key}base_url="{url}")')
 
     serve_forever(
         host=arguments.host,

@@ -9,47 +9,47 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 from urllib.parse import unquote
 
-from agentscope._validation import check_base_url, check_headers, choice, number, words
+from agentscope.options import NO_HEADERS, check_base_url, check_headers, choice, number, words
+from agentscope.protocols.base import WireProtocol
 
-from .base import NO_HEADERS, Exporter
-
-TRACES_PATH = "/v1/traces"
-
+from .base import HTTPDestination, Settings
+from .http.url import is_loopback
 
 DEFAULT_OTLP_URL = "http://localhost:4318"
+TRACES_PATH = "/v1/traces"
 
-
-_MOST_SECONDS = 60
-
-
+_LONGEST_TIMEOUT = 60
+"""Seconds. A larger number in the variable is taken for milliseconds."""
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential|signature", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class OTLPExporter(Exporter):
-    """Any OpenTelemetry backend, over OTLP/HTTP. VoltAgent's reads names of its own: `VoltAgentExporter` writes those.
+class OTLPExporter(HTTPDestination):
+    """Any OpenTelemetry backend, over OTLP/HTTP. VoltAgent's reads attributes of its own, which `VoltAgentExporter` writes.
 
-    What is missing is taken from the standard variables, those with `_TRACES` first: `OTEL_EXPORTER_OTLP_ENDPOINT`,
+    Missing values are taken from the standard variables, those with `_TRACES` first: `OTEL_EXPORTER_OTLP_ENDPOINT`,
     `_HEADERS`, `_TIMEOUT`, `_PROTOCOL`, `_COMPRESSION` and `_CERTIFICATE`.
     https://opentelemetry.io/docs/specs/otel/protocol/exporter/
     """
 
     endpoint: str = ""
-    """The backend's address; `/v1/traces` is appended unless it is the end already. Default `http://localhost:4318`."""
+    """The backend's address. `/v1/traces` is appended unless the address ends with it. Default `http://localhost:4318`."""
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
-    """Sent with each request: the place for keys. They show in no repr."""
+    """Sent with each request, such as a key. Their values are never shown."""
     encoding: str | None = None
-    """`protobuf` (the default) or `json`. Where the backend refuses the one, the other is tried."""
+    """`protobuf` (the default) or `json`. If the backend refuses one, the other is tried."""
     compression: str | None = None
     """`gzip` or `none`. By default gzip, except to this machine."""
     certificate: str | None = None
     """A file of certificates to trust instead of the usual ones."""
 
+    PROTOCOL: ClassVar[str] = "otlp"
+    OPTIONS: ClassVar[tuple[str, ...]] = ("endpoint", "headers")
+    ADDRESS: ClassVar[str] = "endpoint"
     SECRETS: ClassVar[tuple[str, ...]] = ("headers",)
 
     def checked(self, environ: Mapping[str, str] | None = None) -> OTLPExporter:
         own = super().checked(environ)
-        assert isinstance(own, OTLPExporter)
         env = os.environ if environ is None else environ
         headers: Mapping[str, str] = check_headers(own.headers or _otel_headers(env), "headers", "argument")
         certificate, source = (own.certificate, "argument") if own.certificate else _otel(env, "CERTIFICATE")
@@ -64,17 +64,39 @@ class OTLPExporter(Exporter):
         )
 
     @property
-    def url(self) -> str:
-        return self.endpoint
+    def secrets(self) -> tuple[str, ...]:
+        # The key follows a word such as Bearer. Other headers, such as a tenant's name, hold no secret.
+        return tuple(value.rpartition(" ")[2] for name, value in self.headers.items() if _SECRET_NAME.search(name))
 
     @property
-    def secrets(self) -> tuple[str, ...]:
-        # A header's value often begins with a word such as Bearer. One that holds no key, but a tenant's name, say, is no secret.
-        return tuple(value.rpartition(" ")[2] for name, value in self.headers.items() if _SECRET_NAME.search(name))
+    def trusted_certificates(self) -> str | None:
+        return self.certificate
+
+    def request_headers(self) -> Mapping[str, str]:
+        return self.headers
+
+    def protocol(self, settings: Settings) -> WireProtocol:
+        from agentscope.protocols.otlp.protocol import OTLPProtocol, OTLPState
+
+        encoding, resource = self.encoding or "protobuf", service_name(settings.service_name)
+        compress = not is_loopback(self.url) if self.compression is None else self.compression == "gzip"
+
+        def make() -> WireProtocol:
+            return OTLPProtocol(
+                OTLPState(
+                    path="",
+                    encoding=encoding,
+                    compress=compress,
+                    largest_body=settings.max_batch_bytes,
+                    resource=resource,
+                )
+            )
+
+        return self.shared(make, encoding, compress, *resource.items())
 
 
 def service_name(given: str | None, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The resource that spans come from: `OTEL_RESOURCE_ATTRIBUTES`, under `OTEL_SERVICE_NAME`, under what was given."""
+    """Return the resource of spans: `OTEL_RESOURCE_ATTRIBUTES`, overridden by `OTEL_SERVICE_NAME`, overridden by `given`."""
     env = os.environ if environ is None else environ
     named = given or env.get("OTEL_SERVICE_NAME")
     resource = {"service.name": "unknown_service:python", **_pairs(env.get("OTEL_RESOURCE_ATTRIBUTES", ""))}
@@ -82,7 +104,7 @@ def service_name(given: str | None, environ: Mapping[str, str] | None = None) ->
 
 
 def _otel(env: Mapping[str, str], name: str) -> tuple[str | None, str]:
-    """The value of a standard variable, the one for traces first, and where it came from."""
+    """Return the value of a standard variable, the one for traces first, and its source."""
     for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
         value = env.get(variable, "").strip()
         if value:
@@ -91,7 +113,7 @@ def _otel(env: Mapping[str, str], name: str) -> tuple[str | None, str]:
 
 
 def endpoint_variable(environ: Mapping[str, str] | None = None) -> str | None:
-    """The standard variable that says where spans go, if one does."""
+    """Return the name of the standard variable that holds the address, if one is set."""
     value, source = _otel(os.environ if environ is None else environ, "ENDPOINT")
     return None if value is None else source.removeprefix("environment variable ")
 
@@ -105,8 +127,8 @@ def _otel_choice(
 
 def _otlp_endpoint(given: str, env: Mapping[str, str]) -> str:
     value, source = (given, "argument") if given else _otel(env, "ENDPOINT")
-    url = check_base_url(value or DEFAULT_OTLP_URL, source, "endpoint")
-    # The variable for traces names the very address (as the specification has it), all others the backend.
+    url = check_base_url(value or DEFAULT_OTLP_URL, "endpoint", source)
+    # By the specification the variable for traces holds the whole address, all others that of the backend.
     exact = url.endswith(TRACES_PATH) or "_TRACES_" in source
     return url if exact else url + TRACES_PATH
 
@@ -127,8 +149,8 @@ def _otlp_timeout(given: float | None, env: Mapping[str, str]) -> float | None:
     if value is None:
         return None
     told = number(0.05, 600_000)(value, "timeout", source)
-    # The specification counts milliseconds here, OpenTelemetry's own Python SDK seconds: nobody means 10 milliseconds.
-    return told if told <= _MOST_SECONDS else told / 1000
+    # The specification counts milliseconds, OpenTelemetry's Python SDK seconds. A timeout of 10 ms makes no sense.
+    return told if told <= _LONGEST_TIMEOUT else told / 1000
 
 
 def _otel_headers(env: Mapping[str, str]) -> dict[str, str]:
@@ -138,7 +160,7 @@ def _otel_headers(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """`name=value,name=value`, percent-encoded: the form of W3C Baggage, which OpenTelemetry's variables have."""
+    """Parse `name=value,name=value` with percent-encoding: W3C Baggage, the form of OpenTelemetry's variables."""
     pairs = {}
     for item in text.split(","):
         name, separator, value = item.partition("=")

@@ -6,54 +6,70 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from agentscope._validation import check_api_key, check_base_url, check_headers
-from agentscope.errors import ConfigurationError
+from agentscope.options import NO_HEADERS, check_base_url, check_headers
+from agentscope.protocols.base import WireProtocol
+from agentscope.protocols.headers import VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY
 
-from .base import NO_HEADERS, Exporter, _given
+from .base import NO_KEY, HTTPDestination, Settings, given_or_variable, key_for
+from .http.url import is_loopback
+from .otlp import service_name
 
 DEFAULT_VOLTAGENT_URL = "https://api.voltagent.dev"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class VoltAgentExporter(Exporter):
-    """VoltAgent's backend: OTLP where it takes that, else the history calls.
+class VoltAgentExporter(HTTPDestination):
+    """VoltAgent's backend: OTLP where the backend takes that, else the history calls.
 
-    What is missing is taken from `VOLTAGENT_BASE_URL`, `VOLTAGENT_PUBLIC_KEY` and `VOLTAGENT_SECRET_KEY`.
+    Missing values are taken from `VOLTAGENT_BASE_URL`, `VOLTAGENT_PUBLIC_KEY` and `VOLTAGENT_SECRET_KEY`. A receiver on this
+    machine needs no keys.
     """
 
-    base_url: str = ""
+    base_url: str | None = None
     """Default `https://api.voltagent.dev`."""
-    public_key: str = ""
-    secret_key: str = ""
+    public_key: str | None = None
+    secret_key: str | None = None
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     """Sent with each request besides the keys."""
 
+    ADDRESS: ClassVar[str] = "base_url"
     SECRETS: ClassVar[tuple[str, ...]] = ("public_key", "secret_key", "headers")
+    ANNOUNCES_STEPS: ClassVar[bool] = True  # the backend makes the ids that inner steps refer to
 
     def checked(self, environ: Mapping[str, str] | None = None) -> VoltAgentExporter:
         own = super().checked(environ)
-        assert isinstance(own, VoltAgentExporter)
-        url, url_source = _given(own.base_url, "VOLTAGENT_BASE_URL", environ)
-        keys: dict[str, Any] = {}
-        for name in ("public_key", "secret_key"):
-            key, source = _given(getattr(own, name), f"VOLTAGENT_{name.upper()}", environ)
-            if not key:
-                raise ConfigurationError(
-                    f"{name} is missing: pass {name}=… or set VOLTAGENT_{name.upper()} "
-                    "(a local receiver without a key takes any non-empty one)"
-                )
-            keys[name] = check_api_key(key, source, name)
-        return replace(
-            own,
-            **keys,
-            base_url=check_base_url(url or DEFAULT_VOLTAGENT_URL, url_source),
-            headers=check_headers(own.headers, "headers", "argument"),
-        )
-
-    @property
-    def url(self) -> str:
-        return self.base_url
+        url, source = given_or_variable(own.base_url, "VOLTAGENT_BASE_URL", environ)
+        address = check_base_url(DEFAULT_VOLTAGENT_URL if url is None else url, "base_url", source)
+        keys: dict[str, Any] = {
+            name: key_for(address, getattr(own, name), name, f"VOLTAGENT_{name.upper()}", environ)
+            for name in ("public_key", "secret_key")
+        }
+        return replace(own, **keys, base_url=address, headers=check_headers(own.headers, "headers", "argument"))
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        return (self.secret_key, self.public_key)
+        return tuple(key for key in (self.secret_key, self.public_key) if key)
+
+    def request_headers(self) -> Mapping[str, str]:
+        keys = {VOLTAGENT_PUBLIC_KEY: self.public_key or NO_KEY, VOLTAGENT_SECRET_KEY: self.secret_key or NO_KEY}
+        return {**self.headers, **keys}
+
+    def protocol(self, settings: Settings) -> WireProtocol:
+        from agentscope.protocols.otlp.protocol import OTLPState
+        from agentscope.protocols.voltagent.protocol import OTLP_PATH, VoltAgentProtocol
+
+        resource = service_name(settings.service_name)
+
+        def make() -> WireProtocol:
+            return VoltAgentProtocol(
+                OTLPState(
+                    path=OTLP_PATH,
+                    encoding="json",  # VoltAgent's own exporter sends JSON; support for protobuf is not known
+                    compress=not is_loopback(self.url),
+                    largest_body=settings.max_batch_bytes,
+                    resource=resource,
+                    voltops=True,
+                )
+            )
+
+        return self.shared(make, *resource.items())

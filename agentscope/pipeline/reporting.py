@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from agentscope.config import OnDrop
+from agentscope.options import OnDrop
 from agentscope.protocols.base import NEEDS_PERSON
 from agentscope.protocols.drop_reasons import AT_THE_END, SHUTDOWN
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from agentscope.events import (
@@ -16,7 +16,6 @@ from agentscope.events import (
     STEP_END,
     UNITED,
     Event,
-    FieldValue,
     ReadyEvent,
     in_full,
     united,
@@ -63,17 +62,23 @@ def merged(parts: Sequence[Event]) -> Event:
     type_ = RUN if last.step_id is None else STEP
     if len(parts) == 1:
         return last if last.type == type_ else last._replace(type=type_)
-    fields: dict[str, FieldValue] = {}
-    for event in parts:
-        for name, value in event.fields.items():
+    fields = merge_fields((event.fields for event in parts), _merged_objects)
+    parent = next((event.parent_id for event in reversed(parts) if event.parent_id is not None), None)
+    return last._replace(type=type_, parent_id=parent, fields=fields, size=sum(event.size for event in parts))
+
+
+def merge_fields(parts: Iterable[Mapping[str, Any]], merge_objects: Callable[[Any, Any], Any]) -> dict[str, Any]:
+    """Merge the fields of several events, in order. `merge_objects` merges two objects, such as `meta_data`."""
+    fields: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
             join = FIELDS[name].join if name in FIELDS else LAST
             if join == MERGED and name in fields:
-                value = _merged_objects(fields[name], value)
+                value = merge_objects(fields[name], value)
             elif join == UNITED and isinstance(value, list):
                 value = united(fields.get(name), value)
             fields[name] = value
-    parent = next((event.parent_id for event in reversed(parts) if event.parent_id is not None), None)
-    return last._replace(type=type_, parent_id=parent, fields=fields, size=sum(event.size for event in parts))
+    return fields
 
 
 def by_run(events: Iterable[Event]) -> list[list[Event]]:

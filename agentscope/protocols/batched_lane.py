@@ -11,6 +11,7 @@ from agentscope.events import Event, ReadyEvent, in_full, united
 from .assemble import Whole
 from .base import BUSY, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
 from .compression import PieceState
+from .drop_reasons import ENCODE_ERROR, REJECTED, TOO_LARGE
 from .json_encode import UNENCODABLE, dumps
 from .responses import GONE, UNACCEPTABLE, detail, fail, note_failure, note_refusal
 
@@ -123,7 +124,7 @@ class PieceLane:
         elif reply.status == 413:
             self._too_large()
         elif reply.status in UNACCEPTABLE:
-            self._split_or_drop("rejected", detail(reply))
+            self._split_or_drop(REJECTED, detail(reply))
         elif reply.status == 500 and "retry-after" not in reply.headers:
             self._server_error(reply)
         else:
@@ -153,7 +154,7 @@ class PieceLane:
                 if len(item) >= refused:
                     item = self._cut(seq, item)
             except UNENCODABLE as error:
-                self._drop(seq, "encode_error", type(error).__name__)
+                self._drop(seq, ENCODE_ERROR, type(error).__name__)
                 continue
             size += len(item)
             if size > most and sent:
@@ -230,7 +231,7 @@ class PieceLane:
             self._state.largest_body = min(self._state.largest_body, max(size // 2, SMALLEST_SPLIT))
             self._split()
         elif cut_largest_field(self._events[self._sent[0]]) is None:
-            self._drop(self._sent[0], "too_large", "HTTP 413 to this event alone")
+            self._drop(self._sent[0], TOO_LARGE, "HTTP 413 to this event alone")
         else:
             self._batch.refused_size = min(self._batch.refused_size, size)
             self._pieces.appendleft(self._sent)
@@ -256,7 +257,7 @@ class PieceLane:
         suspect = self._batch.suspects.setdefault(seq, Suspect(self._state.accepted))
         struck = suspect.note(self._state.accepted)
         if suspect.strikes >= PATIENCE:
-            self._drop(seq, "rejected", "HTTP 500 to this event alone")
+            self._drop(seq, REJECTED, "HTTP 500 to this event alone")
         return struck
 
 

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-QUEUE_FULL = "queue_full"
+from typing import Final, Literal, get_args
 
+DropReason = Literal[
+    "queue_full",
+    "too_large",
+    "encode_error",
+    "redaction_error",
+    "rejected",
+    "retry_limit",
+    "shutdown",
+    "spool_full",
+    "spool_error",
+    "unauthorized",
+]
+DROP_REASONS: frozenset[str] = frozenset(get_args(DropReason))
 
-TOO_LARGE = "too_large"
+QUEUE_FULL: Final = "queue_full"
+TOO_LARGE: Final = "too_large"
+ENCODE_ERROR: Final = "encode_error"
+REDACTION_ERROR: Final = "redaction_error"
+REJECTED: Final = "rejected"
+RETRY_LIMIT: Final = "retry_limit"
+"""The backend took no event of a batch in `max_retries` attempts and one more."""
+SHUTDOWN: Final = "shutdown"
+SPOOL_FULL: Final = "spool_full"
+"""There was no room on disk nor in memory."""
+SPOOL_ERROR: Final = "spool_error"
+"""The spool did not work at the end, or a file of it was lost."""
+UNAUTHORIZED: Final = "unauthorized"
+"""The backend still refused the key at the end."""
 
-
-ENCODE_ERROR = "encode_error"
-
-
-REDACTION_ERROR = "redaction_error"
-
-
-REJECTED = "rejected"
-
-
-RETRY_LIMIT = "retry_limit"
-"""Only with `max_retries`: the backend took none of a batch for so many attempts."""
-
-
-SHUTDOWN = "shutdown"
-
-
-SPOOL_FULL = "spool_full"
-"""Only with a spool: there was no room on disk nor in memory."""
-
-
-SPOOL_ERROR = "spool_error"
-"""Only with a spool: it did not work, and at the end that was all there was; or a file of it was lost."""
-
-
-UNAUTHORIZED = "unauthorized"
-
-
-AT_THE_END = frozenset({SHUTDOWN, UNAUTHORIZED, SPOOL_FULL, SPOOL_ERROR})
-"""Reasons of what was still waiting when the end came; the second if it was the key that was refused."""
+AT_THE_END: frozenset[DropReason] = frozenset({SHUTDOWN, UNAUTHORIZED, SPOOL_FULL, SPOOL_ERROR})
+"""Reasons of events that still waited when the pipeline ended."""

@@ -10,6 +10,7 @@ from agentscope.events import RUN_START, Event
 
 from .base import BUSY, MISPLACED, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
 from .batched_lane import cut_largest_field
+from .drop_reasons import ENCODE_ERROR, REJECTED, TOO_LARGE
 from .json_encode import UNENCODABLE
 from .responses import GONE, UNACCEPTABLE, detail, fail, json_object, note_failure, note_refusal
 
@@ -124,11 +125,11 @@ class SingleLane:
             try:
                 request = self._request(event)
             except UNENCODABLE as error:
-                self._verdict(event, "encode_error", type(error).__name__)
+                self._verdict(event, ENCODE_ERROR, type(error).__name__)
                 continue
             if request is not None:
                 return request
-            self._verdict(event, "encode_error", f"the {self.api} cannot carry {event.type}")
+            self._verdict(event, ENCODE_ERROR, f"the {self.api} cannot carry {event.type}")
         return None
 
     def answer(self, reply: Response | Failure) -> None:
@@ -146,7 +147,7 @@ class SingleLane:
             self._too_large(event)
         elif reply.status in UNACCEPTABLE:
             self._confirm()
-            self._verdict(event, "rejected", detail(reply))
+            self._verdict(event, REJECTED, detail(reply))
         elif reply.status == 500 and "retry-after" not in reply.headers:
             self._server_error(event, reply)
         else:
@@ -210,7 +211,7 @@ class SingleLane:
             fail(self.outcome, MISPLACED, sentence)
         elif self._state.confirmed:
             self._stopped = False
-            self._verdict(event, "rejected", detail(reply))  # the backend does not know this run
+            self._verdict(event, REJECTED, detail(reply))  # the backend does not know this run
         else:
             # The start of the run, in another tracker of this process, may not have arrived yet.
             sentence = f"the backend answers HTTP {reply.status} to a step or the end of a run"
@@ -218,7 +219,7 @@ class SingleLane:
 
     def _too_large(self, event: Event) -> None:
         if self._smaller(event) is None:
-            self._verdict(event, "too_large", "HTTP 413 to this record")
+            self._verdict(event, TOO_LARGE, "HTTP 413 to this record")
         else:
             self._batch.refused_size = min(self._batch.refused_size, len(self._sent))
 
@@ -229,7 +230,7 @@ class SingleLane:
         suspect.note(self._state.accepted)
         self._batch.server_errors = max(self._batch.server_errors, suspect.errors)
         if suspect.strikes >= PATIENCE:
-            self._verdict(event, "rejected", "HTTP 500 to this record alone")
+            self._verdict(event, REJECTED, "HTTP 500 to this record alone")
         elif suspect.errors >= PATIENCE and self._at < PATIENCE and event.type != RUN_START and self._has_followers():
             suspect.yields = True
         else:

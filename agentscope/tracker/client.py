@@ -18,15 +18,17 @@ from urllib.parse import quote
 from agentscope import config as _config
 from agentscope.errors import AgentScopeError, APIError, AuthenticationError, ConfigurationError
 from agentscope.exporters.http.transport import Transport
+from agentscope.options import DEFAULT_BASE_URL, MiB
 from agentscope.pipeline.reporting import logger
 from agentscope.protocols.agentscope.records import run_record, step_record, update_record
 from agentscope.protocols.base import Failure
+from agentscope.protocols.headers import AGENTSCOPE_KEY
 from agentscope.protocols.ids import new_id
 from agentscope.protocols.responses import detail, json_object
 from agentscope.serialization.snapshot import encode, text
 from agentscope.types import JSONDict, RunConfig, RunStatus, StepConfig
 
-_MAX_PAYLOAD_BYTES = 1 << 20
+_MAX_PAYLOAD_BYTES = MiB
 _MAX_TEXT = 1 << 16
 """Characters of a text that are looked at; what the platform's columns hold is less, and cut with a note."""
 
@@ -151,7 +153,7 @@ class AgentScopeClient:
         )
 
     def _new_transport(self) -> Transport:
-        headers = {"X-Agentscope-Key": self._api_key, "Content-Type": "application/json"}
+        headers = {AGENTSCOPE_KEY: self._api_key, "Content-Type": "application/json"}
         return Transport(self.base_url, headers)
 
     def _call(self, method: str, path: str, body: bytes) -> dict[str, Any] | None:
@@ -195,7 +197,7 @@ def _option(name: str, value: Any) -> Any:
     if value is None:
         value, source = _config.from_env(name), f"environment variable {_config.env_name(name)}"
     if value is None and name == "base_url":
-        return _config.DEFAULT_BASE_URL
+        return DEFAULT_BASE_URL
     if value is None:
         raise ConfigurationError(f"{name} is missing: pass {name}=… or set {_config.env_name(name)}")
     return _config.CHECKS[name](value, name, source)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from agentscope.errors import ConfigurationError
 from agentscope.events import STEP_FIELDS, RunFields, RunStatus, StepFields, StepType
+from agentscope.options import check_names, describe
 from agentscope.protocols.ids import new_id
 
 from .base import Face
@@ -18,8 +18,7 @@ from .never_raise import safe
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from agentscope.config import OnDrop, Redact
-    from agentscope.exporters.base import Exporter
+    from agentscope.config import Options, TrackerOptions
 
     from .client import AgentScopeClient
 
@@ -34,9 +33,8 @@ def _as_it_is(function: Any) -> Any:
 class Tracker(Face):
     """Records runs and their steps. No call waits for the network, and none raises, unless `fail_silently=False`.
 
-    Every option may also come from the environment (`AGENTSCOPE_` and its name in capitals); `agentscope.config.Config` has
-    their meaning, units and defaults. `ConfigurationError` is raised for a value that cannot work. A `client` lends its key,
-    address, timeout and `fail_silently` where they are not given.
+    The options are those of `create_tracker`; `help(create_tracker)` lists them. A `client` lends its key, address, timeout and
+    `fail_silently` where they are not given.
 
     A worker thread starts with the first event. `with Tracker(...) as tracker:` shuts it down at the end; otherwise what is
     left is delivered when the tracker is collected, or at exit.
@@ -45,40 +43,16 @@ class Tracker(Face):
     def __init__(
         self,
         client: AgentScopeClient | None = None,
-        *,
-        api_key: str | None = None,
-        base_url: str | None = None,
-        batch_size: int | None = None,
-        flush_interval: float | None = None,
-        timeout: float | None = None,
-        fail_silently: bool | None = None,
-        enabled: bool | None = None,
-        sample_rate: float | None = None,
-        max_queue_bytes: int | None = None,
-        max_batch_bytes: int | None = None,
-        max_payload_bytes: int | None = None,
-        max_connections: int | None = None,
-        spool_dir: str | os.PathLike[str] | None = None,
-        spool_max_bytes: int | None = None,
-        flush_on_signal: bool | None = None,
-        shutdown_timeout: float | None = None,
-        max_retries: int | None = None,
-        retry_delay: float | None = None,
-        protocol: str | None = None,
-        endpoint: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        service_name: str | None = None,
-        exporters: Sequence[Exporter] | None = None,
-        redact: Redact | None = None,
-        on_drop: OnDrop | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        options = {name: value for name, value in locals().items() if name not in ("self", "client")}
-        from agentscope.config import Config  # the first tracker pays for it, and no `import agentscope` alone
+        check_names("Tracker", options)
+        from agentscope.config import Config  # `import agentscope` alone does not pay for it
 
+        given: dict[str, Any] = dict(options)
         if client is not None:
-            _borrow(client, options)
+            _borrow(client, given)
         self.client: AgentScopeClient | None = client
-        super().__init__(Config.load(options))
+        super().__init__(Config.load(given))
 
     @classmethod
     def over(cls, face: Face) -> Tracker:
@@ -319,7 +293,7 @@ class Tracker(Face):
 
 
 def _borrow(client: AgentScopeClient, options: dict[str, Any]) -> None:
-    """Take what is not given from the client."""
+    """Take missing options from the client."""
     for name in ("api_key", "base_url", "timeout", "fail_silently"):
         try:
             lent = getattr(client, name)
@@ -328,42 +302,25 @@ def _borrow(client: AgentScopeClient, options: dict[str, Any]) -> None:
                 f"client (from argument) must be an AgentScopeClient, not {type(client).__name__}; "
                 "the key is given as api_key=…"
             ) from None
-        options[name] = lent if options[name] is None else options[name]
+        options[name] = lent if options.get(name) is None else options[name]
 
 
 RunTracker = Tracker
 
 
 def create_tracker(
-    api_key: str | None = None,
-    base_url: str | None = None,
-    *,
-    batch_size: int | None = None,
-    flush_interval: float | None = None,
-    timeout: float | None = None,
-    fail_silently: bool | None = None,
-    enabled: bool | None = None,
-    sample_rate: float | None = None,
-    max_queue_bytes: int | None = None,
-    max_batch_bytes: int | None = None,
-    max_payload_bytes: int | None = None,
-    max_connections: int | None = None,
-    spool_dir: str | os.PathLike[str] | None = None,
-    spool_max_bytes: int | None = None,
-    flush_on_signal: bool | None = None,
-    shutdown_timeout: float | None = None,
-    max_retries: int | None = None,
-    retry_delay: float | None = None,
-    protocol: str | None = None,
-    endpoint: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    service_name: str | None = None,
-    exporters: Sequence[Exporter] | None = None,
-    redact: Redact | None = None,
-    on_drop: OnDrop | None = None,
+    api_key: str | None = None, base_url: str | None = None, **options: Unpack[TrackerOptions]
 ) -> Tracker:
-    """A `Tracker` for this key and address; each option may also come from the environment, or be left at its default.
+    check_names("create_tracker", options)
+    return Tracker(api_key=api_key, base_url=base_url, **options)
 
-    Raises `ConfigurationError` for a value that cannot work.
-    """
-    return Tracker(**locals())
+
+create_tracker.__doc__ = f"""Make a tracker for this key and address.
+
+Each option may also be set in the environment, by `AGENTSCOPE_` and its name in capitals, but for `exporters` and `on_drop`. None
+is the same as not given. `ConfigurationError` is raised for a value that cannot work.
+
+Options:
+
+{describe()}
+"""

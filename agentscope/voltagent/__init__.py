@@ -2,7 +2,7 @@
 
 from agentscope.voltagent import VoltAgentSDK
 
-sdk = VoltAgentSDK(base_url="http://localhost:8000", public_key="any", secret_key="any")
+sdk = VoltAgentSDK(base_url="http://localhost:8000")
 async with sdk.trace(agentId="weather-agent") as trace:
     async with trace.add_agent({"name": "Weather Agent"}) as agent:
         tool = await agent.add_tool({"name": "weather_api", "input": {"city": "Istanbul"}})

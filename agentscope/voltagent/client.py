@@ -11,10 +11,11 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
-from agentscope._validation import check_api_key, check_base_url, check_headers
 from agentscope.exporters.http.transport import Transport
+from agentscope.options import check_api_key, check_base_url, check_headers
 from agentscope.pipeline.process import threads
 from agentscope.protocols.base import Failure, Response
+from agentscope.protocols.headers import VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY
 from agentscope.protocols.responses import clean, json_object
 from agentscope.serialization.snapshot import encode
 
@@ -58,8 +59,8 @@ class VoltAgentCoreAPI:
         self._headers = {
             **check_headers(self.config.headers or {}, "headers", "argument"),
             "Content-Type": "application/json",
-            "X-Public-Key": keys["public_key"],
-            "X-Secret-Key": keys["secret_key"],
+            VOLTAGENT_PUBLIC_KEY: keys["public_key"],
+            VOLTAGENT_SECRET_KEY: keys["secret_key"],
         }
         self._transport, self._pid = Transport(self.base_url, self._headers), os.getpid()
 

@@ -1,44 +1,47 @@
-"""The options of an SDK: those of the document from arguments and `VOLTAGENT_*`, our own as a tracker has them."""
+"""The options of the SDK: those of the `voltagent` package from arguments and `VOLTAGENT_*`, the others as a tracker has them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from agentscope._validation import bad, boolean
-from agentscope.config import Config
-from agentscope.exporters.base import OVERRIDES
+from agentscope.config import Config, SharedOptions
+from agentscope.exporters.base import NO_KEY
 from agentscope.exporters.voltagent import DEFAULT_VOLTAGENT_URL, VoltAgentExporter
+from agentscope.options import OPTIONS, Check, bad, boolean
 from agentscope.serialization.snapshot import text
 
 from .types import VoltAgentConfig
 
 NO_INTERVAL = 3600.0
-"""Seconds: the interval where nothing is to be sent on one."""
+"""The flush interval in seconds with `auto_flush=False`."""
 
-_OF_THE_DOCUMENT: dict[str, tuple[Callable[[Any, str, str], Any], Any]] = {
+_PUBLISHED: dict[str, tuple[Check, Any]] = {
     "auto_flush": (boolean, True),
-    "flush_interval": (OVERRIDES["flush_interval"], 5.0),
-    "timeout": (OVERRIDES["timeout"], 30.0),
-    "max_retries": (OVERRIDES["max_retries"], None),
-    "retry_delay": (OVERRIDES["retry_delay"], 1.0),
+    "flush_interval": (OPTIONS["flush_interval"].check, 5.0),
+    "timeout": (OPTIONS["timeout"].check, 30.0),
+    "max_retries": (OPTIONS["max_retries"].check, None),
+    "retry_delay": (OPTIONS["retry_delay"].check, 1.0),
 }
-"""Check and default; the address and the keys are the destination's."""
+"""The options of the `voltagent` package with check and default, but for those of the destination."""
 _DESTINATION = ("base_url", "public_key", "secret_key", "headers")
+
+NAMES = frozenset({*SharedOptions.__annotations__, *_PUBLISHED, *_DESTINATION})
+"""All options of the SDK."""
 
 
 def load(
     options: Mapping[str, Any], given: Any = None, environ: Mapping[str, str] | None = None
 ) -> tuple[Config, VoltAgentConfig]:
-    """The configuration, as the pipeline has it and as the published package names it.
+    """Return the configuration for the pipeline, and the same under the names of the published package.
 
-    `options`: by name, None where not given. `given`: a `VoltAgentConfig` or a mapping, for what `options` leave open.
+    options: by name, where None means not given. given: a `VoltAgentConfig` or a mapping, for options that are not given.
     Raises `ConfigurationError` for the first value that cannot work.
     """
-    known = {**_given(given, options), **{name: value for name, value in options.items() if value is not None}}
-    chosen = {name: _option(name, known.pop(name, None), environ) for name in _OF_THE_DOCUMENT}
+    known = {**_given(given), **{name: value for name, value in options.items() if value is not None}}
+    chosen = {name: _option(name, known.pop(name, None), environ) for name in _PUBLISHED}
     destination = {name: known.pop(name, None) for name in _DESTINATION}
     exporters = known.pop("exporters", None)
     if exporters is None:
@@ -55,16 +58,16 @@ def load(
         environ,
     )
     if not config.enabled:
-        config = replace(config, exporters=())  # which nobody has checked
+        config = replace(config, exporters=())  # they are not checked
     return config, _published(config, chosen, destination)
 
 
-def _given(given: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def _given(given: Any) -> dict[str, Any]:
     if given is None:
         return {}
     known: dict[str, Any]
     if isinstance(given, VoltAgentConfig):
-        # What was left at its default there may still come from the environment.
+        # A field that was left at its default may still come from the environment.
         known = {name: getattr(given, name) for name in given.model_fields_set}
         known.update(given.model_extra)
     elif isinstance(given, Mapping):
@@ -72,13 +75,13 @@ def _given(given: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     else:
         raise bad("config", "argument", f"must be a VoltAgentConfig or a dict, not {type(given).__name__}")
     for name in known:
-        if name not in options:
-            raise bad("config", "argument", f"names an option that there is not: {text(name, 60)}")
+        if name not in NAMES:
+            raise bad("config", "argument", f"has an option that does not exist: {text(name, 60)}")
     return known
 
 
 def _option(name: str, value: Any, environ: Mapping[str, str] | None) -> Any:
-    check, default = _OF_THE_DOCUMENT[name]
+    check, default = _PUBLISHED[name]
     if value is not None:
         return check(value, name, "argument")
     variable = f"VOLTAGENT_{name.upper()}"
@@ -87,11 +90,16 @@ def _option(name: str, value: Any, environ: Mapping[str, str] | None) -> Any:
 
 
 def _published(config: Config, chosen: Mapping[str, Any], given: Mapping[str, Any]) -> VoltAgentConfig:
-    found = next((item for item in config.exporters if isinstance(item, VoltAgentExporter)), None)
-    if found is None:  # switched off, or with other destinations
+    found = voltagent_exporter(config)
+    if found is None:  # not enabled, or with other destinations
         named = given["base_url"]
         url = config.address if config.exporters else named if isinstance(named, str) else DEFAULT_VOLTAGENT_URL
         return VoltAgentConfig(base_url=url, public_key="", secret_key="", **chosen)
     headers = dict(found.headers) or None
-    keys = {"public_key": found.public_key, "secret_key": found.secret_key}
-    return VoltAgentConfig(base_url=found.base_url, headers=headers, **keys, **chosen)
+    keys = {"public_key": found.public_key or NO_KEY, "secret_key": found.secret_key or NO_KEY}
+    return VoltAgentConfig(base_url=found.url, headers=headers, **keys, **chosen)
+
+
+def voltagent_exporter(config: Config) -> VoltAgentExporter | None:
+    """Return the first VoltAgent backend among the destinations."""
+    return next((item for item in config.exporters if isinstance(item, VoltAgentExporter)), None)

@@ -362,8 +362,8 @@ def test_check_with_a_url_asks_an_agentscope_backend_whatever_the_environment_sa
     assert "by agentscope-batch" in done.stdout
 
 
-def test_check_without_a_key_says_where_to_put_it() -> None:
-    done = command.agentscope("check")
+def test_check_of_another_machine_without_a_key_says_where_to_put_it() -> None:
+    done = command.agentscope("check", "--base-url", "http://host.test")
     assert done.returncode == 1
     assert one_sentence(done.stderr)
     assert "AGENTSCOPE_API_KEY" in done.stderr

@@ -101,7 +101,7 @@ class Bench:
         self.session = Session(new_id(), f"{new_id()[:24]}")
         self.ledger = Ledger()
         self.config = Config(**{"batch_size": 10, "spool_max_bytes": spool_max_bytes, **options})
-        self.place = Place(str(directory), spool_max_bytes, destination, key_mark)
+        self.place = Place(str(directory), spool_max_bytes, destination, key_mark, frozenset({"agentscope-batch"}))
         self.states = EventStates(self.config, self.ledger)
         self.attempts = Attempts(self.config, self.session, self.states, self.backend, redact)
         self.spooling = Spooling(self.config, self.place, self.session, self.states, self.backend, redact)

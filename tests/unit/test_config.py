@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeClient, Config, ConfigurationError, Tracker, create_tracker
-from agentscope._validation import check_api_key, check_base_url
 from agentscope.config import CHECKS, env_name, from_env
 from agentscope.exporters.agentscope import AgentScopeExporter
 from agentscope.exporters.otlp import OTLPExporter
+from agentscope.options import check_api_key, check_base_url
 
 KEY = "ask_do_not_tell_anyone"
 
@@ -203,7 +203,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("service_name", " ", "a str that is not empty"),
     ("exporters", [], "at least one"),
     ("exporters", ["otlp"], "a list of AgentScopeExporter"),
-    ("exporters", OTLPExporter(), "a list of AgentScopeExporter"),
+    ("exporters", OTLPExporter(), "a list of exporters"),
+    ("exporters", [object()], "an object with export(events, timeout), not object"),
     ("redact", 5, "a callable, or a sequence of regular expressions"),
     ("redact", "secret", "a callable, or a sequence of regular expressions"),
     ("redact", ["ok", 5], "a sequence of regular expressions"),
@@ -272,9 +273,9 @@ def test_blanks_around_a_key_are_not_part_of_it() -> None:
     assert check_api_key(" ask_1\t") == "ask_1"
 
 
-def test_a_missing_key_says_how_to_give_one() -> None:
+def test_a_missing_key_for_another_machine_says_how_to_give_one() -> None:
     with pytest.raises(ConfigurationError, match=r"pass api_key=… or set AGENTSCOPE_API_KEY"):
-        Config.load({}, {})
+        Config.load({"base_url": "http://host.test"}, {})
 
 
 def test_a_key_of_the_environment_that_is_bad_is_not_shown() -> None:
@@ -285,8 +286,8 @@ def test_a_key_of_the_environment_that_is_bad_is_not_shown() -> None:
 
 
 def test_a_disabled_sdk_needs_no_key() -> None:
-    assert Config.load({"enabled": False}, {}).api_key == ""
-    assert Config.load({}, {"AGENTSCOPE_ENABLED": "0"}).api_key == ""
+    assert Config.load({"enabled": False}, {}).api_key is None
+    assert Config.load({"base_url": "http://host.test"}, {"AGENTSCOPE_ENABLED": "0"}).api_key is None
 
 
 @pytest.mark.parametrize(
@@ -402,7 +403,7 @@ def test_a_tracker_refuses_a_bad_option_even_if_it_fails_silently() -> None:
     with pytest.raises(ConfigurationError, match="batch_size"):
         create_tracker(KEY, batch_size=0, fail_silently=True)
     with pytest.raises(ConfigurationError, match="api_key"):
-        create_tracker()
+        create_tracker(base_url="http://host.test")
 
 
 def test_a_client_lends_its_options_to_a_tracker_where_they_are_not_given() -> None:

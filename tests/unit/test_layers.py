@@ -25,7 +25,7 @@ ROWS = (
     ("exporters",),
     ("protocols",),
     ("serialization",),
-    ("types", "_validation"),
+    ("types", "options"),
     ("events", "errors", "_version"),
 )
 
@@ -36,10 +36,10 @@ SERVER_MAY_USE = {"server"}.union(*ROWS[ROWS.index(("protocols",)) :])
 HOMES = {
     "requests": ("agentscope.exporters.http.deadline", "agentscope.exporters.http.session"),
     "urllib3": ("agentscope.exporters.http.deadline",),
+    "typing_extensions": ("agentscope.tracker.tracker", "agentscope.voltagent.sdk"),  # for type checkers only
     "tenacity": ("agentscope.pipeline.retry",),
     "orjson": ("agentscope.serialization.snapshot", "agentscope.protocols.json_decode"),
     "zstandard": ("agentscope.protocols.compression", "agentscope.server.http.body"),
-    "typing_extensions": ("agentscope.tracker.tracker",),  # for type checkers only
     "starlette": ("agentscope.server.*",),
     "opentelemetry": ("agentscope.integrations.otel", "agentscope.server.ingest.otlp_protobuf"),
     "google": ("agentscope.server.ingest.otlp_protobuf",),
@@ -47,7 +47,7 @@ HOMES = {
 }
 
 # Folders without effects: they use no sockets, files, threads or clocks.
-PURE = ("protocols", "serialization", "events", "types", "errors", "_validation", "_version")
+PURE = ("protocols", "serialization", "events", "types", "errors", "options", "_version")
 EFFECTS = frozenset({"socket", "ssl", "http", "sqlite3", "subprocess", "asyncio", "threading", "time", "selectors"})
 
 MODULES = {

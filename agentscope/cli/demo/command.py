@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             with suppress(KeyboardInterrupt):
                 terminal.say(f"· all runs {receiver.url}/")
-                terminal.say(f'· yours    tracker = create_tracker(api_key="any", base_url="{receiver.url}")')
+                terminal.say(f'· yours    tracker = create_tracker(base_url="{receiver.url}")')
                 terminal.say()
                 terminal.say("Press Ctrl-C to end; the recordings are deleted then.")
                 while True:

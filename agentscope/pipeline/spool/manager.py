@@ -25,8 +25,6 @@ from .codec import pack
 from .recovery import Recovery
 from .spool import Place, Saved, Spool
 
-ORDER_FREE = frozenset({"agentscope-batch"})
-"""Protocols whose backend puts events into their order by itself."""
 LAST_WRITE = 1.0
 """Seconds that the end waits for a disk that does not answer."""
 WINDOW = 0.1
@@ -51,6 +49,7 @@ class Spooling:
         """The thread that writes is there."""
         self._states = states
         self._exporter = exporter
+        self._ordered_by_backend = place.ordered_by_backend
         self._redact = redact
         self._read_events, self._read_bytes = config.batch_size, config.max_batch_bytes
         self._timeout = config.timeout
@@ -152,7 +151,7 @@ class Spooling:
 
     def note(self, outcome: Outcome) -> None:
         """Take in an attempt: whether the backend needs order, and a refused key, so that a process with another key delivers."""
-        self._states.order_free = self._exporter.protocol in ORDER_FREE
+        self._states.order_free = self._exporter.protocol in self._ordered_by_backend
         if outcome.kind == UNAUTHORIZED:
             with threads.disk() as free:
                 if free:

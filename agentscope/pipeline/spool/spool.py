@@ -51,6 +51,8 @@ class Place:
     destination: str
     """Kind of exporter and URL."""
     key_mark: str
+    ordered_by_backend: frozenset[str] = frozenset()
+    """Protocols whose backend puts events into their order by itself."""
 
     @property
     def prefix(self) -> str:
@@ -58,12 +60,14 @@ class Place:
         return blake2b(self.destination.encode(), digest_size=4).hexdigest()
 
 
-def place_for(config: Config, kind: str, url: str, secrets: Sequence[str]) -> Place | None:
+def place_for(
+    config: Config, kind: str, url: str, secrets: Sequence[str], ordered_by_backend: frozenset[str] = frozenset()
+) -> Place | None:
     """Where this configuration keeps events for this destination; None if nowhere."""
     if not config.spool_dir:
         return None
     mark = blake2b("\0".join(secrets).encode(), digest_size=4, person=b"agentscope key").hexdigest() if secrets else ""
-    return Place(config.spool_dir, config.spool_max_bytes, f"{kind} {url}", mark)
+    return Place(config.spool_dir, config.spool_max_bytes, f"{kind} {url}", mark, ordered_by_backend)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from agentscope._version import __version__
 from agentscope.events import ReadyEvent
 from agentscope.protocols.base import Response
 from agentscope.protocols.batched_lane import PieceLane
+from agentscope.protocols.drop_reasons import REJECTED
 from agentscope.protocols.json_encode import dumps, event_json
 from agentscope.protocols.responses import clean, json_object, note_refusal
 
@@ -64,7 +65,7 @@ class BatchLane(PieceLane):
             return
         refused = {by_id[item["id"]]: _reason(item) for item in rejected}
         for seq, reason in refused.items():
-            self._drop(seq, "rejected", reason)
+            self._drop(seq, REJECTED, reason)
         self._deliver([seq for seq in self._sent if seq not in refused] if refused else self._sent)
         self._outcome.duplicates += duplicates
         self._confirm(accepted + duplicates)

@@ -15,6 +15,7 @@ from agentscope.protocols.assemble import joined
 from agentscope.protocols.base import BUSY, MISPLACED, Batch, Lane, Outcome, Response
 from agentscope.protocols.batched_lane import PieceLane
 from agentscope.protocols.compression import PieceState
+from agentscope.protocols.drop_reasons import REJECTED
 from agentscope.protocols.ids import span_id_of
 from agentscope.protocols.otlp.outbound.span import span_of
 from agentscope.protocols.otlp.wire.limits import Form
@@ -179,7 +180,7 @@ class OTLPLane(PieceLane):
             return
         refused = self._blamed(rejected, message)
         for seq in refused:
-            self._drop(seq, "rejected", clean(message) or "no reason given")
+            self._drop(seq, REJECTED, clean(message) or "no reason given")
         self._deliver([seq for seq in self._sent if seq not in refused])
         self._confirm(len(self._sent))
 

@@ -13,9 +13,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-KEY_HEADER = "x-agentscope-key"
+from agentscope.protocols.headers import AGENTSCOPE_KEY, VOLTAGENT_SECRET_KEY
 
-_OTLP_HEADERS = (KEY_HEADER, "x-api-key", "x-secret-key")
+KEY_HEADER = AGENTSCOPE_KEY.lower()
+
+_OTLP_HEADERS = (KEY_HEADER, "x-api-key", VOLTAGENT_SECRET_KEY.lower())
 
 _HEADERS = {
     "Content-Security-Policy": (

@@ -11,7 +11,7 @@ import pytest
 from agentscope.config import Config
 from agentscope.errors import ConfigurationError
 from agentscope.exporters.agentscope import AgentScopeExporter
-from agentscope.exporters.base import Exporter
+from agentscope.exporters.base import Destination
 from agentscope.exporters.otlp import OTLPExporter, service_name
 from agentscope.exporters.voltagent import VoltAgentExporter
 
@@ -98,13 +98,13 @@ def test_only_headers_that_hold_a_key_are_secrets() -> None:
         (OTLPExporter(compression="br"), {}, "one of gzip, none, not 'br'"),
         (OTLPExporter(certificate=5), {}, "certificate (from argument) must be a str"),
         (OTLPExporter(batch_size=0), {}, "a whole number from 1"),
-        (AgentScopeExporter(), {}, "api_key is missing"),
+        (AgentScopeExporter(base_url="http://host.test"), {}, "api_key is missing"),
         (VoltAgentExporter(public_key="pk"), {}, "secret_key is missing"),
         (VoltAgentExporter(secret_key="sk"), {}, "public_key is missing"),
         (VoltAgentExporter(), {"VOLTAGENT_PUBLIC_KEY": "a b"}, "environment variable VOLTAGENT_PUBLIC_KEY"),
     ],
 )
-def test_a_value_that_cannot_work_is_named_with_its_source(exporter: Exporter, environ: Any, what: str) -> None:
+def test_a_value_that_cannot_work_is_named_with_its_source(exporter: Destination, environ: Any, what: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         exporter.checked(environ)
     assert what in str(caught.value)
@@ -126,7 +126,7 @@ def test_a_voltagent_exporter_takes_what_is_missing_from_the_environment() -> No
         VoltAgentExporter(public_key=KEY, secret_key=KEY, headers={"x": KEY}),
     ],
 )
-def test_no_key_is_shown(exporter: Exporter) -> None:
+def test_no_key_is_shown(exporter: Destination) -> None:
     assert KEY not in repr(exporter)
     assert KEY in exporter.secrets or KEY in " ".join(exporter.secrets)
 
@@ -155,7 +155,7 @@ def test_the_service_is_named_as_opentelemetry_has_it(
     assert service_name(given, environ) == resource
 
 
-@pytest.mark.parametrize("given", [[Exporter()], [AgentScopeExporter], AgentScopeExporter(api_key=KEY), []])
+@pytest.mark.parametrize("given", [[Destination()], [AgentScopeExporter], AgentScopeExporter(api_key=KEY), []])
 def test_an_invalid_list_of_exporters_is_refused(given: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"exporters .* must be a list of"):
         Config.load({"exporters": given}, {})

@@ -132,7 +132,7 @@ def test_our_own_options_are_a_trackers() -> None:
         ({**KEYS, "headers": 5}, {}, "headers (from argument) must be a mapping"),
         ({**KEYS, "max_retries": -1}, {}, "max_retries (from argument) must be a whole number from 0"),
         ({"given": 5}, {}, "config (from argument) must be a VoltAgentConfig or a dict, not int"),
-        ({"given": {**KEYS, "flush": 5}}, {}, "config (from argument) names an option that there is not: flush"),
+        ({"given": {**KEYS, "flush": 5}}, {}, "config (from argument) has an option that does not exist: flush"),
     ],
 )
 def test_a_value_that_cannot_work_is_named_with_its_source(

@@ -1,0 +1,48 @@
+"""Exporters of the user's at the end of a program and across a fork."""
+
+from __future__ import annotations
+
+from tests.support.program import run_program
+
+HANGS = """
+    import time
+    from agentscope import create_tracker
+
+    class Hangs:
+        def export(self, events, timeout):
+            time.sleep(600)
+
+    tracker = create_tracker(exporters=[Hangs()], flush_interval=0.0, shutdown_timeout=0.5)
+    with tracker.track_run("agent"):
+        pass
+    print("done")
+"""
+
+FORK = """
+    import json, os, sys
+    from agentscope import InMemoryExporter, create_tracker
+
+    memory = InMemoryExporter()
+    tracker = create_tracker(exporters=[memory], flush_interval=0.0)
+    run_id = tracker.start_run("agent")
+    tracker.flush(60)
+    pid = os.fork()
+    tracker.track_step("child" if pid == 0 else "parent", run_id=run_id)
+    tracker.flush(60)
+    names = [step["name"] for step in memory.steps]
+    if pid == 0:
+        os._exit(0 if names == ["child"] else 1)
+    status = os.waitpid(pid, 0)[1]
+    print(json.dumps([status, names]))
+"""
+
+
+def test_an_exporter_that_hangs_does_not_keep_the_program_from_ending() -> None:
+    result = run_program(HANGS, timeout=60)
+    assert (result.returncode, result.stdout) == (0, "done\n")
+    assert "2 events were left undelivered" in result.stderr
+
+
+def test_each_process_of_a_fork_exports_what_it_tracked() -> None:
+    result = run_program(FORK, env={"PYTHONWARNINGS": "ignore", "COVERAGE_PROCESS_CONFIG": ""}, timeout=60)
+    assert result.last_line_json == [0, ["parent"]]
