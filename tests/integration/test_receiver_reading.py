@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from agentscope._version import __version__
+from agentscope.events import FIELDS
 from agentscope.server.read import pages
 from agentscope.server.receiver import Receiver
 from agentscope.server.storage.base import RunQuery
@@ -274,3 +275,87 @@ def test_the_run_in_the_api_is_plain_json(client: Client) -> None:
     answer = client.get("/api/runs/run-1")
     assert answer.headers["content-type"] == "application/json"
     assert json.loads(answer.body)["input"] == "é"
+
+
+# ---- the fields of runs and steps ----------------------------------------------------------------------------------
+
+
+RUN_VALUES = {
+    "user_id": "zoe",
+    "conversation_id": "c-7",
+    "tags": ["red", "<b>"],
+    "environment": "prod",
+    "release": "2.0",
+}
+FIELDS_BY_FILTER = {field.filter: field for field in FIELDS.values() if field.filter}
+STEP_VALUES = {"model": "large-1", "provider": "acme", "cost_usd": 0.0125, "first_token_ms": 81.5}
+
+
+def test_the_fields_of_runs_and_steps_are_in_the_read_api(client: Client) -> None:
+    client.batch(run_start("r", **RUN_VALUES), step("r", step_id="s", **STEP_VALUES), step("r", step_id="t"))
+    run = client.get("/api/runs/r").json
+    (listed,) = client.get("/api/runs").json["runs"]
+    assert {name: run[name] for name in RUN_VALUES} == {name: listed[name] for name in RUN_VALUES} == RUN_VALUES
+    first, second = run["steps"]
+    assert {name: first[name] for name in STEP_VALUES} == STEP_VALUES
+    assert {second[name] for name in STEP_VALUES} == {None}
+
+
+@pytest.mark.parametrize(
+    "parameter", ["user_id=zoe", "conversation_id=c-7", "tag=red", "environment=prod", "release=2.0", "model=large-1"]
+)
+def test_runs_are_filtered_by_each_field_in_the_read_api_and_on_the_page(client: Client, parameter: str) -> None:
+    client.batch(run_start("r", **RUN_VALUES), step("r", step_id="s", **STEP_VALUES), run_start("other"))
+    assert ids(client.get(f"/api/runs?{parameter}")) == ["r"]
+    assert ids(client.get(f"/api/runs?{parameter}x")) == []
+    page = Page(client.get(f"/?{parameter}").body)
+    assert ("href", "/runs/r") in page.attributes
+    assert ("href", "/runs/other") not in page.attributes
+    name, _, value = parameter.partition("=")
+    assert f"Only runs of {FIELDS_BY_FILTER[name].label.lower()} {value}." in page.text
+    assert {("name", name), ("value", value)} <= set(page.attributes)  # kept when the form is sent
+
+
+def test_a_cancelled_step_or_run_is_no_error(client: Client) -> None:
+    error = {"type": "CancelledError", "message": ""}
+    client.batch(
+        run_start("r"),
+        step("r", step_id="s", status="cancelled", error=error),
+        run_end("r", status="cancelled", error=error),
+    )
+    (run,) = client.get("/api/runs?status=cancelled").json["runs"]
+    assert (run["status"], run["failed"], run["error_count"]) == ("cancelled", False, 0)
+    assert "cancelled" in Page(client.get("/runs/r").body).text
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("/api/runs?user=zoe", "'user'"),
+        ("/api/runs?status=failed&Status=failed", "'Status'"),
+        ("/api/runs/r?page=2", "'page'"),
+        ("/api/runs/r/events?limit=5", "'limit'"),
+    ],
+)
+def test_a_parameter_that_the_read_api_does_not_know_is_refused_by_name(client: Client, path: str, named: str) -> None:
+    client.batch(run_start("r"))
+    answer = client.get(path)
+    assert answer.status == 400
+    assert named in answer.json["detail"]
+
+
+def test_a_page_of_a_run_shows_its_fields_and_links_to_the_runs_that_share_them(client: Client) -> None:
+    client.batch(run_start("r", **RUN_VALUES), step("r", step_id="s", **STEP_VALUES))
+    page = Page(client.get("/runs/r").body)
+    for label, value in (("User", "zoe"), ("Conversation", "c-7"), ("Environment", "prod"), ("Release", "2.0")):
+        assert f"{label}{value}" in page.text
+    for label, value in (
+        ("Model", "large-1"),
+        ("Provider", "acme"),
+        ("Cost (USD)", "0.0125"),
+        ("First token (ms)", "81.5"),
+    ):
+        assert f"{label}{value}" in page.text
+    assert "<b>" in page.text  # a tag, escaped in the source
+    links = {value for name, value in page.attributes if name == "href"}
+    assert {"/?user_id=zoe", "/?tag=red", "/?tag=%3Cb%3E", "/?model=large-1"} <= links

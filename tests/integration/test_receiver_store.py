@@ -23,7 +23,7 @@ from agentscope.server.storage.sqlite import queries as reading
 from agentscope.server.storage.sqlite import store as stores
 from agentscope.server.storage.sqlite.append import write_batch
 from agentscope.server.storage.sqlite.retention import Sweeper
-from agentscope.server.storage.sqlite.schema import is_corrupt, open_reader, open_writer
+from agentscope.server.storage.sqlite.schema import SCHEMA_VERSION, is_corrupt, open_reader, open_writer
 from agentscope.server.storage.sqlite.store import SQLiteStore
 from agentscope.server.storage.sqlite.writer import Writer
 from tests.support.receiver import Client, at, envelope, run_end, run_start, step
@@ -476,7 +476,10 @@ def _version_1(path: Path) -> sqlite3.Connection:
     """A file as version 1 made it, but for what both versions have alike."""
     open_writer(path).close()
     db = sqlite3.connect(path, isolation_level=None)
-    db.execute("ALTER TABLE runs DROP COLUMN tokens")
+    db.execute("DROP INDEX steps_by_model")
+    for table, *columns in (("runs", "tokens", "tags", "environment", "release"), ("steps", "model")):
+        for column in columns:
+            db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     db.execute("PRAGMA user_version=1")
     return db
 
@@ -496,11 +499,12 @@ def test_a_database_of_version_1_is_brought_to_the_next_with_what_is_in_it(path:
     db.close()
     store = SQLiteStore(path)
     assert [run["id"] for run in store.list_runs(RunQuery())[0]] == ["r"]
-    store.ingest(batch(step("r", tokens_used=3))).result()
-    assert store.list_runs(RunQuery())[0][0]["tokens_used"] == 3
+    store.ingest(batch(step("r", tokens_used=3, model="m"), run_start("r", tags=["a"]))).result()
+    (run,) = store.list_runs(RunQuery(model="m", tag="a")).runs
+    assert (run["tokens_used"], run["tags"], run["environment"]) == (3, ["a"], None)
     store.close()
     version, columns = _schema(path)
-    assert (version, columns.count("tokens")) == (2, 1)
+    assert (version, columns.count("tokens"), columns.count("tags")) == (SCHEMA_VERSION, 1, 1)
 
 
 def test_a_database_that_was_never_finished_is_finished(path: Path) -> None:

@@ -4,8 +4,8 @@ CTRL_C_TWICE = """
     import linecache
     main = threading.main_thread().ident
     def line():
-        frame = sys._current_frames()[main]
-        return linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        frame = sys._current_frames().get(main)   # between two exit handlers there is none
+        return linecache.getline(frame.f_code.co_filename, frame.f_lineno) if frame else ""
     def twice():
         signal.pthread_kill(main, signal.SIGINT)
         while "self._done.acquire(" not in line():   # it waits for the worker, in the exit handler

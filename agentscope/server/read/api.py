@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from agentscope._version import __version__
+from agentscope.events import FIELDS
 from agentscope.protocols.json_decode import is_text
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
@@ -19,6 +20,8 @@ from .runs import RunReader
 
 MAX_LIMIT = 500
 """The most runs of one page."""
+FILTERS = tuple(dict.fromkeys(field.filter for field in FIELDS.values() if field.filter))
+"""The parameters of a list of runs that select by a field."""
 _MAX_TEXT = 255
 
 
@@ -40,8 +43,8 @@ class ReadAPI:
         return JSONResponse({**answer, **counts} if self._keys.may_read(request.scope) else answer)
 
     async def runs(self, request: Request) -> Response:
-        """`GET /api/runs?limit&cursor&status&agent&q`."""
-        self._authorise(request)
+        """`GET /api/runs?limit&cursor&q`, and the parameters in `FILTERS`."""
+        self._authorise(request, "limit", "cursor", "q", *FILTERS)
         runs, after = await self._reader.read(self._store.list_runs, run_query(request))
         return JSONResponse({"runs": runs, "next": None if after is None else cursor_text(after)})
 
@@ -55,9 +58,14 @@ class ReadAPI:
         self._authorise(request)
         return await self._reader.events(request.path_params["run_id"])
 
-    def _authorise(self, request: Request) -> None:
+    def _authorise(self, request: Request, *known: str) -> None:
+        """Raise `Refused` without the key (401), and for a parameter that is not `known` (400)."""
         if not self._keys.may_read(request.scope):
             raise Refused(401, "Send the receiver's key in the header X-Agentscope-Key, or log in at /login.")
+        unknown = [name for name in request.query_params if name not in known]
+        if unknown:
+            there_are = f"; there are {', '.join(known)}" if known else "; this address takes none"
+            raise Refused(400, f"{unknown[0][:_MAX_TEXT]!r} is no parameter of this address{there_are}.")
 
 
 def _json(run: dict[str, Any]) -> bytes:
@@ -69,7 +77,7 @@ def run_query(request: Request) -> RunQuery:
     parameters = request.query_params
     limit = number(request, "limit", 50, MAX_LIMIT)
     texts: dict[str, str | None] = {}
-    for name in ("status", "agent", "q"):
+    for name in ("q", *FILTERS):
         text = parameters.get(name) or None
         if text is not None and (len(text) > _MAX_TEXT or "\0" in text):
             raise Refused(422, f"{name} must have at most {_MAX_TEXT} characters and no NUL.")

@@ -11,7 +11,9 @@ from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from agentscope.events import FIELDS, RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.server.storage.base import RunQuery
+from agentscope.server.storage.rows import is_failed
 
 MAX_CELL = 20_000
 """Characters of one payload on a page. The JSON has the rest."""
@@ -27,7 +29,9 @@ _JSON = json.JSONEncoder(ensure_ascii=False, indent=2)
 _MAX_NESTING = 12  # levels of indentation that leave room for a card on a phone
 # Characters that are invisible or change how others are shown: controls, bidirectional marks, zero widths.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
-_STATUSES = ("running", "completed", "failed")
+_STATUSES = ("running", "completed", "failed", "cancelled")
+_FILTERS = {field.filter: field for field in FIELDS.values() if field.filter}
+_IN_FORM = ("status", "agent")  # filters that have an input of their own
 _COLUMNS = ("Status", "Agent", "Started", "Duration", "Steps", "Errors", "Tokens")
 _ERROR_TEXTS = ("type", "message", "traceback")
 
@@ -54,7 +58,7 @@ def run_list(
     runs: Sequence[Mapping[str, Any]], query: RunQuery, cursor: str | None, address: str, key_required: bool
 ) -> str:
     """Write the list of runs, with its filter and the link to the next page."""
-    filtered = bool(query.status or query.agent or query.q or query.after)
+    filtered = bool(query.q or query.after or _chosen(query))
     if runs:
         heads = "".join(f"<th>{column}</th>" for column in _COLUMNS)
         body = f"""<div class="runs"><table><thead><tr>{heads}</tr></thead>
@@ -83,13 +87,9 @@ def run_page(run: Mapping[str, Any], page: int = 1) -> str:
         ("Errors", _errors(run["error_count"])),
         ("Tokens", _number(run["tokens_used"])),
     ]
-    known = (("External id", "external_id"), ("User", "user_id"), ("Conversation", "conversation_id"))
-    facts += [(title, text(run[name])) for title, name in known if run[name]]
-    if run["tags"]:
-        facts.append(("Tags", " ".join(f'<span class="type">{text(tag)}</span>' for tag in run["tags"][:_MAX_NAMES])))
+    facts += _labelled(run, RUN_FIELDS)
     if len(run["agent_name"]) > _MAX_NAME:
         facts.append(("Whole name", text(run["agent_name"], _WHOLE_NAME)))
-    lines = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in facts)
     payloads = _payloads(run, raw, room)
     none = "No steps came so far." if run["status"] == "running" else "No steps were recorded."
     tree = _tree(steps, first, raw, room) or f'<p class="empty">{none}</p>'
@@ -98,7 +98,7 @@ def run_page(run: Mapping[str, Any], page: int = 1) -> str:
         run["agent_name"],
         f"""<p class="path"><a href="/">Runs</a> / <code>{text(run_id)}</code></p>
 <h1>{text(run["agent_name"])} {_status(run["status"], run["failed"])}</h1>
-<dl class="facts">{lines}</dl>
+{_facts(facts)}
 {payloads}
 <h2 id="steps">Steps</h2>{turn}{tree}{turn}
 <nav><a href="{raw}">This run as JSON</a> · <a href="{raw}/events">Its events</a></nav>""",
@@ -150,16 +150,49 @@ def _filter(query: RunQuery) -> str:
         f'<option value="{_plain(status)}"{" selected" if status == chosen else ""}>{_plain(status)}</option>'
         for status in statuses
     )
+    others = {name: value for name, value in _chosen(query).items() if name not in _IN_FORM}
+    kept = "".join(f'<input type="hidden" name="{name}" value="{_plain(value)}">' for name, value in others.items())
+    told = ", ".join(f"{_FILTERS[name].label.lower()} <code>{text(value)}</code>" for name, value in others.items())
+    note = f'<p class="note">Only runs of {told}. <a href="/">Show all runs</a></p>' if others else ""
     return f"""<form class="filter" method="get" action="/">
 <label>Status <select name="status"><option value="">any</option>{options}</select></label>
 <label>Agent <input name="agent" value="{_plain(query.agent or "")}" placeholder="its whole name"></label>
 <label>Search <input type="search" name="q" value="{_plain(query.q or "")}" placeholder="part of a name or id"></label>
-<button>Filter</button></form>"""
+{kept}<button>Filter</button></form>{note}"""
+
+
+def _chosen(query: RunQuery) -> dict[str, str]:
+    """The filters of a query that are set."""
+    return {name: value for name in _FILTERS if (value := getattr(query, name))}
 
 
 def _link(query: RunQuery, cursor: str | None) -> str:
-    values = {"status": query.status, "agent": query.agent, "q": query.q, "limit": query.limit, "cursor": cursor}
+    values = {**_chosen(query), "q": query.q, "limit": query.limit, "cursor": cursor}
     return html.escape(urlencode({name: value for name, value in values.items() if value}))
+
+
+def _labelled(record: Mapping[str, Any], fields: Mapping[str, Field]) -> list[tuple[str, str]]:
+    """The facts of a run or step that have a label and a value. One that runs can be filtered by links to those runs."""
+    facts = []
+    for name, field in fields.items():
+        value = record.get(name)
+        if field.label and value not in (None, "", []):
+            values = value[:_MAX_NAMES] if field.type == TEXTS else [value]
+            facts.append((field.label, " ".join(_fact(field, each) for each in values)))
+    return facts
+
+
+def _fact(field: Field, value: Any) -> str:
+    if not field.filter:
+        return text(value)
+    link = html.escape(urlencode({field.filter: value}))
+    kind = ' class="type"' if field.type == TEXTS else ""
+    return f'<a{kind} href="/?{link}">{text(value)}</a>'
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    lines = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in facts)
+    return f'<dl class="facts">{lines}</dl>' if facts else ""
 
 
 def _run_line(run: Mapping[str, Any]) -> str:
@@ -225,7 +258,7 @@ def _in_order(steps: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping
 
 
 def _step(step: Mapping[str, Any], depth: int, raw: str, room: _Room) -> str:
-    failed = step["status"] in ("failed", "error") or bool(step["error"])
+    failed = is_failed(step)
     loose = ""
     if step.get("unattached_parent_id"):
         loose = f'<p class="note">Its parent <code>{text(step["unattached_parent_id"])}</code> did not come.</p>'
@@ -236,7 +269,7 @@ def _step(step: Mapping[str, Any], depth: int, raw: str, room: _Room) -> str:
     return f"""<details class="step"{" open" if failed else ""}><summary><span>{_status(step["status"], failed)}
 <span class="name">{text(step["name"])}</span> <span class="type">{text(step["step_type"])}</span>{_level(depth)}</span>
 <span class="figures">{tokens}{took}</span></summary>
-{loose}{_payloads(step, raw, room)}</details>"""
+{loose}{_facts(_labelled(step, STEP_FIELDS))}{_payloads(step, raw, room)}</details>"""
 
 
 def _level(depth: int) -> str:

@@ -80,13 +80,22 @@ class RunQuery(NamedTuple):
     """The whole name of the agent."""
     q: str | None = None
     """A part of the agent's name or of one of the run's ids. Case does not count in ASCII letters."""
+    user_id: str | None = None
+    conversation_id: str | None = None
+    tag: str | None = None
+    """One of the run's tags."""
+    environment: str | None = None
+    release: str | None = None
+    model: str | None = None
+    """The model of any step of the run."""
 
 
 class RunPage(NamedTuple):
     """Runs by `RunCursor.began`, newest first. The order of runs that began at the same moment is the engine's."""
 
     runs: list[dict[str, Any]]
-    """The columns of each run that `rows.RunRow` names, with `id`, `duration_ms`, `step_count`, `error_count`, `tokens_used`."""
+    """Each run with the fields in `rows.RUN_COLUMNS`, `failed`, `started_at`, `ended_at`, `id`, `duration_ms`, `step_count`,
+    `error_count` and `tokens_used`."""
     next: RunCursor | None
     """None on the last page."""
 

@@ -1,8 +1,7 @@
 """The fold: the state of a run or step from its patches, which may come in any order and several times. Pure.
 
-Fields are taken one by one: the last writer by `(time, session_id, seq)` wins, and an explicit null is a value. Two rules
-differ: `meta_data` objects are merged, later keys over earlier ones; and a null `parent_id` changes nothing, since every
-event has the field.
+Fields are taken one by one, as `Field.join` says: mostly the last writer by `(time, session_id, seq)` wins, and an explicit
+null is a value. A null `parent_id` changes nothing, since every event has the field.
 """
 
 from __future__ import annotations
@@ -11,41 +10,23 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from agentscope.events import RUN_END, STEP, STEP_END
+from agentscope.events import LAST, MERGED, RUN_END, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, TEXTS, UNITED, Field
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.ids import span_id_of
 
 from .rows import run_row, run_tokens, status_of, step_row, tokens_of
 
-_RUN_FIELDS = (
-    "agent_name",
-    "status",
-    "external_id",
-    "user_id",
-    "conversation_id",
-    "tags",
-    "source",
-    "input",
-    "output",
-    "error",
-    "usage",
-    "span_id",
-    "started_at",
-    "ended_at",
-)
-_STEP_FIELDS = (
-    "name",
-    "step_type",
-    "status",
-    "input",
-    "output",
-    "error",
-    "tokens_used",
-    "usage",
-    "latency_ms",
-    "started_at",
-    "ended_at",
-)
+
+def _names(fields: Mapping[str, Field], join: str) -> tuple[str, ...]:
+    return tuple(name for name, field in fields.items() if field.join == join)
+
+
+_JOINS = {
+    of_run: tuple(_names(fields, join) for join in (LAST, MERGED, UNITED))
+    for of_run, fields in ((True, RUN_FIELDS), (False, STEP_FIELDS))
+}
+_TEXT_LISTS = frozenset(name for name, field in RUN_FIELDS.items() if field.type == TEXTS and field.join == LAST)
+_SHOWN = tuple(name for name, field in STEP_FIELDS.items() if field.label)
 _ENDS = frozenset({RUN_END, STEP, STEP_END})
 
 
@@ -65,17 +46,19 @@ def fold(patches: Iterable[Patch]) -> dict[str, Any]:
 def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
     """Extend a fold with ordered patches, all of which come after those that it was made of."""
     for patch in ordered:
-        known = _RUN_FIELDS if patch.step_id is None else _STEP_FIELDS
+        last, merged, united = _JOINS[patch.step_id is None]
         event = patch.fields
-        for name in known:
+        for name in last:
             if name in event:
                 fields[name] = event[name]
         if event.get("parent_id") is not None:
             fields["parent_id"] = event["parent_id"]
-        if "meta_data" in event:
-            fields["meta_data"] = _merged(fields.get("meta_data"), event["meta_data"])
-        if event.get("truncated"):
-            fields["truncated"] = sorted({*fields.get("truncated", ()), *event["truncated"]})
+        for name in merged:
+            if name in event:
+                fields[name] = _merged(fields.get(name), event[name])
+        for name in united:
+            if event.get(name):
+                fields[name] = sorted({*fields.get(name, ()), *event[name]})
         if patch.type in _ENDS:
             fields["ended"] = True
 
@@ -99,12 +82,13 @@ def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
     rows = [step_row(folds[step_id]) for step_id in order]
     row = run_row(run)
     tokens = run_tokens(rows)
-    columns = row._asdict()
-    del columns["tokens"]
     return {
         "id": run_id,
-        **columns,
-        "tags": run.get("tags") or [],
+        **row.columns,
+        **{name: run.get(name) or [] for name in _TEXT_LISTS},
+        "failed": row.failed,
+        "started_at": row.started_at,
+        "ended_at": row.ended_at,
         "duration_ms": duration_ms(row.started_at, row.ended_at),
         "step_count": len(rows),
         "error_count": sum(step.failed for step in rows),
@@ -181,6 +165,7 @@ def _step_view(
         "meta_data": fields.get("meta_data"),
         "tokens_used": tokens_of(fields),
         "usage": fields.get("usage"),
+        **{name: fields.get(name) for name in _SHOWN},
         "latency_ms": latency,
         "started_at": fields.get("started_at"),
         "ended_at": fields.get("ended_at"),

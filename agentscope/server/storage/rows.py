@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from agentscope.events import FIELDS, RUN_FIELDS, TEXTS
+
 LLM_STEP = "llm_call"
 MAX_TOKENS = 10**12
 """The most tokens that one step adds to a total, so that sums stay far below 64 bits."""
@@ -16,21 +18,15 @@ _TOTAL = ("total_tokens", "totalTokens")
 _INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "promptTokens")
 _OUTPUT = ("output_tokens", "completion_tokens", "outputTokens", "completionTokens")
 _COUNTED = frozenset({*_TOTAL, *_INPUT, *_OUTPUT})
+RUN_COLUMNS = tuple(name for name, field in RUN_FIELDS.items() if field.row)
+"""The fields of a run that its row has, besides those that are computed."""
 _ROW_FIELDS = (
-    "agent_name",
-    "status",
-    "external_id",
-    "user_id",
-    "conversation_id",
-    "source",
-    "step_type",
-    "error",
-    "tokens_used",
-    "usage",
-    "started_at",
-    "ended_at",
+    *(name for name, field in FIELDS.items() if field.row),
+    *("step_type", "error", "tokens_used", "usage", "started_at", "ended_at"),
 )
+_LISTS = tuple(name for name, field in FIELDS.items() if field.row and field.type == TEXTS)
 _LONGEST = 1000  # characters of a name or an id in a list
+_MOST_TEXTS = 50  # of a list of texts, such as tags, that a row keeps
 _FAILED = frozenset({"failed", "error"})
 
 
@@ -40,17 +36,14 @@ class StepRow(NamedTuple):
     step_type: str
     failed: bool
     tokens: int | None
+    model: str | None = None
 
 
 class RunRow(NamedTuple):
     """The row of a run, to list and find it."""
 
-    agent_name: str
-    status: str
-    external_id: str | None
-    user_id: str | None
-    conversation_id: str | None
-    source: str | None
+    columns: dict[str, Any]
+    """The fields that `RUN_COLUMNS` names: texts, lists of texts, and None."""
     failed: bool
     started_at: str | None
     ended_at: str | None
@@ -64,6 +57,9 @@ def row_fields(event: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in fields.items():
         if type(value) is str and len(value) > _LONGEST:
             fields[name] = value[: _LONGEST + 1]
+    for name in _LISTS:
+        if fields.get(name):
+            fields[name] = _listed_texts(fields[name])
     if "error" in fields:
         fields["error"] = bool(fields["error"])
     if "tokens_used" in fields:
@@ -79,25 +75,26 @@ def step_row(fields: Mapping[str, Any]) -> StepRow:
     """Make the row of a step from its fold, or from its event if there is only one."""
     return StepRow(
         fields.get("step_type") or "other",
-        fields.get("status") in _FAILED or bool(fields.get("error")),
+        is_failed(fields),
         tokens_of(fields),
+        _listed(fields.get("model")),
     )
 
 
 def run_row(fields: Mapping[str, Any]) -> RunRow:
     """Make the row of a run from its fold, which is `{}` while only steps of it have come."""
-    return RunRow(
-        _listed(fields.get("agent_name")) or "unknown",
-        _listed(status_of(fields)) or "",
-        _listed(fields.get("external_id")),
-        _listed(fields.get("user_id")),
-        _listed(fields.get("conversation_id")),
-        _listed(fields.get("source")),
-        fields.get("status") in _FAILED or bool(fields.get("error")),
-        fields.get("started_at"),
-        fields.get("ended_at"),
-        tokens_of(fields),
-    )
+    columns = {
+        name: _listed_texts(fields.get(name)) if name in _LISTS else _listed(fields.get(name)) for name in RUN_COLUMNS
+    }
+    columns["agent_name"] = columns["agent_name"] or "unknown"
+    columns["status"] = _listed(status_of(fields)) or ""
+    return RunRow(columns, is_failed(fields), fields.get("started_at"), fields.get("ended_at"), tokens_of(fields))
+
+
+def is_failed(fields: Mapping[str, Any]) -> bool:
+    """Return whether a run or step counts as an error. One that was cancelled does not, though it may tell an exception."""
+    status = fields.get("status")
+    return status in _FAILED or (bool(fields.get("error")) and status != "cancelled")
 
 
 def run_tokens(rows: Sequence[StepRow]) -> int | None:
@@ -120,6 +117,10 @@ def status_of(fields: Mapping[str, Any]) -> str:
 def _listed(name: str | None) -> str | None:
     """Cut a name to the listed length, which bounds the size of a page of runs."""
     return name if name is None or len(name) <= _LONGEST else name[:_LONGEST] + "…"
+
+
+def _listed_texts(texts: Sequence[str] | None) -> list[str]:
+    return [text if len(text) <= _LONGEST else text[:_LONGEST] + "…" for text in (texts or ())[:_MOST_TEXTS]]
 
 
 def tokens_of(fields: Mapping[str, Any]) -> int | None:

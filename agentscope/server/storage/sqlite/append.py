@@ -16,20 +16,15 @@ from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server.storage.base import IngestCounts, StoredEvent
 from agentscope.server.storage.fold import extend, fold, place
-from agentscope.server.storage.rows import LLM_STEP, row_fields, run_row, step_row
+from agentscope.server.storage.rows import LLM_STEP, RUN_COLUMNS, RunRow, row_fields, run_row, step_row
 
 _MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgotten first
 _LONGEST_TEXT = 200  # characters of a text in a fold that is kept in the cache
 
-_INSERT_RUN = """
-INSERT INTO runs (agent_name, status, external_id, user_id, conversation_id, source, failed, started_at, ended_at,
-  tokens, key, id, first_at, began, touched_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_UPDATE_RUN = """
-UPDATE runs SET agent_name=?, status=?, external_id=?, user_id=?, conversation_id=?, source=?, failed=?, started_at=?,
-  ended_at=?, tokens=?, began=coalesce(?, first_at) WHERE key=?
-"""
+_OF_ROW = (*RUN_COLUMNS, "failed", "started_at", "ended_at", "tokens")
+_OF_RUN = (*_OF_ROW, "key", "id", "first_at", "began", "touched_at")
+_INSERT_RUN = f"INSERT INTO runs ({', '.join(_OF_RUN)}) VALUES ({', '.join('?' * len(_OF_RUN))})"  # noqa: S608 - constants
+_UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=coalesce(?, first_at) WHERE key=?"  # noqa: S608 - constants
 _TOUCH_RUN = """
 UPDATE runs SET first_at=min(first_at, :first_at), began=coalesce(started_at, min(first_at, :first_at)), touched_at=:now
 WHERE key=:key
@@ -155,7 +150,7 @@ def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache:
             next_key += 1
             key = keys[run_id] = next_key
             row = run_row(cache.folded(key, None, of_run, None) if of_run else {})
-            new_runs.append((*row, key, run_id, first_at, row.started_at or first_at, now))
+            new_runs.append((*_values(row), key, run_id, first_at, row.started_at or first_at, now))
             known: Container[str] = ()
         else:
             _update_run(db, key, of_run, first_at, now, cache)
@@ -163,7 +158,7 @@ def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache:
         for step_id, group in groups.items():
             steps.append((key, step_id, *_step_columns(db, key, step_id, group, step_id in known, cache)))
     db.executemany(_INSERT_RUN, new_runs)
-    db.executemany("INSERT OR REPLACE INTO steps VALUES (?,?,?,?,?)", steps)
+    db.executemany("INSERT OR REPLACE INTO steps (run, id, llm, failed, tokens, model) VALUES (?,?,?,?,?,?)", steps)
     db.executemany(
         "INSERT INTO events (id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?)",
         [(patch.id, keys[patch.run_id], patch.step_id, patch.session_id, now, patch.body) for patch in patches],
@@ -177,20 +172,27 @@ def _update_run(
     db.execute(_TOUCH_RUN, {"first_at": first_at, "now": now, "key": key})
     if patches:
         row = run_row(cache.folded(key, None, patches, lambda: _stored(db, key, None)))
-        db.execute(_UPDATE_RUN, (*row, row.started_at, key))
+        db.execute(_UPDATE_RUN, (*_values(row), row.started_at, key))
 
 
 def _step_columns(
     db: sqlite3.Connection, run: int, step_id: str | None, patches: Sequence[Patch], known: bool, cache: FoldCache
-) -> tuple[bool, bool, int | None]:
-    """Return the columns of a step: whether it is an LLM call, whether it failed, and its tokens."""
+) -> tuple[bool, bool, int | None, str | None]:
+    """Return the columns of a step: whether it is an LLM call, whether it failed, its tokens, and its model."""
     if not known and len(patches) == 1 and patches[0].type == STEP:
         row = step_row(
             patches[0].fields
         )  # most steps are one event, which no other follows: not worth a place in the cache
     else:
         row = step_row(cache.folded(run, step_id, patches, (lambda: _stored(db, run, step_id)) if known else None))
-    return row.step_type == LLM_STEP, row.failed, row.tokens
+    return row.step_type == LLM_STEP, row.failed, row.tokens, row.model
+
+
+def _values(row: RunRow) -> Iterator[Any]:
+    """Yield the values of `_OF_ROW`; a list is stored as JSON, an empty one as NULL."""
+    for value in row.columns.values():
+        yield (json.dumps(value) if value else None) if isinstance(value, list) else value
+    yield from row[1:]
 
 
 def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[Patch]:

@@ -7,18 +7,38 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from agentscope.events import RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.server.storage.base import EventPage, RunCursor, RunPage, RunQuery, StoredEvent
 from agentscope.server.storage.fold import duration_ms
+from agentscope.server.storage.rows import RUN_COLUMNS
 
 _MOST_EVENTS = 2048  # of one page
-_COLUMNS = "id, agent_name, status, external_id, user_id, conversation_id, source, failed, started_at, ended_at"
-# Each condition is void while its parameter is null. Of runs that began together the one received last comes first.
+_COLUMNS = ("id", *RUN_COLUMNS, "failed", "started_at", "ended_at")
+
+
+def _condition(field: Field, of_step: bool) -> str:
+    """The SQL condition of a filter. It is void while its parameter is null."""
+    if of_step:
+        test = f"EXISTS (SELECT 1 FROM steps WHERE run = runs.key AND {field.name} = :{field.filter})"  # noqa: S608 - constants
+    elif field.type == TEXTS:
+        test = f"EXISTS (SELECT 1 FROM json_each({field.name}) WHERE value = :{field.filter})"  # noqa: S608 - constants
+    else:
+        test = f"{field.name} = :{field.filter}"
+    return f"(:{field.filter} IS NULL OR {test})"
+
+
+_FILTERS = {
+    field.filter: _condition(field, of_step)
+    for of_step, fields in ((False, RUN_FIELDS), (True, STEP_FIELDS))
+    for field in fields.values()
+    if field.filter and (not of_step or field.name not in RUN_FIELDS)
+}
+# Of runs that began together the one received last comes first.
 _LIST = f"""
-SELECT key, began, tokens, {_COLUMNS}
+SELECT key, began, tokens, {", ".join(_COLUMNS)}
 FROM runs
 WHERE (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE id=:run_id), 0)))
-  AND (:status IS NULL OR status = :status)
-  AND (:agent IS NULL OR agent_name = :agent)
+  AND {" AND ".join(_FILTERS.values())}
   AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
        OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\')
 ORDER BY began DESC, key DESC LIMIT :limit
@@ -28,6 +48,7 @@ SELECT run, count(*), sum(failed), sum(tokens), count(tokens), sum(CASE WHEN llm
   count(CASE WHEN llm THEN tokens END)
 FROM steps WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run
 """
+_TEXT_LISTS = tuple(name for name in RUN_COLUMNS if RUN_FIELDS[name].type == TEXTS)
 # The inner query reads an index only, so that the bodies of the events that follow the page stay unread.
 _EVENTS = """
 SELECT key, session_id, body FROM events
@@ -37,8 +58,9 @@ WHERE key IN (SELECT key FROM events WHERE run=? AND key>? ORDER BY key LIMIT ?)
 
 def list_runs(db: sqlite3.Connection, query: RunQuery) -> RunPage:
     began, run_id = query.after or (None, None)
-    values = {"began": began, "run_id": run_id, "status": query.status, "agent": query.agent, "q": _pattern(query.q)}
-    rows = db.execute(_LIST, {**values, "limit": query.limit + 1}).fetchall()
+    values = {name: getattr(query, name) for name in _FILTERS}
+    values.update(began=began, run_id=run_id, q=_pattern(query.q), limit=query.limit + 1)
+    rows = db.execute(_LIST, values).fetchall()
     more = len(rows) > query.limit
     rows = rows[: query.limit]
     totals = {run: found for run, *found in db.execute(_TOTALS, (json.dumps([row[0] for row in rows]),))}
@@ -96,9 +118,10 @@ def _listed(row: Sequence[Any], totals: Sequence[Any]) -> dict[str, Any]:
     """A run as the read API lists it, from its row (the run's own tokens first) and the totals of its steps."""
     own_tokens, *columns = row
     steps, errors, tokens, with_tokens, llm_tokens, llm_with_tokens = totals
-    run = dict(zip(_COLUMNS.split(", "), columns, strict=True))
+    run = dict(zip(_COLUMNS, columns, strict=True))
     return {
         **run,
+        **{name: json.loads(run[name] or "[]") for name in _TEXT_LISTS},
         "failed": bool(run["failed"]),
         "duration_ms": duration_ms(run["started_at"], run["ended_at"]),
         "step_count": steps,

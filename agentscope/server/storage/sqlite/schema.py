@@ -13,7 +13,7 @@ from agentscope.server.storage.base import Incompatible
 logger = logging.getLogger("agentscope.server")
 
 APPLICATION_ID = 0x41675363
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 WAL_LIMIT = 64 << 20
 """Bytes. A longer write-ahead log is checkpointed and truncated."""
 
@@ -24,19 +24,22 @@ BUSY_TIMEOUT_MS = 2000
 _CHECKED_IN_FULL = 64 << 20  # bytes; the check of a longer file would delay the start too long
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names for them
 
-# `events` is the log. `runs` and `steps` are folds of it, for lists and totals. `began` is `RunCursor.began`.
+# `events` is the log. `runs` and `steps` are folds of it, for lists and totals. `began` is `RunCursor.began`, and `tags` a
+# list as JSON.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
   key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, agent_name TEXT NOT NULL, status TEXT NOT NULL, external_id TEXT,
   user_id TEXT, conversation_id TEXT, source TEXT, failed INTEGER NOT NULL, started_at TEXT, ended_at TEXT,
-  first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL, tokens INTEGER
+  first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL, tokens INTEGER, tags TEXT, environment TEXT,
+  release TEXT
 );
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (began DESC, key DESC);
 CREATE INDEX IF NOT EXISTS runs_by_touch ON runs (touched_at);
 CREATE TABLE IF NOT EXISTS steps (
   run INTEGER NOT NULL, id TEXT NOT NULL, llm INTEGER NOT NULL, failed INTEGER NOT NULL, tokens INTEGER,
-  PRIMARY KEY (run, id)
+  model TEXT, PRIMARY KEY (run, id)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS steps_by_model ON steps (model, run) WHERE model IS NOT NULL;
 CREATE TABLE IF NOT EXISTS events (
   key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, run INTEGER NOT NULL, step_id TEXT, session_id TEXT NOT NULL,
   received_at REAL NOT NULL, body TEXT NOT NULL
@@ -50,8 +53,16 @@ CREATE TABLE IF NOT EXISTS dropped (batch_id TEXT NOT NULL, reason TEXT NOT NULL
 """
 
 
-# The statement that upgrades a file of each earlier version to the next.
-_CHANGES = {1: "ALTER TABLE runs ADD COLUMN tokens INTEGER"}
+# The statements that upgrade a file of each earlier version to the next. New columns of earlier rows stay empty.
+_CHANGES = {
+    1: ("ALTER TABLE runs ADD COLUMN tokens INTEGER",),
+    2: (
+        "ALTER TABLE runs ADD COLUMN tags TEXT",
+        "ALTER TABLE runs ADD COLUMN environment TEXT",
+        "ALTER TABLE runs ADD COLUMN release TEXT",
+        "ALTER TABLE steps ADD COLUMN model TEXT",
+    ),
+}
 
 
 class Corrupt(Exception):
@@ -168,7 +179,8 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         for step in range(version, SCHEMA_VERSION):
-            connection.execute(_CHANGES[step])
+            for change in _CHANGES[step]:
+                connection.execute(change)
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
     except BaseException:

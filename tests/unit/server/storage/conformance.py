@@ -26,6 +26,7 @@ OpenStore = Callable[[], Store]
 LARGE = 1 << 30
 COLUMNS = (
     *("id", "agent_name", "status", "external_id", "user_id", "conversation_id", "source", "failed"),
+    *("tags", "environment", "release"),
     *("started_at", "ended_at", "duration_ms", "step_count", "error_count", "tokens_used"),
 )
 EXAMPLES = count()
@@ -36,6 +37,9 @@ fields = st.fixed_dictionaries(
     optional={
         "agent_name": st.sampled_from(["a", "b" * 1001, None]),
         "external_id": st.sampled_from(["x", "nul \0", None]),
+        "tags": st.sampled_from([["a", "b"], ["nul \0"], [], None]),
+        "environment": st.sampled_from(["prod", None]),
+        "model": st.sampled_from(["m", None]),
         "step_type": st.sampled_from(["llm_call", "agent", None]),
         "status": st.sampled_from(["running", "failed", None]),
         "started_at": st.sampled_from([at(1), at(2), None]),
@@ -281,6 +285,41 @@ class Conformance:
             (RunQuery(q="RITER", limit=1), ["c", "b"]),
         ):
             assert all_runs(store, query) == expected, query
+
+    def test_runs_are_found_by_user_conversation_tag_environment_release_and_the_model_of_a_step(
+        self, store: Store
+    ) -> None:
+        store.ingest(
+            batch(
+                run_start("a", user_id="u", tags=["red", "blue"], environment="prod", time=at(1)),
+                run_start("b", user_id="u", conversation_id="c", release="2.0", tags=["blue"], time=at(2)),
+                run_start("c", user_id="U", tags=['"red"', "re"], time=at(3)),
+                step("a", step_id="s", model="small"),
+                step("a", step_id="t", model="large"),
+                step("b", step_id="s", model="small"),
+                step("c", step_id="s"),
+            )
+        ).result()
+        for query, expected in (
+            (RunQuery(user_id="u"), ["b", "a"]),
+            (RunQuery(conversation_id="c"), ["b"]),
+            (RunQuery(tag="red"), ["a"]),
+            (RunQuery(tag="blue"), ["b", "a"]),
+            (RunQuery(environment="prod"), ["a"]),
+            (RunQuery(release="2.0"), ["b"]),
+            (RunQuery(model="small"), ["b", "a"]),
+            (RunQuery(model="large", user_id="u", tag="blue"), ["a"]),
+            (RunQuery(model="large", conversation_id="c"), []),
+        ):
+            assert all_runs(store, query) == expected, query
+
+    def test_a_filter_sees_the_last_value_of_a_field(self, store: Store) -> None:
+        store.ingest(batch(run_start("r", user_id="u", tags=["old"]), step("r", step_id="s", model="old"))).result()
+        store.ingest(batch(run_end("r", user_id="v", tags=["new"]))).result()
+        store.ingest(batch({**step("r", step_id="s", model="new"), "time": at(50)})).result()
+        assert all_runs(store, RunQuery(user_id="u")) == all_runs(store, RunQuery(tag="old")) == []
+        assert all_runs(store, RunQuery(model="old")) == []
+        assert all_runs(store, RunQuery(user_id="v", tag="new", model="new")) == ["r"]
 
     def test_a_closed_store_stores_nothing_more_and_can_be_closed_again(self, open_store: OpenStore) -> None:
         store = open_store()

@@ -8,6 +8,7 @@ from collections import Counter
 from concurrent.futures import Future
 from typing import Any
 
+from agentscope.events import FIELDS
 from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server.storage.base import (
     EventPage,
@@ -19,9 +20,12 @@ from agentscope.server.storage.base import (
     Unavailable,
 )
 from agentscope.server.storage.fold import run_view
-from agentscope.server.storage.rows import RunRow
+from agentscope.server.storage.rows import RUN_COLUMNS
 
-_COLUMNS = {*RunRow._fields, "id", "duration_ms", "step_count", "error_count", "tokens_used"} - {"tokens"}
+_COLUMNS = (
+    *("id", *RUN_COLUMNS, "failed", "started_at", "ended_at"),
+    *("duration_ms", "step_count", "error_count", "tokens_used"),
+)
 _SEARCHED = ("agent_name", "id", "external_id", "user_id", "conversation_id")
 
 
@@ -112,8 +116,13 @@ class MemoryStore:
 
 def _matches(run: dict[str, Any], query: RunQuery) -> bool:
     texts = [run[name].casefold() for name in _SEARCHED if run[name]]
-    return (
-        query.status in (None, run["status"])
-        and query.agent in (None, run["agent_name"])
-        and (query.q is None or any(query.q.casefold() in text for text in texts))
+    wanted = {field: getattr(query, field.filter) for field in FIELDS.values() if field.filter}
+    return all(value is None or value in _values(run, field.name) for field, value in wanted.items()) and (
+        query.q is None or any(query.q.casefold() in text for text in texts)
     )
+
+
+def _values(run: dict[str, Any], name: str) -> list[Any]:
+    """The values of a field of a run: one, or each of a list, or that of each step."""
+    value = run[name] if name in run else [step[name] for step in run["steps"]]
+    return value if isinstance(value, list) else [value]

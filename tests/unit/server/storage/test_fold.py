@@ -145,11 +145,12 @@ def test_tokens_of_a_run_are_those_of_its_llm_steps_where_any_counts_them() -> N
         ({"status": "failed"}, "failed", True),
         ({"status": "error"}, "error", True),
         ({"status": "cancelled", "ended": True}, "cancelled", False),
+        ({"status": "cancelled", "error": {"type": "CancelledError"}}, "cancelled", False),
         ({"status": "completed", "error": {}}, "completed", False),
     ],
 )
 def test_the_status_is_what_was_said_or_else_what_came(values: dict[str, Any], status: str, failed: bool) -> None:
-    assert (run_row(values).status, run_row(values).failed) == (status, failed)
+    assert (run_row(values).columns["status"], run_row(values).failed) == (status, failed)
 
 
 def test_a_run_is_shown_with_its_steps_in_the_order_they_started() -> None:

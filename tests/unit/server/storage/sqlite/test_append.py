@@ -44,8 +44,9 @@ def write(db: sqlite3.Connection, cache: FoldCache | None, events: list[Event], 
 
 
 def tables(db: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
-    runs = "SELECT id, agent_name, status, source, failed, started_at, ended_at, tokens, first_at, began FROM runs ORDER BY id"
-    steps = "SELECT r.id, s.id, llm, s.failed, s.tokens FROM steps s JOIN runs r ON r.key=s.run ORDER BY r.id, s.id"
+    columns = "agent_name, status, source, tags, failed, started_at, ended_at, tokens, first_at, began"
+    runs = f"SELECT id, {columns} FROM runs ORDER BY id"
+    steps = "SELECT r.id, s.id, llm, s.failed, s.tokens, s.model FROM steps s JOIN runs r ON r.key=s.run ORDER BY r.id, s.id"
     return db.execute(runs).fetchall(), db.execute(steps).fetchall()
 
 
@@ -56,11 +57,24 @@ def expected(patches: list[Patch]) -> tuple[list[Any], list[Any]]:
         own = [patch for patch in of_run if patch.step_id is None]
         row = run_row(fold(own) if own else {})
         first = min(patch.time for patch in of_run)
-        told = row.agent_name, row.status, row.source, row.failed, row.started_at, row.ended_at, row.tokens
-        runs.append((run_id, *told, first, row.started_at or first))
+        columns = [row.columns[name] for name in ("agent_name", "status", "source")]
+        tags = json.dumps(row.columns["tags"]) if row.columns["tags"] else None
+        runs.append(
+            (
+                run_id,
+                *columns,
+                tags,
+                row.failed,
+                row.started_at,
+                row.ended_at,
+                row.tokens,
+                first,
+                row.started_at or first,
+            )
+        )
         for step_id in sorted({patch.step_id for patch in of_run if patch.step_id is not None}):
             step = step_row(fold(patch for patch in of_run if patch.step_id == step_id))
-            steps.append((run_id, step_id, step.step_type == LLM_STEP, step.failed, step.tokens))
+            steps.append((run_id, step_id, step.step_type == LLM_STEP, step.failed, step.tokens, step.model))
     return runs, steps
 
 
@@ -72,6 +86,8 @@ fields = st.fixed_dictionaries(
     optional={
         "agent_name": st.sampled_from(["a", "b" * 1001, "b" * 1002, None]),
         "source": st.sampled_from(["x", None]),
+        "tags": st.sampled_from([["a"], ["b" * 1001, "c"], [], None]),
+        "model": st.sampled_from(["m", "n" * 1001, None]),
         "step_type": st.sampled_from(["llm_call", "agent", None]),
         "status": st.sampled_from(["running", "failed", None]),
         "started_at": st.sampled_from([at(1), at(2), None]),
