@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from typing_extensions import assert_type
@@ -12,7 +12,13 @@ from agentscope import (
     AgentScopeClient,
     AgentScopeExporter,
     APIError,
+    ConsoleExporter,
+    CustomExporter,
+    EventExporter,
+    EventRecord,
+    ExportResult,
     FlushResult,
+    InMemoryExporter,
     OTLPExporter,
     RunConfig,
     RunTracker,
@@ -35,6 +41,22 @@ create_tracker("ask_key", redact=False, fail_silently=False, max_queue_bytes=1 <
 
 create_tracker(protocol="otlp", endpoint="http://localhost:4318", headers={"x": "1"}, service_name="shop")
 create_tracker(exporters=[AgentScopeExporter(api_key="k"), OTLPExporter(encoding="json"), VoltAgentExporter()])
+
+
+class Quiet:
+    def export(self, events: Sequence[EventRecord], timeout: float) -> None:
+        assert_type(events[0].step_id, str | None)
+
+
+class Telling:
+    def export(self, batch: Sequence[EventRecord], seconds: float) -> bool | ExportResult:
+        return ExportResult(delivered=[event.id for event in batch])
+
+
+own: EventExporter = Quiet()
+create_tracker(exporters=[ConsoleExporter(), InMemoryExporter(), Quiet(), Telling(), own, AgentScopeExporter()])
+create_tracker(exporters=[CustomExporter(target=Quiet(), batch_size=5)])
+create_tracker(exporters=[5])  # type: ignore[list-item]
 assert_type(tracker.inject({"accept": "*/*"}), dict[str, str])
 with tracker.extract({"traceparent": "…"}) as remote:
     assert_type(remote.run_id, str | None)

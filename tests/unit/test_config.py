@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeClient, Config, ConfigurationError, Tracker, create_tracker
-from agentscope.config import CHECKS, env_name, from_env
+from agentscope.config import CHECKS, Options, env_name, from_env
 from agentscope.exporters.agentscope import AgentScopeExporter
 from agentscope.exporters.otlp import OTLPExporter
-from agentscope.options import check_api_key, check_base_url
+from agentscope.options import OPTIONS, check_api_key, check_base_url
 
 KEY = "ask_do_not_tell_anyone"
 
@@ -424,3 +424,29 @@ def test_a_key_given_in_place_of_the_client_is_refused_and_not_shown() -> None:
     assert str(caught.value).startswith("client (from argument) must be an AgentScopeClient, not str")
     assert "api_key=…" in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+def test_the_table_the_types_and_the_configuration_have_the_same_options() -> None:
+    assert set(OPTIONS) == set(Options.__annotations__) == {item.name for item in fields(Config)}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_help_lists_each_option_with_type_default_and_a_sentence(name: str) -> None:
+    option = OPTIONS[name]
+    assert f"    {name}: {option.type} = " in str(create_tracker.__doc__)
+    assert f"        {option.text}\n" in str(create_tracker.__doc__)
+    assert option.text.endswith(".")
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000", "http://127.0.0.1:1", "http://[::1]:1"])
+def test_a_receiver_on_this_machine_needs_no_key(url: str) -> None:
+    config = Config.load({"base_url": url}, {})
+    assert config.secrets == ()
+    assert config.exporters[0].url == url
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000", "http://host.test"])
+@pytest.mark.parametrize("key", ["", " "])
+def test_an_empty_key_is_refused_at_any_address(url: str, key: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"api_key .* is empty"):
+        Config.load({"base_url": url, "api_key": key}, {})
