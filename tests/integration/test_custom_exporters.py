@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 from tests.support.program import run_program
 
 HANGS = """
@@ -46,3 +49,37 @@ def test_an_exporter_that_hangs_does_not_keep_the_program_from_ending() -> None:
 def test_each_process_of_a_fork_exports_what_it_tracked() -> None:
     result = run_program(FORK, env={"PYTHONWARNINGS": "ignore", "COVERAGE_PROCESS_CONFIG": ""}, timeout=60)
     assert result.last_line_json == [0, ["parent"]]
+
+
+SPOOL = """
+    import os, signal, sys
+    from agentscope import create_tracker
+    from tests.support.wait import until
+
+    class Own:
+        down = {down}
+
+        def export(self, events, timeout):
+            if self.down:
+                return False
+            print(*[event.type for event in events], sep="\\n")
+
+    tracker = create_tracker(exporters=[Own()], spool_dir={directory!r}, flush_interval=0.0, retry_delay=0.0)
+    if Own.down:
+        with tracker.track_run("agent"):
+            pass
+        until(lambda: tracker.stats().spooled == 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    tracker.start_run("starts the worker")
+    until(lambda: tracker.stats().recovered == 2)
+"""
+
+
+def test_what_a_killed_process_left_in_the_spool_is_exported_by_the_next(tmp_path: Path) -> None:
+    quiet = {"COVERAGE_PROCESS_CONFIG": ""}
+    directory = str(tmp_path / "spool")
+    assert (
+        run_program(SPOOL.format(down=True, directory=directory), env=quiet, timeout=90).returncode == -signal.SIGKILL
+    )
+    result = run_program(SPOOL.format(down=False, directory=directory), env=quiet, timeout=90)
+    assert sorted(result.stdout.split()) == ["run.end", "run.start", "run.start"]
