@@ -68,9 +68,9 @@ class RunResponse:
 
 @dataclass(frozen=True)
 class FlushResult:
-    """What `flush()` and `shutdown()` found. True only if all that was accepted before the call was acknowledged.
+    """The result of `flush()` and `shutdown()`. True only if every event accepted before the call was acknowledged.
 
-    `pending` events were still waiting when the time was over; `dropped` were given up since the last flush.
+    `pending` is the number of events that were not settled in time, `dropped` the number dropped since the last flush.
     """
 
     pending: int = 0
@@ -102,7 +102,7 @@ class Stats:
     """Those of the pending events whose run or step goes on, where the protocol sends them only as a whole. A flush does not
     wait for them."""
     queued_bytes: int = 0
-    """What the pending events are charged against `max_queue_bytes`."""
+    """The bytes that the pending events take of `max_queue_bytes`."""
     duplicates: int = 0
     """Delivered events that the backend already had (an earlier answer was lost)."""
     possibly_duplicated: int = 0
@@ -126,9 +126,9 @@ class Stats:
     calls: int = 0
     """Calls that recorded something: starts and ends of runs, and steps. A block counts as one."""
     call_seconds: float = 0.0
-    """What they took of their callers' time, about: one call in 61 is timed."""
+    """The time that these calls took, in seconds. An estimate: one call in 61 is timed."""
     protocol: str | None = None
-    """What was negotiated: "agentscope-batch", "agentscope-classic", "otlp", "voltagent-history", or None before the first
+    """The protocol in use: "agentscope-batch", "agentscope-classic", "otlp", "voltagent-history", or None before the first
     answer."""
     problem: str | None = None
     """Why delivery does not get on at the moment, in one sentence; None when it does."""

@@ -333,7 +333,7 @@ class Delivery:
         return seconds
 
     def over(self) -> bool:
-        """Whether the end was asked for, and there is no use in going on."""
+        """Return whether a stop was asked for and its time is over."""
         return self.stop is not None and self.stop.over(monotonic(), self.progress)
 
     # ---- called by tenacity ----------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class Ledger:
             self._dropped[reason] = self._dropped.get(reason, 0) + number
 
     def with_verdicts(self, delivered: int, dropped: Iterable[str]) -> Totals:
-        """What the totals are once so many more are delivered, and some are dropped for these reasons."""
+        """Return the totals after more verdicts: a number of delivered events, and one reason for each dropped event."""
         reasons = self._dropped.copy()
         for reason in dropped:
             reasons[reason] = reasons.get(reason, 0) + 1
@@ -113,7 +113,7 @@ class Ledger:
         return self.delivered + sum(self._dropped.copy().values())
 
     def unreported(self) -> dict[str, int]:
-        """What the backend has not been told yet."""
+        """The counts of dropped events that no request has carried to the backend."""
         totals = self.dropped()
         rest = {reason: number - self._reported.get(reason, 0) for reason, number in totals.items()}
         return {reason: number for reason, number in rest.items() if number > 0}

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline"]
 
 OVERHEAD, STEP_OVERHEAD = 850, 600
-"""What an event takes in memory besides its payloads, about, in bytes; and what a `PlainStep` does."""
+"""The approximate memory of an `Event` and of a `PlainStep` without payloads, in bytes."""
 
 FIRST_STEP = 100_000_000_000
 """Steps are numbered from here on, which makes twelve digits without a format to say so."""
@@ -206,7 +206,7 @@ class Pipeline:
         self._worker.wait_for_thread(until)
 
     def after_fork_in_child(self) -> None:
-        """What was queued belongs to the parent."""
+        """Begin with an empty queue: the queued events belong to the parent."""
         self._inherited.append(self._worker)
         self._begin()
 

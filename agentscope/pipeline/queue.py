@@ -86,7 +86,7 @@ class EventQueue:
 
     @property
     def bytes(self) -> int:
-        """What the events that are not settled are charged."""
+        """The bytes charged for the events that are not settled."""
         return max(self._reserved - self.released, 0) * UNIT
 
     def put(self, event: QueuedEvent, urgent: bool, whole: bool = False) -> str | None:

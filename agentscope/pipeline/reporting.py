@@ -1,4 +1,4 @@
-"""What is said about the pipeline: a callback for drops, and few log lines, without payload or key."""
+"""Reports on the pipeline: the drop callback and rate-limited log lines, without payloads or keys."""
 
 from __future__ import annotations
 

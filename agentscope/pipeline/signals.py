@@ -29,7 +29,7 @@ PAUSE = 0.05
 
 
 class _Process:
-    """What has happened in this process, and in the one it was forked from."""
+    """The state of this process, and of the one that it was forked from."""
 
     previous: dict[int, Any] = {}  # noqa: RUF012 - of the process, as the handlers are
     """Whom each of our handlers took the place of. Kept by forks, as the handlers are."""
@@ -87,7 +87,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
 
 
 def _in_pipeline(frame: FrameType | None) -> bool:
-    """Whether a call of ours was interrupted. It is let go on: it may be about to start the worker, or wait for it."""
+    """Return whether the signal interrupted a call of this package. The call goes on: it may be starting the worker."""
     while frame is not None:
         if str(frame.f_globals.get("__name__")).startswith(__package__):
             return True

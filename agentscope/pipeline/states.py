@@ -439,7 +439,7 @@ class EventStates:
 
     @property
     def needs_reading(self) -> bool:
-        """Whether events are on disk only."""
+        """Return whether any event is on disk only."""
         return self._disk_only > 0
 
     @property

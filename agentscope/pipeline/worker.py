@@ -55,7 +55,7 @@ class Worker:
         self._on_end = on_end
         self._flushes = Flushes(self.states)
         self._warm = False
-        """What delivery needs has been imported."""
+        """The modules that delivery needs have been imported."""
         self._starting = Lock()
         self._closing = RLock()
         self._ending = False

@@ -1,4 +1,4 @@
-"""What both faces have: configuration, pipeline and recorder, and the calls that deliver."""
+"""The base of both faces: configuration, pipeline and recorder, and the calls that deliver."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Face(InProcess):
     def __init__(self, config: Config) -> None:
         self._config = config
         from agentscope.pipeline.factory import (
-            pipeline_for,  # the first tracker pays for it, and no `import agentscope` alone
+            pipeline_for,  # imported late: `import agentscope` alone does not pay for it
         )
 
         self._pipeline = pipeline_for(config)
@@ -114,6 +114,8 @@ class Face(InProcess):
 
 
 def _in_thread(call: Callable[[], FlushResult]) -> Awaitable[FlushResult]:
-    from agentscope.pipeline.process import threads  # as for the pipeline itself: not before there is a tracker
+    from agentscope.pipeline.process import (
+        threads,
+    )  # imported late, as the pipeline is: a program without a tracker does not pay for it
 
     return threads.awaited(call, "agentscope-flush")

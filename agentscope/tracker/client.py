@@ -1,7 +1,7 @@
 """The synchronous client: each call is one request to the platform, and returns when it has been answered.
 
 A tracker is the better choice for an agent: its calls do not wait. This client is for scripts that need to know at once
-whether a record was stored, and speaks what every deployed platform takes (WIRE.md section 1).
+whether a record was stored. It makes the classic calls (`protocols.agentscope.classic`), which every deployed platform takes.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class AgentScopeClient:
             sentence = f"the platform redirects (HTTP {reply.status}), which is never followed: check base_url"
             return APIError(sentence, reply.status)
         if not 200 <= reply.status < 300:
-            # A platform may quote the request in its answer, and so the key.
+            # An answer may quote the request, and with it the key.
             sentence = detail(reply, (self._api_key,))
             return APIError(f"{method} was refused: {sentence}", reply.status)
         answer = json_object(reply)

@@ -1,4 +1,4 @@
-"""The current run and step, and the runs that are open. Nothing here is locked: a signal handler may be the caller.
+"""The current run and step, and the open runs. No lock is taken here, because a signal handler may call.
 
 A `Scope` is one link of a chain that hangs on a ContextVar, so tasks don't mix and nested blocks nest by themselves. Trackers
 of one destination share their runs: a step tracked in one module lands in the run that another module opened.
@@ -30,7 +30,7 @@ class Scope(NamedTuple):
     run_id: str
     step_id: str | None
     outer: Scope | None
-    """What was current before it."""
+    """The scope that was current before."""
     loose: bool
     """Opened by `start_run`, which no block closes: it counts only as long as its run is open."""
     original: Scope | None
@@ -42,18 +42,18 @@ class Scope(NamedTuple):
     """How many loose scopes it stands on."""
 
     def is_same(self, other: Scope) -> bool:
-        """Whether both are the same scope, or copies of it."""
+        """Return whether both are the same scope, or copies of it."""
         return (self.original or self) is (other.original or other)
 
 
 _new = tuple.__new__
-"""What a named tuple's own constructor calls in the end."""
+"""The function that the constructor of a named tuple calls."""
 
 _current: ContextVar[Scope | None] = ContextVar("agentscope_scope", default=None)
 
 
 class Place(NamedTuple):
-    """Where a step belongs."""
+    """The run and the parent of a step."""
 
     run_id: str
     parent_id: str | None
@@ -67,7 +67,7 @@ class Within(NamedTuple):
 
 
 class Runs:
-    """The runs of one destination that are open in this process, and the ids of the last ones that ended."""
+    """The open runs of one destination in this process, and the ids of the runs that ended last."""
 
     __slots__ = ("__weakref__", "_address", "_ended", "_family", "_open", "_within")
 
@@ -79,7 +79,7 @@ class Runs:
         self._within: dict[str, Within] = {}
 
     def knows(self, scope: Scope) -> bool:
-        """Whether what is tracked here belongs into this scope: of this destination, or of the other face to the same address."""
+        """Return whether this scope is of this destination, or of the other face with the same address."""
         runs = scope.runs
         near = runs is self or (runs._address == self._address and runs._family != self._family)
         return near and (not scope.loose or scope.opened_as in runs._open)
@@ -88,17 +88,17 @@ class Runs:
         """A run that is recorded as a step of another one: steps that name it belong below that step."""
         self._within[own_id] = Within(place, name)
         if len(self._within) > MOST_OPEN_RUNS:
-            # Not those that are open: their ends would go astray.
+            # Open runs stay: their ends would not be found.
             over = [known for known in list(self._within) if known not in self._open and known != own_id]
             for known in (over or list(self._within))[: max(MOST_OPEN_RUNS // 10, 1)]:
                 self._within.pop(known, None)
 
     def within(self, own_id: str) -> Within | None:
-        """Where a run stands that is a step of another, and its name; None for a run of its own."""
+        """Return the place and name of a run that is a step of another run; None for a run of its own."""
         return self._within.get(own_id)
 
     def placed(self, run_id: str) -> Place:
-        """Where steps belong that name this run."""
+        """Return the place of steps that name this run."""
         within = self._within.get(run_id)
         return _new(Place, (run_id, None)) if within is None else Place(within.place.run_id, run_id)
 
@@ -115,7 +115,7 @@ class Runs:
             bounded(self._ended, MOST_ENDED_RUNS)
 
     def started_at(self, run_id: str) -> int:
-        """When an open run began; 0 for one that is not open here."""
+        """Return when an open run began, in nanoseconds since the epoch; 0 for a run that is not open here."""
         return self._open.get(run_id, 0)
 
     def is_open(self, run_id: str) -> bool:
@@ -144,7 +144,7 @@ class Runs:
         return None if run_id is None else self.placed(run_id)
 
     def to_end(self, place: Place) -> str | None:
-        """The run that a call ends which names none, at this place; None if it belongs to another process."""
+        """Return the run that an `end_run()` without an id ends here; None if the run belongs to another process."""
         link = scope = self.innermost()
         if scope is None:
             return self.sole() or place.run_id
@@ -155,16 +155,16 @@ class Runs:
         return scope.opened_as
 
     def innermost(self) -> Scope | None:
-        """The innermost scope in this context that what is tracked here belongs into."""
+        """Return the innermost scope of this destination in this context."""
         scope = _current.get()
         while scope is not None and not self.knows(scope):
             scope = scope.outer
         return scope
 
     def below(self, run_id: str, step_id: str | None) -> str | None:
-        """The parent of what a handle adds to this step (None: to the run itself), here in this context.
+        """Return the parent of a step that a handle adds to this step (None: to the run itself) in this context.
 
-        It is the handle's own step, unless blocks of the other face have been entered inside it.
+        The parent is the step of the handle, unless blocks of the other face have been entered inside it.
         """
         innermost = scope = self.innermost()
         while scope is not None and scope.run_id == run_id:
@@ -174,9 +174,9 @@ class Runs:
         return step_id
 
     def surrounding(self, run_id: Any) -> Scope | None:
-        """The scope that a step belongs right into in the ordinary case: no run is named, or the current one.
+        """Return the scope directly around a step in the ordinary case: no run is named, or the current one.
 
-        None in every other case, and for what is no plain str: then `place` and others have to look closer.
+        None in every other case, and for an id that is no plain str. `place` handles those.
         """
         scope = _current.get()
         if scope is None or scope.runs is not self or (scope.loose and scope.opened_as not in self._open):
@@ -217,7 +217,7 @@ class Runs:
             # Runs started one after the other in one context must not pile up behind each other,
             while outer is not None and outer.loose and outer.opened_as not in outer.runs._open:
                 outer = outer.outer
-            # nor those that nobody ends.
+            # nor runs that are never ended.
             if outer is not None and outer.height >= MOST_STACKED:
                 outer = _floor(outer)
         height = outer.height + 1 if loose and outer is not None and outer.loose else 0
@@ -227,7 +227,7 @@ class Runs:
 
 
 def _floor(scope: Scope) -> Scope | None:
-    """What a stack of loose scopes stands on."""
+    """Return the scope below a stack of scopes that `start_run` opened."""
     below: Scope | None = scope
     while below is not None and below.loose:
         below = below.outer
@@ -235,19 +235,19 @@ def _floor(scope: Scope) -> Scope | None:
 
 
 def bounded(ids: dict[Any, Any], most: int) -> None:
-    """Forget the oldest, a tenth at a time: a copy of all of them for each would cost too much."""
+    """Remove the oldest tenth of a mapping that is too long. One at a time would copy all keys each time."""
     if len(ids) > most:
         for run_id in list(ids)[: max(most // 10, 1)]:
             ids.pop(run_id, None)
 
 
 def current() -> Scope | None:
-    """What is current in this context, for `restored`."""
+    """Return the current scope of this context, for `restored`."""
     return _current.get()
 
 
 def switch(scope: Scope | None) -> Scope | None:
-    """Make something else current, and give what was."""
+    """Make another scope current, and return the one before."""
     before = _current.get()
     _current.set(scope)
     return before
@@ -255,7 +255,7 @@ def switch(scope: Scope | None) -> Scope | None:
 
 @contextmanager
 def restored(scope: Scope | None) -> Iterator[None]:
-    """Make what was current elsewhere current here."""
+    """Make a scope of another context current in this one."""
     before = switch(scope)
     try:
         yield

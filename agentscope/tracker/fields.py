@@ -43,7 +43,7 @@ class Encoded(NamedTuple):
 
 
 def captured(value: Any, limit: int) -> Encoded:
-    """Any value at all, encoded as it is at this moment."""
+    """Encode any value as it is at this moment."""
     if type(value) is Encoded:
         return value
     return _new(Encoded, encode(value, limit))
@@ -52,7 +52,7 @@ def captured(value: Any, limit: int) -> Encoded:
 def plain_step(
     name: Any, step_type: Any, started_at: int, elapsed: int, given: Encoded | None, output: Encoded | None
 ) -> PlainFields | None:
-    """A step of which no more is told than this, if all of that is as it should be; else it takes `Fields` to mend it."""
+    """Return the fields of a plain step; None if a value has to be mended, which `Fields` does."""
     clean = type(name) is str and len(name) <= LONGEST_NAME and name.isprintable()  # as `Fields.name` has it
     if not clean or type(step_type) is not str or step_type not in STEP_TYPES:
         return None
@@ -79,10 +79,10 @@ class Fields:
         self.size = 0
         """Bytes of the payloads and names."""
         self.mended: list[tuple[str, str]] = []
-        """What the caller should know: (kind, sentence)."""
+        """Problems to report to the caller, each as (kind, sentence)."""
 
     def payload(self, name: str, value: Any) -> None:
-        """Any value at all, encoded now. None is not set."""
+        """Set a payload field to any value, encoded now. None is not set."""
         if value is None:
             return
         data, lossy = captured(value, self.limit)
@@ -92,11 +92,11 @@ class Fields:
             self.values.setdefault("truncated", []).append(name)
 
     def error(self, value: Any) -> None:
-        """An exception, or any value that tells of one."""
+        """Set the error: an exception, or any value that describes one."""
         self.payload("error", describe_exception(value) if issubclass(type(value), BaseException) else value)
 
     def name(self, field: str, value: Any, default: str | None = None) -> None:
-        """A short text. None is not set, unless there is a default: then it should have been a text."""
+        """Set a short text. None is not set, unless there is a default, which replaces it."""
         if type(value) is str and len(value) <= LONGEST_NAME and value.isprintable():
             self.values[field] = value  # as it is, nearly always: what is printable holds no NUL and no lone surrogate
             self.size += len(value)
@@ -111,7 +111,7 @@ class Fields:
         self.size += len(name)
 
     def number(self, field: str, value: Any, digits: int | None = None) -> None:
-        """A number, rounded to a whole one or to so many digits; what is no number is left out."""
+        """Set a number, rounded to `digits` or to an integer. Another value is left out."""
         if value is None:
             return
         number = _plain_number(value)
@@ -121,14 +121,14 @@ class Fields:
             self.values[field] = number if type(number) is int else round(number, digits)
 
     def texts(self, field: str, value: Any) -> None:
-        """A list of texts; a single text is a list of one, and any other value is left out."""
+        """Set a list of texts. A single text becomes a list of one; any other value is left out."""
         found = self.texts_of(field, value)
         if found is not None:
             self.values[field] = found
             self.size += sum(map(len, found))
 
     def texts_of(self, field: str, value: Any) -> list[str] | None:
-        """The value as a list of plain texts; None if it is none."""
+        """Return the value as a list of plain texts; None if it is not one."""
         if value is None:
             return None
         if issubclass(type(value), str):
@@ -139,7 +139,7 @@ class Fields:
         return [text(item, LONGEST_TEXT) for item in list(value)[:MOST_TEXTS]]
 
     def give(self, table: Mapping[str, Field], name: str, value: Any) -> None:
-        """A field that the caller named, as the table has it. A name that the table does not know is noted."""
+        """Set a field by its name, as its type in the table asks for. An unknown name is noted as an invalid call."""
         field = table.get(name)
         if field is None or not field.given:
             self.mended.append(("unknown_field", unknown(name, table)))
@@ -154,7 +154,7 @@ class Fields:
                 self.number(name, value, _DIGITS.get(field.type))
 
     def step(self, name: Any, step_type: Any, meta_data: Any) -> None:
-        """The fields that every step has."""
+        """Set the fields that every step has."""
         self.name("name", name, default="step")
         if type(step_type) is str and step_type in STEP_TYPES and meta_data is None:
             self.values["step_type"] = step_type
@@ -162,7 +162,7 @@ class Fields:
             self.step_type(step_type, meta_data)
 
     def step_type(self, value: Any, meta_data: Any) -> None:
-        """One of the step types; another becomes `other`, and what it was goes into `meta_data` as `step_type`."""
+        """Set the step type. An unknown one becomes `other`, and its text goes into `meta_data` as `step_type`."""
         known = _plain_text(value)
         if known in STEP_TYPES:
             self.values["step_type"] = known
@@ -175,7 +175,7 @@ class Fields:
         self.payload("meta_data", meta_data)
 
     def status(self, value: Any, error: Any) -> None:
-        """The status that a run ends with: the one told, but that of the error for `completed` and for an unknown word."""
+        """Set the status that a run ends with. For `completed` and for an unknown word the error decides."""
         known = _plain_text(value)
         if known in RUN_STATUSES and known != "running":
             # `completed` is also the default of a caller that tells only an error.
@@ -187,11 +187,11 @@ class Fields:
 
 
 def outcome(error: Any) -> RunStatus:
-    """The status of a run or a step that ended with this error, or with none."""
+    """Return the status of a run or step that ended with this error, or without one."""
     if error is None:
         return "completed"
     for module, name in (("asyncio", "CancelledError"), ("trio", "Cancelled")):
-        # A library that nobody has imported has raised nothing, and importing it here would take long.
+        # A library that is not imported has raised nothing, and importing it here would take long.
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and issubclass(type(error), kind):
             return "cancelled"
@@ -199,7 +199,7 @@ def outcome(error: Any) -> RunStatus:
 
 
 def unknown(name: str, table: Mapping[str, Field]) -> str:
-    """The sentence about a name that is no field, with the field that is most like it."""
+    """Return the sentence about a name that is no field, with the most similar field."""
     from difflib import get_close_matches  # only a caller that misspelt a name pays for it
 
     name = text(name, LONGEST_SHOWN)
@@ -210,14 +210,14 @@ def unknown(name: str, table: Mapping[str, Field]) -> str:
 
 
 def _plain_text(value: Any) -> str | None:
-    """A str as exactly that, whatever its class makes of it (an enum's member, say); None for anything else."""
+    """Return a str of any subclass (a member of an enum, say) as a plain str; None for any other value."""
     if type(value) is str:
         return value
     return str.__str__(value) if issubclass(type(value), str) else None
 
 
 def _plain_dict(value: Any) -> dict[Any, Any]:
-    """A dict as a new one, past what its class makes of it; anything else under the key `value`."""
+    """Return a dict of any subclass as a plain dict; another value under the key `value`."""
     if value is None:
         return {}
     if issubclass(type(value), dict):
@@ -231,7 +231,7 @@ def _plain_dict(value: Any) -> dict[Any, Any]:
 
 
 def _plain_number(value: Any) -> int | float | None:
-    """A number as Python's own, numpy's and `decimal`'s too; None for what is none, or not finite, or beyond 64 bits."""
+    """Return a number (numpy's and `decimal`'s too) as int or float; None if it is none, not finite, or beyond 64 bits."""
     kind = type(value)
     number: Any = value
     if kind is not int and kind is not float:

@@ -1,4 +1,4 @@
-"""What the blocks of a tracker give: a run and a step, to be filled in while the agent works."""
+"""The handles of runs and steps: the objects that the blocks of a tracker give."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PLAIN = 9
 """Attributes of a step's handle in its block if no field is set: `_entered` and `_opened`, and those of `__init__`."""
 
 Opened = tuple[Scope, "str | None", "Encoded | None", int, int]
-"""What was settled when a step's block began, since nothing that is set on the handle may change it: its scope, its parent, its
-input if that is still to be told, and the moment, by the wall clock and by the performance counter in nanoseconds."""
+"""The values fixed at the beginning of a step's block, which attributes of the handle do not change: the scope, the parent, the
+input if it is not sent yet, and the time by the wall clock and by the performance counter, in nanoseconds."""
 
 
 class InProcess:
-    """Belongs to this process: a copy is the thing itself, so an agent that is copied goes on recording to the same place."""
+    """An object of this process. Its copy is the object itself, so that a copied agent records to the same place."""
 
     def __copy__(self: T) -> T:
         return self
@@ -43,7 +43,7 @@ class InProcess:
 
 
 class _Block:
-    """Both kinds of `with`. Entering and leaving never raises, and never swallows the block's own exception."""
+    """The base of all blocks, for `with` and `async with`. It never raises, and never swallows the block's own exception."""
 
     _recorder: Recorder | None
     """None: nothing is recorded."""
@@ -80,7 +80,7 @@ class _Block:
         self._scope = None
         leave(scope)
         try:
-            # A generator that is closed early was not needed to the end: that is no failure.
+            # A generator that is closed early is no failure.
             self._close(recorder, None if issubclass(type(error), GeneratorExit) else error)
         except Exception:
             if error is None:
@@ -131,7 +131,7 @@ class Run(_Block, str):
         self._start: tuple[Any, Any, Any, Mapping[str, Any]]
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (str(self),)  # elsewhere it is only an id
+        return str, (str(self),)  # in another process it is only an id
 
     @property
     def id(self) -> str:
@@ -265,7 +265,7 @@ class Step(_Block, InProcess):
             leave(scope)
             failed, output, elapsed = self.error, self.output, ended - began
             if error is not None and not issubclass(type(error), GeneratorExit):
-                failed = error  # but a generator that is closed early was not needed to the end
+                failed = error  # a generator that is closed early is no failure
             plain = None
             # The attributes that are not set stand in the class: their number tells whether any but the output is.
             if failed is None and len(self.__dict__) <= _PLAIN + (output is not None) and not recorder.announces:
@@ -352,7 +352,7 @@ class Extracted(_Block, InProcess):
         return recorder.runs.enter(self.run_id or "", self.step_id, sort=REMOTE)
 
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
-        """What happens in the sender's run is the sender's to say."""
+        """Record nothing: the run belongs to the sender of the request."""
 
     def __enter__(self) -> Extracted:
         self._begin()

@@ -13,15 +13,15 @@ M = TypeVar("M", bound=Callable[..., Any])
 
 
 class Guarded(Protocol):
-    """What has calls that must not raise into the agent."""
+    """An object whose calls must not raise into the agent."""
 
     def _failed(self, call: str, error: Exception) -> None: ...
 
 
 def safe(fallback: Callable[..., Any]) -> Callable[[M], M]:
-    """A method of a `Guarded` that never raises, unless `fail_silently=False`: what goes wrong is counted and said.
+    """Wrap a method of a `Guarded`: an error in it is counted and logged, and raised only with `fail_silently=False`.
 
-    The agent goes on with what `fallback` gives, which is asked with the object and the call's positional arguments.
+    The call then returns the result of `fallback`, which gets the object and the positional arguments.
     """
 
     def around(method: Any) -> Any:

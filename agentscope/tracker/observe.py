@@ -50,7 +50,7 @@ class Arguments:
 
 
 class Items:
-    """What a generator gave, encoded as it came, and bounded: texts are joined, anything else makes a list."""
+    """The items of a generator, encoded one by one, within a bound. Texts are joined; other items make a list."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -95,7 +95,7 @@ class Items:
 
 
 class Observer:
-    """One decorated function's way of being recorded."""
+    """The recorder of one decorated function."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Observer:
         self.capture_output = bool(capture_output)
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run | Step:
-        """A step of the current run; a run of its own if there is none."""
+        """Begin a step of the current run, or a run if none is current."""
         arguments = self._arguments(args, kwargs) if self._arguments is not None else None
         recorder = self._recorder
         if recorder.current_run_id() is None:
@@ -127,7 +127,7 @@ class Observer:
 def observed(
     recorder: Recorder, function: Any, name: str | None, step_type: Any, capture_input: bool, capture_output: bool
 ) -> Any:
-    """The function, recorded; what is no function at all is given back as it is."""
+    """Return the function wrapped to be recorded. An object that is no function is returned unchanged."""
     kind = type(function)  # what it says of its class is foreign code
     if issubclass(kind, (staticmethod, classmethod)):
         inner = observed(recorder, function.__func__, name, step_type, capture_input, capture_output)
@@ -151,7 +151,7 @@ def _name_of(function: Any) -> str:
 
 
 def _form(function: Any) -> Callable[[Observer, Callable[..., Any]], Callable[..., Any]]:
-    """How a call of this goes on, which an object says by its class's `__call__`."""
+    """Return the kind of a callable: function, coroutine, generator or async generator. An object is judged by its `__call__`."""
     bodies = (function, type(function).__call__)
     for is_one, form in (
         (inspect.isasyncgenfunction, _async_generator),
@@ -253,15 +253,15 @@ def _async_generator(observer: Observer, function: Callable[..., Any]) -> Callab
 
 
 def _as_thrown(error: BaseException) -> BaseException:
-    """The exception as the consumer threw it in: without the frame that it passed here."""
+    """Return the exception without the frame of this module, as the consumer threw it in."""
     trace = error.__traceback__
     return error.with_traceback(None if trace is None else trace.tb_next)
 
 
 def _begun(inner: AsyncGenerator[Any, Any], first: Any) -> Any:
-    """The first step of an async generator that only its wrapper ends.
+    """Start an async generator that only its wrapper ends.
 
-    An event loop closes all that it knows of when it ends, at once: of this one it must not know.
+    An event loop closes every async generator that it knows when it ends. It must not know this one.
     """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, None)
@@ -272,7 +272,7 @@ def _begun(inner: AsyncGenerator[Any, Any], first: Any) -> Any:
 
 
 def propagated(function: Any) -> Any:
-    """The function, with the run and step that are current now wherever it is called."""
+    """Return the function bound to the run and step that are current now."""
     scope = current()
     if callable(function) and inspect.iscoroutinefunction(function):
 

@@ -1,4 +1,4 @@
-"""What a face and its handles record: where a run or a step belongs, and its events, made in the caller's thread."""
+"""The recorder of a face and its handles: it finds the place of a run or step, and makes its events in the caller's thread."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_MORE: Mapping[str, Any] = MappingProxyType({})
 
 
 def id_of(value: Any) -> str | None:
-    """An id that a caller named; None if it named none, or an empty one."""
+    """Return the id that a caller gave as a str; None for None and for an empty one."""
     if type(value) is str and 0 < len(value) <= LONGEST_ID and value.isascii() and "\0" not in value:
         return value  # as it is, nearly always
     return None if value is None else text(value, LONGEST_ID) or None
@@ -46,14 +46,14 @@ class Recorder:
         self.runs = context.runs_of(config.address, config.secrets, config.family)
         self.loud = not config.fail_silently
         self.announces = config.announces
-        """Whether the start of a step is sent by itself."""
+        """The start of a step is an event of its own."""
         self._sample_rate = config.sample_rate
         self.pipeline = pipeline
         self.meter = pipeline.meter
         weakref.finalize(self, pipeline.retire).atexit = False
 
     def place(self, run_id: Any, parent_id: Any) -> Place | None:
-        """Where a step belongs; None, and said, if no run can be found."""
+        """Return the place of a step; None, with an invalid call, if no run can be found."""
         parent, named = id_of(parent_id), id_of(run_id)
         if named is not None:
             self._check_known(named)
@@ -105,7 +105,7 @@ class Recorder:
         return self.pipeline.put(type_, run_id, step_id, parent_id, values, size, urgent) or self.refused()
 
     def refused(self) -> bool:
-        """Say so if an event was not accepted because this has been shut down. False."""
+        """Count an invalid call if an event was refused after shutdown. Returns False."""
         if self.pipeline.closed:
             self._say_closed()
         return False
@@ -133,7 +133,7 @@ class Recorder:
         return None if place is None else place.run_id
 
     def invalid_call(self, kind: str, sentence: str) -> None:
-        """Count a call that could not be recorded as it was meant, and say so once; with `fail_silently=False` raise."""
+        """Count an invalid call and log the first of its kind; with `fail_silently=False` raise."""
         self.pipeline.invalid_call(kind, sentence)
         if self.loud:
             raise AgentScopeError(sentence)
@@ -141,7 +141,7 @@ class Recorder:
     def _failed(self, call: str, error: Exception) -> None:
         if self.loud:
             raise error
-        # The interpreter's own words on a call that does not fit; they hold no payload.
+        # Python's own text about arguments that do not fit the signature. It holds no payload.
         trace = error.__traceback__
         unfit = type(error) is TypeError and trace is not None and trace.tb_next is None
         told = text(error, 200) if unfit else type(error).__name__
@@ -291,7 +291,7 @@ class Recorder:
         return True
 
     def _surroundings(self) -> Place | None:
-        """The step of another process that a run is begun in: there it belongs."""
+        """Return the step of another process that is current, in which a new run belongs."""
         scope = self.runs.innermost()
         return Place(scope.run_id, scope.step_id) if scope is not None and scope.sort == context.REMOTE else None
 

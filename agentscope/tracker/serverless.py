@@ -1,4 +1,4 @@
-"""Functions that a platform freezes between two calls: what they recorded is delivered before they return.
+"""Serverless functions, which a platform freezes between two calls: their events are delivered before they return.
 
 https://docs.aws.amazon.com/lambda/latest/dg/python-context.html
 """
@@ -17,7 +17,7 @@ Flush = Callable[[float], object]
 
 
 def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout: float) -> Any:
-    """`function`, with a flush after each call, which takes at most `timeout` seconds and leaves the call its last `margin`."""
+    """Wrap `function` with a flush after each call, of at most `timeout` seconds, ending `margin` seconds before the limit."""
 
     def seconds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
         left = _remaining(args, kwargs)
@@ -53,7 +53,7 @@ def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout:
 
 
 def _remaining(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
-    """Seconds that the platform leaves this call, if the context among its arguments tells."""
+    """Return the seconds that the platform leaves this call, from the context among its arguments; None without one."""
     for value in (*reversed(args), *kwargs.values()):
         try:
             left = float(value.get_remaining_time_in_millis())

@@ -1,4 +1,4 @@
-"""The direct client of the history API (WIRE.md section 3): each call is one request and waits for its answer.
+"""The direct client of the history API: each call is one request and waits for its answer.
 
 For scripts that need to know at once what was stored. Agents use the SDK, whose calls do not wait.
 """

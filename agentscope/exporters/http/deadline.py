@@ -227,4 +227,4 @@ class Adapter(HTTPAdapter):
 
 
 MAX_REPLY_BYTES = 64 * 1024
-"""What is read of an answer's body; its head may take as much again."""
+"""The most bytes that are read of an answer's body. Its head may take as many again."""

@@ -26,7 +26,7 @@ class Sender(Interface):
 
 
 class _Cost:
-    """What an export took. Several threads add to it: to append is one C call."""
+    """The requests of one export. Several threads append to it, which is one C call."""
 
     def __init__(self) -> None:
         self.bodies: list[int] = []

@@ -1,4 +1,4 @@
-"""What a URL says of its host."""
+"""The host of a URL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def target_of(url: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine."""
+    """Return whether the host of a URL is this machine."""
     try:
         host = urlsplit(url).hostname or ""
         return host == "localhost" or host.endswith(".localhost") or ipaddress.ip_address(host).is_loopback

@@ -17,7 +17,7 @@ from .clock import monotonic
 
 
 class Living(Protocol):
-    """What has to know of ends and forks."""
+    """An object that is told of the exit and of forks."""
 
     def hurry(self) -> Callable[[float], object]: ...
 
@@ -35,7 +35,7 @@ LAST_GRACE = 0.1
 
 
 class _Process:
-    """What has happened in this process."""
+    """The state of this process."""
 
     registered = False
     id = os.getpid()
@@ -52,12 +52,12 @@ _started: dict[int, Living] = {}
 
 
 def forks_untold() -> bool:
-    """Whether this process may be forked without a word to Python, as uWSGI does."""
+    """Return whether this process may be forked without Python's fork hooks, as uWSGI does."""
     return "uwsgi" in sys.modules
 
 
 def look_for_fork() -> None:
-    """Where forks are untold: find out by the process id. Several threads may be the first to ask."""
+    """Detect a fork by the process id, for processes that are forked without Python's hooks. Any thread may call this."""
     if _process.id != os.getpid():
         with _process.looking:
             if _process.id != os.getpid():

@@ -25,14 +25,14 @@ NOISY = ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry", "
 
 
 def is_ours() -> bool:
-    """Whether this code runs in a thread of this package."""
+    """Return whether this code runs in a thread of this package."""
     return get_ident() in _ours
 
 
 def in_callback() -> bool:
-    """Whether this code was called by a hook that runs for events: what is tracked there would feed on itself.
+    """Return whether this code was called by a hook that runs for events: an event recorded there would lead to another one.
 
-    A thread of ours is no reason by itself: the garbage collector runs anybody's finalizers in it.
+    A thread of this package is no proof: the garbage collector runs finalizers of other objects in it.
     """
     return get_ident() in callbacks
 
@@ -171,7 +171,7 @@ def disk(timeout: float = -1.0) -> Iterator[bool]:
 
 
 def ending() -> bool:
-    """Whether the process is at its exit handlers."""
+    """Return whether the exit handlers of the process have begun."""
     return _process.ending
 
 
@@ -200,9 +200,9 @@ def after_fork_in_child() -> None:
 
 
 async def awaited(call: Callable[[], R], name: str) -> R:
-    """What `call` gives, from a daemon thread of its own, without blocking the event loop.
+    """Await the result of `call`, made in a daemon thread.
 
-    The loop's executor won't do: it may be full of the agent's work, and whoever closes the loop waits for it.
+    The executor of the event loop is not used: the agent's work may fill it, and closing the loop waits for it.
     """
     import asyncio  # who awaits has it already; who doesn't need not pay for it
 

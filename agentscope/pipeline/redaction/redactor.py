@@ -214,7 +214,7 @@ def _bytes(value: str) -> bytes:
 
 
 def _are_pairs(value: list[Any]) -> bool:
-    """Whether this is a list of names and values, as headers are. A pair alone may be two names of fields."""
+    """Return whether this is a list of (name, value) pairs, as headers are. A single pair may be the names of two fields."""
     return all(type(item) is list and len(item) == 2 and type(item[0]) is str for item in value)
 
 

@@ -1,4 +1,4 @@
-"""What secrets look like, by name and in text, and a quick search: almost every payload has none, and need not be decoded."""
+"""Patterns of secrets, by name and in text, and a quick search. Most payloads have no match and are not decoded."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def is_secret(name: str, value: object) -> bool:
-    """Whether `value` is masked for its name."""
+    """Return whether a value with this name is masked."""
     if value is None or isinstance(value, bool):
         return False
     plain = name.translate(_PLAIN)
@@ -71,7 +71,7 @@ def is_secret(name: str, value: object) -> bool:
 
 
 def is_secret_of_pair(name: object, value: object) -> bool:
-    """Whether `value` is masked beside its name, as in a list of headers: a sentence is no name."""
+    """Return whether a value beside this name is masked, as in a list of headers. A sentence is no name."""
     return type(name) is str and not any(map(str.isspace, name)) and is_secret(name, value)
 
 
@@ -91,7 +91,7 @@ _NAME = _either(
 )
 _SCHEMES = "(?:basic|bearer|digest|negotiate|ntlm|apikey|api-key|token)"
 _NO_VALUE = r"""\s,"'`&;)\]}<>\\"""
-"""What ends a value that has no quotes."""
+"""Characters that end a value without quotes."""
 _AGAIN = r"(?:[*`]{1,3}[ \t]*)?"
 """Markdown's bold and code."""
 _TYPES = _words(
@@ -111,7 +111,7 @@ _CODE = _either(
         rf"{_SCHEMES}(?![\w.+/=-])",
     )
 )
-"""What stands where a value would, in code and in templates."""
+"""Placeholders in code and templates, in the place of a value."""
 
 
 def _expression(text: str) -> re.Pattern[bytes]:
@@ -174,7 +174,7 @@ def _masked(text: bytes, expression: re.Pattern[bytes], is_one: Callable[[bytes]
 
 
 def _is_basic(value: bytes) -> bool:
-    """Whether this is a name and a password as base64, and no word."""
+    """Return whether this is a name and a password in base64, and no word."""
     try:
         told = b64decode(value.rstrip(b"=") + b"=" * (-len(value.rstrip(b"=")) % 4), b"-_" if b"-" in value else None)
         return b":" in told and told.decode().isprintable()
@@ -235,7 +235,7 @@ def _bare_value(lower: bytes, head: re.Match[bytes]) -> re.Match[bytes] | None:
 
 
 def _begins(text: bytes, at: int) -> bool:
-    """Whether a name begins here."""
+    """Return whether a name begins here."""
     return at == 0 or (at > 0 and _INSIDE.match(text, at - 1) is None)
 
 
@@ -247,7 +247,7 @@ def _begins(text: bytes, at: int) -> bool:
 _LONGEST = 64
 """Bytes before a sign in which a name has to end; where they don't tell, there may be one."""
 _SILENT = b"-_. \t\n\r\f\v\"'*`]"
-"""What may stand in a name, and between its end and the sign."""
+"""Characters of a name, and those between its end and the sign."""
 _WRITTEN = tuple(end.encode() for end in (*_ENDINGS, *(f"{key}keys" for key in _KEYS), *_SHORT))
 
 
@@ -281,7 +281,7 @@ def bare(text: bytes) -> bytes:
 
 
 def may_name_secrets(text: bytes, searched: bytes | None = None) -> bool:
-    """Whether `mask_text`, or the name of a value, would mask anything in this text or JSON, in UTF-8.
+    """Return whether `mask_text`, or the name of a value, would mask anything in this text or JSON in UTF-8.
 
     False is certain, but for names of which a separator ends the key, or stands within the last three letters, and for pairs
     with white space before their comma. searched: `bare(text)`, if that is known.
@@ -300,7 +300,7 @@ def may_name_secrets(text: bytes, searched: bytes | None = None) -> bool:
 
 
 def _names(searched: bytes, sign: int) -> bool:
-    """Whether the name before this sign may be that of a secret."""
+    """Return whether the name before this sign may be that of a secret."""
     start = max(sign - _LONGEST, 0)
     name = searched[start:sign].translate(None, _SILENT)
     return name.endswith(_WRITTEN) or (start > 0 and len(name) < len("authorizations"))

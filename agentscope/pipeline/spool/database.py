@@ -215,7 +215,7 @@ class SpoolFile:
 
 
 def is_corrupt(error: BaseException) -> bool:
-    """Whether SQLite says by this that the file itself is broken."""
+    """Return whether this error of SQLite means that the file is broken."""
     from sqlite3 import DatabaseError
 
     if isinstance(error, Corrupt):
@@ -229,7 +229,7 @@ def is_corrupt(error: BaseException) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether SQLite says by this that there is no more room, by its own limit or on the disk."""
+    """Return whether this error of SQLite means that its own limit or the disk is full."""
     code: Any = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF == 13 if code is not None else "is full" in str(error)
 

@@ -132,7 +132,7 @@ def orphans(directory: str, prefix: str, skipped: Collection[str] = ()) -> Itera
 
 
 def _is_safe(path: str, owners: Collection[int]) -> bool:
-    """Whether this is a file and no link, of one of these users, and not locked by this process; or nothing at all."""
+    """Return whether this is a regular file of one of these users that this process has not locked, or is missing."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -141,7 +141,7 @@ def _is_safe(path: str, owners: Collection[int]) -> bool:
 
 
 def bytes_in(directory: str) -> int:
-    """What all files in the directory take."""
+    """Return the bytes of all files in the directory."""
     total = 0
     for entry in os.scandir(directory):
         try:
@@ -175,7 +175,7 @@ def _claim(path: str, flags: int) -> Claim | None:
 
 
 def _same(found: os.stat_result, path: str) -> bool:
-    """Whether the file that was opened still has its name."""
+    """Return whether the opened file still has its name."""
     try:
         now: Any = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""What processes that do not live any more have left in the spool: found, sent under their own names, deleted.
+"""Recovery of the events that dead processes left in the spool: they are found, sent with their own ids, and deleted.
 
-One file after the other, one batch at a time beside the events of this process, by its exporter. A file is this process's as long
-as its lock is; if this process dies too, the next one goes on where the acknowledgements ended.
+One file after the other, one batch at a time, by the exporter of this process. This process owns a file while it holds the lock.
+If it dies too, the next process goes on after the last acknowledgement.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UNREADABLE = 60.0
 """Seconds before a file that could not be read is tried again."""
 
 FIRST_SEQ, LAST_SEQ = -(1 << 63), (1 << 63) - 1
-"""What SQLite has for numbers: damaged ones are no larger or smaller."""
+"""The greatest integer of SQLite. A damaged number is not greater."""
 
 
 class Recovery:

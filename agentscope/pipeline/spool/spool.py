@@ -32,7 +32,7 @@ WORTH_SHRINKING = 8 << 20
 
 
 class Saved(NamedTuple):
-    """What became of one call of `save`."""
+    """The result of one call of `save`."""
 
     rows: bool = False
     gone: bool = False
@@ -44,7 +44,7 @@ class Saved(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a pipeline keeps what it has not delivered, and for whom."""
+    """The directory of undelivered events, and the destination that they are for."""
 
     directory: str
     max_bytes: int
@@ -56,14 +56,14 @@ class Place:
 
     @property
     def prefix(self) -> str:
-        """What the names of this destination's files begin with."""
+        """The first part of the file names of this destination."""
         return blake2b(self.destination.encode(), digest_size=4).hexdigest()
 
 
 def place_for(
     config: Config, kind: str, url: str, secrets: Sequence[str], ordered_by_backend: frozenset[str] = frozenset()
 ) -> Place | None:
-    """Where this configuration keeps events for this destination; None if nowhere."""
+    """Return the place of this destination's events; None without a `spool_dir`."""
     if not config.spool_dir:
         return None
     mark = blake2b("\0".join(secrets).encode(), digest_size=4, person=b"agentscope key").hexdigest() if secrets else ""
@@ -79,7 +79,7 @@ class Spool:
     problem: str | None = None
     """Why nothing can be stored at the moment, in one sentence."""
     reason: str = SPOOL_ERROR
-    """What is dropped for it is counted under this."""
+    """The reason that drops because of this problem are counted under."""
     _file: SpoolFile | None = None
     _claim: Claim | None = None
     _next_try: float = 0.0
@@ -166,7 +166,7 @@ class Spool:
 
     @property
     def unreadable(self) -> bool:
-        """Whether what is in the file cannot be had at the moment."""
+        """Return whether the file cannot be read at the moment."""
         return self._file is None and self.problem is not None
 
     def refused(self) -> None:
@@ -273,7 +273,7 @@ class Spool:
         return False
 
     def _log(self) -> int:
-        """What the log beside the file may take before it is moved into it, in bytes."""
+        """The bytes that the write-ahead log may take before it is moved into the file."""
         return min(MOST_WAL, (self.place.max_bytes - self._others) // 8)
 
     def _pages(self) -> int:
@@ -281,7 +281,7 @@ class Spool:
         return max(self.place.max_bytes - self._others - 2 * self._log(), 0) // PAGE
 
     def _would_pass(self, file: SpoolFile, wanted: int) -> bool:
-        """Whether it is the bound that so many bytes more do not fit under, and not the end of the disk."""
+        """Return whether the size limit refuses these bytes, and not a full disk."""
         try:
             return file.limit(self._pages(), self._log()) + 2 * wanted // PAGE + 1 >= self._pages()
         except Exception:

@@ -1,6 +1,6 @@
 """AgentScope ingest, both ways: the batch call where the backend has it, the classic calls everywhere else.
 
-WIRE.md describes both formats. Which of them a backend speaks is found out with the first batch and remembered: this object
+`batch` and `classic` describe the two formats. The first batch finds out which of them a backend speaks: this object
 is shared by all exporters of a tracker, and by those of forked children, which know the runs of their parent from it.
 """
 
@@ -47,11 +47,11 @@ class AgentScopeDelivery:
         self._batch_lane: BatchLane | None = None
         self._classic_lanes: list[ClassicLane] | None = None
         self._covered: dict[int, tuple[int, ...]] = {}
-        """What the classic calls send as one record: its `seq`, and that of all events it was joined from."""
+        """One record of the classic calls: its `seq`, and those of all events that it was joined from."""
 
     @property
     def outcome(self) -> Outcome:
-        """What all rounds found."""
+        """The outcome of all rounds."""
         protocol = self._protocol
         if self._classic_lanes is not None:
             if any(lane.outcome.delivered for lane in self._classic_lanes):

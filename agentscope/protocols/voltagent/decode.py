@@ -1,4 +1,4 @@
-"""The decoder of history calls (WIRE.md section 3): bodies into patches, without clock, I/O or ids of its own.
+"""The decoder of history calls: bodies into patches, without clock, I/O or ids of its own.
 
 A start event begins a step, and a success or error event below it ends that step. Any other event is a step of its own.
 Events of this SDK are restored from their note.

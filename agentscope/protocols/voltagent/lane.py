@@ -1,4 +1,4 @@
-"""The sender of the history calls (WIRE.md section 3): one record per request, with ids that the backend assigns.
+"""The sender of the history calls: one record per request, with ids that the backend assigns.
 
 A run is sent as a history, a step as a start event and, below it, an end event. Children of a step are sent after the answer
 to its start, which holds its id.

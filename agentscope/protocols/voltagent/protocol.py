@@ -1,4 +1,4 @@
-"""The VoltAgent protocol: OTLP, which batches, if the backend accepts it, else the history calls. WIRE.md describes both.
+"""The VoltAgent protocol: OTLP, which batches, if the backend accepts it, else the history calls.
 
 The first attempt tries OTLP; the protocol that the backend accepts is used from then on.
 """

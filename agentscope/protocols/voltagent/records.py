@@ -1,4 +1,4 @@
-"""The encoder of history calls (WIRE.md section 3): events into bodies.
+"""The encoder of history calls: events into the bodies that the package `voltagent` 0.1.1 sends.
 
 The API takes objects only, so that any other input or output is sent as `{"value": …}`. It converts the keys of metadata to
 camelCase, and lacks many fields of an event. Therefore `metadata.agentscope` holds a note from which the receiver of this

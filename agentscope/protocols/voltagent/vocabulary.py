@@ -1,4 +1,4 @@
-"""Names and values of the history API (WIRE.md section 3) and their counterparts in events, for both directions."""
+"""Names and values of the history API and their counterparts in events, for both directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The AgentScope calls: WIRE.md section 2 (batch) and section 1 (classic)."""
+"""The AgentScope calls: batch and classic. `protocols.agentscope` describes the formats."""
 
 from __future__ import annotations
 

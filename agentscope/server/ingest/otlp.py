@@ -1,4 +1,4 @@
-"""The OTLP call: WIRE.md section 4. The answers follow the specification of OTLP/HTTP."""
+"""The OTLP call. https://opentelemetry.io/docs/specs/otlp/#otlphttp describes request and answers."""
 
 from __future__ import annotations
 

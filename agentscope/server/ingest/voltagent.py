@@ -1,4 +1,4 @@
-"""VoltAgent's history calls: WIRE.md section 3. A history is a run, and its events are patches to steps.
+"""VoltAgent's history calls, as the package `voltagent` 0.1.1 makes them. A history is a run, its events are patches to steps.
 
 The id of an event in an answer is the id of the stored patch, by which later calls name it.
 """
