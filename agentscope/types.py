@@ -76,7 +76,7 @@ class FlushResult:
     pending: int = 0
     dropped: int = 0
     problem: str | None = None
-    """Why delivery does not get on, in one sentence; None when it does."""
+    """The reason why delivery fails, in one sentence; None if it works."""
     spooled: int = 0
     """Events that were not acknowledged in time, and are on disk: this process or another will deliver them."""
 
@@ -131,6 +131,6 @@ class Stats:
     """The protocol in use: "agentscope-batch", "agentscope-classic", "otlp", "voltagent-history", or None before the first
     answer."""
     problem: str | None = None
-    """Why delivery does not get on at the moment, in one sentence; None when it does."""
+    """The reason why delivery fails at the moment, in one sentence; None if it works."""
     exporters: tuple[Stats, ...] = ()
     """With several exporters, the counts of each, in their order; those above are then their sums."""

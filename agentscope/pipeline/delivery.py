@@ -56,7 +56,7 @@ class Stop:
     hopeless: bool = False
 
     def note(self, outcome: Outcome) -> None:
-        """Take in an attempt. A refused connection is tried once more, a refused key not at all."""
+        """Note an attempt. A refused connection is tried once more, a refused key is not."""
         self.refusals = self.refusals + 1 if outcome.kind == REFUSED and not outcome.delivered else 0
         self.hopeless = outcome.kind in NEEDS_PERSON or self.refusals > 1
 
@@ -68,7 +68,7 @@ class Stop:
         return self.hopeless or now >= self.deadline(progress)
 
     def wait(self, outcome: Outcome, asked: float, now: float, progress: float) -> float:
-        """Seconds before the next attempt, where `asked` would be waited otherwise."""
+        """Return the seconds before the next attempt during a stop; `asked` is the wait without a stop."""
         if outcome.kind == REFUSED:
             return LAST_WAIT
         wait = max(min(asked, self.patience / 4), SHORTEST_WAIT) if outcome.kind == BUSY else 0.0
@@ -137,7 +137,7 @@ class Flushes:
         self._waiting.remove(flush)
 
     def answer(self, everyone: bool = False) -> None:
-        """Let those go on whose events are settled, or all."""
+        """Release the flushes whose events are settled, or all of them."""
         for flush in list(self._waiting):
             if flush.waiter.locked() and (everyone or self._states.is_settled(flush.target, flush.seq)):
                 flush.waiter.release()
@@ -177,7 +177,7 @@ class Attempts:
         self._crashes = 0
 
     def collect(self, now: float) -> None:
-        """Have in *batched* what fits into the next batch."""
+        """Move events to *batched* until the next batch is full."""
         if self.refill is not None and self.states.batched.room():
             self.refill()
         self.states.collect(now)
@@ -228,7 +228,7 @@ class Attempts:
         self.states.settle([], [(seq, reason) for seq in list(self.states.in_flight)])
 
     def _redacted(self, events: Sequence[QueuedEvent]) -> list[ReadyEvent]:
-        """The events as they may be sent. One whose redaction fails is dropped, never sent as it is."""
+        """Return the events as redacted. An event whose redaction fails is dropped."""
         if self.states.spool is not None:
             return [in_full(event) for event in events]  # redacted before they went to disk
         kept: list[ReadyEvent] = []
@@ -287,7 +287,7 @@ class Delivery:
         self._number = 1
         """The number of this attempt since the last progress of its batch."""
         self._asked_to_wait = False
-        """The backend itself has said how long."""
+        """The backend asked for the wait by `Retry-After`."""
 
     def warm_up(self) -> None:
         """Import tenacity and put the policies together."""
@@ -324,7 +324,7 @@ class Delivery:
         self._retrying(self._attempt)
 
     def note_recovery(self, outcome: Outcome) -> float:
-        """Take in an attempt at events of an earlier process; the seconds before the next one if it failed."""
+        """Note an attempt at events of an earlier process. Returns the seconds before the next one if it failed."""
         self.warm_up()
         assert self._recovery_backoff is not None
         self.figures.note(outcome, retried=self._recovery_backoff.failures > 0)
@@ -390,7 +390,7 @@ class Delivery:
             self._attempts.give_up(RETRY_LIMIT)
 
     def _came(self) -> int:
-        """How many events have been put so far."""
+        """Return the number of events put so far."""
         return self._states.ledger.taken + len(self._states.queue)
 
     def _note(self, outcome: Outcome, failures: int) -> None:

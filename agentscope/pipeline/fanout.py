@@ -33,7 +33,7 @@ _SUMS = (
 
 
 class FanOut:
-    """Has each pipeline's queue bound, retry and counts; its own counts are their sums."""
+    """Pipelines with a queue, retry and counts each. The counts of the whole are their sums."""
 
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._pipelines = tuple(pipelines)
@@ -57,18 +57,18 @@ class FanOut:
         return any(taken)
 
     def flush(self, timeout: float) -> FlushResult:
-        """Wait until all that was accepted before is settled everywhere, for `timeout` seconds at most."""
+        """Wait until every event accepted before is settled in all pipelines, for `timeout` seconds at most."""
         waits = [pipeline.begin_flush() for pipeline in self._pipelines]
         return self._all(waits, timeout)
 
     def shutdown(self, timeout: float) -> FlushResult:
-        """`Pipeline.shutdown` of all at the same time."""
+        """Shut all pipelines down at the same time."""
         for pipeline in self._pipelines:
             pipeline.ask_to_stop(timeout)
         return self._all([pipeline.shutdown for pipeline in self._pipelines], timeout)
 
     def call_before_stop(self, hook: Callable[[], object]) -> None:
-        """`Pipeline.call_before_stop`, of whichever stops first."""
+        """Call a hook before the first of the pipelines stops."""
         for pipeline in self._pipelines:
             pipeline.call_before_stop(hook)
 
@@ -77,11 +77,11 @@ class FanOut:
             pipeline.retire()
 
     def invalid_call(self, kind: str, message: str) -> None:
-        """Count a call that could not be recorded as it was meant, once, and say so once."""
+        """Count an invalid call once, and log the first of its kind."""
         self._first.invalid_call(kind, message)
 
     def stats(self) -> Stats:
-        """Sums over all, and each by itself in `exporters`."""
+        """Return the sums of all pipelines, and the counts of each in `exporters`."""
         each = tuple(pipeline.stats() for pipeline in self._pipelines)
         sums: dict[str, Any] = {name: sum(getattr(stats, name) for stats in each) for name in _SUMS}
         return Stats(

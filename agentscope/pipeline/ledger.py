@@ -1,4 +1,4 @@
-"""The ledger: what became of every event. Exact without a lock, since a signal handler may be the one that counts.
+"""The ledger: the counts of all events by outcome. Exact without a lock, because a signal handler may count.
 
 Callers only ever bump a `Tally`; everything else is written by the one thread that delivers.
 """
@@ -10,7 +10,7 @@ from itertools import count
 from typing import NamedTuple
 
 Totals = tuple[int, dict[str, int]]
-"""Delivered, and dropped by reason: what was taken from the queue and has its verdict."""
+"""The totals of settled events: delivered, and dropped by reason."""
 
 
 class Counts(NamedTuple):
@@ -34,7 +34,7 @@ class Left(NamedTuple):
 
 
 class Tally:
-    """A counter that any thread may bump at any moment, a signal handler included: one C call, so nothing gets between."""
+    """A counter that any thread and any signal handler may increase. An increase is one C call, and so cannot be interrupted."""
 
     __slots__ = ("_count",)
 
@@ -76,7 +76,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.refused = Tallies()
-        """Accepted by the caller's reckoning and dropped at the call, by reason."""
+        """Events dropped at the call, by reason. They count as accepted."""
         self.invalid_calls = Tallies()
         self.shed = Tally()
         self.sampled_out = Tally()
@@ -101,15 +101,15 @@ class Ledger:
         return self.delivered + delivered, reasons
 
     def settle(self, totals: Totals) -> None:
-        """These are the totals now. To say so twice changes nothing."""
+        """Set the totals. A second call with the same totals changes nothing."""
         self.delivered, self._dropped = totals
 
     def dropped(self) -> dict[str, int]:
-        """All that was given up, by reason."""
+        """Return all dropped events by reason."""
         return _sum((self._dropped.copy(), self.refused.values()))
 
     def settled(self) -> int:
-        """Events taken from the queue that have their verdict."""
+        """Return the number of settled events that came through the queue."""
         return self.delivered + sum(self._dropped.copy().values())
 
     def unreported(self) -> dict[str, int]:

@@ -46,7 +46,7 @@ OVERHEAD, STEP_OVERHEAD = 850, 600
 """The approximate memory of an `Event` and of a `PlainStep` without payloads, in bytes."""
 
 FIRST_STEP = 100_000_000_000
-"""Steps are numbered from here on, which makes twelve digits without a format to say so."""
+"""The first number of a step: numbers from here on have twelve digits without formatting."""
 
 _new = tuple.__new__
 
@@ -71,7 +71,7 @@ class Pipeline:
         self._before_stop: list[Callable[[], object]] = []
         self._said: set[str] = set()
         self._inherited: list[Worker] = []
-        """A parent's workers, never used: their connections are the parent's, and must not be closed by a finalizer here."""
+        """The workers of the parent process. They are kept, since a finalizer would close connections that the parent uses."""
         self.meter = Meter()
         self._begin()
         lifecycle.know(self)
@@ -84,7 +84,7 @@ class Pipeline:
         self._dropped_at_flush = 0
 
     def _own_worker(self) -> Worker:
-        """That of this process."""
+        """Return the worker of this process."""
         if self._forks_untold:
             lifecycle.look_for_fork()
         return self._worker
@@ -94,7 +94,7 @@ class Pipeline:
         return self._closed
 
     def new_step_id(self) -> str:
-        """A UUID: a number behind a random prefix costs a tenth of a random one."""
+        """Return a UUID: a random prefix and a number, which costs a tenth of a random one."""
         if self._forks_untold:
             lifecycle.look_for_fork()
         return f"{self._step_prefix}{self._next_step()}"
@@ -153,22 +153,22 @@ class Pipeline:
         return True
 
     def flush(self, timeout: float) -> FlushResult:
-        """Wait until all that was accepted before is settled, for `timeout` seconds at most."""
+        """Wait until every event accepted before is settled, for `timeout` seconds at most."""
         return self.begin_flush()(timeout)
 
     def begin_flush(self) -> Callable[[float], FlushResult]:
-        """Have all that was accepted before sent now, and return at once. What it gives waits for it, as `flush` does."""
+        """Begin to send every event accepted before, and return a function that waits for it as `flush` does."""
         before, wait = self._dropped_at_flush, self.hurry()
         return lambda timeout: self._result(wait(timeout), before)
 
     def hurry(self) -> Callable[[float], Left]:
-        """The same, and what was dropped is still told by the next flush."""
+        """Do the same, and leave the drops to the result of the next flush."""
         worker = self._own_worker()
         flush = worker.begin_flush(self._next())
         return lambda timeout: worker.wait_for_flush(flush, timeout)
 
     def shutdown(self, timeout: float) -> FlushResult:
-        """Deliver what there is, as long as acknowledgements come in, for `timeout` seconds at most; then end."""
+        """Deliver the pending events while acknowledgements come in, for `timeout` seconds at most; then stop."""
         worker, before = self._own_worker(), self._dropped_at_flush
         self._close()
         worker.ask_to_stop(timeout)
@@ -178,11 +178,11 @@ class Pipeline:
         return self._result(Left(counts.pending, counts.spooled), before)
 
     def call_before_stop(self, hook: Callable[[], object]) -> None:
-        """Have this called before events are refused for good: it may still put some, but neither wait nor raise."""
+        """Call a hook before events are refused for good. It may put events, and must neither wait nor raise."""
         self._before_stop.append(hook)
 
     def retire(self) -> None:
-        """The tracker is gone: deliver what there is and end the thread. Called by the garbage collector, so it takes no lock."""
+        """Deliver the pending events and end the thread. The garbage collector calls this with the tracker; it takes no lock."""
         self.ask_to_stop()
 
     def ask_to_stop(self, timeout: float | None = None) -> None:
@@ -211,7 +211,7 @@ class Pipeline:
         self._begin()
 
     def invalid_call(self, kind: str, message: str) -> None:
-        """Count a call that could not be recorded as it was meant, and say so once."""
+        """Count an invalid call, and log the first of its kind."""
         self._worker.ledger.invalid_calls.add(kind)
         if kind not in self._said:
             self._said.add(kind)

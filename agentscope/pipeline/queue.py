@@ -18,26 +18,26 @@ from agentscope.events import QueuedEvent
 from agentscope.protocols.drop_reasons import QUEUE_FULL
 
 UNIT = 256
-"""Bytes are counted in these units: to add them up costs a little for each."""
+"""Bytes are counted in units of this size."""
 SHED_AT = 0.88
 """From this share of the bound on, ordinary steps lose their payload."""
 REFUSE_AT = 0.95
 """From this share on they are refused; the rest is kept for the start and end of runs, and for errors."""
 
 CROWDED = "crowded"
-"""Why an event is refused that might do without its payloads."""
+"""The refusal of an event that may be accepted without its payloads."""
 
 NEVER = 1 << 62
 _SIZE = attrgetter("size")
 
 
 def units(events: Iterable[QueuedEvent]) -> int:
-    """The sum that these events are charged."""
+    """Return the units that these events are charged."""
     return sum(event.size // UNIT + 1 for event in events)
 
 
 class Bell:
-    """One thread waits, any other may ring: in a signal handler, too."""
+    """A bell: one thread waits, any other thread or signal handler may ring."""
 
     def __init__(self) -> None:
         self._rings: SimpleQueue[None] = SimpleQueue()
@@ -46,14 +46,14 @@ class Bell:
         self._rings.put(None)
 
     def wait(self, seconds: float | None) -> None:
-        """Until somebody rings, or `seconds` are over. Rings do not add up."""
+        """Wait for a ring, for `seconds` at most. Rings do not add up."""
         try:
             self._rings.get(timeout=seconds)
         except Empty:
             pass
 
     def hush(self) -> None:
-        """Forget that somebody rang."""
+        """Discard earlier rings."""
         try:
             while True:
                 self._rings.get_nowait()
@@ -62,12 +62,12 @@ class Bell:
 
 
 class EventQueue:
-    """Events in the order of their calls, and what they are charged against the bound until they are settled."""
+    """Events in the order of their calls, and the bytes that they take of the bound until they are settled."""
 
     def __init__(self, max_bytes: int, batch_bytes: int) -> None:
         self.events: deque[QueuedEvent] = deque()
         self.wake_at = NEVER
-        """Wake the worker when so many events wait. It says so itself before it goes to sleep, so a busy one costs nothing."""
+        """The number of waiting events that wakes the worker. The worker sets it before it sleeps."""
         self._max_units = max(max_bytes // UNIT, 1)
         self._shed_units = int(self._max_units * SHED_AT)
         self._batch_units = batch_bytes // UNIT
@@ -79,7 +79,7 @@ class EventQueue:
         """Units of the events that are settled, or on disk only. Set inside a move of `states`."""
         self._bell = Bell()
         self.full_reason = QUEUE_FULL
-        """Why what is refused for want of room is refused."""
+        """The reason of events that are refused because the queue is full."""
 
     def __len__(self) -> int:
         return len(self.events)
@@ -90,7 +90,7 @@ class EventQueue:
         return max(self._reserved - self.released, 0) * UNIT
 
     def put(self, event: QueuedEvent, urgent: bool, whole: bool = False) -> str | None:
-        """Append, or give the reason why not. `urgent` events may use the room that is kept for them.
+        """Append an event, or return the reason of the refusal. `urgent` events may use the room that is kept for them.
 
         A `whole` event leaves the last of the room to those without payloads: where it is the one thing in its way, that
         reason is `CROWDED`.
@@ -118,7 +118,7 @@ class EventQueue:
         self._bell.ring()
 
     def sleep(self, seconds: float | None, wake_at: int) -> None:
-        """Wait until `wake_at` events are queued, or somebody rings, or `seconds` are over. Only the worker calls this."""
+        """Wait until `wake_at` events are queued, or a ring, for `seconds` at most. Only the worker calls this."""
         self.wake_at = wake_at
         if len(self.events) < wake_at:
             self._bell.wait(seconds)
@@ -205,7 +205,7 @@ class Batched:
         self._since = now
 
     def keep(self, events: Iterable[QueuedEvent]) -> None:
-        """Hold these events and no others."""
+        """Replace all events by these."""
         self._events = deque(events)
         self._bytes = sum(map(_SIZE, self._events))
 

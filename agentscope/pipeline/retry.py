@@ -90,7 +90,7 @@ def count_anew_after_progress(retry_state: RetryCallState) -> None:
 
 
 class Backoff:
-    """The waits between attempts that are not made in one go."""
+    """The waits between separate attempts, as at events of earlier processes."""
 
     def __init__(self, wait: wait_base) -> None:
         self._wait = wait
@@ -98,7 +98,7 @@ class Backoff:
 
     @property
     def failures(self) -> int:
-        """In a row, before the attempt that comes next."""
+        """The number of consecutive failures before the next attempt."""
         return self._state.attempt_number - 1
 
     def after(self, outcome: Outcome) -> float:

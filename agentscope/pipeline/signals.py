@@ -1,4 +1,4 @@
-"""Signals that end a process: what there is, is delivered first. Opt-in, by `flush_on_signal=True`.
+"""Signals that end a process: pending events are delivered first. Opt-in, by `flush_on_signal=True`.
 
 A handler runs in the main thread, in the middle of whatever that was doing, so it takes no lock and waits for none: a thread of
 ours delivers, and sends the signal once more when it is done.
@@ -23,29 +23,29 @@ MOMENT = 0.25
 """Seconds for which the main thread does nothing else: enough for a healthy backend. Then it goes on until the delivery is over,
 as it may hold what the delivery needs: an import, a logging handler."""
 HURRY = 30.0
-"""Seconds after a signal that the application handles itself, in which what is tracked is sent at once."""
+"""Seconds after a signal that the application handles itself, in which events are sent at once."""
 PAUSE = 0.05
-"""Seconds between two looks for something to send in a hurry."""
+"""Seconds between two sends after such a signal."""
 
 
 class _Process:
     """The state of this process, and of the one that it was forked from."""
 
     previous: dict[int, Any] = {}  # noqa: RUF012 - of the process, as the handlers are
-    """Whom each of our handlers took the place of. Kept by forks, as the handlers are."""
+    """The earlier handler of each signal. A fork keeps them, as it keeps the handlers."""
     said = False
     ending = 0
-    """The id of the process that is being ended by a signal: a child that it forks meanwhile is not."""
+    """The id of the process that a signal is ending. A child that it forks meanwhile has another."""
     hurry_until = 0.0
     hurrying = 0
-    """The id of the process that has a thread in a hurry."""
+    """The id of the process with a thread that sends at once."""
 
 
 _process = _Process()
 
 
 def install() -> None:
-    """Take over SIGTERM and SIGHUP, once a process. What is ignored stays so, and what is handled outside Python, too."""
+    """Install handlers of SIGTERM and SIGHUP, once a process. Ignored signals, and handlers outside Python, stay."""
     for name in NAMES:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is None or number in _process.previous:
@@ -96,7 +96,7 @@ def _in_pipeline(frame: FrameType | None) -> bool:
 
 
 def _end(number: int, halfway: bool) -> None:
-    """Deliver within the bounds of an end; then our handler is called again, which ends the process."""
+    """Deliver within the limits of a shutdown, then send the signal again, which ends the process."""
     try:
         if halfway:
             time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
@@ -108,7 +108,7 @@ def _end(number: int, halfway: bool) -> None:
 
 
 def _die(number: int) -> None:
-    """By the signal itself, so that whoever waits for the process sees it."""
+    """End the process by the signal itself, so that its parent sees the signal."""
     signal.signal(number, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
@@ -119,7 +119,7 @@ def _die(number: int) -> None:
 
 
 def _hurry() -> None:
-    """Send what there is, and for a while what comes: the application's own handler is likely to end the process soon."""
+    """Send pending events, and new ones for a while: the application's own handler is likely to end the process soon."""
     try:
         _process.hurry_until = monotonic() + HURRY
         if _process.hurrying != os.getpid():

@@ -8,7 +8,7 @@ that clocks which tick in microseconds hit it just as often."""
 
 
 class Meter:
-    """Adds up samples. Threads that add at the same moment may lose one: it is an estimate anyway, and takes no lock."""
+    """A sum of samples, without a lock: it is an estimate, and threads that add at the same moment may lose a sample."""
 
     __slots__ = ("_sampled",)
 
@@ -16,7 +16,7 @@ class Meter:
         self._sampled = 0
 
     def reset(self) -> None:
-        """Another process begins."""
+        """Begin at zero, in a forked child."""
         self._sampled = 0
 
     def add(self, nanoseconds: int) -> None:
@@ -24,5 +24,5 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Spent in all calls so far, about."""
+        """Return the estimated time of all calls, in seconds."""
         return self._sampled * SAMPLED / 1e9

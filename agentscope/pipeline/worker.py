@@ -1,4 +1,4 @@
-"""The worker: the one thread that delivers a session's events, and what other threads ask of it.
+"""The worker: the one thread that delivers a session's events, and the calls by which other threads use it.
 
 All of its state is on objects, not in the thread: a thread that dies is followed by another with the same batch in hand, and
 where no thread can be had, `flush` and `shutdown` do the work in the caller's.
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from agentscope.pipeline.spool.spool import Place
 
 SPOOLED_PATIENCE = 0.8
-"""As `END_PATIENCE`, where everything is on disk already: another process can deliver it."""
+"""`END_PATIENCE` where all events are on disk already: another process can deliver them."""
 LAST_WRITE = 1.0
 """Seconds that the end waits for a disk that does not answer."""
 
 
 class Worker:
-    """One session: its queue, ledger, batch in hand, exporter, and the thread that works on them."""
+    """One session: its event states, ledger and exporter, and the thread that works on them."""
 
     def __init__(
         self,
@@ -82,13 +82,13 @@ class Worker:
 
     @property
     def problem(self) -> str | None:
-        """Why delivery does not get on, in one sentence."""
+        """The reason why delivery fails, in one sentence; None if it works."""
         return self.delivery.problem
 
     # ---- asked by any thread ---------------------------------------------------------------------------------------
 
     def start(self) -> bool:
-        """See that a thread works on this. May be called by a signal handler. False if no thread can be had."""
+        """Start the thread if it is not running. A signal handler may call this. False if no thread can be started."""
         if self.running or self.finished:
             return True
         if not self._starting.acquire(blocking=False):
@@ -127,7 +127,7 @@ class Worker:
         return self._flushes.left_of(flush, self.states.counts())
 
     def ask_to_stop(self, limit: float) -> None:
-        """Deliver what there is within `limit` seconds, and end. Returns at once and takes no lock."""
+        """Ask for delivery of the pending events within `limit` seconds, and the end. Returns at once and takes no lock."""
         if self.delivery.stop is None:
             now = monotonic()
             patience = END_PATIENCE if self.spooling is None else SPOOLED_PATIENCE
@@ -135,7 +135,7 @@ class Worker:
         self._ring()
 
     def wait_until_stopped(self) -> None:
-        """Wait as long as acknowledgements come in, up to the limit; then give up what is left."""
+        """Wait while acknowledgements come in, up to the limit; then drop or keep the rest."""
         stop = self.delivery.stop
         if stop is None or threads.is_ours():
             return
@@ -207,7 +207,7 @@ class Worker:
         self._notices.crash(error, monotonic())
 
     def _inline(self, stop: Stop) -> None:
-        """The same work in the caller's thread, for want of one of our own."""
+        """Do the worker's work in the caller's thread, where no thread can be started."""
         if not self._starting.acquire(blocking=False):
             return
         before, self.delivery.stop = self.delivery.stop, stop
@@ -236,7 +236,7 @@ class Worker:
             self._starting.release()
 
     def _cycle(self) -> bool:
-        """One batch, or one sleep. False when it is time to end."""
+        """Deliver one batch, or sleep once. False when it is time to end."""
         self.delivery.figures.count_cpu()
         self._see_to_storing()
         self._collect(monotonic())

@@ -1,4 +1,4 @@
-"""The clock that scheduling goes by, and the pauses of a busy worker.
+"""The clock of the scheduling, and the pauses of a busy worker.
 
 Tests that freeze time must not stop the worker: freezegun replaces `time.monotonic` wherever a module holds it
 by that name, and leaves `clock_gettime` alone.
@@ -13,7 +13,7 @@ from . import threads
 if hasattr(time, "clock_gettime"):
 
     def monotonic() -> float:
-        """Seconds, from an arbitrary start, never backwards."""
+        """Return seconds since an arbitrary start, which never go back."""
         return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 else:  # Windows

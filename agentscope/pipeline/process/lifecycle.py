@@ -39,7 +39,7 @@ class _Process:
 
     registered = False
     id = os.getpid()
-    """Which one it is."""
+    """The id of the process."""
     looking = RLock()
 
 
@@ -71,7 +71,7 @@ def know(pipeline: Living) -> None:
 
 
 def living() -> list[Living]:
-    """All pipelines there are. Takes no lock."""
+    """Return all living pipelines. Takes no lock."""
     return [pipeline for reference in list(_known.values()) if (pipeline := reference()) is not None]
 
 
@@ -86,12 +86,12 @@ def started(pipeline: Living) -> None:
 
 
 def ended(pipeline: Living) -> None:
-    """This pipeline has nothing more to deliver."""
+    """Forget a pipeline that has nothing more to deliver."""
     _started.pop(id(pipeline), None)
 
 
 def stop_all() -> None:
-    """At exit: all pipelines stop at the same time, so the delays don't add up."""
+    """Stop all pipelines at exit, at the same time, so that their delays do not add up."""
     try:
         look_for_fork()
         threads.end()

@@ -1,4 +1,4 @@
-"""Starting threads from code that may run inside a signal handler, and knowing which threads are ours."""
+"""The threads of the package: started even from a signal handler, and recognised."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ callbacks: set[int] = set()
 
 
 NOISY = ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry", "charset_normalizer")
-"""Loggers with a line for every request: a handler that tracks what is logged would feed on its own delivery."""
+"""Loggers with a line for every request. A log handler that records events would record its own delivery."""
 
 
 def is_ours() -> bool:
@@ -39,7 +39,7 @@ def in_callback() -> bool:
 
 @contextmanager
 def callback() -> Iterator[None]:
-    """Around a call of a user's hook."""
+    """Mark a call of a user's hook, for `in_callback`."""
     ident = get_ident()
     callbacks.add(ident)
     try:
@@ -59,7 +59,7 @@ def hush() -> None:
 
 
 def own(target: Callable[[], object]) -> Callable[[], None]:
-    """`target`, run as a thread of ours."""
+    """Wrap `target` so that its thread counts as one of this package."""
 
     def run() -> None:
         ident = get_ident()
@@ -112,20 +112,20 @@ def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
 
 
 FORK_PATIENCE = 5.0
-"""Seconds that a fork waits for what must not be cut in two."""
+"""Seconds that a fork waits for work that must not be interrupted."""
 
 
 class _Gate:
-    """Held around what a fork has to wait for."""
+    """Held around work that a fork must wait for."""
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.held_by_fork = False
         self.torn = False
-        """The parent was inside when this child was forked."""
+        """The parent held it when this child was forked."""
 
     def close_for_fork(self) -> None:
-        """Wait for what is under way, but not for ever."""
+        """Wait for the work, within a limit."""
         self.held_by_fork = not is_ours() and self.lock.acquire(timeout=FORK_PATIENCE)
 
     def after_fork_in_parent(self) -> None:
@@ -153,14 +153,14 @@ _process = _Process()
 
 @contextmanager
 def warm_up() -> Iterator[None]:
-    """Around imports in a thread of ours."""
+    """Held around imports in a thread of this package."""
     with _imports.lock:
         yield
 
 
 @contextmanager
 def disk(timeout: float = -1.0) -> Iterator[bool]:
-    """Around work on the spool. False if it must not be done: another thread is at it for so many seconds, or was at a fork."""
+    """Held around work on the spool. False if it must not be done: another thread holds it, or held it at a fork."""
     gate = _disk.lock
     held = not _disk.torn and gate.acquire(timeout=timeout)
     try:
@@ -176,7 +176,7 @@ def ending() -> bool:
 
 
 def end() -> None:
-    """The process is at its exit handlers."""
+    """Note that the exit handlers have begun."""
     _process.ending = True
 
 
@@ -191,7 +191,7 @@ def after_fork_in_parent() -> None:
 
 
 def after_fork_in_child() -> None:
-    """None of the parent's threads live on, and their numbers may be given anew."""
+    """Forget the threads of the parent: they do not exist here, and their ids may be reused."""
     _process.ending = False
     for gate in _gates:
         gate.after_fork_in_child()

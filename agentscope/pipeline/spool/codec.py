@@ -1,4 +1,4 @@
-"""Events as the spool keeps them: one string of bytes each, that tells by itself whether it is whole. Pure.
+"""The format of events in the spool: one byte string each, with a checksum. Pure.
 
     checksum (4 bytes) · length of the head (4 bytes) · head, JSON · payloads, one after the other
 
@@ -20,11 +20,11 @@ _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 class Damaged(Exception):
-    """These bytes are not what was written."""
+    """The bytes do not match their checksum."""
 
 
 def pack(queued: QueuedEvent) -> bytes:
-    """An event as bytes. Raises one of `json_encode.UNENCODABLE` if a hook has put into it what is not JSON."""
+    """Encode an event. Raises one of `json_encode.UNENCODABLE` if a hook has put a value into it that is not JSON."""
     event = in_full(queued)
     plain, payloads, lengths = {}, [], []
     for name, value in event.fields.items():
@@ -41,7 +41,7 @@ def pack(queued: QueuedEvent) -> bytes:
 
 
 def unpack(seq: int, data: object) -> Event:
-    """The event again. Raises `Damaged` for anything that `pack` has not made for this number."""
+    """Decode an event. Raises `Damaged` for bytes that `pack` has not made for this number."""
     if type(data) is not bytes or len(data) < _FRAME.size:
         raise Damaged
     checksum, length = _FRAME.unpack_from(data)

@@ -1,6 +1,6 @@
 """One file of the spool: the events of one session that are not acknowledged yet, in SQLite.
 
-`sqlite3` is imported with the first file. Nothing here is for several threads at once: whoever calls holds `threads.disk()`.
+`sqlite3` is imported with the first file. One thread at a time may call; it holds `threads.disk()`.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ SELECT group_concat(seq || ' ' || hex(data)) FROM (
 
 
 class Origin(NamedTuple):
-    """Whose events a file holds."""
+    """The session and destination of a file."""
 
     session: Session
     destination: str
     """Kind of exporter and URL, such as `AgentScopeExporter http://localhost:8000`."""
     key_mark: str
-    """Tells one key from another without telling the key."""
+    """A hash that differs between keys and does not reveal the key."""
     refused: bool = False
-    """The backend has refused the key: another one may deliver these events."""
+    """The backend has refused the key. A process with another key may deliver these events."""
 
 
 class Unusable(Exception):
@@ -65,7 +65,7 @@ class Unusable(Exception):
     def __init__(self, sentence: str, foreign: bool) -> None:
         super().__init__(sentence)
         self.foreign = foreign
-        """To be left alone, as it may be of use to somebody else."""
+        """The file must be kept, since another program may use it."""
 
 
 class Corrupt(Exception):
@@ -73,13 +73,13 @@ class Corrupt(Exception):
 
 
 class SpoolFile:
-    """An open file. What SQLite raises goes through, but for `Corrupt`."""
+    """An open file. Errors of SQLite are raised as they are, except `Corrupt`."""
 
     def __init__(self, path: str, connection: Connection, origin: Origin) -> None:
         self.path = path
         self.origin = origin
         self.damaged = 0
-        """Records that were not whole and have been left out."""
+        """Damaged records that were left out."""
         self._connection = connection
 
     @classmethod
@@ -109,7 +109,7 @@ class SpoolFile:
 
     @classmethod
     def open(cls, path: str) -> SpoolFile:
-        """Open one that is there. Raises `Unusable` or `Corrupt`."""
+        """Open an existing file. Raises `Unusable` or `Corrupt`."""
         if not os.path.exists(path):  # SQLite would make one
             raise Unusable("there is none", foreign=False)
         connection = _connect(path)
@@ -124,7 +124,7 @@ class SpoolFile:
         return cls(path, connection, origin)
 
     def check(self) -> None:
-        """Look through the whole of it, unless it is large. Raises `Corrupt`."""
+        """Check the whole file, unless it is large. Raises `Corrupt`."""
         try:
             if os.path.getsize(self.path) <= _CHECKED_IN_FULL and not _is_sound(self._connection):
                 raise Corrupt
@@ -205,7 +205,7 @@ class SpoolFile:
         self._connection.execute("UPDATE about SET refused=1")
 
     def shrink(self) -> None:
-        """Give what is not used back to the file system."""
+        """Return free pages to the file system."""
         # It gives back a page a step, and `execute` makes but one step of what has no columns.
         self._connection.executescript("PRAGMA incremental_vacuum")
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -240,7 +240,7 @@ def parts(path: str) -> tuple[str, ...]:
 
 
 def remove(path: str) -> None:
-    """Delete a database, with all that belongs to it. What cannot be deleted stays."""
+    """Delete a database and its files. A file that cannot be deleted stays."""
     for part in parts(path):
         try:
             os.unlink(part)

@@ -1,4 +1,4 @@
-"""The spool's directory: whose files are in it, and which of them nobody lives for any more.
+"""The spool's directory: the files in it, their owners, and the orphans among them.
 
 Each session has a file and a lock beside it. The lock is the operating system's and this process's alone: it ends with the
 process, however that ends, a forked child does not hold it, and no process id has to be believed.
@@ -22,7 +22,7 @@ _owned: set[Identity] = set()
 
 
 class Denied(Exception):
-    """The directory cannot be used; the sentence says why."""
+    """The directory cannot be used. The text is one sentence with the reason."""
 
 
 def prepare(directory: str) -> None:
@@ -67,7 +67,7 @@ class Claim:
         return _database_of(self.path)
 
     def release(self) -> None:
-        """Let others have the file."""
+        """Give the file up to other processes."""
         if self.held:
             self.held = False
             _owned.discard(self._identity)
@@ -83,7 +83,7 @@ class Claim:
         self.release()
 
     def quarantine(self) -> str:
-        """Rename a file that is broken, so that nobody stumbles over it again, and give its new path."""
+        """Rename a broken file, so that no process reads it again. Returns the new path."""
         number = 1
         while os.path.lexists(target := f"{self.database}.corrupt-{number}"):
             number += 1
@@ -152,7 +152,7 @@ def bytes_in(directory: str) -> int:
 
 
 def _claim(path: str, flags: int) -> Claim | None:
-    """The lock, if it is free; None if somebody holds it, or has just removed it."""
+    """Return the lock if it is free; None if another process holds it, or has just removed it."""
     try:
         from fcntl import LOCK_EX, LOCK_NB, lockf
     except ImportError:  # Windows
@@ -188,5 +188,5 @@ def _database_of(lock: str) -> str:
 
 
 def after_fork_in_child() -> None:
-    """Nothing here is this process's: the locks are the parent's."""
+    """Forget the locks: they belong to the parent."""
     _owned.clear()

@@ -1,7 +1,7 @@
 """The spool of one worker: the thread that writes events to disk, the way back, and the files of earlier processes.
 
-Events are written in a thread of its own: a backend that hangs must not delay that. Their states are moved by `states`, and what
-becomes of the file is up to `spool`.
+A thread of its own writes events, because a backend that hangs must not delay that. `states` moves the events, and `spool` owns
+the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .spool import Place, Saved, Spool
 LAST_WRITE = 1.0
 """Seconds that the end waits for a disk that does not answer."""
 WINDOW = 0.1
-"""Seconds that events wait for company before they are written: the promise is 0.25."""
+"""Seconds that events wait for others before they are written. The promise is 0.25 s."""
 
 
 class Spooling:
@@ -46,7 +46,7 @@ class Spooling:
         self.spool = states.spool = Spool(place, session)
         self.recovery = Recovery(config, place, exporter)
         self.writing = False
-        """The thread that writes is there."""
+        """The thread that writes is running."""
         self._states = states
         self._exporter = exporter
         self._ordered_by_backend = place.ordered_by_backend
@@ -150,7 +150,7 @@ class Spooling:
                     return
 
     def note(self, outcome: Outcome) -> None:
-        """Take in an attempt: whether the backend needs order, and a refused key, so that a process with another key delivers."""
+        """Note an attempt: whether the backend needs order, and a refused key, so that a process with another key delivers."""
         self._states.order_free = self._exporter.protocol in self._ordered_by_backend
         if outcome.kind == UNAUTHORIZED:
             with threads.disk() as free:

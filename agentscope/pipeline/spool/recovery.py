@@ -43,19 +43,19 @@ class Recovery:
 
     def __init__(self, config: Config, place: Place, exporter: Exporter) -> None:
         self.ledger = Ledger()
-        """Of all files together."""
+        """The counts of all files together."""
         self._config = config
         self._place = place
         self._exporter = exporter
         self._next = 0.0
         self._put_off = False
         self._skipped: dict[str, tuple[float, float]] = {}
-        """Files that are not wanted as they are: how they looked, and until when."""
+        """Files to be skipped: the change stamp of each, and until when."""
         self._orphan: Orphan | None = None
 
     @property
     def recovered(self) -> int:
-        """Events of others that were delivered."""
+        """Events of earlier processes that were delivered."""
         return self.ledger.delivered
 
     def wait(self, now: float) -> float:
@@ -63,11 +63,11 @@ class Recovery:
         return max(self._next - now, 0.0)
 
     def put_off(self, until: float) -> None:
-        """It did not work: not before this moment, unless the backend is seen to work."""
+        """Wait until this moment after a failure, unless the backend works before."""
         self._next, self._put_off = max(self._next, until), True
 
     def go_on(self, now: float) -> None:
-        """The backend works."""
+        """Note that the backend works."""
         if self._put_off:
             self._next, self._put_off = now, False
 
@@ -99,7 +99,7 @@ class Recovery:
         return outcome
 
     def close(self, timeout: float) -> None:
-        """Let others have the file that is being sent."""
+        """Give the file that is being sent up to other processes."""
         orphan, self._orphan = self._orphan, None
         if orphan is not None:
             with threads.disk(timeout) as free:
@@ -177,7 +177,7 @@ def open_orphan(claim: Claim, wanted: Callable[[Origin], bool] = lambda origin: 
 
 
 def _looks(database: str) -> float:
-    """A number that is another one when the file has changed."""
+    """A change stamp: differs after every change of the file."""
     return sum(os.path.getmtime(path) for path in parts(database)[:2] if os.path.exists(path))
 
 
@@ -192,7 +192,7 @@ class Orphan:
         self.count = file.count()
         self.done = False
         self.stuck = False
-        """It cannot be read at the moment, and all that was sent of it is deleted."""
+        """The file cannot be read at the moment, and all events sent from it are deleted."""
         self.path = claim.database
         self._claim = claim
         self._file = file
@@ -215,7 +215,7 @@ class Orphan:
         return sum(self._ledger.dropped().values()) - self._before[1]
 
     def step(self, limit: float, now: float) -> Outcome:
-        """One attempt at the batch in hand, or at the next one."""
+        """Make one attempt at the batch in flight, or at the next one."""
         states = self._states
         with threads.disk() as free:
             problem = self._fill() if free else "the spool is not free"
@@ -235,7 +235,7 @@ class Orphan:
         return outcome
 
     def _fill(self) -> str | None:
-        """Have a batch's worth of events in the queue. Why that is not possible now, or None."""
+        """Read events for one batch into the queue. Returns the reason if that fails, or None."""
         queue = self._states.queue
         if self._cursor == self._end or len(queue) >= self._limits[0]:
             return None
@@ -276,7 +276,7 @@ class Orphan:
             self._gone += gone
 
     def finish(self) -> None:
-        """All is settled that can be read."""
+        """All events that can be read are settled."""
         if self._broken:
             self._ledger.drop(SPOOL_ERROR, max(self.count - self.delivered - self.given_up, 0))
         with threads.disk() as free:
@@ -291,6 +291,6 @@ class Orphan:
                     self._claim.release()
 
     def leave(self) -> None:
-        """Let others have it, as it is now."""
+        """Give the file up to other processes as it is."""
         self._file.close()
         self._claim.release()

@@ -1,6 +1,6 @@
-"""The spool of one session: its file, made when it is needed, kept within its bound, and done without while it does not work.
+"""The spool of one session: a file that is made when it is needed and kept within its bound. While the disk fails, there is none.
 
-Nothing here raises for what a disk does. Whoever calls holds `threads.disk()`.
+No error of the disk is raised. The caller holds `threads.disk()`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .database import MOST_WAL, PAGE, Corrupt, Origin, SpoolFile, Unusable, is_c
 from .directory import Claim, Denied
 
 RETRY = 5.0
-"""Seconds before a disk that did not work is tried again."""
+"""Seconds before a disk that failed is tried again."""
 RETRY_FULL = 1.0
 LOOK = 1.0
-"""Seconds between two looks at what the directory takes."""
+"""Seconds between two measurements of the directory."""
 QUIET = 60.0
-"""Seconds before the same trouble is told of again."""
+"""Seconds before the same problem is logged again."""
 WORTH_SHRINKING = 8 << 20
 
 
@@ -37,9 +37,9 @@ class Saved(NamedTuple):
     rows: bool = False
     gone: bool = False
     lost: bool = False
-    """The file is lost, with all that was in it. There will be another."""
+    """The file is lost with all its events. Another will be made."""
     doubtful: bool = False
-    """The write failed, and may yet be found on disk."""
+    """The write failed, but its events may be on disk."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Spool:
     place: Place
     session: Session
     problem: str | None = None
-    """Why nothing can be stored at the moment, in one sentence."""
+    """The reason why no event can be stored at the moment, in one sentence; None if the disk works."""
     reason: str = SPOOL_ERROR
     """The reason that drops because of this problem are counted under."""
     _file: SpoolFile | None = None
@@ -87,15 +87,15 @@ class Spool:
     _others: int = 0
     _refused: bool = False
     _said: dict[str, float] = field(default_factory=dict)
-    """When each kind of trouble was told of."""
+    """The time of the last log line of each kind of problem."""
     _complained: bool = False
     _tries: int = 0
     _made: bool = False
-    """The claimed file has been there."""
+    """The claimed file existed before."""
     _closed: bool = False
 
     def wait(self, now: float) -> float:
-        """Seconds until something may be stored; 0 if now."""
+        """Return the seconds until an event may be stored; 0 for now."""
         return max(self._next_try - now, 0.0)
 
     def save(self, rows: Sequence[tuple[int, bytes]], gone: Sequence[int], now: float) -> Saved:
@@ -136,7 +136,7 @@ class Spool:
         return self._make_room(file, sum(len(data) for _, data in rows), gone, now)
 
     def _make_room(self, file: SpoolFile, wanted: int, gone: Sequence[int], now: float) -> Saved:
-        """There is no room for so many bytes more; what is delivered may still go."""
+        """Note that these bytes do not fit. Delivered events can still be deleted."""
         bound = self._would_pass(file, wanted)
         self.reason = SPOOL_FULL if bound else SPOOL_ERROR
         sentence = f"it has reached spool_max_bytes={self.place.max_bytes}" if bound else "the disk is full"
@@ -170,7 +170,7 @@ class Spool:
         return self._file is None and self.problem is not None
 
     def refused(self) -> None:
-        """The backend refuses the key. The next one that is configured may deliver what is here."""
+        """Note that the backend refuses the key. A process with another key may deliver these events."""
         if self._file is not None and not self._refused:
             self._refused = True
             try:
@@ -179,7 +179,7 @@ class Spool:
                 self._refused = False
 
     def tidy(self) -> None:
-        """All is delivered: give back what the file does not need any more."""
+        """Return the file's free pages to the disk, after all events are delivered."""
         try:
             if self._file is not None and os.path.getsize(self._file.path) > WORTH_SHRINKING:
                 self._file.shrink()
@@ -187,7 +187,7 @@ class Spool:
             self._close_file()
 
     def close(self, left: int) -> None:
-        """Let others have what is left, or remove the file if that is nothing. Nothing is written any more."""
+        """Give the file up to other processes, or remove an empty one. Nothing is written afterwards."""
         self._closed = True
         self._close_file()
         claim, self._claim = self._claim, None
