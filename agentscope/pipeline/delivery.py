@@ -102,7 +102,7 @@ class Figures:
         self._thread, self._counted = get_ident(), time.thread_time()
 
     def count_cpu(self) -> None:
-        """Add the CPU time of this thread since it was counted last."""
+        """Add this thread's CPU time since the last call."""
         now = time.thread_time()
         if self._thread == get_ident():
             self.cpu_seconds += now - self._counted

@@ -75,7 +75,7 @@ class Notices:
                         logger.warning("on_drop raised %s; this is said once", type(error).__name__)
 
     def trouble(self, problem: str, kind: str | None, failures: int, pending: int, now: float) -> None:
-        """Delivery does not get on. One failure alone is no news, unless it needs a person."""
+        """Report a failure, from the second in a row on. One that needs a person is reported at once."""
         if failures < 2 and kind not in NEEDS_PERSON:
             return
         if problem != self._trouble or now >= self._next_trouble_line:
@@ -86,13 +86,13 @@ class Notices:
             self._trouble = problem
 
     def relief(self) -> None:
-        """Delivery gets on again."""
+        """Report that delivery works again."""
         if self._trouble is not None:
             self._trouble = None
             logger.info("delivery gets on again")
 
     def crash(self, error: BaseException, now: float) -> None:
-        """The worker met an error of its own making."""
+        """Report an internal error of the worker."""
         if now >= self._next_crash_line:
             self._next_crash_line = now + INTERVAL
             logger.warning("the worker stopped on %s and is started again", type(error).__name__)

@@ -165,7 +165,7 @@ class EventStates:
         self._fresh_next = False
         self._disk_only = 0
         self._cursor = self._last = 0
-        """Events that are on disk only have a number greater than `_cursor`, and none greater than `_last`."""
+        """Invariant: `_cursor < seq <= _last` for each event that is on disk only."""
         self._on_disk: set[int] = set()
         """In memory and on disk."""
         self._unsaved: dict[int, Event] = {}
@@ -202,7 +202,7 @@ class EventStates:
 
     @property
     def busy(self) -> bool:
-        """Whether any event can be sent now."""
+        """True if an event is stored, queued, batched or in flight."""
         return self.stored > 0 or bool(self.in_flight) or len(self.batched) > 0 or len(self.queue) > 0
 
     def counts(self) -> Counts:
@@ -220,9 +220,9 @@ class EventStates:
         return Counts(accepted, delivered, queued + unsettled - spooled, dropped, spooled)
 
     def is_settled(self, target: int, seq: int) -> bool:
-        """Whether the first `target` events that were queued are settled or incomplete.
+        """Return whether the first `target` queued events are settled or incomplete.
 
-        With a spool, where events overtake each other: all events before the number `seq`.
+        With a spool events overtake each other; the events with a number below `seq` are looked at instead.
         """
         if self.spool is None:
             return target <= self.through
@@ -307,7 +307,7 @@ class EventStates:
                 self.ledger.taken += number
 
     def _next_stored(self) -> deque[Event] | None:
-        """Where the next stored event is; old and fresh ones in turns, if their order does not matter."""
+        """Return the list with the next stored event. Old and fresh events take turns if their order does not matter."""
         assert self.spool is not None
         if self._old and not (self.order_free and self._fresh and self._fresh_next):
             self._fresh_next = True
@@ -434,7 +434,7 @@ class EventStates:
 
     @property
     def owes(self) -> bool:
-        """Whether an event is missing on disk, or has to be deleted there."""
+        """True if an event has yet to be written to disk or deleted there."""
         return bool(self._unsaved or self._deleting)
 
     @property

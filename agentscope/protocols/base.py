@@ -81,7 +81,7 @@ class Suspect:
         return accepted > self.accepted
 
     def note(self, accepted: int) -> bool:
-        """Count an answer of 500. Returns True if it is a strike."""
+        """Count another HTTP 500 for this event. Returns True if it counts against the event."""
         struck = self.is_ripe(accepted)
         self.accepted = accepted
         self.errors += 1

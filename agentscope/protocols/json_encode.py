@@ -12,7 +12,7 @@ from typing import Any
 from agentscope.events import TIME_FIELDS, PlainStep, ReadyEvent, Session
 
 dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-"""Strict and compact; what it gives still has to be encoded as UTF-8."""
+"""Encode a value as strict, compact JSON text."""
 
 UNENCODABLE = (ValueError, TypeError, OverflowError, RecursionError)
 """The exceptions of encoding an event into which a hook has put a value that is no JSON."""

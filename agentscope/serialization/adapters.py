@@ -48,7 +48,7 @@ class Replacement(NamedTuple):
 
 
 class Placeholder(NamedTuple):
-    """A text to encode instead of a value of which something is lost."""
+    """The text encoded in place of a value that JSON cannot represent in full."""
 
     text: str
 

@@ -64,11 +64,11 @@ class Attempt(threading.local):
 
 
 attempt = Attempt()
-"""Of this thread."""
+"""The attempt of this thread."""
 
 
 class TooLarge(OSError):
-    """The answer."""
+    """The answer exceeds its bound."""
 
 
 class _Timed(socket.socket):

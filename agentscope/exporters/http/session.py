@@ -26,7 +26,7 @@ _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def _read(raw: Any) -> bytes:
-    """The body as it came: inflating it is how a small answer becomes a large one."""
+    """Return the body as it came. It is not inflated, since a small answer can inflate to a large one."""
     content = b""
     raw.enforce_content_length = True  # urllib3 1 does not by itself
     # Only the read that finds nothing more tells an answer that broke off from one that is whole.

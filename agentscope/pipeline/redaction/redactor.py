@@ -147,7 +147,7 @@ class Redactor:
         return self._names and may_name_secrets(text, searched)
 
     def _value(self, value: Any, nesting: int) -> Any:
-        """`value` masked: the same object if nothing had to be."""
+        """Mask the secrets in `value`. Returns the same object if there are none."""
         if type(value) is str:
             return self._string(value, nesting)
         if type(value) is list:
@@ -205,7 +205,7 @@ class Redactor:
 
 
 def _spellings(secret: str) -> tuple[str, ...]:
-    """`secret` as it may stand in text: as it is, and as JSON, a `repr` and a URL spell it."""
+    """Return `secret` as plain text, and as JSON, a `repr` and a URL write it."""
     return secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe="")
 
 
@@ -282,7 +282,7 @@ def _plain(name: object, value: Any) -> object:
 
 
 def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | str:
-    """The event as it may be sent, or the reason why it is dropped: one whose redaction fails is never sent as it is."""
+    """Return the masked event, or the reason of its drop. An event whose redaction fails is never sent."""
     try:
         full = in_full(event)
     except Exception:

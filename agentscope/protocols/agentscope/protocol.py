@@ -95,7 +95,7 @@ class AgentScopeDelivery:
         return [ClassicLane(classic, self._batch, events) for events in sorted(runs, key=is_stuck)]
 
     def _uncovered(self, found: Outcome) -> Outcome:
-        """A verdict on a record is one on every event that it was joined from."""
+        """Apply the verdict on a record to every event that was joined into it."""
         found.delivered = [seq for record in found.delivered for seq in self._covered[record]]
         found.dropped = [dropped._replace(seq=seq) for dropped in found.dropped for seq in self._covered[dropped.seq]]
         return found

@@ -103,7 +103,7 @@ class OTLPProtocol:
 
 
 class OTLPDelivery:
-    """One attempt at a batch, with one lane."""
+    """One attempt to deliver a batch."""
 
     def __init__(self, protocol: OTLPProtocol, state: OTLPState, batch: Batch) -> None:
         self._protocol = protocol
@@ -133,7 +133,7 @@ class OTLPDelivery:
 
 
 class OTLPLane(PieceLane):
-    """The lane for the spans of a batch. Events of open runs and steps are incomplete."""
+    """The lane of a batch's spans. It holds back the events of open runs and steps."""
 
     _state: OTLPState
 

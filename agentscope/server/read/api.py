@@ -100,7 +100,7 @@ def cursor_text(cursor: RunCursor) -> str:
 
 
 def parsed_cursor(text: str) -> RunCursor:
-    """The cursor that `cursor_text` made the text of. Raises `Refused` (422) for any other text."""
+    """Decode the text of a cursor. Raises `Refused` (422) for a text that `cursor_text` has not made."""
     try:
         values = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
         cursor = RunCursor(*values)

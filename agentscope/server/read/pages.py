@@ -20,7 +20,7 @@ MAX_CELL = 20_000
 MAX_STEPS = 1_000
 """Steps on a page. The next page continues with the rest."""
 MAX_PAYLOADS = 8_000_000
-"""Characters of HTML of all payloads on a page. Escaping makes up to 34 of one. The JSON has the rest."""
+"""Characters of HTML of all payloads on a page; a character escapes to 34 at most. The JSON has the rest."""
 
 _MAX_NAME = 200
 _WHOLE_NAME = 1001  # characters, the longest that the read API has for a run

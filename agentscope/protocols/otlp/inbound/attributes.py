@@ -35,7 +35,7 @@ class Attributes:
         self._taken.update(names)
 
     def text(self, *names: str) -> str | None:
-        """The first text under one of these names that is not empty. Other names with the same text are used too."""
+        """Return the first non-empty text among these attributes. Attributes with the same text count as read, too."""
         found: str | None = None
         for name in names:
             value = self.all.get(name)

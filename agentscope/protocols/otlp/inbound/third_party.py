@@ -30,7 +30,7 @@ _BAD_WORDS = (("langfuse.observation.level", "ERROR"), ("agent.state", "error"),
 
 
 class Foreign(NamedTuple):
-    """The decoded content of a span of another emitter."""
+    """The fields read from a span of another SDK."""
 
     kind: str
     """The step type."""
