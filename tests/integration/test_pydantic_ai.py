@@ -59,7 +59,7 @@ def test_an_agent_with_a_tool_is_a_run_with_its_calls(agent: Any, provider: Trac
     assert (tool["input"], tool["output"]) == ({"city": "a"}, {"city": "a", "degrees": 21})
     assert first["input"] == run["input"]
     assert first["output"][0]["parts"][0]["name"] == "get_weather"
-    assert last["meta_data"]["model"] == "test"
+    assert last["model"] == "test"
     assert run["tokens_used"] == result.usage.input_tokens + result.usage.output_tokens > 0
 
 

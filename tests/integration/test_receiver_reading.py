@@ -296,9 +296,9 @@ def test_the_fields_of_runs_and_steps_are_in_the_read_api(client: Client) -> Non
     run = client.get("/api/runs/r").json
     (listed,) = client.get("/api/runs").json["runs"]
     assert {name: run[name] for name in RUN_VALUES} == {name: listed[name] for name in RUN_VALUES} == RUN_VALUES
-    first, second = run["steps"]
-    assert {name: first[name] for name in STEP_VALUES} == STEP_VALUES
-    assert {second[name] for name in STEP_VALUES} == {None}
+    steps = {each["id"]: each for each in run["steps"]}
+    assert {name: steps["s"][name] for name in STEP_VALUES} == STEP_VALUES
+    assert {steps["t"][name] for name in STEP_VALUES} == {None}
 
 
 @pytest.mark.parametrize(
