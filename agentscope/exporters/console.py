@@ -17,7 +17,7 @@ from .terminal import Style, printable, shorten, tree
 SHOWN = ("agent_name", "name", "step_type", "status", "latency_ms", "tokens_used", "usage", "model", "error")
 TIMES = ("started_at", "ended_at")
 LONGEST_TEXT = 200
-"""Characters of a text that are kept; a line shows less."""
+"""Characters of a text that are kept. A printed line shows fewer."""
 MOST_STEPS = 200
 """Steps of one run that are printed."""
 MOST_EVENTS = 20_000

@@ -1,4 +1,4 @@
-"""The ledger: the counts of all events by outcome. Exact without a lock, because a signal handler may count.
+"""The ledger: the counts of all events by outcome. It takes no lock, since a signal handler that counts could deadlock.
 
 Callers only ever bump a `Tally`; everything else is written by the one thread that delivers.
 """

@@ -34,7 +34,7 @@ class Whole(NamedTuple):
 
 
 def joined(batch: Batch, runs: bool = True) -> tuple[list[Whole], list[int]]:
-    """The whole runs and steps of a batch, in order of their last event, and the `seq` of the incomplete events.
+    """Return the complete runs and steps of a batch, in order of their last event, and the `seq` of each incomplete event.
 
     A part in `batch.closing` is sent even if it is incomplete. runs: False to keep the events of runs single.
     """

@@ -158,7 +158,7 @@ class Tracker(Face):
         parent_id: str | None = None,
         **fields: Unpack[StepFields],
     ) -> Step:
-        """A block, `with` or `async with`, that is a step; steps inside it become its children. It gives a `Step`.
+        """Record a block, `with` or `async with`, as a step, which the block gets as a `Step`. Steps inside it are its children.
 
         Its duration is measured. An exception that leaves the block is recorded, and goes on unchanged. fields: as for
         `track_step`; they may also be set on the `Step`.

@@ -1,7 +1,7 @@
 """The clock of the scheduling, and the pauses of a busy worker.
 
-Tests that freeze time must not stop the worker: freezegun replaces `time.monotonic` wherever a module holds it
-by that name, and leaves `clock_gettime` alone.
+The clock calls `clock_gettime`, because freezegun replaces `time.monotonic`, and tests that freeze time must not stop
+the worker.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def _is_basic(value: bytes) -> bool:
 
 
 def _assigned(text: bytes, find: Callable[[bytes, re.Match[bytes]], re.Match[bytes] | None]) -> bytes:
-    """`text` with the values masked that `find` finds after the names of secrets and a sign."""
+    """Mask the values that follow a secret's name and a sign (`=` or `:`) in `text`. `find` locates each value."""
     lower = text.translate(_LOWER)
     parts = []
     end = at = 0
@@ -204,7 +204,7 @@ def _quoted_value(lower: bytes, head: re.Match[bytes]) -> re.Match[bytes] | None
 
 
 def _bare_value(lower: bytes, head: re.Match[bytes]) -> re.Match[bytes] | None:
-    """The value without quotes after a name; None where that is rather a word of prose or code, or a number of tokens."""
+    """Return the unquoted value after a secret's name; None if it looks like prose, code or a number of tokens."""
     name, at = head["name"], head.end()
     match: re.Match[bytes] | None = None
     if head["sign"] == b"=>":  # rather a function than a table

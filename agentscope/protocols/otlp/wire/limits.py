@@ -75,7 +75,7 @@ def check_ids(trace_id: str, span_id: str, parent_span_id: str) -> tuple[str, st
 
 
 def shown_id(given: Any) -> str:
-    """Make a span id that was sent fit for an answer: of bounded length and printable, or empty."""
+    """Clean a received span id for an answer. The result is short and printable, or empty."""
     if type(given) is not str:
         return ""
     return "".join(char for char in given[:LONGEST_SHOWN_ID] if char.isascii() and char.isprintable())
