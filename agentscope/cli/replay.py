@@ -12,6 +12,7 @@ from typing import TextIO
 from agentscope.config import CHECKS, Config, env_name, from_env
 from agentscope.errors import ConfigurationError
 from agentscope.exporters import AgentScopeExporter, Destination
+from agentscope.exporters.terminal import Terminal, counted
 from agentscope.pipeline.factory import exporter_for
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.spool import directory as spooldir
@@ -21,7 +22,6 @@ from agentscope.pipeline.spool.recovery import Orphan, open_orphan
 from agentscope.protocols.base import NEEDS_PERSON
 
 from .arguments import add_destination
-from .terminal import Terminal
 
 HELP = "send what processes that have ended left in a spool directory"
 
@@ -93,11 +93,13 @@ def run_replay(
     files = list(_claim(directory))
     try:
         total = sum(file.events for file in files)
-        terminal.say(f"{directory}: {_events(total)} in {len(files)} file{'' if len(files) == 1 else 's'}")
+        terminal.say(f"{directory}: {counted(total, 'event')} in {counted(len(files), 'file')}")
         if dry_run:
             for file in files:
                 session = file.spool.origin.session.id
-                terminal.say(f"  {_events(file.events)}, {file.bytes:,} bytes, session {session}, for {file.url}")
+                terminal.say(
+                    f"  {counted(file.events, 'event')}, {file.bytes:,} bytes, session {session}, for {file.url}"
+                )
             return 0
         ledger = Ledger()
         bar = ProgressBar(terminal, total, ledger.settled)
@@ -132,11 +134,11 @@ def _report(terminal: Terminal, total: int, ledger: Ledger, problem: str | None)
     left = total - ledger.settled()
     dropped = ", ".join(f"{number} {reason}" for reason, number in sorted(ledger.dropped().items()))
     tail = f"; given up: {dropped}" if dropped else ""
-    terminal.say(f"{'✗' if left else '✓'} sent {_events(ledger.delivered)}{tail}")
+    terminal.say(f"{'✗' if left else '✓'} sent {counted(ledger.delivered, 'event')}{tail}")
     if ledger.duplicates:
-        terminal.say(f"  {_events(ledger.duplicates)} of them the backend had already")
+        terminal.say(f"  {counted(ledger.duplicates, 'event')} of them the backend had already")
     if left:
-        terminal.say(f"  {_events(left)} are left in the spool: {problem}")
+        terminal.say(f"  {counted(left, 'event')} are left in the spool: {problem}")
     return 1 if left else 0
 
 
@@ -197,7 +199,9 @@ class ProgressBar:
         done = self._settled()
         filled = _BAR_WIDTH * done // max(self._total, 1)
         rate = done / max(now - self._began, 0.001)
-        line = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {done:,} of {_events(self._total)}, {rate:,.0f}/s"
+        line = (
+            f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {done:,} of {counted(self._total, 'event')}, {rate:,.0f}/s"
+        )
         self._terminal.stream.write(f"\r{line[: self._terminal.width - 1]:<{_BAR_WIDTH + 40}}")
         self._terminal.stream.flush()
 
@@ -207,7 +211,3 @@ class ProgressBar:
             self._next = 0.0
             self.show()
             self._terminal.stream.write("\n")
-
-
-def _events(number: int) -> str:
-    return f"{number:,} event{'' if number == 1 else 's'}"
