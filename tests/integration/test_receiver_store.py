@@ -507,6 +507,19 @@ def test_a_database_of_version_1_is_brought_to_the_next_with_what_is_in_it(path:
     assert (version, columns.count("tokens"), columns.count("tags")) == (SCHEMA_VERSION, 1, 1)
 
 
+def test_rows_that_the_start_leaves_are_upgraded_while_the_receiver_runs(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(SQLiteStore(path)) as store:
+        store.ingest(batch(*(run_start(f"r{number}", tags=["a"]) for number in range(250)))).result()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE runs DROP COLUMN tags")
+        db.commit()
+    monkeypatch.setattr("agentscope.server.storage.sqlite.schema._UPGRADE_SECONDS", -1.0)
+    with closing(SQLiteStore(path)) as store:
+        until(lambda: len(store.list_runs(RunQuery(limit=500, tag="a")).runs) == 250, 60)
+
+
 def test_a_database_that_was_never_finished_is_finished(path: Path) -> None:
     db = _version_1(path)
     for table in ("runs", "steps", "events", "batches", "dropped"):

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 from agentscope.events import FIELDS, RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.server.storage.base import RunQuery
-from agentscope.server.storage.rows import is_failed
+from agentscope.server.storage.rows import COST_DIGITS, is_failed
 
 MAX_CELL = 20_000
 """Characters of one payload on a page. The JSON has the rest."""
@@ -87,6 +87,8 @@ def run_page(run: Mapping[str, Any], page: int = 1) -> str:
         ("Errors", _errors(run["error_count"])),
         ("Tokens", _number(run["tokens_used"])),
     ]
+    if run["cost_usd"] is not None:
+        facts.append(("Cost (USD)", f"{run['cost_usd']:,.{COST_DIGITS}f}".rstrip("0").rstrip(".")))
     facts += _labelled(run, RUN_FIELDS)
     if len(run["agent_name"]) > _MAX_NAME:
         facts.append(("Whole name", text(run["agent_name"], _WHOLE_NAME)))

@@ -13,8 +13,9 @@ from typing import Any
 from agentscope.events import LAST, MERGED, RUN_END, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, TEXTS, UNITED, Field
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.ids import span_id_of
+from agentscope.protocols.token_usage import normal_usage
 
-from .rows import run_row, run_tokens, status_of, step_row, tokens_of
+from .rows import run_cost, run_row, run_tokens, status_of, step_row, tokens_of
 
 
 def _names(fields: Mapping[str, Field], join: str) -> tuple[str, ...]:
@@ -93,7 +94,8 @@ def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
         "step_count": len(rows),
         "error_count": sum(step.failed for step in rows),
         "tokens_used": row.tokens if tokens is None else tokens,
-        "usage": run.get("usage"),
+        "cost_usd": run_cost(rows),
+        "usage": normal_usage(run.get("usage")),
         "input": run.get("input"),
         "output": run.get("output"),
         "error": run.get("error"),
@@ -164,7 +166,7 @@ def _step_view(
         "error": fields.get("error"),
         "meta_data": fields.get("meta_data"),
         "tokens_used": tokens_of(fields),
-        "usage": fields.get("usage"),
+        "usage": normal_usage(fields.get("usage")),
         **{name: fields.get(name) for name in _SHOWN},
         "latency_ms": latency,
         "started_at": fields.get("started_at"),

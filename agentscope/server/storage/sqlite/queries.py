@@ -10,10 +10,11 @@ from typing import Any
 from agentscope.events import RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.server.storage.base import EventPage, RunCursor, RunPage, RunQuery, StoredEvent
 from agentscope.server.storage.fold import duration_ms
-from agentscope.server.storage.rows import RUN_COLUMNS
+from agentscope.server.storage.rows import COST_DIGITS, RUN_COLUMNS
 
 _MOST_EVENTS = 2048  # of one page
 _COLUMNS = ("id", *RUN_COLUMNS, "failed", "started_at", "ended_at")
+_TEXT_LISTS = tuple(name for name in RUN_COLUMNS if RUN_FIELDS[name].type == TEXTS)
 
 
 def _condition(field: Field, of_step: bool) -> str:
@@ -21,7 +22,8 @@ def _condition(field: Field, of_step: bool) -> str:
     if of_step:
         test = f"EXISTS (SELECT 1 FROM steps WHERE run = runs.key AND {field.name} = :{field.filter})"  # noqa: S608 - constants
     elif field.type == TEXTS:
-        test = f"EXISTS (SELECT 1 FROM json_each({field.name}) WHERE value = :{field.filter})"  # noqa: S608 - constants
+        both = f"SELECT value FROM json_each({field.name}) UNION ALL SELECT value FROM json_each(more_{field.name})"  # noqa: S608
+        test = f":{field.filter} IN ({both})"
     else:
         test = f"{field.name} = :{field.filter}"
     return f"(:{field.filter} IS NULL OR {test})"
@@ -44,11 +46,9 @@ WHERE (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs 
 ORDER BY began DESC, key DESC LIMIT :limit
 """  # noqa: S608 - a constant of this module
 _TOTALS = """
-SELECT run, count(*), sum(failed), sum(tokens), count(tokens), sum(CASE WHEN llm THEN tokens END),
-  count(CASE WHEN llm THEN tokens END)
+SELECT run, count(*), sum(failed), sum(tokens), sum(CASE WHEN llm THEN tokens END), sum(cost), sum(CASE WHEN llm THEN cost END)
 FROM steps WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run
 """
-_TEXT_LISTS = tuple(name for name in RUN_COLUMNS if RUN_FIELDS[name].type == TEXTS)
 # The inner query reads an index only, so that the bodies of the events that follow the page stay unread.
 _EVENTS = """
 SELECT key, session_id, body FROM events
@@ -64,7 +64,7 @@ def list_runs(db: sqlite3.Connection, query: RunQuery) -> RunPage:
     more = len(rows) > query.limit
     rows = rows[: query.limit]
     totals = {run: found for run, *found in db.execute(_TOTALS, (json.dumps([row[0] for row in rows]),))}
-    runs = [_listed(row[2:], totals.get(row[0], (0, 0, None, 0, None, 0))) for row in rows]
+    runs = [_listed(row[2:], totals.get(row[0], (0, 0, *[None] * 4))) for row in rows]
     return RunPage(runs, RunCursor(rows[-1][1], rows[-1][3]) if more else None)
 
 
@@ -117,7 +117,8 @@ def health(db: sqlite3.Connection) -> dict[str, Any]:
 def _listed(row: Sequence[Any], totals: Sequence[Any]) -> dict[str, Any]:
     """A run as the read API lists it, from its row (the run's own tokens first) and the totals of its steps."""
     own_tokens, *columns = row
-    steps, errors, tokens, with_tokens, llm_tokens, llm_with_tokens = totals
+    steps, errors, tokens, llm_tokens, cost, llm_cost = totals
+    cost = cost if llm_cost is None else llm_cost
     run = dict(zip(_COLUMNS, columns, strict=True))
     return {
         **run,
@@ -126,7 +127,8 @@ def _listed(row: Sequence[Any], totals: Sequence[Any]) -> dict[str, Any]:
         "duration_ms": duration_ms(run["started_at"], run["ended_at"]),
         "step_count": steps,
         "error_count": errors,
-        "tokens_used": llm_tokens if llm_with_tokens else tokens if with_tokens else own_tokens,
+        "tokens_used": next((sum_ for sum_ in (llm_tokens, tokens, own_tokens) if sum_ is not None), None),
+        "cost_usd": None if cost is None else round(cost, COST_DIGITS),
     }
 
 

@@ -18,7 +18,7 @@ from agentscope.server.storage.base import EventPage, IngestCounts, RunPage, Run
 from . import queries
 from .append import FoldCache, write_batch
 from .retention import Sweeper
-from .schema import is_corrupt, open_reader, verify
+from .schema import is_corrupt, open_reader, upgrade_rows, verify
 from .writer import Writer
 
 T = TypeVar("T")
@@ -38,10 +38,10 @@ class SQLiteStore:
         self._temporary = tempfile.TemporaryDirectory(prefix="agentscope-") if path is None else None
         self.path = Path(self._temporary.name, "runs.db") if self._temporary is not None else Path(path or "")
         self._now = Clock()
-        sweeper = None if retention_days is None else Sweeper(retention_days * 86400, self._now)
+        sweep = (lambda db: False) if retention_days is None else Sweeper(retention_days * 86400, self._now)
         self._cache = FoldCache()
         try:
-            self._writer = Writer(self.path, idle=sweeper)
+            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or sweep(db))
         except BaseException:
             self._remove_temporary()
             raise
