@@ -6,7 +6,8 @@ import logging
 import os
 import sqlite3
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agentscope.errors import ConfigurationError
@@ -101,6 +102,19 @@ def _may_be_ours(path: Path) -> bool:
     return whole or named or path.with_name(f"{path.name}-wal").exists()
 
 
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Write what is executed in a block, or none of it after an exception."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
     """Open a read-only connection for one short read."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
@@ -149,13 +163,10 @@ def _open(path: Path) -> sqlite3.Connection:
         end = time.monotonic() + _UPGRADE_SECONDS
         while upgrade_rows(connection) and time.monotonic() < end:
             pass
-    except sqlite3.DatabaseError as problem:
+    except BaseException as problem:
         connection.close()
         if is_corrupt(problem):
             raise Corrupt(str(problem)) from problem
-        raise
-    except BaseException:
-        connection.close()
         raise
     return connection
 
@@ -176,8 +187,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 def _add_columns(connection: sqlite3.Connection) -> None:
     """Add the columns that the tables lack, and note that the rows are to be made anew."""
     # One transaction, since another process may upgrade the file at the same time, or this one may be killed.
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         for added in _ADDED:
             table, column, type_ = added.split()
             columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
@@ -187,48 +197,33 @@ def _add_columns(connection: sqlite3.Connection) -> None:
                 connection.execute("DELETE FROM upgrade")
                 connection.execute("INSERT INTO upgrade VALUES (0, NULL)")
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
 
 
 def upgrade_rows(connection: sqlite3.Connection) -> bool:
     """Make a portion of the rows of an earlier version anew, from their events. Returns True if more are left."""
     if connection.execute("SELECT 1 FROM upgrade").fetchone() is None:
         return False
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        more = _upgrade_portion(connection)
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    return more
-
-
-def _upgrade_portion(connection: sqlite3.Connection) -> bool:
-    position = connection.execute("SELECT run, step FROM upgrade").fetchone()
-    if position is None:  # another process has finished it
-        return False
-    run, step = position
-    if step is None:  # first the runs, then the steps
-        sql = "SELECT key, NULL FROM runs WHERE key>? ORDER BY key LIMIT ?"
-        items = connection.execute(sql, (run, _REMADE_ROWS)).fetchall()
-    else:
-        sql = "SELECT run, id FROM steps WHERE (run, id) > (?, ?) ORDER BY run, id LIMIT ?"
-        items = connection.execute(sql, (run, step, _REMADE_ROWS)).fetchall()
-    for item in items:
-        with suppress(KeyError, TypeError, ValueError):  # a damaged event leaves the row as it was
-            write_row(connection, *item)
-    if items:
-        connection.execute("UPDATE upgrade SET run=?, step=?", items[-1])
-    elif step is None:
-        connection.execute("UPDATE upgrade SET run=0, step=''")
-    else:
-        connection.execute("DELETE FROM upgrade")
-        return False
-    return True
+    with transaction(connection):
+        position = connection.execute("SELECT run, step FROM upgrade").fetchone()
+        if position is None:  # another process has finished it
+            return False
+        run, step = position
+        if step is None:  # first the runs, then the steps
+            sql = "SELECT key, NULL FROM runs WHERE key>? ORDER BY key LIMIT ?"
+            items = connection.execute(sql, (run, _REMADE_ROWS)).fetchall()
+        else:
+            sql = "SELECT run, id FROM steps WHERE (run, id) > (?, ?) ORDER BY run, id LIMIT ?"
+            items = connection.execute(sql, (run, step, _REMADE_ROWS)).fetchall()
+        for item in items:
+            with suppress(KeyError, TypeError, ValueError):  # a damaged event leaves the row as it was
+                write_row(connection, *item)
+        if items:
+            connection.execute("UPDATE upgrade SET run=?, step=?", items[-1])
+        elif step is None:
+            connection.execute("UPDATE upgrade SET run=0, step=''")
+        else:
+            connection.execute("DELETE FROM upgrade")
+    return bool(items) or step is None
 
 
 def verify(connection: sqlite3.Connection) -> None:
