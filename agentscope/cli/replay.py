@@ -6,8 +6,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from agentscope.config import CHECKS, Config, env_name, from_env
 from agentscope.errors import ConfigurationError
@@ -29,22 +28,15 @@ _PAUSE = 0.5  # seconds between two attempts without progress
 _BAR_WIDTH = 30
 
 
-@dataclass
-class SpooledFile:
-    """A spool file whose owner is dead, claimed by this process."""
+class SpooledFile(NamedTuple):
+    """A spool file whose owner is dead, claimed by this process. `kind` and `url` are those of its destination."""
 
     claim: Claim
     spool: SpoolFile
+    kind: str
+    url: str
     events: int
     bytes: int
-
-    @property
-    def url(self) -> str:
-        return self.spool.origin.destination.partition(" ")[2]
-
-    @property
-    def kind(self) -> str:
-        return self.spool.origin.destination.partition(" ")[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,12 +95,9 @@ def run_replay(
             return 0
         ledger = Ledger()
         bar = ProgressBar(terminal, total, ledger.settled)
-        problem = None
-        for file in files:
-            problem = _send(file, _config(file, base_url, api_key, timeout), ledger, bar)
-            if problem is not None:
-                break
-        bar.end()
+        sending = (_send(file, _config(file, base_url, api_key, timeout), ledger, bar) for file in files)
+        problem = next((problem for problem in sending if problem is not None), None)
+        bar.show(last=True)
         return _report(terminal, total, ledger, problem)
     finally:
         for file in files:
@@ -125,7 +114,8 @@ def _claim(directory: str) -> Iterator[SpooledFile]:
                 claim.release()
                 continue
             size = sum(os.path.getsize(path) for path in parts(spool.path) if os.path.exists(path))
-            yield SpooledFile(claim, spool, spool.count(), size)
+            kind, _, url = spool.origin.destination.partition(" ")
+            yield SpooledFile(claim, spool, kind, url, spool.count(), size)
     except spooldir.Denied as problem:
         raise ConfigurationError(str(problem)) from None
 
@@ -190,10 +180,10 @@ class ProgressBar:
         self._began = time.monotonic()
         self._next = 0.0
 
-    def show(self) -> None:
-        """Draw the line, at most ten times a second."""
+    def show(self, last: bool = False) -> None:
+        """Draw the line, at most ten times a second, and a last time."""
         now = time.monotonic()
-        if not self._terminal.is_live or now < self._next:
+        if not self._terminal.is_live or (now < self._next and not last):
             return
         self._next = now + 0.1
         done = self._settled()
@@ -202,12 +192,5 @@ class ProgressBar:
         line = (
             f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {done:,} of {counted(self._total, 'event')}, {rate:,.0f}/s"
         )
-        self._terminal.stream.write(f"\r{line[: self._terminal.width - 1]:<{_BAR_WIDTH + 40}}")
+        self._terminal.stream.write(f"\r{line[: self._terminal.width - 1]:<{_BAR_WIDTH + 40}}" + "\n" * last)
         self._terminal.stream.flush()
-
-    def end(self) -> None:
-        """Draw the final state and go to the next line."""
-        if self._terminal.is_live:
-            self._next = 0.0
-            self.show()
-            self._terminal.stream.write("\n")

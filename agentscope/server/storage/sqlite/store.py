@@ -75,6 +75,8 @@ SELECT run, count(*), sum(failed), sum(tokens), sum(CASE WHEN llm THEN tokens EN
 FROM steps WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run
 """
 _OF_RUN = "run=(SELECT key FROM runs WHERE id=?)"
+_SIZE = f"SELECT sum(length(body)) FROM events WHERE {_OF_RUN}"  # noqa: S608 - a constant of this module
+_ITEM_EVENTS = f"SELECT session_id, body FROM events WHERE {_OF_RUN} AND step_id IS ? ORDER BY key"  # noqa: S608 - likewise
 # The inner query reads an index only, so that the bodies of the events that follow the page stay unread.
 _EVENTS = f"""
 SELECT key, session_id, body FROM events
@@ -123,9 +125,8 @@ class SQLiteStore:
         return EventPage(found, str(last) if len(found) == _MOST_EVENTS else None)
 
     def item_events(self, run_id: str, step_id: str | None) -> list[StoredEvent]:
-        sql = f"SELECT session_id, body FROM events WHERE {_OF_RUN} AND step_id IS ? ORDER BY key"  # noqa: S608 - constants
         with self._reading() as db:
-            return [StoredEvent(*row) for row in db.execute(sql, (run_id, step_id))]
+            return [StoredEvent(*row) for row in db.execute(_ITEM_EVENTS, (run_id, step_id))]
 
     def has_run(self, run_id: str) -> bool:
         with self._reading() as db:
@@ -133,9 +134,7 @@ class SQLiteStore:
 
     def run_size(self, run_id: str) -> int | None:
         with self._reading() as db:
-            size: int | None = db.execute(
-                f"SELECT sum(length(body)) FROM events WHERE {_OF_RUN}", (run_id,)
-            ).fetchone()[0]  # noqa: S608
+            size: int | None = db.execute(_SIZE, (run_id,)).fetchone()[0]
         return size
 
     def list_runs(self, query: RunQuery) -> RunPage:
