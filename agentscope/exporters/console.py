@@ -11,7 +11,7 @@ from agentscope.events import RUN, RUN_END
 from agentscope.protocols.token_usage import tokens_of
 
 from .custom import EventRecord, ExportResult, LocalExporter
-from .runs import runs_of
+from .memory import runs_of
 from .terminal import Terminal, shorten, tree
 
 SHOWN = ("agent_name", "name", "step_type", "status", "latency_ms", "tokens_used", "usage", "model", "error")

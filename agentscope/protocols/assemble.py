@@ -89,6 +89,11 @@ def by_run(events: Iterable[Event]) -> list[list[Event]]:
     return list(runs.values())
 
 
+def merge_objects(earlier: Any, later: Any) -> Any:
+    """Merge two decoded values: objects key by key, later ones over earlier ones. Any other later value replaces the earlier."""
+    return {**earlier, **later} if isinstance(earlier, dict) and isinstance(later, dict) else later
+
+
 def _merged_objects(earlier: Any, later: Any) -> Any:
     try:
         one, other = json.loads(earlier), json.loads(later)
