@@ -43,7 +43,7 @@ class RunReader:
         async with self._reads:
             return await run_in_threadpool(work, *arguments, **options)
 
-    async def run(self, run_id: str, draw: Callable[[dict[str, Any]], bytes], media_type: str) -> PacedResponse:
+    async def run(self, run_id: str, draw: Callable[[dict[str, Any]], str], media_type: str) -> PacedResponse:
         """Answer with a whole run as `draw` puts it.
 
         Raises `Refused`: 404 for an unknown run, 413 for one that is too large, 503 while another large one is read.
@@ -77,11 +77,11 @@ class RunReader:
         content = self._events_as_json(run_id, first)
         return PacedResponse(content, media_type="application/json", seconds=self._limits.send_seconds)
 
-    def _drawn(self, run_id: str, draw: Callable[[dict[str, Any]], bytes]) -> bytes:
+    def _drawn(self, run_id: str, draw: Callable[[dict[str, Any]], str]) -> bytes:
         patches = [event.patch() for event in self._all_events(run_id)]
         if not patches:  # deleted by the retention meanwhile
             raise _unknown_run()
-        return draw(run_view(run_id, patches))
+        return draw(run_view(run_id, patches)).encode()
 
     def _all_events(self, run_id: str) -> Iterator[StoredEvent]:
         after = None
