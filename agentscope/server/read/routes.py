@@ -120,7 +120,7 @@ def _json(run: dict[str, Any]) -> str:
 
 
 def run_query(request: Request) -> RunQuery:
-    """The query of a list of runs. Raises `Refused` (422) for a parameter that cannot be."""
+    """Read the query of a list of runs. Raises `Refused` (422) for a parameter that cannot be."""
     parameters = request.query_params
     limit = number(request, "limit", 50, MAX_LIMIT)
     texts: dict[str, str | None] = {}
@@ -134,7 +134,7 @@ def run_query(request: Request) -> RunQuery:
 
 
 def number(request: Request, name: str, usual: int, highest: int) -> int:
-    """A parameter that counts from 1. Raises `Refused` (422) for one that cannot be."""
+    """Read a parameter that counts from 1. Raises `Refused` (422) for one that cannot be."""
     given = request.query_params.get(name, str(usual))
     if not (given.isascii() and given.isdigit() and len(given) <= 9 and 1 <= int(given) <= highest):
         raise Refused(422, f"{name} must be a whole number from 1 to {highest}.")
@@ -142,7 +142,7 @@ def number(request: Request, name: str, usual: int, highest: int) -> int:
 
 
 def cursor_text(cursor: RunCursor) -> str:
-    """A cursor as text that is opaque to clients."""
+    """Write a cursor as text that is opaque to clients."""
     return base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
 
 

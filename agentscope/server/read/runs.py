@@ -113,8 +113,8 @@ class AnswerCut(Exception):
 class PacedResponse(Response):
     """An answer that is sent in chunks, of which one at most waits for the client.
 
-    It has to be taken within `seconds` and a second more for each megabyte. The rest is then not sent, and uvicorn closes
-    the connection. `done` is called when the answer has ended in any way.
+    The client has to read it within `seconds` and a second more for each megabyte; otherwise the rest is not sent, and
+    uvicorn closes the connection. `done` is called when the answer has ended in any way.
     """
 
     def __init__(
