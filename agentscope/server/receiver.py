@@ -23,7 +23,7 @@ except ImportError as problem:
 
 from agentscope.server.http.connection import BoundedProtocol
 from agentscope.server.http.limits import Limits
-from agentscope.server.http.security import loopback_hosts
+from agentscope.server.http.security import bracketed, loopback_hosts
 from agentscope.server.storage.sqlite.store import SQLiteStore
 
 from .app import create_app
@@ -84,7 +84,7 @@ class Receiver:
         shown = self._host
         if address is not None and address.is_unspecified:
             shown = "::1" if address.version == 6 else "127.0.0.1"
-        return f"http://{_bracketed(shown)}:{self._port}"
+        return f"http://{bracketed(shown)}:{self._port}"
 
     @property
     def store(self) -> SQLiteStore:
@@ -154,7 +154,7 @@ class Receiver:
     def _hosts(self) -> list[str]:
         hosts = loopback_hosts(self._port)
         for host in (self._host, *self._allowed_hosts):
-            bare = _bracketed(host)
+            bare = bracketed(host)
             hosts += [bare] if bare.rpartition(":")[2].isdigit() else [f"{bare}:{self._port}"]
         return hosts
 
@@ -238,7 +238,3 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if isinstance(_address(host), ipaddress.IPv6Address) else host
