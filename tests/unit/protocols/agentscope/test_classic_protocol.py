@@ -269,7 +269,7 @@ def test_a_record_that_was_sent_and_not_answered_may_be_there_twice_and_counts_o
     used = protocol()
     ending = deliver(used, batch([event(1, type_)]), lambda request: next(answers, CREATED))
     assert (ending.attempts, ending.delivered, ending.possibly_duplicated) == (4, [1], counted)
-    assert used.classic.uncertain == set()
+    assert used.records.uncertain == set()
 
 
 @pytest.mark.parametrize("reply", [Failure("refused", "nobody", unsent=True), answer(503), answer(429), answer(401)])
@@ -283,7 +283,7 @@ def test_a_record_that_was_refused_after_all_is_not_counted():
     answers = iter([Failure("timeout", "too slow"), answer(422)])
     used = protocol()
     ending = deliver(used, batch([event(1)]), lambda request: next(answers))
-    assert (ending.reasons, ending.possibly_duplicated, used.classic.uncertain) == ({1: "rejected"}, 0, set())
+    assert (ending.reasons, ending.possibly_duplicated, used.records.uncertain) == ({1: "rejected"}, 0, set())
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------------
