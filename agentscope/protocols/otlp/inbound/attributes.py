@@ -159,10 +159,12 @@ def _finite(digits: str) -> float | str:
 
 def plain(value: Value) -> Any:
     """An attribute's value as a JSON value: bytes in base64, and numbers that are not finite as text."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return base64.b64encode(value).decode()
+    if type(value) is str:
+        return value
     if isinstance(value, float):
         return value if isfinite(value) else str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -59,6 +59,10 @@ _NAMES = {
     if field.given and field.attribute and name not in ("tokens_used", "latency_ms")  # usage and the times have these
 }
 """The attribute names of each field, under every convention."""
+_PLAIN_FIELDS = (
+    ("step_type", names.STEP_TYPE),
+    *((name, field.attribute) for name, field in FIELDS.items() if field.attribute),
+)
 _RESOURCE_FIELDS = {name: field for name, field in RUN_FIELDS.items() if field.resource}
 
 
@@ -113,22 +117,23 @@ def _own(span: Span, run_id: str) -> Patch:
     )
     if parent_id is None and step_id is not None:
         parent_id = _parent(span, run_id)
-    fields: dict[str, Any] = {
-        name: plain(attributes[field.attribute])
-        for name, field in FIELDS.items()
-        if field.attribute and attributes.get(field.attribute) is not None
-    }
-    for name, attribute in (("name" if step_id else "agent_name", names.NAME), ("step_type", names.STEP_TYPE)):
-        if attributes.get(attribute) is not None:
-            fields[name] = plain(attributes[attribute])
+    fields: dict[str, Any] = {}
+    for name, attribute in (("name" if step_id else "agent_name", names.NAME), *_PLAIN_FIELDS):
+        value = attributes.get(attribute)
+        if value is not None:
+            fields[name] = plain(value)
+    times: dict[str, str] = {}
     for name, attribute, span_ns in (
         ("started_at", names.STARTED_AT, span.start_ns),
         ("ended_at", names.ENDED_AT, span.end_ns),
     ):
-        time = plain(attributes.get(attribute, span_ns))
-        if time != 0:
-            fields[name] = _time(time) if type(time) is int else time
+        time = attributes.get(attribute, span_ns)
+        if type(time) is not int:
+            fields[name] = plain(time)
+        elif time:
+            times[name] = _time(time)
     normalise(fields)
+    fields |= times
     for name, value_name, type_name in _PAYLOADS:
         value = attributes.get(value_name, attributes.get(name))
         if value is not None:
