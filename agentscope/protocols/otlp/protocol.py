@@ -23,12 +23,12 @@ from agentscope.protocols.otlp.wire.limits import Form
 from agentscope.protocols.otlp.wire.model import Value
 from agentscope.protocols.responses import clean, fail, json_object, note_refusal
 
-from .wire import json_encode, protobuf_encode
+from .wire import json_form, protobuf_form
 
 OTLP = "otlp"
 SCOPE = "agentscope"
 """The name of the instrumentation scope of all spans."""
-_FORMS: Mapping[str, Form] = {"protobuf": protobuf_encode, "json": json_encode}
+_FORMS: Mapping[str, Form] = {"protobuf": protobuf_form, "json": json_form}
 _SPAN_ID = re.compile(r"\b[0-9a-f]{16}\b")
 
 
@@ -176,11 +176,11 @@ def _span_id(event: ReadyEvent) -> str:
 def _partial_success(reply: Response) -> tuple[int, str] | None:
     """The number of rejected spans and the reason, from an answer of success; None if it is not OTLP."""
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == protobuf_encode.CONTENT_TYPE:
-        return protobuf_encode.decode_response(reply.body)
+    if kind == protobuf_form.CONTENT_TYPE:
+        return protobuf_form.decode_response(reply.body)
     if not reply.body.strip():
         return 0, ""
-    if kind in ("", json_encode.CONTENT_TYPE):
+    if kind in ("", json_form.CONTENT_TYPE):
         # Some backends answer in another form of JSON.
-        return json_encode.decode_response(reply.body) or (None if json_object(reply) is None else (0, ""))
-    return protobuf_encode.decode_response(reply.body) if kind == "application/octet-stream" else None
+        return json_form.decode_response(reply.body) or (None if json_object(reply) is None else (0, ""))
+    return protobuf_form.decode_response(reply.body) if kind == "application/octet-stream" else None

@@ -19,8 +19,8 @@ from agentscope.protocols.ids import run_id_of, span_id_of
 from agentscope.protocols.otlp.inbound.attribute_names import ALIASES, INPUTS, OF_RUN, OUTPUTS
 from agentscope.protocols.otlp.inbound.attributes import MOST_KEPT
 from agentscope.protocols.otlp.inbound.patches import MOST_EVENTS, patches_of, without_repeats
-from agentscope.protocols.otlp.wire import json_encode as json_form
-from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
+from agentscope.protocols.otlp.wire import json_form
+from agentscope.protocols.otlp.wire import protobuf_form as protobuf
 from agentscope.protocols.otlp.wire.model import CLIENT, ERROR, INTERNAL, OK, UNSET, Span, SpanEvent, SpanGroup, Value
 from agentscope.server.storage.fold import run_view
 from tests.support.events import NOON
