@@ -8,10 +8,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from agentscope.events import RUN_START, Event
-from agentscope.protocols.agentscope.decode import DecodeError, Patch
+from agentscope.protocols.agentscope.decode import Arrival, Patch
 from agentscope.protocols.base import Request, Response
+from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.otlp.protocol import OTLPState
-from agentscope.protocols.voltagent.decode import Arrival, event_added, event_changed, read, run_changed, run_started
+from agentscope.protocols.voltagent.decode import event_added, event_changed, read, run_changed, run_started
 from agentscope.protocols.voltagent.protocol import HISTORY, OTLP_PATH, VoltAgentProtocol
 from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
 from agentscope.server.storage.fold import fold, run_view

@@ -9,7 +9,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agentscope.protocols.agentscope.decode import Batch, DecodeError, Patch
+from agentscope.protocols.agentscope.decode import Batch, Patch
+from agentscope.protocols.headers import AGENTSCOPE_KEY
+from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.otlp.inbound.patches import SESSION, patches_of, without_repeats
 from agentscope.protocols.otlp.wire import json_form, protobuf_form
 from agentscope.protocols.otlp.wire.limits import Form
@@ -61,7 +63,7 @@ class OTLP:
 
     async def _take(self, request: Request, form: Form) -> bytes:
         if not self._keys.accepts_otlp(request.headers):
-            raise Refused(401, "Send the receiver's key, as Authorization: Bearer KEY or X-Agentscope-Key: KEY.")
+            raise Refused(401, f"Send the receiver's key, as Authorization: Bearer KEY or {AGENTSCOPE_KEY}: KEY.")
 
         def decode(body: bytes) -> Batch:
             groups = DECODERS[form.CONTENT_TYPE](body)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_UPDATE
 from agentscope.protocols.agentscope.classic import MOST_RUNS, ClassicState
-from agentscope.protocols.agentscope.decode import decode_step
+from agentscope.protocols.agentscope.decode import Arrival, decode_step
 from agentscope.protocols.agentscope.protocol import CLASSIC, AgentScopeProtocol
 from agentscope.protocols.base import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure
 from tests.support.events import (
@@ -509,7 +509,7 @@ def test_fields_that_the_classic_calls_have_no_place_for_travel_in_meta_data():
         "agentscope_cost_usd": 0.5,
         "agentscope_first_token_ms": 12.5,
     }
-    patch = decode_step(json.dumps(bodies[1]).encode(), event_id="e", run_id="r", step_id="s", now=NOW, seq=1)
+    patch = decode_step(json.dumps(bodies[1]).encode(), "r", "s", Arrival("e", NOW, 1))
     assert patch.fields["usage"] == {"input_tokens": 3}
     assert {name: patch.fields[name] for name in ("model", "cost_usd", "first_token_ms")} == {
         name: call.fields[name] for name in ("model", "cost_usd", "first_token_ms")
