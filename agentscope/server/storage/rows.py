@@ -9,15 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from agentscope.events import FIELDS, RUN_FIELDS, TEXTS
+from agentscope.protocols import token_usage
 
 LLM_STEP = "llm_call"
 MAX_TOKENS = 10**12
 """The most tokens that one step adds to a total, so that sums stay far below 64 bits."""
 
-_TOTAL = ("total_tokens", "totalTokens")
-_INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "promptTokens")
-_OUTPUT = ("output_tokens", "completion_tokens", "outputTokens", "completionTokens")
-_COUNTED = frozenset({*_TOTAL, *_INPUT, *_OUTPUT})
 RUN_COLUMNS = tuple(name for name, field in RUN_FIELDS.items() if field.row)
 """The fields of a run that its row has, besides those that are computed."""
 _ROW_FIELDS = (
@@ -64,10 +61,8 @@ def row_fields(event: Mapping[str, Any]) -> dict[str, Any]:
         fields["error"] = bool(fields["error"])
     if "tokens_used" in fields:
         fields["tokens_used"] = _count(fields["tokens_used"])
-    usage = fields.get("usage")
-    if usage is not None:
-        counts = usage.items() if isinstance(usage, dict) else ()
-        fields["usage"] = {name: _count(value) for name, value in counts if name in _COUNTED}
+    if fields.get("usage") is not None:
+        fields["usage"] = token_usage.tokens_of(fields["usage"]).usage()
     return fields
 
 
@@ -126,19 +121,12 @@ def _listed_texts(texts: Sequence[str] | None) -> list[str]:
 def tokens_of(fields: Mapping[str, Any]) -> int | None:
     """Return `tokens_used`, else the total in `usage`, else the sum of its input and output."""
     tokens = _count(fields.get("tokens_used"))
-    usage = fields.get("usage")
-    if tokens is None and isinstance(usage, dict):
-        tokens = _named(usage, _TOTAL)
-        if tokens is None:
-            parts = [_named(usage, _INPUT), _named(usage, _OUTPUT)]
-            known = [part for part in parts if part is not None]
-            tokens = min(sum(known), MAX_TOKENS) if known else None
-    return tokens
-
-
-def _named(usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
-    """Return the first of these counts that is a number."""
-    return next((count for name in names if (count := _count(usage.get(name))) is not None), None)
+    if tokens is None and fields.get("usage") is not None:
+        counts = token_usage.tokens_of(fields["usage"])
+        tokens = counts.total
+        if tokens is None and (counts.input is not None or counts.output is not None):
+            tokens = (counts.input or 0) + (counts.output or 0)
+    return None if tokens is None else min(tokens, MAX_TOKENS)
 
 
 def _count(value: Any) -> int | None:
