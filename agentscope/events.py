@@ -7,7 +7,7 @@ at the call, as UTF-8 `bytes`; every other field holds a str, int, float, bool o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 StepType = Literal["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other"]
 RunStatus = Literal["running", "completed", "failed", "cancelled"]
@@ -156,25 +156,27 @@ PAYLOAD_FIELDS = tuple(name for name, field in FIELDS.items() if field.type == P
 TIME_FIELDS = frozenset(name for name, field in FIELDS.items() if field.type == TIME)
 
 
-class RunFields(TypedDict, total=False):
-    """The fields of a run that `track_run` and `start_run` take by keyword, besides those of their own."""
+if TYPE_CHECKING:  # to make these classes takes as long as the rest of this module
+    from typing import TypedDict
 
-    user_id: str | None
-    conversation_id: str | None
-    tags: list[str] | tuple[str, ...] | None
-    environment: str | None
-    release: str | None
-    usage: Any
+    class RunFields(TypedDict, total=False):
+        """The fields of a run that `track_run` and `start_run` take by keyword, besides those of their own."""
 
+        user_id: str | None
+        conversation_id: str | None
+        tags: list[str] | tuple[str, ...] | None
+        environment: str | None
+        release: str | None
+        usage: Any
 
-class StepFields(TypedDict, total=False):
-    """The fields of a step that `track_step` and `track_step_context` take by keyword, besides those of their own."""
+    class StepFields(TypedDict, total=False):
+        """The fields of a step that `track_step` and `track_step_context` take by keyword, besides those of their own."""
 
-    model: str | None
-    provider: str | None
-    usage: Any
-    cost_usd: float | None
-    first_token_ms: float | None
+        model: str | None
+        provider: str | None
+        usage: Any
+        cost_usd: float | None
+        first_token_ms: float | None
 
 
 # ---- events ----------------------------------------------------------------------------------------------------------
