@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import NamedTuple
 
+from agentscope.protocols.drop_reasons import DropReason
+
 Totals = tuple[int, dict[str, int]]
 """The totals of settled events: delivered, and dropped by reason."""
 
@@ -89,11 +91,11 @@ class Ledger:
         self._dropped: dict[str, int] = {}
         self._reported: dict[str, int] = {}
 
-    def drop(self, reason: str, number: int = 1) -> None:
+    def drop(self, reason: DropReason, number: int = 1) -> None:
         if number:
             self._dropped[reason] = self._dropped.get(reason, 0) + number
 
-    def with_verdicts(self, delivered: int, dropped: Iterable[str]) -> Totals:
+    def with_verdicts(self, delivered: int, dropped: Iterable[DropReason]) -> Totals:
         """Return the totals after more verdicts: a number of delivered events, and one reason for each dropped event."""
         reasons = self._dropped.copy()
         for reason in dropped:

@@ -53,7 +53,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from agentscope.config import Config
 from agentscope.events import Event, QueuedEvent, ReadyEvent, in_full
 from agentscope.protocols.base import Outcome, Part
-from agentscope.protocols.drop_reasons import QUEUE_FULL, SHUTDOWN, SPOOL_ERROR
+from agentscope.protocols.drop_reasons import QUEUE_FULL, SHUTDOWN, SPOOL_ERROR, DropReason
 
 from .ledger import Counts, Ledger
 from .queue import Batched, EventQueue, units
@@ -348,7 +348,7 @@ class EventStates:
             if outcome.released and not self.in_flight:
                 self._reopen_all(now)
 
-    def settle(self, delivered: Iterable[int], dropped: Iterable[tuple[int, str]]) -> None:
+    def settle(self, delivered: Iterable[int], dropped: Iterable[tuple[int, DropReason]]) -> None:
         """in flight or incomplete -> settled. Of several verdicts the first counts; an unknown `seq` is passed over."""
         with self.move() as allowed:
             if not allowed:
@@ -470,7 +470,9 @@ class EventStates:
                 size += event.size
             return Write(list(self._writing), unsaved, list(islice(self._deleting, 10 * MOST_WRITTEN)))
 
-    def end_write(self, write: Write, kept: Sequence[Event], dropped: Sequence[tuple[int, str]], saved: Saved) -> None:
+    def end_write(
+        self, write: Write, kept: Sequence[Event], dropped: Sequence[tuple[int, DropReason]], saved: Saved
+    ) -> None:
         """writing -> stored or settled.
 
         kept: the new events as redacted. dropped: (seq, reason) of the other new ones.
@@ -480,7 +482,7 @@ class EventStates:
                 self._carry_out(self._after_write(write, kept, dict(dropped), saved))
 
     def _after_write(
-        self, write: Write, kept: Sequence[Event], reasons: Mapping[int, str], saved: Saved
+        self, write: Write, kept: Sequence[Event], reasons: Mapping[int, DropReason], saved: Saved
     ) -> Callable[[], None]:
         losses = list(reasons.values())
         disk_only, cursor, last = self._disk_only, self._cursor, self._last
@@ -594,7 +596,7 @@ class EventStates:
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
-    def abandon(self, reason: str = SHUTDOWN) -> int:
+    def abandon(self, reason: DropReason = SHUTDOWN) -> int:
         """Drop all events in memory only, for good; the number of them. Events on disk stay there. Called by any thread."""
         with self.move():
             if self.spool is not None and self.spool.problem is not None and reason == SHUTDOWN:

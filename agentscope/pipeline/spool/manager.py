@@ -18,7 +18,7 @@ from agentscope.pipeline.queue import NEVER, Bell
 from agentscope.pipeline.redaction.redactor import redacted
 from agentscope.pipeline.states import MOST_WRITTEN, EventStates
 from agentscope.protocols.base import UNAUTHORIZED, Exporter, Outcome
-from agentscope.protocols.drop_reasons import ENCODE_ERROR
+from agentscope.protocols.drop_reasons import ENCODE_ERROR, DropReason
 from agentscope.protocols.json_encode import UNENCODABLE
 
 from .codec import pack
@@ -110,7 +110,7 @@ class Spooling:
         states, spool = self._states, self.spool
         write = states.begin_write(not spool.wait(now))
         kept: list[Event] = []
-        dropped: list[tuple[int, str]] = []
+        dropped: list[tuple[int, DropReason]] = []
         rows = [(event.seq, pack(event)) for event in write.unsaved]
         for event in write.new:
             cleaned = redacted(event, self._redact)
