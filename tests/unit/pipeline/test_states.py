@@ -245,7 +245,7 @@ class Machine(RuleBasedStateMachine):
         assert not states.number & 1
         queued = list(states.queue.events)
         taken = [*states.batched, *states.in_flight.values(), *states.incomplete]
-        taken += [*states._writing, *states._fresh, *states._old]
+        taken += [*states._writing, *states._fresh, *states.old]
         doubled = [seq for seq, times in Counter(event.seq for event in (*queued, *taken)).items() if times > 1]
         assert not doubled
         assert states.queue.bytes == UNIT * units([*queued, *taken])
