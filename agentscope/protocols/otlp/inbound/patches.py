@@ -156,7 +156,7 @@ def _put_list(fields: dict[str, Any], field: str, value: Value, name: str) -> No
 
 
 _PUT = {TEXT: _put_text, TEXTS: _put_list, WHOLE: _put_number, NUMBER: _put_number, MILLISECONDS: _put_number}
-_CARRIED = tuple((_PUT[field.type], name, field.attribute) for name, field in FIELDS.items() if field.attribute)
+_CARRIED = tuple((_PUT[field.type], name, field.attributes[0]) for name, field in FIELDS.items() if field.attributes)
 """The fields with an attribute: the function that reads it, the field, and the attribute."""
 
 

@@ -133,9 +133,9 @@ def _usage(attributes: Attributes) -> dict[str, int] | None:
 
 
 _NAMES = {
-    name: (field.attribute, *field.also, *attribute_names.ALIASES.get(name, ()))
+    name: (*field.attributes, *attribute_names.ALIASES.get(name, ()))
     for name, field in FIELDS.items()
-    if field.given and field.attribute and name not in ("tokens_used", "latency_ms")  # usage and the times have these
+    if field.given and field.attributes and name not in ("tokens_used", "latency_ms")  # usage and the times have these
 }
 """The attribute names of each field, under every convention."""
 
