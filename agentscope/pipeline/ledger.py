@@ -108,7 +108,7 @@ class Ledger:
 
     def dropped(self) -> dict[str, int]:
         """Return all dropped events by reason."""
-        return _sum((self._dropped.copy(), self.refused.values()))
+        return added((self._dropped.copy(), self.refused.values()))
 
     def settled(self) -> int:
         """Return the number of settled events that came through the queue."""
@@ -122,10 +122,11 @@ class Ledger:
 
     def reported(self, counts: Mapping[str, int]) -> None:
         """The backend acknowledged these counts."""
-        self._reported = _sum((self._reported, counts))
+        self._reported = added((self._reported, counts))
 
 
-def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add counts by name."""
     totals: dict[str, int] = {}
     for part in parts:
         for reason, number in part.items():
