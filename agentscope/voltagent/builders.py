@@ -41,9 +41,7 @@ def begin_trace(registry: Registry, given: dict[str, Any], fields: Fields) -> En
         about["conversationId"] = take(given, "conversationId", "conversation_id")
         about["tags"] = fields.texts_of("tags", take(given, "tags"))
     fields.payload("input", take(given, "input"))
-    metadata = take(given, "metadata")
-    known = {name: value for name, value in about.items() if value is not None}
-    add_metadata(fields, given, metadata, known, of_run=within is None)
+    add_metadata(fields, given, take(given, "metadata"), about, of_run=within is None)
     recorder.say_mended(fields)
     own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
     entry = Entry(own, step_id, parent_id, agent_name, "agent", started_at)
@@ -92,11 +90,8 @@ def begin_event(registry: Registry, above: Entry, given: dict[str, Any], fields:
     """Begin a custom event as a step. A final status ends it at once."""
     event_type = _plain_text(take(given, "type", "event_type", "eventType"))
     step_type = STEP_TYPES.get(event_type or "", event_type if event_type in KNOWN_STEP_TYPES else "other")
-    own = {"eventType": event_type} if event_type and step_type == "other" else {}
-    for name in ("version", "tags"):
-        value = take(given, name)
-        if value is not None:
-            own[name] = value
+    own = {"eventType": event_type if event_type and step_type == "other" else None}
+    own |= {name: take(given, name) for name in ("version", "tags")}
     status = status_of(take(given, "status"), fields)
     level = level_of(take(given, "level"), fields)
     if level is not None:

@@ -17,17 +17,7 @@ from agentscope.tracker.context import MOST_OPEN_RUNS, bounded
 from agentscope.tracker.fields import Fields
 from agentscope.tracker.recorder import Recorder, id_of
 
-from .options import (
-    FINAL,
-    add_error,
-    add_fields,
-    add_metadata,
-    add_usage,
-    level_of,
-    moment_of,
-    status_of,
-    take,
-)
+from .options import FINAL, add_error, add_fields, add_metadata, add_usage, level_of, moment_of, status_of, take
 
 if TYPE_CHECKING:
     from agentscope.pipeline.fanout import FanOut
@@ -127,8 +117,7 @@ class Registry:
         self._results(fields, take(given, "output"), take(given, "usage"), error)
         fields.payload("input", take(given, "input"))
         metadata = take(given, "metadata")
-        known = {name: value for name, value in own.items() if value is not None}
-        add_metadata(fields, given, metadata, known, of_run=entry.step_id is None)
+        add_metadata(fields, given, metadata, own, of_run=entry.step_id is None)
         if status is not None:
             fields.values["status"] = status
             entry.status = status if status in FINAL else None
