@@ -23,9 +23,8 @@ from agentscope.tracker.never_raise import safe
 from agentscope.tracker.recorder import Recorder
 
 from .awaitables import ACCEPTED, REFUSED, Ready, Settled
-from .builders import begin_event, begin_step
 from .options import FINAL, spread, status_of
-from .registry import Entry, Registry
+from .registry import Entry, Registry, begin_event, begin_step
 from .types import AgentOptions, MemoryOptions, RetrieverOptions, TimelineEvent, ToolOptions
 
 Given = Mapping[str, Any]

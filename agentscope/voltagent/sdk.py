@@ -17,11 +17,10 @@ from agentscope.tracker.recorder import LONGEST_ID
 from agentscope.tracker.tracker import Tracker
 
 from .awaitables import ACCEPTED, REFUSED, Delivery, Settled
-from .builders import begin_event, begin_trace
 from .config import load, voltagent_exporter
 from .handles import Given, Operation, Trace, idle
 from .options import spread, take
-from .registry import Entry, Registry
+from .registry import Entry, Registry, begin_event, begin_trace
 from .types import History, TimelineEvent, TraceOptions, VoltAgentConfig
 
 if TYPE_CHECKING:
