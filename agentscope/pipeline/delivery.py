@@ -20,7 +20,7 @@ from agentscope.config import Config
 from agentscope.events import Event, QueuedEvent, ReadyEvent, Session, in_full
 from agentscope.pipeline.redaction.redactor import redacted_all
 from agentscope.protocols.base import BUSY, NEEDS_PERSON, PATIENCE, REFUSED, Batch, Dropped, Exporter, Outcome
-from agentscope.protocols.drop_reasons import ENCODE_ERROR, RETRY_LIMIT
+from agentscope.protocols.drop_reasons import ENCODE_ERROR, RETRY_LIMIT, DropReason
 from agentscope.protocols.ids import new_id
 
 from .ledger import Counts, Left
@@ -235,7 +235,7 @@ class Attempts:
             return None
         return f"{self._exporter.protocol} has not returned for {now - latest:.0f} s after its timeout"
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: DropReason) -> None:
         """Drop all events in flight."""
         self.states.settle([], [(seq, reason) for seq in list(self.states.in_flight)])
 

@@ -17,7 +17,7 @@ except ImportError as problem:
 
     raise missing_extra(problem) from problem
 
-from agentscope.protocols.agentscope.decode import DecodeError
+from agentscope.protocols.json_decode import DecodeError
 from agentscope.server.http.body import ENCODINGS
 from agentscope.server.http.limits import Limits, Refused
 from agentscope.server.http.security import Guard, Keys, loopback_hosts
