@@ -109,7 +109,7 @@ def test_an_upgrade_that_was_interrupted_goes_on_at_the_next_start(path: Path, m
         assert found(store) == [{f"r{number}" for number in range(5)}] * 4
 
 
-def test_what_comes_while_rows_are_made_anew_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_that_come_during_an_upgrade_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "_UPGRADE_SECONDS", -1.0)
     monkeypatch.setattr(schema, "_REMADE_ROWS", 1)
     version_2(path, *told(1), *told(2))
