@@ -1,4 +1,4 @@
-"""What strangers may cost the receiver: size, depth, time and connections are bounded."""
+"""The bounds of the receiver against strangers: size, depth, time and connections."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from . import queue
 
 class Worker:
     limit = 3
-    """Whether it stops."""
+    """Return True if it stops."""
 
     def work(self):
         """Do the next piece of work."""

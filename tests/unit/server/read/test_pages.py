@@ -16,7 +16,7 @@ from tests.support.receiver import at, run_end, run_start, step
 
 
 class Tree(HTMLParser):
-    """What a page says, and how deep in lists each step and each of its notes stands."""
+    """The text of a page, and the depth in lists of each step and each note."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -130,7 +130,7 @@ def update(second: float, **values: Any) -> Event:
 
 
 def reads(db: sqlite3.Connection, cache: FoldCache, event: Event) -> int:
-    """How often the bodies of what is stored are asked for while an event is written."""
+    """Count the queries for stored bodies while an event is written."""
     asked: list[str] = []
     db.set_trace_callback(asked.append)
     write(db, cache, [event])
