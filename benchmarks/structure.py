@@ -78,7 +78,7 @@ class Source:
             yield from (name for name in named if name in self.paths)
 
     def folder(self, module: str) -> str:
-        """Return the name at the package's root that a module belongs to; empty for the package's own `__init__` and `__main__`."""
+        """Return the name at the package's root that a module belongs to; empty for `__init__` and `__main__` of the root."""
         name = [*module.split("."), ""][1]
         return "" if name == "__main__" else name
 

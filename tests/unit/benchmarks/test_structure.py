@@ -25,7 +25,7 @@ from . import queue
 
 class Worker:
     limit = 3
-    """Return True if it stops."""
+    """Whether it stops."""
 
     def work(self):
         """Do the next piece of work."""
