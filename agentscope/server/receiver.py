@@ -41,10 +41,9 @@ _CONCURRENCY = 1024  # requests at once; the limit of connections is reached lon
 class Receiver:
     """A receiver in a background thread of this process.
 
-    `port` 0 takes a free one; `db` is the database file, None a temporary one; `retention_days` deletes older runs.
-    A `host` that is not loopback needs an `api_key`. `allowed_hosts` are further Host values (with or without port)
-    under which it may be reached. Raises `ConfigurationError` for wrong options, `OSError` when the address is taken. A
-    receiver can be started once.
+    `port` 0 takes a free one; `db` is the database file, None a temporary one; `retention_days` deletes older runs. A `host`
+    that is not loopback needs an `api_key`. `allowed_hosts` are further Host values, with or without port. It can be started
+    once. Raises `ConfigurationError` for wrong options, `OSError` when the address is taken.
     """
 
     def __init__(

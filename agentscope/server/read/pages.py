@@ -125,10 +125,10 @@ def _page(title: str, body: str) -> str:
 
 
 def _first_steps(address: str, key_required: bool) -> str:
-    key = "the key this receiver was started with" if key_required else "any-key"
+    key = 'api_key="the key this receiver was started with", ' if key_required else ""
     code = f'''from agentscope import create_tracker
 
-tracker = create_tracker(api_key="{key}", base_url="{address}")
+tracker = create_tracker({key}base_url="{address}")
 
 with tracker.track_run("my_agent", input_data={{"question": "…"}}) as run:
     tracker.track_step("search", step_type="tool_call", output_data={{"hits": 3}})
