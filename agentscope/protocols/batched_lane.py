@@ -119,23 +119,21 @@ class PieceLane:
             self.unsupported = not self._state.confirmed or self._state.absences > MOST_ABSENCES
             if not self.unsupported:
                 fail(self._outcome, BUSY, f"the backend answers HTTP {reply.status}, which it did not before")
-        elif self._was_unreadable(reply.status):
-            self._pieces.appendleft(self._sent)
+        elif (reply.status == 415 and self._unsupported_media()) or (
+            reply.status in _UNREADABLE and self._state.doubts(self._compressed)
+        ):
+            self._pieces.appendleft(self._sent)  # the body is sent again in another form
         elif reply.status == 413:
             self._too_large()
+        elif reply.status in UNACCEPTABLE and len(self._sent) > 1:
+            self._split()
         elif reply.status in UNACCEPTABLE:
-            self._split_or_drop(REJECTED, detail(reply))
+            self._drop(self._sent[0], REJECTED, detail(reply))
         elif reply.status == 500 and "retry-after" not in reply.headers:
             self._server_error(reply)
         else:
             self._stop()
             note_refusal(self._outcome, reply)
-
-    def _was_unreadable(self, status: int) -> bool:
-        """True if the backend may have been unable to read the body, and gets it in another form."""
-        if status == 415 and self._unsupported_media():
-            return True
-        return status in _UNREADABLE and self._state.doubts(self._compressed)
 
     def _encoded(self, piece: list[int]) -> Iterator[list[bytes]]:
         """The items of a piece in portions, up to the size of one body. The rest becomes another piece.
@@ -219,12 +217,6 @@ class PieceLane:
         middle = len(self._sent) // 2
         self._pieces.extendleft((self._sent[middle:], self._sent[:middle]))
 
-    def _split_or_drop(self, reason: str, why: str) -> None:
-        if len(self._sent) > 1:
-            self._split()
-        else:
-            self._drop(self._sent[0], reason, why)
-
     def _too_large(self) -> None:
         size = self._sent_bytes
         if len(self._sent) > 1:
@@ -239,9 +231,14 @@ class PieceLane:
     def _server_error(self, response: Response) -> None:
         """Tell an outage from one event that causes HTTP 500: only that event is dropped."""
         note_refusal(self._outcome, response)
-        if len(self._sent) == 1 and self._struck(self._sent[0]):
-            return
         batch = self._batch
+        if len(self._sent) == 1:
+            suspect = batch.suspects.setdefault(self._sent[0], Suspect(self._state.accepted))
+            struck = suspect.note(self._state.accepted)
+            if suspect.strikes >= PATIENCE:
+                self._drop(self._sent[0], REJECTED, "HTTP 500 to this event alone")
+            if struck:
+                return
         if batch.searching:
             batch.searching = self._requests < self._budget or bool(self._outcome.delivered)
         else:
@@ -251,14 +248,6 @@ class PieceLane:
             self._stop()
         elif len(self._sent) > 1:
             self._split()
-
-    def _struck(self, seq: int) -> bool:
-        """True if this 500 is due to the event, because the backend accepted others meanwhile."""
-        suspect = self._batch.suspects.setdefault(seq, Suspect(self._state.accepted))
-        struck = suspect.note(self._state.accepted)
-        if suspect.strikes >= PATIENCE:
-            self._drop(seq, REJECTED, "HTTP 500 to this event alone")
-        return struck
 
 
 def cut_largest_field(ready: ReadyEvent) -> Event | None:

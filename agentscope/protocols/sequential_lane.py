@@ -123,12 +123,14 @@ class SingleLane:
             if self._yields(event):
                 continue
             try:
-                request = self._request(event)
+                call = self._fitting_call(event)
             except UNENCODABLE as error:
                 self._verdict(event, ENCODE_ERROR, type(error).__name__)
                 continue
-            if request is not None:
-                return request
+            if call is not None:
+                self._sent = call.body
+                headers = {"Content-Type": "application/json", "Idempotency-Key": call.key}
+                return Request(call.method, call.path, headers, call.body)
             self._verdict(event, ENCODE_ERROR, f"the {self.api} cannot carry {event.type}")
         return None
 
@@ -146,7 +148,7 @@ class SingleLane:
         elif reply.status == 413:
             self._too_large(event)
         elif reply.status in UNACCEPTABLE:
-            self._confirm()
+            self._state.confirmed = True
             self._verdict(event, REJECTED, detail(reply))
         elif reply.status == 500 and "retry-after" not in reply.headers:
             self._server_error(event, reply)
@@ -159,29 +161,19 @@ class SingleLane:
     def _yields(self, event: Event) -> bool:
         """True if this event lets the next one pass, once for each 500."""
         suspect = self._batch.suspects.get(event.seq)
-        if suspect is None or not suspect.yields or not self._has_followers():
+        if suspect is None or not suspect.yields or event is self._events[-1]:
             return False
         suspect.yields = False
         self._at += 1
         return True
 
-    def _has_followers(self) -> bool:
-        return self._at + 1 < len(self._events)
-
-    def _request(self, event: Event) -> Request | None:
-        """Make the request for this event, with its largest fields cut if the backend refused that size."""
+    def _fitting_call(self, event: Event) -> Call | None:
+        """Make the call for this event, with its largest fields cut if the backend refused that size."""
         call = self._call(event)
-        while call is not None and len(call.body) >= self._batch.refused_size:
-            smaller = self._smaller(event)
-            if smaller is None:
-                break
+        while call and len(call.body) >= self._batch.refused_size and (smaller := self._smaller(event)):
             event = self._events[self._at] = smaller
             call = self._call(event)
-        if call is None:
-            return None
-        self._sent = call.body
-        headers = {"Content-Type": "application/json", "Idempotency-Key": call.key}
-        return Request(call.method, call.path, headers, call.body)
+        return call
 
     def _answered(self, event: Event, reply: Response) -> None:
         answer = json_object(reply)
@@ -193,7 +185,7 @@ class SingleLane:
         self._stored(event)
 
     def _stored(self, event: Event) -> None:
-        self._confirm()
+        self._state.confirmed = True
         self._state.accepted += 1
         if not self._is_done(event):
             return
@@ -231,7 +223,7 @@ class SingleLane:
         self._batch.server_errors = max(self._batch.server_errors, suspect.errors)
         if suspect.strikes >= PATIENCE:
             self._verdict(event, REJECTED, "HTTP 500 to this record alone")
-        elif suspect.errors >= PATIENCE and self._at < PATIENCE and event.type != RUN_START and self._has_followers():
+        elif suspect.errors >= PATIENCE > self._at and event.type != RUN_START and event is not self._events[-1]:
             suspect.yields = True
         else:
             self._stopped = True
@@ -240,9 +232,6 @@ class SingleLane:
         self.outcome.dropped.append(Dropped(event.seq, reason, why))
         self._state.uncertain.discard(self._id(event))
         del self._events[self._at]
-
-    def _confirm(self) -> None:
-        self._state.confirmed = True
 
     def _doubt(self, event: Event) -> None:
         uncertain = self._state.uncertain

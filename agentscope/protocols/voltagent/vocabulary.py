@@ -23,6 +23,16 @@ LEVELS = frozenset({"DEBUG", "INFO", "WARNING", "ERROR"})
 _VERDICTS = {"start", "success", "error"}
 
 
+def text_or_none(value: Any) -> str | None:
+    """Return a text that is not empty, or None."""
+    return value if isinstance(value, str) and value else None
+
+
+def level_or_none(value: Any) -> str | None:
+    """Return a level of the API, or None."""
+    return value if isinstance(value, str) and value in LEVELS else None
+
+
 def event_name(event_type: str, verb: str) -> str:
     """Return the event name of a start, a success or an error."""
     return f"{event_type}:write_{verb}" if event_type == "memory" else f"{event_type}:{verb}"
