@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -105,15 +106,10 @@ def _compressor(encoding: str) -> Any:
     return zlib.compressobj(1, zlib.DEFLATED, 31)
 
 
-_compressors: dict[str, Any] = {}
-"""Imported modules by name; None if a module is not installed."""
-
-
+@cache
 def _zstandard() -> Any:
-    # Imported in `warm_up`, since a child forked during an import would find the import lock held.
-    if "zstandard" not in _compressors:
-        try:
-            _compressors["zstandard"] = import_module("zstandard")
-        except ImportError:
-            _compressors["zstandard"] = None
-    return _compressors["zstandard"]
+    """The package `zstandard`, or None. It is imported in `warm_up`: a child forked during an import would find the lock held."""
+    try:
+        return import_module("zstandard")
+    except ImportError:
+        return None

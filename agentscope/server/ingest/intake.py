@@ -101,9 +101,8 @@ class Intake:
                 body.room.callback(release)  # the lane is left when the decoded body has been stored
                 return cast("T", found)
             release()
-        raise DecodeError(
-            413, "The body holds too many values; send it in parts."
-        )  # since the last lane takes any size
+        # The last lane takes any size, so this body has too many values.
+        raise DecodeError(413, "The body holds too many values; send it in parts.")
 
     def _decoded_within(
         self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]

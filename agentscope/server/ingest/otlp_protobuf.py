@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 try:
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
     from google.protobuf.message import DecodeError as ParseError
-    from opentelemetry.proto.common.v1 import common_pb2
-    from opentelemetry.proto.resource.v1 import resource_pb2
     from opentelemetry.proto.trace.v1 import trace_pb2
 except ImportError as problem:
     from agentscope.server.extra import missing_extra
@@ -44,7 +42,8 @@ def decode_request(body: bytes) -> list[SpanGroup]:
     try:
         request = _Request.FromString(body)
     except _PARSE_ERRORS:
-        raise _not_protobuf() from None
+        why = "The body is not OTLP in protobuf, or a text that its spans share is not UTF-8."
+        raise DecodeError(400, why) from None
     reader = _Reader()
     try:
         return [
@@ -173,54 +172,31 @@ def _check_weight(body: bytes) -> None:
             pass  # the library refuses a message that ends early
 
 
-def _not_protobuf() -> DecodeError:
-    return DecodeError(400, "The body is not OTLP in protobuf, or a text that its spans share is not UTF-8.")
-
-
 def _too_many() -> DecodeError:
     return DecodeError(413, "The body holds too many values; send it in parts.")
 
 
-def _message(name: str, **fields: tuple[int, str]) -> descriptor_pb2.DescriptorProto:
-    """Describe a message by the number and type of its fields; lists begin with `*`, and bytes have no type."""
-    field = descriptor_pb2.FieldDescriptorProto
-    return descriptor_pb2.DescriptorProto(
-        name=name,
-        field=[
-            field(
-                name=title,
-                number=number,
-                label=field.LABEL_REPEATED if kind.startswith("*") else field.LABEL_OPTIONAL,
-                type=field.TYPE_MESSAGE if kind.strip("*") else field.TYPE_BYTES,
-                type_name=kind.strip("*") or None,
-            )
-            for title, (number, kind) in fields.items()
-        ],
-    )
-
-
 # The messages around a span as the library has them, but with each span as the bytes that it was sent as.
+_MESSAGES = """
+    name: "agentscope/spans.proto" package: "agentscope" syntax: "proto3"
+    dependency: "opentelemetry/proto/common/v1/common.proto" dependency: "opentelemetry/proto/resource/v1/resource.proto"
+    message_type { name: "Request"
+        field { number: 1 name: "resource_spans" label: LABEL_REPEATED
+                type: TYPE_MESSAGE type_name: ".agentscope.ResourceSpans" } }
+    message_type { name: "ResourceSpans"
+        field { number: 1 name: "resource" label: LABEL_OPTIONAL
+                type: TYPE_MESSAGE type_name: ".opentelemetry.proto.resource.v1.Resource" }
+        field { number: 2 name: "scope_spans" label: LABEL_REPEATED
+                type: TYPE_MESSAGE type_name: ".agentscope.ScopeSpans" } }
+    message_type { name: "ScopeSpans"
+        field { number: 1 name: "scope" label: LABEL_OPTIONAL
+                type: TYPE_MESSAGE type_name: ".opentelemetry.proto.common.v1.InstrumentationScope" }
+        field { number: 2 name: "spans" label: LABEL_REPEATED type: TYPE_BYTES } }
+    message_type { name: "SpanId"
+        field { number: 2 name: "span_id" label: LABEL_OPTIONAL type: TYPE_BYTES } }
+"""
 _POOL = descriptor_pool.Default()
-_POOL.AddSerializedFile(
-    descriptor_pb2.FileDescriptorProto(
-        name="agentscope/spans.proto",
-        package="agentscope",
-        syntax="proto3",
-        dependency=[resource_pb2.DESCRIPTOR.name, common_pb2.DESCRIPTOR.name],
-        message_type=[
-            _message("Request", resource_spans=(1, "*.agentscope.ResourceSpans")),
-            _message(
-                "ResourceSpans",
-                resource=(1, f".{resource_pb2.Resource.DESCRIPTOR.full_name}"),
-                scope_spans=(2, "*.agentscope.ScopeSpans"),
-            ),
-            _message(
-                "ScopeSpans", scope=(1, f".{common_pb2.InstrumentationScope.DESCRIPTOR.full_name}"), spans=(2, "*")
-            ),
-            _message("SpanId", span_id=(2, "")),
-        ],
-    ).SerializeToString()
-)
+_POOL.AddSerializedFile(text_format.Parse(_MESSAGES, descriptor_pb2.FileDescriptorProto()).SerializeToString())
 _Request, _SpanId = (
     message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"agentscope.{name}")) for name in ("Request", "SpanId")
 )

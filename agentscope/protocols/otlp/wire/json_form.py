@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 from json.encoder import encode_basestring as _quote
 from math import isfinite
 from typing import Any
@@ -44,30 +45,6 @@ _KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 _KIND_NAMES = {f"SPAN_KIND_{name}": number for number, name in enumerate(_KINDS)}
 _CODE_NAMES = {"STATUS_CODE_UNSET": 0, "STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": 2}
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-_SNAKE = {
-    name: re.sub("([A-Z])", r"_\1", name).lower()
-    for name in (
-        "resourceSpans",
-        "scopeSpans",
-        "traceId",
-        "spanId",
-        "parentSpanId",
-        "traceState",
-        "startTimeUnixNano",
-        "endTimeUnixNano",
-        "timeUnixNano",
-        "stringValue",
-        "boolValue",
-        "intValue",
-        "doubleValue",
-        "arrayValue",
-        "kvlistValue",
-        "bytesValue",
-        "partialSuccess",
-        "rejectedSpans",
-        "errorMessage",
-    )
-}
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -270,8 +247,14 @@ def _any(item: Any, depth: int) -> Value:
 
 
 def _get(holder: dict[str, Any], name: str) -> Any:
+    """The member of this name in camelCase, or as in the .proto files; None if it is not set."""
     value = holder.get(name)
-    return holder.get(_SNAKE[name]) if value is None and name in _SNAKE else value
+    return holder.get(_snake_case(name)) if value is None else value
+
+
+@cache
+def _snake_case(name: str) -> str:
+    return re.sub("([A-Z])", r"_\1", name).lower()
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
