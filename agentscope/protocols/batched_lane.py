@@ -58,9 +58,8 @@ class PieceLane:
 
     # ---- the format --------------------------------------------------------------------------------------------------
 
-    @property
-    def _path(self) -> str:
-        raise NotImplementedError
+    _path: str
+    """The path of the requests."""
 
     @property
     def _content_type(self) -> str:

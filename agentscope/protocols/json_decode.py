@@ -30,15 +30,24 @@ class DecodeError(ValueError):
         self.status = status
 
 
+class Rejected(ValueError):
+    """Raised for one item of a body that cannot be read or stored. The text tells the sender why."""
+
+
 def weight_of(body: bytes) -> int:
     """Estimate the memory that a JSON body takes as Python values, in the units of `MAX_WEIGHT`."""
     return body.count(b",") + 2 * body.count(b"[") + 3 * body.count(b"{")
 
 
+def too_many() -> DecodeError:
+    """The error for a body that would take too much memory as Python values."""
+    return DecodeError(413, "The body holds too many values; send it in parts.")
+
+
 def weigh(body: bytes) -> None:
-    """Raise `DecodeError` (413) for a body that would take too much memory as Python values."""
+    """Raise `too_many` for a body that would take too much memory as Python values."""
     if len(body) > LIGHT_BODY and weight_of(body) > MAX_WEIGHT:
-        raise DecodeError(413, "The body holds too many values; send it in parts.")
+        raise too_many()
 
 
 def parse(body: bytes) -> tuple[Any, Callable[[Any], str]]:

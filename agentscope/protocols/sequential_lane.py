@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from agentscope.events import RUN_START, Event
 
@@ -63,14 +63,9 @@ class SingleState:
         """The ids of events that were sent without an answer; sent again, they may be stored twice."""
 
 
-class Call(NamedTuple):
-    """The request that carries an event, or a part of one."""
-
-    method: str
-    path: str
-    body: bytes
-    key: str
-    """The idempotency key."""
+def record_request(method: str, path: str, body: bytes, key: str) -> Request:
+    """Make the request for a record. `key` is its idempotency key."""
+    return Request(method, path, {"Content-Type": "application/json", "Idempotency-Key": key}, body)
 
 
 class SingleLane:
@@ -95,8 +90,8 @@ class SingleLane:
 
     # ---- the format --------------------------------------------------------------------------------------------------
 
-    def _call(self, event: Event) -> Call | None:
-        """Make the call for this event; None if the format has none."""
+    def _request(self, event: Event) -> Request | None:
+        """Make the request for this event, or for a part of it; None if the format has none."""
         raise NotImplementedError
 
     def _learn(self, event: Event, answer: Mapping[str, Any]) -> bool:
@@ -123,14 +118,13 @@ class SingleLane:
             if self._yields(event):
                 continue
             try:
-                call = self._fitting_call(event)
+                request = self._fitting_request(event)
             except UNENCODABLE as error:
                 self._verdict(event, ENCODE_ERROR, type(error).__name__)
                 continue
-            if call is not None:
-                self._sent = call.body
-                headers = {"Content-Type": "application/json", "Idempotency-Key": call.key}
-                return Request(call.method, call.path, headers, call.body)
+            if request is not None:
+                self._sent = request.body
+                return request
             self._verdict(event, ENCODE_ERROR, f"the {self.api} cannot carry {event.type}")
         return None
 
@@ -167,13 +161,13 @@ class SingleLane:
         self._at += 1
         return True
 
-    def _fitting_call(self, event: Event) -> Call | None:
-        """Make the call for this event, with its largest fields cut if the backend refused that size."""
-        call = self._call(event)
-        while call and len(call.body) >= self._batch.refused_size and (smaller := self._smaller(event)):
+    def _fitting_request(self, event: Event) -> Request | None:
+        """Make the request for this event, with its largest fields cut if the backend refused that size."""
+        request = self._request(event)
+        while request and len(request.body) >= self._batch.refused_size and (smaller := self._smaller(event)):
             event = self._events[self._at] = smaller
-            call = self._call(event)
-        return call
+            request = self._request(event)
+        return request
 
     def _answered(self, event: Event, reply: Response) -> None:
         answer = json_object(reply)

@@ -21,9 +21,7 @@ _HEAD = '{{"batch_id":"{}","sdk":{{"name":"agentscope-python","version":"{}"}},"
 class BatchLane(PieceLane):
     """Delivers a batch by the batch call."""
 
-    @property
-    def _path(self) -> str:
-        return PATH
+    _path = PATH
 
     def _item(self, event: ReadyEvent) -> bytes:
         return event_json(event, self._batch.session)

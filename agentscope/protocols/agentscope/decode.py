@@ -15,6 +15,7 @@ from agentscope.protocols.json_decode import (
     MAX_DEPTH,
     DecodeError,
     Dump,
+    Rejected,
     dump_plain,
     is_text,
     parse,
@@ -24,7 +25,7 @@ from agentscope.protocols.json_decode import (
 )
 from agentscope.serialization.depth import is_deeper
 
-from .fields import AN_ID, Rejected, is_id, normal_time, normalise
+from .fields import AN_ID, is_id, normal_time, normalise
 
 MAX_SEQ = (1 << 63) - 1
 META_PREFIX = "agentscope_"

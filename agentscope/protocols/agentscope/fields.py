@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeGuard
 
 from agentscope.events import FIELDS, MILLISECONDS, NUMBER, TEXT, TEXTS, TIME, WHOLE
+from agentscope.protocols.json_decode import Rejected
 
 MAX_ID = 255
 """Characters in an id of an event, a run or a step."""
@@ -19,10 +20,6 @@ _TIME = re.compile(
     r"(?:([Zz])|([+-])([0-9]{2}):?([0-9]{2}))?"
 )
 _NORMAL_LENGTH = len("2026-01-31T12:00:00.000000Z")
-
-
-class Rejected(ValueError):
-    """An event that cannot be stored, whatever came with it. The text says why."""
 
 
 def is_id(value: object) -> TypeGuard[str]:

@@ -112,11 +112,8 @@ class OTLPLane(PieceLane):
     def __init__(self, state: OTLPState, batch: Batch, outcome: Outcome) -> None:
         wholes, waiting = joined(batch)
         outcome.parked += waiting
+        self._path = state.path
         super().__init__(state, batch, outcome, wholes)
-
-    @property
-    def _path(self) -> str:
-        return self._state.path
 
     @property
     def _form(self) -> Form:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE, Event
-from agentscope.protocols.base import Batch, Failure, Part, Response
+from agentscope.protocols.base import Batch, Failure, Part, Request, Response
 from agentscope.protocols.batched_lane import cut_largest_field
-from agentscope.protocols.sequential_lane import Call, Remembered, SingleLane, SingleState
+from agentscope.protocols.sequential_lane import Remembered, SingleLane, SingleState, record_request
 
 from .records import Place, Record, event_update, history_record, history_update, start_record, verdict_record
 
@@ -102,7 +102,7 @@ class HistoryLane(SingleLane):
         else:
             super().answer(reply)
 
-    def _call(self, event: Event) -> Call | None:
+    def _request(self, event: Event) -> Request | None:
         part = self._part = self._next_part(event)
         key = self._id(event)
         if event.type == STEP and part.type == STEP_START:
@@ -120,7 +120,7 @@ class HistoryLane(SingleLane):
         else:
             return None
         self._metadata = record.metadata
-        return Call(method, path, record.body, key)
+        return record_request(method, path, record.body, key)
 
     def _step_call(self, part: Event, run: BackendIds) -> tuple[str, str, Record]:
         own = self._known.step(part.run_id, part.step_id)

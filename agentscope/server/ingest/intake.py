@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from agentscope.protocols.agentscope.decode import Arrival, Batch, Patch
 from agentscope.protocols.agentscope.fields import time_text
-from agentscope.protocols.json_decode import DecodeError, weight_of
+from agentscope.protocols.json_decode import DecodeError, too_many, weight_of
 from agentscope.server.clock import Clock
 from agentscope.server.http.body import JSON, Bodies, declared_size, inflate
 from agentscope.server.http.limits import Limits, Refused
@@ -102,7 +102,7 @@ class Intake:
                 return cast("T", found)
             release()
         # The last lane takes any size, so this body has too many values.
-        raise DecodeError(413, "The body holds too many values; send it in parts.")
+        raise too_many()
 
     def _decoded_within(
         self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]

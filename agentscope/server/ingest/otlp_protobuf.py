@@ -18,8 +18,8 @@ except ImportError as problem:
 
     raise missing_extra(problem) from problem
 
-from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError, weigh
-from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, LONGEST_SHOWN_ID, Wrong, check_ids
+from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError, Rejected, too_many, weigh
+from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, LONGEST_SHOWN_ID, check_ids
 from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Unreadable, Value
 from agentscope.protocols.otlp.wire.protobuf_form import read_varint
 
@@ -52,7 +52,7 @@ def decode_request(body: bytes) -> list[SpanGroup]:
             for resource in [reader.attributes(outer.resource.attributes)]
             for inner in outer.scope_spans
         ]
-    except Wrong as wrong:  # in a resource, which all its spans share
+    except Rejected as wrong:  # in a resource, which all its spans share
         raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
 
 
@@ -82,7 +82,7 @@ class _Reader:
                 [self._event(each) for each in span.events],
                 span.trace_state,
             )
-        except Wrong as wrong:
+        except Rejected as wrong:
             return Unreadable(_shown_id(data), str(wrong))
 
     def attributes(self, items: Sequence[Any], depth: int = 1) -> dict[str, Value]:
@@ -101,7 +101,7 @@ class _Reader:
             return text
         if member == "array_value" or member == "kvlist_value":
             if depth > DEEPEST_READ:
-                raise Wrong(f"a value is nested deeper than {DEEPEST_READ} levels")
+                raise Rejected(f"a value is nested deeper than {DEEPEST_READ} levels")
             items = getattr(value, member).values
             if member == "kvlist_value":
                 return self.attributes(items, depth + 1)
@@ -115,7 +115,7 @@ class _Reader:
     def _spend(self, weight: int) -> None:
         self._room -= weight
         if self._room < 0:
-            raise _too_many()
+            raise too_many()
 
 
 def _shown_id(data: bytes) -> str:
@@ -153,7 +153,7 @@ def _check_weight(body: bytes) -> None:
             while position < end:
                 room -= _FIELD
                 if room < 0:
-                    raise _too_many()
+                    raise too_many()
                 tag, position = read_varint(body, position)
                 kind = tag & 7
                 if kind == 0:
@@ -170,10 +170,6 @@ def _check_weight(body: bytes) -> None:
                     break  # the library refuses it; the fields of a group, which it skips, count as those around it
         except IndexError:
             pass  # the library refuses a message that ends early
-
-
-def _too_many() -> DecodeError:
-    return DecodeError(413, "The body holds too many values; send it in parts.")
 
 
 # The messages around a span as the library has them, but with each span as the bytes that it was sent as.
