@@ -81,6 +81,11 @@ def merge_fields(parts: Iterable[Mapping[str, Any]], merge_objects: Callable[[An
     return fields
 
 
+def merge_objects(earlier: Any, later: Any) -> Any:
+    """Merge two decoded values: objects key by key, later ones over earlier ones. Any other later value replaces the earlier."""
+    return {**earlier, **later} if isinstance(earlier, dict) and isinstance(later, dict) else later
+
+
 def _merged_objects(earlier: Any, later: Any) -> Any:
     try:
         one, other = json.loads(earlier), json.loads(later)

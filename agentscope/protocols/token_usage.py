@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -126,6 +126,25 @@ def _counts(usage: object) -> Iterator[tuple[str, int]]:
             known, number = _field_of(str(key)), count(value)
             if known in _OF_DETAILS and number is not None:
                 yield known, number
+
+
+def normal_usage(usage: Any) -> Any:
+    """Return a `usage` payload with its counts under the names of `Tokens.usage`. Other entries stay as they are."""
+    if not isinstance(usage, Mapping):
+        return usage
+    others: dict[Any, Any] = {}
+    for key, value in usage.items():
+        if isinstance(value, Mapping) and str(key).lower().endswith("details"):
+            left = {name: item for name, item in value.items() if not _is_count(name, item, _OF_DETAILS)}
+            if left or not value:
+                others[key] = left
+        elif not _is_count(key, value, Tokens._fields):
+            others[key] = value
+    return {**tokens_of(usage).usage(), **others}
+
+
+def _is_count(key: Any, value: Any, known: Collection[str]) -> bool:
+    return _field_of(str(key)) in known and count(value) is not None
 
 
 Names = Mapping[str, tuple[str, ...]]

@@ -163,8 +163,8 @@ ALIASES = {
 OF_RUN = tuple(
     attribute
     for name, field in RUN_FIELDS.items()
-    if field.given and field.attribute
-    for attribute in (field.attribute, *field.also, *ALIASES.get(name, ()))
+    if field.given and field.attributes
+    for attribute in (*field.attributes, *ALIASES.get(name, ()))
 )
 """Attributes about the whole run, on any of its spans."""
 

@@ -54,14 +54,14 @@ _PAYLOADS = (
 _FAILURES = (("langfuse.observation.level", "ERROR"), ("agent.state", "error"), ("gen_ai.tool.status", "error"))
 """Attribute values that mean a failure although the span's status is unset."""
 _NAMES = {
-    name: (field.attribute, *field.also, *attribute_names.ALIASES.get(name, ()))
+    name: (*field.attributes, *attribute_names.ALIASES.get(name, ()))
     for name, field in FIELDS.items()
-    if field.given and field.attribute and name not in ("tokens_used", "latency_ms")  # usage and the times have these
+    if field.given and field.attributes and name not in ("tokens_used", "latency_ms")  # usage and the times have these
 }
 """The attribute names of each field, under every convention."""
 _PLAIN_FIELDS = (
     ("step_type", names.STEP_TYPE),
-    *((name, field.attribute) for name, field in FIELDS.items() if field.attribute),
+    *((name, field.attributes[0]) for name, field in FIELDS.items() if field.attributes),
 )
 _RESOURCE_FIELDS = {name: field for name, field in RUN_FIELDS.items() if field.resource}
 

@@ -24,7 +24,7 @@ LATEST = (1 << 63) - 1
 """Nanoseconds since the epoch: the latest time for readers with signed 64-bit times."""
 
 _FAILED = frozenset({"failed", "error"})
-_ATTRIBUTES = {name: (field.attribute, *field.also) if field.attribute else () for name, field in FIELDS.items()}
+_ATTRIBUTES = {name: field.attributes for name, field in FIELDS.items()}
 """The span attributes of each field. It is empty for fields that the span itself or the code below covers."""
 
 
