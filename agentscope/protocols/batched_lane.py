@@ -34,7 +34,7 @@ class PieceLane:
     ) -> None:
         """wholes: the merged events that are sent as one item each; by default each event is an item."""
         self.unsupported = False
-        """True if the backend has no such endpoint."""
+        """True if the backend does not have this endpoint."""
         self._state = state
         self._batch = batch
         self._outcome = outcome
@@ -97,20 +97,20 @@ class PieceLane:
         return None
 
     def answer(self, reply: Response | Failure) -> None:
-        self._judge(reply)
+        self._settle(reply)
         # This may have been the last request of the attempt. The next attempt begins with the pieces that are left now.
         self._batch.pieces = [list(piece) for piece in self._pieces]
 
-    def _judge(self, reply: Response | Failure) -> None:
+    def _settle(self, reply: Response | Failure) -> None:
         if isinstance(reply, Failure):
             if reply.kind == "timeout" and not reply.unsent and len(self._sent) > 1:
-                self._state.too_slow(self._sent_bytes)
+                self._state.shrink(self._sent_bytes)
             self._stop()
             note_failure(self._outcome, reply)
             return
         self._state.learn(reply)
         if 200 <= reply.status < 300:
-            self._state.took(self._compressed)
+            self._state.grow(self._compressed)
             self._acknowledge(reply)
         elif reply.status in GONE:
             self._stop()
@@ -119,7 +119,7 @@ class PieceLane:
             if not self.unsupported:
                 fail(self._outcome, BUSY, f"the backend answers HTTP {reply.status}, which it did not before")
         elif (reply.status == 415 and self._unsupported_media()) or (
-            reply.status in _UNREADABLE and self._state.doubts(self._compressed)
+            reply.status in _UNREADABLE and self._state.suspects_compression(self._compressed)
         ):
             self._pieces.appendleft(self._sent)  # the body is sent again in another form
         elif reply.status == 413:
@@ -228,7 +228,7 @@ class PieceLane:
             self._pieces.appendleft(self._sent)
 
     def _server_error(self, response: Response) -> None:
-        """Tell an outage from one event that causes HTTP 500: only that event is dropped."""
+        """React to HTTP 500: search for one event that causes it, which is dropped, or stop, as in an outage."""
         note_refusal(self._outcome, response)
         batch = self._batch
         if len(self._sent) == 1:

@@ -25,7 +25,7 @@ class PieceState:
         """Content encoding of the next body; None for no compression."""
         self.proven = False
         """True after the backend has accepted a compressed body."""
-        self._doubted: str | None = None
+        self._left_out: str | None = None
         """The encoding that was left out of the last body, to find out whether it caused the refusal."""
         self.accepted = 0
         """Events stored so far. It grows while one event is refused only if others are not."""
@@ -54,26 +54,26 @@ class PieceState:
                 self.encoding = "gzip" if "gzip" in known else None
             self.proven = self.encoding is not None
 
-    def too_slow(self, size: int) -> None:
+    def shrink(self, size: int) -> None:
         """Halve the body size after a timeout of a body of `size` bytes."""
         self.timely_body = max(size // 2, SMALLEST_TIMELY)
 
-    def took(self, compressed: bool) -> None:
+    def grow(self, compressed: bool) -> None:
         """Raise the body size again after a body was accepted."""
         self.timely_body = min(self.timely_body + self.timely_body // 8, self.largest_body)
         self.proven = self.proven or compressed
-        self._doubted = None
+        self._left_out = None
 
-    def doubts(self, compressed: bool) -> bool:
+    def suspects_compression(self, compressed: bool) -> bool:
         """Return True if a refused body should be sent again without compression, which may be the cause.
 
-        Compression is doubted until a compressed body has been accepted. A refusal without compression clears it.
+        Compression is suspected until a compressed body has been accepted. A refusal without compression clears it.
         """
         if compressed and not self.proven:
-            self._doubted, self.encoding = self.encoding, None
+            self._left_out, self.encoding = self.encoding, None
             return True
-        if self._doubted is not None:
-            self.encoding, self._doubted = self._doubted, None
+        if self._left_out is not None:
+            self.encoding, self._left_out = self._left_out, None
         return False
 
     def pack(

@@ -18,7 +18,7 @@ AMBIGUOUS = frozenset({502, 504})
 """Answers of a gateway that got no answer itself: the backend behind it may have stored the record."""
 
 MOST_UNCERTAIN = 100_000
-"""The most ids of events that are kept as sent without an answer. A bound, because some of them never get one."""
+"""The most ids in `SingleState.uncertain`. Some of these events never get an answer."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -132,7 +132,7 @@ class SingleLane:
         event = self._events[self._at]
         if isinstance(reply, Failure):
             if not reply.unsent:
-                self._doubt(event)
+                self._mark_uncertain(event)
             note_failure(self.outcome, reply)
             self._stopped = True
         elif 200 <= reply.status < 300:
@@ -148,7 +148,7 @@ class SingleLane:
             self._server_error(event, reply)
         else:
             if reply.status in AMBIGUOUS:
-                self._doubt(event)
+                self._mark_uncertain(event)
             note_refusal(self.outcome, reply)
             self._stopped = True
 
@@ -172,7 +172,7 @@ class SingleLane:
     def _answered(self, event: Event, reply: Response) -> None:
         answer = json_object(reply)
         if answer is None or not self._learn(event, answer):
-            self._doubt(event)
+            self._mark_uncertain(event)
             note_refusal(self.outcome, reply)
             self._stopped = True
             return
@@ -210,7 +210,7 @@ class SingleLane:
             self._batch.refused_size = min(self._batch.refused_size, len(self._sent))
 
     def _server_error(self, event: Event, reply: Response) -> None:
-        """Tell an outage from a record that causes HTTP 500: only that record is dropped."""
+        """React to HTTP 500: drop a record that alone causes it, let later records pass as a test, or stop, as in an outage."""
         note_refusal(self.outcome, reply)
         suspect = self._batch.suspects.setdefault(event.seq, Suspect(self._state.accepted))
         suspect.note(self._state.accepted)
@@ -227,7 +227,7 @@ class SingleLane:
         self._state.uncertain.discard(self._id(event))
         del self._events[self._at]
 
-    def _doubt(self, event: Event) -> None:
+    def _mark_uncertain(self, event: Event) -> None:
         uncertain = self._state.uncertain
         if len(uncertain) >= MOST_UNCERTAIN:
             uncertain.pop()

@@ -1,4 +1,4 @@
-"""The batch call: many patches a request, a verdict for each, and no event stored twice."""
+"""The batch call: many events in a request, a verdict for each, and no event stored twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEAD = '{{"batch_id":"{}","sdk":{{"name":"agentscope-python","version":"{}"}},"
 
 
 class BatchLane(PieceLane):
-    """Delivers a batch by the batch call."""
+    """The lane of the batch call."""
 
     _path = PATH
 

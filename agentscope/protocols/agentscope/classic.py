@@ -1,6 +1,6 @@
 """The classic calls, which every deployed platform has: one record a request, and ids made by the server.
 
-A platform answers no record with 422 or 500. A value that does not fit is cut or replaced, and `meta_data` says so:
+Records are such that no platform answers 422 or 500: a value that does not fit is cut or replaced, and `meta_data` notes it.
 `agentscope_cut` names each such field with its length before (characters of a text, bytes of a payload), or with the value itself
 if that was a number or a time; `step_type` keeps a step type that a platform does not know. A field of the table that the calls
 have no place for is in `meta_data` under its name with `META_PREFIX`.
@@ -29,7 +29,7 @@ STEP_TYPES = frozenset({"llm_call", "tool_call", "retrieval", "custom", "error"}
 """The step types that a deployed platform takes."""
 
 MAX_TEXT = 255
-"""Characters that fit a platform's text columns."""
+"""The most characters in a platform's text columns."""
 
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
 _NOTABLE = range(-(2**63), 2**63)
@@ -46,7 +46,7 @@ class ClassicState(SingleState):
         self._run_ids: Remembered[str, str] = Remembered(MOST_RUNS)
 
     def server_id(self, run_id: str) -> str:
-        """The platform's id of a run. The id of a run that was not started here is taken for the platform's own."""
+        """Return the platform's id of a run. The id of a run that was not started here is taken for the platform's own."""
         return self._run_ids.get(run_id) or run_id
 
     def learn(self, run_id: str, server_id: str) -> None:
@@ -100,7 +100,7 @@ class ClassicLane(SingleLane):
 
 
 def run_record(fields: Mapping[str, Any], extra_meta: Mapping[str, Any] = _NOTHING) -> bytes:
-    """The body of `POST /api/ingest/run`.
+    """Return the body of `POST /api/ingest/run`.
 
     fields: `agent_name` and `external_id` (str), `input` and `meta_data` (JSON as bytes); None is the same as absent.
     extra_meta: keys that are put over those of `meta_data`; values are JSON as bytes, or plain values. Its
@@ -114,7 +114,7 @@ def run_record(fields: Mapping[str, Any], extra_meta: Mapping[str, Any] = _NOTHI
 
 
 def step_record(fields: Mapping[str, Any], extra_meta: Mapping[str, Any] = _NOTHING) -> bytes:
-    """The body of `POST /api/ingest/run/{id}/step`.
+    """Return the body of `POST /api/ingest/run/{id}/step`.
 
     fields: `name` and `step_type` (str); `input`, `output`, `error` and `meta_data` (JSON as bytes); `tokens_used` and
     `latency_ms` (a number); `started_at` and `ended_at` (nanoseconds since the epoch, or ISO 8601 text, without a zone
@@ -132,12 +132,12 @@ def step_record(fields: Mapping[str, Any], extra_meta: Mapping[str, Any] = _NOTH
     for name in ("tokens_used", "latency_ms"):
         record.number(name)
     for name in ("started_at", "ended_at"):
-        record.moment(name)
+        record.time(name)
     return record.with_meta(extra_meta)
 
 
 def update_record(fields: Mapping[str, Any]) -> bytes:
-    """The body of `PATCH /api/ingest/run/{id}`, which has no place for notes.
+    """Return the body of `PATCH /api/ingest/run/{id}`, which has no `meta_data` and so carries no other field of the run.
 
     fields: `status` (str), `output` and `error` (JSON as bytes), `ended_at` (as in `step_record`).
     """
@@ -145,7 +145,7 @@ def update_record(fields: Mapping[str, Any]) -> bytes:
     record.text("status")
     record.payload("output")
     record.payload("error")
-    record.moment("ended_at")
+    record.time("ended_at")
     return record.body()
 
 
@@ -189,15 +189,15 @@ class _Record:
             self._cut[name] = whole if whole in _NOTABLE else "more than 64 bits"
         self.put(name, b"%d" % fitting)
 
-    def moment(self, name: str) -> None:
+    def time(self, name: str) -> None:
         value = self._fields.get(name)
         if value is None:
             return
-        moment = _naive(value)
-        if moment is None:
+        time = _naive(value)
+        if time is None:
             self._cut[name] = _fitting(str(value))
         else:
-            self.put(name, b'"%b"' % moment.encode())
+            self.put(name, b'"%b"' % time.encode())
 
     def with_meta(self, extra: Mapping[str, Any]) -> bytes:
         meta = self._fields.get("meta_data")
@@ -238,7 +238,7 @@ def _fitting(text: str) -> str:
 
 
 def _naive(value: object) -> str | None:
-    """The moment in UTC, without a zone; None for a value that is no moment."""
+    """Return a time in UTC without a zone, or None for a value that is no time."""
     try:
         return naive_utc(value) if isinstance(value, int) else normal_time(str(value))[:-1]
     except (OverflowError, ValueError):

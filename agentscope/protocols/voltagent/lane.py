@@ -87,7 +87,7 @@ class HistoryLane(SingleLane):
         super().__init__(state, batch, list(_parents_first(events)))
         self._known = state
         self._part: Event
-        """The event in the current request, or the half of it."""
+        """The event in the current request; of a whole step, its start or its end."""
         self._metadata = b""
         self._agent: str | None = None
 
@@ -167,7 +167,7 @@ class HistoryLane(SingleLane):
 
 
 def _parents_first(events: Sequence[Event]) -> Iterator[Event]:
-    """The events in order, but a whole step, which comes when it has ended, goes before what hangs below it."""
+    """Yield the events in order, except that a whole step, which is recorded at its end, comes before its children."""
     wholes = {event.step_id: event for event in events if event.type == STEP}
     placed: set[int] = set()
     for event in events:

@@ -29,7 +29,7 @@ DECODERS: dict[str, Callable[[bytes], list[SpanGroup]]] = {
     protobuf_form.CONTENT_TYPE: otlp_protobuf.decode_request,
     json_form.CONTENT_TYPE: json_form.decode_request,
 }
-"""Readers of a request by its content type."""
+"""The decoder of a request by its content type."""
 _LONGEST_MESSAGE = 4000
 _GROWTH = 8  # memory beside that of JSON of the same size: protobuf is denser, and each root span repeats its resource
 MAX_STORED = 64 << 20
@@ -39,7 +39,7 @@ MAX_GROWTH = 32
 
 
 class OTLP:
-    """The call. It is answered when its spans are durable."""
+    """The endpoint. It answers when its spans are durable."""
 
     def __init__(self, intake: Intake, keys: Keys) -> None:
         self._intake = intake
@@ -101,7 +101,7 @@ def batch_of(groups: Iterable[SpanGroup], room: int = MAX_STORED) -> Batch:
 
 
 def rejection_message(rejected: list[dict[str, Any]]) -> str:
-    """Tell why spans were rejected, as `span <id>: reason; …`, for as many spans as the length of a message allows."""
+    """Describe why spans were rejected, as `span <id>: reason; …`, for as many spans as the length of a message allows."""
     message = ""
     for count, item in enumerate(rejected):
         more = f"{'; ' if message else ''}span {item['id'] or '(no id)'}: {item['reason']}"

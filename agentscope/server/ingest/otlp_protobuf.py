@@ -94,7 +94,7 @@ class _Reader:
         return SpanEvent(event.name, event.time_unix_nano, self.attributes(event.attributes))
 
     def _value(self, value: Any, depth: int) -> Value:
-        """An `AnyValue`. `depth` is its level as a list or a mapping."""
+        """Read an `AnyValue`. `depth` is its level if it is a list or a mapping."""
         member = value.WhichOneof("value")
         if member == "string_value":
             text: str = value.string_value
@@ -119,7 +119,7 @@ class _Reader:
 
 
 def _shown_id(data: bytes) -> str:
-    """The id of a span that is refused, of bounded length; empty where it cannot be read."""
+    """Return the id of a refused span, of bounded length; empty if it cannot be read."""
     try:
         span_id: bytes = _SpanId.FromString(data).span_id
     except _PARSE_ERRORS:
@@ -141,8 +141,8 @@ _REQUEST = {0x0A: {0x0A: _KEY_VALUES, 0x12: _SCOPE_SPANS}}
 def _check_weight(body: bytes) -> None:
     """Raise `DecodeError` for a body with too many fields and messages before the library makes objects of them.
 
-    An empty message of two bytes takes more than fifty in the library. Spans are parsed one at a time, so that a small one
-    cannot take much, and is not looked into.
+    An empty message of two bytes takes more than fifty in the library. The content of small spans is not counted, since spans are
+    parsed one at a time.
     """
     room = MAX_WEIGHT
     messages: list[tuple[int, int, dict[int, Any]]] = [(0, len(body), _REQUEST)]

@@ -56,7 +56,7 @@ def _with_message(handler: _Handler) -> _Handler:
 
 
 class History:
-    """The four calls. Each is answered when its event is durable."""
+    """The four endpoints. Each answers when its event is durable."""
 
     def __init__(self, intake: Intake, store: Store, keys: Keys) -> None:
         self._intake = intake
