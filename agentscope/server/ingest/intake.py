@@ -20,7 +20,7 @@ from agentscope.protocols.json_decode import DecodeError, too_many, weight_of
 from agentscope.server.clock import Clock
 from agentscope.server.http.body import JSON, Bodies, declared_size, inflate
 from agentscope.server.http.limits import Limits, Refused
-from agentscope.server.storage.base import IngestCounts, Store
+from agentscope.server.storage.base import IngestCounts, Store, Unavailable
 
 T = TypeVar("T")
 
@@ -165,6 +165,17 @@ class Intake:
     def arrival(self, event_id: str) -> Arrival:
         """Return the id, the time and the `seq` of an event that was sent without them, in the order of arrival."""
         return Arrival(event_id, self.now(), next(self._seq))
+
+
+REFUSALS = (Refused, DecodeError, Unavailable)
+"""The exceptions of a call that is refused."""
+
+
+def refusal(problem: Refused | DecodeError | Unavailable) -> tuple[int, str, dict[str, str]]:
+    """Return the status, the sentence and the headers of the answer to a refused call."""
+    if isinstance(problem, Unavailable):
+        return 503, f"Try again later: {problem}.", {"Retry-After": "1"}
+    return problem.status, str(problem), problem.headers if isinstance(problem, Refused) else {}
 
 
 def made_id(request: Request, space: uuid.UUID, scope: str) -> str:

@@ -19,10 +19,9 @@ from agentscope.protocols.otlp.wire.model import SpanGroup, Unreadable
 from agentscope.server.http.body import content_type
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
-from agentscope.server.storage.base import Unavailable
 
 from . import otlp_protobuf
-from .intake import Intake
+from .intake import REFUSALS, Intake, refusal
 
 _FORMS: dict[str, Form] = {protobuf_form.CONTENT_TYPE: protobuf_form, json_form.CONTENT_TYPE: json_form}
 DECODERS: dict[str, Callable[[bytes], list[SpanGroup]]] = {
@@ -53,13 +52,10 @@ class OTLP:
         """
         form = _FORMS.get(content_type(request), json_form)
         try:
-            body = await self._take(request, form)
-        except (Refused, DecodeError) as problem:
-            return _answer(form, problem.status, form.encode_status(str(problem)), getattr(problem, "headers", None))
-        except Unavailable as problem:
-            again = form.encode_status(f"Try again later: {problem}.")
-            return _answer(form, 503, again, {"Retry-After": "1"})
-        return _answer(form, 200, body)
+            return Response(await self._take(request, form), media_type=form.CONTENT_TYPE)
+        except REFUSALS as problem:
+            status, sentence, headers = refusal(problem)
+            return Response(form.encode_status(sentence), status, headers, form.CONTENT_TYPE)
 
     async def _take(self, request: Request, form: Form) -> bytes:
         if not self._keys.accepts_otlp(request.headers):
@@ -109,7 +105,3 @@ def rejection_message(rejected: list[dict[str, Any]]) -> str:
             return f"{message}; and {len(rejected) - count} more"
         message += more
     return message
-
-
-def _answer(form: Form, status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, headers, form.CONTENT_TYPE)
