@@ -93,17 +93,14 @@ class PieceState:
                 pause()
             return b"".join(parts), headers
         headers["Content-Encoding"] = encoding
-        compressor = _compressor(encoding)
+        if encoding == "zstd":
+            compressor = _zstandard().ZstdCompressor(level=3).compressobj()
+        else:
+            compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
         packed = [compressor.compress(first)]
         packed += map(compressor.compress, chunks)
         packed.append(compressor.flush())
         return b"".join(packed), headers
-
-
-def _compressor(encoding: str) -> Any:
-    if encoding == "zstd":
-        return _zstandard().ZstdCompressor(level=3).compressobj()
-    return zlib.compressobj(1, zlib.DEFLATED, 31)
 
 
 @cache

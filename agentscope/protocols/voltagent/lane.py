@@ -17,6 +17,7 @@ from agentscope.protocols.batched_lane import cut_largest_field
 from agentscope.protocols.sequential_lane import Remembered, SingleLane, SingleState, record_request
 
 from .records import Place, Record, event_update, history_record, history_update, start_record, verdict_record
+from .vocabulary import text_or_none
 
 MAX_RUNS = 10_000
 """Bound on the runs whose ids are remembered."""
@@ -110,7 +111,7 @@ class HistoryLane(SingleLane):
         run = self._known.run(event.run_id)
         method, path = "POST", "/history"
         if part.type == RUN_START:
-            self._agent = _name(event, "agent_name")
+            self._agent = text_or_none(event.fields.get("agent_name"))
             record = history_record(part)
         elif part.type in (RUN_UPDATE, RUN_END):
             method, path = "PATCH", f"/history/{quote(run.id, safe='')}"
@@ -129,7 +130,8 @@ class HistoryLane(SingleLane):
         if part.type == STEP_START:
             # An unknown parent was dropped or comes later. The note in the record names it all the same.
             place = Place(run.id, above.id if above else None, agent)
-            self._agent = _name(part, "name") if part.fields.get("step_type") == "agent" else agent
+            is_agent = part.fields.get("step_type") == "agent"
+            self._agent = text_or_none(part.fields.get("name")) if is_agent else agent
             return "POST", "/history-events", start_record(part, place)
         base = self._known.metadata((part.run_id, part.step_id))
         if part.type == STEP_END:
@@ -178,8 +180,3 @@ def _parents_first(events: Sequence[Event]) -> Iterator[Event]:
             line.append(here)
             here = wholes.get(here.parent_id)
         yield from reversed(line)
-
-
-def _name(event: Event, field: str) -> str | None:
-    value = event.fields.get(field)
-    return value if isinstance(value, str) else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT
 from agentscope.protocols.otlp.semantic_conventions import JSON_TYPE, TEXT_TYPE
+from agentscope.protocols.otlp.wire.limits import DEEPEST_READ
 from agentscope.protocols.otlp.wire.model import Value
 from agentscope.protocols.token_usage import ATTRIBUTE_PREFIXES, Tokens, count, count_in_attribute
 from agentscope.serialization.depth import is_deeper
@@ -18,8 +19,6 @@ from .attribute_names import ALL_JSON
 
 MOST_KEPT = 128
 """The most unused attributes of one span that `meta_data` keeps."""
-DEEPEST = 56
-"""The most levels of a JSON text that is parsed; a deeper one stays text."""
 _CUT_KEY = "agentscope.attributes_left_out"
 
 
@@ -149,7 +148,7 @@ def parsed(text: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()  # raises for lone surrogates, which no store accepts
     except (ValueError, RecursionError):
         return text
-    return text if is_deeper(value, DEEPEST) else value
+    return text if is_deeper(value, DEEPEST_READ) else value
 
 
 def _finite(digits: str) -> float | str:
