@@ -106,7 +106,7 @@ def _begin_child() -> None:
 def _look_out(reads: int) -> None:
     """Send a signal again whose handler is not called."""
     while number := os.read(reads, 1):
-        time.sleep(PAUSE)  # nothing rings here: the handler may be called any moment
+        time.sleep(PAUSE)  # time for the handler
         if _ends(number[0]) and _process.ending != os.getpid():
             os.kill(os.getpid(), number[0])
 
@@ -150,12 +150,12 @@ def _end(number: int, halfway: bool) -> None:
     """Deliver within the limits of a shutdown, then send the signal again, which ends the process."""
     try:
         if halfway:
-            time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
+            time.sleep(PAUSE)  # no bell: the interrupted code may hold any lock
         lifecycle.stop_all()
     finally:
         while True:  # one that comes just before the main thread goes to sleep does not wake it
             os.kill(os.getpid(), number)
-            time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
+            time.sleep(PAUSE)  # no bell: the interrupted code may hold any lock
 
 
 def _die(number: int) -> None:
@@ -165,7 +165,7 @@ def _die(number: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
     # The first process of a container is spared by signals it has no handler for.
-    time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
+    time.sleep(PAUSE)  # no bell: the interrupted code may hold any lock
     os._exit(128 + number)
 
 
@@ -186,6 +186,6 @@ def _send() -> None:
         while monotonic() < _process.hurry_until and not threads.ending():
             for wait in [pipeline.hurry() for pipeline in lifecycle.living()]:
                 wait(1.0)
-            time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
+            time.sleep(PAUSE)  # no bell: the interrupted code may hold any lock
     finally:
         _process.hurrying = 0
