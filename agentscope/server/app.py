@@ -26,12 +26,7 @@ from agentscope.server.ingest.otlp import OTLP
 from agentscope.server.ingest.voltagent import History
 from agentscope.server.read.routes import Routes
 from agentscope.server.read.runs import RunReader
-<<<<<<< HEAD
-from agentscope.server.read.site import Site
 from agentscope.server.storage.base import Store, Unsupported
-=======
-from agentscope.server.storage.base import Store, Unavailable, Unsupported
->>>>>>> h-edges
 
 STATIC = Path(__file__).with_name("viewer")
 
