@@ -17,17 +17,16 @@ except ImportError as problem:
 
     raise missing_extra(problem) from problem
 
-from agentscope.protocols.json_decode import DecodeError
 from agentscope.server.http.body import ENCODINGS
-from agentscope.server.http.limits import Limits, Refused
+from agentscope.server.http.limits import Limits
 from agentscope.server.http.security import Guard, Keys, loopback_hosts
 from agentscope.server.ingest.agentscope import Ingest
-from agentscope.server.ingest.intake import Intake
+from agentscope.server.ingest.intake import REFUSALS, Intake, refusal
 from agentscope.server.ingest.otlp import OTLP
 from agentscope.server.ingest.voltagent import History
 from agentscope.server.read.routes import Routes
 from agentscope.server.read.runs import RunReader
-from agentscope.server.storage.base import Store, Unavailable, Unsupported
+from agentscope.server.storage.base import Store, Unsupported
 
 STATIC = Path(__file__).with_name("viewer")
 
@@ -75,9 +74,7 @@ def create_app(
             Route("/static/style.css", read.style),
         ],
         middleware=[Middleware(Guard, allowed_hosts=hosts, encodings=ENCODINGS)],
-        exception_handlers=dict.fromkeys(
-            (HTTPException, Refused, DecodeError, Unavailable, Unsupported, Exception), _problem
-        ),
+        exception_handlers=dict.fromkeys((*REFUSALS, HTTPException, Unsupported, Exception), _problem),
     )
 
 
@@ -85,12 +82,9 @@ async def _problem(request: Request, problem: Exception) -> Response:
     """Answer an exception with its status and one sentence."""
     if isinstance(problem, HTTPException):
         return JSONResponse({"detail": f"{problem.detail}."}, problem.status_code, headers=problem.headers)
-    if isinstance(problem, Refused):
-        return JSONResponse({"detail": str(problem)}, problem.status, headers=problem.headers)
-    if isinstance(problem, DecodeError):
-        return JSONResponse({"detail": str(problem)}, problem.status)
-    if isinstance(problem, Unavailable):
-        return JSONResponse({"detail": f"Try again later: {problem}."}, 503, headers={"Retry-After": "1"})
+    if isinstance(problem, REFUSALS):
+        status, sentence, headers = refusal(problem)
+        return JSONResponse({"detail": sentence}, status, headers=headers)
     if isinstance(problem, Unsupported):
         return JSONResponse({"detail": f"{problem}."}, 501)
     return JSONResponse({"detail": "The receiver failed on this request; its log says why."}, 500)
