@@ -22,9 +22,10 @@ MAX_DEPTH = 50
 MAX_NODES = 100_000
 """Values in one payload that is plain JSON."""
 _MAX_SLOW_NODES = 20_000  # values that are encoded one by one, which takes microseconds each
+_MAX_SLOW_MEMBERS = 5_000  # of one container that is encoded member by member: to read more takes most of the time
 _CPU_NS, _WALL_NS = 6_000_000, 200_000_000
-"""The time for one rendering, in nanoseconds: by the processor, since a small value must be whole on a busy machine, too; and by the
-clock, since foreign code may wait."""
+"""The time for one rendering, in nanoseconds: of the processor, because a small value must be whole on a busy machine, too; and
+of the clock, because foreign code may wait."""
 _NODES_A_LOOK = 32  # values between two looks at the clocks
 MIN_INT, MAX_INT = -(2**63), 2**64 - 1
 """Range of integers that every reader of the wire takes."""
@@ -102,7 +103,9 @@ class _Renderer:
                 self._tries -= seen
             self._open.add(id(value))
             try:
-                return self._form(json_form(value, room, min(room // 2, self._nodes) + 1), room, depth)
+                return self._form(
+                    json_form(value, room, min(room // 2, self._nodes, _MAX_SLOW_MEMBERS) + 1), room, depth
+                )
             finally:
                 self._open.discard(id(value))
         except (KeyboardInterrupt, _NoRoom):
