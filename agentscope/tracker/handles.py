@@ -49,6 +49,8 @@ class _Block:
     """None: nothing is recorded."""
     _scope: Scope | None = None
     """Set from the beginning of the block to its end, if it is recorded."""
+    _suspended: Any
+    """Set from `suspend` to `finish`."""
     _entered = False
 
     def _open(self, recorder: Recorder) -> Scope | None:
@@ -90,6 +92,25 @@ class _Block:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)
+
+    @property
+    def is_open(self) -> bool:
+        """True inside the block, if it is recorded."""
+        return self._scope is not None
+
+    def suspend(self) -> bool:
+        """Leave the block without ending it. False if it is not open."""
+        scope: Scope | None = self.__dict__.pop("_scope", None)
+        if scope is None:
+            return False
+        self._suspended = scope
+        leave(scope)
+        return True
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End a block that was suspended, from anywhere."""
+        self._scope = self.__dict__.pop("_suspended", None)
+        self.__exit__(None if error is None else type(error), error, None)
 
 
 class Run(_Block, str):
@@ -286,6 +307,22 @@ class Step(_Block, InProcess):
 
     async def __aenter__(self) -> Step:
         return self.__enter__()
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened is not None
+
+    def suspend(self) -> bool:
+        opened: Opened | None = self.__dict__.pop("_opened", None)
+        if opened is None:
+            return False
+        self._suspended = opened
+        leave(opened[0])
+        return True
+
+    def finish(self, error: BaseException | None = None) -> None:
+        self._opened = self.__dict__.pop("_suspended", None)
+        self.__exit__(None if error is None else type(error), error, None)
 
     def _enter_elsewhere(self, recorder: Recorder) -> Scope | None:
         """Enter a step that is not simply a part of the current one. None if no run can be found for it."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Callable, Collection, MutableMapping
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from agentscope.errors import ConfigurationError
 from agentscope.events import STEP_FIELDS, RunFields, RunStatus, StepFields, StepType
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 H = TypeVar("H", bound=MutableMapping[Any, Any])
+
+CaptureInput: TypeAlias = "bool | Collection[str] | Callable[[dict[str, Any]], Any]"
+CaptureUsage: TypeAlias = "bool | Callable[[Any], Any]"
 
 
 def _as_it_is(function: Any) -> Any:
@@ -189,8 +192,9 @@ class Tracker(Face):
         *,
         name: str | None = None,
         step_type: StepType = "other",
-        capture_input: bool = True,
+        capture_input: CaptureInput = True,
         capture_output: bool = True,
+        capture_usage: CaptureUsage = True,
     ) -> F: ...
 
     @overload
@@ -201,8 +205,9 @@ class Tracker(Face):
         *,
         name: str | None = None,
         step_type: StepType = "other",
-        capture_input: bool = True,
+        capture_input: CaptureInput = True,
         capture_output: bool = True,
+        capture_usage: CaptureUsage = True,
     ) -> Callable[[F], F]: ...
 
     @safe(lambda self, function=None, *_: function if callable(function) else _as_it_is)
@@ -213,12 +218,19 @@ class Tracker(Face):
         *,
         name: str | None = None,
         step_type: StepType = "other",
-        capture_input: bool = True,
+        capture_input: CaptureInput = True,
         capture_output: bool = True,
+        capture_usage: CaptureUsage = True,
     ) -> Any:
-        """Decorate a function, coroutine, generator or async generator: every call is a step, or a run if none is open.
+        """Decorate a function: every call is a step, or a run if none is open.
 
-        Arguments (without `self` and `cls`) and result are recorded unless `capture_input` or `capture_output` is False.
+        The step ends with the call. If the result is a generator, a coroutine, another awaitable, a future or a stream, the step
+        ends when that is consumed, closed or collected, and its items are the output: texts joined, others as a list.
+
+        capture_input: False records no arguments, a list of names only these. A function gets the arguments as a dict and
+        returns what is recorded. `self` and `cls` are left out. capture_output: False records no result. capture_usage: True
+        takes token counts from a result that carries them as `usage` or `usage_metadata`. A function gets the result, or each
+        item of a stream, and returns the counts or None.
         """
 
         from .observe import observed  # imports much, and not every program needs it
@@ -228,7 +240,7 @@ class Tracker(Face):
             function, name = None, name or function
 
         def decorate(function: Any) -> Any:
-            return observed(self._recorder, function, name, step_type, capture_input, capture_output)
+            return observed(self._recorder, function, name, step_type, capture_input, capture_output, capture_usage)
 
         return decorate if function is None else decorate(function)
 

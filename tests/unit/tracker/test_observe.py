@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope import Tracker
-from agentscope.tracker.observe import MOST_ITEMS, Arguments
+from agentscope.tracker.observe import Arguments
+from agentscope.tracker.streams import MOST_ITEMS
 from tests.support.hostile_objects import HOSTILE, FailingObject
 from tests.support.recording import Recording, current_scope, recorded
 
@@ -57,7 +58,7 @@ def test_a_call_is_a_step_with_its_arguments_and_its_result(recording: Recording
     assert (first["step_type"], first["status"]) == ("tool_call", "completed")
     assert first["input"] == {"query": "a", "limit": 2, "more": [7, 8], "deep": True, "lang": "en"}
     assert first["output"] == ["a", "a"]
-    assert second["input"] == {"query": "b", "limit": 1}
+    assert second["input"] == {"query": "b", "limit": 1, "deep": False}
     assert recording.parents()["inner"] == first["name"]
     assert recording.invalid_calls == {}
 
