@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentscope.events import RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START
+from agentscope.events import RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START, RunStatus, StepFields
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 
 from .context import REMOTE, Scope, leave
 from .fields import Encoded, Fields, captured, outcome, plain_step
 from .never_raise import safe
-from .recorder import NO_MORE, Recorder
+from .recorder import NO_MORE, Recorder, id_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -216,6 +220,7 @@ class Step(_Block, InProcess):
         input_data: Any = None,
         run_id: Any = None,
         parent_id: Any = None,
+        step_id: Any = None,
     ) -> None:
         began = time.perf_counter_ns()
         self.name = name
@@ -226,9 +231,9 @@ class Step(_Block, InProcess):
         self._recorder = recorder
         self._input = input_data
         if recorder is None:
-            self.id = new_id()
+            self.id = id_of(step_id) or new_id()
             return
-        self.id = recorder.pipeline.new_step_id()
+        self.id = recorder.pipeline.new_step_id() if step_id is None else id_of(step_id) or new_id()
         if not recorder.enabled:
             self._recorder = self.run_id = None
         if not began % SAMPLED:
@@ -312,6 +317,49 @@ class Step(_Block, InProcess):
     def is_open(self) -> bool:
         return self._opened is not None
 
+    @safe(lambda *_: False)
+    def end(
+        self,
+        output: Any = None,
+        error: Any = None,
+        tokens_used: int | None = None,
+        latency_ms: float | None = None,
+        meta_data: Any = None,
+        **fields: Unpack[StepFields],
+    ) -> bool:
+        """End the step, in any thread. True if that was accepted. Only the first end counts.
+
+        `error` may be an exception, or any value that tells of one. fields: as for `track_step`; all may also be set on the
+        handle before.
+        """
+        recorder = self._recorder
+        if recorder is None:
+            return False
+        opened: Opened | None = self.__dict__.pop("_suspended", None) or self.__dict__.pop("_opened", None)
+        if opened is None:
+            if self._entered and self.run_id is None:
+                return False  # no run could be found for it, which has been reported
+            sentence = "end() was called for a step that is not open: it has ended, or its block was not entered"
+            recorder.invalid_call("ended_twice", sentence)
+            return False
+        elapsed = time.perf_counter_ns() - opened[-1]
+        leave(opened[0])
+        given = {"output": output, "error": error, "tokens_used": tokens_used, "latency_ms": latency_ms}
+        for name, value in {**given, "meta_data": meta_data, **fields}.items():
+            # An unknown name is reported with the other attributes.
+            if value is not None and not name.startswith("_") and (name not in _STEP_KNOWN or name in STEP_FIELDS):
+                setattr(self, name, value)
+        return self._put_in_full(recorder, opened, self.output, self.error, elapsed)
+
+    def _begin(self) -> None:
+        opened: Opened | None = self.__dict__.pop("_suspended", None)
+        if opened is None or self._recorder is None:
+            super()._begin()
+            return
+        before = opened[0]
+        scope = self._recorder.runs.enter(before.run_id, before.step_id, opened_as=before.opened_as)
+        self._opened = (scope, *opened[1:])
+
     def suspend(self) -> bool:
         opened: Opened | None = self.__dict__.pop("_opened", None)
         if opened is None:
@@ -343,7 +391,15 @@ class Step(_Block, InProcess):
         fields.step(self.name, self.step_type, None)
         recorder.put(STEP_START, self.run_id or "", self.id, self.parent_id, fields, urgent=True)
 
-    def _put_in_full(self, recorder: Recorder, opened: Opened, output: Any, failed: Any, elapsed: int) -> None:
+    def _put_in_full(
+        self,
+        recorder: Recorder,
+        opened: Opened,
+        output: Any,
+        failed: Any,
+        elapsed: int,
+        status: RunStatus = "completed",
+    ) -> bool:
         """Send a step that sets fields beyond those of `PlainFields`, or a field that has to be mended."""
         scope, parent_id, given, started_at, _ = opened
         fields = Fields(recorder.limit, {}, recorder.pipeline.sealing)
@@ -357,7 +413,7 @@ class Step(_Block, InProcess):
                 fields.give(STEP_FIELDS, name, value)
         values = fields.values
         if failed is None:
-            values["status"] = "completed"
+            values["status"] = status
         else:
             fields.error(failed)
             values["status"] = outcome(failed)
@@ -366,9 +422,31 @@ class Step(_Block, InProcess):
         values.setdefault("latency_ms", elapsed // 1000 / 1000)
         type_ = STEP_END if recorder.announces else STEP
         # The mended fields are reported after the event is queued: the report raises with `fail_silently=False`.
-        recorder.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None)
+        accepted = recorder.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None)
         if fields.mended:
             recorder.say_mended(fields)
+        return accepted
+
+
+class StartedStep(Step):
+    """A step that `start_step` began, and that `end` ends. It is not the current step, unless a `with` makes it so.
+
+    Steps become its children by `parent_id=step.id`. A handle that is collected without `end` is recorded as cancelled.
+    """
+
+    def start(self) -> None:
+        self._pid = os.getpid()
+        self.__enter__()
+        self.suspend()
+
+    def __del__(self) -> None:
+        try:
+            opened: Opened | None = self.__dict__.pop("_suspended", None)
+            if opened is not None and self._recorder is not None and self._pid == os.getpid():
+                elapsed = time.perf_counter_ns() - opened[-1]
+                self._put_in_full(self._recorder, opened, self.output, self.error, elapsed, "cancelled")
+        except Exception:  # collected anywhere, even during interpreter shutdown
+            pass
 
 
 class Extracted(_Block, InProcess):

@@ -198,6 +198,7 @@ class Recorder:
         meta_data: Any,
         run_id: Any,
         parent_id: Any,
+        step_id: Any,
         more: Mapping[str, Any],
     ) -> bool:
         if not self.enabled:
@@ -238,7 +239,7 @@ class Recorder:
         values["started_at"], values["ended_at"] = started_at, now
         if fields.mended:
             self.say_mended(fields)
-        step_id = pipeline.new_step_id()
+        step_id = (None if step_id is None else id_of(step_id)) or pipeline.new_step_id()
         accepted = pipeline.put(STEP, run_id, step_id, parent_id, values, fields.size, error is not None)
         if not began % SAMPLED:
             self.meter.add(time.perf_counter_ns() - began)

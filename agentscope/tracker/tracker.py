@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 from agentscope.errors import ConfigurationError
@@ -12,7 +12,7 @@ from agentscope.protocols.ids import new_id
 
 from .base import Face
 from .fields import unknown
-from .handles import Extracted, Run, Step
+from .handles import Extracted, Run, StartedStep, Step
 from .never_raise import safe
 
 if TYPE_CHECKING:
@@ -126,11 +126,13 @@ class Tracker(Face):
         meta_data: Any = None,
         run_id: str | None = None,
         parent_id: str | None = None,
+        step_id: str | None = None,
         **fields: Unpack[StepFields],
     ) -> bool:
         """Record a step that is over, in the run named or else the current one. True if it was accepted.
 
         `latency_ms` is how long it took, in milliseconds; `parent_id` the step it is part of, else the current one.
+        `step_id` names the step, so that others can be recorded as its children before; without it an id is made.
         fields: `model` and `provider` (texts), `usage` (a dict of token counts), `cost_usd` and `first_token_ms` (numbers).
         """
         return self._recorder.track_step(
@@ -144,6 +146,7 @@ class Tracker(Face):
             meta_data,
             run_id,
             parent_id,
+            step_id,
             fields,
         )
 
@@ -159,6 +162,7 @@ class Tracker(Face):
         meta_data: Any = None,
         run_id: str | None = None,
         parent_id: str | None = None,
+        step_id: str | None = None,
         **fields: Unpack[StepFields],
     ) -> Step:
         """Record a block, `with` or `async with`, as a step, which the block gets as a `Step`. Steps inside it are its children.
@@ -166,7 +170,7 @@ class Tracker(Face):
         Its duration is measured. An exception that leaves the block is recorded, and goes on unchanged. fields: as for
         `track_step`; they may also be set on the `Step`.
         """
-        step = Step(self._recorder, name, step_type, input_data, run_id, parent_id)
+        step = Step(self._recorder, name, step_type, input_data, run_id, parent_id, step_id)
         if output_data is not None:
             step.output = output_data
         if tokens_used is not None:
@@ -175,12 +179,40 @@ class Tracker(Face):
             step.latency_ms = latency_ms
         if meta_data is not None:
             step.meta_data = meta_data
+        if fields:
+            self._set_fields(step, fields)
+        return step
+
+    @safe(lambda *_: StartedStep(None, None, "other"))
+    def start_step(
+        self,
+        name: str,
+        step_type: StepType = "other",
+        input_data: Any = None,
+        meta_data: Any = None,
+        run_id: str | None = None,
+        parent_id: str | None = None,
+        step_id: str | None = None,
+        **fields: Unpack[StepFields],
+    ) -> StartedStep:
+        """Begin a step that `end` of the handle ends, in any thread: for callbacks, where a block does not fit.
+
+        It does not become the current step: its children name it by `parent_id=step.id`. fields: as for `track_step`; they may
+        also be set on the handle, or be given to `end`.
+        """
+        step = StartedStep(self._recorder, name, step_type, input_data, run_id, parent_id, step_id)
+        if meta_data is not None:
+            step.meta_data = meta_data
+        self._set_fields(step, fields)
+        step.start()
+        return step
+
+    def _set_fields(self, step: Step, fields: Mapping[str, Any]) -> None:
         for field, value in fields.items():
             if field in STEP_FIELDS and STEP_FIELDS[field].given:
                 setattr(step, field, value)
             else:
                 self._recorder.invalid_call("unknown_field", unknown(field, STEP_FIELDS))
-        return step
 
     # ---- functions -------------------------------------------------------------------------------------------------
 
