@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -41,9 +42,6 @@ class InProcess:
 
     def __deepcopy__(self: T, memo: object) -> T:
         return self
-
-    def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} cannot be pickled: each process makes its own")
 
 
 class _Block:
@@ -117,7 +115,7 @@ class _Block:
         self.__exit__(None if error is None else type(error), error, None)
 
 
-class Run(_Block, str):
+class Run(_Block, InProcess, str):
     """A run's id, and the fields that are recorded when its block ends.
 
     Set `output`, `error` (any value; an exception is recorded with its traceback), `meta_data`, `usage`, `user_id`,
@@ -152,11 +150,15 @@ class Run(_Block, str):
         run._start = (input_data, external_id, meta_data, more)
         return run
 
+    _in_yaml = False
+
     def __init__(self, *_: Any) -> None:
         self._start: tuple[Any, Any, Any, Mapping[str, Any]]
+        if "yaml" in sys.modules and not self._in_yaml:
+            _represent_in_yaml()
 
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (str(self),)  # in another process it is only an id
+    def __reduce__(self) -> Any:
+        return Run, (None, self.id, None)  # in another process it is an id, and records nothing
 
     @property
     def id(self) -> str:
@@ -190,6 +192,19 @@ class Run(_Block, str):
     async def __aenter__(self) -> Run:
         self._begin()
         return self
+
+
+def _represent_in_yaml() -> None:
+    """Let PyYAML write a run as its id. Its safe dumpers look for exact classes."""
+    yaml = sys.modules["yaml"]
+    try:
+        for name in ("SafeDumper", "CSafeDumper", "Dumper", "CDumper"):
+            dumper = getattr(yaml, name, None)  # without libyaml there are two
+            if dumper is not None:
+                dumper.add_representer(Run, lambda dumper, run: dumper.represent_str(run.id))
+        Run._in_yaml = True
+    except Exception:  # another module of this name, or one that is being imported
+        pass
 
 
 class Step(_Block, InProcess):
@@ -241,6 +256,10 @@ class Step(_Block, InProcess):
 
     def __repr__(self) -> str:
         return f"<Step {self.id}>"
+
+    def __reduce__(self) -> Any:
+        # In another process it is an id, and records nothing.
+        return type(self), (None, None, "other", None, self.run_id, self.parent_id, self.id)
 
     # As `_Block` has them, but in as few calls as can be: a step's are made more often than all others, and after a
     # moment of other work, when caches are cold, a call costs more than what is done in it.
@@ -462,6 +481,9 @@ class Extracted(_Block, InProcess):
 
     def __bool__(self) -> bool:
         return self.run_id is not None
+
+    def __reduce__(self) -> Any:
+        return Extracted, (None,)
 
     def _open(self, recorder: Recorder) -> Scope | None:
         return recorder.runs.enter(self.run_id or "", self.step_id, sort=REMOTE)

@@ -55,7 +55,7 @@ class Tracker(Face):
         if client is not None:
             _borrow(client, given)
         self.client: AgentScopeClient | None = client
-        super().__init__(Config.load(given))
+        super().__init__(Config.load(given), given)
 
     @classmethod
     def over(cls, face: Face) -> Tracker:
@@ -304,7 +304,7 @@ class Tracker(Face):
         limits = self._seconds(margin, 0.5), self._seconds(timeout, 2.0)
 
         def decorate(function: Any) -> Any:
-            return flushing(function, self._pipeline.flush, *limits)
+            return flushing(function, self._recorder.flush, *limits)
 
         return decorate if function is None else decorate(function)
 
