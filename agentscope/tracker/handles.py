@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentscope.events import RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START, RunStatus, StepFields
+from agentscope.events import RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START, RunStatus
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 
@@ -20,6 +20,8 @@ from .recorder import NO_MORE, Recorder, id_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from agentscope.events import StepFields
 
 T = TypeVar("T")
 

@@ -195,7 +195,8 @@ class Watch:
             values = fields.values() if isinstance(fields, dict) else fields if isinstance(fields, PlainFields) else ()
             for value in values:
                 if type(value) is bytes and _SHORTEST_PAYLOAD <= len(value) <= _LONGEST_PAYLOAD:
-                    remember(value)
+                    with suppress(Exception):  # likewise one whose payload cannot be read
+                        remember(unsealed(value)[0])
             return original(*args, **kwargs)
 
         return put
