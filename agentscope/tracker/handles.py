@@ -39,6 +39,8 @@ input if it is not sent yet, and the time by the wall clock and by the performan
 class InProcess:
     """An object of this process. Its copy is the object itself, so that a copied agent records to the same place."""
 
+    __slots__ = ()
+
     def __copy__(self: T) -> T:
         return self
 
