@@ -1036,7 +1036,7 @@ def test_a_handle_that_an_observed_function_returns_is_the_same_object(volt: Tra
         assert tracker.observe(lambda: tool, name="call")() is tool
         settled = tool.success()
         assert tracker.observe(lambda: settled, name="call")() is settled
-    assert [step["status"] for step in volt.steps() if step["name"] == "call"] == ["completed"] * 2
+    assert [whole["status"] for whole in volt.wholes() if whole.get("name") == "call"] == ["completed"] * 2
 
 
 def test_of_many_threads_that_end_it_one_succeeds(volt: Traced) -> None:
