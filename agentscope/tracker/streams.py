@@ -92,8 +92,8 @@ class Reading:
 
     __slots__ = ("_block", "_inside", "_items", "_unread", "_usage", "_usage_of", "_wrapper")
 
-    def __init__(self, block: Run | Step, limit: int, usage_of: UsageOf | None, unread: Any = None) -> None:
-        """Take the block out of the current context. `limit`: bytes of its output, 0 for none. `unread`: a coroutine."""
+    def __init__(self, block: Run | Step, limit: int, usage_of: UsageOf | None) -> None:
+        """Take the block out of the current context. limit: bytes of its output, 0 for none."""
         inside = current()
         self._block: list[Run | Step] = [block] if block.suspend() else []
         """Empty after the end, and where nothing is recorded. `pop` is atomic: one of several threads ends the step."""
@@ -101,7 +101,8 @@ class Reading:
         self._items = Items(limit) if limit else None
         self._usage_of = usage_in_item if usage_of is usage_in else usage_of
         self._usage: dict[str, Any] | None = None
-        self._unread = unread
+        self._unread: Any = None
+        """A coroutine that another one takes the place of."""
         self._wrapper: Any = None
         """A weak reference to the generator that is given out in place of one that others may hold as well."""
 
