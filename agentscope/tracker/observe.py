@@ -11,7 +11,7 @@ from typing import Any
 from agentscope.protocols.ids import new_id
 from agentscope.serialization.snapshot import encode
 
-from .context import current, restored, switch
+from .context import current, switch
 from .fields import Encoded
 from .handles import Run, Step
 from .recorder import Recorder
@@ -269,22 +269,3 @@ def _begun(inner: AsyncGenerator[Any, Any], first: Any) -> Any:
         return inner.asend(first)
     finally:
         sys.set_asyncgen_hooks(*hooks)
-
-
-def propagated(function: Any) -> Any:
-    """Return the function bound to the run and step that are current now."""
-    scope = current()
-    if callable(function) and inspect.iscoroutinefunction(function):
-
-        @wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            with restored(scope):
-                return await function(*args, **kwargs)
-
-        return call_async
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with restored(scope):
-            return function(*args, **kwargs)
-
-    return wraps(function)(call) if callable(function) and hasattr(function, "__name__") else call

@@ -234,8 +234,12 @@ class Tracker(Face):
 
     @safe(lambda self, function=_as_it_is, *_: function)
     def propagate(self, function: F) -> F:
-        """`function` with the run and step that are current now: for a thread, which inherits no context by itself."""
-        from .observe import propagated
+        """`function` with the run and step that are current now: for a thread, which inherits no context by itself.
+
+        Functions, coroutines, generators and async generators. Where nothing is current, as at import time, a call has the
+        run and step of its caller.
+        """
+        from .propagation import propagated
 
         carried: F = propagated(function)
         return carried
