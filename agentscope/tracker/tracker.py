@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from agentscope.errors import ConfigurationError
 from agentscope.events import STEP_FIELDS, RunFields, RunStatus, StepFields, StepType
@@ -28,6 +28,10 @@ H = TypeVar("H", bound=MutableMapping[Any, Any])
 
 def _as_it_is(function: Any) -> Any:
     return function
+
+
+def _do_nothing() -> None:
+    """Undo nothing."""
 
 
 class Tracker(Face):
@@ -243,6 +247,20 @@ class Tracker(Face):
 
         carried: F = propagated(function)
         return carried
+
+    @safe(lambda *_: _do_nothing)
+    def instrument(self, what: Literal["threads"]) -> Callable[[], None]:
+        """Make new threads, pools, timers and greenlets inherit the current run and step. Returns the function that undoes it.
+
+        It patches `threading.Thread`, `ThreadPoolExecutor`, `multiprocessing.pool.ThreadPool`, `anyio.to_thread.run_sync`, and
+        the `spawn` functions of gevent and eventlet, for the whole process. An inherited run counts while it is open.
+        """
+        if what != "threads":
+            self._recorder.invalid_call("not_instrumentable", 'instrument() knows only "threads"')
+            return _do_nothing
+        from .instrument import inherit  # imports pools, and few programs need it
+
+        return inherit()
 
     @overload
     def lambda_handler(self, function: F, /, *, margin: float = 0.5, timeout: float = 2.0) -> F: ...
