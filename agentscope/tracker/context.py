@@ -30,7 +30,7 @@ process."""
 class RunState:
     """A run, as all scopes in it share it."""
 
-    __slots__ = ("ended", "is_remote", "older_threads", "own_id", "runs", "started_at")
+    __slots__ = ("ended", "inner", "is_remote", "older_threads", "own_id", "runs", "started_at")
 
     def __init__(self, runs: Runs, own_id: str, started_at: int = 0) -> None:
         self.runs = runs
@@ -40,6 +40,8 @@ class RunState:
         """Nanoseconds since the epoch."""
         self.ended = False
         """Never true for a run that was not begun here, or had ended when its scope was entered by its id."""
+        self.inner: list[RunState] | None = None
+        """The runs that are steps of it. Their scopes count no longer than its own."""
         self.is_remote = False
         """The run of another process, from the headers of a request."""
         self.older_threads: frozenset[int | None] | None = None
@@ -130,20 +132,22 @@ class Runs:
     def opened(self, run_id: str, started_at: int = 0) -> None:
         """`started_at` is in nanoseconds since the epoch."""
         run = RunState(self, run_id, started_at)
+        within = self._within.get(run_id)
+        outer = None if within is None else self._open.get(within.place.run_id)
+        if outer is not None:
+            outer.inner = [*(known for known in outer.inner or () if not known.ended), run]
         if not self._is_concurrent:
-            self._check_concurrency(run)
+            self._check_concurrency(run, outer)
         self._open[run_id] = run
         if len(self._open) > MOST_OPEN_RUNS:
             bounded(self._open, MOST_OPEN_RUNS)
 
-    def _check_concurrency(self, run: RunState) -> None:
+    def _check_concurrency(self, run: RunState, outer: RunState | None) -> None:
         is_main = _is_main_thread(threading.get_ident())
         if self._in_main_thread is None:
             self._in_main_thread = is_main
             return
-        within = self._within.get(run.own_id)
-        is_apart = within is None or within.place.run_id not in self._open
-        if not (is_main and self._in_main_thread) or (self._open and is_apart):
+        if not (is_main and self._in_main_thread) or (self._open and outer is None):
             self._is_concurrent = True
         else:
             run.older_threads = frozenset(thread.ident for thread in threading.enumerate())
@@ -152,6 +156,8 @@ class Runs:
         run = self._open.pop(run_id, None)
         if run is not None:
             run.ended = True
+            for inner in run.inner or ():
+                inner.ended = True
         self._ended[run_id] = None
         if len(self._ended) > MOST_ENDED_RUNS:
             bounded(self._ended, MOST_ENDED_RUNS)

@@ -368,6 +368,19 @@ def test_a_run_that_is_a_step_of_the_open_one_is_no_overlap(runs: Runs) -> None:
     assert runs.place() == Place("a", None)
 
 
+def test_a_run_that_is_a_step_counts_no_longer_than_the_run_around_it(runs: Runs) -> None:
+    begun(runs, "outer")
+    for name in ("first", "second"):
+        runs.joined(name, Place("outer", None))
+        runs.opened(name)
+        runs.ended("first")
+    runs.enter("outer", "second", own_id="second")
+    assert runs.place() == Place("outer", "second")
+    runs.ended("outer")
+    assert runs.place() is None
+    assert runs.is_open("second"), "its end is still to be told"
+
+
 def test_where_runs_begin_in_several_threads_no_open_run_is_guessed(runs: Runs) -> None:
     in_thread(lambda: runs.opened("a"))
     in_thread(lambda: runs.ended("a"))
