@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
@@ -30,7 +30,14 @@ process."""
 class RunState:
     """A run, as all scopes in it share it."""
 
-    __slots__ = ("ended", "inner", "is_remote", "older_threads", "own_id", "runs", "started_at")
+    ended = False
+    """Never true for a run that was not begun here, or had ended when its scope was entered by its id."""
+    inner: tuple[RunState, ...] = ()
+    """The runs that are steps of it. Their scopes count no longer than its own."""
+    is_remote = False
+    """The run of another process, from the headers of a request."""
+    older_threads: Sequence[int | None] = ()
+    """The threads that were alive when it began; empty for the first run of a destination."""
 
     def __init__(self, runs: Runs, own_id: str, started_at: int = 0) -> None:
         self.runs = runs
@@ -38,14 +45,6 @@ class RunState:
         """The id under which it was begun: not that of the recorded run if it is a run within another."""
         self.started_at = started_at
         """Nanoseconds since the epoch."""
-        self.ended = False
-        """Never true for a run that was not begun here, or had ended when its scope was entered by its id."""
-        self.inner: list[RunState] | None = None
-        """The runs that are steps of it. Their scopes count no longer than its own."""
-        self.is_remote = False
-        """The run of another process, from the headers of a request."""
-        self.older_threads: frozenset[int | None] | None = None
-        """The threads that were alive when it began; None for the first run of a destination."""
 
 
 class Scope:
@@ -132,10 +131,10 @@ class Runs:
     def opened(self, run_id: str, started_at: int = 0) -> None:
         """`started_at` is in nanoseconds since the epoch."""
         run = RunState(self, run_id, started_at)
-        within = self._within.get(run_id)
+        within = self._within.get(run_id) if self._within else None
         outer = None if within is None else self._open.get(within.place.run_id)
         if outer is not None:
-            outer.inner = [*(known for known in outer.inner or () if not known.ended), run]
+            outer.inner = (*(known for known in outer.inner if not known.ended), run)
         if not self._is_concurrent:
             self._check_concurrency(run, outer)
         self._open[run_id] = run
@@ -150,13 +149,14 @@ class Runs:
         if not (is_main and self._in_main_thread) or (self._open and outer is None):
             self._is_concurrent = True
         else:
-            run.older_threads = frozenset(thread.ident for thread in threading.enumerate())
+            # As `threading.enumerate` has them, without its lock.
+            run.older_threads = list(threading._active)  # type: ignore[attr-defined]
 
     def ended(self, run_id: str) -> None:
         run = self._open.pop(run_id, None)
         if run is not None:
             run.ended = True
-            for inner in run.inner or ():
+            for inner in run.inner:
                 inner.ended = True
         self._ended[run_id] = None
         if len(self._ended) > MOST_ENDED_RUNS:
@@ -186,7 +186,7 @@ class Runs:
             return None
         for run_id, run in list(self._open.items()):
             here = threading.get_ident()
-            is_older = run.older_threads is not None and here in run.older_threads
+            is_older = here in run.older_threads
             return None if is_older and (not _is_main_thread(here) or _is_in_event_loop()) else run_id
         return None
 
@@ -280,7 +280,7 @@ class Runs:
 
     def enter(self, run_id: str, step_id: str | None = None, *, own_id: str | None = None, sort: str = BLOCK) -> Scope:
         """Make a run, or a step of a run, the current one. `own_id` is the id under which the run was begun, if it is another."""
-        outer = _top()
+        outer = _current.get() or _top()
         # Runs that were ended elsewhere must not pile up behind each other,
         while outer is not None and (outer.left or outer.run.ended):
             outer = outer.outer
