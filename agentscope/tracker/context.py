@@ -360,8 +360,15 @@ def renewed(scope: Scope | None) -> Scope | None:
     """Return the scope; after the end of its run a copy that counts all the same, for what was made to belong to this run."""
     if scope is None or not scope.run.ended:
         return scope
-    run = RunState(scope.run.runs, scope.run.own_id, scope.run.started_at)
-    return Scope(run, scope.run_id, scope.step_id, None, scope.sort)
+    return Scope(RunState(scope.run.runs, scope.run.own_id), scope.run_id, scope.step_id, None, scope.sort)
+
+
+def enter_again(scope: Scope) -> Scope:
+    """Make a step current that was left before, here or in another context."""
+    scope = renewed(scope) or scope
+    scope = Scope(scope.run, scope.run_id, scope.step_id, _current.get(), scope.sort)
+    scope.token = _current.set(scope)
+    return scope
 
 
 @contextmanager
@@ -389,8 +396,10 @@ def leave(scope: Scope) -> None:
                 return
             except (ValueError, RuntimeError):  # entered in another context
                 pass
-    scope.token = None
+    elif scope.token is None:
+        return
     scope.left = True
+    scope.token = None
     scope.outer = _not_left(scope.outer)  # of blocks left in any order none must keep the others
     _current.set(_not_left(_current.get()))
 

@@ -68,6 +68,10 @@ class Handle(_Block, InProcess, Ready[Any]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._entry.id}>"
 
+    def __reduce__(self) -> Any:
+        # In another process it is an id, and records nothing.
+        return _idle_handle, (type(self), self._entry.id, self._entry.parent_id, self.trace_id)
+
     def __del__(self) -> None:
         try:
             if self._registry is not None:
@@ -251,6 +255,12 @@ class Trace(_Parent):
 def idle(name: str = "unknown") -> Entry:
     """Return the entry of a handle that records nothing."""
     return Entry(new_id(), None, None, name, "", 0)
+
+
+def _idle_handle(kind: type[Handle], own_id: str, parent_id: str | None, trace_id: str) -> Handle:
+    handle = kind(None, Entry(own_id, None, parent_id, "unknown", "", 0))
+    handle.trace_id = trace_id
+    return handle
 
 
 TraceContext, AgentContext, ToolContext = Trace, Agent, Tool

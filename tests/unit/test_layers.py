@@ -36,7 +36,11 @@ SERVER_MAY_USE = {"server"}.union(*ROWS[ROWS.index(("protocols",)) :])
 HOMES = {
     "requests": ("agentscope.exporters.http.deadline", "agentscope.exporters.http.session"),
     "urllib3": ("agentscope.exporters.http.deadline",),
-    "typing_extensions": ("agentscope.tracker.tracker", "agentscope.voltagent.sdk"),  # for type checkers only
+    "typing_extensions": (
+        "agentscope.tracker.tracker",
+        "agentscope.tracker.handles",
+        "agentscope.voltagent.sdk",
+    ),  # for type checkers only
     "tenacity": ("agentscope.pipeline.retry",),
     "orjson": ("agentscope.serialization.snapshot", "agentscope.protocols.json_decode"),
     "zstandard": ("agentscope.protocols.compression", "agentscope.server.http.body"),
