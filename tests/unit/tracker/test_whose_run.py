@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import gc
+import inspect
+import pickle
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -413,3 +416,124 @@ def test_a_step_in_a_greenlet_belongs_to_the_run_it_was_made_in(recording: Recor
         greenlet.greenlet(work).switch()
         tracker.track_step("afterwards")
     assert recording.parents() == {"parent": None, "block": "parent", "inside": "block", "afterwards": "parent"}
+
+
+# ---- observed streams ----------------------------------------------------------------------------------------------
+
+
+def numbers(tracker: Tracker) -> Callable[[], Iterator[int]]:
+    @tracker.observe(name="stream")
+    def stream() -> Iterator[int]:
+        tracker.track_step("first")
+        yield 1
+        with tracker.track_step_context("block"):
+            tracker.track_step("second")
+        yield 2
+
+    return stream
+
+
+def async_numbers(tracker: Tracker) -> Callable[[], AsyncIterator[int]]:
+    @tracker.observe(name="stream")
+    async def stream() -> AsyncIterator[int]:
+        tracker.track_step("first")
+        yield 1
+        with tracker.track_step_context("block"):
+            tracker.track_step("second")
+        yield 2
+
+    return stream
+
+
+def returned(make: Any) -> Any:
+    def wrapped(tracker: Tracker) -> Any:
+        return tracker.observe(name="stream")(lambda: make(tracker).__wrapped__())
+
+    return wrapped
+
+
+@pytest.mark.parametrize("make", [numbers, async_numbers, returned(numbers), returned(async_numbers)])
+@pytest.mark.parametrize("within", [False, True], ids=["in no run", "in another run"])
+def test_a_stream_made_in_a_run_and_read_after_it_belongs_to_that_run(
+    recording: Recording, tracker: Tracker, make: Any, within: bool
+) -> None:
+    stream = make(tracker)
+    with tracker.track_run("own"), tracker.track_step_context("parent"):
+        made = stream()
+    if within:
+        with tracker.track_run("another"):
+            assert gathered(made) == [1, 2]
+            tracker.track_step("afterwards")
+        assert runs_by_step(recording).pop("afterwards") == "another"
+    else:
+        assert gathered(made) == [1, 2]
+    parents = recording.parents()
+    assert parents.pop("afterwards", None) is None
+    assert parents == {"parent": None, "stream": "parent", "first": "stream", "block": "stream", "second": "block"}
+    assert {run for name, run in runs_by_step(recording).items() if name != "afterwards"} == {"own"}
+    assert recording.invalid_calls == {}
+    assert current_scope() is None
+
+
+@pytest.mark.parametrize("make", [numbers, async_numbers])
+def test_a_stream_made_in_no_run_belongs_to_the_run_it_is_read_in(
+    recording: Recording, tracker: Tracker, make: Any
+) -> None:
+    made = make(tracker)()
+    with tracker.track_run("reader"):
+        gathered(made)
+    assert set(runs_by_step(recording).values()) == {"reader"}
+
+
+def test_a_task_made_in_a_stream_stays_below_it_after_its_end(recording: Recording, tracker: Tracker) -> None:
+    go = asyncio.Event()
+
+    async def late() -> None:
+        await go.wait()
+        tracker.track_step("late")
+
+    @tracker.observe(name="stream")
+    async def stream() -> AsyncIterator[asyncio.Task[None]]:
+        yield asyncio.create_task(late())
+
+    async def main() -> None:
+        with tracker.track_run("own"):
+            async for task in stream():
+                pass
+            go.set()
+            await task
+
+    asyncio.run(main())
+    assert recording.parents() == {"stream": None, "late": "stream"}
+
+
+def module_level() -> Iterator[int]:
+    yield 1
+
+
+class Streams:
+    """A class with a generator among its methods."""
+
+    def items(self, number: int = 3) -> Iterator[int]:
+        """Its documentation."""
+        yield number
+
+
+def test_an_observed_generator_function_is_used_as_the_function(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed = tracker.observe(module_level)
+    monkeypatch.setitem(globals(), "module_level", observed)
+    assert pickle.loads(pickle.dumps(observed)) is observed
+    assert copy.deepcopy(observed) is observed
+    method = tracker.observe(Streams.items)
+    monkeypatch.setattr(Streams, "items", method)
+    for function in (observed, method, Streams().items):
+        assert inspect.isgeneratorfunction(function)
+        assert callable(function)
+    assert list(Streams().items()) == [3]
+    assert list(Streams.items(Streams(), number=4)) == [4]
+    assert (method.__name__, method.__doc__) == ("items", "Its documentation.")
+    assert str(inspect.signature(Streams().items)) == "(number: 'int' = 3) -> 'Iterator[int]'"
+    assert next(observed()) == 1
+    assert observed().__name__ == "module_level"
