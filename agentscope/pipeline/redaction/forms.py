@@ -6,11 +6,11 @@ import re
 from base64 import b64decode
 from collections.abc import Callable
 
-__all__ = ["FORMS", "INNER", "QUOTE"]
+__all__ = ["ESCAPES", "FORMS", "INNER", "QUOTE"]
 
-_ESCAPES = r"(?:\\{15}|\\{7}|\\{3}|\\)"
-QUOTE = rf"""(?:{_ESCAPES}?"|\\{{0,15}}')"""
-INNER = rf"""(?:{_ESCAPES}"|\\{{0,15}}')"""
+ESCAPES = r"(?:\\{15}|\\{7}|\\{3}|\\)"
+QUOTE = rf"""(?:{ESCAPES}?"|\\{{0,15}}')"""
+INNER = rf"""(?:{ESCAPES}"|\\{{0,15}}')"""
 """A quotation mark in a string: one of JSON without a backslash is the end of the string."""
 
 _LONGEST = 512
@@ -18,9 +18,9 @@ _LONGEST = 512
 _BEGIN = r"(?:(?<![\w-])|(?<=\\[nrt]))"
 
 _PROVIDER = re.compile(
-    rf"{_BEGIN}(?:[sr]k[-_](?=[\w-]{{0,64}}\d)[\w-]{{8,}}|gsk_\w{{8,}}|gh[oprsu]_\w{{8,}}|github_pat_\w{{8,}}|glpat-[\w-]{{8,}}"
-    rf"|xox.-[\w-]{{8,}}|hf_(?=\w{{0,40}}\d)\w{{8,}}|npm_(?=\w{{0,40}}\d)\w{{8,}}|whsec_\w{{8,}}|akia[0-9a-z]{{8,}}|aiza[\w-]{{8,}})".encode()
+    rf"{_BEGIN}(?:[sr]k[-_]|gsk_|gh[oprsu]_|github_pat_|glpat-|xox.-|hf_|npm_|whsec_|akia|aiza)".encode()
 )
+_TOKEN = re.compile(rb"(?=[\w-]{0,64}\d)[\w-]{8,}")
 _JWT = re.compile(rf"{_BEGIN}eyj[\w-]{{4,}}\.[\w-]{{4,}}(?:\.[\w-]*){{0,3}}".encode())
 _BEARER = re.compile(rb"bearer {1,4}(?P<value>[\w.~+/=-]{6,512})")
 _BASIC = re.compile(rb"basic {1,4}(?P<value>[\w+/-]{4,512}={0,2})")
@@ -41,8 +41,9 @@ Span = tuple[int, int]
 
 
 def _provider(text: bytes, lower: bytes, at: int) -> Span | None:
-    match = _PROVIDER.search(lower, max(at - 12, 0), at + _LONGEST)
-    return None if match is None or match.start() > at else (match.start(), _rest(lower, match.end()))
+    match = _PROVIDER.search(lower, max(at - 12, 0), at + 3)
+    token = None if match is None else _TOKEN.match(lower, match.end())
+    return None if match is None or token is None else (match.start(), token.end())
 
 
 def _jwt(text: bytes, lower: bytes, at: int) -> Span | None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from .forms import FORMS, INNER, QUOTE
-from .names import OPEN, STRONG, Name, classify
+from .forms import ESCAPES, FORMS, INNER, QUOTE
+from .names import AUTHORIZATION, OPEN, STRONG, VAGUE, WEAK, Name, classify
 from .needles import hits
 from .values import ARGUMENT, COLON, ENV, KEY, SPACED, UNSAID, bare_value, is_secret
 
@@ -25,8 +25,8 @@ _WINDOW = 256
 """Bytes."""
 _TURN = 32
 """Hits after which other threads may run."""
-_FREE_HITS = 100_000
-_BYTES_FOR_A_HIT = 64
+_FREE_HITS = 50_000
+_BYTES_FOR_A_HIT = 32
 """Hits that are looked at: the free ones, and one for so many bytes. Logs with a secret on every line have fewer."""
 
 Span = tuple[int, int, bytes]
@@ -54,6 +54,14 @@ def mask(text: bytes, pause: Pause) -> bytes:
             pause()
             if count > _FREE_HITS + len(text) // _BYTES_FOR_A_HIT:
                 raise TooManyHits
+        if kind == "name" and (plain := _PLAIN.match(lower, at)) is not None:
+            # The shape of nearly all secrets in logs. `_named` finds the same in three times the time.
+            name = classify(text[_name_start(lower, at, done) : plain.end("name")]).kind
+            if name in _PLAIN_KINDS or (name == AUTHORIZATION and plain["scheme"]):
+                start, done = plain.span("value")
+                parts += (text[copied:start], _MASK)
+                copied = done
+                continue
         form = FORMS.get(kind)
         span = None if form is None else form(text, lower, at)
         if span is not None:
@@ -83,6 +91,12 @@ def _expression(expression: str) -> re.Pattern[bytes]:
 
 
 _NAME_END = _expression(rf"[\w.\x80-\xff-]{{0,{_LONGEST_NAME}}}")
+_PLAIN = _expression(
+    rf"""(?P<name>[\w.\x80-\xff-]{{0,{_LONGEST_NAME}}})"""
+    rf"""(?:[=:]|: (?P<scheme>(?:basic|bearer) )?|(?P<quote>{ESCAPES}?"): ?(?P=quote))"""
+    r"""(?P<value>(?(scheme)[\w.~+/=-]{6,}|(?=[a-z_]{1,64}\d)\w{6,}))(?=[\s"\\,;&)])"""
+)
+_PLAIN_KINDS = (STRONG, VAGUE, WEAK)
 _SIGN = _expression(rf"[*`]{{0,3}}{_SPACE}(?P<sign>=>|:=|[:=])(?![=:])")
 _QUOTED = _expression(rf"(?P<more>[ ()\[\]/\w.-]{{0,24}})(?P<quote>{QUOTE})\]?(?:{_SPACE}(?P<sign>=>|:=|[:=,]))?")
 _TAG = _expression(rf"""(?:[^<>"'\\]|{INNER}|\\{{1,7}}[nrt]){{0,80}}>(?P<value>[^<>"\\]{{1,1024}})<""")
@@ -91,12 +105,17 @@ _SAID = _expression(
 )
 
 
-def _named(text: bytes, lower: bytes, at: int, floor: int, pause: Pause) -> tuple[int, list[Span]]:
-    """Return the end of the name around a hit, and the spans to mask. floor: no name begins before this place."""
+def _name_start(lower: bytes, at: int, floor: int) -> int:
+    """Return where the name around a hit begins, but not before `floor`."""
     low = max(floor, at - _LONGEST_NAME)
     start = low + lower[low:at].translate(_SEPARATORS).rfind(b" ") + 1
-    if start < at and lower[start - 1 : start] == b"\\" and lower[start] in b"nrtbf":
-        start += 1  # the letter of an escaped line break
+    # The letter of an escaped line break is none of the name.
+    return start + 1 if start < at and lower[start - 1] == 92 and lower[start] in b"nrtbf" else start
+
+
+def _named(text: bytes, lower: bytes, at: int, floor: int, pause: Pause) -> tuple[int, list[Span]]:
+    """Return the end of the name around a hit, and the spans to mask. floor: no name begins before this place."""
+    start = _name_start(lower, at, floor)
     end = _NAME_END.match(lower, at).end()  # type: ignore[union-attr]  # it matches the empty text
     quoted = _QUOTED.match(lower, end)
     sign = None
@@ -112,7 +131,7 @@ def _named(text: bytes, lower: bytes, at: int, floor: int, pause: Pause) -> tupl
         return end, []
     name = classify(text[start:end])
     if name.kind == OPEN and lower.startswith(b"key", start) and lower[start - 1 : start] == b" ":  # "API key: …"
-        start = low + lower[low : start - 1].translate(_SEPARATORS).rfind(b" ") + 1
+        start = _name_start(lower, start - 1, floor)
         name = classify(text[start:end])
     if name.kind == OPEN:
         return end, []
