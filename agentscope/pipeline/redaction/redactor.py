@@ -26,14 +26,17 @@ from agentscope.events import (
     QueuedEvent,
     ReadyEvent,
     in_full,
+    united,
 )
-from agentscope.protocols.drop_reasons import ENCODE_ERROR, REDACTION_ERROR
-from agentscope.serialization.snapshot import encode, text
+from agentscope.protocols.drop_reasons import ENCODE_ERROR, REDACTION_ERROR, DropReason
+from agentscope.serialization.snapshot import encode, is_sealed, text, unsealed
 
 from .masking import MASK, TooManyHits, mask
 from .needles import hits
 
 __all__ = ["MASK", "NOT_SEARCHED", "Redactor", "redacted", "redacted_all"]
+
+_new = tuple.__new__
 
 NOT_SEARCHED = "[redacted: too many names of secrets to look at each]"
 """What is sent in place of a value that may not be searched to its end."""
@@ -302,10 +305,10 @@ def _plain(name: object, value: Any) -> object:
     raise TypeError(f"redact returned {type(value).__name__} for the field {text(name, 100)!r}, which cannot be sent")
 
 
-def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | str:
+def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | DropReason:
     """Return the masked event, or the reason of its drop. An event whose redaction fails is never sent."""
     try:
-        full = in_full(event)
+        full = in_full(_made(event))
     except Exception:
         return ENCODE_ERROR
     try:
@@ -323,23 +326,24 @@ GROUP_BYTES = 64 * 1024
 
 def redacted_all(
     events: Sequence[QueuedEvent], redact: Callable[[Event], Event], done: Collection[int], pause: Callable[[], object]
-) -> Iterator[tuple[QueuedEvent, ReadyEvent | str]]:
+) -> Iterator[tuple[QueuedEvent, ReadyEvent | DropReason]]:
     """Each event with the result of `redacted`. `done`: the `seq` of those that were redacted before.
 
     `pause` is called between short pieces of work. Groups of events that `redact.spares` are passed as they are.
     """
     spares: Callable[[Sequence[ReadyEvent]], bool] | None = getattr(redact, "spares", None)
     for group in _groups(events):
-        ready = [made for event in group if (made := _ready(event, pause)) is not None]
+        made = [_ready(event, pause) for event in group]
+        ready = [event for event in made if event is not None]
         if spares is not None and len(ready) == len(group) and _spared(ready, spares):
             yield from zip(group, ready, strict=True)
             pause()
             continue
-        for event in group:
-            if event.seq in done and not isinstance(event, DeferredEvent):
-                yield event, event
+        for event, full in zip(group, made, strict=True):
+            if full is not None and event.seq in done and not isinstance(event, DeferredEvent):
+                yield event, full
             else:
-                yield event, redacted(event, redact)
+                yield event, redacted(full or event, redact)
             pause()
 
 
@@ -355,15 +359,39 @@ def _groups(events: Sequence[QueuedEvent]) -> Iterator[Sequence[QueuedEvent]]:
 
 
 def _ready(event: QueuedEvent, pause: Callable[[], object]) -> ReadyEvent | None:
-    """The event with its fields made; None if they cannot be. A plain step stays one: most protocols need no dict of it."""
-    if not isinstance(event, DeferredEvent):
-        return event
+    """The event with its fields made; None if they cannot be."""
     try:
-        return in_full(event)
+        made = _made(event)
     except Exception:
         return None  # `redacted` tells why
-    finally:
+    if made is not event:
         pause()
+    return made
+
+
+def _made(event: QueuedEvent) -> ReadyEvent:
+    """Make the deferred fields of an event, and the JSON of its sealed payloads. The same object if there are none.
+
+    A plain step stays one, since most protocols need no dict of it. Raises what `DeferredEvent.make` raises.
+    """
+    if isinstance(event, PlainStep):
+        given, output = event.input, event.output
+        if (given is None or not is_sealed(given)) and (output is None or not is_sealed(output)):
+            return event
+        given, cut = unsealed(given) if given is not None else (None, False)
+        output, also_cut = unsealed(output) if output is not None else (None, False)
+        if not cut and not also_cut:
+            return _new(PlainStep, (*event[:-2], given, output))
+    full = in_full(event)
+    sealed = {name: value for name, value in full.fields.items() if isinstance(value, bytes) and is_sealed(value)}
+    if not sealed:
+        return full
+    fields = full.fields.copy()
+    for name, payload in sealed.items():
+        fields[name], lossy = unsealed(payload)
+        if lossy:
+            fields["truncated"] = united(fields.get("truncated"), (name,))
+    return full._replace(fields=fields)
 
 
 def _spared(events: Sequence[ReadyEvent], spares: Callable[[Sequence[ReadyEvent]], bool]) -> bool:
