@@ -18,7 +18,7 @@ _LONGEST = 512
 _BEGIN = r"(?:(?<![\w-])|(?<=\\[nrt]))"
 
 _PROVIDER = re.compile(
-    rf"{_BEGIN}(?:[sr]k[-_]|gsk_|gh[oprsu]_|github_pat_|glpat-|xox.-|hf_|npm_|whsec_|akia|aiza)".encode()
+    rf"{_BEGIN}(?:[sr]k[-_]|gsk_|gh[oprsu]_|github_pat_|glpat-|xox.-|hf_|npm_|whsec_|shpat_|dop_v1_|pypi-|akia|aiza)".encode()
 )
 _TOKEN = re.compile(rb"(?=[\w-]{0,64}\d)[\w-]{8,}")
 _JWT = re.compile(rf"{_BEGIN}eyj[\w-]{{4,}}\.[\w-]{{4,}}(?:\.[\w-]*){{0,3}}".encode())
@@ -30,6 +30,8 @@ _PEM_BODY = re.compile(rb"(?:[\w+/=:,. \r\n\t]|\\{1,7}[nr]|-(?!----))+")
 _OPTION = re.compile(
     rf"""-u(?:ser)?(?:=| {{1,4}}|{QUOTE}, {{0,4}}{QUOTE})(?:{INNER})?[\w.@+-]{{1,64}}:(?P<value>[^\s"'\\]{{1,512}})""".encode()
 )
+_COMMANDS = re.compile(rb"mysql|mongo|docker login|redis-cli|sshpass")
+_PASSWORD_OPTION = re.compile(rb"-[ap] ?(?P<value>[^\s\"'\\-][^\s\"'\\]{0,512})")
 _REST = re.compile(rb"[\w.~+/=-]*")
 _USER = r"""[^\s/?#@:"'<>\\]{0,128}"""
 # A password may hold "/", "?" and "#", but ":8080/path@x" is a port.
@@ -41,7 +43,7 @@ Span = tuple[int, int]
 
 
 def _provider(text: bytes, lower: bytes, at: int) -> Span | None:
-    match = _PROVIDER.search(lower, max(at - 12, 0), at + 3)
+    match = _PROVIDER.search(lower, max(at - 13, 0), at + 3)
     token = None if match is None else _TOKEN.match(lower, match.end())
     return None if match is None or token is None else (match.start(), token.end())
 
@@ -82,9 +84,13 @@ def _pem(text: bytes, lower: bytes, at: int) -> Span | None:
     return None if body is None else body.span()
 
 
-def _user(text: bytes, lower: bytes, at: int) -> Span | None:
+def _option(text: bytes, lower: bytes, at: int) -> Span | None:
+    """`curl -u name:password`, `mysql -ppassword`."""
     match = _OPTION.match(lower, at)
-    if match is None or lower.rfind(b"curl", max(at - 256, 0), at) < 0:
+    if match is not None:
+        return match.span("value") if lower.rfind(b"curl", max(at - 256, 0), at) >= 0 else None
+    match = _PASSWORD_OPTION.match(lower, at)
+    if match is None or _COMMANDS.search(lower, max(at - 64, 0), at) is None:
         return None
     return match.span("value")
 
@@ -106,7 +112,7 @@ FORMS: dict[str | None, Callable[[bytes, bytes, int], Span | None]] = {
     "basic": _basic,
     "sql": _sql,
     "pem": _pem,
-    "user": _user,
+    "option": _option,
     "url": _url,
 }
 """For each kind of hit, a function of the text, the text in lower case, and the place of the hit. It returns the span to mask."""

@@ -97,11 +97,14 @@ _PLAIN = _expression(
     r"""(?P<value>(?(scheme)[\w.~+/=-]{6,}|(?=[a-z_]{1,64}\d)\w{6,}))(?=[\s"\\,;&)])"""
 )
 _PLAIN_KINDS = (STRONG, VAGUE, WEAK)
-_SIGN = _expression(rf"[*`]{{0,3}}{_SPACE}(?P<sign>=>|:=|[:=])(?![=:])")
-_QUOTED = _expression(rf"(?P<more>[ ()\[\]/\w.-]{{0,24}})(?P<quote>{QUOTE})\]?(?:{_SPACE}(?P<sign>=>|:=|[:=,]))?")
+_SIGN = _expression(rf"(?:[*`]{{1,3}}|\]| \([\w ]{{1,24}}\))?{_SPACE}(?P<sign>=>|:=|[:=]|%3d)(?![=:])")
+_QUOTED = _expression(
+    rf"(?P<more>[ ()\[\]/\w.-]{{0,24}})(?P<colon>:?)(?P<quote>{QUOTE})\]?(?:{_SPACE}(?P<sign>=>|:=|[:=,]))?"
+)
 _TAG = _expression(rf"""(?:[^<>"'\\]|{INNER}|\\{{1,7}}[nrt]){{0,80}}>(?P<value>[^<>"\\]{{1,1024}})<""")
 _SAID = _expression(
-    rf"""(?:[ \t]{{1,4}}(?:is|was|-p))?[ \t]{{1,4}}(?P<quote>{INNER}|`)?(?P<value>[^\s"'`\\,;)<>]{{1,256}})"""
+    rf"""(?:(?P<said>[ \t]{{1,4}}(?:is:?|was|[|-]|->|-p))?[ \t]{{1,4}}|\\{{1,7}}t)(?P<quote>{INNER}|`)?"""
+    r"""(?P<value>[^\s"'`\\,;()<>]{1,256})"""
 )
 
 
@@ -113,14 +116,24 @@ def _name_start(lower: bytes, at: int, floor: int) -> int:
     return start + 1 if start < at and lower[start - 1] == 92 and lower[start] in b"nrtbf" else start
 
 
+def _name(text: bytes, lower: bytes, start: int, end: int, floor: int) -> Name:
+    if lower.startswith(b"key", start) and lower[start - 1 : start] == b" ":  # "API key: …"
+        start = _name_start(lower, start - 1, floor)
+    return classify(text[start:end])
+
+
 def _named(text: bytes, lower: bytes, at: int, floor: int, pause: Pause) -> tuple[int, list[Span]]:
     """Return the end of the name around a hit, and the spans to mask. floor: no name begins before this place."""
     start = _name_start(lower, at, floor)
     end = _NAME_END.match(lower, at).end()  # type: ignore[union-attr]  # it matches the empty text
     quoted = _QUOTED.match(lower, end)
     sign = None
-    if quoted is not None and (quoted["sign"] or not quoted["more"]):
-        name = classify(text[start : quoted.end("more")])
+    if (
+        quoted is not None
+        and (quoted["sign"] or not quoted["more"])
+        and (not quoted["colon"] or text[start - len(quoted["quote"]) : start] == quoted["quote"])
+    ):
+        name = _name(text, lower, start, quoted.end("more"), floor)
         if name.kind == OPEN:
             return end, []
         quote = text[quoted.start("quote") : quoted.end("quote")]
@@ -129,10 +142,7 @@ def _named(text: bytes, lower: bytes, at: int, floor: int, pause: Pause) -> tupl
         if text[start - len(quote) : start] == quote:
             return end, _beside(lower, name, start, quoted)
         return end, []
-    name = classify(text[start:end])
-    if name.kind == OPEN and lower.startswith(b"key", start) and lower[start - 1 : start] == b" ":  # "API key: …"
-        start = _name_start(lower, start - 1, floor)
-        name = classify(text[start:end])
+    name = _name(text, lower, start, end, floor)
     if name.kind == OPEN:
         return end, []
     sign = _SIGN.match(lower, end)
@@ -149,6 +159,8 @@ def _named(text: bytes, lower: bytes, at: int, floor: int, pause: Pause) -> tupl
         form = KEY
     else:
         match = _SAID.match(lower, end)
+        if match is not None and not match["said"] and name.kind != STRONG and text[start : start + 1] != b"-":
+            return end, []  # "get secret my-app1"
         form = KEY if match is not None and match["quote"] and name.kind == STRONG else UNSAID
     if match is None or not is_secret(name, match["value"], form):
         return end, []
@@ -158,10 +170,14 @@ def _named(text: bytes, lower: bytes, at: int, floor: int, pause: Pause) -> tupl
 # ---- values ----------------------------------------------------------------------------------------------------------
 
 _VALUE = _expression(
-    rf"{_SPACE}(?:[*`]{{1,3}}[ \t]{{0,4}})?(?:[bruf]{{0,2}}(?P<quote>{QUOTE})(?P<more>(?P=quote){{2}})?|(?P<open>[\[{{]))"
+    rf"{_SPACE}(?:[*`]{{1,3}}[ \t]{{0,4}})?"
+    rf"(?:(?:secretstr\(|[bruf]{{0,2}})(?P<quote>{QUOTE})(?P<more>(?P=quote){{2}})?|(?P<open>[\[{{]))"
 )
 _NEWLINE = r"(?:\r|\\{1,7}r)?(?:\n|\\{1,7}n)"
-_ITEM = _expression(rf"""{_NEWLINE}[ \t]{{0,32}}-[ \t]{{1,8}}(?:{INNER})?(?P<value>[^\s"'\\,]{{1,256}})(?:{INNER})?""")
+_ITEM = _expression(
+    rf"(?:[ \t]?[|>][+-]?{_NEWLINE}[ \t]{{1,32}}|{_NEWLINE}[ \t]{{0,32}}-[ \t]{{1,8}})"
+    rf"""(?:{INNER})?(?P<value>[^\s"'\\,]{{1,256}})(?:{INNER})?"""
+)
 _BRACKET = _expression(r"""[\[\]{}"']""")
 _SCHEMA = _expression(
     rf"\{{\s{{0,8}}{QUOTE}(?:type|description|title|\$ref|anyof|allof|oneof|enum|format|required|minlength){QUOTE}"
@@ -269,7 +285,7 @@ def _container(lower: bytes, name: Name, start: int, key: bytes, pause: Pause) -
 # ---- a name that is itself a value -----------------------------------------------------------------------------------
 
 _NEXT = _expression(rf"{_SPACE},{_SPACE}(?P<quote>{QUOTE})")
-_NAMED = _expression(rf"(?:name|key|header){QUOTE}\s{{0,4}}:\s{{0,4}}\Z")
+_NAMED = _expression(rf"(?:name|key|header|field|id|label|param|parameter|variable){QUOTE}\s{{0,4}}:\s{{0,4}}\Z")
 _COLON, _COMMA = r"\s{0,4}:\s{0,4}", r"\s{0,4},\s{0,4}"
 _MEMBER = rf"""(?:{_COMMA}{QUOTE}\w{{1,32}}{QUOTE}{_COLON}(?:{QUOTE}[^"'\\]{{0,128}}{QUOTE}|[\w.+-]{{1,32}}))"""
 _VALUE_AFTER = _expression(rf"{_MEMBER}{{0,4}}?{_COMMA}{QUOTE}value{QUOTE}{_COLON}(?P<quote>{QUOTE})")
@@ -297,7 +313,7 @@ def _beside(lower: bytes, name: Name, start: int, quoted: re.Match[bytes]) -> li
         if match is not None and is_secret(name, match["value"], KEY):
             return [(*match.span("value"), _MASK)]
         return []
-    if before.endswith((b"name=", b"id=", b"type=")):
+    if before.endswith((b"name=", b"id=", b"key=", b"type=")):
         tag = lower.rfind(b"<", max(opening - _WINDOW, 0), opening)
         close = lower.find(b">", after, after + _WINDOW)
         match = _ATTRIBUTE.search(lower, tag, close) if 0 <= tag < close else None

@@ -37,14 +37,14 @@ QUALIFIERS = (
     "github|google|groq|hf|huggingface|mailgun|mistral|openai|sendgrid|stripe|supabase|twilio"
 )
 _PASSWORDS = (
-    "pass_?(?:words?|wd|wds|phrases?|wort|code)|pwds?|kennwort|contrase[ñn]as?|senhas?|wachtwoord|mot_de_passe|"
+    "pass_?(?:words?|wd|wds|phrases?|wort|code)|pwds?|kennwort|contrase[ñn]as?|(?<![a-z])pw|senhas?|wachtwoord|mot_de_passe|"
     "парол[ьяи]|hasło|密码|密碼|パスワード|비밀번호"
 )
 _SECRET = re.compile(
     rf"(?:(?P<strong>{_PASSWORDS}|(?:{QUALIFIERS})_?keys?"
     r"|(?:admin|auth|db|ftp|http|login|mail|mysql|pg|postgres|proxy|redis|root|smtp|ssh|sudo|user)_?pass)"
     r"|(?P<vague>secrets?|credentials?)|(?P<cookie>cookies?)|(?P<authorization>authorizations?)"
-    r"|(?P<weak>token|bearer|(?:\A|(?<=_))(?:jwt|pass|passe|[ht]?otp|psk|ssn|sas)))(?![^_])"
+    r"|(?P<weak>token|bearer|signature|(?:\A|(?<=_))(?:jwt|pass|passe|pin|[ht]?otp|psk|sig|ssn)))(?![^_])"
 )
 _ABOUT = _words(
     """age algorithm arn at attempts budget change changed class classes cost count counts date description enabled endpoint
@@ -88,7 +88,7 @@ def _classify(name: str) -> Name:
     said = secret.group()
     if said == "token" and not _NO_SECRETS.isdisjoint(words[: secret.start()].split("_")[-2:]):
         return _OPEN
-    plural = said.endswith("s") and not said.endswith(("pass", "sas"))
+    plural = said.endswith("s") and not said.endswith("pass")
     return Name(kind, bool(more) or plural or said in ("token", "bearer", "pass"), bool(more), words)
 
 

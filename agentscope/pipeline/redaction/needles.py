@@ -28,7 +28,7 @@ _KEYS = sorted({qualifier[-3:] for qualifier in QUALIFIERS.split("|")} - {"hf"})
 _QUALIFIED = rf"(?<=(?:{'|'.join(_KEYS)})key)|(?<=(?:{'|'.join(_KEYS)})[-_. ]key)|(?<=hf_key)"
 # The group that matched is the kind of the hit: a part of a name, or the form of a secret that needs none (`forms.py`).
 _NEEDLES = _needles(
-    r"p(?P<name>ass(?:[wpc]|key|\W|[_\d]|e\W)|wd|sk(?![a-z])|(?<=otp)(?![a-z]))",
+    r"p(?P<name>ass(?:[wpc]|key|\W|[_\d]|e\W)|wd?(?![a-z])|wd|sk(?![a-z])|in(?![a-z])|(?<=otp)(?![a-z]))",
     rf"k(?:(?P<name>en(?<=token)(?!s)|ie(?<=cookie)|ennwort|ey(?:{_QUALIFIED}))"
     r"|(?P<provider>[-_](?:(?<=[\Wnrt][sr]k[-_])|(?<=[\Wnrt]gsk_))|ia[0-9a-z](?<=[\Wnrt]akia.)))",
     r"c(?P<name>ret(?<=secret)(?!ar)|redential|ontrase|htwoord)",
@@ -36,8 +36,10 @@ _NEEDLES = _needles(
     r"j(?:(?P<name>wt(?![a-z]))|(?P<jwt>(?<=eyj)))",
     r"b(?:(?P<bearer>earer )|(?P<name>earer)|(?P<basic>asic [ a-z0-9])|(?P<sql>y (?<=identified by )))",
     r"ss(?P<name>n(?![a-z]))",
-    r"-(?:(?P<provider>(?<=glpat-)|(?<=xox.-))|(?P<pem>----begin)|(?P<user>u(?:ser)?(?=[ =\"\\])))",
-    r"_(?P<provider>(?<=gh[oprsu]_)|(?<=[\Wnrt]hf_)|(?<=npm_)|(?<=whsec_)|(?<=b_pat_))",
+    r"enh(?P<name>a(?<=senha))",
+    r"sig(?P<name>=|nature=)",
+    r"-(?:(?P<provider>(?<=glpat-)|(?<=xox.-)|(?<=pypi-))|(?P<pem>----begin)|(?P<option>(?:u|user)(?=[ =\"\\])|[ap](?<= -.)))",
+    r"_(?P<provider>(?<=gh[oprsu]_)|(?<=[\Wnrt]hf_)|(?<=npm_)|(?<=whsec_)|(?<=b_pat_)|(?<=shpat_)|(?<=_v1_))",
 )
 _URL = re.compile(rb"/(?P<url>\\{0,8}/)")
 _FOREIGN = _needles(

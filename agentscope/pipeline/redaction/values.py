@@ -20,11 +20,13 @@ def _either(words: str) -> str:
 
 
 _NOTHING = frozenset(
-    b"""any bool boolean bytes char default disabled empty enabled expired false int integer invalid missing n/a nil no none null
-    number object optional redacted required secretstr str string text todo true undefined unknown unset varchar yes""".split()
+    b"""any bool boolean bytes char default disabled empty enabled expired false include int integer invalid missing n/a nil no
+    none null number object omit optional redacted required same-origin secretstr str string text todo true undefined unknown
+    unset varchar yes""".split()
 )
 _TEMPLATE = re.compile(
-    rb"\$\w+|\$?\{\{?[^{}]*\}\}?|\$\{\{[^{}]*\}\}|<[^<>]*>|%[sdr]|%\(\w+\)[sdr]|[*\xe2\x80\xa2.x#_-]{3,}|\[?redacted\]?"
+    rb"\$\w+|\$?\{\{?[^{}]*\}\}?|\$\{\{[^{}]*\}\}|<[^<>]*>|%[sdr]|%\(\w+\)[sdr]|[*\xe2\x80\xa2.x#_-]{3,}|![a-z]+"
+    rb"|your[-_ ][a-z_ -]*|\[?redacted\]?"
 )
 _PATH = re.compile(rb"(?:[/~]|[a-z]:[\\/])")
 _NUMBER = re.compile(rb"\W{0,3}\d{1,5}(?:[.:]\d+)?[a-z%]{0,3}\.?|\d+(?:\.\d+)?(?:e[+-]?\d+)?|-\d[\d.]*")
@@ -52,7 +54,7 @@ def is_secret(name: Name, value: bytes, form: int) -> bool:
     spaced = b" " in value
     if not spaced and _DIGIT.search(value):
         if _NUMBER.fullmatch(value):
-            return not name.counted and form != UNSAID
+            return not name.counted and form != UNSAID and (name.kind != WEAK or len(value) >= 4)
         return (len(value) > 5 or form != UNSAID) and not (name.words.endswith("pwd") and _PATH.match(value))
     if form == UNSAID or (form not in (ENV, ARGUMENT) and is_label(name, value.decode("utf-8", "replace"))):
         return False
@@ -87,7 +89,7 @@ _COOKIES = re.compile(rb"""[ \t]{0,16}(?P<value>[^\s;,"'\\=\[(){}]{1,128}=[^\s"'
 # Any scheme, and a value with a character that no word has.
 _CREDENTIALS = re.compile(
     rf"""[ \t]{{0,16}}(?:[*`]{{1,3}}[ \t]{{0,4}})?(?:[a-z][\w-]{{0,40}}[ \t]{{1,4}})?(?!{_CODE}|[({{<])"""
-    r"""(?P<value>[^\s,"'`\\\[]{0,128}?[\d=_+/.-][^\s,"'`\\]*)""".encode()
+    r"""(?P<value>[^\s,"'`\\\[]{0,128}?[\d=_+/.][^\s,"'`\\]*)""".encode()
 )
 _KEYWORDS = frozenset(b"await break continue lambda new not pass raise return self this yield".split())
 _IDENTIFIER = re.compile(rb"(?=[a-z_.]*(?:auth|cookie|cred|key|pass|pwd|secret|token))[a-z_.]+(?:=.*)?")
