@@ -200,7 +200,7 @@ def _assigned(
         return _container(lower, name, match.start("open"), key, pause) if key else []
     quote, start = match["quote"], match.end()
     # The mark may as well end the string that the name stands in.
-    if (quote == b'"' != key) or (not key and quote[-1:] == b'"' and lower[start : start + 1] in b",}]:"):
+    if (quote == b'"' != key) or (not key and lower[start : start + 1] in b",;:)}] \n"):
         return []
     form = KEY if key or form == COLON else ARGUMENT
     if match["more"] is None:

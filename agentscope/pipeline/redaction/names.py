@@ -44,12 +44,12 @@ _SECRET = re.compile(
     rf"(?:(?P<strong>{_PASSWORDS}|(?:{QUALIFIERS})_?keys?"
     r"|(?:admin|auth|db|ftp|http|login|mail|mysql|pg|postgres|proxy|redis|root|smtp|ssh|sudo|user)_?pass)"
     r"|(?P<vague>secrets?|credentials?)|(?P<cookie>cookies?)|(?P<authorization>authorizations?)"
-    r"|(?P<weak>token|bearer|signature|(?:\A|(?<=_))(?:jwt|pass|passe|pin|[ht]?otp|psk|sig|ssn)))(?![^_])"
+    r"|(?P<weak>token|bearer|(?:access|amz|goog)_?signature|(?:\A|(?<=_))(?:jwt|pass|passe|pin|[ht]?otp|psk|sig|ssn)))(?![^_])"
 )
 _ABOUT = _words(
     """age algorithm arn at attempts budget change changed class classes cost count counts date description enabled endpoint
     error errors expired expires expiry field fields file form format hint id ids index info instructions label left len length
-    limit link manager max message meta metadata min mode name names param parameter path pattern per placeholder policy
+    limit link manager max message meta metadata min mode name names param parameter path pattern per placeholder policy pos position offset range
     price prompt provider rate ratio ref regex required requirements reset rotation rule rules schema scheme size source
     stats status store strategy strength text title type types updated uri url usage used valid version window"""
 )

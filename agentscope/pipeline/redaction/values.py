@@ -31,7 +31,7 @@ _TEMPLATE = re.compile(
 _PATH = re.compile(rb"(?:[/~]|[a-z]:[\\/])")
 _NUMBER = re.compile(rb"\W{0,3}\d{1,5}(?:[.:]\d+)?[a-z%]{0,3}\.?|\d+(?:\.\d+)?(?:e[+-]?\d+)?|-\d[\d.]*")
 _DIGIT = re.compile(rb"\d")
-_WORD = re.compile(rb"[^\w\x80-\xff]{0,4}[a-z\x80-\xff]{0,16}[^\w\x80-\xff]{0,4}|</?\w+>")
+_WORD = re.compile(rb"[^\w\x80-\xff]{0,4}[a-z\x80-\xff]{0,16}[^\w\x80-\xff]{0,4}|</?\w+>|[a-z_]+(?:\.[a-z_]+)+")
 _RANDOM = re.compile(rb"(?=[^\s\d]{0,64}\d)(?=[^\sa-z]{0,64}[a-z])[^\s]{8}")
 _SENTENCE = re.compile(
     rb"(?<![a-z0-9])"
@@ -50,6 +50,8 @@ def is_secret(name: Name, value: bytes, form: int) -> bool:
     if not value:
         return form == KEY and name.kind >= VAGUE
     if value in _NOTHING or _TEMPLATE.fullmatch(value) or value.startswith((b"http://", b"https://", b"[redacted")):
+        return False
+    if len(value) == 1 and name.words.endswith("key"):  # `accesskey` of HTML
         return False
     spaced = b" " in value
     if not spaced and _DIGIT.search(value):
