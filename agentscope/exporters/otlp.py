@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 from urllib.parse import unquote
 
-from agentscope.options import NO_HEADERS, check_base_url, check_headers, choice, number, words
+from agentscope.options import NO_HEADERS, check_base_url, check_headers, choice, header_pairs, number, words
 from agentscope.protocols.base import WireProtocol
 
 from .base import HTTPDestination, Settings
@@ -155,8 +155,8 @@ def _otlp_timeout(given: float | None, env: Mapping[str, str]) -> float | None:
 
 def _otel_headers(env: Mapping[str, str]) -> dict[str, str]:
     value, source = _otel(env, "HEADERS")
-    headers = _pairs(value or "")
-    return dict(check_headers(headers, "headers", source))
+    pairs = header_pairs(value or "", "headers", source)
+    return dict(check_headers({unquote(name): unquote(text) for name, text in pairs.items()}, "headers", source))
 
 
 def _pairs(text: str) -> dict[str, str]:
