@@ -21,7 +21,7 @@ def fail(outcome: Outcome, kind: str, sentence: str, retry_after: str | None = N
 
 def note_failure(outcome: Outcome, failure: Failure) -> None:
     """Note a request without an answer."""
-    kind = {"refused": REFUSED, "tls": MISPLACED}.get(failure.kind, BUSY)
+    kind = {"refused": REFUSED, "tls": MISPLACED, "setup": MISPLACED}.get(failure.kind, BUSY)
     fail(outcome, kind, failure.sentence)
 
 

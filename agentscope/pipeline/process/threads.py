@@ -39,13 +39,19 @@ def in_callback() -> bool:
 
 @contextmanager
 def callback() -> Iterator[None]:
-    """Mark a call of a user's hook, for `in_callback`."""
+    """Mark a call of a user's hook, for `in_callback`. OpenTelemetry does not trace it, as it is part of delivery."""
     ident = get_ident()
+    # Imported by the application, or not at all.
+    tracing: Any = sys.modules.get("opentelemetry.context")
+    key = getattr(tracing, "_SUPPRESS_INSTRUMENTATION_KEY", None)
+    token = None if key is None else tracing.attach(tracing.set_value(key, True))
     callbacks.add(ident)
     try:
         yield
     finally:
         callbacks.discard(ident)
+        if token is not None:
+            tracing.detach(token)
 
 
 def _from_elsewhere(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from agentscope.pipeline.process import clock, threads
 from tests.support.wait import until
@@ -208,3 +209,9 @@ def test_the_clock_goes_on_while_a_test_has_stopped_the_time(monkeypatch, posix)
     before = real()
     assert before <= again.monotonic() <= real()
     assert posix == hasattr(time, "clock_gettime")
+
+
+def test_opentelemetry_does_not_trace_a_hook_and_goes_on_to_trace_the_application():
+    with threads.callback():
+        inside = is_instrumentation_enabled()
+    assert (inside, is_instrumentation_enabled()) == (False, True)
