@@ -1,7 +1,8 @@
 """Events: patches to one run or one step, as they travel through the pipeline.
 
-An event names its run, perhaps its step, and carries only the fields it sets. Payload fields hold JSON that was encoded
-at the call, as UTF-8 `bytes`; every other field holds a str, int, float, bool or list of str.
+An event names its run, perhaps its step, and carries only the fields it sets. Payload fields hold JSON as UTF-8 `bytes`, or a
+sealed copy of a value until the worker encodes it (`serialization.snapshot`). Every other field holds a str, int, float, bool or
+list of str.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 
 # The dev extra installs orjson, which most users do not have. It is tested with AGENTSCOPE_TEST_FAST=1.
 if not os.environ.get("AGENTSCOPE_TEST_FAST"):
-    snapshot._dumps = snapshot._standard_dumps()
+    snapshot._dumps, snapshot._seals = snapshot._standard_dumps(), True
 
 SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))
 RUN_TWICE = "run_twice"

@@ -38,6 +38,8 @@ class FanOut:
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._pipelines = tuple(pipelines)
         self._first = self._pipelines[0]
+        self.sealing = False
+        """Payloads are encoded at the call: each pipeline would have to encode them again."""
 
     @property
     def closed(self) -> bool:

@@ -44,6 +44,10 @@ __all__ = ["Pipeline"]
 
 OVERHEAD, STEP_OVERHEAD = 850, 600
 """The approximate memory of an `Event` and of a `PlainStep` without payloads, in bytes."""
+MOST_SEALED = 512
+"""Payloads are sealed while fewer events than this are queued, since to encode them later must not take the worker long."""
+PACE, PACE_NS = 61, 15_000_000
+"""They are also sealed while so many events take longer than this: a queue that a hanging backend has filled is no burst."""
 
 FIRST_STEP = 100_000_000_000
 """The first number of a step: numbers from here on have twelve digits without formatting."""
@@ -73,6 +77,10 @@ class Pipeline:
         self._inherited: list[Worker] = []
         """The workers of the parent process. They are kept, since a finalizer would close connections that the parent uses."""
         self.meter = Meter()
+        self.sealing = True
+        """True while payloads are to be sealed, for the worker to encode: few events are queued, or they come slowly."""
+        self._slow = True
+        self._paced_at = 0
         self._begin()
         lifecycle.know(self)
 
@@ -127,14 +135,15 @@ class Pipeline:
             return False
         queue = worker.queue
         event: QueuedEvent
+        seq = self._next()
         if isinstance(fields, PlainFields):
-            event = _new(PlainStep, (self._next(), run_id, step_id, parent_id, size + STEP_OVERHEAD, *fields))
+            event = _new(PlainStep, (seq, run_id, step_id, parent_id, size + STEP_OVERHEAD, *fields))
         elif isinstance(fields, DeferredFields):
             size += OVERHEAD
-            event = DeferredEvent(type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields.make, size)
+            event = DeferredEvent(type_, seq, time.time_ns(), run_id, step_id, parent_id, fields.make, size)
         else:
             size += OVERHEAD
-            event = _new(Event, (type_, self._next(), time.time_ns(), run_id, step_id, parent_id, fields, size))
+            event = _new(Event, (type_, seq, time.time_ns(), run_id, step_id, parent_id, fields, size))
         refusal = queue.put(event, urgent, True)
         if refusal is not None:
             if refusal == CROWDED:
@@ -145,6 +154,11 @@ class Pipeline:
             if refusal is not None:
                 worker.ledger.refused.add(refusal)
                 return False
+        if not seq % PACE:
+            now = time.perf_counter_ns()
+            self._slow = now - self._paced_at > PACE_NS
+            self._paced_at = now
+        self.sealing = self._slow or len(queue.events) < MOST_SEALED
         if not worker.running:
             lifecycle.started(self)
             worker.start()

@@ -2,12 +2,17 @@
 
 What is mutated after the call must not change what is sent, and nothing of the agent's may break here. Plain JSON goes
 through a quick check of its size and types and then through a C encoder: orjson when it can be imported, else the
-standard library's. Everything else is rendered by `rendering`, slower and just as bounded.
+standard library's. Everything else is rendered by `fallback`, slower and just as bounded.
+
+While the worker has time, plain JSON is only *sealed* at the call: `marshal` copies it for a sixth of the price of the
+encoder, and the worker makes the JSON of the copy. Under load the JSON is made at the call all the same, because the work of
+one thread holds up all others.
 """
 
 from __future__ import annotations
 
 import json
+import marshal
 from collections.abc import Callable
 from itertools import chain
 from json import encoder as _stdlib
@@ -19,12 +24,16 @@ from .exceptions import describe_exception
 from .fallback import MAX_DEPTH, MAX_NODES, render
 from .text import text
 
-__all__ = ["describe_exception", "encode", "prepare", "text"]
+__all__ = ["describe_exception", "encode", "is_sealed", "prepare", "seal", "text", "unsealed"]
 
 _Dumps = Callable[[object], bytes]
 
 _MAX_FLOAT = float_info.max
 _CONSTANTS = frozenset({bool, type(None)})
+_CHARACTER, _VALUE = 6, 5
+"""The most bytes that JSON makes of one character; and of a number with what stands around it, in units of so many."""
+SEAL = b"\x80"
+"""The first byte of a sealed payload is this one or a greater one."""
 _UNRENDERED = b'"<cannot be rendered>"'
 
 
@@ -45,6 +54,74 @@ def encode(value: object, limit: int = 1 << 20) -> tuple[bytes, bool]:
         raise
     except BaseException:  # near the interpreter's recursion limit, or out of memory
         return _UNRENDERED, True
+
+
+def seal(value: object, limit: int) -> bytes | None:
+    """Copy a plain value, for `unsealed` to make its JSON later.
+
+    Returns None for a value that is not plain, for one whose JSON may have more than `limit` bytes, and always with orjson, which
+    is as quick.
+    """
+    if not _seals:
+        return None
+    # This is not `_count_plain`: the further things that it finds out would cost a third more.
+    level: list[Any] = [value]
+    depth = 0
+    room = limit // _CHARACTER - _VALUE
+    try:
+        while level:
+            depth += 1
+            inside: list[Any] = []
+            add = inside.extend
+            for item in level:
+                kind = type(item)
+                if kind is str:
+                    room -= len(item)
+                elif kind is dict:
+                    room -= sum(map(len, item)) + _VALUE * len(item)
+                    if room < 0:
+                        return None
+                    add(item.values())
+                elif kind is list or kind is tuple:
+                    room -= _VALUE * len(item)
+                    if room < 0:
+                        return None
+                    add(item)
+                elif kind is int:
+                    if not -0x8000_0000_0000_0000 <= item <= 0xFFFF_FFFF_FFFF_FFFF:
+                        return None
+                elif kind is not float and kind not in _CONSTANTS:
+                    return None
+            level = inside
+        if room < 0 or depth > MAX_DEPTH:
+            return None
+        sealed = marshal.dumps(value)  # type: ignore[arg-type]  # it refuses other types by a ValueError
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a key without a length, another thread changes the value, or out of memory
+        return None
+    return sealed if is_sealed(sealed) else None
+
+
+def is_sealed(payload: bytes) -> bool:
+    """Tell a sealed payload from JSON.
+
+    `marshal` sets the highest bit of the first byte of an object with several references, as an argument has. The first
+    character of our JSON is ASCII.
+    """
+    return payload[:1] >= SEAL
+
+
+def unsealed(payload: bytes) -> tuple[bytes, bool]:
+    """Return the JSON of a payload, sealed or not, and True if anything was lost."""
+    if not is_sealed(payload):
+        return payload, False
+    value = marshal.loads(payload)  # noqa: S302 - `seal` made it in this very process
+    try:
+        return _dumps(value), False
+    except (TypeError, ValueError, RuntimeError):
+        # NaN, a lone surrogate, or changed by another thread while it was sealed.
+        return encode(value, 1 << 30)
 
 
 def _plain(value: object, limit: int, max_depth: int, max_nodes: int) -> tuple[bytes | None, int]:
@@ -142,9 +219,12 @@ def _choose_dumps(value: object) -> bytes:
 
 def prepare() -> None:
     """Choose the encoder now, and not at the first call: that may be a signal handler's, and imports take locks."""
-    global _dumps
+    global _dumps, _seals
     if _dumps is _choose_dumps:
-        _dumps = _fast_dumps() or _standard_dumps()
+        fast = _fast_dumps()
+        _dumps, _seals = fast or _standard_dumps(), fast is None
 
 
 _dumps: _Dumps = _choose_dumps
+_seals = False
+"""The encoder is the standard library's. Set with it."""

@@ -19,7 +19,7 @@ from agentscope.events import (
     PlainFields,
     RunStatus,
 )
-from agentscope.serialization.snapshot import describe_exception, encode, text
+from agentscope.serialization.snapshot import describe_exception, encode, seal, text
 
 LONGEST_NAME = 4096
 """Characters of a text field; a platform may take fewer."""
@@ -36,16 +36,18 @@ _new = tuple.__new__
 
 
 class Encoded(NamedTuple):
-    """A payload that was encoded before; `lossy` if that lost something."""
+    """A payload that was encoded or sealed before; `lossy` if that lost something."""
 
     data: bytes
     lossy: bool
 
 
-def captured(value: Any, limit: int) -> Encoded:
-    """Encode any value as it is at this moment."""
+def captured(value: Any, limit: int, sealing: bool) -> Encoded:
+    """Encode any value as it is at this moment; with `sealing` only seal it, where that can be done."""
     if type(value) is Encoded:
         return value
+    if sealing and (data := seal(value, limit)) is not None:
+        return _new(Encoded, (data, False))
     return _new(Encoded, encode(value, limit))
 
 
@@ -69,12 +71,13 @@ def plain_step(
 
 
 class Fields:
-    """The fields of one event, its payloads encoded as they are at this moment."""
+    """The fields of one event, its payloads encoded, or with `sealing` sealed, as they are at this moment."""
 
-    __slots__ = ("limit", "mended", "size", "values")
+    __slots__ = ("limit", "mended", "sealing", "size", "values")
 
-    def __init__(self, limit: int, values: dict[str, Any]) -> None:
+    def __init__(self, limit: int, values: dict[str, Any], sealing: bool = False) -> None:
         self.limit = limit
+        self.sealing = sealing
         self.values = values
         self.size = 0
         """Bytes of the payloads and names."""
@@ -85,7 +88,7 @@ class Fields:
         """Set a payload field to any value, encoded now. None is not set."""
         if value is None:
             return
-        data, lossy = captured(value, self.limit)
+        data, lossy = captured(value, self.limit, self.sealing)
         self.values[name] = data
         self.size += len(data)
         if lossy:

@@ -232,7 +232,7 @@ class Step(_Block, InProcess):
         try:
             given, self._input = self._input, None
             if given is not None:
-                given = captured(given, recorder.limit)
+                given = captured(given, recorder.limit, recorder.pipeline.sealing)
             scope = recorder.runs.enter_below(self.run_id, self.id) if self.parent_id is None else None
             if scope is not None and scope.outer is not None:
                 self.run_id, self.parent_id = scope.run_id, scope.outer.step_id
@@ -270,7 +270,7 @@ class Step(_Block, InProcess):
             # The attributes that are not set stand in the class: their number tells whether any but the output is.
             if failed is None and len(self.__dict__) <= _PLAIN + (output is not None) and not recorder.announces:
                 if output is not None:
-                    output = captured(output, recorder.limit)
+                    output = captured(output, recorder.limit, recorder.pipeline.sealing)
                 plain = plain_step(self.name, self.step_type, started_at, elapsed, given, output)
             if plain is not None:
                 size = len(plain.name) + len(plain.input or b"") + len(plain.output or b"")
@@ -301,7 +301,7 @@ class Step(_Block, InProcess):
     def _announce(self, recorder: Recorder, given: Encoded | None) -> None:
         """Send the start of the step by itself, for a backend that has to know it before the steps inside."""
         values = {"status": "running", "started_at": time.time_ns()}
-        fields = Fields(recorder.limit, values)
+        fields = Fields(recorder.limit, values, recorder.pipeline.sealing)
         fields.payload("input", given)
         fields.step(self.name, self.step_type, None)
         recorder.put(STEP_START, self.run_id or "", self.id, self.parent_id, fields, urgent=True)
@@ -309,7 +309,7 @@ class Step(_Block, InProcess):
     def _put_in_full(self, recorder: Recorder, opened: Opened, output: Any, failed: Any, elapsed: int) -> None:
         """Send a step that sets fields beyond those of `PlainFields`, or a field that has to be mended."""
         scope, parent_id, given, started_at, _ = opened
-        fields = Fields(recorder.limit, {})
+        fields = Fields(recorder.limit, {}, recorder.pipeline.sealing)
         if given is not None:
             fields.payload("input", given)
         fields.step(self.name, self.step_type, self.meta_data)

@@ -213,7 +213,7 @@ class Recorder:
             run_id, parent_id = place
         pipeline = self.pipeline
         now = started_at = time.time_ns()
-        fields = Fields(self.limit, {})
+        fields = Fields(self.limit, {}, pipeline.sealing)
         # Whatever the caller says, the start lies between that of the run and now: with a latency that is only estimated,
         # steps would change places where they are shown in order.
         if latency_ms is not None:
@@ -259,7 +259,7 @@ class Recorder:
             return False
         began = time.perf_counter_ns()
         values: dict[str, Any] = {"status": "running", "started_at": time.time_ns()}
-        fields = Fields(self.limit, values)
+        fields = Fields(self.limit, values, self.pipeline.sealing)
         fields.name("agent_name", agent_name, default="unknown")
         if external_id is not None:
             fields.name("external_id", external_id)
@@ -296,7 +296,7 @@ class Recorder:
         return Place(scope.run_id, scope.step_id) if scope is not None and scope.sort == context.REMOTE else None
 
     def end_fields(self, status: Any, output: Any, error: Any) -> Fields:
-        fields = Fields(self.limit, {"ended_at": time.time_ns()})
+        fields = Fields(self.limit, {"ended_at": time.time_ns()}, self.pipeline.sealing)
         fields.status(status, error)
         if output is not None:
             fields.payload("output", output)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ CELERY = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--loglevel",
 CELERY += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
 _UWSGI = (
     "--http-socket 127.0.0.1:PORT --master --processes 2 --need-app --wsgi-file app.py --callable app "
-    "--disable-logging --die-on-term --stats stats.sock"
+    "--disable-logging --die-on-term --stats 127.0.0.1:STATS"
 )
 
 _open = build_opener(ProxyHandler({})).open
@@ -101,7 +102,9 @@ def uwsgi() -> list[str]:
 class Server:
     """The processes of a server, in a session of their own."""
 
-    def __init__(self, command: list[str], folder: Path, url: str, port: int, **environment: str) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, url: str, port: int, stats_port: int, **environment: str
+    ) -> None:
         variables = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
@@ -113,7 +116,8 @@ class Server:
         }
         variables.pop("COVERAGE_PROCESS_CONFIG")  # its tracer hangs in children that are forked beside a thread
         self.port = port
-        self._tells = folder / "stats.sock" if "stats.sock" in command else None
+        self._stats_port = stats_port if "--stats" in command else None
+        command = [part.replace("PORT", str(port)).replace("STATS", str(stats_port)) for part in command]
         self._log = (folder / "log").open("a+")
         self.process = subprocess.Popen(
             command, cwd=folder, env=variables, stdout=self._log, stderr=self._log, start_new_session=True
@@ -157,14 +161,14 @@ class Server:
         A worker of uWSGI is busy for a moment after its answer has arrived. A worker that still starts ignores SIGTERM, and is
         killed after a minute.
         """
-        if self._tells is None:
+        if self._stats_port is None:
             return True
-        with socket.socket(socket.AF_UNIX) as connection:
-            try:
-                connection.connect(str(self._tells))
-            except OSError:
-                return False  # the master opens it after its workers have begun
-            told = json.load(connection.makefile())
+        try:
+            # By TCP: the path of a Unix socket may have 107 bytes, and a temporary folder is longer on some machines.
+            with socket.create_connection(("127.0.0.1", self._stats_port), timeout=10) as connection:
+                told = json.load(connection.makefile())
+        except ConnectionRefusedError:
+            return False  # the master opens it after its workers have begun
         busy = any(core["in_request"] for worker in told["workers"] for core in worker["cores"])
         return not busy and all(worker["accepting"] for worker in told["workers"])
 
@@ -199,10 +203,9 @@ class Servers:
         (folder / "box" / "control").mkdir(parents=True)
 
     def start(self, *command: str, **environment: str) -> Server:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        filled = [part.replace("PORT", str(port)) for part in command]
-        server = Server(filled, self._folder, self.url, port, BOX=str(self._folder / "box"), **environment)
+        with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as other:
+            ports = free.getsockname()[1], other.getsockname()[1]
+        server = Server(command, self._folder, self.url, *ports, BOX=str(self._folder / "box"), **environment)
         self._all.append(server)
         return server
 

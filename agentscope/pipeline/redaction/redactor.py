@@ -24,13 +24,16 @@ from agentscope.events import (
     QueuedEvent,
     ReadyEvent,
     in_full,
+    united,
 )
 from agentscope.protocols.drop_reasons import ENCODE_ERROR, REDACTION_ERROR
-from agentscope.serialization.snapshot import encode, text
+from agentscope.serialization.snapshot import encode, is_sealed, text, unsealed
 
 from .secret_patterns import MASK, bare, is_secret, is_secret_of_pair, mask_text, may_name_secrets
 
 __all__ = ["MASK", "Redactor", "redacted", "redacted_all"]
+
+_new = tuple.__new__
 
 _IDENTITY = ("type", "run_id", "step_id", "parent_id")
 _SHORTEST_SECRET = 8  # characters; a shorter key would mask ordinary words
@@ -284,7 +287,7 @@ def _plain(name: object, value: Any) -> object:
 def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | str:
     """Return the masked event, or the reason of its drop. An event whose redaction fails is never sent."""
     try:
-        full = in_full(event)
+        full = in_full(_made(event))
     except Exception:
         return ENCODE_ERROR
     try:
@@ -334,15 +337,39 @@ def _groups(events: Sequence[QueuedEvent]) -> Iterator[Sequence[QueuedEvent]]:
 
 
 def _ready(event: QueuedEvent, pause: Callable[[], object]) -> ReadyEvent | None:
-    """The event with its fields made; None if they cannot be. A plain step stays one: most protocols need no dict of it."""
-    if not isinstance(event, DeferredEvent):
-        return event
+    """The event with its fields made; None if they cannot be."""
     try:
-        return in_full(event)
+        made = _made(event)
     except Exception:
         return None  # `redacted` tells why
-    finally:
+    if made is not event:
         pause()
+    return made
+
+
+def _made(event: QueuedEvent) -> ReadyEvent:
+    """Make the deferred fields of an event, and the JSON of its sealed payloads. The same object if there are none.
+
+    A plain step stays one, since most protocols need no dict of it. Raises what `DeferredEvent.make` raises.
+    """
+    if isinstance(event, PlainStep):
+        given, output = event.input, event.output
+        if (given is None or not is_sealed(given)) and (output is None or not is_sealed(output)):
+            return event
+        given, cut = unsealed(given) if given is not None else (None, False)
+        output, also_cut = unsealed(output) if output is not None else (None, False)
+        if not cut and not also_cut:
+            return _new(PlainStep, (*event[:-2], given, output))
+    full = in_full(event)
+    sealed = {name: value for name, value in full.fields.items() if isinstance(value, bytes) and is_sealed(value)}
+    if not sealed:
+        return full
+    fields = full.fields.copy()
+    for name, payload in sealed.items():
+        fields[name], lossy = unsealed(payload)
+        if lossy:
+            fields["truncated"] = united(fields.get("truncated"), (name,))
+    return full._replace(fields=fields)
 
 
 def _spared(events: Sequence[ReadyEvent], spares: Callable[[Sequence[ReadyEvent]], bool]) -> bool:
