@@ -29,6 +29,11 @@ _SETTINGS = {"agentscope": ("base_url", "api_key"), "otlp": ("endpoint", "header
 
 _ADVICE = (
     (r"refused", "Nothing listens there. Start a receiver with `agentscope serve`, or correct {url_setting}."),
+    (
+        r"HTTP 421\b",
+        "A receiver is there, and does not serve this host name. Use its IP address, or start it with --allow-host NAME.",
+    ),
+    (r"PySocks", "A SOCKS proxy is set. Install PySocks, or take the host out of the proxy with NO_PROXY."),
     (r"HTTP 40[13]\b|unauthori|api key", "The backend is there, and refuses the key. Correct {key_setting}."),
     (
         r"redirect|HTTP 30[12378]\b",
@@ -36,7 +41,7 @@ _ADVICE = (
     ),
     (
         r"certificate|\bTLS\b|CA bundle",
-        "TLS failed. For a private authority set REQUESTS_CA_BUNDLE to its file; check http or https.",
+        "TLS failed. For a private authority set REQUESTS_CA_BUNDLE or SSL_CERT_FILE to its file; check http or https.",
     ),
     (r"HTTP 40[45]\b", "Something answers there, and it is no backend for this protocol. Correct {url_setting}."),
     (r"resolve", "The host name is not known. Correct {url_setting}."),
@@ -88,6 +93,8 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float, out: Te
     # The worker may be in the middle of an attempt; the process must not end under it while it is in the TLS library.
     result = tracker.shutdown(timeout=0.5)
     terminal.say(f"{config.address}  ({_source(config.protocol, base_url)})")
+    if any(destination.exposed for destination in config.exporters):
+        terminal.say("! the key is sent there without encryption: use https, unless the network is trusted")
     if is_acknowledged:
         meaning = _PROTOCOLS.get(stats.protocol or "", "")
         terminal.say(f"✓ acknowledged after {elapsed * 1000:.0f} ms, by {stats.protocol}: {meaning}")

@@ -12,7 +12,7 @@ from .base import BUSY, MISPLACED, PATIENCE, Batch, Dropped, Failure, Outcome, R
 from .batched_lane import cut_largest_field
 from .drop_reasons import ENCODE_ERROR, REJECTED, TOO_LARGE
 from .json_encode import UNENCODABLE
-from .responses import GONE, UNACCEPTABLE, detail, fail, json_object, note_failure, note_refusal
+from .responses import GONE, UNACCEPTABLE, detail, fail, is_denial, json_object, note_failure, note_refusal
 
 AMBIGUOUS = frozenset({502, 504})
 """Answers of a gateway that got no answer itself: the backend behind it may have stored the record."""
@@ -185,6 +185,9 @@ class SingleLane:
 
     def _answered(self, event: Event, reply: Response) -> None:
         answer = json_object(reply)
+        if answer is not None and is_denial(answer):
+            self._server_error(event, reply)
+            return
         if answer is None or not self._learn(event, answer):
             self._doubt(event)
             note_refusal(self.outcome, reply)
@@ -224,13 +227,15 @@ class SingleLane:
             self._batch.refused_size = min(self._batch.refused_size, len(self._sent))
 
     def _server_error(self, event: Event, reply: Response) -> None:
-        """Tell an outage from a record that causes HTTP 500: only that record is dropped."""
+        """Tell an outage from a record that causes HTTP 500, or is denied: only that record is dropped."""
         note_refusal(self.outcome, reply)
         suspect = self._batch.suspects.setdefault(event.seq, Suspect(self._state.accepted))
         suspect.note(self._state.accepted)
         self._batch.server_errors = max(self._batch.server_errors, suspect.errors)
         if suspect.strikes >= PATIENCE:
-            self._verdict(event, REJECTED, "HTTP 500 to this record alone")
+            self._verdict(
+                event, REJECTED, f"{'HTTP 500' if reply.status == 500 else 'success: false'} to this record alone"
+            )
         elif suspect.errors >= PATIENCE and self._at < PATIENCE and event.type != RUN_START and self._has_followers():
             suspect.yields = True
         else:

@@ -16,7 +16,7 @@ from agentscope.options import check_api_key, check_base_url, check_headers
 from agentscope.pipeline.process import threads
 from agentscope.protocols.base import Failure, Response
 from agentscope.protocols.headers import VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY
-from agentscope.protocols.responses import clean, json_object
+from agentscope.protocols.responses import clean, is_denial, json_object
 from agentscope.serialization.snapshot import encode
 
 from .errors import APIError, TimeoutError, ValidationError  # noqa: A004 - the published name
@@ -162,7 +162,7 @@ class VoltAgentCoreAPI:
 
     def _answer(self, method: str, reply: Response) -> dict[str, Any]:
         data = json_object(reply)
-        if 200 <= reply.status < 300:
+        if 200 <= reply.status < 300 and not is_denial(data or {}):
             if data is None:
                 sentence = f"Invalid JSON response: HTTP {reply.status} without a JSON object: check base_url"
                 raise APIError(sentence, reply.status)

@@ -469,6 +469,11 @@ def test_check_of_an_unknown_authority_advises_where_to_name_it(tmp_path: Path) 
         assert "REQUESTS_CA_BUNDLE" in check(url).stdout
 
 
+def test_check_by_a_name_that_the_receiver_does_not_serve_says_how_to_allow_it(tmp_path: Path) -> None:
+    with answering(421) as url:
+        assert "--allow-host" in check(url).stdout
+
+
 def test_check_of_an_unknown_host_advises_to_correct_it() -> None:
     assert "host name is not known" in check("http://nothing.invalid:8000").stdout
 

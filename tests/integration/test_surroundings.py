@@ -105,3 +105,21 @@ def test_an_exit_leaves_no_socket_open(receiver: Receiver) -> None:
     result = run_program(source, env={"PYTHONDEVMODE": "1"})
     assert (result.returncode, result.stderr) == (0, "")
     assert len(stored_runs(receiver.url)) == 1
+
+
+@pytest.mark.parametrize("enabled", ["true", "false"])
+def test_a_mock_of_requests_sees_delivery_unless_recording_is_switched_off(enabled: str) -> None:
+    source = f"""
+        import responses
+        from agentscope import create_tracker
+
+        tracker = create_tracker({KEY!r}, "http://127.0.0.1:9")
+        with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+            with tracker.track_run("agent"):
+                pass
+            tracker.flush(3)
+            print(bool(len(mock.calls)))
+        tracker.shutdown(0)
+    """
+    result = run_program(source, env={"AGENTSCOPE_ENABLED": enabled})
+    assert result.stdout == f"{enabled == 'true'}\n", result

@@ -292,6 +292,19 @@ def test_a_socks_proxy_keeps_its_own_connections(monkeypatch):
     assert manager.pool_classes_by_scheme == urllib3.PoolManager().pool_classes_by_scheme
 
 
+def test_a_socks_proxy_without_its_library_says_which_one_is_missing(monkeypatch):
+    monkeypatch.setenv("http_proxy", "socks5h://proxy.example:1080")
+    monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", without_pysocks)
+    error = failure(Transport(URL), "POST", "/")
+    assert (error.kind, error.unsent) == ("setup", True)
+    assert "pip install pysocks" in error.sentence
+
+
+def without_pysocks(*args, **kwargs):
+    """The stand-in of requests where PySocks is not installed."""
+    raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+
+
 def test_connections_are_shared_and_bounded():
     session = Session("http://127.0.0.1:1", max_connections=7)
     pool = session._adapter.poolmanager.connection_from_url("http://127.0.0.1:1")
