@@ -6,7 +6,7 @@ import argparse
 import logging
 import re
 import time
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from agentscope.config import Config, env_name, from_env
 from agentscope.exporters.otlp import endpoint_variable
@@ -72,7 +72,7 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float, out: Te
     environment says. Raises `ConfigurationError` for a URL or a key that cannot work.
     """
     terminal = Terminal(out)
-    protocol = None if base_url is None and api_key is None else "agentscope"
+    protocol: Literal["agentscope"] | None = None if base_url is None and api_key is None else "agentscope"
     config = Config.load({"base_url": base_url, "api_key": api_key, "protocol": protocol, "enabled": True})
     # The problem is printed below, once.
     logging.getLogger("agentscope").addHandler(logging.NullHandler())

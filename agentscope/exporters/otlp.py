@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 from urllib.parse import unquote
 
 from agentscope.options import NO_HEADERS, check_base_url, check_headers, choice, header_pairs, number, words
@@ -14,6 +14,9 @@ from agentscope.protocols.base import WireProtocol
 
 from .base import HTTPDestination, Settings
 from .http.url import is_loopback
+
+Encoding = Literal["protobuf", "json"]
+Compression = Literal["gzip", "none"]
 
 DEFAULT_OTLP_URL = "http://localhost:4318"
 TRACES_PATH = "/v1/traces"
@@ -36,9 +39,9 @@ class OTLPExporter(HTTPDestination):
     """The backend's address. `/v1/traces` is appended unless the address ends with it. Default `http://localhost:4318`."""
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     """Sent with each request, such as a key. Their values are never shown."""
-    encoding: str | None = None
+    encoding: Encoding | None = None
     """`protobuf` (the default) or `json`. If the backend refuses one, the other is tried."""
-    compression: str | None = None
+    compression: Compression | None = None
     """`gzip` or `none`. By default gzip, except to this machine."""
     certificate: str | None = None
     """A file of certificates to trust instead of the usual ones."""
@@ -58,7 +61,7 @@ class OTLPExporter(HTTPDestination):
             endpoint=_otlp_endpoint(own.endpoint, env),
             headers=headers,
             encoding=_otlp_encoding(own.encoding, env),
-            compression=_otel_choice(own.compression, "compression", "COMPRESSION", ("gzip", "none"), env),
+            compression=_otlp_compression(own.compression, env),
             certificate=None if certificate is None else words(certificate, "certificate", source),
             timeout=_otlp_timeout(own.timeout, env),
         )
@@ -118,13 +121,6 @@ def endpoint_variable(environ: Mapping[str, str] | None = None) -> str | None:
     return None if value is None else source.removeprefix("environment variable ")
 
 
-def _otel_choice(
-    given: str | None, option: str, name: str, allowed: tuple[str, ...], env: Mapping[str, str]
-) -> str | None:
-    value, source = (given, "argument") if given is not None else _otel(env, name)
-    return None if value is None else choice(*allowed)(value, option, source)
-
-
 def _otlp_endpoint(given: str, env: Mapping[str, str]) -> str:
     value, source = (given, "argument") if given else _otel(env, "ENDPOINT")
     url = check_base_url(value or DEFAULT_OTLP_URL, "endpoint", source)
@@ -133,13 +129,21 @@ def _otlp_endpoint(given: str, env: Mapping[str, str]) -> str:
     return url if exact else url + TRACES_PATH
 
 
-def _otlp_encoding(given: str | None, env: Mapping[str, str]) -> str:
+def _otlp_encoding(given: Encoding | None, env: Mapping[str, str]) -> Encoding:
+    names: dict[str, Encoding] = {name: name for name in get_args(Encoding)}
     if given is not None:
-        return choice("protobuf", "json")(given, "encoding", "argument")
+        return names[choice(*names)(given, "encoding", "argument")]
     value, source = _otel(env, "PROTOCOL")
     if value is None:
         return "protobuf"
-    return choice("http/protobuf", "http/json")(value, "protocol", source).removeprefix("http/")
+    checked = choice(*(f"http/{name}" for name in names))(value, "protocol", source)
+    return names[checked.removeprefix("http/")]
+
+
+def _otlp_compression(given: Compression | None, env: Mapping[str, str]) -> Compression | None:
+    value, source = (given, "argument") if given is not None else _otel(env, "COMPRESSION")
+    names: dict[str, Compression] = {name: name for name in get_args(Compression)}
+    return None if value is None else names[choice(*names)(value, "compression", source)]
 
 
 def _otlp_timeout(given: float | None, env: Mapping[str, str]) -> float | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeClient, Config, ConfigurationError, Tracker, create_tracker
-from agentscope.config import CHECKS, Options, env_name, from_env
+from agentscope.config import _PROTOCOLS, CHECKS, Options, ProtocolName, env_name, from_env
 from agentscope.exporters.agentscope import AgentScopeExporter
 from agentscope.exporters.otlp import OTLPExporter
 from agentscope.options import OPTIONS, check_api_key, check_base_url
@@ -456,6 +456,10 @@ def test_a_key_given_in_place_of_the_client_is_refused_and_not_shown() -> None:
     assert str(caught.value).startswith("client (from argument) must be an AgentScopeClient, not str")
     assert "api_key=…" in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+def test_the_type_of_the_protocol_has_each_protocol_there_is() -> None:
+    assert {*get_args(ProtocolName)} == {*_PROTOCOLS}
 
 
 def test_the_table_the_types_and_the_configuration_have_the_same_options() -> None:
