@@ -18,6 +18,9 @@ from .terminal import Terminal
 
 HELP = "send one tiny run to the configured backend and say how it went"
 
+TAG = "agentscope-check"
+"""The mark of runs that are none of an agent: most backends take no deletion."""
+
 _PROTOCOLS = {
     "agentscope-batch": "batches, each event stored once",
     "otlp": "spans of OpenTelemetry",
@@ -98,7 +101,7 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float, out: Te
     if is_acknowledged:
         meaning = _PROTOCOLS.get(stats.protocol or "", "")
         terminal.say(f"✓ acknowledged after {elapsed * 1000:.0f} ms, by {stats.protocol}: {meaning}")
-        terminal.say(f'  the run is called "agentscope check", its id is {run_id}')
+        terminal.say(f'  the run is called "agentscope check", with the tag {TAG}; its id is {run_id}')
         return 0
     dropped = f"the events were given up: {', '.join(stats.dropped)}" if stats.dropped else "no answer in time"
     problem = stats.problem or result.problem or dropped
@@ -110,7 +113,7 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float, out: Te
 def _send(tracker: Tracker, timeout: float) -> tuple[Any, bool]:
     """Record and flush a run. Returns its id, and True if it was acknowledged."""
     deadline = time.monotonic() + timeout
-    run_id = tracker.start_run("agentscope check", input_data={"question": "does it arrive?"})
+    run_id = tracker.start_run("agentscope check", input_data={"question": "does it arrive?"}, tags=[TAG])
     tracker.end_run(run_id=run_id, output={"answer": "it does"})
     while True:
         left = deadline - time.monotonic()
