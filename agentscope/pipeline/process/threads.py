@@ -97,16 +97,20 @@ def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
     them: what is started then is a real thread, since a green one would wait in those for ever, and the program with it.
     """
 
-    work = own(target) if ours else target
+    begun = Lock()
+    begun.acquire()
+
+    def begin() -> None:
+        begun.release()
+        target()
+
+    work, again = (own(begin), own(target)) if ours else (begin, target)
 
     def bootstrap() -> None:
         if _thread.start_new_thread is not start_new_thread:
             work()
-            return
-        try:
-            threading.Thread(target=work, name=name, daemon=True).start()
-        except RuntimeError:
-            work()
+        elif not _begins(work, name, begun):
+            again()
 
     if _in_uwsgi_master():
         return False
@@ -115,6 +119,54 @@ def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+LOOKS, LOOK = 200, 0.05
+"""Looks at a thread that has not begun, and seconds between two. Together they are a long time on any machine."""
+
+
+def _begins(work: Callable[[], None], name: str, begun: Lock) -> bool:
+    """Start the proper thread. False if it ended before its work began, or never starts.
+
+    The threading module may be patched, and a trace or profile function that raises ends a thread before its first line.
+    """
+    turn = Lock()
+
+    def run() -> None:
+        if turn.acquire(blocking=False):
+            work()
+
+    try:
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+    except RuntimeError:
+        return False  # no more threads can be had
+    except Exception as error:
+        _say_replaced(name, type(error).__name__)
+        return False
+    for _ in range(LOOKS):
+        if begun.acquire(timeout=LOOK):
+            return True
+        alive: object = thread.is_alive()
+        if alive is False and not begun.locked():
+            return True
+        if alive is not True:
+            break
+    if thread.is_alive() is not False and not turn.acquire(blocking=False):
+        return True  # late, and at it
+    _say_replaced(name, "it never began")
+    return False
+
+
+def _say_replaced(name: str, why: str) -> None:
+    if _process.replaced:
+        return
+    _process.replaced = True
+    sentence = "the thread %s could not be started by the threading module (%s): another one does its work"
+    try:
+        logging.getLogger("agentscope").warning(sentence, name, why)
+    except Exception:  # logging asks the threading module for the thread
+        return
 
 
 FORK_PATIENCE = 5.0
@@ -147,6 +199,8 @@ class _Gate:
 
 class _Process:
     ending = False
+    replaced = False
+    """It has been said that a thread was replaced."""
 
 
 _imports = _Gate()
