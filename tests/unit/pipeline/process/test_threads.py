@@ -258,8 +258,9 @@ def test_work_is_done_once_where_the_threading_module_is_patched(replaced, monke
     with mock.patch(f"threading.{patch}", *([never] if "." in patch else [])):
         assert threads.start(lambda: done.append(1), "agentscope-test")
         until(lambda: done)
-        until(replaced)
-    assert (done, len(replaced())) == ([1], 1)
+        if patch != "Thread":  # of which logging makes use itself
+            until(replaced)
+    assert done == [1]
 
 
 def test_a_thread_that_cannot_be_started_for_another_reason_is_replaced(replaced):
