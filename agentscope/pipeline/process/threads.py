@@ -11,9 +11,7 @@ from _thread import get_ident, start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any, TypeVar
-
-R = TypeVar("R")
+from typing import Any
 
 _ours: set[int] = set()
 callbacks: set[int] = set()
@@ -257,35 +255,3 @@ def after_fork_in_child() -> None:
         gate.after_fork_in_child()
     _ours.clear()
     callbacks.clear()
-
-
-async def awaited(call: Callable[[], R], name: str) -> R:
-    """Await the result of `call`, made in a daemon thread.
-
-    The executor of the event loop is not used: the agent's work may fill it, and closing the loop waits for it.
-    """
-    import asyncio  # who awaits has it already; who doesn't need not pay for it
-
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return call()  # another library's loop: better to block it than to lose events
-    settled: asyncio.Future[R] = loop.create_future()
-
-    def tell(settle: Callable[[Any], None], value: Any) -> None:
-        if not settled.done():  # it may have been cancelled
-            settle(value)
-
-    def work() -> None:
-        try:
-            settle: tuple[Callable[[Any], None], Any] = (settled.set_result, call())
-        except Exception as error:
-            settle = (settled.set_exception, error)
-        try:
-            loop.call_soon_threadsafe(tell, *settle)
-        except RuntimeError:
-            return  # the loop has been closed: nobody waits any more
-
-    if not start(work, name, ours=False):
-        return call()
-    return await settled
