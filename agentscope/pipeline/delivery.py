@@ -309,25 +309,17 @@ class Delivery:
         """Import tenacity and put the policies together."""
         if self._retrying is not None:
             return
-        from .retry import (
-            Backoff,
-            Retrying,
-            count_anew_after_progress,
-            give_up_after,
-            retry_if_result,
-            wait_for_backend,
-            wait_full_jitter,
-        )
+        from . import retry
 
-        self._wait = wait_for_backend(wait_full_jitter(self._config.retry_delay, self._draw))
-        self._recovery_backoff = Backoff(self._wait)
-        self._retrying = Retrying(
-            retry=retry_if_result(lambda outcome: bool(self._states.in_flight)),
+        self._wait = retry.wait_for_backend(retry.wait_full_jitter(self._config.retry_delay, self._draw))
+        self._recovery_backoff = retry.Backoff(self._wait)
+        self._retrying = retry.Retrying(
+            retry=retry.retry_if_result(lambda outcome: bool(self._states.in_flight)),
             wait=self._seconds,
-            stop=give_up_after(self._config.max_retries, self.over),
+            stop=retry.give_up_after(self._config.max_retries, self.over),
             sleep=self._sleep,
             before=self._begin,
-            after=count_anew_after_progress,
+            after=retry.count_anew_after_progress,
             retry_error_callback=self._stopped,
         )
 
