@@ -1,4 +1,4 @@
-"""Puts together the pipeline of a configuration: queue, redaction, exporter, spool."""
+"""The pipeline of a configuration, put together from queue, redaction, exporter and spool."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pipeline_for(config: Config) -> Pipeline | FanOut:
 
 def _pipeline(config: Config, destination: Destination, secrets: tuple[str, ...]) -> Pipeline:
     own = replace(config, **destination.overrides())
-    redact = Redactor(_watched(config.redact), secrets=secrets)
+    redact = Redactor(_watched(config.redact), secrets, clock.Turns())
     return Pipeline(own, exporter_for(own, destination), redact, _place(config, destination))
 
 
