@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agentscope.pipeline.fanout import FanOut
     from agentscope.pipeline.pipeline import Pipeline
     from agentscope.protocols.trace_context import Remote
+    from agentscope.types import FlushResult
 
 LONGEST_ID = 255
 NO_MORE: Mapping[str, Any] = MappingProxyType({})
@@ -50,7 +51,16 @@ class Recorder:
         self._sample_rate = config.sample_rate
         self.pipeline = pipeline
         self.meter = pipeline.meter
+        self.origin: Any = None
+        """The `Origin` of its tracker, for pickles of what records by it."""
         weakref.finalize(self, pipeline.retire).atexit = False
+
+    def __reduce__(self) -> Any:
+        return self.origin.of_recorder()
+
+    def flush(self, timeout: float) -> FlushResult:
+        """As a tracker's, but without exceptions."""
+        return self.pipeline.flush(timeout)
 
     def place(self, run_id: Any, parent_id: Any) -> Place | None:
         """Return the place of a step; None, with an invalid call, if no run can be found."""
@@ -198,6 +208,7 @@ class Recorder:
         meta_data: Any,
         run_id: Any,
         parent_id: Any,
+        step_id: Any,
         more: Mapping[str, Any],
     ) -> bool:
         if not self.enabled:
@@ -239,7 +250,7 @@ class Recorder:
         values["started_at"], values["ended_at"] = started_at, now
         if fields.mended:
             self.say_mended(fields)
-        step_id = pipeline.new_step_id()
+        step_id = (None if step_id is None else id_of(step_id)) or pipeline.new_step_id()
         accepted = pipeline.put(STEP, run_id, step_id, parent_id, values, fields.size, error is not None)
         if not began % SAMPLED:
             self.meter.add(time.perf_counter_ns() - began)

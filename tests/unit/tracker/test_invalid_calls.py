@@ -91,6 +91,13 @@ def shut_down(function: Callable[[Any], Any]) -> Misuse:
     return misuse
 
 
+def step_ended_twice(tracker: Tracker) -> bool:
+    with tracker.track_run("agent"):
+        step = tracker.start_step(SECRET)
+        step.end()
+        return step.end(SECRET)
+
+
 def reused(tracker: Tracker) -> Any:
     step = tracker.track_step_context("step")
     with tracker.track_run("agent"):
@@ -156,6 +163,13 @@ MISUSES: dict[str, tuple[Misuse, Any, str, str]] = {
     "a block entered again": (reused, None, "block_reused", "a call of its own"),
     "a timeout that is no number": (lambda t: bool(t.flush("soon")), True, "wrong_type", "number of seconds"),
     "a timeout that is none": (lambda t: bool(t.shutdown(float("nan"))), True, "wrong_type", "number of seconds"),
+    "a step ended twice": (step_ended_twice, False, "ended_twice", "step that is not open"),
+    "an argument that the function does not have": (
+        lambda t: t.observe(ambiguous, capture_input=["tracker", SECRET]).__name__,
+        "ambiguous",
+        "unknown_argument",
+        "capture_input names an argument",
+    ),
     "a class observed": (lambda t: t.observe(Recording), Recording, "not_observable", "takes functions"),
 }
 
@@ -200,6 +214,7 @@ WRONG_CALLS: dict[str, Callable[[Any], Any]] = {
     "track_run": lambda t: t.track_run(name="agent"),
     "track_step": lambda t: t.track_step(),
     "track_step_context": lambda t: t.track_step_context(),
+    "start_step": lambda t: t.start_step(),
     "observe": lambda t: t.observe(len, colour="red"),
     "propagate": lambda t: t.propagate(len, len),
     "lambda_handler": lambda t: t.lambda_handler(len, colour="red"),

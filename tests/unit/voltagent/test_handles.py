@@ -1009,14 +1009,34 @@ def test_a_handle_that_has_ended_is_forgotten(volt: Traced) -> None:
     assert (volt.sdk._registry.entries, volt.sdk._kept) == ({}, {})
 
 
-def test_a_handle_is_its_own_copy_and_cannot_be_pickled(volt: Traced) -> None:
+def test_a_handle_is_its_own_copy_and_an_id_in_another_process(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     tool = trace.add_tool("t")
     assert copy.copy(tool) is tool
     assert copy.deepcopy({"tool": tool})["tool"] is tool
-    for handle in (trace, tool):
-        with pytest.raises(TypeError, match="cannot be pickled"):
-            pickle.dumps(handle)
+    agent = trace.add_agent("b")
+    before = len(volt.events())
+    for handle in (trace, tool, agent):
+        there = pickle.loads(pickle.dumps(handle))
+        assert type(there) is type(handle)
+        assert (there.id, there.trace_id) == (handle.id, handle.trace_id)
+        there.update(output=1)
+        with there:
+            pass
+        del there
+        assert not handle._entry.ended
+    assert pickle.loads(pickle.dumps(tool)).parent_id == tool.parent_id
+    assert len(volt.events()) == before
+
+
+def test_a_handle_that_an_observed_function_returns_is_the_same_object(volt: Traced) -> None:
+    tracker = volt.sdk.tracker
+    with volt.sdk.trace(agentId="a") as trace:
+        tool = trace.add_tool("t")
+        assert tracker.observe(lambda: tool, name="call")() is tool
+        settled = tool.success()
+        assert tracker.observe(lambda: settled, name="call")() is settled
+    assert [whole["status"] for whole in volt.wholes() if whole.get("name") == "call"] == ["completed"] * 2
 
 
 def test_of_many_threads_that_end_it_one_succeeds(volt: Traced) -> None:
