@@ -44,6 +44,8 @@ END_PATIENCE = 2.0
 LAST_WAIT = 0.05
 """Seconds before the one more try that a refused connection gets at the end."""
 SHORTEST_WAIT = 0.1
+HEARTBEAT_TIMEOUT = 5.0
+"""Seconds that an answer to a heartbeat may take."""
 
 
 @dataclass
@@ -179,6 +181,8 @@ class Attempts:
         self._pause = Turns()
         self._batch_size = config.batch_size
         self._crashes = 0
+        self.is_told = False
+        """The backend takes the start of a step by itself, as the last attempt showed."""
         self._latest: float | None = None
         """The moment at which the exporter should have returned, while it runs."""
 
@@ -225,12 +229,22 @@ class Attempts:
             outcome = self._crashed(error, batch)
         finally:
             self._latest = None
+        self.is_told = outcome.released
         states.apply(outcome, batch.events, batch.dropped, now)
         if outcome.reported:
             batch.dropped = {}
         batch.events = [event for event in batch.events if event.seq in states.in_flight] if states.in_flight else []
         states.close_oldest(now)
         return outcome
+
+    def heartbeat(self) -> Outcome:
+        """Say that the session lives, by a batch without events. A failure changes nothing."""
+        try:
+            return self._exporter.export(Batch(new_id(), self._session, (), is_heartbeat=True), HEARTBEAT_TIMEOUT)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            return Outcome()
 
     def overdue(self, now: float) -> str | None:
         """Name an exporter that has not returned a second after its timeout."""

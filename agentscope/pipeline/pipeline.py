@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from agentscope.config import Config
 from agentscope.events import (
+    STEP_START,
     DeferredEvent,
     DeferredFields,
     Event,
@@ -32,6 +33,7 @@ from agentscope.protocols.ids import new_id, sampled
 from agentscope.types import FlushResult, Stats
 
 from .ledger import Left
+from .open_items import OpenItems, StepStart
 from .process import clock, lifecycle, threads
 from .process.awaiting import LoopWaiter, waiter
 from .queue import CROWDED
@@ -68,8 +70,10 @@ class Pipeline:
         exporter: Callable[[], Exporter],
         redact: Callable[[Event], Event],
         place: Place | None = None,
+        open_items: OpenItems | None = None,
     ) -> None:
         self._config = config
+        self.open_items = OpenItems() if open_items is None else open_items
         self._exporter = exporter
         self._redact = redact
         self._place = place
@@ -89,7 +93,15 @@ class Pipeline:
         lifecycle.know(self)
 
     def _begin(self) -> None:
-        self._worker = Worker(self._config, self._exporter(), self._redact, lambda: lifecycle.ended(self), self._place)
+        self._worker = Worker(
+            self._config,
+            self._exporter(),
+            self._redact,
+            lambda: lifecycle.ended(self),
+            self._place,
+            open_items=self.open_items,
+            announce=self.announce,
+        )
         self.meter.reset()
         self._next = count(1).__next__  # one C call: every caller gets a number of its own
         self._step_prefix, self._next_step = new_id()[:24], count(FIRST_STEP).__next__
@@ -170,6 +182,27 @@ class Pipeline:
                 worker.states.abandon()  # it ended between the check above and the append
         return True
 
+    def watch(self) -> None:
+        """Have the worker look at the open steps from now on. Called after a step was added while nothing was watched."""
+        self.open_items.watched = True
+        if not self._closed:
+            if not self._worker.running:
+                lifecycle.started(self)
+            self._worker.look_soon()
+
+    def announce(self, start: StepStart) -> int | None:
+        """Enqueue the start of an open step as an event, and return its number; 0 if its run is sampled out.
+
+        None if there is no room now. It is not counted as dropped then, since the event of the step's end tells everything.
+        """
+        if self._sample_rate < 1.0 and not sampled(start.run_id, self._sample_rate):
+            return 0
+        run_id, step_id, parent_id, fields, size, started_at = start
+        # In the order of events it stands at the start of the step, before the end that may come at any moment.
+        seq = self._next()
+        event = Event(STEP_START, seq, started_at, run_id, step_id, parent_id, fields, size + OVERHEAD)
+        return seq if self._worker.queue.put(event, False, True) is None else None
+
     def flush(self, timeout: float) -> FlushResult:
         """Wait until every event accepted before is settled, for `timeout` seconds at most."""
         return self.begin_flush()(timeout)
@@ -239,8 +272,9 @@ class Pipeline:
         self._worker.wait_for_thread(until)
 
     def after_fork_in_child(self) -> None:
-        """Begin with an empty queue: the queued events belong to the parent."""
+        """Begin with an empty queue: the queued events and the open steps belong to the parent."""
         self._inherited.append(self._worker)
+        self.open_items.clear()
         self._begin()
 
     def invalid_call(self, kind: str, message: str) -> None:

@@ -94,6 +94,7 @@ def test_the_body_is_the_envelope_and_the_patches_and_nothing_else():
     assert strict(request.body) == {
         "batch_id": "ba7c4000-0000-4000-8000-00000000ffff",
         "sdk": {"name": "agentscope-python", "version": __version__},
+        "heartbeat_seconds": 15.0,
         "session_id": SESSION.id,
         "events": [
             {
