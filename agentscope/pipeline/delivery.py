@@ -181,8 +181,8 @@ class Attempts:
         self._pause = Turns()
         self._batch_size = config.batch_size
         self._crashes = 0
-        self.is_told = False
-        """The backend takes the start of a step by itself, as the last attempt showed."""
+        self.is_told: bool | None = None
+        """The backend takes the start of a step by itself, as the last attempt showed; None before the first answer."""
         self._latest: float | None = None
         """The moment at which the exporter should have returned, while it runs."""
 
@@ -229,7 +229,8 @@ class Attempts:
             outcome = self._crashed(error, batch)
         finally:
             self._latest = None
-        self.is_told = outcome.released
+        if outcome.delivered or outcome.parked or outcome.dropped:
+            self.is_told = outcome.released
         states.apply(outcome, batch.events, batch.dropped, now)
         if outcome.reported:
             batch.dropped = {}

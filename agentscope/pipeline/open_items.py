@@ -100,10 +100,11 @@ class Watch:
         wake_at = min(self.next, heartbeat_at) if self._items.runs or self._items.steps else self.next
         return None if wake_at == NEVER else max(wake_at - now, 0.0)
 
-    def look(self, now: float, is_told: bool, perf_ns: int | None = None) -> int | None:
+    def look(self, now: float, is_told: bool | None, perf_ns: int | None = None) -> int | None:
         """Announce the steps that are old enough. Returns the number of the first announcement; None without any.
 
-        is_told: the destination takes the start of a step by itself. perf_ns: the time by `time.perf_counter_ns`.
+        is_told: the destination takes the start of a step by itself. While that is not known (None), 0 is returned instead of
+        the first announcement. perf_ns: the time by `time.perf_counter_ns`.
         """
         items = self._items
         # In this order: a step that is added after the last line asks for a look.
@@ -123,7 +124,7 @@ class Watch:
         oldest = max((age for _, _, age in fresh), default=0.0)
         if oldest < AGE or not is_told:
             self.next = now + (AGE - oldest if oldest < AGE else AGE)
-            return None
+            return 0 if oldest >= AGE and is_told is None else None
         self.next = now + AGE
         first = None
         for step_id, step, age in fresh:

@@ -84,7 +84,7 @@ class Worker:
         self._hurried: int | None = None
         """The number of the first event that is sent without waiting for company."""
         self._alive_at = monotonic()
-        self._was_told = False
+        self._was_told: bool | None = None
         self.delivery = Delivery(config, attempts, self._flushes, self._notices, self.spooling)
 
     @property
