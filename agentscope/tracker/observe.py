@@ -45,7 +45,9 @@ class Arguments:
             elif parameter.kind is parameter.VAR_KEYWORD:
                 self._options = parameter.name
             if parameter.default is not parameter.empty and (only is None or parameter.name in only):
-                self._defaults[parameter.name] = _rendered(parameter.default)
+                default = _rendered(parameter.default)
+                if default is not parameter.empty:
+                    self._defaults[parameter.name] = default
         self._bound = bool(self._names) and self._names[0] in ("self", "cls")
         self._distinct = frozenset(
             parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_ONLY
@@ -77,10 +79,15 @@ class Arguments:
 
 
 def _rendered(default: Any) -> Any:
-    """Return a default as it is recorded. An object is rendered once, so that no call has to do it."""
+    """Return a default as it is recorded; `Parameter.empty` for an object that tells nothing, such as the mark of "not given".
+
+    An object is rendered once, so that no call has to do it.
+    """
     if type(default) in _PLAIN or type(default) in (list, dict):
         return default  # a list or dict may change
-    return json.loads(encode(default, 4096)[0])
+    rendered = json.loads(encode(default, 4096)[0])
+    opaque = type(rendered) is str and rendered.startswith("<") and not issubclass(type(default), str)
+    return inspect.Parameter.empty if opaque else rendered
 
 
 class Observer:

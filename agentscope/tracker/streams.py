@@ -37,27 +37,31 @@ class Items:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._room = limit - _NOTE_ROOM
-        self._texts: list[Any] | None = []
+        self._kind: type | None = None
+        """`str` or `bytes` as long as all items are of that type; `list` once they are not."""
+        self._texts: list[Any] = []
         self._encoded: list[bytes] = []
         self._lossy = False
         self._more = 0
 
     def add(self, item: Any) -> None:
+        kind = type(item)
         if self._room <= 0:
             self._more += 1
-        elif self._texts is not None and (type(item) is str or type(item) is bytes) and self._is_like_the_first(item):
+        elif kind is self._kind and kind is not list:
             self._texts.append(item)
             self._room -= len(item) + 1
+        elif self._kind is None and (kind is str or kind is bytes):
+            self._kind = kind
+            self.add(item)
         else:
             if self._texts:
                 self._room = self._limit - _NOTE_ROOM
                 for text in self._texts:
                     self._encode(text)
-            self._texts = None
+                self._texts = []
+            self._kind = list
             self._encode(item)
-
-    def _is_like_the_first(self, item: Any) -> bool:
-        return not self._texts or type(item) is type(self._texts[0])
 
     def _encode(self, item: Any) -> None:
         if self._room <= 0 or len(self._encoded) >= MOST_ITEMS:
@@ -71,14 +75,14 @@ class Items:
     def output(self) -> Encoded | None:
         """Return the items as one payload; None if there was none."""
         note = f"…[cut: {self._more} more items]"
-        if self._texts is None:
+        if self._kind is list:
             noted = [*self._encoded, encode(note)[0]] if self._more else self._encoded
             return Encoded(b"[%b]" % b",".join(noted), self._lossy or self._more > 0)
-        if not self._texts:
+        if self._kind is None:
             return None
-        joined = type(self._texts[0])().join(self._texts)
+        joined = self._kind().join(self._texts)
         if self._more:
-            joined += note if type(joined) is str else note.encode()
+            joined += note if self._kind is str else note.encode()
         data, lossy = encode(joined, self._limit)
         return Encoded(data, lossy or self._more > 0)
 
@@ -88,8 +92,8 @@ class Reading:
 
     __slots__ = ("_block", "_inside", "_items", "_unread", "_usage", "_usage_of", "_wrapper")
 
-    def __init__(self, block: Run | Step, limit: int, usage_of: UsageOf | None, unread: Any = None) -> None:
-        """Take the block out of the current context. `limit`: bytes of its output, 0 for none. `unread`: a coroutine."""
+    def __init__(self, block: Run | Step, limit: int, usage_of: UsageOf | None) -> None:
+        """Take the block out of the current context. limit: bytes of its output, 0 for none."""
         inside = current()
         self._block: list[Run | Step] = [block] if block.suspend() else []
         """Empty after the end, and where nothing is recorded. `pop` is atomic: one of several threads ends the step."""
@@ -97,7 +101,8 @@ class Reading:
         self._items = Items(limit) if limit else None
         self._usage_of = usage_in_item if usage_of is usage_in else usage_of
         self._usage: dict[str, Any] | None = None
-        self._unread = unread
+        self._unread: Any = None
+        """A coroutine that another one takes the place of."""
         self._wrapper: Any = None
         """A weak reference to the generator that is given out in place of one that others may hold as well."""
 
@@ -109,7 +114,7 @@ class Reading:
         if self._block:
             if self._items is not None:
                 self._items.add(item)
-            if self._usage_of is not None:
+            if self._usage_of is not None and (type(item) is not str or self._usage_of is not usage_in_item):
                 self._usage = merged(self._usage, self._usage_of(item))
 
     def settle(self, result: Any) -> Any:
@@ -176,7 +181,7 @@ class Reading:
 
 
 class Inside:
-    """A block in which the step of a reading is current."""
+    """A block in which the step of a reading is current. It may be entered again after its end."""
 
     __slots__ = ("_outside", "_reading")
 
@@ -184,9 +189,8 @@ class Inside:
         self._reading = reading
 
     def __enter__(self) -> None:
-        self._outside = current()
-        if self._reading._block:
-            switch(renewed(self._reading._inside))
+        reading = self._reading
+        self._outside = switch(renewed(reading._inside)) if reading._block else current()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         inside = switch(self._outside)
@@ -205,9 +209,10 @@ def reader(start: Start) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         reading, inner = start(*args, **kwargs)
         proceed, value = inner.send, None
+        inside = reading.inside()
         try:
             while True:
-                with reading.inside():
+                with inside:
                     item = proceed(value)
                 reading.add(item)
                 try:
@@ -215,7 +220,7 @@ def reader(start: Start) -> Callable[..., Any]:
                     proceed = inner.send
                 except BaseException as error:
                     if reading.is_let_go(error):
-                        with reading.inside():
+                        with inside:
                             del proceed, inner  # closed here, unless the program holds it
                         reading.end()
                         return None
@@ -234,9 +239,10 @@ def async_reader(start: Start) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         reading, inner = start(*args, **kwargs)
         proceed, value = partial(begun, inner), None
+        inside = reading.inside()
         try:
             while True:
-                with reading.inside():
+                with inside:
                     item = await proceed(value)
                 reading.add(item)
                 try:

@@ -15,7 +15,7 @@ UsageOf = Callable[[Any], Any]
 """Returns the token counts of a result, or of an item of a stream; None without any."""
 
 _NAMES = ("usage", "usage_metadata", "usageMetadata")
-_PARTS = ("message", "response")
+_PARTS = ("message", "response", "chunk")
 """Fields of an event of a stream that hold a part of the answer."""
 _NONE = Tokens()
 _MOST_BYTES = 16_384
@@ -37,7 +37,7 @@ def usage_in(result: Any) -> dict[str, Any] | None:
 
 
 def usage_in_item(item: Any) -> dict[str, Any] | None:
-    """Return the token counts that an item of a stream carries, also in its `message` or `response`."""
+    """Return the token counts that an item of a stream carries, also in its `message`, `response` or `chunk`."""
     found = usage_in(item)
     storage = storage_of(type(item)) if found is None else None
     if storage is not None:

@@ -312,6 +312,18 @@ def test_a_default_that_is_an_object_is_rendered_once(recording: Recording, trac
     assert len(rendered) == 1
 
 
+def test_a_default_that_tells_nothing_is_left_out(recording: Recording, tracker: Tracker) -> None:
+    missing = object()
+
+    @tracker.observe
+    def ask(query: str, timeout: Any = missing, hook: Any = print, form: str = "<p>") -> None: ...
+
+    ask("tea")
+    assert recorded_input(recording) == {"query": "tea", "form": "<p>"}
+    ask("tea", timeout=5)
+    assert recorded_input(recording) == {"query": "tea", "timeout": 5, "form": "<p>"}
+
+
 @pytest.mark.parametrize("make", HOSTILE)
 def test_no_default_breaks_a_function(recording: Recording, tracker: Tracker, make: Callable[[], Any]) -> None:
     value = make()

@@ -265,8 +265,8 @@ def test_a_stream_that_is_closed_or_collected_early_ends_the_step(
         assert next(stream) == "a"
     if close and hasattr(stream, "close"):
         stream.close()
-    else:
-        del stream
+    if not (close and begun and hasattr(stream, "close")):
+        del stream  # from Python 3.12 on `close` of a generator that has not begun only marks it
     told = only(recording)
     assert told["status"] == "completed"
     if begun:

@@ -1029,6 +1029,16 @@ def test_a_handle_is_its_own_copy_and_an_id_in_another_process(volt: Traced) -> 
     assert len(volt.events()) == before
 
 
+def test_a_handle_that_an_observed_function_returns_is_the_same_object(volt: Traced) -> None:
+    tracker = volt.sdk.tracker
+    with volt.sdk.trace(agentId="a") as trace:
+        tool = trace.add_tool("t")
+        assert tracker.observe(lambda: tool, name="call")() is tool
+        settled = tool.success()
+        assert tracker.observe(lambda: settled, name="call")() is settled
+    assert [whole["status"] for whole in volt.wholes() if whole.get("name") == "call"] == ["completed"] * 2
+
+
 def test_of_many_threads_that_end_it_one_succeeds(volt: Traced) -> None:
     tools = [volt.sdk.trace(agentId="a").add_tool(f"t{number}") for number in range(20)]
     barrier = threading.Barrier(4)
