@@ -54,7 +54,7 @@ class Failure:
     """The failure of a request without an answer. unsent: True if the request certainly did not reach the backend."""
 
     kind: str
-    """`refused`, `timeout`, `tls`, `dns`, `connection`, `protocol` or `too_large`."""
+    """`refused`, `timeout`, `tls`, `dns`, `connection`, `protocol`, `too_large`, or `setup` if this program lacks something."""
     sentence: str
     unsent: bool = False
 

@@ -61,14 +61,14 @@ class Face(InProcess):
         """
         return self._checked(self._pipeline.shutdown(self._seconds(timeout, 10.0)))
 
-    @safe(lambda self, *_: _in_thread(lambda: self.flush(30.0)))
+    @safe(lambda self, *_: self._pipeline.aflush(30.0))
     async def aflush(self, timeout: float = 30.0) -> FlushResult:
-        """`flush` without blocking the event loop."""
-        return await _in_thread(lambda: self.flush(timeout))
+        """`flush` without blocking the event loop, in asyncio and trio. In another event loop it blocks."""
+        return self._checked(await self._pipeline.aflush(self._seconds(timeout, 30.0)))
 
     @safe(lambda self, *_: _in_thread(lambda: self.shutdown(10.0)))
     async def ashutdown(self, timeout: float = 10.0) -> FlushResult:
-        """`shutdown` without blocking the event loop."""
+        """`shutdown` without blocking the event loop, in asyncio and trio. In another event loop it blocks."""
         return await _in_thread(lambda: self.shutdown(timeout))
 
     @safe(lambda self, *_: self._pipeline.stats())
@@ -122,7 +122,7 @@ class Face(InProcess):
 
 def _in_thread(call: Callable[[], FlushResult]) -> Awaitable[FlushResult]:
     from agentscope.pipeline.process import (
-        threads,
+        awaiting,
     )  # imported late, as the pipeline is: a program without a tracker does not pay for it
 
-    return threads.awaited(call, "agentscope-flush")
+    return awaiting.awaited(call, "agentscope-flush")

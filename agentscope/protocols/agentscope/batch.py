@@ -10,7 +10,7 @@ from agentscope.protocols.base import Response
 from agentscope.protocols.batched_lane import PieceLane
 from agentscope.protocols.drop_reasons import REJECTED
 from agentscope.protocols.json_encode import dumps, event_json
-from agentscope.protocols.responses import clean, json_object, note_refusal
+from agentscope.protocols.responses import clean, is_denial, json_object, note_refusal
 
 PATH = "/api/ingest/batch"
 
@@ -47,7 +47,8 @@ class BatchLane(PieceLane):
         accepted, duplicates, rejected = answer.get("accepted"), answer.get("duplicates", 0), answer.get("rejected", [])
         by_id = {self._batch.session.event_id(seq): seq for seq in self._sent} if rejected else {}
         believable = (
-            type(accepted) is int
+            not is_denial(answer)
+            and type(accepted) is int
             and type(duplicates) is int
             and isinstance(rejected, list)
             and accepted >= 0

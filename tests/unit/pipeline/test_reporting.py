@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import subprocess
 import sys
@@ -178,3 +179,44 @@ def test_without_a_set_up_of_logging_a_line_begins_with_the_packages_name(set_up
     program = f"import logging; {set_up}; {warn}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr == ("agentscope: " if signed else "") + "things are told\n"
+
+
+def use(monkeypatch, *handlers: logging.Handler) -> None:
+    """Have the application use these handlers. Called in the test, as pytest adds its own before that."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", list(handlers))
+
+
+def closed_handler() -> logging.Handler:
+    stream = io.StringIO()
+    stream.close()
+    return logging.StreamHandler(stream)
+
+
+def test_a_handler_whose_stream_is_closed_is_passed_over_and_the_others_are_not(monkeypatch, capsys):
+    stream = io.StringIO()
+    use(monkeypatch, closed_handler(), logging.StreamHandler(stream))
+    module.logger.warning("dropped events: %s", 3)
+    assert (stream.getvalue(), capsys.readouterr().err) == ("dropped events: 3\n", "")
+
+
+def test_where_all_streams_are_closed_the_line_is_printed(monkeypatch, capsys):
+    use(monkeypatch, closed_handler())
+    module.logger.warning("dropped events: %s", 3)
+    module.logger.info("delivery gets on again")
+    assert capsys.readouterr().err == "agentscope: dropped events: 3\n"
+
+
+def test_a_handler_beside_a_closed_one_gets_no_record_below_its_level(monkeypatch):
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setLevel(logging.ERROR)
+    use(monkeypatch, closed_handler(), handler)
+    module.logger.warning("dropped events")
+    assert stream.getvalue() == ""
+
+
+def test_tools_that_collect_the_logs_of_all_loggers_get_the_record(monkeypatch):
+    seen = []
+    monkeypatch.setattr(logging.Logger, "callHandlers", lambda logger, record: seen.append(record.getMessage()))
+    module.logger.warning("dropped events")
+    assert seen == ["dropped events"]
