@@ -394,8 +394,9 @@ def leave(scope: Scope) -> None:
                 if scope.outer is not None and scope.outer.left:
                     _current.set(_not_left(scope.outer))
                 return
-            except (ValueError, RuntimeError):  # entered in another context
-                pass
+            except (ValueError, RuntimeError) as error:  # entered in another context
+                if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                    raise  # of a signal handler
     elif scope.token is None:
         return
     scope.left = True
