@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from agentscope.events import RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.foreign import is_hosts
 
 from .context import REMOTE, Scope, leave
 from .fields import Encoded, Fields, captured, outcome, plain_step
@@ -82,8 +83,8 @@ class _Block:
         try:
             # A generator that is closed early is no failure.
             self._close(recorder, None if issubclass(type(error), GeneratorExit) else error)
-        except Exception:
-            if error is None:
+        except Exception as failure:
+            if error is None or is_hosts(failure):
                 raise  # fail_silently=False; but the block's own exception goes first
 
     async def __aexit__(
@@ -249,6 +250,8 @@ class Step(_Block, InProcess):
         except Exception as error:
             if scope is not None:
                 leave(scope)
+            if is_hosts(error):
+                raise
             recorder._failed("track_step_context", error)
         return self
 
@@ -281,6 +284,8 @@ class Step(_Block, InProcess):
             if not began % SAMPLED:
                 recorder.meter.add(time.perf_counter_ns() - ended)
         except Exception as failure:
+            if is_hosts(failure):
+                raise
             if error is None or not recorder.loud:  # the block's own exception goes first
                 recorder._failed("track_step_context", failure)
 

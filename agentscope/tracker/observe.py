@@ -9,6 +9,7 @@ from functools import partial, wraps
 from typing import Any
 
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.foreign import called, is_hosts
 from agentscope.serialization.snapshot import encode
 
 from .context import current, restored, switch
@@ -28,10 +29,8 @@ class Arguments:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._names: list[str] = []
         self._rest = "args"
-        try:
-            parameters = list(inspect.signature(function).parameters.values())
-        except Exception:
-            parameters = []  # some callables of C tell nothing, and `__signature__` may be anything
+        # Some callables of C tell nothing, and `__signature__` may be anything.
+        parameters: list[inspect.Parameter] = called(lambda: list(inspect.signature(function).parameters.values()), [])
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 self._names.append(parameter.name)
@@ -139,6 +138,8 @@ def observed(
         observer = Observer(recorder, function, name, step_type, capture_input, capture_output)
         return _form(function)(observer, function)
     except Exception as error:  # a callable whose attributes are traps
+        if is_hosts(error):
+            raise
         recorder._failed("observe", error)
         return function
 

@@ -9,10 +9,12 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentscope.events import RUN_END, RUN_UPDATE, STEP_END, STEP_UPDATE
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.foreign import called
 from agentscope.tracker.context import MOST_OPEN_RUNS, bounded
 from agentscope.tracker.fields import Fields
 from agentscope.tracker.recorder import Recorder, id_of
@@ -174,10 +176,7 @@ class Registry:
     def close_all(self) -> None:
         """Close all open runs and steps before the pipeline stops, the newest first."""
         for entry in reversed(list(self.entries.values())):
-            try:
-                self.close(entry)
-            except Exception:  # raised with fail_silently=False, but there is no caller
-                pass
+            called(partial(self.close, entry), None)  # raised with fail_silently=False, but there is no caller
         self._closed = True
         self.entries.clear()
 

@@ -348,7 +348,7 @@ def test_any_number_is_a_timeout(recording: Recording, timeout: float) -> None:
 def test_no_exception_of_the_agent_is_lost_over_how_it_looks(recording: Recording, maker: Callable[[], Any]) -> None:
     class Odd(Exception):
         def __str__(self) -> str:
-            raise SystemExit("str")
+            raise ValueError("str")
 
         __repr__ = __str__
 
@@ -359,12 +359,13 @@ def test_no_exception_of_the_agent_is_lost_over_how_it_looks(recording: Recordin
     assert recording.end()["status"] == "failed"
 
 
-def test_only_ctrl_c_gets_through_a_call(tracker: Tracker) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_what_is_no_exception_goes_through_a_call(tracker: Tracker, error: type[BaseException]) -> None:
     class Slow:
         def __repr__(self) -> str:
-            raise KeyboardInterrupt
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         tracker.start_run("agent", Slow())
 
 
