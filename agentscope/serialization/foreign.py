@@ -40,7 +40,12 @@ def called(call: Callable[[], T], otherwise: U) -> T | U:
 
 
 def is_hosts(error: BaseException) -> bool:
-    """Return True if the host put this exception into the code that was running, and False if that code raised it."""
+    """Return True if the host put this exception into the code that was running, and False if that code raised it.
+
+    What is no `Exception` counts as the host's.
+    """
+    if not issubclass(type(error), Exception):
+        return True
     trace = last = _traceback(error)
     interrupted: FrameType | None = None
     while trace is not None:

@@ -58,14 +58,6 @@ class Handle(_Block, InProcess, Ready[Any]):
         return self
         yield
 
-    def __enter__(self: H) -> H:
-        self._begin()
-        return self
-
-    async def __aenter__(self: H) -> H:
-        self._begin()
-        return self
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._entry.id}>"
 

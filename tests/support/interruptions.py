@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import agentscope
+from agentscope import Tracker
 from agentscope.events import RUN_END, RUN_START, STEP_END, STEP_START
 from agentscope.tracker.context import Scope, current, switch
 from tests.support.recording import Recording, balanced
@@ -121,3 +122,13 @@ def run(coroutine: Awaitable[object]) -> object:
             next(steps)
     except StopIteration as stop:
         return stop.value
+
+
+def ended(tracker: Tracker, run_id: str, **given: Any) -> None:
+    """End a run, and try it once more after an exception, as programs do."""
+    try:
+        tracker.end_run(run_id=run_id, **given)
+    except BaseException:
+        if tracker._recorder.runs.is_open(run_id):
+            tracker.end_run("failed", run_id=run_id)
+        raise
