@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from agentscope.events import STEP_START
 from agentscope.protocols.ids import new_id
@@ -17,9 +17,11 @@ from agentscope.types import STEP_TYPES as KNOWN_STEP_TYPES
 from .options import FINAL, add_fields, add_metadata, level_of, moment_of, status_of, take
 from .registry import Entry, Registry
 
+H = TypeVar("H")
 
-def begin_trace(registry: Registry, given: dict[str, Any], fields: Fields) -> Entry:
-    """Begin a trace: a run, or a step if a run of the tracker or of another process is current."""
+
+def begin_trace(registry: Registry, make: Callable[[Entry], H], given: dict[str, Any], fields: Fields) -> H:
+    """Begin a trace: a run, or a step if a run of the tracker or of another process is current. `make` makes its handle."""
     values, recorder = fields.values, registry.recorder
     run_id = id_of(take(given, "id")) or new_id()
     started_at = moment_of(take(given, "startTime", "start_time"), fields) or time.time_ns()
@@ -48,13 +50,19 @@ def begin_trace(registry: Registry, given: dict[str, Any], fields: Fields) -> En
     own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
     entry = Entry(own, step_id, parent_id, agent_name, "agent", started_at)
     entry.is_trace = True
-    if recorder.begin(run_id, fields, within):
-        registry.add(entry)
-    return entry
+    try:
+        handle = make(entry)
+        if recorder.begin(run_id, fields, within):
+            registry.add(entry)
+        return handle
+    except BaseException as error:
+        registry.abandon(entry, error)
+        raise
 
 
 def begin_step(
     registry: Registry,
+    make: Callable[[Entry], H],
     above: Entry,
     step_type: str,
     given: dict[str, Any],
@@ -64,8 +72,8 @@ def begin_step(
     step_id: str | None = None,
     parent_id: str | None = None,
     started_at: int | None = None,
-) -> Entry:
-    """Begin a step below `above`, or below the current step inside it."""
+) -> H:
+    """Begin a step below `above`, or below the current step inside it. `make` makes its handle."""
     recorder, values, run_id = registry.recorder, fields.values, above.run_id
     step_id = step_id or recorder.new_step_id()
     started_at = started_at or time.time_ns()
@@ -83,13 +91,20 @@ def begin_step(
         recorder.say_mended(fields)
     parent_id = parent_id or registry.runs.below(run_id, above.step_id)
     entry = Entry(run_id, step_id, parent_id, values["name"], step_type, started_at)
-    registry.add(entry)
-    recorder.put(STEP_START, run_id, step_id, parent_id, fields, step_type == "agent")
-    return entry
+    try:
+        handle = make(entry)
+        recorder.put(STEP_START, run_id, step_id, parent_id, fields, step_type == "agent")
+        registry.add(entry)
+        return handle
+    except BaseException as error:
+        registry.abandon(entry, error)
+        raise
 
 
-def begin_event(registry: Registry, above: Entry, given: dict[str, Any], fields: Fields) -> Entry:
-    """Begin a custom event as a step. A final status ends it at once."""
+def begin_event(
+    registry: Registry, make: Callable[[Entry], H], above: Entry, given: dict[str, Any], fields: Fields
+) -> H:
+    """Begin a custom event as a step. A final status ends it at once. `make` makes its handle."""
     event_type = _plain_text(take(given, "type", "event_type", "eventType"))
     step_type = STEP_TYPES.get(event_type or "", event_type if event_type in KNOWN_STEP_TYPES else "other")
     own = {"eventType": event_type} if event_type and step_type == "other" else {}
@@ -107,8 +122,15 @@ def begin_event(registry: Registry, above: Entry, given: dict[str, Any], fields:
     over = status in FINAL
     if not over:
         fields.payload("output", output)
-    entry = begin_step(
+    begun: list[Entry] = []
+
+    def keep(entry: Entry) -> H:
+        begun.append(entry)
+        return make(entry)
+
+    handle = begin_step(
         registry,
+        keep,
         above,
         step_type,
         given,
@@ -119,8 +141,8 @@ def begin_event(registry: Registry, above: Entry, given: dict[str, Any], fields:
         started_at=moment_of(take(given, "startTime", "start_time"), fields),
     )
     if over:
-        registry.end(entry, status or "", output=output, error=error, ended_at=ended_at)
-    return entry
+        registry.end(begun[0], status or "", output=output, error=error, ended_at=ended_at)
+    return handle
 
 
 def _surroundings(registry: Registry) -> Place | None:

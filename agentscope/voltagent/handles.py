@@ -79,6 +79,10 @@ class Handle(_Block, InProcess, Ready[Any]):
             registry.end(entry, outcome(error) if error is not None else entry.status or "completed", error=error)
             self._check_attributes(registry)
 
+    def _abandon(self, recorder: Recorder, error: BaseException) -> None:
+        if self._registry is not None:
+            self._registry.abandon(self._entry, error)
+
     @_refused
     def update(self, **changes: Any) -> Settled[bool]:
         """Record changes: `status`, `input`, `output`, `metadata`, `tags`, `level`, `version`, `usage`,
@@ -183,7 +187,8 @@ class _Parent(Handle):
             return Operation(None, idle(), self)
         self._say_late(registry)
         fields = Fields(registry.recorder.limit, {})
-        return Operation(registry, begin_event(registry, self._entry, spread(event_data, more, fields), fields), self)
+        given = spread(event_data, more, fields)
+        return begin_event(registry, lambda event: Operation(registry, event, self), self._entry, given, fields)
 
     def _add(self, kind: type[S], step_type: str, options: Any, more: dict[str, Any]) -> S:
         registry, entry = self._registry, self._entry
@@ -192,7 +197,8 @@ class _Parent(Handle):
         if entry.ended:
             self._say_late(registry)
         fields = Fields(registry.recorder.limit, {})
-        return kind(registry, begin_step(registry, entry, step_type, spread(options, more, fields), fields), self)
+        given = spread(options, more, fields)
+        return begin_step(registry, lambda step: kind(registry, step, self), entry, step_type, given, fields)
 
     def _say_late(self, registry: Registry) -> None:
         if self._entry.ended:

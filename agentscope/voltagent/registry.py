@@ -12,11 +12,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from agentscope.events import RUN_END, RUN_UPDATE, STEP_END, STEP_UPDATE
+from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP_END, STEP_START, STEP_UPDATE
 from agentscope.protocols.ids import new_id
-from agentscope.serialization.foreign import called
+from agentscope.serialization.foreign import called, is_hosts
 from agentscope.tracker.context import MOST_OPEN_RUNS, bounded
-from agentscope.tracker.fields import Fields
+from agentscope.tracker.fields import Fields, outcome
 from agentscope.tracker.recorder import Recorder, id_of
 
 from .options import (
@@ -197,11 +197,40 @@ class Registry:
         if error is not None:
             add_error(fields, error)
 
+    def abandon(self, entry: Entry, error: BaseException) -> None:
+        """End a run or step as failed after an exception of the host's interrupted its start or its end."""
+        start = RUN_START if entry.step_id is None else STEP_START
+        if not (entry.ended or entry.id in self.entries or self._pipeline.holds(start, entry.run_id, entry.step_id)):
+            entry.claim()  # it has not begun
+        if not entry.ended:
+            fields = Fields(self.recorder.limit, {"status": outcome(error)})
+            fields.error(error)
+            self._end(entry, fields, None)
+
     def _end(self, entry: Entry, fields: Fields, ended_at: int | None) -> bool:
-        if not entry.claim():
+        if entry.ended:
             self._say_ended()
             return False
+        try:
+            if not entry.claim():
+                self._say_ended()
+                return False
+            return self._put_end(entry, fields, ended_at)
+        except BaseException as error:
+            end = RUN_END if entry.step_id is None else STEP_END
+            if entry.ended and is_hosts(error):
+                if self._pipeline.holds(end, entry.run_id, entry.step_id):
+                    self._forget(entry)
+                else:
+                    self._put_end(entry, fields, ended_at)
+            raise
+
+    def _forget(self, entry: Entry) -> None:
         self._remove(entry)
+        if entry.is_trace:
+            self.runs.ended(entry.id)
+
+    def _put_end(self, entry: Entry, fields: Fields, ended_at: int | None) -> bool:
         values, started_at = fields.values, entry.started_at
         values["ended_at"] = max(ended_at or time.time_ns(), started_at)
         type_ = RUN_END
@@ -213,13 +242,11 @@ class Registry:
             values["started_at"] = started_at
         urgent = entry.step_type == "agent" or values["status"] != "completed"
         event = (type_, entry.run_id, entry.step_id, entry.parent_id)
+        accepted = self._pipeline.put(*event, fields.values, fields.size, urgent)
+        self._forget(entry)
         recorder = self._recorder()
-        if recorder is not None:
-            accepted = recorder.put(*event, fields, urgent)
-        else:  # the recorder is being collected together with the handle
-            accepted = self._pipeline.put(*event, fields.values, fields.size, urgent)
-        if entry.is_trace:
-            self.runs.ended(entry.id)
+        if not accepted and recorder is not None:  # else it is being collected together with the handle
+            recorder.refused()
         return accepted
 
     def _say_ended(self) -> None:
