@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from opcode import opname
+from queue import Empty
 from types import CodeType, FrameType, FunctionType, MethodType, TracebackType
 from typing import Any, TypeVar
 
@@ -20,8 +21,10 @@ U = TypeVar("U")
 _RAISING = frozenset({"RAISE_VARARGS", "RERAISE"})
 _HARMLESS = frozenset({"RESUME", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "NOP"})
 """Instructions that raise nothing themselves; the interpreter looks for signals there."""
-_WITHOUT_ARGUMENTS = (MemoryError, StopIteration, StopAsyncIteration)
-"""Classes that the interpreter itself raises without arguments."""
+_STUB = 6
+"""Bytes of the code in frames that extensions make for a traceback (`PyCode_NewEmpty`)."""
+_WITHOUT_ARGUMENTS = (MemoryError, StopIteration, StopAsyncIteration, Empty)
+"""Classes that Python's own C code raises without arguments."""
 _VARARGS = 0x04
 """`inspect.CO_VARARGS`: that module takes long to import."""
 _args: Callable[[BaseException], tuple[Any, ...]] = BaseException.__dict__["args"].__get__
@@ -83,12 +86,12 @@ def _came_from_outside(last: TracebackType, error: BaseException) -> bool:
     The interpreter looks for the exceptions of other threads after a call of a C function, too, which could also have raised it.
     But it makes them without arguments.
     """
-    code = last.tb_frame.f_code
-    if not code.co_consts:
-        return False  # the line of an extension, such as Cython's: its code never runs
+    code = last.tb_frame.f_code.co_code
+    if not code or (len(code) == _STUB and opname[code[-2]] == "RAISE_VARARGS"):
+        return False  # the frame of an extension, such as Cython's: its code never runs
     if last.tb_lasti < 0:
         return True  # before the first instruction
-    instruction = opname[code.co_code[last.tb_lasti]]
+    instruction = opname[code[last.tb_lasti]]
     if instruction in _HARMLESS:
         return True
     if instruction in _RAISING or issubclass(type(error), _WITHOUT_ARGUMENTS):
