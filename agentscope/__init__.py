@@ -63,35 +63,14 @@ __all__ = [
 ]
 
 
-# Imported when they are used: dataclasses alone take as long as all the rest.
-_HOMES = {
-    "AgentScopeClient": "tracker.client",
-    "Config": "config",
-    **dict.fromkeys(
-        (
-            "AgentScopeExporter",
-            "ConsoleExporter",
-            "CustomExporter",
-            "EventExporter",
-            "EventRecord",
-            "ExportResult",
-            "InMemoryExporter",
-            "OTLPExporter",
-            "VoltAgentExporter",
-        ),
-        "exporters",
-    ),
-    **dict.fromkeys(
-        ("FlushResult", "JSONDict", "RunConfig", "RunResponse", "RunStatus", "Stats", "StepConfig", "StepType"), "types"
-    ),
-}
-
-
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    return value
+    # Imported when they are used: dataclasses alone take as long as all the rest.
+    for home in ("types", "exporters", "config", "tracker.client") if name in __all__ else ():
+        found = getattr(import_module(f".{home}", __name__), name, None)
+        if found is not None:
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -97,15 +97,14 @@ class Config:
     on_drop: OnDrop | None = None
 
     def __repr__(self) -> str:
-        secret = {"api_key", "headers", "on_drop"} | ({"redact"} if not isinstance(self.redact, bool) else set())
-        told = []
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name in secret:  # patterns may spell out what they hide
-                told.append(f"{item.name}=…" if value else f"{item.name}=None")
-            else:
-                told.append(f"{item.name}={value!r}")
-        return f"Config({', '.join(told)})"
+        hidden = {"api_key", "headers", "on_drop"}
+        if not isinstance(self.redact, bool):  # patterns may spell out what they hide
+            hidden.add("redact")
+        values = [(item.name, getattr(self, item.name)) for item in fields(self)]
+        shown = [
+            f"{name}={value!r}" if name not in hidden else f"{name}={'…' if value else None}" for name, value in values
+        ]
+        return f"Config({', '.join(shown)})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Config holds a key and is not pickled: make it in the process that uses it")
@@ -161,20 +160,14 @@ class Config:
             used = {name for exporter in self.exporters for name in exporter.INHERITED}
             _refuse(arguments - used, {"protocol"}, "with exporters, which have it themselves")
             return tuple(
-                replace(
-                    exporter, **{name: getattr(self, name) for name in exporter.INHERITED if not _has(exporter, name)}
-                )
-                for exporter in self.exporters
+                replace(item, **{name: getattr(self, name) for name in item.INHERITED if getattr(item, name) is None})
+                for item in self.exporters
             )
         kind = _PROTOCOLS[self.protocol]
         if self.protocol == _default("protocol") or "protocol" in arguments:
             instead = f'with protocol="{self.protocol}", which takes {" and ".join(kind.OPTIONS)}'
             _refuse(arguments - set(kind.OPTIONS), set(), instead)
         return (kind(**{name: getattr(self, name) for name in kind.OPTIONS}),)
-
-
-def _has(exporter: Destination, option: str) -> bool:
-    return getattr(exporter, option) is not None
 
 
 def _refuse(arguments: Set[str], others: set[str], instead: str) -> None:

@@ -8,7 +8,7 @@ list of str.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 StepType = Literal["llm_call", "tool_call", "agent", "memory", "retrieval", "reasoning", "other"]
 RunStatus = Literal["running", "completed", "failed", "cancelled"]
@@ -52,19 +52,26 @@ class Field(NamedTuple):
     """A caller sets it, by keyword or as an attribute of a handle, and it is recorded just as it was set."""
     classic: bool = False
     """The classic calls have a place of their own for it. Any other field travels in `meta_data`."""
-    attribute: str | None = None
-    """The span attribute that carries it. None: the span has a place for it, or `otlp` treats it by itself."""
-    also: tuple[str, ...] = ()
-    """Further span attributes with the same value. They are written for other backends, and read from other emitters."""
+    attributes: tuple[str, ...] = ()
+    """The span attributes that carry it. This package reads the first of its own spans, and writes all for other backends."""
     resource: bool = False
     """It is read from the attributes of a span's resource, too."""
-    row: bool = False
-    """The store keeps it in a column of this name, to list and to filter by."""
     filter: str = ""
     """The parameter of `GET /api/runs` that selects by it. Empty: none."""
+    listed: bool = False
+    """A list of runs shows it, although there is no filter for it."""
     label: str = ""
     """Its title among the facts on a page. Empty: a page shows it elsewhere, or not at all."""
     join: str = LAST
+
+    @property
+    def row(self) -> bool:
+        """The store keeps it in a column of this name, to list and to filter by."""
+        return self.listed or bool(self.filter)
+
+
+def _table(*fields: Field) -> dict[str, Field]:
+    return {field.name: field for field in fields}
 
 
 _BOTH = (
@@ -73,83 +80,40 @@ _BOTH = (
     Field("error", PAYLOAD, given=True, classic=True),
     Field("meta_data", PAYLOAD, given=True, classic=True, join=MERGED),
     Field("usage", PAYLOAD, given=True),
-    Field("status", TEXT, classic=True, attribute="agentscope.status", row=True, filter="status"),
+    Field("status", TEXT, classic=True, attributes=("agentscope.status",), filter="status"),
     Field("started_at", TIME, classic=True),
     Field("ended_at", TIME, classic=True),
-    Field("truncated", TEXTS, attribute="agentscope.truncated", join=UNITED),
+    Field("truncated", TEXTS, attributes=("agentscope.truncated",), join=UNITED),
 )
+_CONVERSATION = ("gen_ai.conversation.id", "conversation.id", "session.id")
+_ENVIRONMENT = ("deployment.environment.name",)
+_COST = ("agentscope.cost_usd", "gen_ai.usage.cost", "llm.cost.total")
 
-RUN_FIELDS: dict[str, Field] = {
-    field.name: field
-    for field in (
-        *_BOTH,
-        Field("agent_name", TEXT, classic=True, row=True, filter="agent"),
-        Field("external_id", TEXT, classic=True, attribute="agentscope.external_id", row=True, label="External id"),
-        Field("user_id", TEXT, True, attribute="user.id", row=True, filter="user_id", label="User"),
-        Field(
-            "conversation_id",
-            TEXT,
-            given=True,
-            attribute="gen_ai.conversation.id",
-            also=("conversation.id", "session.id"),
-            row=True,
-            filter="conversation_id",
-            label="Conversation",
-        ),
-        Field("tags", TEXTS, True, attribute="tag.tags", row=True, filter="tag", label="Tags"),
-        Field(
-            "environment",
-            TEXT,
-            given=True,
-            attribute="deployment.environment.name",
-            resource=True,
-            row=True,
-            filter="environment",
-            label="Environment",
-        ),
-        Field(
-            "release",
-            TEXT,
-            given=True,
-            attribute="service.version",
-            resource=True,
-            row=True,
-            filter="release",
-            label="Release",
-        ),
-        Field("source", TEXT, attribute="agentscope.source", row=True),
-        Field("span_id", TEXT, attribute="agentscope.span_id"),
-    )
-}
-STEP_FIELDS: dict[str, Field] = {
-    field.name: field
-    for field in (
-        *_BOTH,
-        Field("name", TEXT, classic=True),
-        Field("step_type", TEXT, classic=True),
-        Field("tokens_used", WHOLE, given=True, classic=True, attribute="agentscope.tokens_used"),
-        Field("latency_ms", MILLISECONDS, given=True, classic=True, attribute="agentscope.latency_ms"),
-        Field("model", TEXT, given=True, attribute="agentscope.model", row=True, filter="model", label="Model"),
-        Field("provider", TEXT, given=True, attribute="agentscope.provider", label="Provider"),
-        Field(
-            "cost_usd",
-            NUMBER,
-            given=True,
-            attribute="agentscope.cost_usd",
-            also=("gen_ai.usage.cost", "llm.cost.total"),
-            label="Cost (USD)",
-        ),
-        Field(
-            "first_token_ms",
-            MILLISECONDS,
-            given=True,
-            attribute="agentscope.first_token_ms",
-            label="First token (ms)",
-        ),
-        Field("level", TEXT, attribute="agentscope.level"),
-    )
-}
-FIELDS: dict[str, Field] = {**STEP_FIELDS, **RUN_FIELDS}
+RUN_FIELDS = _table(
+    *_BOTH,
+    Field("agent_name", TEXT, classic=True, filter="agent"),
+    Field("external_id", TEXT, False, True, ("agentscope.external_id",), listed=True, label="External id"),
+    Field("user_id", TEXT, True, attributes=("user.id",), filter="user_id", label="User"),
+    Field("conversation_id", TEXT, True, False, _CONVERSATION, filter="conversation_id", label="Conversation"),
+    Field("tags", TEXTS, True, attributes=("tag.tags",), filter="tag", label="Tags"),
+    Field("environment", TEXT, True, False, _ENVIRONMENT, True, filter="environment", label="Environment"),
+    Field("release", TEXT, True, False, ("service.version",), True, filter="release", label="Release"),
+    Field("source", TEXT, attributes=("agentscope.source",), listed=True),
+    Field("span_id", TEXT, attributes=("agentscope.span_id",)),
+)
+STEP_FIELDS = _table(
+    *_BOTH,
+    Field("name", TEXT, classic=True),
+    Field("step_type", TEXT, classic=True),
+    Field("tokens_used", WHOLE, given=True, classic=True, attributes=("agentscope.tokens_used",)),
+    Field("latency_ms", MILLISECONDS, given=True, classic=True, attributes=("agentscope.latency_ms",)),
+    Field("model", TEXT, given=True, attributes=("agentscope.model",), filter="model", label="Model"),
+    Field("provider", TEXT, given=True, attributes=("agentscope.provider",), label="Provider"),
+    Field("cost_usd", NUMBER, given=True, attributes=_COST, label="Cost (USD)"),
+    Field("first_token_ms", MILLISECONDS, True, False, ("agentscope.first_token_ms",), label="First token (ms)"),
+    Field("level", TEXT, attributes=("agentscope.level",)),
+)
+FIELDS = {**STEP_FIELDS, **RUN_FIELDS}
 """Both tables in one: a name means the same wherever it stands."""
 
 PAYLOAD_FIELDS = tuple(name for name, field in FIELDS.items() if field.type == PAYLOAD)
@@ -157,25 +121,27 @@ PAYLOAD_FIELDS = tuple(name for name, field in FIELDS.items() if field.type == P
 TIME_FIELDS = frozenset(name for name, field in FIELDS.items() if field.type == TIME)
 
 
-class RunFields(TypedDict, total=False):
-    """The fields of a run that `track_run` and `start_run` take by keyword, besides those of their own."""
+if TYPE_CHECKING:  # to make these classes takes as long as the rest of this module
+    from typing import TypedDict
 
-    user_id: str | None
-    conversation_id: str | None
-    tags: list[str] | tuple[str, ...] | None
-    environment: str | None
-    release: str | None
-    usage: Any
+    class RunFields(TypedDict, total=False):
+        """The fields of a run that `track_run` and `start_run` take by keyword, besides those of their own."""
 
+        user_id: str | None
+        conversation_id: str | None
+        tags: list[str] | tuple[str, ...] | None
+        environment: str | None
+        release: str | None
+        usage: Any
 
-class StepFields(TypedDict, total=False):
-    """The fields of a step that `track_step` and `track_step_context` take by keyword, besides those of their own."""
+    class StepFields(TypedDict, total=False):
+        """The fields of a step that `track_step` and `track_step_context` take by keyword, besides those of their own."""
 
-    model: str | None
-    provider: str | None
-    usage: Any
-    cost_usd: float | None
-    first_token_ms: float | None
+        model: str | None
+        provider: str | None
+        usage: Any
+        cost_usd: float | None
+        first_token_ms: float | None
 
 
 # ---- events ----------------------------------------------------------------------------------------------------------

@@ -121,16 +121,7 @@ def number(lowest: float, highest: float) -> Callable[[Any, str, str], float]:
     return check
 
 
-WORDS = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
+WORDS = {**dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False)}
 
 
 def boolean(value: Any, option: str, source: str) -> bool:
@@ -199,7 +190,9 @@ def redaction(value: Any, option: str, source: str) -> Redact:
     if callable(value):
         function: Callable[[dict[str, Any]], dict[str, Any]] = value
         return function
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(map(_is_pattern, value)):
+    patterns = () if isinstance(value, str) or not isinstance(value, Sequence) else value
+    texts = [item.pattern if isinstance(item, re.Pattern) else item for item in patterns]
+    if patterns is not value or not all(isinstance(text, str) for text in texts):
         allowed = "must be True, False, a callable, or a sequence of regular expressions"
         raise bad(option, source, allowed if source == "argument" else "must be true or false")
     for pattern in value:
@@ -208,10 +201,6 @@ def redaction(value: Any, option: str, source: str) -> Redact:
         except (re.error, OverflowError, RecursionError):
             raise bad(option, source, "holds a pattern that is not a regular expression") from None
     return tuple(value)
-
-
-def _is_pattern(value: object) -> bool:
-    return isinstance(value.pattern if isinstance(value, re.Pattern) else value, str)
 
 
 def drop_hook(value: Any, option: str, source: str) -> OnDrop:
@@ -229,72 +218,57 @@ def destinations(value: Any, option: str, source: str) -> tuple[Any, ...]:
     return tuple(value)
 
 
+def _whole(default: int | None, lowest: int, highest: int, text: str) -> Option:
+    return Option("int", default, integer(lowest, highest), text)
+
+
+def _number(default: float, lowest: float, highest: float, text: str) -> Option:
+    return Option("float", default, number(lowest, highest), text)
+
+
+def _switch(default: bool, text: str) -> Option:
+    return Option("bool", default, boolean, text)
+
+
 OPTIONS: dict[str, Option] = {
     "api_key": Option(
-        "str",
-        None,
-        check_api_key,
-        "The key of the backend. A receiver on this machine needs none; any other address does.",
+        "str", None, check_api_key, "The key of the backend. Only a receiver on this machine needs none."
     ),
     "base_url": Option("str", DEFAULT_BASE_URL, check_base_url, "The address of the backend."),
-    "batch_size": Option(
-        "int", 2000, integer(1, 10_000), "Most events in one request. A request is sent as soon as 500 events wait."
+    "batch_size": _whole(2000, 1, 10_000, "Most events in one request. A request is sent as soon as 500 events wait."),
+    "flush_interval": _number(1.0, 0.0, 3600.0, "Seconds that an event waits for others before its batch is sent."),
+    "timeout": _number(10.0, 0.05, 600.0, "Seconds for one attempt, from connecting to the last byte of the answer."),
+    "fail_silently": _switch(
+        True, "False: wrong arguments raise at the call, and failed delivery raises from flush() and shutdown()."
     ),
-    "flush_interval": Option(
-        "float", 1.0, number(0.0, 3600.0), "Seconds that an event waits for others before its batch is sent."
+    "enabled": _switch(True, "False: nothing is recorded, no thread is started and no key is needed."),
+    "sample_rate": _number(
+        1.0, 0.0, 1.0, "Share of runs that are recorded, 0 to 1. The run's id decides, so all processes agree."
     ),
-    "timeout": Option(
-        "float", 10.0, number(0.05, 600.0), "Seconds for one attempt, from connecting to the last byte of the answer."
+    "max_queue_bytes": _whole(
+        60 * MiB, 1 << 16, 64 << 30, "Bytes of events that wait in memory. More are dropped and counted as queue_full."
     ),
-    "fail_silently": Option(
-        "bool",
-        True,
-        boolean,
-        "False: wrong arguments raise at the call, and failed delivery raises from flush() and shutdown().",
+    "max_batch_bytes": _whole(4 * MiB, 1024, 30 * MiB, "Bytes of events in one request."),
+    "max_payload_bytes": _whole(
+        MiB, 256, 16 * MiB, "Bytes of one payload field. A larger one is cut and marked as truncated."
     ),
-    "enabled": Option("bool", True, boolean, "False: nothing is recorded, no thread is started and no key is needed."),
-    "sample_rate": Option(
-        "float",
-        1.0,
-        number(0.0, 1.0),
-        "Share of runs that are recorded, 0 to 1. The run's id decides, so all processes agree.",
+    "max_connections": _whole(
+        4, 1, 64, "Runs that are sent at the same time to a platform that takes one record a request."
     ),
-    "max_queue_bytes": Option(
-        "int",
-        60 * MiB,
-        integer(64 * 1024, 64 << 30),
-        "Bytes of events that may wait in memory. Events beyond it are dropped and counted as queue_full.",
+    "shutdown_timeout": _number(
+        10.0, 0.0, 600.0, "Seconds that exit waits while the backend acknowledges events; 2 s without progress."
     ),
-    "max_batch_bytes": Option("int", 4 * MiB, integer(1024, 30 * MiB), "Bytes of events in one request."),
-    "max_payload_bytes": Option(
-        "int", MiB, integer(256, 16 * MiB), "Bytes of one payload field. A larger one is cut and marked as truncated."
+    "max_retries": _whole(
+        None, 0, 1_000_000, "Failed attempts in a row after which a batch is dropped, as retry_limit. None: no limit."
     ),
-    "max_connections": Option(
-        "int", 4, integer(1, 64), "Runs that are sent at the same time to a platform that takes one record a request."
-    ),
-    "shutdown_timeout": Option(
-        "float",
-        10.0,
-        number(0.0, 600.0),
-        "Seconds that exit waits while the backend acknowledges events. Without progress exit waits 2 s at most.",
-    ),
-    "max_retries": Option(
-        "int",
-        None,
-        integer(0, 1_000_000),
-        "Failed attempts in a row after which a batch is dropped, as retry_limit. None: no limit while there is room.",
-    ),
-    "retry_delay": Option(
-        "float",
-        0.5,
-        number(0.0, 60.0),
-        "Seconds: the upper bound of the first wait before a retry. It doubles with each failure, up to 30 s.",
+    "retry_delay": _number(
+        0.5, 0.0, 60.0, "Seconds: upper bound of the first wait before a retry. Each failure doubles it, up to 30 s."
     ),
     "protocol": Option(
         "str",
         "agentscope",
         words,
-        'Kind of backend: "agentscope", or "otlp" for an OpenTelemetry backend, with `endpoint` and `headers`.',
+        'Kind of backend: "agentscope", or "otlp" (OpenTelemetry; `endpoint` and `headers`).',
     ),
     "endpoint": Option("str", "", check_base_url, 'The address of the backend, with protocol="otlp".'),
     "headers": Option(
@@ -311,22 +285,13 @@ OPTIONS: dict[str, Option] = {
         from_environment=False,
     ),
     "spool_dir": Option(
-        "str | os.PathLike[str]",
-        "",
-        directory,
-        "Directory for events that are not delivered yet. Events are on disk within 250 ms, and survive SIGKILL.",
+        "str | os.PathLike[str]", "", directory, "Directory for undelivered events, which survive SIGKILL after 250 ms."
     ),
-    "spool_max_bytes": Option(
-        "int",
-        512 * MiB,
-        integer(MiB, 1 << 50),
-        "Bytes of all files in `spool_dir`. Beyond it events wait in memory, as without a spool.",
+    "spool_max_bytes": _whole(
+        512 * MiB, MiB, 1 << 50, "Bytes of all files in `spool_dir`. More events wait in memory, as without a spool."
     ),
-    "flush_on_signal": Option(
-        "bool",
-        False,
-        boolean,
-        "True: SIGTERM and SIGHUP deliver what is queued before they end the process or call the handler that was set.",
+    "flush_on_signal": _switch(
+        False, "True: SIGTERM and SIGHUP deliver queued events before they end the process or call the earlier handler."
     ),
     "redact": Option(
         "bool | Callable | Sequence[str | re.Pattern[str]]",
@@ -346,14 +311,12 @@ OPTIONS: dict[str, Option] = {
 """Every option of a tracker, in the order in which it is documented."""
 
 
-def describe(names: Sequence[str] = tuple(OPTIONS)) -> str:
+def describe() -> str:
     """Write the table for a docstring: name, type, default and text of each option."""
-    lines = []
-    for name in names:
-        kind, default, _, text, _ = OPTIONS[name]
-        lines.append(f"    {name}: {kind} = {dict(default) if default is NO_HEADERS else default!r}")
-        lines.append(f"        {text}")
-    return "\n".join(lines)
+    return "\n".join(
+        f"    {name}: {kind} = {dict(default) if default is NO_HEADERS else default!r}\n        {text}"
+        for name, (kind, default, _, text, _) in OPTIONS.items()
+    )
 
 
 def check_names(call: str, options: Mapping[str, Any], allowed: Mapping[str, Any] = OPTIONS) -> None:

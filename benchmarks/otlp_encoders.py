@@ -17,17 +17,15 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
-from agentscope.protocols.otlp.wire import json_encode as json_form
-from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
+from agentscope.protocols.otlp.wire import json_form
+from agentscope.protocols.otlp.wire import protobuf_form as protobuf
 from agentscope.protocols.otlp.wire.model import CLIENT, OK, Span, Value
 
 SPANS = 512
 RESOURCE: Mapping[str, Value] = {"service.name": "benchmark", "telemetry.sdk.name": "agentscope"}
 SCOPE = ("agentscope", "0")
 
-OURS = tuple(
-    f"agentscope.protocols.otlp.wire.{name}" for name in ("model", "limits", "protobuf_encode", "protobuf_decode")
-)
+OURS = tuple(f"agentscope.protocols.otlp.wire.{name}" for name in ("model", "limits", "protobuf_form"))
 LIBRARY = "opentelemetry.proto.collector.trace.v1.trace_service_pb2"
 
 

@@ -56,7 +56,7 @@ class Telling:
 own: EventExporter = Quiet()
 create_tracker(exporters=[ConsoleExporter(), InMemoryExporter(), Quiet(), Telling(), own, AgentScopeExporter()])
 create_tracker(exporters=[CustomExporter(target=Quiet(), batch_size=5)])
-create_tracker(exporters=[5])  # type: ignore[list-item]
+create_tracker(exporters=[5])  # type: ignore[list-item]  # not an exporter
 assert_type(tracker.inject({"accept": "*/*"}), dict[str, str])
 with tracker.extract({"traceparent": "…"}) as remote:
     assert_type(remote.run_id, str | None)
@@ -173,9 +173,9 @@ assert_type(APIError("no", 500).status_code, "int | None")
 def wrong() -> None:
     """Calls that a checker must refuse: an unneeded `ignore` is an error in strict mode."""
     anything: Any = None
-    search(1)  # type: ignore[arg-type]
-    tracker.flush("soon")  # type: ignore[arg-type]
-    create_tracker("ask_key", batchsize=anything)  # type: ignore[call-arg]
+    search(1)  # type: ignore[arg-type]  # a str is expected
+    tracker.flush("soon")  # type: ignore[arg-type]  # a number is expected
+    create_tracker("ask_key", batchsize=anything)  # type: ignore[call-arg]  # misspelt
 
 
 def voltagent() -> None:

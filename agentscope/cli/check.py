@@ -10,11 +10,11 @@ from typing import Any, TextIO
 
 from agentscope.config import Config, env_name, from_env
 from agentscope.exporters.otlp import endpoint_variable
+from agentscope.exporters.terminal import Terminal
 from agentscope.options import DEFAULT_BASE_URL
 from agentscope.tracker.tracker import Tracker, create_tracker
 
 from .arguments import add_destination
-from .terminal import Terminal
 
 HELP = "send one tiny run to the configured backend and say how it went"
 

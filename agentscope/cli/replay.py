@@ -6,12 +6,12 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from agentscope.config import CHECKS, Config, env_name, from_env
 from agentscope.errors import ConfigurationError
 from agentscope.exporters import AgentScopeExporter, Destination
+from agentscope.exporters.terminal import Terminal, counted
 from agentscope.pipeline.factory import exporter_for
 from agentscope.pipeline.ledger import Ledger
 from agentscope.pipeline.spool import directory as spooldir
@@ -21,7 +21,6 @@ from agentscope.pipeline.spool.recovery import Orphan, open_orphan
 from agentscope.protocols.base import NEEDS_PERSON
 
 from .arguments import add_destination
-from .terminal import Terminal
 
 HELP = "send what processes that have ended left in a spool directory"
 
@@ -29,22 +28,15 @@ _PAUSE = 0.5  # seconds between two attempts without progress
 _BAR_WIDTH = 30
 
 
-@dataclass
-class SpooledFile:
-    """A spool file whose owner is dead, claimed by this process."""
+class SpooledFile(NamedTuple):
+    """A spool file whose owner is dead, claimed by this process. `kind` and `url` are those of its destination."""
 
     claim: Claim
     spool: SpoolFile
+    kind: str
+    url: str
     events: int
     bytes: int
-
-    @property
-    def url(self) -> str:
-        return self.spool.origin.destination.partition(" ")[2]
-
-    @property
-    def kind(self) -> str:
-        return self.spool.origin.destination.partition(" ")[0]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,20 +85,19 @@ def run_replay(
     files = list(_claim(directory))
     try:
         total = sum(file.events for file in files)
-        terminal.say(f"{directory}: {_events(total)} in {len(files)} file{'' if len(files) == 1 else 's'}")
+        terminal.say(f"{directory}: {counted(total, 'event')} in {counted(len(files), 'file')}")
         if dry_run:
             for file in files:
                 session = file.spool.origin.session.id
-                terminal.say(f"  {_events(file.events)}, {file.bytes:,} bytes, session {session}, for {file.url}")
+                terminal.say(
+                    f"  {counted(file.events, 'event')}, {file.bytes:,} bytes, session {session}, for {file.url}"
+                )
             return 0
         ledger = Ledger()
         bar = ProgressBar(terminal, total, ledger.settled)
-        problem = None
-        for file in files:
-            problem = _send(file, _config(file, base_url, api_key, timeout), ledger, bar)
-            if problem is not None:
-                break
-        bar.end()
+        sending = (_send(file, _config(file, base_url, api_key, timeout), ledger, bar) for file in files)
+        problem = next((problem for problem in sending if problem is not None), None)
+        bar.show(last=True)
         return _report(terminal, total, ledger, problem)
     finally:
         for file in files:
@@ -123,7 +114,8 @@ def _claim(directory: str) -> Iterator[SpooledFile]:
                 claim.release()
                 continue
             size = sum(os.path.getsize(path) for path in parts(spool.path) if os.path.exists(path))
-            yield SpooledFile(claim, spool, spool.count(), size)
+            kind, _, url = spool.origin.destination.partition(" ")
+            yield SpooledFile(claim, spool, kind, url, spool.count(), size)
     except spooldir.Denied as problem:
         raise ConfigurationError(str(problem)) from None
 
@@ -132,11 +124,11 @@ def _report(terminal: Terminal, total: int, ledger: Ledger, problem: str | None)
     left = total - ledger.settled()
     dropped = ", ".join(f"{number} {reason}" for reason, number in sorted(ledger.dropped().items()))
     tail = f"; given up: {dropped}" if dropped else ""
-    terminal.say(f"{'✗' if left else '✓'} sent {_events(ledger.delivered)}{tail}")
+    terminal.say(f"{'✗' if left else '✓'} sent {counted(ledger.delivered, 'event')}{tail}")
     if ledger.duplicates:
-        terminal.say(f"  {_events(ledger.duplicates)} of them the backend had already")
+        terminal.say(f"  {counted(ledger.duplicates, 'event')} of them the backend had already")
     if left:
-        terminal.say(f"  {_events(left)} are left in the spool: {problem}")
+        terminal.say(f"  {counted(left, 'event')} are left in the spool: {problem}")
     return 1 if left else 0
 
 
@@ -188,26 +180,17 @@ class ProgressBar:
         self._began = time.monotonic()
         self._next = 0.0
 
-    def show(self) -> None:
-        """Draw the line, at most ten times a second."""
+    def show(self, last: bool = False) -> None:
+        """Draw the line, at most ten times a second, and a last time."""
         now = time.monotonic()
-        if not self._terminal.is_live or now < self._next:
+        if not self._terminal.is_live or (now < self._next and not last):
             return
         self._next = now + 0.1
         done = self._settled()
         filled = _BAR_WIDTH * done // max(self._total, 1)
         rate = done / max(now - self._began, 0.001)
-        line = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {done:,} of {_events(self._total)}, {rate:,.0f}/s"
-        self._terminal.stream.write(f"\r{line[: self._terminal.width - 1]:<{_BAR_WIDTH + 40}}")
+        line = (
+            f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {done:,} of {counted(self._total, 'event')}, {rate:,.0f}/s"
+        )
+        self._terminal.stream.write(f"\r{line[: self._terminal.width - 1]:<{_BAR_WIDTH + 40}}" + "\n" * last)
         self._terminal.stream.flush()
-
-    def end(self) -> None:
-        """Draw the final state and go to the next line."""
-        if self._terminal.is_live:
-            self._next = 0.0
-            self.show()
-            self._terminal.stream.write("\n")
-
-
-def _events(number: int) -> str:
-    return f"{number:,} event{'' if number == 1 else 's'}"

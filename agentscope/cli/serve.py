@@ -6,10 +6,10 @@ import argparse
 import os
 
 from agentscope.config import env_name, from_env
+from agentscope.exporters.terminal import Terminal
 from agentscope.options import check_api_key
 
 from .arguments import port
-from .terminal import Terminal
 
 HELP = "run a receiver: your agents' runs on this machine, with a page to look at"
 

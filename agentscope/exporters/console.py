@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, TextIO
 
 from agentscope.events import RUN, RUN_END
+from agentscope.protocols.token_usage import tokens_of
 
 from .custom import EventRecord, ExportResult, LocalExporter
-from .runs import runs_of
-from .terminal import Style, printable, shorten, tree
+from .memory import runs_of
+from .terminal import Terminal, shorten, tree
 
 SHOWN = ("agent_name", "name", "step_type", "status", "latency_ms", "tokens_used", "usage", "model", "error")
 TIMES = ("started_at", "ended_at")
 LONGEST_TEXT = 200
 """Characters of a text that are kept. A printed line shows fewer."""
-MOST_STEPS = 200
-"""Steps of one run that are printed."""
 MOST_EVENTS = 20_000
 """Events of open runs that are kept. Beyond it the run that is open longest is printed as it is."""
 
@@ -74,12 +72,10 @@ class ConsoleExporter(LocalExporter):
         stream = self._stream or sys.stderr
         if not told or stream is None:  # pythonw has no standard error
             return
-        style = Style.of(stream)
-        if self._color is not None:
-            style = replace(style, color=self._color)
-        lines = [line for events in told for run in runs_of(events.values()) for line in _lines(run, style)]
+        terminal = Terminal(stream, color=self._color)
+        runs = [run for events in told for run in runs_of(events.values())]
         # One write, so that lines of other threads do not come between.
-        stream.write(printable(stream, "\n".join(lines)) + "\n")
+        stream.write("".join(f"{terminal.line(*line)}\n" for run in runs for line in tree(run, terminal.width)))
         stream.flush()
 
 
@@ -95,12 +91,6 @@ def _slim(fields: dict[str, Any]) -> dict[str, Any]:
     elif error is not None:
         kept["error"] = {"type": "error", "message": shorten(str(error), LONGEST_TEXT)}
     usage = kept.pop("usage", None)
-    if isinstance(usage, dict) and kept.get("tokens_used") is None:
-        kept["tokens_used"] = usage.get("total_tokens")
+    if kept.get("tokens_used") is None:
+        kept["tokens_used"] = tokens_of(usage).total
     return kept
-
-
-def _lines(run: dict[str, Any], style: Style) -> list[str]:
-    left = len(run["steps"]) - MOST_STEPS
-    lines = tree({**run, "steps": run["steps"][:MOST_STEPS]}, style, total=len(run["steps"]))
-    return [*lines, style.dim(style.art(f"… {left} more step{'' if left == 1 else 's'}"))] if left > 0 else lines

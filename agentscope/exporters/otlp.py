@@ -51,16 +51,20 @@ class OTLPExporter(HTTPDestination):
     def checked(self, environ: Mapping[str, str] | None = None) -> OTLPExporter:
         own = super().checked(environ)
         env = os.environ if environ is None else environ
-        headers: Mapping[str, str] = check_headers(own.headers or _otel_headers(env), "headers", "argument")
-        certificate, source = (own.certificate, "argument") if own.certificate else _otel(env, "CERTIFICATE")
+        headers, headers_source = _otel(env, "HEADERS")
+        compression, compression_source = _otel(env, "COMPRESSION", own.compression)
+        certificate, certificate_source = _otel(env, "CERTIFICATE", own.certificate or None)
         return replace(
             own,
-            endpoint=_otlp_endpoint(own.endpoint, env),
-            headers=headers,
-            encoding=_otlp_encoding(own.encoding, env),
-            compression=_otel_choice(own.compression, "compression", "COMPRESSION", ("gzip", "none"), env),
-            certificate=None if certificate is None else words(certificate, "certificate", source),
-            timeout=_otlp_timeout(own.timeout, env),
+            endpoint=_endpoint(own.endpoint, env),
+            headers=check_headers(own.headers, "headers", "argument")
+            or check_headers(_pairs(headers or ""), "headers", headers_source),
+            encoding=_encoding(own.encoding, env),
+            compression=None
+            if compression is None
+            else choice("gzip", "none")(compression, "compression", compression_source),
+            certificate=None if certificate is None else words(certificate, "certificate", certificate_source),
+            timeout=_timeout(own.timeout, env),
         )
 
     @property
@@ -81,18 +85,9 @@ class OTLPExporter(HTTPDestination):
         encoding, resource = self.encoding or "protobuf", service_name(settings.service_name)
         compress = not is_loopback(self.url) if self.compression is None else self.compression == "gzip"
 
-        def make() -> WireProtocol:
-            return OTLPProtocol(
-                OTLPState(
-                    path="",
-                    encoding=encoding,
-                    compress=compress,
-                    largest_body=settings.max_batch_bytes,
-                    resource=resource,
-                )
-            )
-
-        return self.shared(make, encoding, compress, *resource.items())
+        largest = settings.max_batch_bytes
+        state = OTLPState(path="", encoding=encoding, compress=compress, largest_body=largest, resource=resource)
+        return self.shared(lambda: OTLPProtocol(state), encoding, compress, *resource.items())
 
 
 def service_name(given: str | None, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -103,8 +98,10 @@ def service_name(given: str | None, environ: Mapping[str, str] | None = None) ->
     return {**resource, "service.name": named} if named else resource
 
 
-def _otel(env: Mapping[str, str], name: str) -> tuple[str | None, str]:
-    """Return the value of a standard variable, the one for traces first, and its source."""
+def _otel(env: Mapping[str, str], name: str, given: str | None = None) -> tuple[str | None, str]:
+    """Return an argument, else the value of a standard variable, the one for traces first; and the source."""
+    if given is not None:
+        return given, "argument"
     for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
         value = env.get(variable, "").strip()
         if value:
@@ -112,51 +109,33 @@ def _otel(env: Mapping[str, str], name: str) -> tuple[str | None, str]:
     return None, "default"
 
 
-def endpoint_variable(environ: Mapping[str, str] | None = None) -> str | None:
+def endpoint_variable() -> str | None:
     """Return the name of the standard variable that holds the address, if one is set."""
-    value, source = _otel(os.environ if environ is None else environ, "ENDPOINT")
+    value, source = _otel(os.environ, "ENDPOINT")
     return None if value is None else source.removeprefix("environment variable ")
 
 
-def _otel_choice(
-    given: str | None, option: str, name: str, allowed: tuple[str, ...], env: Mapping[str, str]
-) -> str | None:
-    value, source = (given, "argument") if given is not None else _otel(env, name)
-    return None if value is None else choice(*allowed)(value, option, source)
-
-
-def _otlp_endpoint(given: str, env: Mapping[str, str]) -> str:
-    value, source = (given, "argument") if given else _otel(env, "ENDPOINT")
+def _endpoint(given: str, env: Mapping[str, str]) -> str:
+    value, source = _otel(env, "ENDPOINT", given or None)
     url = check_base_url(value or DEFAULT_OTLP_URL, "endpoint", source)
     # By the specification the variable for traces holds the whole address, all others that of the backend.
-    exact = url.endswith(TRACES_PATH) or "_TRACES_" in source
-    return url if exact else url + TRACES_PATH
+    return url if url.endswith(TRACES_PATH) or "_TRACES_" in source else url + TRACES_PATH
 
 
-def _otlp_encoding(given: str | None, env: Mapping[str, str]) -> str:
+def _encoding(given: str | None, env: Mapping[str, str]) -> str:
     if given is not None:
         return choice("protobuf", "json")(given, "encoding", "argument")
     value, source = _otel(env, "PROTOCOL")
-    if value is None:
-        return "protobuf"
-    return choice("http/protobuf", "http/json")(value, "protocol", source).removeprefix("http/")
+    return choice("http/protobuf", "http/json")(value or "http/protobuf", "protocol", source).removeprefix("http/")
 
 
-def _otlp_timeout(given: float | None, env: Mapping[str, str]) -> float | None:
-    if given is not None:
-        return given
+def _timeout(given: float | None, env: Mapping[str, str]) -> float | None:
     value, source = _otel(env, "TIMEOUT")
-    if value is None:
-        return None
+    if given is not None or value is None:
+        return given
     told = number(0.05, 600_000)(value, "timeout", source)
     # The specification counts milliseconds, OpenTelemetry's Python SDK seconds. A timeout of 10 ms makes no sense.
     return told if told <= _LONGEST_TIMEOUT else told / 1000
-
-
-def _otel_headers(env: Mapping[str, str]) -> dict[str, str]:
-    value, source = _otel(env, "HEADERS")
-    headers = _pairs(value or "")
-    return dict(check_headers(headers, "headers", source))
 
 
 def _pairs(text: str) -> dict[str, str]:

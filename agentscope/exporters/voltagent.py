@@ -59,17 +59,12 @@ class VoltAgentExporter(HTTPDestination):
         from agentscope.protocols.voltagent.protocol import OTLP_PATH, VoltAgentProtocol
 
         resource = service_name(settings.service_name)
-
-        def make() -> WireProtocol:
-            return VoltAgentProtocol(
-                OTLPState(
-                    path=OTLP_PATH,
-                    encoding="json",  # VoltAgent's own exporter sends JSON; support for protobuf is not known
-                    compress=not is_loopback(self.url),
-                    largest_body=settings.max_batch_bytes,
-                    resource=resource,
-                    voltops=True,
-                )
-            )
-
-        return self.shared(make, *resource.items())
+        state = OTLPState(
+            path=OTLP_PATH,
+            encoding="json",  # VoltAgent's own exporter sends JSON; support for protobuf is not known
+            compress=not is_loopback(self.url),
+            largest_body=settings.max_batch_bytes,
+            resource=resource,
+            voltops=True,
+        )
+        return self.shared(lambda: VoltAgentProtocol(state), *resource.items())

@@ -41,7 +41,7 @@ MAX_OPEN_SPANS = 10_000
 """Bound on the open spans that are remembered. Children of an older one are recorded below the run itself."""
 
 _KINDS = {"INTERNAL": 1, "SERVER": 2, "CLIENT": 3, "PRODUCER": 4, "CONSUMER": 5}
-_EVENT_FIELDS = ("id", "seq", "time", "type", "run_id", "step_id", "parent_id")
+_NOT_PLAIN = (*PAYLOAD_FIELDS, "id", "seq", "time", "type", "run_id", "step_id", "parent_id")
 
 
 class _OpenSpan(NamedTuple):
@@ -183,7 +183,7 @@ class _Reading:
         found: Mapping[str, Any] = next(
             (patch.fields for patch in self._patches if (patch.step_id is None) == (step_id is None)), {}
         )
-        fields = Fields(self._limit, {name: value for name, value in found.items() if _is_plain(name)})
+        fields = Fields(self._limit, {name: value for name, value in found.items() if name not in _NOT_PLAIN})
         for name, value in (("started_at", self.span.start_ns), ("ended_at", self.span.end_ns)):
             if name in fields.values and value:
                 fields.values[name] = value
@@ -202,10 +202,6 @@ def _utf8(value: Any) -> Any:
     if isinstance(value, (Span, SpanEvent, SpanGroup)):
         return type(value)(*map(_utf8, value))
     return [_utf8(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _is_plain(name: str) -> bool:
-    return name not in PAYLOAD_FIELDS and name not in _EVENT_FIELDS
 
 
 def _hex(span_id: int) -> str:
@@ -228,18 +224,14 @@ def _value(span: ReadableSpan, place: Place) -> Span:
         _KINDS.get(span.kind.name, 0),
         span.start_time or 0,
         span.end_time or 0,
-        _attributes(span.attributes),
+        dict(span.attributes or {}),
         span.status.status_code.value,
         span.status.description or "",
-        [SpanEvent(event.name, event.timestamp, _attributes(event.attributes)) for event in span.events],
+        [SpanEvent(event.name, event.timestamp, dict(event.attributes or {})) for event in span.events],
     )
 
 
 def _group(span: ReadableSpan) -> SpanGroup:
     scope = span.instrumentation_scope
     name, version = ("", "") if scope is None else (scope.name, scope.version or "")
-    return SpanGroup(_attributes(span.resource.attributes), name, version, ())
-
-
-def _attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    return dict(attributes or {})
+    return SpanGroup(dict(span.resource.attributes), name, version, ())

@@ -20,7 +20,7 @@ from agentscope.config import Config
 from agentscope.events import Event, QueuedEvent, ReadyEvent, Session, in_full
 from agentscope.pipeline.redaction.redactor import redacted_all
 from agentscope.protocols.base import BUSY, NEEDS_PERSON, PATIENCE, REFUSED, Batch, Dropped, Exporter, Outcome
-from agentscope.protocols.drop_reasons import ENCODE_ERROR, RETRY_LIMIT
+from agentscope.protocols.drop_reasons import ENCODE_ERROR, RETRY_LIMIT, DropReason
 from agentscope.protocols.ids import new_id
 
 from .ledger import Counts, Left
@@ -175,6 +175,8 @@ class Attempts:
         self._pause = Turns()
         self._batch_size = config.batch_size
         self._crashes = 0
+        self._latest: float | None = None
+        """The moment at which the exporter should have returned, while it runs."""
 
     def collect(self, now: float) -> None:
         """Move events to *batched* until the next batch is full."""
@@ -210,12 +212,15 @@ class Attempts:
         if not batch.events:
             return Outcome()
         states.ledger.attempts += 1
+        self._latest = monotonic() + timeout
         try:
             outcome = self._exporter.export(batch, timeout)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             outcome = self._crashed(error, batch)
+        finally:
+            self._latest = None
         states.apply(outcome, batch.events, batch.dropped, now)
         if outcome.reported:
             batch.dropped = {}
@@ -223,7 +228,14 @@ class Attempts:
         states.close_oldest(now)
         return outcome
 
-    def give_up(self, reason: str) -> None:
+    def overdue(self, now: float) -> str | None:
+        """Name an exporter that has not returned a second after its timeout."""
+        latest = self._latest
+        if latest is None or now < latest + 1:
+            return None
+        return f"{self._exporter.protocol} has not returned for {now - latest:.0f} s after its timeout"
+
+    def give_up(self, reason: DropReason) -> None:
         """Drop all events in flight."""
         self.states.settle([], [(seq, reason) for seq in list(self.states.in_flight)])
 

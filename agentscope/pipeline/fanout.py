@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
 from agentscope.types import FlushResult, Stats
 
+from .ledger import added
 from .pipeline import Pipeline
 from .process import clock
 from .stats import Meter
 
-_SUMS = (
-    "accepted",
-    "delivered",
-    "spooled",
-    "recovered",
-    "pending",
-    "unfinished",
-    "queued_bytes",
-    "duplicates",
-    "possibly_duplicated",
-    "payloads_shed",
-    "sampled_out",
-    "attempts",
-    "retries",
-    "requests",
-    "sent_bytes",
-    "worker_seconds",
-)
+_SUMS = [field.name for field in fields(Stats) if type(field.default) in (int, float)]
+"""The counts of `Stats`."""
 
 
 class FanOut:
@@ -90,12 +76,11 @@ class FanOut:
         """Return the sums of all pipelines, and the counts of each in `exporters`."""
         each = tuple(pipeline.stats() for pipeline in self._pipelines)
         sums: dict[str, Any] = {name: sum(getattr(stats, name) for stats in each) for name in _SUMS}
+        sums.update(calls=each[0].calls, call_seconds=each[0].call_seconds)  # each call is one, however many get it
         return Stats(
             **sums,
-            calls=each[0].calls,
-            call_seconds=each[0].call_seconds,
-            dropped=_added(stats.dropped for stats in each),
-            invalid_calls=_added(stats.invalid_calls for stats in each),
+            dropped=MappingProxyType(added(stats.dropped for stats in each)),
+            invalid_calls=MappingProxyType(added(stats.invalid_calls for stats in each)),
             protocol=", ".join(stats.protocol for stats in each if stats.protocol) or None,
             problem=next((stats.problem for stats in each if stats.problem), None),
             exporters=each,
@@ -110,11 +95,3 @@ class FanOut:
             spooled=sum(result.spooled for result in results),
             problem=next((result.problem for result in results if result.problem), None),
         )
-
-
-def _added(parts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
-    totals: dict[str, int] = {}
-    for part in parts:
-        for name, number in part.items():
-            totals[name] = totals.get(name, 0) + number
-    return MappingProxyType(totals)

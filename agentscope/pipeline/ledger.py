@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import NamedTuple
 
+from agentscope.protocols.drop_reasons import DropReason
+
 Totals = tuple[int, dict[str, int]]
 """The totals of settled events: delivered, and dropped by reason."""
 
@@ -89,11 +91,11 @@ class Ledger:
         self._dropped: dict[str, int] = {}
         self._reported: dict[str, int] = {}
 
-    def drop(self, reason: str, number: int = 1) -> None:
+    def drop(self, reason: DropReason, number: int = 1) -> None:
         if number:
             self._dropped[reason] = self._dropped.get(reason, 0) + number
 
-    def with_verdicts(self, delivered: int, dropped: Iterable[str]) -> Totals:
+    def with_verdicts(self, delivered: int, dropped: Iterable[DropReason]) -> Totals:
         """Return the totals after more verdicts: a number of delivered events, and one reason for each dropped event."""
         reasons = self._dropped.copy()
         for reason in dropped:
@@ -106,7 +108,7 @@ class Ledger:
 
     def dropped(self) -> dict[str, int]:
         """Return all dropped events by reason."""
-        return _sum((self._dropped.copy(), self.refused.values()))
+        return added((self._dropped.copy(), self.refused.values()))
 
     def settled(self) -> int:
         """Return the number of settled events that came through the queue."""
@@ -120,10 +122,11 @@ class Ledger:
 
     def reported(self, counts: Mapping[str, int]) -> None:
         """The backend acknowledged these counts."""
-        self._reported = _sum((self._reported, counts))
+        self._reported = added((self._reported, counts))
 
 
-def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def added(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add counts by name."""
     totals: dict[str, int] = {}
     for part in parts:
         for reason, number in part.items():

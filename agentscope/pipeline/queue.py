@@ -72,6 +72,7 @@ class EventQueue:
         self._batch_units = batch_bytes // UNIT
         self._refuse_units = int(self._max_units * REFUSE_AT)
         self._reserved = 0
+        self._newest: QueuedEvent | None = None
         self.released = 0
         """Units of the events that are settled, or on disk only. Set inside a move of `states`."""
         self._bell = Bell()
@@ -103,7 +104,7 @@ class EventQueue:
             return self.full_reason
         # Neither another thread nor an exception of a signal handler can come in between: the interpreter looks for both only
         # after calls and at jumps, and a trace function at the beginning of a line.
-        self._reserved += units; self.events.append(event)  # noqa: E702  # fmt: skip
+        self._reserved += units; self._newest = event; self.events.append(event)  # noqa: E702  # fmt: skip
         # The worker waits for company, and there is enough of it, by number or by bytes.
         wake_at = self.wake_at
         if len(self.events) >= wake_at or (charged > self._batch_units and wake_at != NEVER):
@@ -111,10 +112,9 @@ class EventQueue:
         return None
 
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
-        """Return whether such an event is queued."""
-        return any(
-            (event.type, event.run_id, event.step_id) == (type_, run_id, step_id) for event in self.events.copy()
-        )
+        """Return whether such an event was queued last, or is queued now."""
+        found = (self._newest, *self.events.copy())
+        return any(event and (event.type, event.run_id, event.step_id) == (type_, run_id, step_id) for event in found)
 
     def ring(self) -> None:
         """Wake the worker, if it sleeps."""

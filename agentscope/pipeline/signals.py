@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from _thread import get_ident
 from types import FrameType
 from typing import Any
 
@@ -42,6 +43,8 @@ class _Process:
 
 
 _process = _Process()
+_held_back: dict[int, set[int]] = {}
+"""The signals that a thread holds back while it forks."""
 
 
 def install() -> None:
@@ -62,6 +65,22 @@ def install() -> None:
                 _process.said = True
                 say("flush_on_signal has no effect: Python takes signal handlers from the main thread only")
             return
+
+
+def _hold_back() -> None:
+    """Hold signals back while the process forks: Python forgets a signal that a child gets before it has run."""
+    # The application's own handlers may raise, which a fork would swallow in `_let_through`.
+    numbers = {number for number, previous in _process.previous.items() if not callable(previous)}
+    _held_back[get_ident()] = numbers.difference(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+
+def _let_through() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _held_back.pop(get_ident(), ()))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_let_through)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

@@ -12,7 +12,7 @@ incomplete  in `incomplete`, redacted, waits for the end of its run or step: som
 settled     counted in `ledger`, and nowhere else
 With a spool only:
 writing     in `_writing`, in the transaction that takes it to disk
-stored      in `_fresh` or `_old`, or on disk only and counted in `_disk_only`
+stored      in `_fresh` or `old`, or on disk only and counted in `disk_only`
 
 A stored, batched, in-flight or incomplete event is on disk, too, if `_on_disk` has its number. An event is *spooled* while it is
 on disk, and *pending* while it is in memory only.
@@ -53,7 +53,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from agentscope.config import Config
 from agentscope.events import Event, QueuedEvent, ReadyEvent, in_full
 from agentscope.protocols.base import Outcome, Part
-from agentscope.protocols.drop_reasons import QUEUE_FULL, SHUTDOWN, SPOOL_ERROR
+from agentscope.protocols.drop_reasons import QUEUE_FULL, SHUTDOWN, SPOOL_ERROR, DropReason
 
 from .ledger import Counts, Ledger
 from .queue import Batched, EventQueue, units
@@ -79,43 +79,37 @@ class Incomplete:
 
     def __init__(self) -> None:
         self.events: dict[Part, list[ReadyEvent]] = {}
+        self.by_seq: dict[int, ReadyEvent] = {}
         self.bytes = 0
-        self._parts: dict[int, Part] = {}
-        """The key in `events` by `seq`."""
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self.by_seq)
 
     def __iter__(self) -> Iterator[ReadyEvent]:
         return chain.from_iterable(self.events.values())
 
     def add(self, event: ReadyEvent) -> None:
-        part = (event.run_id, event.step_id)
-        self.events.setdefault(part, []).append(event)
-        self._parts[event.seq] = part
+        self.events.setdefault((event.run_id, event.step_id), []).append(event)
+        self.by_seq[event.seq] = event
         self.bytes += event.size
 
-    def get(self, seq: int) -> ReadyEvent | None:
-        part = self._parts.get(seq)
-        return None if part is None else next(event for event in self.events[part] if event.seq == seq)
-
     def remove(self, event: ReadyEvent) -> None:
-        part = self._parts.pop(event.seq)
+        del self.by_seq[event.seq]
         self.bytes -= event.size
+        part = (event.run_id, event.step_id)
         self.events[part].remove(event)
         if not self.events[part]:
             del self.events[part]
 
     def clear(self) -> None:
         self.events.clear()
-        self._parts.clear()
-        self.bytes = 0
+        self.recount()
 
     def recount(self) -> None:
         """Derive all else from the lists of events, after a change that was broken off."""
         for part in [part for part, events in self.events.items() if not events]:
             del self.events[part]
-        self._parts = {event.seq: part for part, events in self.events.items() for event in events}
+        self.by_seq = {event.seq: event for event in self}
         self.bytes = sum(map(_SIZE, self))
 
 
@@ -159,18 +153,19 @@ class EventStates:
         self._most_fresh = config.max_queue_bytes // MEMORY_SHARE
         self._writing: list[QueuedEvent] = []
         self._fresh: deque[Event] = deque()
-        self._old: deque[Event] = deque()
+        self.old: deque[Event] = deque()
         """Stored before the newest event that was on disk only: read back, or left in memory."""
         self._fresh_bytes = 0
         self._fresh_next = False
-        self._disk_only = 0
-        self._cursor = self._last = 0
-        """Invariant: `_cursor < seq <= _last` for each event that is on disk only."""
+        self.disk_only = 0
+        """The number of events that are on disk only."""
+        self.unread = (0, 0)
+        """Invariant: `unread[0] < seq <= unread[1]` for each of them."""
         self._on_disk: set[int] = set()
         """In memory and on disk."""
         self._unsaved: dict[int, Event] = {}
         """In memory, and could not be written."""
-        self._deleting: set[int] = set()
+        self.gone: set[int] = set()
         """Settled, and perhaps still on disk."""
         self._doubtful: set[int] = set()
         """Perhaps on disk although its write failed."""
@@ -183,17 +178,17 @@ class EventStates:
 
     @property
     def spooled(self) -> int:
-        return len(self._on_disk) + self._disk_only
+        return len(self._on_disk) + self.disk_only
 
     @property
     def stored(self) -> int:
         """Events in the states *writing* and *stored*."""
-        return len(self._writing) + len(self._fresh) + len(self._old) + self._disk_only
+        return len(self._writing) + len(self._fresh) + len(self.old) + self.disk_only
 
     @property
     def ready(self) -> int:
         """Stored events in memory."""
-        return len(self._fresh) + len(self._old)
+        return len(self._fresh) + len(self.old)
 
     @property
     def unsettled(self) -> int:
@@ -230,8 +225,8 @@ class EventStates:
             queued = self.queue.events
             return not (
                 (bool(queued) and queued[0].seq < seq)
-                or (self._disk_only > 0 and self._cursor < seq)
-                or any(event.seq < seq for event in chain(self._writing, self._fresh, self._old, self.batched))
+                or (self.disk_only > 0 and self.unread[0] < seq)
+                or any(event.seq < seq for event in chain(self._writing, self._fresh, self.old, self.batched))
                 or any(number < seq for number in self.in_flight)
             )
 
@@ -279,7 +274,7 @@ class EventStates:
         if self.spool is not None:
             later.update(map(_SEQ, self.batched))
             self._fresh = deque(event for event in self._fresh if event.seq not in later)
-            self._old = deque(event for event in self._old if event.seq not in later)
+            self.old = deque(event for event in self.old if event.seq not in later)
             self._fresh_bytes = sum(map(_SIZE, self._fresh))
         if not self._over:  # it may lag behind the last events that were taken, and is never ahead
             self.ledger.taken = max(self.ledger.taken, self.ledger.settled() + self.unsettled)
@@ -309,11 +304,11 @@ class EventStates:
     def _next_stored(self) -> deque[Event] | None:
         """Return the list with the next stored event. Old and fresh events take turns if their order does not matter."""
         assert self.spool is not None
-        if self._old and not (self.order_free and self._fresh and self._fresh_next):
+        if self.old and not (self.order_free and self._fresh and self._fresh_next):
             self._fresh_next = True
-            return self._old
+            return self.old
         self._fresh_next = False
-        if self._fresh and (self.order_free or not self._disk_only or self.spool.unreadable):
+        if self._fresh and (self.order_free or not self.disk_only or self.spool.unreadable):
             return self._fresh
         return None
 
@@ -348,7 +343,7 @@ class EventStates:
             if outcome.released and not self.in_flight:
                 self._reopen_all(now)
 
-    def settle(self, delivered: Iterable[int], dropped: Iterable[tuple[int, str]]) -> None:
+    def settle(self, delivered: Iterable[int], dropped: Iterable[tuple[int, DropReason]]) -> None:
         """in flight or incomplete -> settled. Of several verdicts the first counts; an unknown `seq` is passed over."""
         with self.move() as allowed:
             if not allowed:
@@ -370,17 +365,17 @@ class EventStates:
                 self._note_through()
 
             self._carry_out(carry_out)
-        if self._deleting:
+        if self.gone:
             self.queue.ring()
 
     def _find(self, seq: int) -> QueuedEvent | None:
-        return self.in_flight.get(seq) or self.incomplete.get(seq)
+        return self.in_flight.get(seq) or self.incomplete.by_seq.get(seq)
 
     def _forget(self, events: Sequence[QueuedEvent]) -> None:
         """Remove settled events from all places."""
         others = [event.seq for event in events if self.in_flight.pop(event.seq, None) is None]
         for seq in others if self.incomplete else ():
-            if (event := self.incomplete.get(seq)) is not None:
+            if (event := self.incomplete.by_seq.get(seq)) is not None:
                 self.incomplete.remove(event)
         if self.closing:
             self.closing.difference_update((event.run_id, event.step_id) for event in events)
@@ -389,7 +384,7 @@ class EventStates:
         for seq in map(_SEQ, events if self.spool is not None else ()):
             self._unsaved.pop(seq, None)
             if seq in self._on_disk or seq in self._doubtful:
-                self._deleting.add(seq)
+                self.gone.add(seq)
                 self._on_disk.discard(seq)
                 self._doubtful.discard(seq)
 
@@ -435,22 +430,7 @@ class EventStates:
     @property
     def owes(self) -> bool:
         """True if an event has yet to be written to disk or deleted there."""
-        return bool(self._unsaved or self._deleting)
-
-    @property
-    def needs_reading(self) -> bool:
-        """Return whether any event is on disk only."""
-        return self._disk_only > 0
-
-    @property
-    def read_range(self) -> tuple[int, int]:
-        """Events that are on disk only have numbers greater than the first and not greater than the second."""
-        return self._cursor, self._last
-
-    @property
-    def old(self) -> int:
-        """Events that were read back and are not batched."""
-        return len(self._old)
+        return bool(self._unsaved or self.gone)
 
     def begin_write(self, ready: bool) -> Write:
         """queued -> writing. Unsaved events are part of the transaction only if the disk is `ready`."""
@@ -468,133 +448,122 @@ class EventStates:
                     break
                 unsaved.append(event)
                 size += event.size
-            return Write(list(self._writing), unsaved, list(islice(self._deleting, 10 * MOST_WRITTEN)))
+            return Write(list(self._writing), unsaved, list(islice(self.gone, 10 * MOST_WRITTEN)))
 
-    def end_write(self, write: Write, kept: Sequence[Event], dropped: Sequence[tuple[int, str]], saved: Saved) -> None:
+    def end_write(
+        self, write: Write, kept: Sequence[Event], dropped: Sequence[tuple[int, DropReason]], saved: Saved
+    ) -> None:
         """writing -> stored or settled.
 
         kept: the new events as redacted. dropped: (seq, reason) of the other new ones.
         """
         with self.move() as allowed:
-            if allowed:
-                self._carry_out(self._after_write(write, kept, dict(dropped), saved))
+            if not allowed:
+                return
+            assert self.spool is not None
+            reasons = dict(dropped)
+            losses = list(reasons.values())
+            disk_only, (cursor, last) = self.disk_only, self.unread
+            fresh, old, fresh_bytes = deque(self._fresh), deque(self.old), self._fresh_bytes
+            on_disk, unsaved = set(self._on_disk), dict(self._unsaved)
+            deleting, doubtful = set(self.gone), set(self._doubtful)
+            if saved.lost:
+                losses += [SPOOL_ERROR] * disk_only
+                disk_only = 0
+                unsaved.update(self._in_memory_and(on_disk))
+                on_disk, deleting = set(), set()
+            if saved.gone:
+                deleting.difference_update(write.gone)
+            if saved.rows:
+                for event in write.unsaved:
+                    doubtful.discard(event.seq)
+                    # One that is no longer unsaved was settled meanwhile.
+                    (on_disk if unsaved.pop(event.seq, None) is not None else deleting).add(event.seq)
+            else:
+                unsaved.update((event.seq, event) for event in kept)
+                if saved.doubtful:
+                    doubtful.update(event.seq for event in (*kept, *write.unsaved))
+            spilled: list[QueuedEvent] = []
+            for event in kept:
+                in_turn = self.order_free or not disk_only
+                if not saved.rows or (in_turn and fresh_bytes + event.size <= self._most_fresh):
+                    fresh.append(event)
+                    fresh_bytes += event.size
+                    if saved.rows:
+                        on_disk.add(event.seq)
+                    continue
+                if not disk_only:
+                    cursor = event.seq - 1
+                    if not self.order_free:  # events in memory were there before
+                        old += fresh
+                        fresh, fresh_bytes = deque(), 0
+                cursor = min(cursor, event.seq - 1)  # two threads' events may be queued in another order than numbered
+                last = max(last, event.seq)
+                disk_only += 1
+                spilled.append(event)
+            totals = self.ledger.with_verdicts(0, losses)
+            refused = [event for event in write.new if event.seq in reasons]
+            released = self.queue.released + units(refused) + units(spilled)
+            full_reason = self.spool.reason if self.spool.problem else QUEUE_FULL
 
-    def _after_write(
-        self, write: Write, kept: Sequence[Event], reasons: Mapping[int, str], saved: Saved
-    ) -> Callable[[], None]:
-        losses = list(reasons.values())
-        disk_only, cursor, last = self._disk_only, self._cursor, self._last
-        fresh, old, fresh_bytes = deque(self._fresh), deque(self._old), self._fresh_bytes
-        on_disk, unsaved = set(self._on_disk), dict(self._unsaved)
-        deleting, doubtful = set(self._deleting), set(self._doubtful)
-        if saved.lost:
-            losses += [SPOOL_ERROR] * disk_only
-            disk_only = 0
-            unsaved.update(self._in_memory_and(on_disk))
-            on_disk, deleting = set(), set()
-        if saved.gone:
-            deleting.difference_update(write.gone)
-        if saved.rows:
-            for event in write.unsaved:
-                doubtful.discard(event.seq)
-                # One that is no longer unsaved was settled meanwhile.
-                (on_disk if unsaved.pop(event.seq, None) is not None else deleting).add(event.seq)
-        else:
-            unsaved.update((event.seq, event) for event in kept)
-            if saved.doubtful:
-                doubtful.update(event.seq for event in (*kept, *write.unsaved))
-        spilled: list[QueuedEvent] = []
-        for event in kept:
-            in_turn = self.order_free or not disk_only
-            if not saved.rows or (in_turn and fresh_bytes + event.size <= self._most_fresh):
-                fresh.append(event)
-                fresh_bytes += event.size
-                if saved.rows:
-                    on_disk.add(event.seq)
-                continue
-            if not disk_only:
-                cursor = event.seq - 1
-                if not self.order_free:  # events in memory were there before
-                    old += fresh
-                    fresh, fresh_bytes = deque(), 0
-            cursor = min(cursor, event.seq - 1)  # two threads' events may be queued in another order than numbered
-            last = max(last, event.seq)
-            disk_only += 1
-            spilled.append(event)
-        totals = self.ledger.with_verdicts(0, losses)
-        released = self.queue.released + units([event for event in write.new if event.seq in reasons]) + units(spilled)
+            def carry_out() -> None:
+                self._fresh, self.old, self._fresh_bytes = fresh, old, fresh_bytes
+                self.disk_only, self.unread = disk_only, (cursor, last)
+                self._on_disk, self._unsaved, self.gone, self._doubtful = on_disk, unsaved, deleting, doubtful
+                self._writing = []
+                self.ledger.settle(totals)
+                self.queue.released, self.queue.full_reason = released, full_reason
 
-        def carry_out() -> None:
-            self._fresh, self._old, self._fresh_bytes = fresh, old, fresh_bytes
-            self._disk_only, self._cursor, self._last = disk_only, cursor, last
-            self._on_disk, self._unsaved, self._deleting, self._doubtful = on_disk, unsaved, deleting, doubtful
-            self._writing = []
-            self.ledger.settle(totals)
-            self.queue.released = released
-            if self.spool is not None:
-                self.queue.full_reason = self.spool.reason if self.spool.problem else QUEUE_FULL
-
-        return carry_out
+            self._carry_out(carry_out)
 
     def _in_memory_and(self, on_disk: Collection[int]) -> dict[int, Event]:
         """Events that are in memory as well as on disk, by number."""
-        here = chain(self.batched, self.in_flight.values(), self.incomplete, self._old, self._fresh)
+        here = chain(self.batched, self.in_flight.values(), self.incomplete, self.old, self._fresh)
         return {event.seq: in_full(event) for event in here if event.seq in on_disk}
 
     def end_read(self, found: tuple[list[Event], int] | None, asked: tuple[int, int]) -> bool:
         """on disk only -> in memory as well. False if there is nothing more to be read now.
 
-        found: (events, number of damaged ones); None if the file is lost. asked: the `read_range` that was read.
+        found: (events, number of damaged ones); None if the file is lost. asked: the value of `unread` that was read.
         """
         with self.move() as allowed:
             if not allowed:
                 return False
-            plan, more = self._after_read(found, *asked)
-            self._carry_out(plan)
+            assert self.spool is not None
+            on_disk, unsaved, deleting = self._on_disk, self._unsaved, self.gone
+            new: list[Event] = []
+            more, disk_only, lost, (reached, newest) = False, self.disk_only, 0, self.unread
+            if found is None:
+                lost, unsaved = disk_only, {**unsaved, **self._in_memory_and(on_disk)}
+                on_disk, deleting = set(), set()
+            else:
+                events, lost = found
+                known = {*on_disk, *deleting, *unsaved, *map(_SEQ, self._writing)}
+                new = [event for event in events if event.seq not in known]
+                on_disk = on_disk.union(map(_SEQ, new))
+                more = bool(events)
+                if reached == asked[0] and events:
+                    reached = events[-1].seq
+                elif reached == asked[0] and not (lost or self.spool.problem or self._writing):
+                    # Events that should be there are lost: they are not looked for again. (More may follow damaged ones.)
+                    reached, lost = asked[1], disk_only
+            disk_only -= lost + len(new)
+            old = self.old + deque(new)
+            totals = self.ledger.with_verdicts(0, [SPOOL_ERROR] * lost)
+            released = self.queue.released - units(new)
+
+            def carry_out() -> None:
+                self.old, self.disk_only, self.unread = old, disk_only, (reached, newest)
+                self._on_disk, self._unsaved, self.gone = on_disk, unsaved, deleting
+                self.ledger.settle(totals)
+                self.queue.released = released
+
+            self._carry_out(carry_out)
             return more
-
-    def _after_read(
-        self, found: tuple[list[Event], int] | None, cursor: int, last: int
-    ) -> tuple[Callable[[], None], bool]:
-        on_disk, unsaved, deleting = self._on_disk, self._unsaved, self._deleting
-        new: list[Event] = []
-        more, disk_only, lost, reached = False, self._disk_only, 0, self._cursor
-        if found is None:
-            lost, unsaved = disk_only, {**unsaved, **self._in_memory_and(on_disk)}
-            on_disk, deleting = set(), set()
-        else:
-            events, lost = found
-            known = {*on_disk, *deleting, *unsaved, *map(_SEQ, self._writing)}
-            new = [event for event in events if event.seq not in known]
-            on_disk = on_disk.union(map(_SEQ, new))
-            more = bool(events)
-            if reached == cursor and events:
-                reached = events[-1].seq
-            elif (
-                reached == cursor
-                and not lost
-                and self.spool is not None
-                and not self.spool.problem
-                and not self._writing
-            ):
-                # Events that should be there are lost: they must not be read again and again. (Behind damaged ones are more.)
-                reached, lost = last, disk_only
-        disk_only -= lost + len(new)
-        old = self._old + deque(new)
-        totals = self.ledger.with_verdicts(0, [SPOOL_ERROR] * lost)
-        released = self.queue.released - units(new)
-
-        def carry_out() -> None:
-            self._old, self._disk_only, self._cursor = old, disk_only, reached
-            self._on_disk, self._unsaved, self._deleting = on_disk, unsaved, deleting
-            self.ledger.settle(totals)
-            self.queue.released = released
-
-        return carry_out, more
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
-    def abandon(self, reason: str = SHUTDOWN) -> int:
+    def abandon(self, reason: DropReason = SHUTDOWN) -> int:
         """Drop all events in memory only, for good; the number of them. Events on disk stay there. Called by any thread."""
         with self.move():
             if self.spool is not None and self.spool.problem is not None and reason == SHUTDOWN:
@@ -602,7 +571,7 @@ class EventStates:
             waiting = self.queue.events.copy()  # a put that comes later abandons its event itself
             queued = set(map(_SEQ, waiting))
             spooled, taken = self.spooled, self.ledger.taken + len(queued)
-            stored = chain(self._writing, self._fresh, self._old)
+            stored = chain(self._writing, self._fresh, self.old)
             here = chain(waiting, stored, self.batched, self.in_flight.values(), self.incomplete)
             released = self.queue.released + units(here)
             left = self.unsettled - spooled + len(queued)
@@ -612,9 +581,9 @@ class EventStates:
                 self._over = True
                 while self.queue.events and self.queue.events[0].seq in queued:
                     self.queue.events.popleft()
-                for place in (self._on_disk, self._unsaved, self._fresh, self._old, self._writing):
+                for place in (self._on_disk, self._unsaved, self._fresh, self.old, self._writing):
                     place.clear()
-                self._disk_only, self._fresh_bytes = spooled, 0
+                self.disk_only, self._fresh_bytes = spooled, 0
                 self.batched.clear()
                 self.in_flight.clear()
                 self.incomplete.clear()
@@ -624,8 +593,3 @@ class EventStates:
 
             self._carry_out(carry_out)
         return left
-
-    @property
-    def gone(self) -> list[int]:
-        """The `seq` of settled events that may still be on disk."""
-        return list(self._deleting)

@@ -73,6 +73,7 @@ class Worker:
             self.spooling.watch(
                 stopping=lambda: self.delivery.stop is not None, over=lambda: self.finished, crashed=self._crash
             )
+        self._attempts = attempts
         self.delivery = Delivery(config, attempts, self._flushes, self._notices, self.spooling)
 
     @property
@@ -83,7 +84,7 @@ class Worker:
     @property
     def problem(self) -> str | None:
         """The reason why delivery fails, in one sentence; None if it works."""
-        return self.delivery.problem
+        return self._attempts.overdue(monotonic()) or self.delivery.problem
 
     # ---- asked by any thread ---------------------------------------------------------------------------------------
 
@@ -290,7 +291,7 @@ class Worker:
         self.delivery.finished = True
         left = self.states.abandon(UNAUTHORIZED if self.delivery.kind == UNAUTHORIZED else SHUTDOWN)
         try:
-            self._notices.farewell(left, self.ledger.dropped(), self.delivery.problem, self.states.spooled)
+            self._notices.farewell(left, self.ledger.dropped(), self.problem, self.states.spooled)
             self.exporter.close()
             if self.spooling is not None:
                 self._ring()

@@ -81,12 +81,9 @@ def merge_fields(parts: Iterable[Mapping[str, Any]], merge_objects: Callable[[An
     return fields
 
 
-def by_run(events: Iterable[Event]) -> list[list[Event]]:
-    """The events of each run, in order."""
-    runs: dict[str, list[Event]] = {}
-    for event in events:
-        runs.setdefault(event.run_id, []).append(event)
-    return list(runs.values())
+def merge_objects(earlier: Any, later: Any) -> Any:
+    """Merge two decoded values: objects key by key, later ones over earlier ones. Any other later value replaces the earlier."""
+    return {**earlier, **later} if isinstance(earlier, dict) and isinstance(later, dict) else later
 
 
 def _merged_objects(earlier: Any, later: Any) -> Any:

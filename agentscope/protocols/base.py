@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from agentscope.events import ReadyEvent, Session
+
+from .drop_reasons import DropReason
 
 Part = tuple[str, str | None]
 """The run or step of an event: (run id, step id), or (run id, None) for the run itself."""
 
 REFUSED = "refused"
 """Kind of a failure: the connection was refused."""
-UNAUTHORIZED = "unauthorized"
+UNAUTHORIZED: Final = "unauthorized"
 """Kind of a failure: the backend refuses the key."""
 MISPLACED = "misplaced"
 """Kind of a failure: the address belongs to another server, or its certificate is invalid."""
@@ -59,7 +61,7 @@ class Failure:
 
 class Dropped(NamedTuple):
     seq: int
-    reason: str
+    reason: DropReason
     detail: str
 
 

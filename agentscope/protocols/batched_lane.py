@@ -11,7 +11,7 @@ from agentscope.events import Event, ReadyEvent, in_full, united
 from .assemble import Whole
 from .base import BUSY, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
 from .compression import PieceState
-from .drop_reasons import ENCODE_ERROR, REJECTED, TOO_LARGE
+from .drop_reasons import ENCODE_ERROR, REJECTED, TOO_LARGE, DropReason
 from .json_encode import UNENCODABLE, dumps
 from .responses import GONE, UNACCEPTABLE, detail, fail, note_failure, note_refusal
 
@@ -179,7 +179,7 @@ class PieceLane:
     def _deliver(self, seqs: Iterable[int]) -> None:
         self._outcome.delivered += seqs if self._covered is None else [c for seq in seqs for c in self._covered[seq]]
 
-    def _drop(self, seq: int, reason: str, why: str) -> None:
+    def _drop(self, seq: int, reason: DropReason, why: str) -> None:
         covered = (seq,) if self._covered is None else self._covered[seq]
         self._outcome.dropped += [Dropped(each, reason, why) for each in covered]
 
@@ -219,7 +219,7 @@ class PieceLane:
         middle = len(self._sent) // 2
         self._pieces.extendleft((self._sent[middle:], self._sent[:middle]))
 
-    def _split_or_drop(self, reason: str, why: str) -> None:
+    def _split_or_drop(self, reason: DropReason, why: str) -> None:
         if len(self._sent) > 1:
             self._split()
         else:

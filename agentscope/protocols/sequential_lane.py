@@ -10,7 +10,7 @@ from agentscope.events import RUN_START, Event
 
 from .base import BUSY, MISPLACED, PATIENCE, Batch, Dropped, Failure, Outcome, Request, Response, Suspect
 from .batched_lane import cut_largest_field
-from .drop_reasons import ENCODE_ERROR, REJECTED, TOO_LARGE
+from .drop_reasons import ENCODE_ERROR, REJECTED, TOO_LARGE, DropReason
 from .json_encode import UNENCODABLE
 from .responses import GONE, UNACCEPTABLE, detail, fail, json_object, note_failure, note_refusal
 
@@ -236,7 +236,7 @@ class SingleLane:
         else:
             self._stopped = True
 
-    def _verdict(self, event: Event, reason: str, why: str) -> None:
+    def _verdict(self, event: Event, reason: DropReason, why: str) -> None:
         self.outcome.dropped.append(Dropped(event.seq, reason, why))
         self._state.uncertain.discard(self._id(event))
         del self._events[self._at]

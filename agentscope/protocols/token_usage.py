@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,24 +26,24 @@ class Tokens(NamedTuple):
 _KEYS = {
     "input": ("input", "prompt", "input tokens", "prompt tokens", "prompt token count"),
     "output": ("output", "completion", "output tokens", "completion tokens", "candidates token count"),
-    "total": ("total", "total tokens", "total token count"),
+    "total": ("total", "total tokens", "total token count", "tokens"),
     "cache_read": (
-        "cached",
-        "cached tokens",
-        "cached input tokens",
-        "input cached tokens",
-        "cache read",
-        "cache read tokens",
         "cache read input tokens",
+        "cache read tokens",
+        "cache read",
+        "cached input tokens",
+        "cached tokens",
+        "cached",
+        "input cached tokens",
         "cached content token count",
         "input cache read",
     ),
     "cache_write": (
-        "cache write",
-        "cache write tokens",
         "cache write input tokens",
-        "cache creation tokens",
         "cache creation input tokens",
+        "cache write tokens",
+        "cache creation tokens",
+        "cache write",
         "cache creation",
         "input cache creation",
     ),
@@ -58,11 +59,38 @@ _KEYS = {
 _FIELD_OF = {spelling.replace(" ", ""): field for field, spellings in _KEYS.items() for spelling in spellings}
 _OF_DETAILS = frozenset({"cache_read", "cache_write", "reasoning"})
 """The counts in an object such as `prompt_tokens_details`."""
+ATTRIBUTE_PREFIXES = (
+    "gen_ai.usage.",
+    "llm.token_count.",
+    "llm.usage.",
+    "usage.",
+    "ai.usage.",
+    "gen_ai.aggregated_usage.",
+)
+"""The beginnings of the names of span attributes with a count, in order of precedence."""
+_DETAILS = re.compile(r"(?:prompt_|completion_)?details\.")
 
 
 @lru_cache(maxsize=256)
 def _field_of(key: str) -> str | None:
     return _FIELD_OF.get(key.replace("_", "").lower()) if len(key) < 64 else None
+
+
+@lru_cache(maxsize=1024)
+def count_in_attribute(name: str) -> tuple[str, tuple[int, bool, int, str]] | None:
+    """The field of `Tokens` that is in the attribute of this name, and its rank among the names of that field, lowest first.
+
+    The name must begin with one of `ATTRIBUTE_PREFIXES`. None if it has no count.
+    """
+    place = next(place for place, prefix in enumerate(ATTRIBUTE_PREFIXES) if name.startswith(prefix))
+    key = name.removeprefix(ATTRIBUTE_PREFIXES[place])
+    bare = _DETAILS.sub("", key, count=1).replace(".", "")
+    is_detail = bare != key.replace(".", "")
+    field = _field_of(bare)
+    if field is None or (is_detail and field not in _OF_DETAILS):
+        return None
+    spellings = [spelling.replace(" ", "") for spelling in _KEYS[field]]
+    return field, (place, is_detail, spellings.index(bare.replace("_", "").lower()), name)
 
 
 def count(value: object) -> int | None:
@@ -98,6 +126,25 @@ def _counts(usage: object) -> Iterator[tuple[str, int]]:
             known, number = _field_of(str(key)), count(value)
             if known in _OF_DETAILS and number is not None:
                 yield known, number
+
+
+def normal_usage(usage: Any) -> Any:
+    """Return a `usage` payload with its counts under the names of `Tokens.usage`. Other entries stay as they are."""
+    if not isinstance(usage, Mapping):
+        return usage
+    others: dict[Any, Any] = {}
+    for key, value in usage.items():
+        if isinstance(value, Mapping) and str(key).lower().endswith("details"):
+            left = {name: item for name, item in value.items() if not _is_count(name, item, _OF_DETAILS)}
+            if left or not value:
+                others[key] = left
+        elif not _is_count(key, value, Tokens._fields):
+            others[key] = value
+    return {**tokens_of(usage).usage(), **others}
+
+
+def _is_count(key: Any, value: Any, known: Collection[str]) -> bool:
+    return _field_of(str(key)) in known and count(value) is not None
 
 
 Names = Mapping[str, tuple[str, ...]]

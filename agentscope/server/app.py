@@ -17,7 +17,7 @@ except ImportError as problem:
 
     raise missing_extra(problem) from problem
 
-from agentscope.protocols.agentscope.decode import DecodeError
+from agentscope.protocols.json_decode import DecodeError
 from agentscope.server.http.body import ENCODINGS
 from agentscope.server.http.limits import Limits, Refused
 from agentscope.server.http.security import Guard, Keys, loopback_hosts
@@ -50,9 +50,7 @@ def create_app(
     limits = limits or Limits()
     intake = Intake(store, limits)
     reader = RunReader(store, limits, intake.large)
-    ingest = Ingest(intake, keys)
-    otlp = OTLP(intake, keys)
-    history = History(intake, store, keys)
+    ingest, otlp, history = Ingest(intake, keys), OTLP(intake, keys), History(intake, store, keys)
     api = ReadAPI(store, keys, reader)
     site = Site(store, keys, reader, intake.bodies, (STATIC / "style.css").read_bytes())
     hosts = loopback_hosts(8000) if allowed_hosts is None else allowed_hosts
@@ -79,39 +77,22 @@ def create_app(
             Route("/static/style.css", site.style),
         ],
         middleware=[Middleware(Guard, allowed_hosts=hosts, encodings=ENCODINGS)],
-        exception_handlers={
-            HTTPException: _http_problem,
-            Refused: _refused,
-            DecodeError: _not_decoded,
-            Unavailable: _unavailable,
-            Unsupported: _unsupported,
-            Exception: _failed,
-        },
+        exception_handlers=dict.fromkeys(
+            (HTTPException, Refused, DecodeError, Unavailable, Unsupported, Exception), _problem
+        ),
     )
 
 
-async def _http_problem(request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, HTTPException)
-    return JSONResponse({"detail": f"{problem.detail}."}, problem.status_code, headers=problem.headers)
-
-
-async def _refused(request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, Refused)
-    return JSONResponse({"detail": str(problem)}, problem.status, headers=problem.headers)
-
-
-async def _not_decoded(request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, DecodeError)
-    return JSONResponse({"detail": str(problem)}, problem.status)
-
-
-async def _unavailable(request: Request, problem: Exception) -> Response:
-    return JSONResponse({"detail": f"Try again later: {problem}."}, 503, headers={"Retry-After": "1"})
-
-
-async def _unsupported(request: Request, problem: Exception) -> Response:
-    return JSONResponse({"detail": f"{problem}."}, 501)
-
-
-async def _failed(request: Request, problem: Exception) -> Response:
+async def _problem(request: Request, problem: Exception) -> Response:
+    """Answer an exception with its status and one sentence."""
+    if isinstance(problem, HTTPException):
+        return JSONResponse({"detail": f"{problem.detail}."}, problem.status_code, headers=problem.headers)
+    if isinstance(problem, Refused):
+        return JSONResponse({"detail": str(problem)}, problem.status, headers=problem.headers)
+    if isinstance(problem, DecodeError):
+        return JSONResponse({"detail": str(problem)}, problem.status)
+    if isinstance(problem, Unavailable):
+        return JSONResponse({"detail": f"Try again later: {problem}."}, 503, headers={"Retry-After": "1"})
+    if isinstance(problem, Unsupported):
+        return JSONResponse({"detail": f"{problem}."}, 501)
     return JSONResponse({"detail": "The receiver failed on this request; its log says why."}, 500)

@@ -75,15 +75,16 @@ class Receiver:
         self._store: SQLiteStore | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
-        self._ended: Callable[[], None] = _nothing
+        self._ended: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
         """The address `http://host:port` of a started receiver."""
+        address = _address(self._host)
         shown = self._host
-        if _is_any(shown):
-            shown = "::1" if _is_ipv6(shown) else "127.0.0.1"
-        return f"http://[{shown}]:{self._port}" if _is_ipv6(shown) else f"http://{shown}:{self._port}"
+        if address is not None and address.is_unspecified:
+            shown = "::1" if address.version == 6 else "127.0.0.1"
+        return f"http://{_bracketed(shown)}:{self._port}"
 
     @property
     def store(self) -> SQLiteStore:
@@ -153,7 +154,7 @@ class Receiver:
     def _hosts(self) -> list[str]:
         hosts = loopback_hosts(self._port)
         for host in (self._host, *self._allowed_hosts):
-            bare = f"[{host}]" if _is_ipv6(host) else host
+            bare = _bracketed(host)
             hosts += [bare] if bare.rpartition(":")[2].isdigit() else [f"{bare}:{self._port}"]
         return hosts
 
@@ -201,12 +202,8 @@ def _give_memory_back() -> None:
 
 def is_loopback(host: str) -> bool:
     """Return whether an address to listen on can only be reached from this machine."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = _address(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
 
 
 class _Server(uvicorn.Server):
@@ -222,7 +219,8 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if _is_ipv6(host) else socket.AF_INET
+    address = _address(host)
+    family = socket.AF_INET6 if address is not None and address.version == 6 else socket.AF_INET
     # asyncio disables Nagle's algorithm only for sockets that name their protocol.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -235,19 +233,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _is_ipv6(host: str) -> bool:
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).version == 6
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
 
 
-def _is_any(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
-
-
-def _nothing() -> None:
-    pass
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if isinstance(_address(host), ipaddress.IPv6Address) else host

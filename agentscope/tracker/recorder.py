@@ -239,8 +239,9 @@ class Recorder:
             fields.payload("output", output_data)
         if tokens_used is not None:
             fields.number("tokens_used", tokens_used)
-        for field, value in more.items():
-            fields.give(STEP_FIELDS, field, value)
+        if more:
+            for field, value in more.items():
+                fields.give(STEP_FIELDS, field, value)
         if error is None:
             values["status"] = "completed"
         else:

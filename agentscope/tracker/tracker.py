@@ -6,7 +6,7 @@ from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from agentscope.errors import ConfigurationError
-from agentscope.events import STEP_FIELDS, RunFields, RunStatus, StepFields, StepType
+from agentscope.events import STEP_FIELDS, RunStatus, StepType
 from agentscope.options import check_names, describe
 from agentscope.protocols.ids import new_id
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from agentscope.config import Options, TrackerOptions
+    from agentscope.events import RunFields, StepFields
 
     from .client import AgentScopeClient
 

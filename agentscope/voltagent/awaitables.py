@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from agentscope.types import FlushResult, Stats
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -63,29 +60,10 @@ ACCEPTED, REFUSED = Settled(True), Settled(False)
 
 
 class Delivery(FlushResult, Coroutine[Any, Any, FlushResult]):
-    """The result of `flush()` and `shutdown()`: a `FlushResult` that may also be awaited for one."""
+    """The result of `flush()` and `shutdown()`: a `FlushResult` that may be awaited for one.
 
-    def result(self, timeout: float | None = None) -> FlushResult:
-        """Return the result. Blocks this thread, for at most `timeout` seconds, until it is known."""
-        raise NotImplementedError
-
-
-class Delivered(Ready[FlushResult], Delivery):
-    """A delivery that has ended."""
-
-    def __init__(self, result: FlushResult) -> None:
-        super().__init__(result.pending, result.dropped, result.problem)
-
-    def _result(self) -> FlushResult:
-        return FlushResult(self.pending, self.dropped, self.problem)
-
-    def result(self, timeout: float | None = None) -> FlushResult:
-        """Return the result."""
-        return self._result()
-
-
-class Delivering(Delivery):
-    """A delivery in a background thread. It is false until it has ended."""
+    Inside a running event loop, delivery goes on in a thread and does not block the loop. The result is false until it has ended.
+    """
 
     def __init__(self, call: Callable[[], FlushResult], so_far: Callable[[], Stats]) -> None:
         from concurrent.futures import Future
@@ -93,7 +71,8 @@ class Delivering(Delivery):
         from agentscope.pipeline.process import threads
 
         self._so_far = so_far
-        self._inner: Coroutine[Any, Any, FlushResult] | None = None
+        self._inner: Any = None
+        """The coroutine that waits, once the result has been awaited."""
         self._future: Future[FlushResult] = Future()
         self._future.set_running_or_notify_cancel()  # a cancelled waiter must not cancel the delivery
 
@@ -103,7 +82,9 @@ class Delivering(Delivery):
             except Exception as error:
                 self._future.set_exception(error)
 
-        if not threads.start(work, "agentscope-flush", ours=False):
+        if not _in_event_loop():
+            self._future.set_result(call())
+        elif not threads.start(work, "agentscope-flush", ours=False):
             work()
 
     def result(self, timeout: float | None = None) -> FlushResult:
@@ -132,21 +113,28 @@ class Delivering(Delivery):
         return self._now.dropped
 
     @property
+    def spooled(self) -> int:
+        """Events on disk that are not acknowledged; 0 until the delivery has ended."""
+        return self._now.spooled
+
+    @property
     def problem(self) -> str | None:
-        """Reason why delivery makes no progress, or None."""
+        """The reason why delivery fails, or None."""
         return self._now.problem
 
     def __await__(self) -> Generator[Any, Any, FlushResult]:
         return self._wait().__await__()
 
     async def _wait(self) -> FlushResult:
+        if self._future.done():
+            return self._future.result()
         import asyncio
 
         return await asyncio.wrap_future(self._future)
 
     def send(self, value: Any, /) -> Any:
         """Run the waiting coroutine to its next suspension."""
-        if self._inner is None:
+        if self._inner is None or self._inner.cr_frame is None:  # it has not begun, or has ended
             self._inner = self._wait()
         return self._inner.send(value)
 
@@ -160,11 +148,6 @@ class Delivering(Delivery):
         """End the waiting coroutine. The delivery continues."""
         if self._inner is not None:
             self._inner.close()
-
-
-def deliver(call: Callable[[], FlushResult], so_far: Callable[[], Stats]) -> Delivery:
-    """Run `call` and return its result; inside a running event loop, run it in a thread so that the loop is not blocked."""
-    return Delivering(call, so_far) if _in_event_loop() else Delivered(call())
 
 
 def _in_event_loop() -> bool:

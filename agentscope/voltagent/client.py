@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 from agentscope.exporters.http.transport import Transport
-from agentscope.options import check_api_key, check_base_url, check_headers
+from agentscope.exporters.voltagent import VoltAgentExporter
 from agentscope.pipeline.process import threads
 from agentscope.protocols.base import Failure, Response
-from agentscope.protocols.headers import VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY
 from agentscope.protocols.responses import clean, json_object
 from agentscope.serialization.snapshot import encode
 
@@ -26,7 +24,6 @@ from .types import (
     CreateHistoryRequest,
     Event,
     History,
-    TimelineEvent,
     UpdateEventRequest,
     UpdateHistoryRequest,
     VoltAgentConfig,
@@ -41,7 +38,8 @@ MAX_BODY_BYTES = 16 << 20
 class VoltAgentCoreAPI:
     """Creates and changes histories (traces) and their events, one request a call.
 
-    config: a `VoltAgentConfig` or a dict of its fields. `timeout` bounds a whole request, in seconds. Raises
+    config: a `VoltAgentConfig` or a dict of its fields. `timeout` bounds a whole request, in seconds. Keys that are missing are
+    taken from `VOLTAGENT_PUBLIC_KEY` and `VOLTAGENT_SECRET_KEY`; a receiver on this machine needs none. Raises
     `ConfigurationError` for an invalid value.
 
     Calls raise `APIError` if the API cannot be reached or refuses the request, `TimeoutError` if it does not answer in time,
@@ -52,25 +50,24 @@ class VoltAgentCoreAPI:
 
     def __init__(self, config: VoltAgentConfig | Mapping[str, Any]) -> None:
         self.config = config if isinstance(config, VoltAgentConfig) else VoltAgentConfig(**dict(config))
-        self.base_url = check_base_url(self.config.base_url)
         self.timeout = self.config.timeout
-        keys = {name: check_api_key(getattr(self.config, name), option=name) for name in ("public_key", "secret_key")}
-        self._secrets = tuple(keys.values())
-        self._headers = {
-            **check_headers(self.config.headers or {}, "headers", "argument"),
-            "Content-Type": "application/json",
-            VOLTAGENT_PUBLIC_KEY: keys["public_key"],
-            VOLTAGENT_SECRET_KEY: keys["secret_key"],
-        }
+        backend = VoltAgentExporter(
+            base_url=self.config.base_url,
+            public_key=self.config.public_key,
+            secret_key=self.config.secret_key,
+            headers=self.config.headers or {},
+        ).checked()
+        self.base_url = backend.url
+        self._secrets = backend.secrets
+        self._headers = {"Content-Type": "application/json", **backend.request_headers()}
         self._transport, self._pid = Transport(self.base_url, self._headers), os.getpid()
 
     # ---- histories -------------------------------------------------------------------------------------------------
 
     def add_history(self, data: CreateHistoryRequest) -> History:
         """Create a history (a trace)."""
-        return self._call(
-            History, "POST", "/history", _record(CreateHistoryRequest, data).model_dump(exclude_none=True)
-        )
+        record = _record(CreateHistoryRequest, data)
+        return self._call(History, "POST", "/history", record.model_dump(exclude_none=True))
 
     async def add_history_async(self, data: CreateHistoryRequest) -> History:
         """`add_history` for asyncio."""
@@ -79,9 +76,8 @@ class VoltAgentCoreAPI:
     def update_history(self, data: UpdateHistoryRequest) -> History:
         """Change a history."""
         record = _record(UpdateHistoryRequest, data)
-        return self._call(
-            History, "PATCH", f"/history/{_quoted(record.id)}", record.model_dump(exclude={"id"}, exclude_none=True)
-        )
+        changes = record.model_dump(exclude={"id"}, exclude_none=True)
+        return self._call(History, "PATCH", f"/history/{_quoted(record.id)}", changes)
 
     async def update_history_async(self, data: UpdateHistoryRequest) -> History:
         """`update_history` for asyncio."""
@@ -92,7 +88,19 @@ class VoltAgentCoreAPI:
     def add_event(self, data: AddEventRequest) -> Event:
         """Add an event to a history."""
         record = _record(AddEventRequest, data)
-        return self._call(Event, "POST", "/history-events", _event_body(record.event, record.history_id))
+        event = record.event
+        fields = {
+            "history_id": record.history_id,
+            "event_type": event.type,
+            "event_name": event.name,
+            "start_time": event.startTime,
+            "end_time": event.endTime,
+            "status_message": event.statusMessage,
+            "parent_event_id": event.parentEventId,
+            **{name: getattr(event, name) for name in ("status", "level", "version", "tags")},
+            **{name: getattr(event, name) for name in ("metadata", "input", "output")},
+        }
+        return self._call(Event, "POST", "/history-events", fields)
 
     async def add_event_async(self, data: AddEventRequest) -> Event:
         """`add_event` for asyncio."""
@@ -101,12 +109,8 @@ class VoltAgentCoreAPI:
     def update_event(self, data: UpdateEventRequest) -> Event:
         """Change an event."""
         record = _record(UpdateEventRequest, data)
-        return self._call(
-            Event,
-            "PATCH",
-            f"/history-events/{_quoted(record.id)}",
-            record.model_dump(exclude={"id"}, exclude_none=True),
-        )
+        changes = record.model_dump(exclude={"id"}, exclude_none=True)
+        return self._call(Event, "PATCH", f"/history-events/{_quoted(record.id)}", changes)
 
     async def update_event_async(self, data: UpdateEventRequest) -> Event:
         """`update_event` for asyncio."""
@@ -125,17 +129,13 @@ class VoltAgentCoreAPI:
     def __enter__(self) -> VoltAgentCoreAPI:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def __aenter__(self) -> VoltAgentCoreAPI:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -175,25 +175,6 @@ class VoltAgentCoreAPI:
         if isinstance(detail, str):
             message = clean(detail, self._secrets)  # an answer may quote a key of the request
         raise APIError(message, reply.status, data)
-
-
-def _event_body(event: TimelineEvent, history_id: str) -> dict[str, Any]:
-    return {
-        "history_id": history_id,
-        "event_type": event.type,
-        "event_name": event.name,
-        "start_time": event.startTime,
-        "end_time": event.endTime,
-        "status": event.status,
-        "status_message": event.statusMessage,
-        "level": event.level,
-        "version": event.version,
-        "parent_event_id": event.parentEventId,
-        "tags": event.tags,
-        "metadata": event.metadata,
-        "input": event.input,
-        "output": event.output,
-    }
 
 
 def _record(kind: type[R], data: Any) -> R:

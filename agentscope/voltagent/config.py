@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from agentscope.config import Config, SharedOptions
-from agentscope.exporters.base import NO_KEY
 from agentscope.exporters.voltagent import DEFAULT_VOLTAGENT_URL, VoltAgentExporter
 from agentscope.options import OPTIONS, Check, bad, boolean
 from agentscope.serialization.snapshot import text
@@ -46,17 +45,10 @@ def load(
     exporters = known.pop("exporters", None)
     if exporters is None:
         exporters = [VoltAgentExporter(**{name: value for name, value in destination.items() if value is not None})]
-    config = Config.load(
-        {
-            **known,
-            "exporters": exporters,
-            "flush_interval": chosen["flush_interval"] if chosen["auto_flush"] else NO_INTERVAL,
-            "timeout": chosen["timeout"],
-            "max_retries": chosen["max_retries"],
-            "retry_delay": chosen["retry_delay"],
-        },
-        environ,
-    )
+    own = {name: value for name, value in chosen.items() if name != "auto_flush"}
+    if not chosen["auto_flush"]:
+        own["flush_interval"] = NO_INTERVAL
+    config = Config.load({**known, **own, "exporters": exporters}, environ)
     if not config.enabled:
         config = replace(config, exporters=())  # they are not checked
     return config, _published(config, chosen, destination)
@@ -94,10 +86,9 @@ def _published(config: Config, chosen: Mapping[str, Any], given: Mapping[str, An
     if found is None:  # not enabled, or with other destinations
         named = given["base_url"]
         url = config.address if config.exporters else named if isinstance(named, str) else DEFAULT_VOLTAGENT_URL
-        return VoltAgentConfig(base_url=url, public_key="", secret_key="", **chosen)
-    headers = dict(found.headers) or None
-    keys = {"public_key": found.public_key or NO_KEY, "secret_key": found.secret_key or NO_KEY}
-    return VoltAgentConfig(base_url=found.url, headers=headers, **keys, **chosen)
+        return VoltAgentConfig(base_url=url, **chosen)
+    keys = {"public_key": found.public_key, "secret_key": found.secret_key}
+    return VoltAgentConfig(base_url=found.url, headers=dict(found.headers) or None, **keys, **chosen)
 
 
 def voltagent_exporter(config: Config) -> VoltAgentExporter | None:

@@ -23,9 +23,8 @@ from agentscope.tracker.never_raise import safe
 from agentscope.tracker.recorder import Recorder
 
 from .awaitables import ACCEPTED, REFUSED, Ready, Settled
-from .builders import begin_event, begin_step
 from .options import FINAL, spread, status_of
-from .registry import Entry, Registry
+from .registry import Entry, Registry, begin_event, begin_step
 from .types import AgentOptions, MemoryOptions, RetrieverOptions, TimelineEvent, ToolOptions
 
 Given = Mapping[str, Any]
@@ -90,9 +89,10 @@ class Handle(_Block, InProcess, Ready[Any]):
 
         A final status such as "error" does not end it: it is the status of the end if that names none.
         """
-        return _settled(
-            self._registry is not None and self._registry.update(self._entry, spread(None, changes, _nothing()))
-        )
+        registry = self._registry
+        if registry is None or not registry.update(self._entry, spread(None, changes, Fields(0, {}))):
+            return REFUSED
+        return ACCEPTED
 
     def _end(self, status: str, **results: Any) -> Settled[bool]:
         registry = self._registry
@@ -236,7 +236,7 @@ class Trace(_Parent):
 
         `error` describes a failure: an exception, a str, a dict, or another value. `usage` is as for an agent.
         """
-        fields = _nothing()
+        fields = Fields(0, {})
         known = status_of(status, fields)
         if known not in FINAL:
             known = "completed" if error is None else "failed"
@@ -254,11 +254,3 @@ def idle(name: str = "unknown") -> Entry:
 TraceContext, AgentContext, ToolContext = Trace, Agent, Tool
 MemoryContext, RetrieverContext, EventContext = Memory, Retriever, Operation
 """The published names."""
-
-
-def _settled(accepted: bool) -> Settled[bool]:
-    return ACCEPTED if accepted else REFUSED
-
-
-def _nothing() -> Fields:
-    return Fields(0, {})

@@ -114,17 +114,18 @@ def add_model(fields: Fields, metadata: Mapping[Any, Any]) -> None:
 def add_metadata(
     fields: Fields, given: dict[Any, Any], metadata: Any, own: Mapping[str, Any] | None = None, of_run: bool = False
 ) -> None:
-    """Set `meta_data` to `own`, overridden by unknown options, overridden by `metadata`."""
+    """Set `meta_data` to the values of `own` that are not None, overridden by unknown options, overridden by `metadata`."""
     found = metadata
     if metadata is not None and type(metadata) is not dict:
         found = _object(metadata, fields)
     if given:
         found = {**{name: value for name, value in given.items() if value is not None}, **(found or {})}
-    if found or own:
+    known = {name: value for name, value in own.items() if value is not None} if own else {}
+    if found or known:
         found = camel_case_metadata(found) if found else {}
         if not of_run and "modelParameters" in found:
             add_model(fields, found)
-        fields.payload("meta_data", {**own, **found} if own else found)
+        fields.payload("meta_data", {**known, **found} if known else found)
 
 
 def _object(value: Any, fields: Fields) -> dict[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from enum import Enum
 from functools import cache
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ def optional(check: Check, default: Any = None) -> Any:
     return field(default=default, metadata={"check": check})
 
 
+@dataclass(init=False, repr=False, eq=False)
 class Record:
     """Base of the record classes. Unknown names are kept in `model_extra` and are attributes too.
 
@@ -61,8 +62,7 @@ class Record:
 
     def model_dump(self, *, exclude: Collection[str] = (), exclude_none: bool = False) -> dict[str, Any]:
         """Return all fields as a new dict, nested records as dicts too. `exclude` names fields to leave out."""
-        # The subclasses are dataclasses; this class is not.
-        found = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
         return {
             name: value.model_dump(exclude_none=exclude_none) if isinstance(value, Record) else value
             for name, value in {**found, **self.model_extra}.items()

@@ -1,4 +1,4 @@
-"""The registry of open runs and steps of an SDK, which records their updates and ends.
+"""The registry of open runs and steps of an SDK, which records their starts, updates and ends.
 
 No lock is used, since a signal handler or the garbage collector may be the caller.
 """
@@ -8,32 +8,25 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP_END, STEP_START, STEP_UPDATE
+from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP_END, STEP_START, STEP_TYPES, STEP_UPDATE
 from agentscope.protocols.ids import new_id
+from agentscope.protocols.voltagent.vocabulary import STEP_TYPES as PUBLISHED_STEP_TYPES
 from agentscope.serialization.foreign import called, is_hosts
-from agentscope.tracker.context import MOST_OPEN_RUNS, bounded
-from agentscope.tracker.fields import Fields, outcome
+from agentscope.tracker.context import HANDLE, MOST_OPEN_RUNS, Place, bounded
+from agentscope.tracker.fields import Fields, _plain_text, outcome
 from agentscope.tracker.recorder import Recorder, id_of
 
-from .options import (
-    FINAL,
-    add_error,
-    add_fields,
-    add_metadata,
-    add_usage,
-    level_of,
-    moment_of,
-    status_of,
-    take,
-)
+from .options import FINAL, add_error, add_fields, add_metadata, add_usage, level_of, moment_of, status_of, take
 
 if TYPE_CHECKING:
     from agentscope.pipeline.fanout import FanOut
     from agentscope.pipeline.pipeline import Pipeline
+
+H = TypeVar("H")
 
 UNFINISHED = "unfinished"
 """Status of a run or step that was never ended."""
@@ -129,8 +122,7 @@ class Registry:
         self._results(fields, take(given, "output"), take(given, "usage"), error)
         fields.payload("input", take(given, "input"))
         metadata = take(given, "metadata")
-        known = {name: value for name, value in own.items() if value is not None}
-        add_metadata(fields, given, metadata, known, of_run=entry.step_id is None)
+        add_metadata(fields, given, metadata, own, of_run=entry.step_id is None)
         if status is not None:
             fields.values["status"] = status
             entry.status = status if status in FINAL else None
@@ -306,3 +298,127 @@ class Entry:
             return self._open.pop()
         except IndexError:
             return False
+
+
+# ---- starts ----------------------------------------------------------------------------------------------------------
+
+
+def begin_trace(registry: Registry, make: Callable[[Entry], H], given: dict[str, Any], fields: Fields) -> H:
+    """Begin a trace: a run, or a step if a run of the tracker or of another process is current. `make` makes its handle."""
+    values, recorder = fields.values, registry.recorder
+    run_id = id_of(take(given, "id")) or new_id()
+    started_at = moment_of(take(given, "startTime", "start_time"), fields) or time.time_ns()
+    values.update(status="running", started_at=started_at)
+    fields.name("agent_name", take(given, "agentId", "agent_id", "name"), default="unknown")
+    agent_name = values["agent_name"]
+    about = {
+        "agentId": agent_name,
+        "version": take(given, "version"),
+        "level": level_of(take(given, "level"), fields),
+        "completionStartTime": take(given, "completionStartTime", "completion_start_time"),
+    }
+    scope = registry.runs.innermost()
+    within = None if scope is None or scope.sort == HANDLE else Place(scope.run_id, scope.step_id)
+    if within is None:
+        values["source"] = "voltagent"
+        add_fields(fields, given, of_run=True)
+    else:  # a step has no fields for these
+        about["userId"] = take(given, "userId", "user_id")
+        about["conversationId"] = take(given, "conversationId", "conversation_id")
+        about["tags"] = fields.texts_of("tags", take(given, "tags"))
+    fields.payload("input", take(given, "input"))
+    add_metadata(fields, given, take(given, "metadata"), about, of_run=within is None)
+    recorder.say_mended(fields)
+    own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
+    entry = Entry(own, step_id, parent_id, agent_name, "agent", started_at)
+    entry.is_trace = True
+    try:
+        handle = make(entry)
+        if recorder.begin(run_id, fields, within):
+            registry.add(entry)
+        return handle
+    except BaseException as error:
+        registry.abandon(entry, error)
+        raise
+
+
+def begin_step(
+    registry: Registry,
+    make: Callable[[Entry], H],
+    above: Entry,
+    step_type: str,
+    given: dict[str, Any],
+    fields: Fields,
+    *,
+    own: Mapping[str, Any] | None = None,
+    step_id: str | None = None,
+    parent_id: str | None = None,
+    started_at: int | None = None,
+) -> H:
+    """Begin a step below `above`, or below the current step inside it. `make` makes its handle."""
+    recorder, values, run_id = registry.recorder, fields.values, above.run_id
+    step_id = step_id or recorder.new_step_id()
+    started_at = started_at or time.time_ns()
+    values["status"] = "running"
+    values["started_at"] = started_at
+    values["step_type"] = step_type
+    fields.name("name", given.pop("name", None), default=step_type)
+    fields.payload("input", given.pop("input", None))
+    metadata = given.pop("metadata", None)
+    if given:
+        add_fields(fields, given, of_run=False)
+    if metadata is not None or given or own:
+        add_metadata(fields, given, metadata, own)
+    if fields.mended:
+        recorder.say_mended(fields)
+    parent_id = parent_id or registry.runs.below(run_id, above.step_id)
+    entry = Entry(run_id, step_id, parent_id, values["name"], step_type, started_at)
+    try:
+        handle = make(entry)
+        recorder.put(STEP_START, run_id, step_id, parent_id, fields, step_type == "agent")
+        registry.add(entry)
+        return handle
+    except BaseException as error:
+        registry.abandon(entry, error)
+        raise
+
+
+def begin_event(
+    registry: Registry, make: Callable[[Entry], H], above: Entry, given: dict[str, Any], fields: Fields
+) -> H:
+    """Begin a custom event as a step. A final status ends it at once. `make` makes its handle."""
+    event_type = _plain_text(take(given, "type", "event_type", "eventType"))
+    step_type = PUBLISHED_STEP_TYPES.get(event_type or "", event_type if event_type in STEP_TYPES else "other")
+    own = {"eventType": event_type if event_type and step_type == "other" else None}
+    own |= {name: take(given, name) for name in ("version", "tags")}
+    status = status_of(take(given, "status"), fields)
+    level = level_of(take(given, "level"), fields)
+    if level is not None:
+        fields.values["level"] = level
+    ended_at = moment_of(take(given, "endTime", "end_time"), fields)
+    error, output = take(given, "statusMessage", "status_message"), take(given, "output")
+    take(given, "traceId", "trace_id")
+    over = status in FINAL
+    if not over:
+        fields.payload("output", output)
+    begun: list[Entry] = []
+
+    def keep(entry: Entry) -> H:
+        begun.append(entry)
+        return make(entry)
+
+    handle = begin_step(
+        registry,
+        keep,
+        above,
+        step_type,
+        given,
+        fields,
+        own=own,
+        step_id=id_of(take(given, "id")),
+        parent_id=id_of(take(given, "parentEventId", "parent_event_id")),
+        started_at=moment_of(take(given, "startTime", "start_time"), fields),
+    )
+    if over:
+        registry.end(begun[0], status or "", output=output, error=error, ended_at=ended_at)
+    return handle

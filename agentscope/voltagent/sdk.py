@@ -16,12 +16,11 @@ from agentscope.tracker.never_raise import safe
 from agentscope.tracker.recorder import LONGEST_ID
 from agentscope.tracker.tracker import Tracker
 
-from .awaitables import ACCEPTED, REFUSED, Delivery, Settled, deliver
-from .builders import begin_event, begin_trace
+from .awaitables import ACCEPTED, REFUSED, Delivery, Settled
 from .config import load, voltagent_exporter
 from .handles import Given, Handle, Operation, Trace, idle
 from .options import spread, take
-from .registry import Entry, Registry
+from .registry import Entry, Registry, begin_event, begin_trace
 from .types import History, TimelineEvent, TraceOptions, VoltAgentConfig
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ class VoltAgentSDK(Face):
 
     # ---- delivery --------------------------------------------------------------------------------------------------
 
-    @safe(lambda self, *_: deliver(lambda: self._pipeline.flush(30.0), self.stats))
+    @safe(lambda self, *_: Delivery(lambda: self._pipeline.flush(30.0), self.stats))
     def flush(self, timeout: float = 30.0) -> Delivery:
         """Deliver everything accepted so far, within `timeout` seconds.
 
@@ -136,15 +135,15 @@ class VoltAgentSDK(Face):
         dropped since the last flush. Inside of one it returns at once; await the result, which is false until delivery is over.
         With `fail_silently=False` a failure raises, as it does from a tracker.
         """
-        return deliver(lambda: Face.flush(self, timeout), self.stats)
+        return Delivery(lambda: Face.flush(self, timeout), self.stats)
 
-    @safe(lambda self, *_: deliver(lambda: self._pipeline.shutdown(10.0), self.stats))
+    @safe(lambda self, *_: Delivery(lambda: self._pipeline.shutdown(10.0), self.stats))
     def shutdown(self, timeout: float = 10.0) -> Delivery:
         """Close open traces and events as unfinished, deliver all events and end the worker. Waits and raises as `flush` does.
 
         It is called at exit. Nothing can be recorded afterwards.
         """
-        return deliver(lambda: Face.shutdown(self, timeout), self.stats)
+        return Delivery(lambda: Face.shutdown(self, timeout), self.stats)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:

@@ -82,7 +82,22 @@ class TokenUsage(Record):
 
 
 @_record
-class TimelineEvent(Record):
+class _Contents(Record):
+    """The fields that events, traces and requests have in common."""
+
+    input: _Object | None = optional(OBJECT)
+    tags: list[str] | None = optional(TEXTS)
+    metadata: _Object | None = optional(OBJECT)
+    version: str | None = optional(TEXT)
+
+
+@_record
+class _Results(_Contents):
+    output: _Object | None = optional(OBJECT)
+
+
+@_record
+class TimelineEvent(_Results):
     """An event to be added to a trace. Times are ISO 8601."""
 
     name: str = required(TEXT)
@@ -95,15 +110,10 @@ class TimelineEvent(Record):
     statusMessage: str | _Object | None = optional(MESSAGE)
     parentEventId: str | None = optional(TEXT)
     traceId: str | None = optional(TEXT)
-    input: _Object | None = optional(OBJECT)
-    output: _Object | None = optional(OBJECT)
-    tags: list[str] | None = optional(TEXTS)
-    metadata: _Object | None = optional(OBJECT)
-    version: str | None = optional(TEXT)
 
 
 @_record
-class Event(Record):
+class Event(_Results):
     """An event in an answer of the API."""
 
     id: str = required(TEXT)
@@ -116,17 +126,12 @@ class Event(Record):
     status_message: str | _Object | None = optional(MESSAGE)
     level: EventLevel = optional(_LEVEL, EventLevel.INFO)
     parent_event_id: str | None = optional(TEXT)
-    input: _Object | None = optional(OBJECT)
-    output: _Object | None = optional(OBJECT)
-    tags: list[str] | None = optional(TEXTS)
-    metadata: _Object | None = optional(OBJECT)
-    version: str | None = optional(TEXT)
     created_at: str | None = optional(TEXT)
     updated_at: str | None = optional(TEXT)
 
 
 @_record
-class History(Record):
+class History(_Results):
     """A trace in an answer of the API."""
 
     id: str = required(TEXT)
@@ -137,11 +142,6 @@ class History(Record):
     end_time: str | None = optional(TEXT)
     completion_start_time: str | None = optional(TEXT)
     status: TraceStatus = optional(_TRACE_STATUS, TraceStatus.WORKING)
-    input: _Object | None = optional(OBJECT)
-    output: _Object | None = optional(OBJECT)
-    tags: list[str] | None = optional(TEXTS)
-    metadata: _Object | None = optional(OBJECT)
-    version: str | None = optional(TEXT)
     level: EventLevel | None = optional(_LEVEL)
     usage: TokenUsage | None = optional(record(TokenUsage))
     created_at: str | None = optional(TEXT)
@@ -152,7 +152,7 @@ class History(Record):
 
 
 @_record
-class CreateHistoryRequest(Record):
+class CreateHistoryRequest(_Contents):
     """The body of `POST /history`."""
 
     agent_id: str = required(TEXT)
@@ -162,26 +162,17 @@ class CreateHistoryRequest(Record):
     startTime: str | None = optional(TEXT)
     completionStartTime: str | None = optional(TEXT)
     status: TraceStatus = optional(_TRACE_STATUS, TraceStatus.WORKING)
-    input: _Object | None = optional(OBJECT)
-    tags: list[str] | None = optional(TEXTS)
-    metadata: _Object | None = optional(OBJECT)
-    version: str | None = optional(TEXT)
     level: EventLevel | None = optional(_LEVEL)
 
 
 @_record
-class UpdateHistoryRequest(Record):
+class UpdateHistoryRequest(_Results):
     """The body of `PATCH /history/{id}`."""
 
     id: str = required(TEXT)
     end_time: str | None = optional(TEXT)
     completion_start_time: str | None = optional(TEXT)
     status: TraceStatus | None = optional(_TRACE_STATUS)
-    input: _Object | None = optional(OBJECT)
-    output: _Object | None = optional(OBJECT)
-    tags: list[str] | None = optional(TEXTS)
-    metadata: _Object | None = optional(OBJECT)
-    version: str | None = optional(TEXT)
     level: EventLevel | None = optional(_LEVEL)
     usage: TokenUsage | None = optional(record(TokenUsage))
 
@@ -195,7 +186,7 @@ class AddEventRequest(Record):
 
 
 @_record
-class UpdateEventRequest(Record):
+class UpdateEventRequest(_Results):
     """The body of `PATCH /history-events/{id}`."""
 
     id: str = required(TEXT)
@@ -203,11 +194,6 @@ class UpdateEventRequest(Record):
     status: EventStatus | None = optional(_EVENT_STATUS)
     status_message: str | _Object | None = optional(MESSAGE)
     level: EventLevel | None = optional(_LEVEL)
-    input: _Object | None = optional(OBJECT)
-    output: _Object | None = optional(OBJECT)
-    tags: list[str] | None = optional(TEXTS)
-    metadata: _Object | None = optional(OBJECT)
-    version: str | None = optional(TEXT)
 
 
 # ---- configuration ---------------------------------------------------------------------------------------------------
@@ -217,12 +203,13 @@ class UpdateEventRequest(Record):
 class VoltAgentConfig(Record):
     """Address, keys and delivery options of a client or an SDK. Times are in seconds.
 
-    `max_retries` is None by default, unlike the published 3: events are kept through an outage while the queue has room.
+    A receiver on this machine needs no keys. `max_retries` is None by default, unlike the published 3: events are kept through an
+    outage while the queue has room.
     """
 
     base_url: str = required(TEXT)
-    public_key: str = required(TEXT)
-    secret_key: str = required(TEXT)
+    public_key: str | None = optional(TEXT)
+    secret_key: str | None = optional(TEXT)
     timeout: int | float = optional(NUMBER, 30)
     headers: dict[str, str] | None = optional(TEXT_PAIRS)
     auto_flush: bool = optional(FLAG, True)
@@ -235,17 +222,13 @@ class VoltAgentConfig(Record):
 
 
 @_record
-class TraceOptions(Record):
+class TraceOptions(_Contents):
     """Options of `VoltAgentSDK.trace`. Times are ISO 8601."""
 
     agentId: str = required(TEXT)
     id: str | None = optional(TEXT)
     userId: str | None = optional(TEXT)
     conversationId: str | None = optional(TEXT)
-    input: _Object | None = optional(OBJECT)
-    tags: list[str] | None = optional(TEXTS)
-    metadata: _Object | None = optional(OBJECT)
-    version: str | None = optional(TEXT)
     level: EventLevel | None = optional(_LEVEL)
     startTime: str | None = optional(TEXT)
     completionStartTime: str | None = optional(TEXT)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import threading
 from pathlib import Path
 
+from agentscope import create_tracker
+from agentscope.exporters import CustomExporter
 from tests.support.program import run_program
+from tests.support.recording import balanced
+from tests.support.wait import until
 
 HANGS = """
     import time
@@ -44,6 +50,24 @@ def test_an_exporter_that_hangs_does_not_keep_the_program_from_ending() -> None:
     result = run_program(HANGS, timeout=60)
     assert (result.returncode, result.stdout) == (0, "done\n")
     assert "2 events were left undelivered" in result.stderr
+
+
+def test_an_exporter_that_hangs_is_named_as_the_problem() -> None:
+    go_on = threading.Event()
+
+    class Hangs:
+        def export(self, events: object, timeout: float) -> None:
+            go_on.wait(60)
+
+    tracker = create_tracker(exporters=[CustomExporter(target=Hangs(), timeout=0.05)], flush_interval=0.0)
+    tracker.start_run("agent")
+    until(lambda: tracker.stats().problem)
+    problem = tracker.stats().problem
+    go_on.set()
+    assert re.fullmatch(r"Hangs has not returned for \d+ s after its timeout", problem or "")
+    assert tracker.flush(60)
+    assert (tracker.stats().problem, balanced(tracker.stats())) == (None, True)
+    tracker.shutdown(60)
 
 
 def test_each_process_of_a_fork_exports_what_it_tracked() -> None:

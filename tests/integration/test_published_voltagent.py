@@ -167,7 +167,7 @@ def test_the_quick_start_gives_the_right_tree(receiver: Receiver) -> None:
     agent, tool = run["steps"]
     assert agent["input"] == {"task": "Handle password reset request"}
     assert agent["output"] == {"response": "Password reset link sent!"}
-    assert agent["usage"] == {"prompt_tokens": 150, "completion_tokens": 85, "total_tokens": 235}
+    assert agent["usage"] == {"input_tokens": 150, "output_tokens": 85, "total_tokens": 235}
     assert agent["meta_data"] == {
         "agentId": "customer-support-v1",
         "instructions": "You are a helpful customer support agent.",

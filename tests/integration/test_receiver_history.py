@@ -97,7 +97,8 @@ def test_a_history_with_events_is_a_run_with_steps(history: History) -> None:
     assert (run["input"], run["output"], run["tokens_used"]) == ({"q": 1}, {"a": 1}, 12)
     assert outline(run) == ["agent Helper", ["tool_call search"]]
     helper, search = run["steps"]
-    assert (helper["input"], helper["usage"], helper["meta_data"]) == ({"task": 1}, usage, {"agentId": "desk"})
+    assert (helper["input"], helper["meta_data"]) == ({"task": 1}, {"agentId": "desk"})
+    assert helper["usage"] == {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
     assert (search["status"], search["output"], search["latency_ms"]) == ("completed", {"found": 2}, 2500)
 
 

@@ -21,8 +21,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from agentscope.protocols.otlp.wire import json_encode as json_form
-from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
+from agentscope.protocols.otlp.wire import json_form
+from agentscope.protocols.otlp.wire import protobuf_form as protobuf
 from agentscope.protocols.otlp.wire.limits import Form
 from agentscope.protocols.otlp.wire.model import CLIENT, Span
 from agentscope.server.http.limits import Limits

@@ -19,7 +19,6 @@ from agentscope.errors import ConfigurationError
 from agentscope.protocols.agentscope.decode import Batch, decode_batch
 from agentscope.server.receiver import Receiver
 from agentscope.server.storage.base import Incompatible, RunQuery, Unavailable
-from agentscope.server.storage.sqlite import queries as reading
 from agentscope.server.storage.sqlite import store as stores
 from agentscope.server.storage.sqlite.append import write_batch
 from agentscope.server.storage.sqlite.retention import Sweeper
@@ -279,8 +278,8 @@ def _hold(store: SQLiteStore) -> Callable[[], None]:
 def test_a_read_that_takes_too_long_is_interrupted(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     monkeypatch.setattr(stores, "READ_SECONDS", 0.05)
-    with pytest.raises(Unavailable, match="interrupted"):
-        store._read(lambda db: db.execute(endless).fetchone())
+    with pytest.raises(Unavailable, match="interrupted"), store._reading() as db:
+        db.execute(endless).fetchone()
 
 
 def test_a_reader_can_write_nothing(path: Path, store: SQLiteStore) -> None:
@@ -293,20 +292,20 @@ def test_a_reader_can_write_nothing(path: Path, store: SQLiteStore) -> None:
 def test_health_is_unavailable_when_the_database_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def locked(db: sqlite3.Connection) -> None:
+    def locked(path: Path) -> None:
         raise sqlite3.OperationalError("database is locked")
 
-    monkeypatch.setattr(reading, "health", locked)
+    monkeypatch.setattr(stores, "open_reader", locked)
     with Receiver(db=tmp_path / "runs.db") as receiver:
         answer = Client(receiver.url).get("/health")
     assert (answer.status, answer.json["status"]) == (503, "unavailable")
 
 
 def test_a_bug_is_answered_with_500_and_no_detail_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(db: sqlite3.Connection, query: RunQuery) -> None:
+    def broken(store: SQLiteStore, query: RunQuery) -> None:
         raise KeyError("secret detail")
 
-    monkeypatch.setattr(reading, "list_runs", broken)
+    monkeypatch.setattr(SQLiteStore, "list_runs", broken)
     with Receiver(db=tmp_path / "runs.db") as receiver:
         answer = Client(receiver.url).get("/api/runs")
     assert answer.status == 500
@@ -421,7 +420,9 @@ def write(db: sqlite3.Connection, now: float, *events: Any, **fields: Any) -> No
     db.execute("COMMIT")
 
 
-def test_runs_that_nothing_came_for_in_the_retention_are_deleted_in_portions(db: sqlite3.Connection) -> None:
+def test_runs_that_nothing_came_for_in_the_retention_are_deleted_in_portions(
+    path: Path, db: sqlite3.Connection
+) -> None:
     clock = Clock()
     drops = [{"reason": "queue_full", "count": 1}]
     write(db, 10 * DAY, run_start("old"), *(step("old") for _ in range(450)), run_end("old"), dropped=drops)
@@ -434,10 +435,14 @@ def test_runs_that_nothing_came_for_in_the_retention_are_deleted_in_portions(db:
         portions += 1
         assert db.execute("SELECT count(*) FROM events WHERE step_id IS NOT NULL").fetchone()[0] % 200 in (51, 1)
     assert portions == 3
-    runs, _ = reading.list_runs(db, RunQuery())
-    assert {run["id"] for run in runs} == {"revived", "young"}
-    health = reading.health(db)
+    with closing(SQLiteStore(path)) as store:
+        assert set(run_ids(store)) == {"revived", "young"}
+        health = store.health()
     assert (health["events"], health["runs"], health["batches"], health["dropped"]) == (3, 2, 2, {})
+
+
+def _runs(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT count(*) FROM runs").fetchone()[0])
 
 
 def test_the_sweeper_rests_when_there_is_nothing_to_do_and_never_takes_what_just_came(db: sqlite3.Connection) -> None:
@@ -447,10 +452,10 @@ def test_the_sweeper_rests_when_there_is_nothing_to_do_and_never_takes_what_just
     assert sweep(db) is False
     clock.now += 30
     assert sweep(db) is False
-    assert reading.health(db)["runs"] == 1
+    assert _runs(db) == 1
     clock.now += 600
     assert sweep(db) is True
-    assert reading.health(db)["runs"] == 0
+    assert _runs(db) == 0
 
 
 def test_a_sweep_that_fails_leaves_no_transaction_open(db: sqlite3.Connection) -> None:
@@ -505,6 +510,19 @@ def test_a_database_of_version_1_is_brought_to_the_next_with_what_is_in_it(path:
     store.close()
     version, columns = _schema(path)
     assert (version, columns.count("tokens"), columns.count("tags")) == (SCHEMA_VERSION, 1, 1)
+
+
+def test_rows_that_the_start_leaves_are_upgraded_while_the_receiver_runs(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(SQLiteStore(path)) as store:
+        store.ingest(batch(*(run_start(f"r{number}", tags=["a"]) for number in range(250)))).result()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE runs DROP COLUMN tags")
+        db.commit()
+    monkeypatch.setattr("agentscope.server.storage.sqlite.schema._UPGRADE_SECONDS", -1.0)
+    with closing(SQLiteStore(path)) as store:
+        until(lambda: len(store.list_runs(RunQuery(limit=500, tag="a")).runs) == 250, 60)
 
 
 def test_a_database_that_was_never_finished_is_finished(path: Path) -> None:

@@ -289,6 +289,25 @@ def test_a_forked_child_keeps_the_handler_and_delivers_its_own(receiver: Receive
     assert sorted(stored_steps(receiver.url)) == ["before", "child"]
 
 
+def test_a_child_that_gets_the_signal_before_it_runs_ends_by_it(receiver: Receiver) -> None:
+    # On one processor the parent sends it before the child has run at all.
+    after = """
+    os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})
+    for _ in range(20):
+        pid = os.fork()
+        if not pid:
+            time.sleep(60)   # the signal interrupts it
+            os._exit(1)
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitpid(pid, 0)[1] == signal.SIGTERM
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    sys.exit()
+    """
+    result = run_program(program(receiver.url, after=after), env={"PYTHONWARNINGS": "ignore::DeprecationWarning"})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert stored_steps(receiver.url) == ["before"]
+
+
 def test_the_first_process_of_a_container_ends_although_the_system_spares_it(receiver: Receiver) -> None:
     sparing = """
     killed = os.kill

@@ -94,7 +94,7 @@ def test_quick_start(url: str, receiver: Any, tmp_path: Path) -> None:
     assert statuses(run) == {"completed"}
     agent, tool = steps(run)["Support Agent"], steps(run)["knowledge-base-search"]
     assert agent["output"] == {"response": "Password reset link sent!"}
-    assert agent["usage"] == {"prompt_tokens": 150, "completion_tokens": 85, "total_tokens": 235}
+    assert agent["usage"] == {"input_tokens": 150, "output_tokens": 85, "total_tokens": 235}
     assert agent["meta_data"] == {
         "instructions": "You are a helpful customer support agent.",
         "modelParameters": {"model": "gpt-4"},

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 from agentscope.events import RUN_START, Event
-from agentscope.protocols.agentscope.decode import DecodeError, Patch
-from agentscope.protocols.assemble import by_run
-from agentscope.protocols.base import Batch, Lane, Outcome, Request, Response
-from agentscope.protocols.voltagent.decode import Arrival, event_added, event_changed, read, run_changed, run_started
-from agentscope.protocols.voltagent.lane import HistoryLane, HistoryState
+from agentscope.protocols.agentscope.decode import Arrival, Patch
+from agentscope.protocols.base import Request, Response
+from agentscope.protocols.json_decode import DecodeError
+from agentscope.protocols.otlp.protocol import OTLPState
+from agentscope.protocols.voltagent.decode import event_added, event_changed, read, run_changed, run_started
+from agentscope.protocols.voltagent.protocol import HISTORY, OTLP_PATH, VoltAgentProtocol
 from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
 from agentscope.server.storage.fold import fold, run_view
 from tests.support.events import SESSION, answer, event, strict
@@ -22,46 +22,12 @@ from tests.support.receiver import at
 _PATH = re.compile(r"/(history|history-events)(?:/([^/]+))?")
 
 
-class HistoryProtocol:
-    """An exporter of the history calls alone, with one lane for each run."""
+class HistoryProtocol(VoltAgentProtocol):
+    """The protocol of a backend that is known to have the history calls only."""
 
     def __init__(self) -> None:
-        self.name = "history"
-        self.history = HistoryState()
-
-    def warm_up(self) -> None:
-        pass
-
-    def begin(self, batch: Batch) -> HistoryDelivery:
-        return HistoryDelivery(self.history, batch)
-
-
-class HistoryDelivery:
-    """Make one round of requests in the lanes of all runs."""
-
-    def __init__(self, state: HistoryState, batch: Batch) -> None:
-        self._batch = batch
-        runs = sorted(by_run(batch.events), key=lambda events: self._is_stuck(state, events))
-        self._lanes = [HistoryLane(state, batch, events) for events in runs]
-        self._given = False
-
-    def _is_stuck(self, state: HistoryState, events: Sequence[Event]) -> bool:
-        suspect = self._batch.suspects.get(events[0].seq)
-        return suspect is not None and not suspect.is_ripe(state.accepted)
-
-    @property
-    def outcome(self) -> Outcome:
-        total = Outcome()
-        for lane in self._lanes:
-            total.add(lane.outcome)
-        if len(total.delivered) + len(total.dropped) == len(self._batch.events):
-            total.problem = total.kind = total.retry_after = None
-        return total
-
-    def lanes(self) -> Sequence[Lane]:
-        lanes = [] if self._given else self._lanes
-        self._given = True
-        return lanes
+        super().__init__(OTLPState(path=OTLP_PATH, encoding="json", compress=False, largest_body=1 << 20, resource={}))
+        self.name = HISTORY
 
 
 def seq_of(request: Request) -> int:

@@ -12,7 +12,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Value
-from agentscope.protocols.otlp.wire.protobuf_encode import _varint
+from agentscope.protocols.otlp.wire.protobuf_form import _varint
 from agentscope.server.ingest.otlp import DECODERS
 
 TRACE_ID = "5b8efff798038103d269b633813fc60c"

@@ -28,6 +28,7 @@ from agentscope import AgentScopeError, FlushResult, Stats
 from agentscope.events import DeferredFields, PlainFields
 from agentscope.exporters.http.transport import Transport
 from agentscope.pipeline.pipeline import Pipeline
+from agentscope.serialization.snapshot import unsealed
 from agentscope.tracker.base import Face
 from tests.support.proxy import FaultProxy
 
@@ -195,7 +196,8 @@ class Watch:
             values = fields.values() if isinstance(fields, dict) else fields if isinstance(fields, PlainFields) else ()
             for value in values:
                 if type(value) is bytes and _SHORTEST_PAYLOAD <= len(value) <= _LONGEST_PAYLOAD:
-                    remember(value)
+                    with suppress(ValueError, EOFError, TypeError):  # likewise one whose payload is broken
+                        remember(unsealed(value)[0])
             return original(*args, **kwargs)
 
         return put

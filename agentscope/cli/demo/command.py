@@ -10,14 +10,13 @@ import tempfile
 import textwrap
 import time
 import urllib.request
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from agentscope.cli.arguments import port
-from agentscope.cli.terminal import BOLD, DIM, RED, Part, Terminal, mark, shorten
+from agentscope.exporters.terminal import BOLD, Terminal, mark, tree
 from agentscope.tracker.tracker import create_tracker
 
 from .agent import work
@@ -59,9 +58,16 @@ def run(arguments: argparse.Namespace) -> int:
         stats = tracker.stats()
         tracker.shutdown(timeout=5)
         for run_id in run_ids:
+            run = _fetch(f"{receiver.url}/api/runs/{run_id}")
+            head, *rows = tree(run, terminal.width - 2, _output)
             terminal.say()
-            for line in _draw(_fetch(f"{receiver.url}/api/runs/{run_id}"), terminal.width):
-                terminal.say(*line)
+            terminal.say(*head)
+            terminal.say((BOLD, f"  {(run['input'] or {}).get('question', '')}"))
+            for row in rows:
+                terminal.say("  ", *row)
+            answer = (run["output"] or {}).get("answer", "")
+            for text in textwrap.wrap(answer, terminal.width - 4, max_lines=4, placeholder=" …"):
+                terminal.say(f"  {text}")
         stored = sum(len(_fetch(f"{receiver.url}/api/runs/{id_}/events")["events"]) for id_ in (cost_run, *run_ids))
         is_whole = stats.accepted == stats.delivered == stored
         terminal.say()
@@ -95,30 +101,5 @@ def _fetch(url: str) -> Any:
         return json.load(answer)
 
 
-def _draw(run: dict[str, Any], width: int) -> Iterator[list[Part]]:
-    """Yield the lines of a run as the read API gives it: the question, the tree of steps, the answer."""
-    steps, children = run["steps"], defaultdict(list)
-    for step in steps:
-        children[step["parent_id"]].append(step)
-
-    def rows(parent: str | None, indent: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for step in children[parent]:
-            is_last = step is children[parent][-1]
-            yield indent + ("└─ " if is_last else "├─ "), step
-            yield from rows(step["id"], indent + ("   " if is_last else "│  "))
-
-    column = max((len(lead) + len(step["name"]) for lead, step in rows(None, "  ")), default=0)
-    facts = f"{run['status']} · {run['duration_ms'] or 0:.0f} ms · {len(steps)} steps · {run['error_count']} failed"
-    yield [mark(run["status"] == "completed"), " ", (BOLD, run["agent_name"]), "  ", (DIM, facts)]
-    yield [(BOLD, f"  {(run['input'] or {}).get('question', '')}")]
-    for lead, step in rows(None, "  "):
-        error = step["error"]
-        note = " · ".join(f"{key} {value}" for key, value in (step["output"] or {}).items())
-        if error:
-            note = f"{error['type']}: {error['message']}"
-        name = f" {step['name']:<{column - len(lead)}}"
-        facts = f"  {step['step_type']:<9} {step['latency_ms'] or 0:>6.1f} ms  "
-        end = (RED if error else DIM, shorten(note, width - column - len(facts) - 2))
-        yield [(DIM, lead), mark(not error), name, (DIM, facts), end]
-    for text in textwrap.wrap((run["output"] or {}).get("answer", ""), width - 4, max_lines=4, placeholder=" …"):
-        yield [f"  {text}"]
+def _output(step: Mapping[str, Any]) -> str:
+    return " · ".join(f"{key} {value}" for key, value in (step["output"] or {}).items())

@@ -26,7 +26,7 @@ from agentscope.events import (
     in_full,
     united,
 )
-from agentscope.protocols.drop_reasons import ENCODE_ERROR, REDACTION_ERROR
+from agentscope.protocols.drop_reasons import ENCODE_ERROR, REDACTION_ERROR, DropReason
 from agentscope.serialization.snapshot import encode, is_sealed, text, unsealed
 
 from .secret_patterns import MASK, bare, is_secret, is_secret_of_pair, mask_text, may_name_secrets
@@ -284,7 +284,7 @@ def _plain(name: object, value: Any) -> object:
     raise TypeError(f"redact returned {type(value).__name__} for the field {text(name, 100)!r}, which cannot be sent")
 
 
-def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | str:
+def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | DropReason:
     """Return the masked event, or the reason of its drop. An event whose redaction fails is never sent."""
     try:
         full = in_full(_made(event))
@@ -305,7 +305,7 @@ GROUP_BYTES = 64 * 1024
 
 def redacted_all(
     events: Sequence[QueuedEvent], redact: Callable[[Event], Event], done: Collection[int], pause: Callable[[], object]
-) -> Iterator[tuple[QueuedEvent, ReadyEvent | str]]:
+) -> Iterator[tuple[QueuedEvent, ReadyEvent | DropReason]]:
     """Each event with the result of `redacted`. `done`: the `seq` of those that were redacted before.
 
     `pause` is called between short pieces of work. Groups of events that `redact.spares` are passed as they are.

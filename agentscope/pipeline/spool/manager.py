@@ -18,7 +18,7 @@ from agentscope.pipeline.queue import NEVER, Bell
 from agentscope.pipeline.redaction.redactor import redacted
 from agentscope.pipeline.states import MOST_WRITTEN, EventStates
 from agentscope.protocols.base import UNAUTHORIZED, Exporter, Outcome
-from agentscope.protocols.drop_reasons import ENCODE_ERROR
+from agentscope.protocols.drop_reasons import ENCODE_ERROR, DropReason
 from agentscope.protocols.json_encode import UNENCODABLE
 
 from .codec import pack
@@ -110,7 +110,7 @@ class Spooling:
         states, spool = self._states, self.spool
         write = states.begin_write(not spool.wait(now))
         kept: list[Event] = []
-        dropped: list[tuple[int, str]] = []
+        dropped: list[tuple[int, DropReason]] = []
         rows = [(event.seq, pack(event)) for event in write.unsaved]
         for event in write.new:
             cleaned = redacted(event, self._redact)
@@ -127,7 +127,7 @@ class Spooling:
             with threads.disk(timeout) as free:
                 saved = spool.save(rows, write.gone, now) if free else saved
         states.end_write(write, kept, dropped, saved)
-        if states.ready >= self._wake_at or states.needs_reading:
+        if states.ready >= self._wake_at or states.disk_only:
             self.ring()
         if not states.spooled and not states.gone:
             with threads.disk(timeout) as free:
@@ -140,11 +140,11 @@ class Spooling:
     def refill(self) -> None:
         """Read back events that are on disk only."""
         states = self._states
-        while states.needs_reading and states.old < self._read_events:
+        while states.disk_only and len(states.old) < self._read_events:
             with threads.disk() as free:
                 if not free:
                     return
-                asked = states.read_range
+                asked = states.unread
                 found = self.spool.read(*asked, self._read_events, self._read_bytes, monotonic())
                 if not states.end_read(found, asked):
                     return
@@ -190,6 +190,6 @@ class Spooling:
         """Delete settled events, and let other processes have the rest."""
         with threads.disk(LAST_WRITE) as free:
             if free:
-                self.spool.save((), self._states.gone, monotonic())
+                self.spool.save((), list(self._states.gone), monotonic())
                 self.spool.close(self._states.spooled)
         self.recovery.close(LAST_WRITE)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from agentscope.config import Config
 from agentscope.events import Event, Session
 from agentscope.pipeline.reporting import logger
-from agentscope.protocols.drop_reasons import SPOOL_ERROR, SPOOL_FULL
+from agentscope.protocols.drop_reasons import SPOOL_ERROR, SPOOL_FULL, DropReason
 from agentscope.protocols.responses import clean
 
 from . import directory as spooldir
@@ -78,7 +78,7 @@ class Spool:
     session: Session
     problem: str | None = None
     """The reason why no event can be stored at the moment, in one sentence; None if the disk works."""
-    reason: str = SPOOL_ERROR
+    reason: DropReason = SPOOL_ERROR
     """The reason that drops because of this problem are counted under."""
     _file: SpoolFile | None = None
     _claim: Claim | None = None

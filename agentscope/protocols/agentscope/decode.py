@@ -26,16 +26,24 @@ from agentscope.serialization.depth import is_deeper
 
 from .fields import AN_ID, Rejected, is_id, normal_time, normalise
 
-__all__ = ["Batch", "DecodeError", "Patch", "decode_batch", "decode_run", "decode_run_update", "decode_step"]
-
 MAX_SEQ = (1 << 63) - 1
 META_PREFIX = "agentscope_"
 """Of the keys in `meta_data` under which the classic calls carry the fields that they have no place for."""
 
+CLASSIC_SESSION = "classic"
+"""The session of all patches from the classic calls. Their order is the order of arrival."""
 _EVENT_DEPTH = MAX_DEPTH - 2  # an event sits inside the envelope and its list
 _RUN_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END})
 _UNREAD = ("input", "output", "meta_data", "truncated")  # by `rows`; an error and the usage are
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class Arrival(NamedTuple):
+    """The event id, time (in the form of `Patch.time`) and `seq` that the receiver assigns to an event without its own."""
+
+    event_id: str
+    now: str
+    seq: int
 
 
 class Patch(NamedTuple):
@@ -109,33 +117,27 @@ def _lean_item(document: dict[str, Any], event: Any, text: str | None, dump: Dum
     return item
 
 
-def decode_run(body: bytes, *, event_id: str, run_id: str, now: str, seq: int) -> Patch:
-    """Decode the body of the classic `POST /api/ingest/run`. The run id is the server's; `now` is a `Patch.time`."""
-    fields = _classic_fields(body, RUN_FIELDS)
-    if "agent_name" not in fields:
-        raise DecodeError(422, "agent_name is required.")
-    fields.setdefault("status", "running")
-    fields.setdefault("started_at", now)
-    return _classic(RUN_START, fields, event_id, run_id, None, now, seq)
+def decode_run(body: bytes, run_id: str, arrival: Arrival) -> Patch:
+    """Decode the body of the classic `POST /api/ingest/run`. The receiver makes the run id."""
+    fields = _classic_fields(body, RUN_FIELDS, "agent_name")
+    fields = {"status": "running", "started_at": arrival.now, **fields}
+    return patch_of(CLASSIC_SESSION, RUN_START, run_id, None, None, fields, arrival)
 
 
-def decode_step(body: bytes, *, event_id: str, run_id: str, step_id: str, now: str, seq: int) -> Patch:
-    """Decode the body of the classic `POST /api/ingest/run/{id}/step`. The step id is the server's."""
-    fields = _classic_fields(body, STEP_FIELDS)
-    if "name" not in fields:
-        raise DecodeError(422, "name is required.")
-    fields.setdefault("step_type", "other")
-    fields.setdefault("status", "failed" if fields.get("error") else "completed")
-    return _classic(STEP, fields, event_id, run_id, step_id, now, seq)
+def decode_step(body: bytes, run_id: str, step_id: str, arrival: Arrival) -> Patch:
+    """Decode the body of the classic `POST /api/ingest/run/{id}/step`. The receiver makes the step id."""
+    fields = _classic_fields(body, STEP_FIELDS, "name")
+    fields = {"step_type": "other", "status": "failed" if fields.get("error") else "completed", **fields}
+    return patch_of(CLASSIC_SESSION, STEP, run_id, step_id, None, fields, arrival)
 
 
-def decode_run_update(body: bytes, *, event_id: str, run_id: str, now: str, seq: int) -> Patch:
+def decode_run_update(body: bytes, run_id: str, arrival: Arrival) -> Patch:
     """Decode the body of the classic `PATCH /api/ingest/run/{id}`."""
     fields = _classic_fields(body, RUN_FIELDS)
     ended = fields.get("status", "running") != "running"
     if ended:
-        fields.setdefault("ended_at", now)
-    return _classic(RUN_END if ended else RUN_UPDATE, fields, event_id, run_id, None, now, seq)
+        fields.setdefault("ended_at", arrival.now)
+    return patch_of(CLASSIC_SESSION, RUN_END if ended else RUN_UPDATE, run_id, None, None, fields, arrival)
 
 
 def _patch(event: Any, text: str | None, session_id: Any, dump: Dump) -> Patch:
@@ -190,16 +192,9 @@ def _dumped(event: dict[str, Any], dump: Dump) -> str:
         too_deep()
 
 
-def _classic_fields(body: bytes, table: Mapping[str, Field]) -> dict[str, Any]:
-    """The fields that a classic body sets. The calls' clients send null for a field that they do not set.
-
-    A field that the calls have no place for is read from `meta_data`, where this SDK puts it.
-    """
-    document, dump = parse(body)
-    if not isinstance(document, dict):
-        raise DecodeError(422, "The body must be a JSON object.")
-    if is_deeper(document, MAX_DEPTH):
-        too_deep()
+def _classic_fields(body: bytes, table: Mapping[str, Field], required: str | None = None) -> dict[str, Any]:
+    """Return the fields in a classic body. A field that the calls lack is read from `meta_data`, where this SDK puts it."""
+    document, dump = parse_object(body)
     fields = {name: document[name] for name in table if table[name].classic and document.get(name) is not None}
     try:
         normalise(fields)
@@ -216,19 +211,44 @@ def _classic_fields(body: bytes, table: Mapping[str, Field]) -> dict[str, Any]:
             continue  # another sender's key of this name
         fields |= noted
         del meta_data[META_PREFIX + name]
+    check_values(fields, dump)
+    if required is not None and required not in fields:
+        raise DecodeError(422, f"{required} is required.")
+    return fields
+
+
+def parse_object(body: bytes) -> tuple[dict[str, Any], Dump]:
+    """Return the object in a body, and the function of `parse`. Raises `DecodeError` for any other body."""
+    document, dump = parse(body)
+    if not isinstance(document, dict):
+        raise DecodeError(422, "The body must be a JSON object.")
+    if is_deeper(document, MAX_DEPTH):
+        too_deep()
+    return document, dump
+
+
+def check_values(fields: dict[str, Any], dump: Dump) -> None:
+    """Raise `DecodeError` for a value that JSON or UTF-8 cannot hold."""
     try:
         dump(fields)
     except ValueError:
         raise DecodeError(422, "A number is out of range or a text is not valid Unicode.") from None
-    return fields
 
 
-def _classic(
-    kind: str, fields: dict[str, Any], event_id: str, run_id: str, step_id: str | None, now: str, seq: int
+def patch_of(
+    session_id: str,
+    kind: str,
+    run_id: str,
+    step_id: str | None,
+    parent_id: str | None,
+    fields: Mapping[str, Any],
+    arrival: Arrival,
 ) -> Patch:
+    """Make a patch of an event that was sent without an id, a time and a `seq`."""
+    event_id, now, seq = arrival
     head = {"id": event_id, "seq": seq, "time": now, "type": kind, "run_id": run_id, "step_id": step_id}
-    event = {**head, "parent_id": None, **fields}
-    return Patch(event_id, kind, run_id, step_id, now, "classic", seq, event, dump_plain(event))
+    event = {**head, "parent_id": parent_id, **fields}
+    return Patch(event_id, kind, run_id, step_id, now, session_id, seq, event, dump_plain(event))
 
 
 def _envelope_id(document: dict[str, Any], name: str) -> str:

@@ -72,7 +72,9 @@ def time_text(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
+    """The check of one type of values."""
+
     expected: str
     of: Callable[[Any], Any]
     """The normal form of a value, or None for one that is not as expected."""
@@ -103,16 +105,16 @@ def _texts(value: Any) -> Any:
     return value if type(value) is list and all(type(item) is str for item in value) else None
 
 
-_TEXT = _Form("a string", _text)
-_BY_TYPE = {
+_TEXT = Form("a string", _text)
+FORMS = {
     TEXT: _TEXT,
-    TEXTS: _Form("a list of strings", _texts),
-    WHOLE: _Form("a whole number", _count),
-    NUMBER: _Form("a number", _number),
-    MILLISECONDS: _Form("a number of milliseconds", _number),
-    TIME: _Form("an RFC 3339 time", _moment),
+    TEXTS: Form("a list of strings", _texts),
+    WHOLE: Form("a whole number", _count),
+    NUMBER: Form("a number", _number),
+    MILLISECONDS: Form("a number of milliseconds", _number),
+    TIME: Form("an RFC 3339 time", _moment),
 }
-_FORMS = {name: _BY_TYPE[field.type] for name, field in FIELDS.items() if field.type in _BY_TYPE}
+_FORMS = {name: FORMS[field.type] for name, field in FIELDS.items() if field.type in FORMS}
 
 
 def normalise(fields: dict[str, Any]) -> bool:

@@ -7,29 +7,28 @@ its events are incomplete.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 from agentscope._version import __version__
 from agentscope.events import ReadyEvent, in_full
-from agentscope.protocols.assemble import joined
-from agentscope.protocols.base import BUSY, MISPLACED, Batch, Lane, Outcome, Response
+from agentscope.protocols.assemble import Whole, joined
+from agentscope.protocols.base import BUSY, MISPLACED, Batch, Outcome, Response
 from agentscope.protocols.batched_lane import PieceLane
 from agentscope.protocols.compression import PieceState
 from agentscope.protocols.drop_reasons import REJECTED
 from agentscope.protocols.ids import span_id_of
+from agentscope.protocols.negotiation import NegotiatedProtocol
 from agentscope.protocols.otlp.outbound.span import span_of
 from agentscope.protocols.otlp.wire.limits import Form
 from agentscope.protocols.otlp.wire.model import Value
 from agentscope.protocols.responses import clean, fail, json_object, note_refusal
 
-from .wire import json_encode, protobuf_encode
-
-__all__ = ["OTLP", "OTLPLane", "OTLPProtocol", "OTLPState"]
+from .wire import json_form, protobuf_form
 
 OTLP = "otlp"
 SCOPE = "agentscope"
 """The name of the instrumentation scope of all spans."""
-_FORMS: Mapping[str, Form] = {"protobuf": protobuf_encode, "json": json_encode}
+_FORMS: Mapping[str, Form] = {"protobuf": protobuf_form, "json": json_form}
 _SPAN_ID = re.compile(r"\b[0-9a-f]{16}\b")
 
 
@@ -88,48 +87,21 @@ class OTLPState(PieceState):
         return True
 
 
-class OTLPProtocol:
+class OTLPProtocol(NegotiatedProtocol):
     """The protocol for a backend with OTLP only."""
 
+    batched = OTLP
+
     def __init__(self, state: OTLPState) -> None:
+        super().__init__(state)
         self._state = state
-        self.name: str | None = None
 
-    def warm_up(self) -> None:
-        self._state.warm_up()
+    def batched_lane(self, batch: Batch, outcome: Outcome) -> OTLPLane:
+        return OTLPLane(self._state, batch, outcome)
 
-    def begin(self, batch: Batch) -> OTLPDelivery:
-        return OTLPDelivery(self, self._state, batch)
-
-
-class OTLPDelivery:
-    """One attempt to deliver a batch."""
-
-    def __init__(self, protocol: OTLPProtocol, state: OTLPState, batch: Batch) -> None:
-        self._protocol = protocol
-        self._batch = batch
-        self._outcome = Outcome()
-        self._lane: OTLPLane | None = OTLPLane(state, batch, self._outcome)
-        self._begun = False
-
-    @property
-    def outcome(self) -> Outcome:
-        """The outcome of the lane."""
-        outcome = self._outcome
-        if outcome.delivered:
-            self._protocol.name = OTLP
-        settled = {*outcome.delivered, *outcome.parked, *(dropped.seq for dropped in outcome.dropped)}
-        if all(event.seq in settled for event in self._batch.events):
-            outcome.problem = outcome.kind = outcome.retry_after = None
-        return outcome
-
-    def lanes(self) -> Sequence[Lane]:
-        if self._begun or self._lane is None:
-            if self._lane is not None and self._lane.unsupported:
-                fail(self._outcome, MISPLACED, "there is no OTLP endpoint for traces at this address: check it")
-            return ()
-        self._begun = True
-        return (self._lane,)
+    def wholes(self, batch: Batch, outcome: Outcome) -> list[Whole]:
+        fail(outcome, MISPLACED, "there is no OTLP endpoint for traces at this address: check it")
+        return []
 
 
 class OTLPLane(PieceLane):
@@ -204,11 +176,11 @@ def _span_id(event: ReadyEvent) -> str:
 def _partial_success(reply: Response) -> tuple[int, str] | None:
     """The number of rejected spans and the reason, from an answer of success; None if it is not OTLP."""
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == protobuf_encode.CONTENT_TYPE:
-        return protobuf_encode.decode_response(reply.body)
+    if kind == protobuf_form.CONTENT_TYPE:
+        return protobuf_form.decode_response(reply.body)
     if not reply.body.strip():
         return 0, ""
-    if kind in ("", json_encode.CONTENT_TYPE):
+    if kind in ("", json_form.CONTENT_TYPE):
         # Some backends answer in another form of JSON.
-        return json_encode.decode_response(reply.body) or (None if json_object(reply) is None else (0, ""))
-    return protobuf_encode.decode_response(reply.body) if kind == "application/octet-stream" else None
+        return json_form.decode_response(reply.body) or (None if json_object(reply) is None else (0, ""))
+    return protobuf_form.decode_response(reply.body) if kind == "application/octet-stream" else None

@@ -6,17 +6,26 @@ Events of this SDK are restored from their note.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE
-from agentscope.protocols.agentscope.decode import Patch
-from agentscope.protocols.agentscope.fields import is_id, normal_time
-from agentscope.protocols.json_decode import MAX_DEPTH, DecodeError, dump_plain, parse, too_deep
-from agentscope.serialization.depth import is_deeper
+from agentscope.events import (
+    RUN_END,
+    RUN_START,
+    RUN_UPDATE,
+    STEP,
+    STEP_END,
+    STEP_START,
+    STEP_UPDATE,
+    TEXT,
+    TEXTS,
+    TIME,
+)
+from agentscope.protocols.agentscope.decode import Arrival, Patch, check_values, parse_object, patch_of
+from agentscope.protocols.agentscope.fields import AN_ID, FORMS, Form, Rejected, is_id, normalise
+from agentscope.protocols.json_decode import DecodeError
 
-from .metadata_note import read_note
-from .vocabulary import CANCELLED, STEP_TYPES, verb_of
+from .vocabulary import CANCELLED, NOTE, RESERVED, STEP_TYPES, camel_case, verb_of
 
 SESSION = "history"
 """The session of all patches from these calls. Their order is the order of arrival."""
@@ -31,14 +40,8 @@ _RUN_STATUSES = {
 _STEP_STATUSES = {"running": "running", "completed": "completed", "error": "failed", CANCELLED: CANCELLED}
 _ENDED = frozenset({"completed", "failed", CANCELLED})
 _USUAL_LEVELS = frozenset({"INFO", "ERROR"})
-
-
-class Arrival(NamedTuple):
-    """The event id, time (in the form of `Patch.time`) and sequence number that the receiver assigns to a record."""
-
-    event_id: str
-    now: str
-    seq: int
+_OF_STEPS = frozenset({STEP_START, STEP_UPDATE, STEP_END})
+_HEAD = frozenset({"id", "seq", "time", "type", "run_id", "step_id", "parent_id", "session_id"})
 
 
 # ---- bodies into records ---------------------------------------------------------------------------------------------
@@ -49,74 +52,33 @@ def read(body: bytes) -> dict[str, Any]:
 
     Raises `DecodeError`: 400 if it is no strict JSON or too deep, 413 for too many values, 422 for an invalid field.
     """
-    document, dump = parse(body)
-    if not isinstance(document, dict):
-        raise DecodeError(422, "The body must be a JSON object.")
-    if is_deeper(document, MAX_DEPTH):
-        too_deep()
+    document, dump = parse_object(body)
     given = {_ALIASES.get(name, name): value for name, value in document.items() if value is not None}
     record: dict[str, Any] = {}
-    for name in _CHECKS.keys() & given.keys():
-        check, expected = _CHECKS[name]
-        try:
-            record[name] = check(given[name])
-        except ValueError:
-            raise DecodeError(422, f"{name} must be {expected}.") from None
-    try:
-        dump(record)
-    except ValueError:
-        raise DecodeError(422, "A number is out of range or a text is not valid Unicode.") from None
+    for name in _FORMS.keys() & given.keys():
+        record[name] = _FORMS[name].of(given[name])
+        if record[name] is None:
+            raise DecodeError(422, f"{name} must be {_FORMS[name].expected}.")
+    check_values(record, dump)
     return record
 
 
-def _id(value: Any) -> str:
-    if not is_id(value):
-        raise ValueError
-    return value
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise ValueError
-    return value
-
-
-def _time(value: Any) -> str:
-    return normal_time(_text(value))
-
-
-def _texts(value: Any) -> list[str]:
-    if type(value) is not list:
-        raise ValueError
-    return [_text(item) for item in value]
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if type(value) is not dict:
-        raise ValueError
-    return value
-
-
-def _anything(value: Any) -> Any:
-    return value
-
-
-_CHECKS: dict[str, tuple[Callable[[Any], Any], str]] = {
-    **dict.fromkeys(("id", "history_id", "parent_event_id"), (_id, "a string of 1 to 255 characters without NUL")),
-    **dict.fromkeys(("agent_id", "user_id", "conversation_id"), (_text, "a string")),
-    **dict.fromkeys(("event_type", "event_name", "version", "level", "status"), (_text, "a string")),
-    **dict.fromkeys(("start_time", "end_time", "completion_start_time"), (_time, "an ISO 8601 time")),
-    **dict.fromkeys(("metadata", "usage"), (_object, "an object")),
+_ID = Form(AN_ID, lambda value: value if is_id(value) else None)
+_OBJECT = Form("an object", lambda value: value if type(value) is dict else None)
+_FORMS = {
+    **dict.fromkeys(("id", "history_id", "parent_event_id"), _ID),
+    **dict.fromkeys(("agent_id", "user_id", "conversation_id"), FORMS[TEXT]),
+    **dict.fromkeys(("event_type", "event_name", "version", "level", "status"), FORMS[TEXT]),
+    **dict.fromkeys(
+        ("start_time", "end_time", "completion_start_time"), FORMS[TIME]._replace(expected="an ISO 8601 time")
+    ),
+    **dict.fromkeys(("metadata", "usage"), _OBJECT),
     # Other values than the API's objects are stored too.
-    **dict.fromkeys(("input", "output", "status_message"), (_anything, "JSON")),
-    "tags": (_texts, "a list of strings"),
+    **dict.fromkeys(("input", "output", "status_message"), Form("JSON", lambda value: value)),
+    "tags": FORMS[TEXTS],
 }
 _ALIASES = {
-    "userId": "user_id",
-    "conversationId": "conversation_id",
-    "startTime": "start_time",
-    "endTime": "end_time",
-    "completionStartTime": "completion_start_time",
+    camel_case(name): name for name in ("user_id", "conversation_id", "start_time", "end_time", "completion_start_time")
 }
 
 
@@ -129,7 +91,7 @@ def run_started(record: Mapping[str, Any], run_id: str, arrival: Arrival) -> Pat
         raise DecodeError(422, "agent_id is required.")
     note = read_note(record, RUN_START)
     if note is not None:
-        return _patch(RUN_START, run_id, None, None, note.fields, arrival)
+        return patch_of(SESSION, RUN_START, run_id, None, None, note.fields, arrival)
     fields = {
         "agent_name": record["agent_id"],
         "status": _status(record, _RUN_STATUSES, "working"),
@@ -140,14 +102,14 @@ def run_started(record: Mapping[str, Any], run_id: str, arrival: Arrival) -> Pat
     meta_data = _meta_data(record, "version", "level", "completion_start_time")
     if meta_data:
         fields["meta_data"] = meta_data
-    return _patch(RUN_START, run_id, None, None, fields, arrival)
+    return patch_of(SESSION, RUN_START, run_id, None, None, fields, arrival)
 
 
 def run_changed(record: Mapping[str, Any], run_id: str, arrival: Arrival) -> Patch:
     """Return the patch of `PATCH /history/{id}`: the end of the run if the status is final, else an update."""
     note = read_note(record, RUN_UPDATE, RUN_END)
     if note is not None:
-        return _patch(note.type, run_id, None, None, note.fields, arrival)
+        return patch_of(SESSION, note.type, run_id, None, None, note.fields, arrival)
     fields = _same(record, "input", "output", "usage", "tags")
     meta_data = _meta_data(record, "version", "level", "completion_start_time")
     if "status" in record:
@@ -160,7 +122,7 @@ def run_changed(record: Mapping[str, Any], run_id: str, arrival: Arrival) -> Pat
         fields["error"] = {"message": error} if isinstance(error, str) else error
     if meta_data:
         fields["meta_data"] = meta_data
-    return _patch(RUN_END if ended else RUN_UPDATE, run_id, None, None, fields, arrival)
+    return patch_of(SESSION, RUN_END if ended else RUN_UPDATE, run_id, None, None, fields, arrival)
 
 
 def event_added(record: Mapping[str, Any], parent: Mapping[str, Any] | None, arrival: Arrival) -> Patch:
@@ -177,14 +139,14 @@ def event_added(record: Mapping[str, Any], parent: Mapping[str, Any] | None, arr
     note = read_note(record, STEP_START, STEP_END)
     if note is not None:
         fields = {**note.fields, **names}
-        return _patch(note.type, run_id, note.step_id, note.parent_id, fields, arrival)
+        return patch_of(SESSION, note.type, run_id, note.step_id, note.parent_id, fields, arrival)
     status = _status(record, _STEP_STATUSES, "running")
     fields = {**names, "status": status, **_same(record, "input", "output"), **_event_details(record, status)}
     began = record.get("start_time", arrival.now)
     if status in _ENDED:
         fields["ended_at"] = record.get("end_time", began)
         if above is not None and _is_verdict_on(record, above):
-            return _patch(STEP_END, run_id, above["step_id"], None, fields, arrival)
+            return patch_of(SESSION, STEP_END, run_id, above["step_id"], None, fields, arrival)
     fields.update(
         name=_name(record) or record["event_name"],
         step_type=STEP_TYPES.get(record["event_type"], "other"),
@@ -192,7 +154,9 @@ def event_added(record: Mapping[str, Any], parent: Mapping[str, Any] | None, arr
     )
     parent_id = record.get("parent_event_id") if above is None else above["step_id"]
     kind = STEP if status in _ENDED else STEP_START
-    return _patch(kind, run_id, arrival.event_id, None if parent_id == run_id else parent_id, fields, arrival)
+    return patch_of(
+        SESSION, kind, run_id, arrival.event_id, None if parent_id == run_id else parent_id, fields, arrival
+    )
 
 
 def event_changed(record: Mapping[str, Any], target: Mapping[str, Any], arrival: Arrival) -> Patch:
@@ -200,7 +164,7 @@ def event_changed(record: Mapping[str, Any], target: Mapping[str, Any], arrival:
     run_id, step_id = target["run_id"], target["step_id"]
     note = read_note(record, STEP_UPDATE)
     if note is not None:
-        return _patch(note.type, run_id, step_id, note.parent_id, note.fields, arrival)
+        return patch_of(SESSION, note.type, run_id, step_id, note.parent_id, note.fields, arrival)
     status = _status(record, _STEP_STATUSES) if "status" in record else None
     fields = {**_same(record, "input", "output"), **_event_details(record, status)}
     if status is not None:
@@ -212,7 +176,7 @@ def event_changed(record: Mapping[str, Any], target: Mapping[str, Any], arrival:
     name = _name(record)
     if name is not None:
         fields["name"] = name
-    return _patch(STEP_END if status in _ENDED else STEP_UPDATE, run_id, step_id, None, fields, arrival)
+    return patch_of(SESSION, STEP_END if status in _ENDED else STEP_UPDATE, run_id, step_id, None, fields, arrival)
 
 
 def _is_verdict_on(record: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
@@ -252,11 +216,8 @@ def _event_details(record: Mapping[str, Any], status: str | None) -> dict[str, A
 
 def _meta_data(record: Mapping[str, Any], *named: str) -> dict[str, Any]:
     """Return the metadata together with the `named` fields of the record, which runs and steps have no field for."""
-    extra = {_CAMEL.get(name, name): record[name] for name in named if name in record}
+    extra = {camel_case(name): record[name] for name in named if name in record}
     return {**record.get("metadata", {}), **extra}
-
-
-_CAMEL = {"completion_start_time": "completionStartTime", "status_message": "statusMessage"}
 
 
 def _name(record: Mapping[str, Any]) -> str | None:
@@ -275,10 +236,55 @@ def _same(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: record[name] for name in names if name in record}
 
 
-def _patch(
-    kind: str, run_id: str, step_id: str | None, parent_id: str | None, fields: Mapping[str, Any], arrival: Arrival
-) -> Patch:
-    event_id, now, seq = arrival
-    head = {"id": event_id, "seq": seq, "time": now, "type": kind, "run_id": run_id, "step_id": step_id}
-    event = {**head, "parent_id": parent_id, **fields}
-    return Patch(event_id, kind, run_id, step_id, now, SESSION, seq, event, dump_plain(event))
+# ---- notes of this SDK --------------------------------------------------------------------------------------------------
+
+
+class Note(NamedTuple):
+    """The event that a note restores."""
+
+    type: str
+    step_id: str | None
+    parent_id: str | None
+    fields: Mapping[str, Any]
+
+
+def read_note(record: Mapping[str, Any], *types: str) -> Note | None:
+    """Return the note in a record's metadata, or None without a valid note for an event of these types.
+
+    `records.py` describes the form of a note.
+    """
+    metadata: dict[str, Any] = record.get("metadata", {})
+    note = metadata.get(NOTE)
+    if not isinstance(note, dict) or note.get("type") not in types:
+        return None
+    step_id, parent_id, fields = note.get("stepId"), note.get("parentId"), note.get("fields", {})
+    wrapped, added = note.get("wrapped", []), note.get("added", [])
+    if not (isinstance(fields, dict) and isinstance(wrapped, list) and isinstance(added, list)):
+        return None
+    if not (is_id(step_id) if note["type"] in _OF_STEPS else step_id is None):
+        return None
+    if not (parent_id is None or is_id(parent_id)):
+        return None
+    fields = {name: value for name, value in fields.items() if name not in _HEAD}
+    try:
+        normalise(fields)
+    except Rejected:
+        return None
+    if "metaData" in note:
+        fields["meta_data"] = note["metaData"]
+    else:
+        own = {key: value for key, value in metadata.items() if key not in RESERVED and key not in added}
+        if own:
+            fields["meta_data"] = own
+    for name in ("input", "output"):
+        if name in record:
+            value = record[name]
+            fields[name] = value.get("value") if name in wrapped and isinstance(value, dict) else value
+    elsewhere = {
+        "error": metadata.get("error") if step_id is None else record.get("status_message"),
+        "usage": record.get("usage") if step_id is None else metadata.get("usage"),
+    }
+    for name, value in elsewhere.items():
+        if name not in fields and isinstance(value, dict):
+            fields[name] = value
+    return Note(note["type"], step_id, parent_id, fields)

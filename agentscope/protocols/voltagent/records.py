@@ -2,7 +2,7 @@
 
 The API takes objects only, so that any other input or output is sent as `{"value": …}`. It converts the keys of metadata to
 camelCase, and lacks many fields of an event. Therefore `metadata.agentscope` holds a note from which the receiver of this
-package restores the event exactly (`metadata_note.py`); other backends ignore it:
+package restores the event exactly (`decode.py`); other backends ignore it:
 
     type      type of the event; a whole step is sent as a step.start and a step.end
     stepId, parentId, runId

@@ -6,28 +6,27 @@ import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from agentscope.protocols.agentscope.decode import (
-    Batch,
     Patch,
     decode_batch,
     decode_run,
     decode_run_update,
     decode_step,
 )
+from agentscope.protocols.headers import AGENTSCOPE_KEY
 from agentscope.server.http.limits import Refused
-from agentscope.server.http.security import KEY_HEADER, Keys
+from agentscope.server.http.security import Keys
 
-from .intake import Held, Intake
+from .intake import Held, Intake, made_id
 
 _SPACE = uuid.UUID("5f0c1a52-7d0e-4a55-9a5e-0a4c7be0f6a1")
 _PROJECT_ID = str(uuid.uuid5(_SPACE, "project"))
-_MAX_KEY = 255
 _MAX_WEIGHT = 300_000  # by `weight_of`; a batch can be sent in parts, and the answer may name every event
+_decode_batch = partial(decode_batch, weighed=True, lean=True)
 
 
 class Ingest:
@@ -40,21 +39,15 @@ class Ingest:
     async def batch(self, request: Request) -> Response:
         """`POST /api/ingest/batch`."""
         async with self._body(request) as body:
-            return JSONResponse(await self._store_batch(request, body))
-
-    async def _store_batch(self, request: Request, body: Held) -> dict[str, Any]:
-        decode = partial(decode_batch, weighed=True, lean=True)
-        batch = await self._intake.decoded(request, body, decode, most_weight=_MAX_WEIGHT)
-        counts = await self._intake.commit(batch)
-        return {"accepted": counts.accepted, "duplicates": counts.duplicates, "rejected": batch.rejected}
+            batch = await self._intake.decoded(request, body, _decode_batch, most_weight=_MAX_WEIGHT)
+            counts = await self._intake.commit(batch)
+        answer = {"accepted": counts.accepted, "duplicates": counts.duplicates, "rejected": batch.rejected}
+        return JSONResponse(answer)
 
     async def run(self, request: Request) -> Response:
         """`POST /api/ingest/run`."""
-        event_id, run_id = self._classic_ids(request, "run")
-        await self._store_classic(
-            request,
-            lambda body, now: decode_run(body, event_id=event_id, run_id=run_id, now=now, seq=self._intake.next_seq()),
-        )
+        event_id, run_id = _classic_ids(request, "run")
+        await self._store(request, lambda body: decode_run(body, run_id, self._intake.arrival(event_id)))
         # The answer is made of the stored event, so that a repeated call gets the same one.
         fields = await self._intake.event(event_id) or {}
         return JSONResponse(
@@ -72,47 +65,31 @@ class Ingest:
     async def step(self, request: Request) -> Response:
         """`POST /api/ingest/run/{id}/step`."""
         run_id = await self._known_run(request)
-        event_id, step_id = self._classic_ids(request, f"step:{run_id}")
-        await self._store_classic(
-            request,
-            lambda body, now: decode_step(
-                body, event_id=event_id, run_id=run_id, step_id=step_id, now=now, seq=self._intake.next_seq()
-            ),
-        )
+        event_id, step_id = _classic_ids(request, f"step:{run_id}")
+        await self._store(request, lambda body: decode_step(body, run_id, step_id, self._intake.arrival(event_id)))
         return JSONResponse({"message": "Step added."})
 
     async def run_update(self, request: Request) -> Response:
         """`PATCH /api/ingest/run/{id}`."""
         run_id = await self._known_run(request)
-        event_id, _ = self._classic_ids(request, f"update:{run_id}")
-        await self._store_classic(
-            request,
-            lambda body, now: decode_run_update(
-                body, event_id=event_id, run_id=run_id, now=now, seq=self._intake.next_seq()
-            ),
-        )
+        event_id, _ = _classic_ids(request, f"update:{run_id}")
+        await self._store(request, lambda body: decode_run_update(body, run_id, self._intake.arrival(event_id)))
         return JSONResponse({"message": "Run updated."})
 
-    async def _store_classic(self, request: Request, decode: Callable[[bytes, str], Patch]) -> None:
-        def decode_one(body: bytes) -> Batch:
-            return Batch(str(uuid.uuid4()), "classic", [decode(body, self._intake.now())], [], {})
-
+    async def _store(self, request: Request, decode: Callable[[bytes], Patch]) -> None:
         async with self._body(request) as body:
-            batch = await self._intake.decoded(request, body, decode_one)
-            # A repeated call is not ingested: it carries another time, and would count as a conflict.
-            if await self._intake.event(batch.patches[0].id) is None:
-                await self._intake.commit(batch)
+            await self._intake.store_one(request, body, decode)
 
     def _body(self, request: Request) -> AbstractAsyncContextManager[Held]:
         self._authorise(request)
         return self._intake.hold(request)
 
     def _authorise(self, request: Request) -> None:
-        given = request.headers.get(KEY_HEADER)
+        given = request.headers.get(AGENTSCOPE_KEY)
         if given is None:
-            raise Refused(422, "The header X-Agentscope-Key is required.")
+            raise Refused(422, f"The header {AGENTSCOPE_KEY} is required.")
         if not self._keys.accepts(given):
-            raise Refused(401, "X-Agentscope-Key is not the key of this receiver.")
+            raise Refused(401, f"{AGENTSCOPE_KEY} is not the key of this receiver.")
 
     async def _known_run(self, request: Request) -> str:
         self._authorise(request)
@@ -121,11 +98,7 @@ class Ingest:
             raise Refused(404, "There is no run with this id.")
         return run_id
 
-    def _classic_ids(self, request: Request, scope: str) -> tuple[str, str]:
-        """Make the ids of an event and of its run or step; the same `Idempotency-Key` always gives the same ids."""
-        key = request.headers.get("idempotency-key")
-        if key is None:
-            return str(uuid.uuid4()), str(uuid.uuid4())
-        if not 0 < len(key) <= _MAX_KEY:
-            raise Refused(400, f"Idempotency-Key must have 1 to {_MAX_KEY} characters.")
-        return str(uuid.uuid5(_SPACE, f"event:{scope}:{key}")), str(uuid.uuid5(_SPACE, f"{scope}:{key}"))
+
+def _classic_ids(request: Request, scope: str) -> tuple[str, str]:
+    """Make the ids of an event and of its run or step."""
+    return made_id(request, _SPACE, f"event:{scope}"), made_id(request, _SPACE, scope)

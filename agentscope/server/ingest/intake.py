@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timezone
@@ -13,9 +14,9 @@ from typing import Any, TypeVar, cast
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from agentscope.protocols.agentscope.decode import Batch, DecodeError
+from agentscope.protocols.agentscope.decode import Arrival, Batch, Patch
 from agentscope.protocols.agentscope.fields import time_text
-from agentscope.protocols.json_decode import weight_of
+from agentscope.protocols.json_decode import DecodeError, weight_of
 from agentscope.server.clock import Clock
 from agentscope.server.http.body import JSON, Bodies, declared_size, inflate
 from agentscope.server.http.limits import Limits, Refused
@@ -23,6 +24,7 @@ from agentscope.server.storage.base import IngestCounts, Store
 
 T = TypeVar("T")
 
+_MAX_KEY = 255
 _PATIENCE = 5.0  # seconds that a body waits for others of its size
 # The lanes for bodies of different size: bytes and weight at most, and how many bodies are decoded and stored at once. The
 # second is for the SDK's own batches: while one of them is being stored, the next is decoded.
@@ -136,6 +138,17 @@ class Intake:
         """Store a batch, and return when it is durable. Raises `Unavailable`."""
         return await asyncio.wrap_future(self._store.ingest(batch))
 
+    async def store_one(self, request: Request, body: Held, decode: Callable[[bytes], Patch]) -> None:
+        """Decode a body of one event and store it, unless it is stored already. Raises as `decoded` and `commit` do."""
+        patch = await self.decoded(request, body, decode)
+        # A repeated call is not ingested: it carries another time, and would count as a conflict.
+        if await self.event(patch.id) is None:
+            await self.commit_one(patch)
+
+    async def commit_one(self, patch: Patch) -> None:
+        """Store a patch, and return when it is durable. Raises `Unavailable`."""
+        await self.commit(Batch(str(uuid.uuid4()), patch.session_id, [patch], [], {}))
+
     async def event(self, event_id: str) -> dict[str, Any] | None:
         """Return a stored event as it was sent, or None."""
         return await run_in_threadpool(self._store.event, event_id)
@@ -148,9 +161,19 @@ class Intake:
         """Return the time in the form of `Patch.time`, for an event that was sent without one."""
         return time_text(datetime.fromtimestamp(self._clock(), timezone.utc))
 
-    def next_seq(self) -> int:
-        """Return the next `seq`, for an event that was sent without one: the order of arrival."""
-        return next(self._seq)
+    def arrival(self, event_id: str) -> Arrival:
+        """Return the id, the time and the `seq` of an event that was sent without them. They tell the order of arrival."""
+        return Arrival(event_id, self.now(), next(self._seq))
+
+
+def made_id(request: Request, space: uuid.UUID, scope: str) -> str:
+    """Make an id; the same `Idempotency-Key` in the same scope always gives the same one. Raises `Refused` for a bad key."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return str(uuid.uuid4())
+    if not 0 < len(key) <= _MAX_KEY:
+        raise Refused(400, f"Idempotency-Key must have 1 to {_MAX_KEY} characters.")
+    return str(uuid.uuid5(space, f"{scope}:{key}"))
 
 
 def _width(body: bytes) -> int:

@@ -9,9 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from agentscope.protocols.agentscope.decode import Batch, DecodeError, Patch
+from agentscope.protocols.agentscope.decode import Batch, Patch
+from agentscope.protocols.headers import AGENTSCOPE_KEY
+from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.otlp.inbound.patches import SESSION, patches_of, without_repeats
-from agentscope.protocols.otlp.wire import json_decode, json_encode, protobuf_encode
+from agentscope.protocols.otlp.wire import json_form, protobuf_form
 from agentscope.protocols.otlp.wire.limits import Form
 from agentscope.protocols.otlp.wire.model import SpanGroup, Unreadable
 from agentscope.server.http.body import content_type
@@ -22,10 +24,10 @@ from agentscope.server.storage.base import Unavailable
 from . import otlp_protobuf
 from .intake import Intake
 
-_FORMS: dict[str, Form] = {protobuf_encode.CONTENT_TYPE: protobuf_encode, json_encode.CONTENT_TYPE: json_encode}
+_FORMS: dict[str, Form] = {protobuf_form.CONTENT_TYPE: protobuf_form, json_form.CONTENT_TYPE: json_form}
 DECODERS: dict[str, Callable[[bytes], list[SpanGroup]]] = {
-    protobuf_encode.CONTENT_TYPE: otlp_protobuf.decode_request,
-    json_encode.CONTENT_TYPE: json_decode.decode_request,
+    protobuf_form.CONTENT_TYPE: otlp_protobuf.decode_request,
+    json_form.CONTENT_TYPE: json_form.decode_request,
 }
 """Readers of a request by its content type."""
 _LONGEST_MESSAGE = 4000
@@ -49,7 +51,7 @@ class OTLP:
         Errors are answered with a `google.rpc.Status` in the encoding of the request, as the specification demands. Java's
         exporter logs its message, others log the status line or the raw body.
         """
-        form = _FORMS.get(content_type(request), json_encode)
+        form = _FORMS.get(content_type(request), json_form)
         try:
             body = await self._take(request, form)
         except (Refused, DecodeError) as problem:
@@ -61,7 +63,7 @@ class OTLP:
 
     async def _take(self, request: Request, form: Form) -> bytes:
         if not self._keys.accepts_otlp(request.headers):
-            raise Refused(401, "Send the receiver's key, as Authorization: Bearer KEY or X-Agentscope-Key: KEY.")
+            raise Refused(401, f"Send the receiver's key, as Authorization: Bearer KEY or {AGENTSCOPE_KEY}: KEY.")
 
         def decode(body: bytes) -> Batch:
             groups = DECODERS[form.CONTENT_TYPE](body)

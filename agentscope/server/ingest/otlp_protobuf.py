@@ -23,6 +23,7 @@ except ImportError as problem:
 from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError, weigh
 from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, LONGEST_SHOWN_ID, Wrong, check_ids
 from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Unreadable, Value
+from agentscope.protocols.otlp.wire.protobuf_form import read_varint
 
 # Weights are about those of JSON with the same content; see `json_decode.MAX_WEIGHT`.
 _FIELD, _MESSAGE, _ITEM, _ATTRIBUTE = 1, 3, 5, 10
@@ -154,12 +155,12 @@ def _check_weight(body: bytes) -> None:
                 room -= _FIELD
                 if room < 0:
                     raise _too_many()
-                tag, position = _varint(body, position)
+                tag, position = read_varint(body, position)
                 kind = tag & 7
                 if kind == 0:
-                    position = _varint(body, position)[1]
+                    position = read_varint(body, position)[1]
                 elif kind == 2:
-                    size, position = _varint(body, position)
+                    size, position = read_varint(body, position)
                     found = inner.get(tag)
                     if found is not None and (found is not _SPAN or size > _LARGE_SPAN):
                         messages.append((position, min(position + size, end), found))
@@ -170,21 +171,6 @@ def _check_weight(body: bytes) -> None:
                     break  # the library refuses it; the fields of a group, which it skips, count as those around it
         except IndexError:
             pass  # the library refuses a message that ends early
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """Read the number that begins at `position`, and where it ends. Raises `IndexError` for one that never does."""
-    value = data[position]
-    if value < 128:
-        return value, position + 1
-    value &= 127
-    for shift in range(7, 70, 7):
-        position += 1
-        byte = data[position]
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, position + 1
-    raise IndexError
 
 
 def _not_protobuf() -> DecodeError:

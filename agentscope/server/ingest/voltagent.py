@@ -16,10 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from agentscope.events import RUN_START
-from agentscope.protocols.agentscope.decode import Batch, DecodeError, Patch
+from agentscope.protocols.agentscope.decode import Patch
+from agentscope.protocols.headers import VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY
+from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.voltagent.decode import (
-    SESSION,
-    Arrival,
     event_added,
     event_changed,
     read,
@@ -32,10 +32,9 @@ from agentscope.server.http.security import Keys
 from agentscope.server.storage.base import Store, Unavailable
 from agentscope.server.storage.fold import fold
 
-from .intake import Held, Intake
+from .intake import Held, Intake, made_id
 
 _SPACE = uuid.UUID("0b6f4a3e-4d0e-4a0c-9d53-8f3a51c7a1d2")
-_MAX_KEY = 255
 _Handler = Callable[["History", Request], Awaitable[Response]]
 
 
@@ -70,16 +69,16 @@ class History:
 
         def decode(body: bytes) -> tuple[str, Patch | None]:
             record = read(body)
-            run_id = record.get("id") or self._made_id(request, "history")
+            run_id = record.get("id") or made_id(request, _SPACE, "history")
             if any(patch.type == RUN_START for patch in self._patches(run_id, None)):
                 return run_id, None
             # Two concurrent calls make the same event, which is stored once.
-            return run_id, run_started(record, run_id, self._arrival(str(uuid.uuid5(_SPACE, f"start:{run_id}"))))
+            return run_id, run_started(record, run_id, self._intake.arrival(str(uuid.uuid5(_SPACE, f"start:{run_id}"))))
 
         async with self._body(request) as body:
             run_id, patch = await self._intake.decoded(request, body, decode)
             if patch is not None:
-                await self._commit(patch)
+                await self._intake.commit_one(patch)
         return JSONResponse(await run_in_threadpool(self._history_of, run_id))
 
     @_with_message
@@ -89,9 +88,11 @@ class History:
         run_id: str = request.path_params["run_id"]
         if not await self._intake.has_run(run_id):
             raise Refused(404, "There is no history with this id.")
-        event_id = self._made_id(request, f"update:{run_id}")
+        event_id = made_id(request, _SPACE, f"update:{run_id}")
         async with self._body(request) as body:
-            await self._store_one(request, body, lambda record: run_changed(record, run_id, self._arrival(event_id)))
+            await self._intake.store_one(
+                request, body, lambda raw: run_changed(read(raw), run_id, self._intake.arrival(event_id))
+            )
         return JSONResponse(await run_in_threadpool(self._history_of, run_id))
 
     @_with_message
@@ -100,16 +101,16 @@ class History:
 
         def decode(body: bytes) -> tuple[dict[str, Any], Patch]:
             record = read(body)
-            event_id = self._made_id(request, f"event:{record.get('history_id')}")
+            event_id = made_id(request, _SPACE, f"event:{record.get('history_id')}")
             above = record.get("parent_event_id")
             parent = None if above is None else self._store.event(above)
-            return record, event_added(record, parent, self._arrival(event_id))
+            return record, event_added(record, parent, self._intake.arrival(event_id))
 
         async with self._body(request) as body:
             record, patch = await self._intake.decoded(request, body, decode)
             stored = await self._intake.event(patch.id)
             if stored is None:
-                await self._commit(patch)
+                await self._intake.commit_one(patch)
         return JSONResponse(added_view(patch.id, record, (stored or patch.fields)["time"]))
 
     @_with_message
@@ -119,19 +120,12 @@ class History:
         target = await self._intake.event(request.path_params["event_id"])
         if target is None or target["step_id"] is None:
             raise Refused(404, "There is no event with this id.")
-        event_id = self._made_id(request, f"change:{target['id']}")
+        event_id = made_id(request, _SPACE, f"change:{target['id']}")
         async with self._body(request) as body:
-            await self._store_one(request, body, lambda record: event_changed(record, target, self._arrival(event_id)))
+            await self._intake.store_one(
+                request, body, lambda raw: event_changed(read(raw), target, self._intake.arrival(event_id))
+            )
         return JSONResponse(await run_in_threadpool(self._event_of, target))
-
-    async def _store_one(self, request: Request, body: Held, decode: Callable[[dict[str, Any]], Patch]) -> None:
-        patch = await self._intake.decoded(request, body, lambda raw: decode(read(raw)))
-        # A repeated call is not ingested: it carries another time, and would count as a conflict.
-        if await self._intake.event(patch.id) is None:
-            await self._commit(patch)
-
-    async def _commit(self, patch: Patch) -> None:
-        await self._intake.commit(Batch(str(uuid.uuid4()), SESSION, [patch], [], {}))
 
     def _history_of(self, run_id: str) -> dict[str, Any]:
         patches = self._patches(run_id, None)
@@ -144,23 +138,12 @@ class History:
     def _patches(self, run_id: str, step_id: str | None) -> list[Patch]:
         return [event.patch() for event in self._store.item_events(run_id, step_id)]
 
-    def _arrival(self, event_id: str) -> Arrival:
-        return Arrival(event_id, self._intake.now(), self._intake.next_seq())
-
     def _body(self, request: Request) -> AbstractAsyncContextManager[Held]:
         self._authorise(request)
         return self._intake.hold(request)
 
     def _authorise(self, request: Request) -> None:
-        headers = request.headers
-        if not self._keys.accepts_pair(headers.get("x-public-key", ""), headers.get("x-secret-key", "")):
-            raise Refused(401, "Send any name in the header x-public-key and the key of this receiver in x-secret-key.")
-
-    def _made_id(self, request: Request, scope: str) -> str:
-        """Make an id; the same `Idempotency-Key` always gives the same one."""
-        key = request.headers.get("idempotency-key")
-        if key is None:
-            return str(uuid.uuid4())
-        if not 0 < len(key) <= _MAX_KEY:
-            raise Refused(400, f"Idempotency-Key must have 1 to {_MAX_KEY} characters.")
-        return str(uuid.uuid5(_SPACE, f"{scope}:{key}"))
+        public, secret = (request.headers.get(name, "") for name in (VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY))
+        if not self._keys.accepts_pair(public, secret):
+            names = f"{VOLTAGENT_PUBLIC_KEY} and the key of this receiver in {VOLTAGENT_SECRET_KEY}".lower()
+            raise Refused(401, f"Send any name in the header {names}.")

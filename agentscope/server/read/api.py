@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from agentscope._version import __version__
 from agentscope.events import FIELDS
+from agentscope.protocols.headers import AGENTSCOPE_KEY
 from agentscope.protocols.json_decode import is_text
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
@@ -61,7 +62,7 @@ class ReadAPI:
     def _authorise(self, request: Request, *known: str) -> None:
         """Raise `Refused` without the key (401), and for a parameter that is not `known` (400)."""
         if not self._keys.may_read(request.scope):
-            raise Refused(401, "Send the receiver's key in the header X-Agentscope-Key, or log in at /login.")
+            raise Refused(401, f"Send the receiver's key in the header {AGENTSCOPE_KEY}, or log in at /login.")
         unknown = [name for name in request.query_params if name not in known]
         if unknown:
             there_are = f"; there are {', '.join(known)}" if known else "; this address takes none"

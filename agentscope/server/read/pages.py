@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 from agentscope.events import FIELDS, RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.server.storage.base import RunQuery
-from agentscope.server.storage.rows import is_failed
+from agentscope.server.storage.rows import COST_DIGITS, is_failed
 
 MAX_CELL = 20_000
 """Characters of one payload on a page. The JSON has the rest."""
@@ -32,7 +32,6 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u20
 _STATUSES = ("running", "completed", "failed", "cancelled")
 _FILTERS = {field.filter: field for field in FIELDS.values() if field.filter}
 _IN_FORM = ("status", "agent")  # filters that have an input of their own
-_COLUMNS = ("Status", "Agent", "Started", "Duration", "Steps", "Errors", "Tokens")
 _ERROR_TEXTS = ("type", "message", "traceback")
 
 
@@ -60,7 +59,7 @@ def run_list(
     """Write the list of runs, with its filter and the link to the next page."""
     filtered = bool(query.q or query.after or _chosen(query))
     if runs:
-        heads = "".join(f"<th>{column}</th>" for column in _COLUMNS)
+        heads = "".join(f"<th>{column}</th>" for column in _cells(runs[0]))
         body = f"""<div class="runs"><table><thead><tr>{heads}</tr></thead>
 <tbody>{"".join(map(_run_line, runs))}</tbody></table></div>"""
     elif filtered:
@@ -80,13 +79,9 @@ def run_page(run: Mapping[str, Any], page: int = 1) -> str:
     steps = run["steps"]
     room = _Room()
     first = min(page - 1, max(0, len(steps) - 1) // MAX_STEPS) * MAX_STEPS
-    facts = [
-        ("Started", _when(run["started_at"])),
-        ("Duration", _duration(run["duration_ms"])),
-        ("Steps", _number(run["step_count"])),
-        ("Errors", _errors(run["error_count"])),
-        ("Tokens", _number(run["tokens_used"])),
-    ]
+    facts = [*_figures(run).items()]
+    if run["cost_usd"] is not None:
+        facts.append(("Cost (USD)", f"{run['cost_usd']:,.{COST_DIGITS}f}".rstrip("0").rstrip(".")))
     facts += _labelled(run, RUN_FIELDS)
     if len(run["agent_name"]) > _MAX_NAME:
         facts.append(("Whole name", text(run["agent_name"], _WHOLE_NAME)))
@@ -195,20 +190,27 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
     return f'<dl class="facts">{lines}</dl>' if facts else ""
 
 
-def _run_line(run: Mapping[str, Any]) -> str:
+def _figures(run: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "Started": _when(run["started_at"]),
+        "Duration": _duration(run["duration_ms"]),
+        "Steps": _number(run["step_count"]),
+        "Errors": f'<strong class="problem">{run["error_count"]}</strong>' if run["error_count"] else "0",
+        "Tokens": _number(run["tokens_used"]),
+    }
+
+
+def _cells(run: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of a run in the list, by the heads of their columns."""
     name = run["agent_name"]
-    cells = (
-        _status(run["status"], run["failed"]),
-        f'<a href="/runs/{quote(run["id"], safe="")}" title="{_plain(name)}">{text(name)}</a>',
-        _when(run["started_at"]),
-        _duration(run["duration_ms"]),
-        _number(run["step_count"]),
-        _errors(run["error_count"]),
-        _number(run["tokens_used"]),
-    )
+    link = f'<a href="/runs/{quote(run["id"], safe="")}" title="{_plain(name)}">{text(name)}</a>'
+    return {"Status": _status(run["status"], run["failed"]), "Agent": link, **_figures(run)}
+
+
+def _run_line(run: Mapping[str, Any]) -> str:
     # On a narrow screen the heads of the columns are hidden, and each cell shows its label.
-    told = (f'<td data-label="{column}">{cell}</td>' for column, cell in zip(_COLUMNS, cells, strict=True))
-    return f"<tr>{''.join(told)}</tr>"
+    cells = (f'<td data-label="{head}">{cell}</td>' for head, cell in _cells(run).items())
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _turn(run_id: str, first: int, count: int) -> str:
@@ -328,10 +330,6 @@ def _readable(error: Any) -> str:
 def _status(status: str, failed: bool) -> str:
     kind = "failed" if failed else status if status in _STATUSES else "other"
     return f'<span class="status {kind}">{text(status, 40)}</span>'
-
-
-def _errors(count: int) -> str:
-    return f'<strong class="problem">{count}</strong>' if count else "0"
 
 
 def _number(value: int | None) -> str:

@@ -95,7 +95,7 @@ class RunPage(NamedTuple):
 
     runs: list[dict[str, Any]]
     """Each run with the fields in `rows.RUN_COLUMNS`, `failed`, `started_at`, `ended_at`, `id`, `duration_ms`, `step_count`,
-    `error_count` and `tokens_used`."""
+    `error_count`, `tokens_used` and `cost_usd`."""
     next: RunCursor | None
     """None on the last page."""
 

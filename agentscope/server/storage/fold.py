@@ -10,23 +10,20 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from agentscope.events import LAST, MERGED, RUN_END, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, TEXTS, UNITED, Field
+from agentscope.events import LAST, MERGED, RUN_END, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, TEXTS, UNITED
 from agentscope.protocols.agentscope.decode import Patch
+from agentscope.protocols.assemble import merge_objects
 from agentscope.protocols.ids import span_id_of
+from agentscope.protocols.token_usage import normal_usage
 
-from .rows import run_row, run_tokens, status_of, step_row, tokens_of
-
-
-def _names(fields: Mapping[str, Field], join: str) -> tuple[str, ...]:
-    return tuple(name for name, field in fields.items() if field.join == join)
-
+from .rows import run_cost, run_row, run_tokens, status_of, step_row, tokens_of
 
 _JOINS = {
-    of_run: tuple(_names(fields, join) for join in (LAST, MERGED, UNITED))
+    of_run: tuple(tuple(name for name in fields if fields[name].join == join) for join in (LAST, MERGED, UNITED))
     for of_run, fields in ((True, RUN_FIELDS), (False, STEP_FIELDS))
 }
-_TEXT_LISTS = frozenset(name for name, field in RUN_FIELDS.items() if field.type == TEXTS and field.join == LAST)
-_SHOWN = tuple(name for name, field in STEP_FIELDS.items() if field.label)
+_TEXT_LISTS = tuple(name for name, field in RUN_FIELDS.items() if field.type == TEXTS)
+_OF_RUN = tuple(name for name in RUN_FIELDS if name != "span_id")  # which only serves to find parents
 _ENDS = frozenset({RUN_END, STEP, STEP_END})
 
 
@@ -55,7 +52,7 @@ def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
             fields["parent_id"] = event["parent_id"]
         for name in merged:
             if name in event:
-                fields[name] = _merged(fields.get(name), event[name])
+                fields[name] = merge_objects(fields.get(name), event[name])
         for name in united:
             if event.get(name):
                 fields[name] = sorted({*fields.get(name, ()), *event[name]})
@@ -84,21 +81,16 @@ def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
     tokens = run_tokens(rows)
     return {
         "id": run_id,
+        **{name: run.get(name) for name in _OF_RUN},
         **row.columns,
         **{name: run.get(name) or [] for name in _TEXT_LISTS},
+        "usage": normal_usage(run.get("usage")),
         "failed": row.failed,
-        "started_at": row.started_at,
-        "ended_at": row.ended_at,
         "duration_ms": duration_ms(row.started_at, row.ended_at),
         "step_count": len(rows),
         "error_count": sum(step.failed for step in rows),
         "tokens_used": row.tokens if tokens is None else tokens,
-        "usage": run.get("usage"),
-        "input": run.get("input"),
-        "output": run.get("output"),
-        "error": run.get("error"),
-        "meta_data": run.get("meta_data"),
-        "truncated": run.get("truncated", []),
+        "cost_usd": run_cost(rows),
         "steps": [
             _step_view(step_id, index, folds[step_id], parents[step_id], given[step_id])
             for index, step_id in enumerate(order)
@@ -156,28 +148,18 @@ def _step_view(
         "id": step_id,
         "parent_id": parent,
         "step_index": index,
+        **{name: fields.get(name) for name in STEP_FIELDS},
         "step_type": fields.get("step_type") or "other",
         "name": fields.get("name") or "step",
         "status": status_of(fields),
-        "input": fields.get("input"),
-        "output": fields.get("output"),
-        "error": fields.get("error"),
-        "meta_data": fields.get("meta_data"),
         "tokens_used": tokens_of(fields),
-        "usage": fields.get("usage"),
-        **{name: fields.get(name) for name in _SHOWN},
+        "usage": normal_usage(fields.get("usage")),
         "latency_ms": latency,
-        "started_at": fields.get("started_at"),
-        "ended_at": fields.get("ended_at"),
         "truncated": fields.get("truncated", []),
     }
     if parent != given:
         view["unattached_parent_id"] = given
     return view
-
-
-def _merged(earlier: Any, later: Any) -> Any:
-    return {**earlier, **later} if isinstance(earlier, dict) and isinstance(later, dict) else later
 
 
 def _start(fields: Mapping[str, Any]) -> str:

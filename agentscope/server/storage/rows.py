@@ -5,29 +5,32 @@ A row is made of a fold, or of the event of a step that consists of one event.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from agentscope.events import FIELDS, RUN_FIELDS, TEXTS
+from agentscope.protocols.token_usage import tokens_of as usage_counts
 
 LLM_STEP = "llm_call"
 MAX_TOKENS = 10**12
 """The most tokens that one step adds to a total, so that sums stay far below 64 bits."""
+MAX_COST = 1e6
+"""The most US dollars that one step adds to a total."""
+COST_DIGITS = 9
+"""Decimal digits of a total in US dollars, so that it does not depend on the order of the sum."""
+MOST_TEXTS = 50
+"""Texts of a list, such as tags, that an entry of `list_runs` shows. A filter finds each of the others too."""
 
-_TOTAL = ("total_tokens", "totalTokens")
-_INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "promptTokens")
-_OUTPUT = ("output_tokens", "completion_tokens", "outputTokens", "completionTokens")
-_COUNTED = frozenset({*_TOTAL, *_INPUT, *_OUTPUT})
 RUN_COLUMNS = tuple(name for name, field in RUN_FIELDS.items() if field.row)
 """The fields of a run that its row has, besides those that are computed."""
 _ROW_FIELDS = (
     *(name for name, field in FIELDS.items() if field.row),
-    *("step_type", "error", "tokens_used", "usage", "started_at", "ended_at"),
+    *("step_type", "error", "tokens_used", "usage", "cost_usd", "started_at", "ended_at"),
 )
 _LISTS = tuple(name for name, field in FIELDS.items() if field.row and field.type == TEXTS)
 _LONGEST = 1000  # characters of a name or an id in a list
-_MOST_TEXTS = 50  # of a list of texts, such as tags, that a row keeps
 _FAILED = frozenset({"failed", "error"})
+T = TypeVar("T", int, float)
 
 
 class StepRow(NamedTuple):
@@ -37,6 +40,7 @@ class StepRow(NamedTuple):
     failed: bool
     tokens: int | None
     model: str | None = None
+    cost: float | None = None
 
 
 class RunRow(NamedTuple):
@@ -58,16 +62,14 @@ def row_fields(event: Mapping[str, Any]) -> dict[str, Any]:
         if type(value) is str and len(value) > _LONGEST:
             fields[name] = value[: _LONGEST + 1]
     for name in _LISTS:
-        if fields.get(name):
+        if name in fields:
             fields[name] = _listed_texts(fields[name])
     if "error" in fields:
         fields["error"] = bool(fields["error"])
     if "tokens_used" in fields:
         fields["tokens_used"] = _count(fields["tokens_used"])
-    usage = fields.get("usage")
-    if usage is not None:
-        counts = usage.items() if isinstance(usage, dict) else ()
-        fields["usage"] = {name: _count(value) for name, value in counts if name in _COUNTED}
+    if "usage" in fields:
+        fields["usage"] = usage_counts(fields["usage"]).usage()
     return fields
 
 
@@ -78,6 +80,7 @@ def step_row(fields: Mapping[str, Any]) -> StepRow:
         is_failed(fields),
         tokens_of(fields),
         _listed(fields.get("model")),
+        _cost(fields.get("cost_usd")),
     )
 
 
@@ -99,9 +102,19 @@ def is_failed(fields: Mapping[str, Any]) -> bool:
 
 def run_tokens(rows: Sequence[StepRow]) -> int | None:
     """Sum the tokens of the LLM steps if any has some, since other steps repeat them, else of all steps; None without any."""
-    of_llm = [row.tokens for row in rows if row.tokens is not None and row.step_type == LLM_STEP]
-    counted = of_llm or [row.tokens for row in rows if row.tokens is not None]
-    return sum(counted) if counted else None
+    return _total([(row.step_type, row.tokens) for row in rows])
+
+
+def run_cost(rows: Sequence[StepRow]) -> float | None:
+    """Sum the cost of the steps in US dollars, as `run_tokens` does it."""
+    cost = _total([(row.step_type, row.cost) for row in rows])
+    return None if cost is None else round(cost, COST_DIGITS)
+
+
+def _total(values: Iterable[tuple[str, T | None]]) -> T | None:
+    known = [(step_type, value) for step_type, value in values if value is not None]
+    of_llm = [value for step_type, value in known if step_type == LLM_STEP]
+    return sum(of_llm or (value for _, value in known)) if known else None
 
 
 def status_of(fields: Mapping[str, Any]) -> str:
@@ -114,38 +127,37 @@ def status_of(fields: Mapping[str, Any]) -> str:
     return "failed" if fields.get("error") else "completed"
 
 
-def _listed(name: str | None) -> str | None:
-    """Cut a name to the listed length, which bounds the size of a page of runs."""
-    return name if name is None or len(name) <= _LONGEST else name[:_LONGEST] + "…"
+def _listed(name: object) -> str | None:
+    """Cut a name to the listed length, which bounds the size of a page of runs.
+
+    A value of another type is none: events of an earlier version were stored without a check of fields that it did not know.
+    """
+    if not isinstance(name, str):
+        return None
+    return name if len(name) <= _LONGEST else name[:_LONGEST] + "…"
 
 
-def _listed_texts(texts: Sequence[str] | None) -> list[str]:
-    return [text if len(text) <= _LONGEST else text[:_LONGEST] + "…" for text in (texts or ())[:_MOST_TEXTS]]
+def _listed_texts(texts: object) -> list[str]:
+    return [listed for text in texts if (listed := _listed(text)) is not None] if isinstance(texts, list) else []
 
 
 def tokens_of(fields: Mapping[str, Any]) -> int | None:
     """Return `tokens_used`, else the total in `usage`, else the sum of its input and output."""
     tokens = _count(fields.get("tokens_used"))
     usage = fields.get("usage")
-    if tokens is None and isinstance(usage, dict):
-        tokens = _named(usage, _TOTAL)
-        if tokens is None:
-            parts = [_named(usage, _INPUT), _named(usage, _OUTPUT)]
-            known = [part for part in parts if part is not None]
-            tokens = min(sum(known), MAX_TOKENS) if known else None
+    if tokens is None and usage:
+        counts = usage_counts(usage)
+        parts = [counts.total] if counts.total is not None else [counts.input, counts.output]
+        known = [part for part in parts if part is not None]
+        tokens = min(sum(known), MAX_TOKENS) if known else None
     return tokens
 
 
-def _named(usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
-    """Return the first of these counts that is a number."""
-    return next((count for name in names if (count := _count(usage.get(name))) is not None), None)
-
-
 def _count(value: Any) -> int | None:
-    if value is None:
-        return None
     if type(value) is float and value.is_integer():
         value = int(value)
-    if type(value) is not int:
-        return None
-    return value if 0 <= value <= MAX_TOKENS else max(0, min(value, MAX_TOKENS))
+    return max(0, min(value, MAX_TOKENS)) if type(value) is int else None
+
+
+def _cost(value: Any) -> float | None:
+    return float(max(0.0, min(value, MAX_COST))) if type(value) in (int, float) and value == value else None

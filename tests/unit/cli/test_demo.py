@@ -1,17 +1,15 @@
-"""The demonstration: the sample agent's way through a directory, whatever is in there, and the drawing of a run."""
+"""The demonstration: the sample agent's way through a directory, whatever is in there."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from agentscope.cli.demo import agent
 from agentscope.cli.demo.agent import list_files, read_text
-from agentscope.cli.demo.command import _draw
 
 
 def test_lists_regular_files_nearest_first(tmp_path: Path) -> None:
@@ -101,53 +99,3 @@ def test_binaries_are_not_text(tmp_path: Path, content: bytes) -> None:
 def test_a_large_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
     (tmp_path / "large").write_text("x" * 100_000)
     assert len(read_text(str(tmp_path / "large"))) == agent.MAX_FILE_BYTES
-
-
-# the drawing of a run
-
-
-def step(name: str, parent: str | None = None, **fields: Any) -> dict[str, Any]:
-    values = {"id": name, "parent_id": parent, "name": name, "step_type": "other", "status": "completed"}
-    return {**values, "error": None, "output": None, "latency_ms": 1, **fields}
-
-
-def draw(*steps: dict[str, Any], width: int = 110, **fields: Any) -> list[str]:
-    run = {"agent_name": "agent", "status": "completed", "duration_ms": 12, "error_count": 0, "steps": list(steps)}
-    texts = {"input": {"question": "Why?"}, "output": {"answer": "Because."}}
-    lines = _draw({**run, **texts, **fields}, width)
-    return ["".join(part if isinstance(part, str) else part[1] for part in line) for line in lines]
-
-
-def test_children_stand_below_their_parents() -> None:
-    lines = draw(step("a"), step("b", "a"), step("c", "b"), step("d", "a"), step("e"))
-    drawn = [line.partition("  other")[0].rstrip() for line in lines[2:-1]]
-    assert drawn == ["  ├─ ✓ a", "  │  ├─ ✓ b", "  │  │  └─ ✓ c", "  │  └─ ✓ d", "  └─ ✓ e"]
-
-
-def test_a_run_is_its_question_its_steps_and_its_answer() -> None:
-    head, question, row, answer = draw(step("a", output={"files": 3, "ok": True}))
-    assert head == "✓ agent  completed · 12 ms · 1 steps · 0 failed"
-    assert question == "  Why?"
-    assert row == "  └─ ✓ a  other        1.0 ms  files 3 · ok True"
-    assert answer == "  Because."
-
-
-def test_a_run_without_steps_has_no_rows() -> None:
-    assert len(draw()) == 3
-
-
-def test_a_run_that_has_not_ended_is_drawn_as_far_as_it_is_known() -> None:
-    lines = draw(step("a", latency_ms=None), status="running", duration_ms=None, input=None, output=None)
-    assert lines == ["✗ agent  running · 0 ms · 1 steps · 0 failed", "  ", "  └─ ✓ a  other        0.0 ms  "]
-
-
-def test_a_failed_step_shows_its_error_and_the_run_counts_it() -> None:
-    lines = draw(
-        step("a", status="failed", error={"type": "OSError", "message": "no way"}), status="failed", error_count=1
-    )
-    assert lines[0] == "✗ agent  failed · 12 ms · 1 steps · 1 failed"
-    assert lines[2].endswith("OSError: no way")
-
-
-def test_long_outputs_are_cut_to_the_width() -> None:
-    assert max(map(len, draw(step("n", output={"o": "o" * 500}), width=80))) == 80

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pytest
+
 from agentscope import ConsoleExporter, InMemoryExporter, Tracker, create_tracker
 from agentscope.exporters import EventRecord
 from tests.support.recording import balanced
@@ -141,3 +143,85 @@ def test_colour_may_be_chosen() -> None:
     stream = io.StringIO()
     ConsoleExporter(stream, color=True).export([event("run.end", "r", 1, status="completed")], 1.0)
     assert "\x1b[32m" in stream.getvalue()
+
+
+def drawn(*events: EventRecord, stream: Any = None) -> list[str]:
+    """The lines that the console prints for these events of a run."""
+    stream = stream or io.StringIO()
+    ended = event("run.end", "r", 999, agent_name="agent", status="completed")
+    assert ConsoleExporter(stream).export([*events, ended], 1.0) is None
+    return stream.getvalue().splitlines()
+
+
+def step(seq: int, name: str, parent: str | None = None, **fields: Any) -> EventRecord:
+    return event(
+        "step", "r", seq, name, parent, **{"name": name, "step_type": "other", "status": "completed", **fields}
+    )
+
+
+def test_children_stand_below_their_parents_and_orphans_at_the_top() -> None:
+    steps = [step(1, "a"), step(2, "b", "a"), step(3, "c", "b"), step(4, "d", "a"), step(5, "e", "unknown")]
+    lines = [line.partition("  other")[0].rstrip() for line in drawn(*steps)[1:]]
+    assert lines == ["├─ ✓ a", "│  ├─ ✓ b", "│  │  └─ ✓ c", "│  └─ ✓ d", "└─ ✓ e"]
+
+
+def test_steps_that_are_each_others_parent_do_not_hang_the_tree() -> None:
+    assert len(drawn(step(1, "a"), step(2, "b", "c"), step(3, "c", "b"), step(4, "d", "d"))) == 3
+
+
+def test_a_step_shows_type_duration_model_and_tokens() -> None:
+    told = {"step_type": "llm_call", "latency_ms": 1234, "model": "a-model", "usage": {"totalTokens": 7}}
+    assert drawn(step(1, "a", **told))[1] == "└─ ✓ a  llm_call    1.2 s  a-model · 7 tokens"
+
+
+def test_a_failed_step_shows_its_error_and_the_run_counts_it() -> None:
+    head, line = drawn(step(1, "a", status="failed", error={"type": "OSError", "message": "no\nway"}))
+    assert head.endswith("· 1 step · 1 failed")
+    assert line == "└─ ✗ a  other              OSError: no way"
+
+
+def test_control_characters_of_data_do_not_reach_the_stream() -> None:
+    hostile = "\x1b[31mred\x07\u202e\x9b2J"
+    text = "".join(drawn(step(1, hostile, step_type=hostile, model=hostile, status=hostile, error=hostile)))
+    assert text.isprintable()
+
+
+def test_an_encoding_without_line_art_gets_ascii() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    ConsoleExporter(stream).export([step(1, "é"), event("run.end", "r", 2, status="completed")], 1.0)
+    assert raw.getvalue().decode("ascii").splitlines()[1].startswith("`- + ?")
+
+
+def test_long_names_are_cut_to_the_width() -> None:
+    assert max(map(len, drawn(step(1, "n" * 300, model="m" * 300)))) <= 110
+
+
+def test_only_so_many_steps_of_a_run_are_printed() -> None:
+    lines = drawn(*(step(seq, f"s{seq}") for seq in range(205)))
+    assert (len(lines), lines[-1]) == (202, "… 5 more steps")
+    assert "205 steps" in lines[0]
+
+
+def test_fields_of_any_type_do_not_stop_the_console() -> None:
+    odd = {"status": ["x"], "latency_ms": "soon", "tokens_used": {}, "error": 7, "usage": [1], "started_at": "x"}
+    assert (
+        len(drawn(step(1, "a", step_type=None, **odd), event("run.update", "r", 2, started_at="y", ended_at="z"))) == 2
+    )
+
+
+def test_standard_error_is_looked_up_when_a_run_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    ConsoleExporter().export([event("run.end", "r", 1, agent_name="late", status="completed")], 1.0)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "✓ late  completed · 0 steps\n")
+
+
+def test_a_forked_child_does_not_print_the_open_runs_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    console = ConsoleExporter(stream)
+    console.export([event("run.start", "r", 1, agent_name="of the parent")], 1.0)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    console.close()
+    console.export([event("run.end", "own", 2, agent_name="own", status="completed")], 1.0)
+    console.close()
+    assert stream.getvalue() == "✓ own  completed · 0 steps\n"

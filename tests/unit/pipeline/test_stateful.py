@@ -191,7 +191,7 @@ class Machine(RuleBasedStateMachine):
     @rule(number=which)
     def kill(self, number: int) -> None:
         bench = self.bench(number)
-        on_disk = {*bench.states._on_disk} if not bench.states._disk_only else None
+        on_disk = {*bench.states._on_disk} if not bench.states.disk_only else None
         if on_disk is None:
             # Beyond memory it is only counted; what was tracked and is neither settled nor in memory alone must be there.
             alone = {event.seq for event in bench.states._unsaved.values()}

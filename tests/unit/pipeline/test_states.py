@@ -43,7 +43,7 @@ FILES = frozenset(
         agentscope.pipeline.delivery,
     )
 )
-SMALL = {"max_queue_bytes": 40 * UNIT, "batch_size": 4}
+SMALL: dict[str, Any] = {"max_queue_bytes": 40 * UNIT, "batch_size": 4}
 """Room for 40 events, and for ten that are on disk as well."""
 MOODS = ("deliver", "fail", "partly", "reject", "park", "release", "raise")
 DEATH = st.none() | st.integers(1, 120)
@@ -110,7 +110,7 @@ class InMemory:
     """A session without a spool; for the machine it looks like a `Bench`."""
 
     def __init__(self, backend: Moody) -> None:
-        config = Config(**SMALL)  # type: ignore[arg-type]
+        config = Config(**SMALL)
         self.backend = backend
         self.ledger = Ledger()
         self.states = EventStates(config, self.ledger)
@@ -245,7 +245,7 @@ class Machine(RuleBasedStateMachine):
         assert not states.number & 1
         queued = list(states.queue.events)
         taken = [*states.batched, *states.in_flight.values(), *states.incomplete]
-        taken += [*states._writing, *states._fresh, *states._old]
+        taken += [*states._writing, *states._fresh, *states.old]
         doubled = [seq for seq, times in Counter(event.seq for event in (*queued, *taken)).items() if times > 1]
         assert not doubled
         assert states.queue.bytes == UNIT * units([*queued, *taken])

@@ -93,13 +93,13 @@ def test_old_events_get_on_however_many_fresh_ones_come(tmp_path: Path) -> None:
     bench.put(90, size=900)
     bench.store()
     behind = bench.states.stored
-    assert bench.states._disk_only > 50
+    assert bench.states.disk_only > 50
     for _ in range(20):
         bench.put(10, size=600)
         bench.store()
         bench.send()
     assert bench.states.stored <= behind
-    assert bench.states._cursor > 100
+    assert bench.states.unread[0] > 100
     bench.send_all()
 
 
@@ -180,7 +180,7 @@ def test_a_file_that_is_deleted_costs_only_what_was_nowhere_else(tmp_path: Path)
     for _ in range(4):
         bench.put(40)
         bench.store()
-    alone = bench.states._disk_only
+    alone = bench.states.disk_only
     assert alone > 50
     for path in tmp_path.iterdir():
         path.unlink()
@@ -224,7 +224,7 @@ def test_damaged_records_cost_themselves_and_no_others(tmp_path: Path) -> None:
     for _ in range(5):
         bench.put(40)
         bench.store()
-    behind = bench.states._cursor
+    behind = bench.states.unread[0]
     with connected(bench.file) as db:  # more in a row than are read at once
         db.execute("UPDATE events SET data=x'00' WHERE seq>? AND seq<=?", (behind + 5, behind + 15))
         db.commit()
@@ -239,7 +239,7 @@ def test_rows_that_somebody_deleted_are_counted_and_not_looked_for_for_ever(tmp_
     for _ in range(5):
         bench.put(40)
         bench.store()
-    alone = bench.states._disk_only
+    alone = bench.states.disk_only
     with connected(bench.file) as db:
         db.execute("DELETE FROM events")
         db.commit()

@@ -688,7 +688,7 @@ def test_a_misspelt_attribute_of_a_run_is_counted_and_logged_with_the_right_name
     recording: Recording, tracker: Tracker
 ) -> None:
     with tracker.track_run("agent") as run:
-        run.outputs = "hunter2"  # type: ignore[attr-defined]
+        run.outputs = "hunter2"  # type: ignore[attr-defined]  # misspelt
     assert recording.end()["status"] == "completed"
     assert recording.invalid_calls == {"unknown_field": 1}
     assert "did you mean 'output'?" in recording.said[0]
@@ -698,7 +698,7 @@ def test_a_misspelt_attribute_of_a_run_is_counted_and_logged_with_the_right_name
 def test_a_misspelt_attribute_raises_after_the_end_is_recorded_if_that_is_asked_for() -> None:
     with recorded(fail_silently=False) as loud:
         with pytest.raises(AgentScopeError, match="did you mean 'output'"), loud.tracker.track_run("agent") as run:
-            run.outputs = 1  # type: ignore[attr-defined]
+            run.outputs = 1  # type: ignore[attr-defined]  # misspelt
         assert loud.end()["status"] == "completed"
 
 

@@ -460,14 +460,14 @@ def test_a_misspelt_attribute_of_a_step_is_counted_and_logged_once_with_the_righ
 
 def test_a_misspelt_attribute_alone_is_counted(recording: Recording, tracker: Tracker) -> None:
     with tracker.track_run("agent"), tracker.track_step_context("step") as step:
-        step.outptu = 1  # type: ignore[attr-defined]
+        step.outptu = 1  # type: ignore[attr-defined]  # misspelt
     assert recording.invalid_calls == {"unknown_field": 1}
     assert recording.step()["status"] == "completed"
 
 
 def test_an_attribute_of_the_callers_own_is_left_alone(recording: Recording, tracker: Tracker) -> None:
     with tracker.track_run("agent") as run, tracker.track_step_context("step") as step:
-        run._mine = step._mine = 1  # type: ignore[attr-defined]
+        run._mine = step._mine = 1  # type: ignore[attr-defined]  # not declared
     assert recording.invalid_calls == {}
 
 

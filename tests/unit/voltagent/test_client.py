@@ -260,7 +260,9 @@ def test_the_configuration_may_be_a_dict() -> None:
 @pytest.mark.parametrize(
     ("config", "error"),
     [
-        ({"base_url": URL, "public_key": "p"}, ValidationError),
+        ({"public_key": "p", "secret_key": "s"}, ValidationError),
+        ({"base_url": "https://a.test", "public_key": "p"}, ConfigurationError),
+        ({"base_url": URL, "public_key": "p", "secret_key": " "}, ConfigurationError),
         ({"base_url": "ftp://x", "public_key": "p", "secret_key": "s"}, ConfigurationError),
         ({"base_url": URL, "public_key": "p", "secret_key": "two words"}, ConfigurationError),
     ],
@@ -268,6 +270,26 @@ def test_the_configuration_may_be_a_dict() -> None:
 def test_a_configuration_that_cannot_work_raises(config: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         VoltAgentCoreAPI(config)
+
+
+def test_a_receiver_on_this_machine_needs_no_keys(server: responses.RequestsMock) -> None:
+    server.post(f"{URL}/history", json=HISTORY)
+    with VoltAgentCoreAPI({"base_url": URL}) as client, VoltAgentSDK(base_url=URL) as sdk:
+        assert client.add_history(CreateHistoryRequest(agent_id="a")) == History(**HISTORY)
+        assert (client.config.public_key, sdk.config.secret_key) == (None, None)
+        assert sdk.client.add_history(CreateHistoryRequest(agent_id="a")) == History(**HISTORY)
+
+
+def test_missing_keys_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, server: responses.RequestsMock
+) -> None:
+    monkeypatch.setenv("VOLTAGENT_PUBLIC_KEY", PUBLIC)
+    monkeypatch.setenv("VOLTAGENT_SECRET_KEY", SECRET)
+    server.post("https://a.test/history", json=HISTORY)
+    with VoltAgentCoreAPI({"base_url": "https://a.test"}) as client:
+        client.add_history(CreateHistoryRequest(agent_id="a"))
+    sent_headers = server.calls[0].request.headers
+    assert (sent_headers["X-Public-Key"], sent_headers["X-Secret-Key"]) == (PUBLIC, SECRET)
 
 
 def test_an_sdk_has_a_client_with_its_own_options() -> None:

@@ -214,6 +214,25 @@ def test_a_flush_outside_of_an_event_loop_can_be_run_as_a_coroutine(sdk: VoltAge
     assert sdk.stats().delivered == 2
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_flush_that_leaves_events_on_disk_is_false(sdk: VoltAgentSDK, inside: bool) -> None:
+    async def flush() -> Any:
+        flushing = sdk.flush()
+        await flushing
+        return flushing
+
+    with patch.object(sdk._pipeline, "flush", lambda timeout: FlushResult(spooled=2)):
+        flushed = asyncio.run(flush()) if inside else sdk.flush()
+    assert not flushed
+    assert (flushed.pending, flushed.spooled) == (0, 2)
+    assert flushed.result() == FlushResult(spooled=2)
+
+
+def test_a_flush_can_be_run_as_a_coroutine_more_than_once(sdk: VoltAgentSDK) -> None:
+    flushed: Any = sdk.flush()
+    assert asyncio.run(flushed) == asyncio.run(flushed) == FlushResult()
+
+
 def test_a_flush_inside_an_event_loop_does_not_block_it(sdk: VoltAgentSDK) -> None:
     held = threading.Event()
 

@@ -49,7 +49,7 @@ PUBLISHED = [
     "__version__",
 ]
 
-# The fields of each record in `voltagent` 0.1.1, and the required ones.
+# The fields of each record in `voltagent` 0.1.1, and the required ones. There, a configuration needs keys, too.
 FIELDS = {
     "TokenUsage": "prompt_tokens completion_tokens total_tokens",
     "TimelineEvent": "id name! type! startTime endTime status level statusMessage parentEventId traceId input output tags "
@@ -63,7 +63,7 @@ FIELDS = {
     "UpdateHistoryRequest": "id! end_time completion_start_time status input output tags metadata version level usage",
     "AddEventRequest": "history_id! event!",
     "UpdateEventRequest": "id! end_time status status_message level input output tags metadata version",
-    "VoltAgentConfig": "base_url! public_key! secret_key! timeout headers auto_flush flush_interval max_retries retry_delay",
+    "VoltAgentConfig": "base_url! public_key secret_key timeout headers auto_flush flush_interval max_retries retry_delay",
     "TraceOptions": "id agentId! userId conversationId input tags metadata version level startTime completionStartTime",
     "AgentOptions": "name! input instructions metadata",
     "ToolOptions": "name! input metadata",

@@ -10,6 +10,18 @@ from __future__ import annotations
 
 from agentscope.events import RUN_FIELDS
 
+STEP_TYPE_NAMES = (
+    "langfuse.observation.type",
+    "openinference.span.kind",
+    "span.type",
+    "gen_ai.operation.name",
+    "mlflow.spanType",
+    "traceloop.span.kind",
+    "langsmith.span.kind",
+    "ai.operationId",
+    "llm.request.type",
+)
+"""Attributes with the type of the step, in order of precedence."""
 INPUTS = (
     "langfuse.observation.input",
     "input.value",
@@ -84,83 +96,8 @@ OUTPUT_LISTS = (
 )
 """The prefixes of flattened lists, such as `llm.input_messages.0.message.role`."""
 
-TOKENS = {
-    "input": (
-        "gen_ai.usage.input_tokens",
-        "gen_ai.usage.prompt_tokens",
-        "llm.token_count.prompt",
-        "llm.usage.prompt_tokens",
-        "llm.usage.input_tokens",
-        "usage.prompt_tokens",
-        "usage.input_tokens",
-        "ai.usage.inputTokens",
-        "ai.usage.promptTokens",
-        "gen_ai.aggregated_usage.input_tokens",
-    ),
-    "output": (
-        "gen_ai.usage.output_tokens",
-        "gen_ai.usage.completion_tokens",
-        "llm.token_count.completion",
-        "llm.usage.completion_tokens",
-        "llm.usage.output_tokens",
-        "usage.completion_tokens",
-        "usage.output_tokens",
-        "ai.usage.outputTokens",
-        "ai.usage.completionTokens",
-        "gen_ai.aggregated_usage.output_tokens",
-    ),
-    "total": (
-        "gen_ai.usage.total_tokens",
-        "llm.token_count.total",
-        "llm.usage.total_tokens",
-        "usage.total_tokens",
-        "ai.usage.totalTokens",
-        "ai.usage.tokens",
-        "gen_ai.aggregated_usage.total_tokens",
-    ),
-    "cache_read": (
-        "gen_ai.usage.cache_read.input_tokens",
-        "gen_ai.usage.cache_read_input_tokens",
-        "gen_ai.usage.cache_read_tokens",
-        "gen_ai.usage.cached_input_tokens",
-        "gen_ai.usage.cached_tokens",
-        "llm.token_count.prompt_details.cache_read",
-        "llm.usage.cached_tokens",
-        "llm.usage.cache_read_input_tokens",
-        "usage.cached_tokens",
-        "ai.usage.cachedInputTokens",
-        "gen_ai.aggregated_usage.cache_read.input_tokens",
-        "gen_ai.usage.details.cache_read_input_tokens",
-        "gen_ai.usage.details.cache_read_tokens",
-        "gen_ai.usage.details.cached_tokens",
-    ),
-    "cache_write": (
-        "gen_ai.usage.cache_write.input_tokens",
-        "gen_ai.usage.cache_creation.input_tokens",
-        "gen_ai.usage.cache_write_input_tokens",
-        "gen_ai.usage.cache_creation_input_tokens",
-        "gen_ai.usage.cache_write_tokens",
-        "gen_ai.usage.cache_creation_tokens",
-        "llm.token_count.prompt_details.cache_write",
-        "llm.usage.cache_creation_input_tokens",
-        "gen_ai.aggregated_usage.cache_write.input_tokens",
-        "gen_ai.aggregated_usage.cache_creation.input_tokens",
-        "gen_ai.usage.details.cache_creation_input_tokens",
-        "gen_ai.usage.details.cache_write_tokens",
-    ),
-    "reasoning": (
-        "gen_ai.usage.reasoning.output_tokens",
-        "gen_ai.usage.reasoning_tokens",
-        "llm.token_count.completion_details.reasoning",
-        "llm.usage.reasoning_tokens",
-        "usage.reasoning_tokens",
-        "ai.usage.reasoningTokens",
-        "gen_ai.aggregated_usage.reasoning.output_tokens",
-        "gen_ai.usage.details.reasoning_tokens",
-    ),
-}
 USAGE_OBJECTS = ("langfuse.observation.usage_details", "mlflow.chat.tokenUsage")
-"""Attributes with all token counts as one JSON object."""
+"""Attributes with all token counts as one JSON object. Those with one count are known to `token_usage`."""
 
 FINISH_REASONS = (
     "gen_ai.response.finish_reasons",
@@ -172,20 +109,6 @@ FINISH_REASONS = (
     "ai.response.finishReason",
     "ai.response.finish_reason",
 )
-
-TOOL_NAMES = ("gen_ai.tool.name", "tool.name", "ai.toolCall.name", "traceloop.entity.name", "mcp.tool.name")
-AGENT_NAMES = (
-    "subagent.name",
-    "gen_ai.agent.name",
-    "agent.name",
-    "agent_name",
-    "entity.name",
-    "gen_ai.workflow.name",
-    "traceloop.entity.name",
-)
-"""Names of agents. VoltAgent's sub-agents have the `entity.name` of their parent, so the names before it take precedence."""
-RETRIEVER_NAMES = ("retriever.name", "gen_ai.data_source.id", "traceloop.entity.name")
-OTHER_NAMES = ("traceloop.entity.name", "gen_ai.workflow.name", "workflow.step.name")
 
 ALIASES = {
     "model": (
@@ -240,8 +163,8 @@ ALIASES = {
 OF_RUN = tuple(
     attribute
     for name, field in RUN_FIELDS.items()
-    if field.given and field.attribute
-    for attribute in (field.attribute, *field.also, *ALIASES.get(name, ()))
+    if field.given and field.attributes
+    for attribute in (*field.attributes, *ALIASES.get(name, ()))
 )
 """Attributes about the whole run, on any of its spans."""
 
@@ -255,20 +178,6 @@ TRACE_META_OBJECTS = ("langfuse.trace.metadata",)
 TRACE_META_PREFIXES = ("langfuse.trace.metadata.",)
 
 NOISE = frozenset(
-    {
-        "openinference.span.kind",
-        "span.type",
-        "gen_ai.operation.name",
-        "traceloop.span.kind",
-        "mlflow.spanType",
-        "langfuse.observation.type",
-        "langsmith.span.kind",
-        "llm.request.type",
-        "ai.operationId",
-        "input.mime_type",
-        "output.mime_type",
-        "logfire.json_schema",
-        "mlflow.traceRequestId",
-    }
+    {*STEP_TYPE_NAMES, "input.mime_type", "output.mime_type", "logfire.json_schema", "mlflow.traceRequestId"}
 )
 """Attributes without information after a span has been decoded."""

@@ -11,7 +11,7 @@ from typing import Any
 from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT
 from agentscope.protocols.otlp.semantic_conventions import JSON_TYPE, TEXT_TYPE
 from agentscope.protocols.otlp.wire.model import Value
-from agentscope.protocols.token_usage import count
+from agentscope.protocols.token_usage import ATTRIBUTE_PREFIXES, Tokens, count, count_in_attribute
 from agentscope.serialization.depth import is_deeper
 
 from .attribute_names import ALL_JSON
@@ -35,29 +35,32 @@ class Attributes:
         self._taken.update(names)
 
     def text(self, *names: str) -> str | None:
-        """Return the first non-empty text among these attributes. Attributes with the same text count as read, too."""
+        """Return the first non-empty text among these attributes. Attributes with the same text are used, too."""
         found: str | None = None
         for name in names:
             value = self.all.get(name)
-            told = value if type(value) is str else str(value) if type(value) is int else None
-            if told and (found is None or told == found):
-                found = told
+            text = value if type(value) is str else str(value) if type(value) is int else None
+            if text and (found is None or text == found):
+                found = text
                 self._taken.add(name)
         return found
 
-    def number(self, *names: str) -> int | None:
-        """The first count under one of these names, from a number or digits. All of these names are used."""
-        found = None
-        for name in names:
-            value = self.all.get(name)
-            if value is None:
+    def tokens(self) -> Tokens:
+        """The token counts under the names of every convention. All of these names are used."""
+        found: dict[str, int] = {}
+        ranks: dict[str, tuple[int, bool, int, str]] = {}
+        for name, value in self.all.items():
+            known = count_in_attribute(name) if value is not None and name.startswith(ATTRIBUTE_PREFIXES) else None
+            if known is None:
                 continue
             self._taken.add(name)
+            field, rank = known
             if type(value) is str and value.isascii() and value.isdigit() and len(value) < 20:
                 value = int(value)
-            if found is None:
-                found = count(value)
-        return found
+            number = count(value)
+            if number is not None and (field not in ranks or rank < ranks[field]):
+                found[field], ranks[field] = number, rank
+        return Tokens(**found)
 
     def amount(self, *names: str) -> int | float | None:
         """The first finite number under one of these names. All of them with such a number are used."""
@@ -156,10 +159,12 @@ def _finite(digits: str) -> float | str:
 
 def plain(value: Value) -> Any:
     """An attribute's value as a JSON value: bytes in base64, and numbers that are not finite as text."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return base64.b64encode(value).decode()
+    if type(value) is str:
+        return value
     if isinstance(value, float):
         return value if isfinite(value) else str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from agentscope.protocols.otlp.wire.model import SpanEvent, Value
+from agentscope.protocols.otlp.wire.model import Value
 
 from .attributes import Attributes, payload_of, plain
 
@@ -36,14 +36,18 @@ class _Node(dict[str, Any]):
     """An object that is assembled here, as opposed to the value of an attribute."""
 
 
-class Told(NamedTuple):
+class Content(NamedTuple):
     """The input and output of a span; None if absent."""
 
     input: Any
     output: Any
 
+    def completed(self, other: tuple[Any, Any]) -> Content:
+        """This content, with what it lacks from another."""
+        return Content(*(mine if mine is not None else theirs for mine, theirs in zip(self, other, strict=True)))
 
-def listed(attributes: Attributes, prefix: str) -> list[Any] | None:
+
+def flattened_list(attributes: Attributes, prefix: str) -> list[Any] | None:
     """The list whose items were flattened under `prefix.N`, in order, or None. Its attributes are used."""
     root = _Node()
     start = f"{prefix}."
@@ -85,30 +89,22 @@ def _is_index(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
-def of_events(events: Iterable[SpanEvent], unwrapped: bool) -> Told:
-    """The messages of span events, which have one message each or all of them.
+def messages_of(events: Iterable[tuple[str, Mapping[str, Value]]], unwrapped: bool = False) -> Content:
+    """The messages of span events, given by name and attributes, which have one message each or all of them.
 
     unwrapped: return only the content of a single message, as for the arguments and the result of a tool.
     """
     inputs: list[Any] = []
     outputs: list[Any] = []
-    for event in events:
-        _hear(event.name, event.attributes, inputs, outputs)
-    return _told(inputs, outputs, unwrapped)
+    for name, attributes in events:
+        _add_messages(name, attributes, inputs, outputs)
+    output: Any = outputs[0] if len(outputs) == 1 else outputs or None
+    if unwrapped:
+        return Content(_content(inputs[0]) if len(inputs) == 1 else inputs or None, _content(output))
+    return Content(inputs or None, output)
 
 
-def of_event_list(value: Any) -> Told:
-    """The messages of events in one attribute, as a list of objects: Pydantic AI before version 2 of its format."""
-    inputs: list[Any] = []
-    outputs: list[Any] = []
-    for item in value if isinstance(value, list) else ():
-        name = item.get("event.name") if isinstance(item, dict) else None
-        if isinstance(name, str):
-            _hear(name, item, inputs, outputs)
-    return _told(inputs, outputs, False)
-
-
-def _hear(name: str, given: Mapping[str, Value], inputs: list[Any], outputs: list[Any]) -> None:
+def _add_messages(name: str, given: Mapping[str, Value], inputs: list[Any], outputs: list[Any]) -> None:
     if name in _ROLES:
         inputs.append({"role": _ROLES[name], **_body(given)})
     elif name == _CHOICE:
@@ -142,14 +138,6 @@ def _body(given: Mapping[str, Value]) -> dict[str, Any]:
     return {key: payload_of(value) for key, value in given.items() if key not in _ENVELOPE}
 
 
-def _told(inputs: list[Any], outputs: list[Any], unwrapped: bool) -> Told:
-    said: Any = outputs[0] if len(outputs) == 1 else outputs or None
-    asked: Any = inputs or None
-    if unwrapped:
-        asked, said = _content(inputs[0]) if len(inputs) == 1 else asked, _content(said)
-    return Told(asked, said)
-
-
 def _content(message: Any) -> Any:
     if not isinstance(message, dict):
         return message
@@ -160,17 +148,16 @@ def _content(message: Any) -> Any:
     return message.get("content", message)
 
 
-def first_turn(messages: Any, new_from: int | None) -> tuple[Any, Any]:
+def first_turn(messages: Any, new_from: Any) -> tuple[Any, Any]:
     """The input and the last output of an agent, from all messages of its conversation.
 
     new_from: the index of the first message of this run. Earlier ones are history, and part of the input.
     """
     if not isinstance(messages, list) or not messages:
         return messages, None
-    start = new_from if new_from is not None and 0 <= new_from < len(messages) else 0
+    start = new_from if type(new_from) is int and 0 <= new_from < len(messages) else 0
     replies = [at for at in range(start, len(messages)) if _role(messages[at]) == "assistant"]
-    asked: Sequence[Any] = messages[: replies[0]] if replies else messages
-    return list(asked) or None, messages[replies[-1]] if replies else None
+    return messages[: replies[0] if replies else None] or None, messages[replies[-1]] if replies else None
 
 
 def _role(message: Any) -> Any:

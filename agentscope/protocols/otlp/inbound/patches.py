@@ -6,44 +6,64 @@ A trace is a run, and a span a step. A root that is an agent, or has no particul
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
-from math import isfinite
 from typing import Any
 
 from agentscope.events import (
     FIELDS,
-    MILLISECONDS,
-    NUMBER,
     RUN_END,
+    RUN_FIELDS,
     RUN_START,
     RUN_UPDATE,
     STEP,
+    STEP_FIELDS,
     STEP_START,
     TEXT,
     TEXTS,
-    WHOLE,
+    Field,
 )
 from agentscope.protocols.agentscope.decode import Patch
-from agentscope.protocols.agentscope.fields import MAX_ID, normal_time
+from agentscope.protocols.agentscope.fields import AN_ID, is_id, normalise
 from agentscope.protocols.ids import run_id_of, span_id_of
 from agentscope.protocols.json_decode import MAX_DEPTH
 from agentscope.protocols.json_encode import zoned_utc
 from agentscope.protocols.otlp import semantic_conventions as names
-from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Value
+from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup, Value
+from agentscope.protocols.token_usage import tokens_of
 from agentscope.serialization.depth import is_deeper
 
-from .attributes import parsed, plain
-from .step_types import AGENT, OTHER, REASONING, kind_of
-from .third_party import Foreign, is_root, resource_data, resource_fields, understood
+from . import attribute_names
+from .attributes import Attributes, parsed, payload_of, plain
+from .messages import MESSAGE_EVENTS, Content, first_turn, flattened_list, messages_of
+from .step_types import AGENT, LLM, OTHER, REASONING, RETRIEVAL, TOOL, step_name_of, step_type_of
 
 SESSION = "otlp"
 """The `Patch.session_id` of all spans, which have no session."""
+MOST_EVENTS = 32
+"""The most events of one span that `meta_data` keeps, besides messages and the exception."""
 
 _RUNS = frozenset({AGENT, OTHER, REASONING})
 """Step types of roots that become the run only. A root of another type becomes a run and a step."""
 _EVENT_DEPTH = MAX_DEPTH - 2
 _LATEST = 253_402_300_799 * 10**9  # the last second of the year 9999
+_PAYLOADS = (
+    (names.INPUT, names.INPUT_VALUE, names.INPUT_MIME_TYPE),
+    (names.OUTPUT, names.OUTPUT_VALUE, names.OUTPUT_MIME_TYPE),
+)
+_FAILURES = (("langfuse.observation.level", "ERROR"), ("agent.state", "error"), ("gen_ai.tool.status", "error"))
+"""Attribute values that mean a failure although the span's status is unset."""
+_NAMES = {
+    name: (*field.attributes, *attribute_names.ALIASES.get(name, ()))
+    for name, field in FIELDS.items()
+    if field.given and field.attributes and name not in ("tokens_used", "latency_ms")  # usage and the times have these
+}
+"""The attribute names of each field, under every convention."""
+_PLAIN_FIELDS = (
+    ("step_type", names.STEP_TYPE),
+    *((name, field.attributes[0]) for name, field in FIELDS.items() if field.attributes),
+)
+_RESOURCE_FIELDS = {name: field for name, field in RUN_FIELDS.items() if field.resource}
 
 
 def patches_of(span: Span, group: SpanGroup) -> list[Patch]:
@@ -59,12 +79,12 @@ def patches_of(span: Span, group: SpanGroup) -> list[Patch]:
     if given is not None and (names.STEP_ID in span.attributes or span.span_id == span_id_of(run_id)):
         return [_own(span, run_id)]
     # A span with the id of a run of this SDK is a step in it, even without a parent: the run has its own name and end.
-    return _foreign(span, group, run_id, is_root(span) and given is None)
+    return _third_party(span, group, run_id, _is_root(span) and given is None)
 
 
 def is_run(span: Span) -> bool:
     """Tell if a root of another emitter is the run only, and not a step as well."""
-    return kind_of(span) in _RUNS
+    return step_type_of(span) in _RUNS
 
 
 def without_repeats(patches: Iterable[Patch]) -> list[Patch]:
@@ -76,8 +96,8 @@ def without_repeats(patches: Iterable[Patch]) -> list[Patch]:
     seen: set[tuple[str, str]] = set()
     for patch in patches:
         if patch.type == RUN_UPDATE:
-            told = {name: value for name, value in patch.fields.items() if name not in ("id", "time")}
-            key = patch.run_id, json.dumps(told, sort_keys=True)
+            update = {name: value for name, value in patch.fields.items() if name not in ("id", "time")}
+            key = patch.run_id, json.dumps(update, sort_keys=True)
             if key in seen:
                 continue
             seen.add(key)
@@ -89,133 +109,218 @@ def without_repeats(patches: Iterable[Patch]) -> list[Patch]:
 
 
 def _own(span: Span, run_id: str) -> Patch:
+    """Restore the event that a span of this SDK was made of."""
     attributes = span.attributes
-    step = attributes.get(names.STEP_ID)
-    step_id = None if step is None else _id(step, names.STEP_ID)
-    parent = attributes.get(names.PARENT_ID)
-    if parent is not None:
-        parent_id: str | None = _id(parent, names.PARENT_ID)
-    else:
-        parent_id = None if step_id is None else _parent(span, run_id)
+    step_id, parent_id = (
+        None if attributes.get(name) is None else _id(attributes[name], name)
+        for name in (names.STEP_ID, names.PARENT_ID)
+    )
+    if parent_id is None and step_id is not None:
+        parent_id = _parent(span, run_id)
     fields: dict[str, Any] = {}
-    _put_text(fields, "agent_name" if step_id is None else "name", attributes.get(names.NAME), names.NAME)
-    _put_text(fields, "step_type", attributes.get(names.STEP_TYPE), names.STEP_TYPE)
-    for put, field, name in _CARRIED:
-        put(fields, field, attributes.get(name), name)
-    _put_time(fields, "started_at", attributes.get(names.STARTED_AT), span.start_ns)
-    _put_time(fields, "ended_at", attributes.get(names.ENDED_AT), span.end_ns)
-    for field, value_name, type_name in (
-        (names.INPUT, names.INPUT_VALUE, names.INPUT_MIME_TYPE),
-        (names.OUTPUT, names.OUTPUT_VALUE, names.OUTPUT_MIME_TYPE),
-    ):
-        value = attributes.get(value_name, attributes.get(field))
+    for name, attribute in (("name" if step_id else "agent_name", names.NAME), *_PLAIN_FIELDS):
+        value = attributes.get(attribute)
         if value is not None:
-            fields[field] = value if attributes.get(type_name) == names.TEXT_TYPE else _json(value)
-    for field, name in (("meta_data", names.META_DATA), ("meta_data", names.METADATA), ("usage", names.USAGE)):
-        if attributes.get(name) is not None:
-            fields.setdefault(field, _json(attributes[name]))
-    error = _own_error(span)
+            fields[name] = plain(value)
+    times: dict[str, str] = {}
+    for name, attribute, span_ns in (
+        ("started_at", names.STARTED_AT, span.start_ns),
+        ("ended_at", names.ENDED_AT, span.end_ns),
+    ):
+        time = attributes.get(attribute, span_ns)
+        if type(time) is not int:
+            fields[name] = plain(time)
+        elif time:
+            times[name] = _time(time)
+    normalise(fields)
+    fields |= times
+    for name, value_name, type_name in _PAYLOADS:
+        value = attributes.get(value_name, attributes.get(name))
+        if value is not None:
+            fields[name] = value if attributes.get(type_name) == names.TEXT_TYPE else _json(value)
+    for name, attribute in (("meta_data", names.META_DATA), ("meta_data", names.METADATA), ("usage", names.USAGE)):
+        if attributes.get(attribute) is not None:
+            fields.setdefault(name, _json(attributes[attribute]))
+    payload = attributes.get(names.ERROR_PAYLOAD)
+    error = _exception(span) or None if payload is None else _json(payload)
     if error is not None:
         fields["error"] = error
-    ended = "ended_at" in fields
     types = (RUN_END, RUN_START) if step_id is None else (STEP, STEP_START)
-    return _patch(types[0] if ended else types[1], run_id, step_id, parent_id, span.end_ns or span.start_ns, fields)
-
-
-def _own_error(span: Span) -> Any:
-    if names.ERROR_PAYLOAD in span.attributes:
-        return _json(span.attributes[names.ERROR_PAYLOAD])
-    told = next((event.attributes for event in span.events if event.name == names.EXCEPTION), {})
-    return {key: plain(told[name]) for key, name in names.EXCEPTION_KEYS.items() if name in told} or None
+    type_ = types[0] if "ended_at" in fields else types[1]
+    return _patch(type_, run_id, step_id, parent_id, span.end_ns or span.start_ns, fields)
 
 
 def _json(value: Value) -> Any:
     return parsed(value) if type(value) is str else plain(value)
 
 
-def _put_text(fields: dict[str, Any], field: str, value: Value, name: str) -> None:
-    if value is not None:
-        if type(value) is not str:
-            raise ValueError(f"{name} must be a string")
-        fields[field] = value
-
-
-def _put_number(fields: dict[str, Any], field: str, value: Value, name: str) -> None:
-    if value is not None:
-        if type(value) not in (int, float) or (type(value) is float and not isfinite(value)):
-            raise ValueError(f"{name} must be a number")
-        fields[field] = value
-
-
-def _put_list(fields: dict[str, Any], field: str, value: Value, name: str) -> None:
-    if value is not None:
-        items = plain(value)
-        if type(items) is not list or not all(type(item) is str for item in items):
-            raise ValueError(f"{name} must be a list of strings")
-        fields[field] = items
-
-
-_PUT = {TEXT: _put_text, TEXTS: _put_list, WHOLE: _put_number, NUMBER: _put_number, MILLISECONDS: _put_number}
-_CARRIED = tuple((_PUT[field.type], name, field.attribute) for name, field in FIELDS.items() if field.attribute)
-"""The fields with an attribute: the function that reads it, the field, and the attribute."""
-
-
-def _put_time(fields: dict[str, Any], field: str, value: Value, span_ns: int) -> None:
-    """Set a time: that of the attribute if there is one (0 for none), else that of the span."""
-    if value is None:
-        value = span_ns
+def _time(time_ns: int) -> str:
     try:
-        if type(value) is str:
-            fields[field] = normal_time(value)
-        elif type(value) is not int:
-            raise TypeError
-        elif value:
-            fields[field] = zoned_utc(value)
-    except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"{field} must be a time") from None
+        return zoned_utc(time_ns)
+    except (ValueError, OverflowError):
+        raise ValueError("a time must be in the calendar") from None
 
 
 # ---- spans of other emitters ---------------------------------------------------------------------------------------
 
 
-def _foreign(span: Span, group: SpanGroup, run_id: str, root: bool) -> list[Patch]:
-    told = understood(span, group)
-    time_ns = span.end_ns or span.start_ns
+def _third_party(span: Span, group: SpanGroup, run_id: str, is_root: bool) -> list[Patch]:
+    """Decode a span of another emitter. Every attribute ends in one field, or stays in `meta_data` under its own name."""
+    attributes = Attributes(span.attributes)
+    step_type = step_type_of(span)
+    name = step_name_of(span, step_type, attributes)
+    ended, time_ns = span.end_ns > 0, span.end_ns or span.start_ns
+    fields, handled = _fields(span, attributes, step_type)
+    if group.scope_name:
+        fields["source"] = group.scope_name
+    run_fields, step_fields = (_table_fields(attributes, table) for table in (RUN_FIELDS, STEP_FIELDS))
+    seconds = attributes.amount(names.FIRST_CHUNK_SECONDS, "gen_ai.server.time_to_first_token")
+    if seconds is not None:
+        step_fields.setdefault("first_token_ms", round(seconds * 1000, 3))
+    run_name = attributes.text("langfuse.trace.name", "traceloop.workflow.name")
+    run_meta = attributes.objects(attribute_names.TRACE_META_OBJECTS, attribute_names.TRACE_META_PREFIXES)
+    meta = _meta_data(span, attributes, handled)
+    is_step = not is_root or step_type not in _RUNS
     patches: list[Patch] = []
-    if root:
-        patches.append(_run(span, group, run_id, told))
-    elif told.of_run:
+    if is_root:
+        run = {"agent_name": run_name or name, **fields, **_table_fields(Attributes(group.resource), _RESOURCE_FIELDS)}
+        run |= run_fields
+        resource = Attributes(group.resource).rest()
+        if resource:
+            run_meta["resource"] = resource
+        if is_step:
+            run.pop("usage", None)  # the step has it
+        else:
+            run_meta = {**meta, **step_fields, **run_meta}  # a run has no fields of steps
+            run["span_id"] = span.span_id  # the parent id in its children
+        if run["agent_name"] != name:
+            run_meta.setdefault("span_name", name)
+        if run_meta:
+            run["meta_data"] = run_meta
+        patches.append(_patch(RUN_END if ended else RUN_START, run_id, None, None, time_ns, run))
+    elif run_fields:
         # At the time of the span's start, so that the fields of the root, at its end, take precedence.
-        patches.append(_patch(RUN_UPDATE, run_id, None, None, span.start_ns or time_ns, told.of_run))
-    if not root or told.kind not in _RUNS:
-        fields = {"name": told.name, "step_type": told.kind, **told.fields, **told.of_step}
-        if told.meta_data:
-            fields["meta_data"] = told.meta_data
-        type_ = STEP if told.ended else STEP_START
-        patches.append(_patch(type_, run_id, span.span_id, _parent(span, run_id), time_ns, fields))
+        patches.append(_patch(RUN_UPDATE, run_id, None, None, span.start_ns or time_ns, run_fields))
+    if is_step:
+        step = {"name": name, "step_type": step_type, **fields, **step_fields}
+        if meta:
+            step["meta_data"] = meta
+        patches.append(
+            _patch(STEP if ended else STEP_START, run_id, span.span_id, _parent(span, run_id), time_ns, step)
+        )
     return patches
 
 
-def _run(span: Span, group: SpanGroup, run_id: str, told: Foreign) -> Patch:
-    fields = {"agent_name": told.run_name or told.name, **told.fields, **resource_fields(group), **told.of_run}
-    meta = {**told.run_meta_data, **resource_data(group)}
-    if told.kind in _RUNS:
-        meta = {**told.meta_data, **told.of_step, **meta}  # a run has no fields of steps
-        fields["span_id"] = span.span_id  # the parent id in its children
-    else:
-        fields.pop("usage", None)  # the step has it
-    if fields["agent_name"] != told.name:
-        meta.setdefault("span_name", told.name)
-    if meta:
-        fields["meta_data"] = meta
-    return _patch(RUN_END if told.ended else RUN_START, run_id, None, None, span.end_ns or span.start_ns, fields)
+def _fields(span: Span, attributes: Attributes, step_type: str) -> tuple[dict[str, Any], Any]:
+    """The fields of both runs and steps, and a recorded exception that did not make the span fail."""
+    error, failed, handled = _error(span, attributes)
+    fields: dict[str, Any] = {"status": "failed" if failed else "completed" if span.end_ns > 0 else "running"}
+    for name, time_ns in (("started_at", span.start_ns), ("ended_at", span.end_ns)):
+        if time_ns > 0:
+            fields[name] = zoned_utc(time_ns)
+    content = _content(span, attributes, step_type)
+    tokens = attributes.tokens()
+    usage = {**tokens_of(attributes.objects(attribute_names.USAGE_OBJECTS)).usage(), **tokens.usage()} or None
+    found = {"input": content.input, "output": content.output, "error": error, "usage": usage}
+    fields.update((name, value) for name, value in found.items() if value is not None and value != "")
+    return fields, handled
+
+
+def _content(span: Span, attributes: Attributes, step_type: str) -> Content:
+    given = span.attributes.get
+    content = Content(
+        attributes.payload(attribute_names.INPUTS, given(names.INPUT_MIME_TYPE)),
+        attributes.payload(attribute_names.OUTPUTS, given(names.OUTPUT_MIME_TYPE)),
+    )
+    # Content under further names is used too, so that it does not fill meta_data.
+    inputs = {prefix: flattened_list(attributes, prefix) for prefix in attribute_names.INPUT_LISTS}
+    outputs = {prefix: flattened_list(attributes, prefix) for prefix in attribute_names.OUTPUT_LISTS}
+    # The payload beside them has the request and the response in the objects of a library.
+    if step_type == RETRIEVAL:
+        content = Content(None, outputs["retrieval.documents"] or None).completed(content)
+    elif step_type == LLM:
+        messages = Content(inputs["llm.input_messages"] or None, outputs["llm.output_messages"] or None)
+        content = messages.completed(content)
+    conversation = attributes.payload(attribute_names.CONVERSATIONS)
+    if conversation is not None:
+        attributes.take(("pydantic_ai.new_message_index",))
+        content = content.completed(first_turn(conversation, given("pydantic_ai.new_message_index")))
+    lists = (next(filter(None, found.values()), None) for found in (inputs, outputs))
+    content = content.completed(Content(*lists))
+    events = messages_of(((event.name, event.attributes) for event in span.events), unwrapped=step_type == TOOL)
+    content = content.completed(events)
+    listed = payload_of(given("events"))  # of Pydantic AI before version 2 of its format
+    items = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+    earlier = messages_of((item["event.name"], item) for item in items if isinstance(item.get("event.name"), str))
+    if earlier != Content(None, None):
+        attributes.take(("events",))
+    return content.completed(earlier)
+
+
+def _meta_data(span: Span, attributes: Attributes, handled: Any) -> dict[str, Any]:
+    """The values without a field, and the attributes that nothing else has used."""
+    meta = attributes.objects(attribute_names.META_OBJECTS, attribute_names.META_PREFIXES)
+    events = [event for event in span.events if event.name != names.EXCEPTION and event.name not in MESSAGE_EVENTS]
+    for name, value in (
+        ("finish_reasons", attributes.texts(*attribute_names.FINISH_REASONS)),
+        ("tools", flattened_list(attributes, "llm.tools")),
+        ("exception", handled),
+        ("events", [_event(event) for event in events[:MOST_EVENTS]]),
+    ):
+        if value:
+            meta.setdefault(name, value)
+    return {**attributes.rest(attribute_names.NOISE), **meta}
+
+
+def _event(event: SpanEvent) -> dict[str, Any]:
+    attributes = {name: payload_of(value) for name, value in event.attributes.items()}
+    return {"name": event.name, "time": zoned_utc(event.time_ns), **({"attributes": attributes} if attributes else {})}
+
+
+def _table_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[str, Any]:
+    """The fields of the table that are in the attributes."""
+    read: dict[str, Callable[..., Any]] = {TEXT: attributes.text, TEXTS: attributes.texts}
+    found = {
+        name: read.get(table[name].type, attributes.amount)(*aliases)
+        for name, aliases in _NAMES.items()
+        if name in table
+    }
+    return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
+    """The `error` payload, True if the span failed, and a recorded exception that did not make it fail."""
+    exception = {key: value for key, value in _exception(span).items() if value}
+    known = {
+        "type": attributes.text(*attribute_names.ERROR_TYPES),
+        "message": attributes.text(*attribute_names.ERROR_MESSAGES) or span.status_message,
+        "traceback": attributes.text(*attribute_names.ERROR_TRACES),
+    }
+    failed = (
+        span.status == ERROR
+        or "error.type" in span.attributes
+        or any(span.attributes.get(name) == word for name, word in _FAILURES)
+    )
+    if not failed:
+        return None, False, exception or None
+    return {**{key: text for key, text in known.items() if text}, **exception} or None, True, None
 
 
 # ---- both ----------------------------------------------------------------------------------------------------------
 
 
+def _exception(span: Span) -> dict[str, Any]:
+    """The last exception that was recorded in a span, by the keys of the `error` payload."""
+    recorded = next((event.attributes for event in reversed(span.events) if event.name == names.EXCEPTION), {})
+    return {key: plain(recorded[name]) for key, name in names.EXCEPTION_KEYS.items() if name in recorded}
+
+
+def _is_root(span: Span) -> bool:
+    return not span.parent_span_id.strip("0")
+
+
 def _parent(span: Span, run_id: str) -> str | None:
-    return None if is_root(span) or span.parent_span_id == span_id_of(run_id) else span.parent_span_id
+    return None if _is_root(span) or span.parent_span_id == span_id_of(run_id) else span.parent_span_id
 
 
 def _patch(
@@ -236,6 +341,6 @@ def _patch(
 
 
 def _id(value: Value, name: str) -> str:
-    if type(value) is not str or not 0 < len(value) <= MAX_ID or "\0" in value:
-        raise ValueError(f"{name} must be a string of 1 to {MAX_ID} characters without NUL")
+    if not is_id(value):
+        raise ValueError(f"{name} must be {AN_ID}")
     return value

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from agentscope.protocols.otlp.wire.model import Span
 
-from . import attribute_names
+from .attribute_names import STEP_TYPE_NAMES
 from .attributes import Attributes
 
 AGENT, LLM, TOOL, MEMORY, RETRIEVAL, REASONING, OTHER = (
@@ -19,149 +19,95 @@ AGENT, LLM, TOOL, MEMORY, RETRIEVAL, REASONING, OTHER = (
     "reasoning",
     "other",
 )
-_PASSED = ""
-"""A known value without a step type: another convention on the same span may have one."""
+_UNTYPED = ""
+"""The type of a known word without a step type: another convention on the same span may have one."""
 
-
-def _of(step_type: str, *values: str) -> dict[str, str]:
-    return dict.fromkeys(values, step_type)
-
-
-_TABLES: tuple[tuple[str, Mapping[str, str]], ...] = (
-    (
-        "langfuse.observation.type",
-        _of(LLM, "generation", "embedding")
-        | _of(TOOL, "tool")
-        | _of(RETRIEVAL, "retriever")
-        | _of(AGENT, "agent")
-        | _of(_PASSED, "span", "event", "chain", "guardrail", "evaluator"),
+# In VoltAgent the children of an agent inherit its `entity.type`; `span.type`, which comes first, distinguishes them.
+_CONVENTIONS = (*STEP_TYPE_NAMES, "mcp.method.name", "entity.type")
+_GENERATIONS = ("generateText", "generateObject", "streamText", "streamObject")
+_WORDS = {
+    LLM: (
+        *("llm", "chat_model", "generation", "embedding", "embeddings", "chat", "text_completion", "completion"),
+        *("generate_content", "generate", "response", "responses", "realtime_inference"),
+        *(f"ai.{call}.{part}" for call in _GENERATIONS for part in ("doGenerate", "doStream")),
+        *("ai.embed.doEmbed", "ai.embedMany.doEmbed"),
     ),
-    (
-        "openinference.span.kind",
-        _of(LLM, "llm", "embedding")
-        | _of(TOOL, "tool")
-        | _of(RETRIEVAL, "retriever", "reranker")
-        | _of(AGENT, "agent")
-        | _of(_PASSED, "chain", "guardrail", "evaluator", "prompt", "decision"),
+    TOOL: ("tool", "execute_tool", "ai.toolCall", "tools/call"),
+    RETRIEVAL: ("retriever", "retrieval", "reranker", "rerank", "vector"),
+    AGENT: (
+        *("agent", "invoke_agent", "create_agent", "invoke_workflow", "invoke_swarm", "invoke_graph"),
+        *(f"ai.{call}" for call in _GENERATIONS),
     ),
-    (
-        "span.type",
-        _of(LLM, "llm", "embedding")
-        | _of(TOOL, "tool")
-        | _of(MEMORY, "memory")
-        | _of(RETRIEVAL, "retriever", "vector")
-        | _of(AGENT, "agent")
-        | _of(_PASSED, "workflow-step", "summary", "guardrail", "middleware", "scorer"),
-    ),
-    (
-        "gen_ai.operation.name",
-        _of(
-            LLM,
-            "chat",
-            "text_completion",
-            "completion",
-            "generate_content",
-            "generate",
-            "response",
-            "responses",
-            "embeddings",
-            "embedding",
-            "realtime_inference",
-        )
-        | _of(TOOL, "execute_tool")
-        | _of(AGENT, "invoke_agent", "create_agent", "invoke_workflow", "invoke_swarm", "invoke_graph")
-        | _of(RETRIEVAL, "retrieval", "rerank")
-        | _of(REASONING, "plan")
-        | {
-            f"{verb}_{what}": MEMORY
+    MEMORY: (
+        "memory",
+        *(
+            f"{verb}_{store}"
             for verb in ("search", "create", "update", "upsert", "delete", "get")
-            for what in ("memory", "memory_store")
-        },
+            for store in ("memory", "memory_store")
+        ),
     ),
-    (
-        "mlflow.spanType",
-        _of(LLM, "llm", "chat_model", "embedding")
-        | _of(TOOL, "tool")
-        | _of(RETRIEVAL, "retriever", "reranker")
-        | _of(AGENT, "agent")
-        | _of(MEMORY, "memory")
-        | _of(_PASSED, "chain", "parser", "workflow", "task", "guardrail", "evaluator"),
+    REASONING: ("plan",),
+    _UNTYPED: (
+        *("span", "event", "chain", "workflow", "workflow-step", "task", "prompt", "parser", "decision", "summary"),
+        *("guardrail", "evaluator", "scorer", "middleware", "ai.embed", "ai.embedMany"),
     ),
-    (
-        "traceloop.span.kind",
-        _of(TOOL, "tool") | _of(AGENT, "agent") | _of(_PASSED, "workflow", "task"),
-    ),
-    (
-        "langsmith.span.kind",
-        _of(LLM, "llm", "embedding")
-        | _of(TOOL, "tool")
-        | _of(RETRIEVAL, "retriever")
-        | _of(_PASSED, "chain", "prompt", "parser"),
-    ),
-    (
-        "ai.operationId",
-        {f"ai.{call}.{do}": LLM for call in ("generateText", "generateObject") for do in ("doGenerate",)}
-        | {f"ai.{call}.{do}": LLM for call in ("streamText", "streamObject") for do in ("doStream",)}
-        | _of(LLM, "ai.embed.doEmbed", "ai.embedMany.doEmbed")
-        | _of(TOOL, "ai.toolCall")
-        | _of(AGENT, "ai.generateText", "ai.streamText", "ai.generateObject", "ai.streamObject")
-        | _of(_PASSED, "ai.embed", "ai.embedMany"),
-    ),
-    ("llm.request.type", _of(LLM, "chat", "completion", "embedding") | _of(RETRIEVAL, "rerank")),
-    ("mcp.method.name", _of(TOOL, "tools/call")),
-    # In VoltAgent the children of an agent inherit its `entity.type`; `span.type` above distinguishes them.
-    ("entity.type", _of(AGENT, "agent") | _of(_PASSED, "workflow")),
-)
-_KEYS = tuple((name, {value.lower(): kind for value, kind in table.items()}) for name, table in _TABLES)
+}
+"""The words of all conventions for each step type."""
+_TYPE_OF = {word.lower(): step_type for step_type, words in _WORDS.items() for word in words}
 _HINTS: tuple[tuple[str, Sequence[str]], ...] = (
     (TOOL, ("gen_ai.tool.name", "gen_ai.tool.call.id", "gcp.vertex.agent.tool_call_args")),
     (LLM, ("gen_ai.request.model", "gen_ai.response.model", "llm.model_name", "gen_ai.prompt.0.role")),
     (RETRIEVAL, ("gen_ai.retrieval.query.text", "retrieval.documents.0.document.content")),
 )
 """Attributes that imply a type, for instrumentations older than `gen_ai.operation.name`."""
+
 _MCP_CALL = re.compile(r"(?:MCP send )?tools/call (.+)")
 _PREFIXES = {
     AGENT: ("invoke_agent ", "create_agent ", "invoke_workflow ", "subagent:"),
     TOOL: ("execute_tool ", "tool.execution:", "running tool: "),
     RETRIEVAL: ("retrieval ",),
 }
+_OTHER_NAMES = ("traceloop.entity.name", "gen_ai.workflow.name", "workflow.step.name")
 _NAMES = {
-    AGENT: attribute_names.AGENT_NAMES,
-    TOOL: attribute_names.TOOL_NAMES,
-    RETRIEVAL: attribute_names.RETRIEVER_NAMES,
-    OTHER: attribute_names.OTHER_NAMES,
-    REASONING: attribute_names.OTHER_NAMES,
+    # VoltAgent's sub-agents have the `entity.name` of their parent, so the names before it take precedence.
+    AGENT: (
+        *("subagent.name", "gen_ai.agent.name", "agent.name", "agent_name", "entity.name"),
+        *("gen_ai.workflow.name", "traceloop.entity.name"),
+    ),
+    TOOL: ("gen_ai.tool.name", "tool.name", "ai.toolCall.name", "traceloop.entity.name", "mcp.tool.name"),
+    RETRIEVAL: ("retriever.name", "gen_ai.data_source.id", "traceloop.entity.name"),
+    OTHER: _OTHER_NAMES,
+    REASONING: _OTHER_NAMES,
 }
 
 
-def kind_of(span: Span) -> str:
+def step_type_of(span: Span) -> str:
     """The step type of a span."""
-    passed = False
-    for name, table in _KEYS:
+    is_known = False
+    for name in _CONVENTIONS:
         value = span.attributes.get(name)
-        if type(value) is str:
-            kind = table.get(value.strip('"').lower())
-            if kind:
-                return kind
-            passed = passed or kind == _PASSED
-    if not passed:
-        for kind, names in _HINTS:
+        step_type = _TYPE_OF.get(value.strip('"').lower()) if type(value) is str else None
+        if step_type:
+            return step_type
+        is_known = is_known or step_type == _UNTYPED
+    if not is_known:
+        for step_type, names in _HINTS:
             if any(name in span.attributes for name in names):
-                return kind
+                return step_type
         if _MCP_CALL.fullmatch(span.name):
             return TOOL
     return OTHER
 
 
-def name_of(span: Span, kind: str, attributes: Attributes) -> str:
+def step_name_of(span: Span, step_type: str, attributes: Attributes) -> str:
     """The name of the step: an attribute of its type, else the span's name without the prefix of a convention."""
-    told = attributes.text(*_NAMES.get(kind, ()))
-    if told is not None:
-        return told
-    call = _MCP_CALL.fullmatch(span.name) if kind == TOOL else None
+    name = attributes.text(*_NAMES.get(step_type, ()))
+    if name is not None:
+        return name
+    call = _MCP_CALL.fullmatch(span.name) if step_type == TOOL else None
     if call is not None:
         return call[1]
-    for prefix in _PREFIXES.get(kind, ()):
+    for prefix in _PREFIXES.get(step_type, ()):
         if span.name.startswith(prefix) and len(span.name) > len(prefix):
             return span.name[len(prefix) :]
-    return span.name or kind
+    return span.name or step_type

@@ -55,13 +55,13 @@ _WORD = re.compile("[A-Z]?[a-z]+")
 
 
 class Content:
-    """The input, output, meta_data and model of one run or step."""
+    """The payloads of one run or step, and their attributes under each convention."""
 
     def __init__(self, payloads: Mapping[str, Payload], fields: Mapping[str, Any]) -> None:
         self._fields = fields
-        self.input = payloads.get("input", NOTHING)
-        self.output = payloads.get("output", NOTHING)
         self._payloads = payloads
+        self._input = payloads.get("input", NOTHING)
+        self._output = payloads.get("output", NOTHING)
         self._meta = payloads.get("meta_data", NOTHING).object
         parameters = first((self._meta,), "model_parameters", "modelParameters", "invocation_parameters")
         self._parameters: Mapping[str, Any] = parameters if isinstance(parameters, dict) else {}
@@ -70,7 +70,7 @@ class Content:
         """The text in `meta_data` under one of these keys, or None."""
         return first_text((self._meta,), *keys)
 
-    def carried(self, voltops: bool) -> dict[str, Value]:
+    def payloads(self, voltops: bool) -> dict[str, Value]:
         """The attributes with the payloads, under the names of VoltOps or of all others."""
         attributes: dict[str, Value] = {}
         for field, value_name, type_name in (
@@ -78,11 +78,10 @@ class Content:
             (names.OUTPUT, names.OUTPUT_VALUE, names.OUTPUT_MIME_TYPE),
         ):
             payload = self._payloads.get(field)
-            if payload is None:
-                continue
-            bare = payload.plain_text
-            attributes[type_name] = names.JSON_TYPE if bare is None else names.TEXT_TYPE
-            attributes[field if voltops else value_name] = payload.text if bare is None else bare
+            if payload is not None:
+                bare = payload.plain_text
+                attributes[type_name] = names.JSON_TYPE if bare is None else names.TEXT_TYPE
+                attributes[field if voltops else value_name] = payload.text if bare is None else bare
         meta = self._payloads.get("meta_data")
         if meta is not None:
             attributes[names.METADATA if meta.data[:1] == b"{" else names.META_DATA] = meta.text
@@ -92,33 +91,28 @@ class Content:
         """The attributes of a run or an agent: messages, instructions and model, as far as known."""
         attributes = self._messages()
         model = first_text((self._fields,), "model") or first_text((self._meta, self._parameters), *_MODEL)
-        if model is not None:
-            attributes["gen_ai.request.model"] = model
+        put(attributes, model, "gen_ai.request.model")
         instructions = self.meta_text("instructions")
         if instructions is not None:
-            part = dumps([{"type": "text", "content": instructions}])
-            attributes |= {"gen_ai.system_instructions": part, "agent.instructions": instructions}
+            attributes["gen_ai.system_instructions"] = dumps([{"type": "text", "content": instructions}])
+            attributes["agent.instructions"] = instructions
         return attributes
 
     def of_model_call(self) -> dict[str, Value]:
         """The attributes of an `llm_call`: model, provider, parameters, messages, and the data of the response."""
-        asked = self.input.object if self.input.mentions(b"model") else {}
-        answered = self.output.object if self.output.mentions(b"model") or self.output.mentions(b"choices") else {}
+        request = self._input.object if self._input.mentions(b"model") else {}
+        response = self._output.object if self._output.mentions(b"model") or self._output.mentions(b"choices") else {}
         attributes = self._messages()
-        objects = (self._parameters, self._meta, asked)
+        objects = (self._parameters, self._meta, request)
         model = first_text((self._fields,), "model") or first_text(objects, *_MODEL)
-        response_model = first_text((answered,), "model")
+        response_model = first_text((response,), "model")
         provider = first_text((self._fields,), "provider") or first_text(objects, *_PROVIDER)
-        shown = model or response_model
-        if model is not None:
-            attributes["gen_ai.request.model"] = model
-        if response_model is not None:
-            attributes["gen_ai.response.model"] = response_model
-        if shown is not None:
-            attributes |= {"llm.model_name": shown, "llm.model": shown}
-        if provider is not None:
-            # The second is the name until the middle of 2025, which many backends read.
-            attributes |= {"gen_ai.provider.name": provider, "gen_ai.system": provider, "llm.provider": provider}
+        put(attributes, model, "gen_ai.request.model")
+        put(attributes, response_model, "gen_ai.response.model")
+        put(attributes, model or response_model, "llm.model_name", "llm.model")
+        # The second is the name until the middle of 2025, which many backends read.
+        put(attributes, provider, "gen_ai.provider.name", "gen_ai.system", "llm.provider")
+        put(attributes, first_text((response,), "id"), "gen_ai.response.id")
         first_token: Any = self._fields.get("first_token_ms")
         if type(first_token) in (int, float):
             attributes[names.FIRST_CHUNK_SECONDS] = first_token / 1000
@@ -130,10 +124,7 @@ class Content:
         attributes.update((f"gen_ai.request.{name}", value) for name, value in given.items())
         if given:
             attributes["llm.invocation_parameters"] = dumps(given)
-        response_id = first_text((answered,), "id")
-        if response_id is not None:
-            attributes["gen_ai.response.id"] = response_id
-        reasons = _finish_reasons(answered)
+        reasons = _finish_reasons(response)
         if reasons:
             attributes["gen_ai.response.finish_reasons"] = reasons
         return attributes
@@ -141,80 +132,79 @@ class Content:
     def of_tool(self, name: str | None) -> dict[str, Value]:
         """The attributes of a `tool_call`."""
         attributes: dict[str, Value] = {"gen_ai.tool.type": "function"}
-        if name is not None:
-            attributes |= {"gen_ai.tool.name": name, "tool.name": name}
         call_id = self.meta_text("tool_call_id", "toolCallId", "call_id", "callId")
-        if call_id is not None:
-            attributes |= {"gen_ai.tool.call.id": call_id, "tool.call.id": call_id}
         description = self.meta_text("description", "tool_description", "toolDescription")
-        if description is not None:
-            attributes |= {"gen_ai.tool.description": description, "tool.description": description}
-        for name_, payload in (("arguments", self.input), ("result", self.output)):
+        put(attributes, name, "gen_ai.tool.name", "tool.name")
+        put(attributes, call_id, "gen_ai.tool.call.id", "tool.call.id")
+        put(attributes, description, "gen_ai.tool.description", "tool.description")
+        for part, payload in (("arguments", self._input), ("result", self._output)):
             if payload is not NOTHING and payload.is_small:
-                attributes[f"gen_ai.tool.call.{name_}"] = payload.text
+                attributes[f"gen_ai.tool.call.{part}"] = payload.text
         return attributes
 
     def of_retrieval(self, name: str | None) -> dict[str, Value]:
         """The attributes of a retrieval: the source, the query and the documents."""
         attributes: dict[str, Value] = {}
-        if name is not None:
-            attributes |= {"gen_ai.data_source.id": name, "retriever.name": name}
-        asked = self.input.object
-        query = self._query()
-        if query is not None:
-            attributes["gen_ai.retrieval.query.text"] = query
-        top_k = first((asked,), *_TOP_K)
+        put(attributes, name, "gen_ai.data_source.id", "retriever.name")
+        put(attributes, self._query(), "gen_ai.retrieval.query.text")
+        top_k = first((self._input.object,), *_TOP_K)
         if type(top_k) is int:
             attributes["gen_ai.retrieval.top_k"] = top_k
-        found = _documents(self.output.value)
-        if found is None:
+        documents = _documents(self._output.value)
+        if documents is None:
             return attributes
-        attributes["retriever.document_count"] = len(found)
-        told = []
-        for index, document in enumerate(found[:MOST_DOCUMENTS]):
+        attributes["retriever.document_count"] = len(documents)
+        kept = ("id", "content", "score") if self._output.is_small else ("id", "score")
+        for index, document in enumerate(documents[:MOST_DOCUMENTS]):
             prefix = f"retrieval.documents.{index}.document"
-            kept = ("id", "content", "score") if self.output.is_small else ("id", "score")
             attributes.update((f"{prefix}.{key}", document[key]) for key in kept if key in document)
-            metadata = document.get("metadata")
-            if metadata and self.output.is_small:
-                attributes[f"{prefix}.metadata"] = dumps(metadata)
-            told.append({key: document[key] for key in ("id", "score") if key in document})
-        if any(told):
-            attributes["gen_ai.retrieval.documents"] = dumps(told)
+            if document.get("metadata") and self._output.is_small:
+                attributes[f"{prefix}.metadata"] = dumps(document["metadata"])
+        listed = [
+            {key: document[key] for key in ("id", "score") if key in document}
+            for document in documents[:MOST_DOCUMENTS]
+        ]
+        if any(listed):
+            attributes["gen_ai.retrieval.documents"] = dumps(listed)
         return attributes
 
     def memory_operation(self, name: str | None) -> str:
         """The operation of a memory step in the conventions; writing if it is unknown."""
-        said = self.meta_text("operation", "memory_operation", "memoryOperation")
-        said = (
-            said or first_text((self.input.object if self.input.mentions(b"operation") else {},), "operation") or name
-        )
-        verbs = (_MEMORY_VERBS.get(word.lower()) for word in _WORD.findall(said or ""))
+        operation = self.meta_text("operation", "memory_operation", "memoryOperation")
+        if operation is None and self._input.mentions(b"operation"):
+            operation = first_text((self._input.object,), "operation")
+        verbs = (_MEMORY_VERBS.get(word.lower()) for word in _WORD.findall(operation or name or ""))
         return f"{next(filter(None, verbs), 'upsert')}_memory"
 
     def of_memory(self, operation: str) -> dict[str, Value]:
         """The attributes of a memory step."""
         attributes: dict[str, Value] = {"memory.operation": operation.removesuffix("_memory")}
-        query = self._query() if operation == names.SEARCH_MEMORY else None
-        if query is not None:
-            attributes["gen_ai.memory.query.text"] = query
+        if operation == names.SEARCH_MEMORY:
+            put(attributes, self._query(), "gen_ai.memory.query.text")
         return attributes
 
     def _query(self) -> str | None:
-        if not self.input.is_small:
+        if not self._input.is_small:
             return None
-        bare = self.input.plain_text
-        return bare if bare is not None else first_text((self.input.object,), *_QUERY)
+        bare = self._input.plain_text
+        return bare if bare is not None else first_text((self._input.object,), *_QUERY)
 
     def _messages(self) -> dict[str, Value]:
         """Messages under their GenAI names, if a payload is a list of messages."""
         attributes: dict[str, Value] = {}
-        for name, payload in (("input", self.input), ("output", self.output)):
+        for name, payload in (("input", self._input), ("output", self._output)):
             if payload.is_small and payload.mentions(b"role"):
                 messages = as_gen_ai(messages_in(payload.value), answered=name == "output")
                 if messages:
                     attributes[f"gen_ai.{name}.messages"] = dumps(messages)
         return attributes
+
+
+def put(attributes: dict[str, Value], value: Value, *keys: str) -> None:
+    """Set these attributes to a value, unless it is None."""
+    if value is not None:
+        for key in keys:
+            attributes[key] = value
 
 
 def _documents(value: Any) -> list[dict[str, Any]] | None:
@@ -237,19 +227,18 @@ def _document(item: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(item, str):
         return {"content": item}
     document = {field: first((item,), *spellings) for field, spellings in _DOCUMENT.items()}
-    metadata = item.get("metadata")
-    told: dict[str, Any] = {"metadata": metadata if isinstance(metadata, dict) else None}
-    if type(document["id"]) in (str, int):
-        told["id"] = str(document["id"])
-    if document["content"] is not None:
-        told["content"] = document["content"] if isinstance(document["content"], str) else dumps(document["content"])
-    if type(document["score"]) in (int, float):
-        told["score"] = document["score"]
-    return {key: value for key, value in told.items() if value is not None}
+    own_id, content, score, metadata = document["id"], document["content"], document["score"], item.get("metadata")
+    known = {
+        "metadata": metadata if isinstance(metadata, dict) else None,
+        "id": str(own_id) if type(own_id) in (str, int) else None,
+        "content": content if content is None or isinstance(content, str) else dumps(content),
+        "score": score if type(score) in (int, float) else None,
+    }
+    return {key: value for key, value in known.items() if value is not None}
 
 
-def _finish_reasons(answered: Mapping[str, Any]) -> list[str]:
-    choices = answered.get("choices")
-    items = choices if isinstance(choices, list) else [answered]
+def _finish_reasons(response: Mapping[str, Any]) -> list[str]:
+    choices = response.get("choices")
+    items = choices if isinstance(choices, list) else [response]
     reasons = (first((item,), "finish_reason", "stop_reason") for item in items if isinstance(item, dict))
     return [reason for reason in reasons if type(reason) is str]

@@ -15,7 +15,7 @@ from agentscope.protocols.otlp.semantic_conventions import Kind
 from agentscope.protocols.otlp.wire.model import ERROR, OK, UNSET, Span, SpanEvent, Value
 from agentscope.protocols.token_usage import OF_LLM_STEP, OF_RUN, OF_STEP, token_attributes, tokens_of
 
-from .attributes import Content
+from .attributes import Content, put
 from .payload import Payload
 
 LONGEST_STATUS = 1024
@@ -24,7 +24,7 @@ LATEST = (1 << 63) - 1
 """Nanoseconds since the epoch: the latest time for readers with signed 64-bit times."""
 
 _FAILED = frozenset({"failed", "error"})
-_ATTRIBUTES = {name: (field.attribute, *field.also) if field.attribute else () for name, field in FIELDS.items()}
+_ATTRIBUTES = {name: field.attributes for name, field in FIELDS.items()}
 """The span attributes of each field. It is empty for fields that the span itself or the code below covers."""
 
 
@@ -34,34 +34,37 @@ def span_of(event: Event, *, voltops: bool = False) -> Span:
     voltops: True for VoltOps as the destination, whose names large payloads then get. Raises only exceptions of `UNENCODABLE`,
     for fields that are no JSON.
     """
-    fields, run = event.fields, event.step_id is None
+    fields, is_run = event.fields, event.step_id is None
     payloads = {name: Payload(fields[name]) for name in PAYLOAD_FIELDS if fields.get(name) is not None}
     content = Content(payloads, fields)
-    given = fields.get("agent_name" if run else "name")
+    given, step_type = fields.get("agent_name" if is_run else "name"), fields.get("step_type")
     name = given if type(given) is str and given else None
-    step_type = fields.get("step_type")
     start, end, times = _times(event)
-    attributes = {names.RUN_ID: event.run_id, **_identity(event), **times, **_plain_fields(fields)}
-    if given is not None:
-        attributes[names.NAME] = _plain(given)
-    if step_type is not None:
-        attributes[names.STEP_TYPE] = _plain(step_type)
-    kind = names.RUN_KIND if run else names.KINDS.get(step_type if type(step_type) is str else "", names.OTHER_KIND)
-    told, span_name = _told(kind, content, name, event)
-    attributes |= told
-    attributes |= content.carried(voltops)
+    attributes: dict[str, Value] = {names.RUN_ID: event.run_id}
+    put(attributes, event.step_id, names.STEP_ID)
+    put(attributes, event.parent_id, names.PARENT_ID)
+    attributes |= times | _plain_fields(fields)
+    for value, attribute in ((given, names.NAME), (step_type, names.STEP_TYPE)):
+        if value is not None:
+            attributes[attribute] = _plain(value)
+    kind = names.RUN_KIND if is_run else names.KINDS.get(step_type if type(step_type) is str else "", names.OTHER_KIND)
+    by_convention, span_name = _conventions(kind, content, name, event)
+    attributes |= by_convention
+    attributes |= content.payloads(voltops)
     usage = payloads.get("usage")
     if usage is not None:
         attributes[names.USAGE] = usage.text
-    conventions = OF_RUN if run else OF_LLM_STEP if step_type == "llm_call" else OF_STEP
     tokens = tokens_of(None if usage is None else usage.value, fields.get("tokens_used"))
-    attributes |= token_attributes(tokens, conventions)
+    attributes |= token_attributes(tokens, OF_RUN if is_run else OF_LLM_STEP if step_type == "llm_call" else OF_STEP)
     status, message, failure, events = _outcome(fields.get("status"), payloads.get("error"), end)
     attributes |= failure
+    parent_id = None if is_run else event.run_id
+    if event.parent_id is not None:
+        parent_id = event.parent_id
     return Span(
         trace_id_of(event.run_id),
         span_id_of(event.run_id if event.step_id is None else event.step_id),
-        _parent(event),
+        "" if parent_id is None else span_id_of(parent_id),
         span_name,
         kind.span_kind,
         start,
@@ -73,61 +76,43 @@ def span_of(event: Event, *, voltops: bool = False) -> Span:
     )
 
 
-def _told(kind: Kind, content: Content, name: str | None, event: Event) -> tuple[dict[str, Value], str]:
+def _conventions(kind: Kind, content: Content, name: str | None, event: Event) -> tuple[dict[str, Value], str]:
     """The attributes of the conventions for this type of step, and the span's name."""
-    told: dict[str, Value] = {"openinference.span.kind": kind.openinference}
-    if kind.voltops:
-        told["span.type"] = kind.voltops
+    attributes: dict[str, Value] = {"openinference.span.kind": kind.openinference}
+    put(attributes, kind.voltops or None, "span.type")
     operation, subject = kind.operation, name
     if operation == "invoke_agent":
-        told |= _agent(content, name, event) | content.of_agent()
+        attributes |= _agent(content, name, event) | content.of_agent()
     elif operation == "chat":
-        told |= content.of_model_call()
-        model = told.get("llm.model_name")
+        attributes |= content.of_model_call()
+        model = attributes.get("llm.model_name")
         subject = model if type(model) is str else None
     elif operation == "execute_tool":
-        told |= content.of_tool(name)
+        attributes |= content.of_tool(name)
     elif operation == "retrieval":
-        told |= content.of_retrieval(name)
+        attributes |= content.of_retrieval(name)
     elif kind is names.MEMORY_KIND:
         operation, subject = content.memory_operation(name), None
-        told |= content.of_memory(operation) | {names.MLFLOW_SPAN_TYPE: "MEMORY"}
+        attributes |= content.of_memory(operation) | {names.MLFLOW_SPAN_TYPE: "MEMORY"}
         if operation == names.SEARCH_MEMORY:
-            told["openinference.span.kind"] = "RETRIEVER"
-    if not operation:
+            attributes["openinference.span.kind"] = "RETRIEVER"
+    else:
         step_type = event.fields.get("step_type")
-        return told, name or (step_type if type(step_type) is str and step_type else "step")
-    told["gen_ai.operation.name"] = operation
-    return told, f"{operation} {subject}" if subject else operation
+        return attributes, name or (step_type if type(step_type) is str and step_type else "step")
+    attributes["gen_ai.operation.name"] = operation
+    return attributes, f"{operation} {subject}" if subject else operation
 
 
 def _agent(content: Content, name: str | None, event: Event) -> dict[str, Value]:
     entity = (content.meta_text("agentId", "agent_id") if event.step_id is None else event.step_id) or name
-    told: dict[str, Value] = {"entity.type": "agent"}
-    if event.step_id is None and name is not None:
-        told[names.MLFLOW_TRACE_NAME] = name
-    if entity is not None:
-        told["entity.id"] = entity
-    if name is not None:
-        told |= {"gen_ai.agent.name": name, "agent.name": name, "entity.name": name}
-        if event.parent_id is not None:
-            told |= {"voltagent.is_subagent": True, "subagent.id": entity, "subagent.name": name}
-    return told
-
-
-def _identity(event: Event) -> dict[str, Value]:
-    told: dict[str, Value] = {}
-    if event.step_id is not None:
-        told[names.STEP_ID] = event.step_id
-    if event.parent_id is not None:
-        told[names.PARENT_ID] = event.parent_id
-    return told
-
-
-def _parent(event: Event) -> str:
-    if event.parent_id is not None:
-        return span_id_of(event.parent_id)
-    return "" if event.step_id is None else span_id_of(event.run_id)
+    attributes: dict[str, Value] = {"entity.type": "agent"}
+    put(attributes, entity, "entity.id")
+    put(attributes, name, "gen_ai.agent.name", "agent.name", "entity.name")
+    if event.step_id is None:
+        put(attributes, name, names.MLFLOW_TRACE_NAME)
+    if name is not None and event.parent_id is not None:
+        attributes |= {"voltagent.is_subagent": True, "subagent.id": entity, "subagent.name": name}
+    return attributes
 
 
 def _plain_fields(fields: Mapping[str, Any]) -> dict[str, Value]:
@@ -158,22 +143,16 @@ def _times(event: Event) -> tuple[int, int, dict[str, Value]]:
     started, ended = event.fields.get("started_at"), event.fields.get("ended_at")
     latency: Any = event.fields.get("latency_ms")
     lasted = int(latency * 1e6) if type(latency) in (int, float) and isfinite(latency) and latency > 0 else 0
-    start, end = _moment(started), _moment(ended)
-    if end is None:
-        end = event.time_ns
-    if start is None:
-        start = end - lasted
+    end = ended if type(ended) is int else event.time_ns
+    start = started if type(started) is int else end - lasted
     start = min(max(start, 1), LATEST)
     end = min(max(end, start), LATEST)
-    told: dict[str, Value] = {}
-    for attribute, given, used in ((names.STARTED_AT, started, start), (names.ENDED_AT, ended, end)):
-        if given != used:
-            told[attribute] = 0 if given is None else _plain(given)
-    return start, end, told
-
-
-def _moment(value: Any) -> int | None:
-    return value if type(value) is int else None
+    differing: dict[str, Value] = {
+        attribute: 0 if given is None else _plain(given)
+        for attribute, given, used in ((names.STARTED_AT, started, start), (names.ENDED_AT, ended, end))
+        if given != used
+    }
+    return start, end, differing
 
 
 def _outcome(status: Any, error: Payload | None, end: int) -> tuple[int, str, dict[str, Value], tuple[SpanEvent, ...]]:

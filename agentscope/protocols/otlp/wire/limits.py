@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from agentscope.serialization.text import replace_surrogates
+
 from .model import Span, Value
 
 LOWEST_INT, HIGHEST_INT = -(1 << 63), (1 << 63) - 1
@@ -24,7 +26,7 @@ _NO_SPAN = "0" * 16
 
 
 class Form(Protocol):
-    """An encoding of OTLP: the interface of the modules `protobuf_encode` and `json_encode`, which document the functions."""
+    """An encoding of OTLP: the interface of the modules `protobuf_form` and `json_form`, which document the functions."""
 
     CONTENT_TYPE: str
 
@@ -54,6 +56,14 @@ def as_text(value: object) -> str:
     if isinstance(value, (Mapping, Sequence)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def utf8(text: str) -> bytes:
+    """Encode a text. Lone surrogates, which UTF-8 cannot hold, are replaced."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return replace_surrogates(text).encode()
 
 
 def in_time(time_ns: int) -> int:

@@ -16,15 +16,27 @@ from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server.storage.base import IngestCounts, StoredEvent
 from agentscope.server.storage.fold import extend, fold, place
-from agentscope.server.storage.rows import LLM_STEP, RUN_COLUMNS, RunRow, row_fields, run_row, step_row
+from agentscope.server.storage.rows import (
+    LLM_STEP,
+    MOST_TEXTS,
+    RUN_COLUMNS,
+    RunRow,
+    StepRow,
+    row_fields,
+    run_row,
+    step_row,
+)
 
 _MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgotten first
-_LONGEST_TEXT = 200  # characters of a text in a fold that is kept in the cache
+_LONGEST_TEXT = 200  # characters of a text, or of all texts of a list, in a fold that is kept in the cache
 
-_OF_ROW = (*RUN_COLUMNS, "failed", "started_at", "ended_at", "tokens")
+_OF_ROW = (*RUN_COLUMNS, "failed", "started_at", "ended_at", "tokens", "more_tags")
 _OF_RUN = (*_OF_ROW, "key", "id", "first_at", "began", "touched_at")
 _INSERT_RUN = f"INSERT INTO runs ({', '.join(_OF_RUN)}) VALUES ({', '.join('?' * len(_OF_RUN))})"  # noqa: S608 - constants
 _UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=coalesce(?, first_at) WHERE key=?"  # noqa: S608 - constants
+_OF_STEP = ("llm", "failed", "tokens", "model", "cost")
+_PUT_STEP = f"INSERT OR REPLACE INTO steps (run, id, {', '.join(_OF_STEP)}) VALUES (?,?,?,?,?,?,?)"  # noqa: S608 - constants
+_UPDATE_STEP = f"UPDATE steps SET {'=?, '.join(_OF_STEP)}=? WHERE run=? AND id=?"  # noqa: S608 - constants
 _TOUCH_RUN = """
 UPDATE runs SET first_at=min(first_at, :first_at), began=coalesce(started_at, min(first_at, :first_at)), touched_at=:now
 WHERE key=:key
@@ -83,11 +95,15 @@ class FoldCache:
         else:
             together = [*stored(), *fresh] if stored is not None else fresh
             fields, last = fold(together), max(map(place, together))
-        if not any(type(value) is str and len(value) > _LONGEST_TEXT for value in fields.values()):
+        if all(_length(value) <= _LONGEST_TEXT for value in fields.values()):
             if len(self._folds) >= self._most:
                 del self._folds[next(iter(self._folds))]
             self._folds[name] = _CachedFold(last, fields)
         return fields
+
+
+def _length(value: Any) -> int:
+    return len(value) if type(value) is str else sum(map(len, value)) if type(value) is list else 0
 
 
 def _table_state(db: sqlite3.Connection) -> tuple[int, ...]:
@@ -156,9 +172,9 @@ def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache:
             _update_run(db, key, of_run, first_at, now, cache)
             known = {step_id for (step_id,) in db.execute(_STEPS_OF, (key, json.dumps(list(groups))))}
         for step_id, group in groups.items():
-            steps.append((key, step_id, *_step_columns(db, key, step_id, group, step_id in known, cache)))
+            steps.append((key, step_id, *_columns(_step_row(db, key, step_id, group, step_id in known, cache))))
     db.executemany(_INSERT_RUN, new_runs)
-    db.executemany("INSERT OR REPLACE INTO steps (run, id, llm, failed, tokens, model) VALUES (?,?,?,?,?,?)", steps)
+    db.executemany(_PUT_STEP, steps)
     db.executemany(
         "INSERT INTO events (id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?)",
         [(patch.id, keys[patch.run_id], patch.step_id, patch.session_id, now, patch.body) for patch in patches],
@@ -175,24 +191,30 @@ def _update_run(
         db.execute(_UPDATE_RUN, (*_values(row), row.started_at, key))
 
 
-def _step_columns(
+def _step_row(
     db: sqlite3.Connection, run: int, step_id: str | None, patches: Sequence[Patch], known: bool, cache: FoldCache
-) -> tuple[bool, bool, int | None, str | None]:
-    """Return the columns of a step: whether it is an LLM call, whether it failed, its tokens, and its model."""
+) -> StepRow:
     if not known and len(patches) == 1 and patches[0].type == STEP:
-        row = step_row(
-            patches[0].fields
-        )  # most steps are one event, which no other follows: not worth a place in the cache
-    else:
-        row = step_row(cache.folded(run, step_id, patches, (lambda: _stored(db, run, step_id)) if known else None))
-    return row.step_type == LLM_STEP, row.failed, row.tokens, row.model
+        # Most steps are one event, which no other follows: not worth a place in the cache.
+        return step_row(patches[0].fields)
+    return step_row(cache.folded(run, step_id, patches, (lambda: _stored(db, run, step_id)) if known else None))
+
+
+def _columns(row: StepRow) -> tuple[Any, ...]:
+    """Return the values of `_OF_STEP`."""
+    return row.step_type == LLM_STEP, row.failed, row.tokens, row.model, row.cost
 
 
 def _values(row: RunRow) -> Iterator[Any]:
-    """Yield the values of `_OF_ROW`; a list is stored as JSON, an empty one as NULL."""
+    """Yield the values of `_OF_ROW`. A list is stored as JSON, an empty one as NULL."""
     for value in row.columns.values():
-        yield (json.dumps(value) if value else None) if isinstance(value, list) else value
+        yield _as_json(value[:MOST_TEXTS]) if isinstance(value, list) else value
     yield from row[1:]
+    yield _as_json(row.columns["tags"][MOST_TEXTS:])
+
+
+def _as_json(texts: list[str]) -> str | None:
+    return json.dumps(texts) if texts else None
 
 
 def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[Patch]:
@@ -200,3 +222,15 @@ def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[P
     for row in db.execute(_ITEM_EVENTS, (run, step_id)):
         patch = StoredEvent(*row).patch()
         yield patch._replace(fields=row_fields(patch.fields))
+
+
+def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
+    """Make the row of a stored run or step anew."""
+    patches = list(_stored(db, run, step_id))
+    if not patches:  # a run of which only steps have come
+        return
+    if step_id is None:
+        row = run_row(fold(patches))
+        db.execute(_UPDATE_RUN, (*_values(row), row.started_at, run))
+    else:
+        db.execute(_UPDATE_STEP, (*_columns(step_row(fold(patches))), run, step_id))

@@ -6,6 +6,8 @@ import sqlite3
 import time
 from collections.abc import Callable
 
+from .schema import transaction
+
 _STEPS = 200  # of one transaction
 _PAGES = 256  # given back to the file system at a time
 _PAUSE = 60.0  # seconds between looks, while there is nothing to do
@@ -33,21 +35,14 @@ class Sweeper:
         """Delete one portion if it is time to. Returns True if more is waiting."""
         if self._steady() < self._next:
             return False
-        before = self._now() - self._age
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            more = _delete_portion(db, before)
+        now = self._now()
+        with transaction(db):
+            more = _delete_portion(db, now - self._age)
             if not more:
-                kept = self._now() - max(self._age, _BATCHES_KEPT)
-                db.execute(
-                    "DELETE FROM dropped WHERE batch_id IN (SELECT id FROM batches WHERE received_at<?)", (kept,)
-                )
+                kept = now - max(self._age, _BATCHES_KEPT)
+                old = "SELECT id FROM batches WHERE received_at<?"
+                db.execute(f"DELETE FROM dropped WHERE batch_id IN ({old})", (kept,))  # noqa: S608 - a constant
                 db.execute("DELETE FROM batches WHERE received_at<?", (kept,))
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
         if not more:
             self._next = self._steady() + _PAUSE
         db.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()

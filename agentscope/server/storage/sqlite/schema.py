@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agentscope.errors import ConfigurationError
 from agentscope.server.storage.base import Incompatible
+
+from .append import write_row
 
 logger = logging.getLogger("agentscope.server")
 
@@ -24,20 +29,21 @@ BUSY_TIMEOUT_MS = 2000
 _CHECKED_IN_FULL = 64 << 20  # bytes; the check of a longer file would delay the start too long
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names for them
 
-# `events` is the log. `runs` and `steps` are folds of it, for lists and totals. `began` is `RunCursor.began`, and `tags` a
-# list as JSON.
+# `events` is the log. `runs` and `steps` are folds of it, for lists and totals. `began` is `RunCursor.began`. `tags` is a list
+# as JSON, of the tags that are shown; `more_tags` has the others. `upgrade` has one row while the rows of an earlier version
+# are made anew: the last one that is done.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
   key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, agent_name TEXT NOT NULL, status TEXT NOT NULL, external_id TEXT,
   user_id TEXT, conversation_id TEXT, source TEXT, failed INTEGER NOT NULL, started_at TEXT, ended_at TEXT,
-  first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL, tokens INTEGER, tags TEXT, environment TEXT,
-  release TEXT
+  first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL, tokens INTEGER, tags TEXT, more_tags TEXT,
+  environment TEXT, release TEXT
 );
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (began DESC, key DESC);
 CREATE INDEX IF NOT EXISTS runs_by_touch ON runs (touched_at);
 CREATE TABLE IF NOT EXISTS steps (
   run INTEGER NOT NULL, id TEXT NOT NULL, llm INTEGER NOT NULL, failed INTEGER NOT NULL, tokens INTEGER,
-  model TEXT, PRIMARY KEY (run, id)
+  model TEXT, cost REAL, PRIMARY KEY (run, id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS steps_by_model ON steps (model, run) WHERE model IS NOT NULL;
 CREATE TABLE IF NOT EXISTS events (
@@ -50,19 +56,15 @@ CREATE TABLE IF NOT EXISTS batches (
 );
 CREATE INDEX IF NOT EXISTS batches_by_time ON batches (received_at);
 CREATE TABLE IF NOT EXISTS dropped (batch_id TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS upgrade (run INTEGER NOT NULL, step TEXT);
 """
-
-
-# The statements that upgrade a file of each earlier version to the next. New columns of earlier rows stay empty.
-_CHANGES = {
-    1: ("ALTER TABLE runs ADD COLUMN tokens INTEGER",),
-    2: (
-        "ALTER TABLE runs ADD COLUMN tags TEXT",
-        "ALTER TABLE runs ADD COLUMN environment TEXT",
-        "ALTER TABLE runs ADD COLUMN release TEXT",
-        "ALTER TABLE steps ADD COLUMN model TEXT",
-    ),
-}
+# The columns that files of earlier versions lack.
+_ADDED = (
+    *("runs tokens INTEGER", "runs tags TEXT", "runs more_tags TEXT", "runs environment TEXT", "runs release TEXT"),
+    *("steps model TEXT", "steps cost REAL"),
+)
+_REMADE_ROWS = 100  # of one transaction
+_UPGRADE_SECONDS = 1.0  # of the start; the writer upgrades the rest between batches
 
 
 class Corrupt(Exception):
@@ -98,6 +100,19 @@ def _may_be_ours(path: Path) -> bool:
     whole = b"SQLite format 3\0".startswith(beginning) or not any(beginning)
     named = header[68:72] == APPLICATION_ID.to_bytes(4, "big")
     return whole or named or path.with_name(f"{path.name}-wal").exists()
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Write what is executed in a block, or none of it after an exception."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -142,17 +157,16 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
-        _upgrade(connection)
+        _add_columns(connection)
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.executescript(_TABLES)
-    except sqlite3.DatabaseError as problem:
+        end = time.monotonic() + _UPGRADE_SECONDS
+        while upgrade_rows(connection) and time.monotonic() < end:
+            pass
+    except BaseException as problem:
         connection.close()
         if is_corrupt(problem):
             raise Corrupt(str(problem)) from problem
-        raise
-    except BaseException:
-        connection.close()
         raise
     return connection
 
@@ -170,22 +184,46 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         verify(connection)
 
 
-def _upgrade(connection: sqlite3.Connection) -> None:
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name='runs'").fetchone() is None:
-        return  # a new file, or one of a process that was killed before it had made the tables
-    # One transaction: a process that is killed leaves a file of the one version or the other. The version is read inside
-    # it, since another process may upgrade the file at the same time.
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        for step in range(version, SCHEMA_VERSION):
-            for change in _CHANGES[step]:
-                connection.execute(change)
+def _add_columns(connection: sqlite3.Connection) -> None:
+    """Add the columns that the tables lack, and note that the rows are to be made anew."""
+    # One transaction, since another process may upgrade the file at the same time, or this one may be killed.
+    with transaction(connection):
+        for added in _ADDED:
+            table, column, type_ = added.split()
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            if columns and column not in columns:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {type_}")
+                connection.execute("CREATE TABLE IF NOT EXISTS upgrade (run INTEGER NOT NULL, step TEXT)")
+                connection.execute("DELETE FROM upgrade")
+                connection.execute("INSERT INTO upgrade VALUES (0, NULL)")
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
+
+
+def upgrade_rows(connection: sqlite3.Connection) -> bool:
+    """Make a portion of the rows of an earlier version anew, from their events. Returns True if more are left."""
+    if connection.execute("SELECT 1 FROM upgrade").fetchone() is None:
+        return False
+    with transaction(connection):
+        position = connection.execute("SELECT run, step FROM upgrade").fetchone()
+        if position is None:  # another process has finished it
+            return False
+        run, step = position
+        if step is None:  # first the runs, then the steps
+            sql = "SELECT key, NULL FROM runs WHERE key>? ORDER BY key LIMIT ?"
+            items = connection.execute(sql, (run, _REMADE_ROWS)).fetchall()
+        else:
+            sql = "SELECT run, id FROM steps WHERE (run, id) > (?, ?) ORDER BY run, id LIMIT ?"
+            items = connection.execute(sql, (run, step, _REMADE_ROWS)).fetchall()
+        for item in items:
+            with suppress(KeyError, TypeError, ValueError):  # a damaged event leaves the row as it was
+                write_row(connection, *item)
+        if items:
+            connection.execute("UPDATE upgrade SET run=?, step=?", items[-1])
+        elif step is None:
+            connection.execute("UPDATE upgrade SET run=0, step=''")
+        else:
+            connection.execute("DELETE FROM upgrade")
+    return bool(items) or step is None
 
 
 def verify(connection: sqlite3.Connection) -> None:

@@ -2,29 +2,86 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from agentscope.events import RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.protocols.agentscope.decode import Batch
 from agentscope.server.clock import Clock
-from agentscope.server.storage.base import EventPage, IngestCounts, RunPage, RunQuery, StoredEvent, Unavailable
+from agentscope.server.storage.base import (
+    EventPage,
+    IngestCounts,
+    RunCursor,
+    RunPage,
+    RunQuery,
+    StoredEvent,
+    Unavailable,
+)
+from agentscope.server.storage.fold import duration_ms
+from agentscope.server.storage.rows import COST_DIGITS, RUN_COLUMNS
 
-from . import queries
 from .append import FoldCache, write_batch
 from .retention import Sweeper
-from .schema import is_corrupt, open_reader, verify
+from .schema import is_corrupt, open_reader, upgrade_rows, verify
 from .writer import Writer
-
-T = TypeVar("T")
 
 READ_SECONDS = 5.0
 """The longest read in seconds. A reader holds the write-ahead log back, so that a longer one is interrupted."""
+
+_MOST_EVENTS = 2048  # of one page
+_COLUMNS = ("id", *RUN_COLUMNS, "failed", "started_at", "ended_at")
+_TEXT_LISTS = tuple(name for name in RUN_COLUMNS if RUN_FIELDS[name].type == TEXTS)
+
+
+def _condition(field: Field, of_step: bool) -> str:
+    """The SQL condition of a filter. It is void while its parameter is null."""
+    if of_step:
+        test = f"EXISTS (SELECT 1 FROM steps WHERE run = runs.key AND {field.name} = :{field.filter})"  # noqa: S608 - constants
+    elif field.type == TEXTS:
+        both = f"SELECT value FROM json_each({field.name}) UNION ALL SELECT value FROM json_each(more_{field.name})"  # noqa: S608
+        test = f":{field.filter} IN ({both})"
+    else:
+        test = f"{field.name} = :{field.filter}"
+    return f"(:{field.filter} IS NULL OR {test})"
+
+
+_FILTERS = {
+    field.filter: _condition(field, of_step)
+    for of_step, fields in ((False, RUN_FIELDS), (True, STEP_FIELDS))
+    for field in fields.values()
+    if field.filter and (not of_step or field.name not in RUN_FIELDS)
+}
+# Of runs that began together the one received last comes first.
+_LIST = f"""
+SELECT key, began, tokens, {", ".join(_COLUMNS)}
+FROM runs
+WHERE (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE id=:run_id), 0)))
+  AND {" AND ".join(_FILTERS.values())}
+  AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
+       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\')
+ORDER BY began DESC, key DESC LIMIT :limit
+"""  # noqa: S608 - a constant of this module
+_TOTALS = """
+SELECT run, count(*), sum(failed), sum(tokens), sum(CASE WHEN llm THEN tokens END), sum(cost), sum(CASE WHEN llm THEN cost END)
+FROM steps WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run
+"""
+_OF_RUN = "run=(SELECT key FROM runs WHERE id=?)"
+_SIZE = f"SELECT sum(length(body)) FROM events WHERE {_OF_RUN}"  # noqa: S608 - a constant of this module
+_ITEM_EVENTS = f"SELECT session_id, body FROM events WHERE {_OF_RUN} AND step_id IS ? ORDER BY key"  # noqa: S608 - likewise
+# The inner query reads an index only, so that the bodies of the events that follow the page stay unread.
+_EVENTS = f"""
+SELECT key, session_id, body FROM events
+WHERE key IN (SELECT key FROM events WHERE {_OF_RUN} AND key>? ORDER BY key LIMIT ?) ORDER BY key
+"""  # noqa: S608 - a constant of this module
 
 
 class SQLiteStore:
@@ -38,10 +95,10 @@ class SQLiteStore:
         self._temporary = tempfile.TemporaryDirectory(prefix="agentscope-") if path is None else None
         self.path = Path(self._temporary.name, "runs.db") if self._temporary is not None else Path(path or "")
         self._now = Clock()
-        sweeper = None if retention_days is None else Sweeper(retention_days * 86400, self._now)
+        sweep = (lambda db: False) if retention_days is None else Sweeper(retention_days * 86400, self._now)
         self._cache = FoldCache()
         try:
-            self._writer = Writer(self.path, idle=sweeper)
+            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or sweep(db))
         except BaseException:
             self._remove_temporary()
             raise
@@ -51,25 +108,56 @@ class SQLiteStore:
         return self._writer.submit(lambda db: write_batch(db, batch, now, self._cache))
 
     def event(self, event_id: str) -> dict[str, Any] | None:
-        return self._read(lambda db: queries.event(db, event_id))
+        with self._reading() as db:
+            row = db.execute("SELECT body FROM events WHERE id=?", (event_id,)).fetchone()
+        return None if row is None else json.loads(row[0])
 
     def events(self, run_id: str, *, after: str | None = None, size: int) -> EventPage:
-        return self._read(lambda db: queries.events(db, run_id, after, size))
+        found: list[StoredEvent] = []
+        last = int(after or 0)
+        with self._reading() as db:
+            for key, session_id, body in db.execute(_EVENTS, (run_id, last, _MOST_EVENTS)):
+                size -= len(body)
+                if found and size < 0:
+                    return EventPage(found, str(last))
+                found.append(StoredEvent(session_id, body))
+                last = key
+        return EventPage(found, str(last) if len(found) == _MOST_EVENTS else None)
 
     def item_events(self, run_id: str, step_id: str | None) -> list[StoredEvent]:
-        return self._read(lambda db: queries.item_events(db, run_id, step_id))
+        with self._reading() as db:
+            return [StoredEvent(*row) for row in db.execute(_ITEM_EVENTS, (run_id, step_id))]
 
     def has_run(self, run_id: str) -> bool:
-        return self._read(lambda db: queries.run_key(db, run_id)) is not None
+        with self._reading() as db:
+            return db.execute("SELECT 1 FROM runs WHERE id=?", (run_id,)).fetchone() is not None
 
     def run_size(self, run_id: str) -> int | None:
-        return self._read(lambda db: queries.run_size(db, run_id))
+        with self._reading() as db:
+            size: int | None = db.execute(_SIZE, (run_id,)).fetchone()[0]
+        return size
 
     def list_runs(self, query: RunQuery) -> RunPage:
-        return self._read(lambda db: queries.list_runs(db, query))
+        began, run_id = query.after or (None, None)
+        values = {name: getattr(query, name) for name in _FILTERS}
+        values.update(began=began, run_id=run_id, q=_pattern(query.q), limit=query.limit + 1)
+        with self._reading() as db:
+            rows = db.execute(_LIST, values).fetchall()
+            more = len(rows) > query.limit
+            rows = rows[: query.limit]
+            totals = {run: found for run, *found in db.execute(_TOTALS, (json.dumps([row[0] for row in rows]),))}
+        runs = [_listed(row[2:], totals.get(row[0], (0, 0, *[None] * 4))) for row in rows]
+        return RunPage(runs, RunCursor(rows[-1][1], rows[-1][3]) if more else None)
 
     def health(self) -> dict[str, Any]:
-        return self._read(lambda db: queries.health(db))
+        with self._reading() as db:
+            events, runs = db.execute("SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM runs)").fetchone()
+            batches, duplicates, conflicts = db.execute(
+                "SELECT count(*), coalesce(sum(duplicates), 0), coalesce(sum(conflicts), 0) FROM batches"
+            ).fetchone()
+            dropped = dict(db.execute("SELECT reason, sum(count) FROM dropped GROUP BY reason"))
+        counts = {"events": events, "runs": runs, "batches": batches, "duplicates": duplicates, "conflicts": conflicts}
+        return {**counts, "dropped": dropped}
 
     def close(self) -> None:
         self._writer.close()
@@ -79,18 +167,42 @@ class SQLiteStore:
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in a read transaction of its own. Raises `Unavailable`."""
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Open a read transaction of its own for a block. Raises `Unavailable`."""
         end = time.monotonic() + READ_SECONDS
         try:
             db = open_reader(self.path)
             try:
                 db.set_progress_handler(lambda: time.monotonic() > end, 20_000)
                 db.execute("BEGIN")
-                return work(db)
+                yield db
             finally:
                 db.close()
         except sqlite3.DatabaseError as problem:
             if is_corrupt(problem):
                 self._writer.submit(verify)  # the writer puts a file aside that is broken indeed
             raise Unavailable(f"the database cannot be read: {problem}") from problem
+
+
+def _listed(row: Sequence[Any], totals: Sequence[Any]) -> dict[str, Any]:
+    """A run as the read API lists it, from its row (the run's own tokens first) and the totals of its steps."""
+    own_tokens, *columns = row
+    steps, errors, tokens, llm_tokens, cost, llm_cost = totals
+    cost = cost if llm_cost is None else llm_cost
+    run = dict(zip(_COLUMNS, columns, strict=True))
+    return {
+        **run,
+        **{name: json.loads(run[name] or "[]") for name in _TEXT_LISTS},
+        "failed": bool(run["failed"]),
+        "duration_ms": duration_ms(run["started_at"], run["ended_at"]),
+        "step_count": steps,
+        "error_count": errors,
+        "tokens_used": next((sum_ for sum_ in (llm_tokens, tokens, own_tokens) if sum_ is not None), None),
+        "cost_usd": None if cost is None else round(cost, COST_DIGITS),
+    }
+
+
+def _pattern(text: str | None) -> str | None:
+    """The LIKE pattern for a part of a text."""
+    return None if text is None else "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"

@@ -82,7 +82,7 @@ class Writer:
             opened.set_exception(problem)
             return
         opened.set_result(None)
-        stop = again = False
+        stop, again = False, True  # an upgrade may be unfinished
         while not stop:
             jobs, stop = self._next_jobs(0.0 if again else self._idle_seconds)
             if jobs:

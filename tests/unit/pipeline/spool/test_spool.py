@@ -154,7 +154,7 @@ def test_a_file_that_breaks_is_put_aside_and_what_memory_has_of_it_is_written_an
     for _ in range(3):
         bench.put(40)
         bench.store()
-    alone = bench.states._disk_only
+    alone = bench.states.disk_only
     path = bench.file
     bench.spool._close_file()
     path.write_bytes(b"garbage" * 2000)

@@ -319,7 +319,7 @@ def test_415_to_a_plain_body_means_the_event():
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 def test_a_compressed_body_holds_the_same_json(encoding):
     used = protocol()
-    used.batch.encoding = encoding
+    used.state.encoding = encoding
     sent = batch(events(300, input=LARGE), {"queue_full": 1})
     plain = first_request(sent, protocol(compress=False)).body
     assert len(plain) > 2 * CHUNK

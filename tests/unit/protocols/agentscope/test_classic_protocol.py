@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_UPDATE
 from agentscope.protocols.agentscope.classic import MOST_RUNS, ClassicState
-from agentscope.protocols.agentscope.decode import decode_step
+from agentscope.protocols.agentscope.decode import Arrival, decode_step
 from agentscope.protocols.agentscope.protocol import CLASSIC, AgentScopeProtocol
 from agentscope.protocols.base import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure
 from tests.support.events import (
@@ -269,7 +269,7 @@ def test_a_record_that_was_sent_and_not_answered_may_be_there_twice_and_counts_o
     used = protocol()
     ending = deliver(used, batch([event(1, type_)]), lambda request: next(answers, CREATED))
     assert (ending.attempts, ending.delivered, ending.possibly_duplicated) == (4, [1], counted)
-    assert used.classic.uncertain == set()
+    assert used.records.uncertain == set()
 
 
 @pytest.mark.parametrize("reply", [Failure("refused", "nobody", unsent=True), answer(503), answer(429), answer(401)])
@@ -283,7 +283,7 @@ def test_a_record_that_was_refused_after_all_is_not_counted():
     answers = iter([Failure("timeout", "too slow"), answer(422)])
     used = protocol()
     ending = deliver(used, batch([event(1)]), lambda request: next(answers))
-    assert (ending.reasons, ending.possibly_duplicated, used.classic.uncertain) == ({1: "rejected"}, 0, set())
+    assert (ending.reasons, ending.possibly_duplicated, used.records.uncertain) == ({1: "rejected"}, 0, set())
 
 
 # ---- refusals ----------------------------------------------------------------------------------------------------------
@@ -509,7 +509,7 @@ def test_fields_that_the_classic_calls_have_no_place_for_travel_in_meta_data():
         "agentscope_cost_usd": 0.5,
         "agentscope_first_token_ms": 12.5,
     }
-    patch = decode_step(json.dumps(bodies[1]).encode(), event_id="e", run_id="r", step_id="s", now=NOW, seq=1)
+    patch = decode_step(json.dumps(bodies[1]).encode(), "r", "s", Arrival("e", NOW, 1))
     assert patch.fields["usage"] == {"input_tokens": 3}
     assert {name: patch.fields[name] for name in ("model", "cost_usd", "first_token_ms")} == {
         name: call.fields[name] for name in ("model", "cost_usd", "first_token_ms")

@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 
 from agentscope.protocols import json_decode as strict_json
 from agentscope.protocols.agentscope.decode import (
+    Arrival,
     Batch,
-    DecodeError,
     decode_batch,
     decode_run,
     decode_run_update,
     decode_step,
 )
 from agentscope.protocols.agentscope.fields import normal_time, time_text
+from agentscope.protocols.json_decode import DecodeError
 from tests.support.receiver import TIME, envelope, run_start, step
 
-IDS: dict[str, Any] = {"event_id": "e", "run_id": "r", "now": TIME, "seq": 3}
+ARRIVAL = Arrival("e", TIME, 3)
 
 
 @pytest.fixture(params=["orjson", "json"], autouse=True)
@@ -314,7 +315,7 @@ def test_no_event_of_any_shape_breaks_the_decoder(value: Any) -> None:
 
 def test_a_classic_run_is_a_start_made_by_the_server() -> None:
     body = {"agent_name": "a", "external_id": None, "input": {"q": 1}, "meta_data": {"agentscope_run_id": "mine"}}
-    patch = decode_run(json.dumps(body).encode(), **IDS)
+    patch = decode_run(json.dumps(body).encode(), "r", ARRIVAL)
     assert (patch.id, patch.type, patch.run_id, patch.step_id, patch.seq) == ("e", "run.start", "r", None, 3)
     assert patch.fields["meta_data"] == {"agentscope_run_id": "mine"}
     assert (patch.fields["status"], patch.fields["started_at"]) == ("running", TIME)
@@ -324,14 +325,14 @@ def test_a_classic_run_is_a_start_made_by_the_server() -> None:
 
 def test_a_classic_step_is_one_finished_event() -> None:
     body = {"name": "s", "error": {"message": "no"}, "started_at": "2026-01-31T12:00:00", "tokens_used": None}
-    patch = decode_step(json.dumps(body).encode(), step_id="s1", **IDS)
+    patch = decode_step(json.dumps(body).encode(), "r", "s1", ARRIVAL)
     assert (patch.type, patch.step_id, patch.fields["step_type"]) == ("step", "s1", "other")
     assert (patch.fields["status"], patch.fields["started_at"]) == ("failed", TIME)
     assert "tokens_used" not in patch.fields
 
 
 def test_a_classic_step_without_an_error_is_completed() -> None:
-    assert decode_step(b'{"name": "s"}', step_id="s1", **IDS).fields["status"] == "completed"
+    assert decode_step(b'{"name": "s"}', "r", "s1", ARRIVAL).fields["status"] == "completed"
 
 
 @pytest.mark.parametrize(
@@ -344,7 +345,7 @@ def test_a_classic_step_without_an_error_is_completed() -> None:
     ],
 )
 def test_a_classic_update_ends_a_run_unless_it_still_runs(body: Any, kind: str, ended_at: str | None) -> None:
-    patch = decode_run_update(json.dumps(body).encode(), **IDS)
+    patch = decode_run_update(json.dumps(body).encode(), "r", ARRIVAL)
     assert (patch.type, patch.fields.get("ended_at")) == (kind, ended_at)
 
 
@@ -364,13 +365,13 @@ def test_a_classic_update_ends_a_run_unless_it_still_runs(body: Any, kind: str, 
 )
 def test_a_wrong_classic_run_is_refused(body: bytes, status: int) -> None:
     with pytest.raises(DecodeError) as caught:
-        decode_run(body, **IDS)
+        decode_run(body, "r", ARRIVAL)
     assert caught.value.status == status
 
 
 def test_a_classic_step_needs_a_name() -> None:
     with pytest.raises(DecodeError, match="name is required"):
-        decode_step(b"{}", step_id="s1", **IDS)
+        decode_step(b"{}", "r", "s1", ARRIVAL)
 
 
 # ---- the fields of the table -----------------------------------------------------------------------------------------
@@ -402,18 +403,18 @@ def test_a_classic_call_has_the_fields_without_a_place_in_its_meta_data() -> Non
         "mine": 1,
     }
     body = json.dumps({"name": "chat", "step_type": "llm_call", "meta_data": noted}).encode()
-    patch = decode_step(body, step_id="s", **IDS)
+    patch = decode_step(body, "r", "s", ARRIVAL)
     assert patch.fields["model"] == "gpt-5"
     assert patch.fields["usage"] == {"input_tokens": 3}
     assert patch.fields["cost_usd"] == 0.5
     assert patch.fields["meta_data"] == {"mine": 1}
     run_body = json.dumps({"agent_name": "a", "meta_data": {"agentscope_user_id": "u", "agentscope_tags": ["t"]}})
-    run_patch = decode_run(run_body.encode(), **IDS)
+    run_patch = decode_run(run_body.encode(), "r", ARRIVAL)
     assert (run_patch.fields["user_id"], run_patch.fields["tags"]) == ("u", ["t"])
 
 
 def test_a_key_of_another_sender_that_looks_like_a_field_stays_in_the_meta_data() -> None:
     body = json.dumps({"name": "chat", "meta_data": {"agentscope_cost_usd": "much"}}).encode()
-    patch = decode_step(body, step_id="s", **IDS)
+    patch = decode_step(body, "r", "s", ARRIVAL)
     assert "cost_usd" not in patch.fields
     assert patch.fields["meta_data"] == {"agentscope_cost_usd": "much"}

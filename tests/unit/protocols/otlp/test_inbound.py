@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from agentscope.protocols.agentscope.decode import Patch, decode_batch
 from agentscope.protocols.agentscope.fields import MAX_ID
 from agentscope.protocols.ids import run_id_of, span_id_of
-from agentscope.protocols.otlp.inbound.attribute_names import ALIASES, INPUTS, OF_RUN, OUTPUTS, TOKENS
+from agentscope.protocols.otlp.inbound.attribute_names import ALIASES, INPUTS, OF_RUN, OUTPUTS
 from agentscope.protocols.otlp.inbound.attributes import MOST_KEPT
-from agentscope.protocols.otlp.inbound.patches import patches_of, without_repeats
-from agentscope.protocols.otlp.inbound.third_party import MOST_EVENTS
-from agentscope.protocols.otlp.wire import json_encode as json_form
-from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
+from agentscope.protocols.otlp.inbound.patches import MOST_EVENTS, patches_of, without_repeats
+from agentscope.protocols.otlp.wire import json_form
+from agentscope.protocols.otlp.wire import protobuf_form as protobuf
 from agentscope.protocols.otlp.wire.model import CLIENT, ERROR, INTERNAL, OK, UNSET, Span, SpanEvent, SpanGroup, Value
 from agentscope.server.storage.fold import run_view
 from tests.support.events import NOON
@@ -706,6 +705,83 @@ def test_tokens_are_counted_under_the_names_of_each_emitter(emitter: str) -> Non
         assert "meta_data" not in told, name
 
 
+TOKENS = {
+    "input": (
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.prompt_tokens",
+        "llm.token_count.prompt",
+        "llm.usage.prompt_tokens",
+        "llm.usage.input_tokens",
+        "usage.prompt_tokens",
+        "usage.input_tokens",
+        "ai.usage.inputTokens",
+        "ai.usage.promptTokens",
+        "gen_ai.aggregated_usage.input_tokens",
+    ),
+    "output": (
+        "gen_ai.usage.output_tokens",
+        "gen_ai.usage.completion_tokens",
+        "llm.token_count.completion",
+        "llm.usage.completion_tokens",
+        "llm.usage.output_tokens",
+        "usage.completion_tokens",
+        "usage.output_tokens",
+        "ai.usage.outputTokens",
+        "ai.usage.completionTokens",
+        "gen_ai.aggregated_usage.output_tokens",
+    ),
+    "total": (
+        "gen_ai.usage.total_tokens",
+        "llm.token_count.total",
+        "llm.usage.total_tokens",
+        "usage.total_tokens",
+        "ai.usage.totalTokens",
+        "ai.usage.tokens",
+        "gen_ai.aggregated_usage.total_tokens",
+    ),
+    "cache_read": (
+        "gen_ai.usage.cache_read.input_tokens",
+        "gen_ai.usage.cache_read_input_tokens",
+        "gen_ai.usage.cache_read_tokens",
+        "gen_ai.usage.cached_input_tokens",
+        "gen_ai.usage.cached_tokens",
+        "llm.token_count.prompt_details.cache_read",
+        "llm.usage.cached_tokens",
+        "llm.usage.cache_read_input_tokens",
+        "usage.cached_tokens",
+        "ai.usage.cachedInputTokens",
+        "gen_ai.aggregated_usage.cache_read.input_tokens",
+        "gen_ai.usage.details.cache_read_input_tokens",
+        "gen_ai.usage.details.cache_read_tokens",
+        "gen_ai.usage.details.cached_tokens",
+    ),
+    "cache_write": (
+        "gen_ai.usage.cache_write.input_tokens",
+        "gen_ai.usage.cache_creation.input_tokens",
+        "gen_ai.usage.cache_write_input_tokens",
+        "gen_ai.usage.cache_creation_input_tokens",
+        "gen_ai.usage.cache_write_tokens",
+        "gen_ai.usage.cache_creation_tokens",
+        "llm.token_count.prompt_details.cache_write",
+        "llm.usage.cache_creation_input_tokens",
+        "gen_ai.aggregated_usage.cache_write.input_tokens",
+        "gen_ai.aggregated_usage.cache_creation.input_tokens",
+        "gen_ai.usage.details.cache_creation_input_tokens",
+        "gen_ai.usage.details.cache_write_tokens",
+    ),
+    "reasoning": (
+        "gen_ai.usage.reasoning.output_tokens",
+        "gen_ai.usage.reasoning_tokens",
+        "llm.token_count.completion_details.reasoning",
+        "llm.usage.reasoning_tokens",
+        "usage.reasoning_tokens",
+        "ai.usage.reasoningTokens",
+        "gen_ai.aggregated_usage.reasoning.output_tokens",
+        "gen_ai.usage.details.reasoning_tokens",
+    ),
+}
+
+
 @pytest.mark.parametrize("field", list(TOKENS))
 def test_tokens_are_counted_under_every_other_name(field: str) -> None:
     for name in TOKENS[field]:
@@ -725,6 +801,18 @@ def test_the_older_name_of_a_count_gives_way_to_the_newer() -> None:
     told = step("chat", attributes)
     assert told["usage"] == {"input_tokens": 2}
     assert "meta_data" not in told
+
+
+@pytest.mark.parametrize("field", list(TOKENS))
+def test_the_count_of_one_name_is_taken_whatever_the_order_of_the_attributes(field: str) -> None:
+    given = {name: place + 1 for place, name in enumerate(TOKENS[field])}
+    expected = step("chat", given)["usage"]
+    assert step("chat", dict(reversed(given.items())))["usage"] == expected
+
+
+@pytest.mark.parametrize("name", ["gen_ai.usage.cost", "usage.tokens_per_second", "gen_ai.usage.details.input_tokens"])
+def test_a_number_beside_the_counts_stays_in_meta_data_or_has_a_field_of_its_own(name: str) -> None:
+    assert "usage" not in step("chat", {name: 5})
 
 
 # ---- outcome ---------------------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from agentscope.protocols.json_decode import DecodeError
-from agentscope.protocols.otlp.wire import json_encode as json_form
-from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
-from agentscope.protocols.otlp.wire.json_decode import decode_request
+from agentscope.protocols.otlp.wire import json_form
+from agentscope.protocols.otlp.wire import protobuf_form as protobuf
+from agentscope.protocols.otlp.wire.json_form import decode_request
 from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, DEEPEST_SENT
 from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Unreadable
 from tests.support.otlp import (

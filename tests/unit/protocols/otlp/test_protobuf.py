@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
+from agentscope.protocols.otlp.wire import protobuf_form as protobuf
 from agentscope.protocols.otlp.wire.limits import DEEPEST_SENT
 from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Unreadable
 from tests.support.otlp import field, groups, groups_of, message_of, read_request, request_of, span

@@ -16,8 +16,8 @@ from agentscope.events import RUN_START, Event
 from agentscope.protocols.base import BUSY, MISPLACED, REFUSED, UNAUTHORIZED, Failure, Outcome, Request, Response
 from agentscope.protocols.ids import span_id_of
 from agentscope.protocols.otlp.protocol import OTLP, OTLPProtocol, OTLPState
-from agentscope.protocols.otlp.wire import json_encode as json_form
-from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
+from agentscope.protocols.otlp.wire import json_form
+from agentscope.protocols.otlp.wire import protobuf_form as protobuf
 from agentscope.protocols.otlp.wire.model import Span, Unreadable
 from agentscope.protocols.voltagent.protocol import HISTORY, OTLP_PATH, VoltAgentProtocol
 from tests.support.events import answer, attempt, batch, deliver, event, opened, parked_after, run_of

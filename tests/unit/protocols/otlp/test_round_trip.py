@@ -17,8 +17,8 @@ from agentscope.protocols.assemble import merged
 from agentscope.protocols.json_encode import event_json
 from agentscope.protocols.otlp.inbound.patches import patches_of
 from agentscope.protocols.otlp.outbound.span import span_of
-from agentscope.protocols.otlp.wire import json_encode as json_form
-from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
+from agentscope.protocols.otlp.wire import json_form
+from agentscope.protocols.otlp.wire import protobuf_form as protobuf
 from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Unreadable
 from agentscope.server.storage.fold import run_view
 from tests.support.events import NOON, SESSION

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope.protocols import json_decode as strict_json
-from agentscope.protocols.agentscope.decode import DecodeError, Patch
-from agentscope.protocols.voltagent.decode import Arrival, event_added, event_changed, read, run_changed, run_started
+from agentscope.protocols.agentscope.decode import Arrival, Patch
+from agentscope.protocols.json_decode import DecodeError
+from agentscope.protocols.voltagent.decode import event_added, event_changed, read, run_changed, run_started
 from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
 from agentscope.protocols.voltagent.vocabulary import verb_of
 from agentscope.server.storage.fold import fold

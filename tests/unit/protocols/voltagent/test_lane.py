@@ -325,7 +325,7 @@ def test_metadata_that_is_too_large_to_remember_is_not_repeated():
 def test_metadata_is_forgotten_with_the_end_of_what_it_belongs_to():
     used = HistoryProtocol()
     deliver(used, batch([event(1, RUN_START), started(2, "s"), ended(3, "s"), event(4), event(5, RUN_END)]), numbered())
-    assert len(used.history._metadata) == 0
+    assert len(used._history._metadata) == 0
 
 
 def test_the_agent_around_a_step_is_named_or_else_that_of_the_run():
@@ -369,7 +369,7 @@ def test_a_record_that_was_sent_and_not_answered_may_be_there_twice_and_counts_o
     used = HistoryProtocol()
     ending = deliver(used, batch([event(1, type_)]), lambda request: next(answers, OK))
     assert (ending.attempts, ending.delivered, ending.possibly_duplicated) == (4, [1], counted)
-    assert used.history.uncertain == set()
+    assert used.records.uncertain == set()
 
 
 @pytest.mark.parametrize("second", AMBIGUOUS)
@@ -390,7 +390,7 @@ def test_a_record_that_was_refused_after_all_is_not_counted():
     answers = iter([Failure("timeout", "too slow"), answer(422)])
     used = HistoryProtocol()
     ending = deliver(used, batch([event(1)]), lambda request: next(answers))
-    assert (ending.reasons, ending.possibly_duplicated, used.history.uncertain) == ({1: "rejected"}, 0, set())
+    assert (ending.reasons, ending.possibly_duplicated, used.records.uncertain) == ({1: "rejected"}, 0, set())
 
 
 def test_a_conflict_over_the_id_of_a_run_means_that_its_creation_came_through_the_first_time():
@@ -400,7 +400,7 @@ def test_a_conflict_over_the_id_of_a_run_means_that_its_creation_came_through_th
     ending = deliver(used, batch([event(1, RUN_START), event(2, RUN_END)]), ask)
     assert (ending.delivered, ending.duplicates, ending.possibly_duplicated) == ([1, 2], 1, 0)
     assert requests[-1].path == "/history/run-1"
-    assert used.history.uncertain == set()
+    assert used.records.uncertain == set()
 
 
 def test_a_conflict_over_anything_else_is_left_to_a_person():
@@ -585,4 +585,4 @@ def test_the_memory_for_unanswered_requests_is_bounded(monkeypatch):
     protocol = HistoryProtocol()
     for seq in range(30):  # each of these is dropped
         attempt(protocol, batch([started(seq, "a")]), lambda request: Failure("timeout", "no answer"))
-    assert 0 < len(protocol.history.uncertain) <= 10
+    assert 0 < len(protocol.records.uncertain) <= 10

@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError
-from agentscope.protocols.otlp.wire import protobuf_encode as protobuf
+from agentscope.protocols.otlp.wire import protobuf_form as protobuf
 from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, DEEPEST_SENT
 from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Unreadable
 from agentscope.server.ingest import otlp_protobuf

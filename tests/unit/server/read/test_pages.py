@@ -193,6 +193,15 @@ def test_a_step_of_one_instant_has_no_duration_unless_one_was_told(fields: dict[
     assert shown(step(**fields)).figures == [figures]
 
 
+@pytest.mark.parametrize(
+    ("cost", "shown"), [(None, None), (0.0, "0"), (0.0123, "0.0123"), (2.5e-06, "0.0000025"), (1234.5, "1,234.5")]
+)
+def test_a_run_tells_its_cost_where_a_step_has_one(cost: float | None, shown: str | None) -> None:
+    patch = StoredEvent("session", json.dumps(step(cost_usd=cost))).patch()
+    of_run = pages.run_page(run_view("run-1", [patch])).partition("<h2")[0]
+    assert dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", of_run)).get("Cost (USD)") == shown
+
+
 def test_the_filter_says_what_it_compares_whole_and_what_in_part() -> None:
     page = listed()
     assert 'name="agent" value="" placeholder="its whole name"' in page

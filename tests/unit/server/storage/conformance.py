@@ -27,7 +27,7 @@ LARGE = 1 << 30
 COLUMNS = (
     *("id", "agent_name", "status", "external_id", "user_id", "conversation_id", "source", "failed"),
     *("tags", "environment", "release"),
-    *("started_at", "ended_at", "duration_ms", "step_count", "error_count", "tokens_used"),
+    *("started_at", "ended_at", "duration_ms", "step_count", "error_count", "tokens_used", "cost_usd"),
 )
 EXAMPLES = count()
 
@@ -47,6 +47,7 @@ fields = st.fixed_dictionaries(
         "error": st.sampled_from([None, {}, {"message": "no"}]),
         "usage": usage,
         "tokens_used": st.none() | st.integers(0, 10**12),
+        "cost_usd": st.sampled_from([0.1, 0.2, 7, -1, 1e300, None]),
     },
 )
 items = st.tuples(st.sampled_from(["r0", "r1"]), st.sampled_from([None, "s0", "s1"]))
@@ -312,6 +313,24 @@ class Conformance:
             (RunQuery(model="large", conversation_id="c"), []),
         ):
             assert all_runs(store, query) == expected, query
+
+    def test_each_tag_of_a_run_is_found_though_a_list_of_runs_shows_only_the_first(self, store: Store) -> None:
+        tags = [f"tag {number}" for number in range(300)]
+        store.ingest(batch(run_start("r", tags=tags), run_start("other", tags=tags[:7]))).result()
+        assert all_runs(store, RunQuery(tag="tag 299")) == all_runs(store, RunQuery(tag="tag 60")) == ["r"]
+        (run,) = store.list_runs(RunQuery(tag="tag 50")).runs
+        assert run["tags"] == tags[:50]
+        store.ingest(batch(run_end("r", tags=tags[100:]))).result()
+        assert all_runs(store, RunQuery(tag="tag 60")) == []
+        assert all_runs(store, RunQuery(tag="tag 299")) == ["r"]
+
+    def test_the_cost_of_a_run_is_that_of_its_llm_steps_where_any_has_one(self, store: Store) -> None:
+        steps = [step("r", step_id=f"s{number}", cost_usd=0.1) for number in range(10)]
+        store.ingest(batch(*steps, run_start("free"))).result()
+        assert {run["id"]: run["cost_usd"] for run in store.list_runs(RunQuery()).runs} == {"r": 1.0, "free": None}
+        store.ingest(batch(step("r", step_id="llm", step_type="llm_call", cost_usd=0.25))).result()
+        assert {run["id"]: run["cost_usd"] for run in store.list_runs(RunQuery()).runs} == {"r": 0.25, "free": None}
+        assert_rows_equal_fold(store)
 
     def test_a_filter_sees_the_last_value_of_a_field(self, store: Store) -> None:
         store.ingest(batch(run_start("r", user_id="u", tags=["old"]), step("r", step_id="s", model="old"))).result()

@@ -20,11 +20,11 @@ from agentscope.server.storage.base import (
     Unavailable,
 )
 from agentscope.server.storage.fold import run_view
-from agentscope.server.storage.rows import RUN_COLUMNS
+from agentscope.server.storage.rows import MOST_TEXTS, RUN_COLUMNS
 
 _COLUMNS = (
     *("id", *RUN_COLUMNS, "failed", "started_at", "ended_at"),
-    *("duration_ms", "step_count", "error_count", "tokens_used"),
+    *("duration_ms", "step_count", "error_count", "tokens_used", "cost_usd"),
 )
 _SEARCHED = ("agent_name", "id", "external_id", "user_id", "conversation_id")
 
@@ -94,7 +94,7 @@ class MemoryStore:
             run = run_view(run_id, patches)
             cursor = RunCursor(run["started_at"] or min(patch.time for patch in patches), run_id)
             if _matches(run, query) and (query.after is None or cursor < query.after):
-                found.append((cursor, {name: run[name] for name in _COLUMNS}))
+                found.append((cursor, {**{name: run[name] for name in _COLUMNS}, "tags": run["tags"][:MOST_TEXTS]}))
         found.sort(key=lambda item: item[0], reverse=True)
         page = found[: query.limit]
         return RunPage([run for _, run in page], page[-1][0] if len(found) > len(page) else None)

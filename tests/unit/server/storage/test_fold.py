@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentscope.protocols.agentscope.decode import Patch, decode_batch
 from agentscope.server.storage.fold import attach, duration_ms, fold, run_view
-from agentscope.server.storage.rows import StepRow, run_row, run_tokens, step_row
+from agentscope.server.storage.rows import StepRow, row_fields, run_row, run_tokens, step_row
 from tests.support.receiver import at, envelope, run_end, run_start, step
 
 
@@ -127,6 +127,38 @@ def test_a_step_of_one_event_has_the_row_of_its_fold() -> None:
 )
 def test_tokens_of_a_step_come_from_its_count_or_else_its_usage(values: dict[str, Any], tokens: int | None) -> None:
     assert step_row(values).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("cost", "counted"),
+    [(0.5, 0.5), (2, 2.0), (-1, 0.0), (float("inf"), 1e6), (float("nan"), None), ("1", None), (None, None)],
+)
+def test_the_cost_of_a_step_is_a_number_within_bounds(cost: Any, counted: float | None) -> None:
+    assert step_row({"cost_usd": cost}).cost == counted
+
+
+def test_fields_of_another_type_which_an_earlier_version_stored_unchecked_are_left_out_of_a_row() -> None:
+    row = run_row(row_fields({"environment": 5, "release": ["x"], "tags": [1, "a"], "agent_name": "a" * 1001}))
+    assert (row.columns["environment"], row.columns["release"], row.columns["tags"]) == (None, None, ["a"])
+    assert (step_row({"model": {"name": "m"}}).model, run_row({"tags": "a"}).columns["tags"]) == (None, [])
+
+
+def test_usage_is_shown_in_one_spelling_whatever_the_senders() -> None:
+    sent = {"promptTokens": 3, "completion_tokens": 4, "totalTokens": 7, "service_tier": "x"}
+    details = {
+        "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 1, "audio": 0},
+    }
+    view = run_view("r", patches(step("r", usage={**sent, **details}), run_start("r", usage={"prompt_tokens": 1})))
+    shown = view["steps"][0]["usage"]
+    counts = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7, "cache_read_tokens": 2, "reasoning_tokens": 1}
+    assert shown == {**counts, "service_tier": "x", "completion_tokens_details": {"audio": 0}}
+    assert view["usage"] == {"input_tokens": 1}
+
+
+@pytest.mark.parametrize("usage", [None, 5, [1], {}, {"prompt_tokens": "many", "x_details": {}}])
+def test_a_usage_without_counts_is_shown_as_it_was_sent(usage: Any) -> None:
+    assert run_view("r", patches(step("r", usage=usage)))["steps"][0]["usage"] == usage
 
 
 def test_tokens_of_a_run_are_those_of_its_llm_steps_where_any_counts_them() -> None:

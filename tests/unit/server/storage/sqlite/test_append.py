@@ -46,7 +46,8 @@ def write(db: sqlite3.Connection, cache: FoldCache | None, events: list[Event], 
 def tables(db: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
     columns = "agent_name, status, source, tags, failed, started_at, ended_at, tokens, first_at, began"
     runs = f"SELECT id, {columns} FROM runs ORDER BY id"
-    steps = "SELECT r.id, s.id, llm, s.failed, s.tokens, s.model FROM steps s JOIN runs r ON r.key=s.run ORDER BY r.id, s.id"
+    columns = "r.id, s.id, llm, s.failed, s.tokens, s.model, s.cost"
+    steps = f"SELECT {columns} FROM steps s JOIN runs r ON r.key=s.run ORDER BY r.id, s.id"
     return db.execute(runs).fetchall(), db.execute(steps).fetchall()
 
 
@@ -74,7 +75,7 @@ def expected(patches: list[Patch]) -> tuple[list[Any], list[Any]]:
         )
         for step_id in sorted({patch.step_id for patch in of_run if patch.step_id is not None}):
             step = step_row(fold(patch for patch in of_run if patch.step_id == step_id))
-            steps.append((run_id, step_id, step.step_type == LLM_STEP, step.failed, step.tokens, step.model))
+            steps.append((run_id, step_id, step.step_type == LLM_STEP, step.failed, step.tokens, step.model, step.cost))
     return runs, steps
 
 
@@ -94,6 +95,7 @@ fields = st.fixed_dictionaries(
         "error": st.sampled_from([None, {}, {"message": "no"}]),
         "usage": usage,
         "tokens_used": st.none() | st.integers(0, 9),
+        "cost_usd": st.sampled_from([0.1, 3, None]),
     },
 )
 names = st.tuples(st.sampled_from(["r0", "r1"]), st.sampled_from([None, "s0", "s1"]))
@@ -183,5 +185,5 @@ def test_no_more_folds_are_kept_than_allowed_and_none_with_long_texts(db: sqlite
     cache = FoldCache(2)
     write(db, cache, [run_start(f"run-{number}") for number in range(5)])
     assert len(cache._folds) == 2
-    write(db, cache, [run_start("long", agent_name="n" * 500)])
+    write(db, cache, [run_start("long", agent_name="n" * 500), run_start("tagged", tags=["t" * 50] * 10)])
     assert {run for run, _ in cache._folds} == {4, 5}

@@ -1,21 +1,42 @@
-"""Decode OTLP requests and answers in JSON.
+"""OTLP in JSON: protobuf's JSON mapping, but with ids in hexadecimal digits and enums as numbers.
 
-The JSON is strict, and senders have the freedoms of protobuf's JSON mapping: names in camelCase or as in the .proto files,
-64-bit integers as texts or numbers, enums as numbers or names, null for a field that is not set, unknown fields. A fault
-of one span refuses that span, any other fault the body.
+The rules: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding. What is read must be strict JSON, and senders have
+the freedoms of the mapping: names in camelCase or as in the .proto files, 64-bit integers as texts or numbers, enums as numbers
+or names, null for a field that is not set, unknown fields. A fault of one span refuses that span, any other fault the body.
 """
 
 from __future__ import annotations
 
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring as _quote
+from math import isfinite
 from typing import Any
 
 from agentscope.protocols.json_decode import DecodeError, is_text, parse
 
-from .limits import DEEPEST_READ, HIGHEST_INT, HIGHEST_TIME, LOWEST_INT, Wrong, check_ids, shown_id
+from .limits import (
+    DEEPEST_READ,
+    DEEPEST_SENT,
+    HIGHEST_INT,
+    HIGHEST_TIME,
+    LOWEST_INT,
+    Wrong,
+    as_text,
+    check_ids,
+    digits,
+    in_time,
+    shown_id,
+    utf8,
+)
 from .model import Span, SpanEvent, SpanGroup, Unreadable, Value
 
+CONTENT_TYPE = "application/json"
+
+_KEYS: dict[str, str] = {}
+"""The encoded beginning of a `KeyValue` by attribute name. A program sends few different names."""
+_MOST_KEYS, _LONGEST_KEY = 1024, 64
 _HEX = re.compile(r"[0-9a-fA-F]*")
 _WHOLE = re.compile(r"-?[0-9]{1,20}")
 _DECIMAL = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,9})?")
@@ -49,6 +70,104 @@ _SNAKE = {
 }
 
 
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def encode_span(span: Span) -> bytes:
+    """Encode one span as a JSON object."""
+    times = f'"startTimeUnixNano":"{in_time(span.start_ns)}","endTimeUnixNano":"{in_time(span.end_ns)}"'
+    parts = [f'{{"traceId":"{span.trace_id}","spanId":"{span.span_id}"']
+    if span.trace_state:
+        parts.append(f'"traceState":{_quote(span.trace_state)}')
+    if span.parent_span_id:
+        parts.append(f'"parentSpanId":"{span.parent_span_id}"')
+    parts.append(f'"name":{_quote(span.name)},"kind":{span.kind:d},{times}')
+    if span.attributes:
+        parts.append(f'"attributes":[{_attributes(span.attributes)}]')
+    if span.events:
+        parts.append(f'"events":[{",".join(map(_event, span.events))}]')
+    if span.status or span.status_message:
+        message = f',"message":{_quote(span.status_message)}' if span.status_message else ""
+        parts.append(f'"status":{{"code":{span.status:d}{message}}}')
+    return utf8(",".join(parts) + "}")
+
+
+def encode_request(spans: Sequence[bytes], resource: Mapping[str, Value], scope_name: str, scope_version: str) -> bytes:
+    """Encode an `ExportTraceServiceRequest` of one resource and one scope around spans from `encode_span`."""
+    scope = f'{{"name":{_quote(scope_name)},"version":{_quote(scope_version)}}}'
+    about = f'{{"attributes":[{_attributes(resource)}]}}'
+    head = f'{{"resourceSpans":[{{"resource":{about},"scopeSpans":[{{"scope":{scope},"spans":['
+    return b"%b%b]}]}]}" % (utf8(head), b",".join(spans))
+
+
+def encode_response(rejected: int, message: str) -> bytes:
+    """Encode an `ExportTraceServiceResponse` that tells how many spans were rejected, and why."""
+    if not rejected and not message:
+        return b"{}"
+    partial = f'"rejectedSpans":"{rejected}","errorMessage":{_quote(message)}'
+    return utf8(f'{{"partialSuccess":{{{partial}}}}}')
+
+
+def encode_status(message: str) -> bytes:
+    """Encode a `google.rpc.Status`, the body of an error in OTLP. Its code is left out, since senders must ignore it."""
+    return utf8(f'{{"message":{_quote(message)}}}')
+
+
+def _attributes(attributes: Mapping[str, Value], depth: int = 1) -> str:
+    parts = []
+    for name, value in attributes.items():
+        key = _KEYS.get(name) or _key(name)
+        if type(value) is str:
+            parts.append(f'{key}"stringValue":{_quote(value)}}}}}')
+        else:
+            parts.append(f"{key}{_member(value, depth)}}}}}")
+    return ",".join(parts)
+
+
+def _member(value: Value, depth: int) -> str:
+    """Encode the member of an `AnyValue`. `depth` is its level if it is a list or a mapping."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return f'"stringValue":{_quote(value)}'
+    if isinstance(value, bool):
+        return '"boolValue":true' if value else '"boolValue":false'
+    if isinstance(value, int):
+        return f'"{"intValue" if LOWEST_INT <= value <= HIGHEST_INT else "stringValue"}":"{digits(value)}"'
+    if isinstance(value, float):
+        return f'"doubleValue":{_number(value)}'
+    if isinstance(value, bytes):
+        return f'"bytesValue":"{b64encode(value).decode()}"'
+    if isinstance(value, (Mapping, Sequence)) and depth <= DEEPEST_SENT:
+        if isinstance(value, Mapping):
+            return f'"kvlistValue":{{"values":[{_attributes(value, depth + 1)}]}}'
+        items = ",".join([f"{{{_member(item, depth + 1)}}}" for item in value])
+        return f'"arrayValue":{{"values":[{items}]}}'
+    return f'"stringValue":{_quote(as_text(value))}'
+
+
+def _event(event: SpanEvent) -> str:
+    attributes = f',"attributes":[{_attributes(event.attributes)}]' if event.attributes else ""
+    return f'{{"timeUnixNano":"{in_time(event.time_ns)}","name":{_quote(event.name)}{attributes}}}'
+
+
+def _key(name: str) -> str:
+    """Encode the beginning of a `KeyValue`, up to the member of its value."""
+    key = f'{{"key":{_quote(name)},"value":{{'
+    if len(name) <= _LONGEST_KEY and len(_KEYS) < _MOST_KEYS:
+        _KEYS[name] = key
+    return key
+
+
+def _number(value: float) -> str:
+    if isfinite(value):
+        return float.__repr__(value)
+    return '"NaN"' if value != value else '"Infinity"' if value > 0 else '"-Infinity"'
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
 def decode_request(body: bytes) -> list[SpanGroup]:
     """Decode an `ExportTraceServiceRequest`, to one group for each `ScopeSpans`.
 
@@ -61,7 +180,7 @@ def decode_request(body: bytes) -> list[SpanGroup]:
     try:
         for part in _list(_object(document, "the body"), "resourceSpans"):
             outer = _object(part, "an item of resourceSpans")
-            resource = _attributes(_field(outer, "resource"))
+            resource = _read_attributes(_field(outer, "resource"))
             for inner in _list(outer, "scopeSpans"):
                 item = _object(inner, "an item of scopeSpans")
                 scope = _field(item, "scope")
@@ -98,19 +217,19 @@ def _sound_span(item: dict[str, Any]) -> Span:
         _enum(item, "kind", _KIND_NAMES),
         _whole(item, "startTimeUnixNano", 0, HIGHEST_TIME),
         _whole(item, "endTimeUnixNano", 0, HIGHEST_TIME),
-        _attributes(item),
+        _read_attributes(item),
         _enum(status, "code", _CODE_NAMES),
         _text(status, "message"),
-        [_event(_object(event, "an event")) for event in _list(item, "events")],
+        [_read_event(_object(event, "an event")) for event in _list(item, "events")],
         _text(item, "traceState"),
     )
 
 
-def _event(item: dict[str, Any]) -> SpanEvent:
-    return SpanEvent(_text(item, "name"), _whole(item, "timeUnixNano", 0, HIGHEST_TIME), _attributes(item))
+def _read_event(item: dict[str, Any]) -> SpanEvent:
+    return SpanEvent(_text(item, "name"), _whole(item, "timeUnixNano", 0, HIGHEST_TIME), _read_attributes(item))
 
 
-def _attributes(holder: dict[str, Any], name: str = "attributes", depth: int = 1) -> dict[str, Value]:
+def _read_attributes(holder: dict[str, Any], name: str = "attributes", depth: int = 1) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for part in _list(holder, name):
         item = _object(part, "an attribute")
@@ -146,7 +265,7 @@ def _any(item: Any, depth: int) -> Value:
         raise Wrong(f"a value is nested deeper than {DEEPEST_READ} levels")
     holder = _field(members, nested)
     if nested == "kvlistValue":
-        return _attributes(holder, "values", depth + 1)
+        return _read_attributes(holder, "values", depth + 1)
     return [_any(value, depth + 1) for value in _list(holder, "values")]
 
 

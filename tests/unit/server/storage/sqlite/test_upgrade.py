@@ -1,0 +1,119 @@
+"""A file of an earlier version gets the columns it lacks, and its rows are made anew from their events."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentscope.protocols.agentscope.decode import decode_batch
+from agentscope.server.storage.base import RunQuery
+from agentscope.server.storage.sqlite import schema
+from agentscope.server.storage.sqlite.append import write_batch
+from agentscope.server.storage.sqlite.schema import SCHEMA_VERSION, open_writer, upgrade_rows
+from agentscope.server.storage.sqlite.store import SQLiteStore
+from tests.support.receiver import envelope, run_end, run_start, step
+
+ADDED = (("runs", "tags", "more_tags", "environment", "release"), ("steps", "model", "cost"))
+TAGS = [f"tag {number}" for number in range(60)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs.db"
+
+
+def version_2(path: Path, *events: dict[str, Any]) -> None:
+    """Make a file as version 2 made it."""
+    with closing(open_writer(path)) as db:
+        db.execute("BEGIN")
+        write_batch(db, decode_batch(json.dumps(envelope(*events)).encode()), 0.0)
+        db.execute("COMMIT")
+        db.execute("DROP INDEX steps_by_model")
+        for table, *columns in ADDED:
+            for column in columns:
+                db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        db.execute("DROP TABLE upgrade")
+        db.execute("PRAGMA user_version=2")
+
+
+def told(number: int) -> list[dict[str, Any]]:
+    run = f"r{number}"
+    return [
+        run_start(run, tags=TAGS, environment="prod"),
+        step(run, step_id="s", model="small", cost_usd=0.5, tokens_used=3),
+        run_end(run, release="2.0"),
+    ]
+
+
+def found(store: SQLiteStore) -> list[set[str]]:
+    """The runs that each of the new filters finds."""
+    queries = [RunQuery(limit=500, **{name: value}) for name, value in NEW_FILTERS.items()]
+    return [{run["id"] for run in store.list_runs(query).runs} for query in queries]
+
+
+NEW_FILTERS: dict[str, Any] = {"tag": "tag 59", "environment": "prod", "release": "2.0", "model": "small"}
+
+
+def test_the_runs_of_version_2_are_found_by_the_filters_of_version_3(path: Path) -> None:
+    version_2(path, *told(1), *told(2), step("only steps", step_id="s"))
+    with closing(SQLiteStore(path)) as store:
+        assert found(store) == [{"r1", "r2"}] * 4
+        costs = {run["id"]: (run["cost_usd"], run["tokens_used"]) for run in store.list_runs(RunQuery()).runs}
+    assert costs == {"r1": (0.5, 3), "r2": (0.5, 3), "only steps": (None, None)}
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
+        assert db.execute("SELECT count(*) FROM upgrade").fetchone()[0] == 0
+
+
+def test_rows_are_made_anew_a_bounded_number_at_a_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_UPGRADE_SECONDS", -1.0)
+    monkeypatch.setattr(schema, "_REMADE_ROWS", 2)
+    version_2(path, *(event for number in range(5) for event in told(number)))
+    with closing(open_writer(path)) as db:
+        counts = []
+        more = True
+        while more:
+            counts.append(db.execute("SELECT count(tags) + (SELECT count(model) FROM steps) FROM runs").fetchone()[0])
+            more = upgrade_rows(db)
+    assert counts == [2, 4, 5, 5, 7, 9, 10]
+
+
+def test_an_upgrade_that_was_interrupted_goes_on_at_the_next_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_UPGRADE_SECONDS", -1.0)
+    monkeypatch.setattr(schema, "_REMADE_ROWS", 2)
+    version_2(path, *(event for number in range(5) for event in told(number)))
+    open_writer(path).close()
+    monkeypatch.setattr(schema, "_UPGRADE_SECONDS", 60.0)
+    with closing(SQLiteStore(path)) as store:
+        assert found(store) == [{f"r{number}" for number in range(5)}] * 4
+
+
+def test_what_comes_while_rows_are_made_anew_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_UPGRADE_SECONDS", -1.0)
+    monkeypatch.setattr(schema, "_REMADE_ROWS", 1)
+    version_2(path, *told(1), *told(2))
+    with closing(open_writer(path)) as db:
+        for number in (2, 3):
+            db.execute("BEGIN")
+            update = {**run_end(f"r{number}", environment="test"), "time": "2027-01-01T00:00:00.000000Z"}
+            write_batch(db, decode_batch(json.dumps(envelope(update)).encode()), 0.0)
+            db.execute("COMMIT")
+            upgrade_rows(db)
+        while upgrade_rows(db):
+            pass
+        environments = dict(db.execute("SELECT id, environment FROM runs"))
+    assert environments == {"r1": "prod", "r2": "test", "r3": "test"}
+
+
+def test_a_damaged_event_of_an_earlier_version_does_not_stop_the_upgrade(path: Path) -> None:
+    version_2(path, *told(1), *told(2))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE events SET body='{}' WHERE key=1")
+        db.commit()
+    with closing(SQLiteStore(path)) as store:
+        assert found(store)[0] == {"r2"}
