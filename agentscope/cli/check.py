@@ -6,7 +6,7 @@ import argparse
 import logging
 import re
 import time
-from typing import Any, TextIO
+from typing import Any
 
 from agentscope.config import Config, env_name, from_env
 from agentscope.exporters.otlp import endpoint_variable
@@ -60,27 +60,19 @@ def run(arguments: argparse.Namespace) -> int:
     return run_check(arguments.base_url, arguments.api_key, arguments.timeout)
 
 
-def run_check(base_url: str | None, api_key: str | None, timeout: float, out: TextIO | None = None) -> int:
+def run_check(base_url: str | None, api_key: str | None, timeout: float) -> int:
     """Send one ended run, wait at most `timeout` seconds, print the outcome, and return 0 if it was acknowledged.
 
     `base_url` and `api_key` of None come from the environment. With one of them the protocol is AgentScope's, whatever the
     environment says. Raises `ConfigurationError` for a URL or a key that cannot work.
     """
-    terminal = Terminal(out)
+    terminal = Terminal()
     protocol = None if base_url is None and api_key is None else "agentscope"
     config = Config.load({"base_url": base_url, "api_key": api_key, "protocol": protocol, "enabled": True})
     # The problem is printed below, once.
     logging.getLogger("agentscope").addHandler(logging.NullHandler())
-    tracker = create_tracker(
-        api_key,
-        base_url,
-        protocol=protocol,
-        timeout=timeout,
-        enabled=True,
-        sample_rate=1.0,
-        fail_silently=True,
-        shutdown_timeout=0.0,
-    )
+    settings: dict[str, Any] = {"enabled": True, "sample_rate": 1.0, "fail_silently": True, "shutdown_timeout": 0.0}
+    tracker = create_tracker(api_key, base_url, protocol=protocol, timeout=timeout, **settings)
     begin = time.monotonic()
     run_id, is_acknowledged = _send(tracker, timeout)
     elapsed = time.monotonic() - begin

@@ -23,18 +23,6 @@ from .http.url import is_loopback
 D = TypeVar("D", bound="Destination")
 P = TypeVar("P", bound=WireProtocol)
 
-OVERRIDES = (
-    "batch_size",
-    "flush_interval",
-    "timeout",
-    "max_queue_bytes",
-    "max_batch_bytes",
-    "max_retries",
-    "retry_delay",
-    "shutdown_timeout",
-)
-"""Options of a tracker that a destination may set for itself: the fields of `Destination`."""
-
 NO_KEY = "none"
 """The key that is sent where none was given. A receiver without a key takes any that is not empty."""
 
@@ -125,7 +113,8 @@ class Destination:
 
     def overrides(self) -> dict[str, Any]:
         """Return the options of a tracker that this destination sets for itself."""
-        return {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
+        names = (field.name for field in fields(Destination))
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @classmethod
     def at(cls: type[D], url: str) -> D:

@@ -25,7 +25,7 @@ _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential|sig
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class OTLPExporter(HTTPDestination):
-    """Any OpenTelemetry backend, over OTLP/HTTP. VoltAgent's reads attributes of its own, which `VoltAgentExporter` writes.
+    """Any OpenTelemetry backend, over OTLP/HTTP. `VoltAgentExporter` writes the attributes that VoltAgent's backend reads.
 
     Missing values are taken from the standard variables, those with `_TRACES` first: `OTEL_EXPORTER_OTLP_ENDPOINT`,
     `_HEADERS`, `_TIMEOUT`, `_PROTOCOL`, `_COMPRESSION` and `_CERTIFICATE`.

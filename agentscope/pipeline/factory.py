@@ -1,4 +1,4 @@
-"""Puts together the pipeline of a configuration: queue, redaction, exporter, spool."""
+"""The pipeline of a configuration, put together from queue, redaction, exporter and spool."""
 
 from __future__ import annotations
 

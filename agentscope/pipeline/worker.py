@@ -1,7 +1,7 @@
 """The worker: the one thread that delivers a session's events, and the calls by which other threads use it.
 
-All of its state is on objects, not in the thread: a thread that dies is followed by another with the same batch in hand, and
-where no thread can be had, `flush` and `shutdown` do the work in the caller's.
+All of its state is on objects, not in the thread. A thread that dies is followed by another with the same batch in flight. Where
+no thread can be started, `flush` and `shutdown` do the work in the caller's thread.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Worker:
 
     @property
     def finished(self) -> bool:
-        """Nothing more will be delivered."""
+        """True if nothing more will be delivered."""
         return self.delivery.finished
 
     @property
@@ -93,7 +93,7 @@ class Worker:
         if self.running or self.finished:
             return True
         if not self._starting.acquire(blocking=False):
-            return True  # somebody else is at it
+            return True  # another thread starts it
         self.running = True
         if threads.start(self._main, "agentscope-worker"):
             return True
@@ -102,7 +102,7 @@ class Worker:
         return False
 
     def begin_flush(self, seq: int) -> Flush | None:
-        """Have everything accepted so far, before the number `seq`, sent now; and return at once. None if there is nothing."""
+        """Begin to send everything accepted before the number `seq`, and return at once. None if there is nothing to send."""
         counts = self.states.counts()
         if not counts.pending + counts.spooled or self.finished or threads.is_ours():
             return None
@@ -111,12 +111,12 @@ class Worker:
         return flush
 
     def wait_for_flush(self, flush: Flush | None, timeout: float) -> Left:
-        """Wait for what `begin_flush` gave, for `timeout` seconds at most; gives how much of it is not settled.
+        """Wait for a flush, for `timeout` seconds at most, and return its events that are not settled.
 
-        Returns early when the backend needs a person first: waiting would not help.
+        Returns early if the backend needs a person first: waiting would not help.
         """
         if flush is None:
-            # What came in since it was begun is no part of it.
+            # There was nothing to send when it began; later events are no part of it.
             return self._flushes.left(self.states.counts()) if threads.is_ours() or self.finished else Left()
         try:
             if self.start():
@@ -128,7 +128,7 @@ class Worker:
         return self._flushes.left_of(flush, self.states.counts())
 
     def ask_to_stop(self, limit: float) -> None:
-        """Ask for delivery of the pending events within `limit` seconds, and the end. Returns at once and takes no lock."""
+        """Ask for the end, after delivery of the pending events within `limit` seconds. Returns at once and takes no lock."""
         if self.delivery.stop is None:
             now = monotonic()
             patience = END_PATIENCE if self.spooling is None else SPOOLED_PATIENCE
@@ -143,10 +143,10 @@ class Worker:
         try:
             if not self._empty() and not self.start():
                 self._inline(stop)
-            # The lock is held from before the thread is started, which may be what another thread is just about.
+            # The lock is held from before the thread starts until it ends.
             while self._starting.locked() and not self.finished:
-                # On a machine with much else to do the imports alone may take seconds: that is not the backend's fault.
-                # Where there is a spool it need not be waited for either.
+                # On a busy machine the imports alone may take seconds, which says nothing of the backend. With a spool
+                # the events are safe, and the imports are not waited for.
                 fair = self._warm or self.spooling is not None
                 left = stop.deadline(self.delivery.progress if fair else monotonic()) - monotonic()
                 if left <= 0:
@@ -187,8 +187,8 @@ class Worker:
             while self._cycle():
                 pass
         except BaseException as error:
-            # A thread of ours prints no traceback. What is in hand stays in hand: the next event, flush or shutdown
-            # starts another thread.
+            # A thread of ours prints no traceback. The batch stays in flight: the next event, flush or shutdown starts
+            # another thread.
             self._crash(error)
         finally:
             self.delivery.figures.count_cpu()
@@ -291,7 +291,7 @@ class Worker:
         self.delivery.finished = True
         left = self.states.abandon(UNAUTHORIZED if self.delivery.kind == UNAUTHORIZED else SHUTDOWN)
         try:
-            self._notices.farewell(left, self.ledger.dropped(), self.problem, self.states.spooled)
+            self._notices.end(left, self.ledger.dropped(), self.problem, self.states.spooled)
             self.exporter.close()
             if self.spooling is not None:
                 self._ring()

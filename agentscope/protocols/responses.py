@@ -1,4 +1,4 @@
-"""The meaning of answers, for all protocols, from HTTP and from the behaviour of deployed platforms."""
+"""The meaning of answers for all protocols, by HTTP and by the behaviour of deployed platforms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import BUSY, MISPLACED, REFUSED, UNAUTHORIZED, Failure, Outcome, Resp
 
 GONE = frozenset({404, 405})
 UNACCEPTABLE = frozenset({400, 415, 422})
-"""Statuses that refuse the body: a retry is useless."""
+"""Statuses that refuse the body. A retry is useless."""
 RETRIED = frozenset({408, 425, 429})
 
 
@@ -61,8 +61,8 @@ def detail(response: Response, secrets: Iterable[str] = ()) -> str:
 
 def clean(text: object, secrets: Iterable[str] = ()) -> str:
     """Make a text fit for a log line: printable, bounded and without these secrets."""
-    told = str(text)
+    line = str(text)
     for secret in secrets:
-        told = told.replace(secret, "…")  # before the cut, which could leave a part of a key
-    printable = "".join(c if c.isprintable() else " " for c in told[:400])
+        line = line.replace(secret, "…")  # before the cut, which could leave a part of a key
+    printable = "".join(c if c.isprintable() else " " for c in line[:400])
     return " ".join(printable.split())[:200]

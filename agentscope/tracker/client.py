@@ -22,7 +22,7 @@ from agentscope.exporters.base import NO_KEY, key_for
 from agentscope.exporters.http.transport import Transport
 from agentscope.options import DEFAULT_BASE_URL, MiB
 from agentscope.pipeline.reporting import logger
-from agentscope.protocols.agentscope.records import run_record, step_record, update_record
+from agentscope.protocols.agentscope.classic import run_record, step_record, update_record
 from agentscope.protocols.base import Failure
 from agentscope.protocols.headers import AGENTSCOPE_KEY
 from agentscope.protocols.ids import new_id

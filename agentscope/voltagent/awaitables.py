@@ -126,7 +126,7 @@ class Delivery(FlushResult, Coroutine[Any, Any, FlushResult]):
         return self._wait().__await__()
 
     async def _wait(self) -> FlushResult:
-        if self._future.done():
+        if self._future.done() and not _in_event_loop():
             return self._future.result()
         import asyncio
 

@@ -30,6 +30,7 @@ from .types import AgentOptions, MemoryOptions, RetrieverOptions, TimelineEvent,
 Given = Mapping[str, Any]
 H = TypeVar("H", bound="Handle")
 S = TypeVar("S", bound="Operation")
+M = TypeVar("M", bound=Callable[..., Any])
 
 _ATTRIBUTES = frozenset({"id", "trace_id", "agent_id"})
 """Public attributes of handles."""
@@ -142,41 +143,35 @@ class Retriever(Operation):
     """A search for information."""
 
 
-# Pyright cannot infer the types of these in the decorators of a base class of `Agent`: they are declared.
-_UNRECORDED: dict[str, Callable[..., Any]] = {
-    "agent": lambda parent, *_: Agent(None, idle(), parent),
-    "tool": lambda parent, *_: Tool(None, idle(), parent),
-    "memory": lambda parent, *_: Memory(None, idle(), parent),
-    "retriever": lambda parent, *_: Retriever(None, idle(), parent),
-    "operation": lambda parent, *_: Operation(None, idle(), parent),
-}
-"""The handles that calls give after an error of this package: nothing is recorded by them."""
+def _returns(kind: str) -> Callable[[M], M]:
+    """Guard a call: after an error of this package it returns a handle of this class that records nothing."""
+    return safe(lambda parent, *_: globals()[kind](None, idle(), parent))
 
 
 class _Parent(Handle):
     """Base of handles that children can be added to."""
 
-    @safe(_UNRECORDED["agent"])
+    @_returns("Agent")
     def add_agent(self, options: AgentOptions | Given | str | None = None, **more: Any) -> Agent:
         """Begin an agent. Options: `name`, `input`, `instructions`, `metadata`; others become metadata."""
         return self._add(Agent, "agent", options, more)
 
-    @safe(_UNRECORDED["tool"])
+    @_returns("Tool")
     def add_tool(self, options: ToolOptions | Given | str | None = None, **more: Any) -> Tool:
         """Begin a tool call. Options: `name`, `input`, `metadata`; others become metadata."""
         return self._add(Tool, "tool_call", options, more)
 
-    @safe(_UNRECORDED["memory"])
+    @_returns("Memory")
     def add_memory(self, options: MemoryOptions | Given | str | None = None, **more: Any) -> Memory:
         """Begin a memory access. Options: `name`, `input`, `metadata`; others become metadata."""
         return self._add(Memory, "memory", options, more)
 
-    @safe(_UNRECORDED["retriever"])
+    @_returns("Retriever")
     def add_retriever(self, options: RetrieverOptions | Given | str | None = None, **more: Any) -> Retriever:
         """Begin a search. Options: `name`, `input`, `metadata`; others become metadata."""
         return self._add(Retriever, "retrieval", options, more)
 
-    @safe(_UNRECORDED["operation"])
+    @_returns("Operation")
     def add_event(self, event_data: TimelineEvent | Given | str | None = None, **more: Any) -> Operation:
         """Begin a custom event. Options: `name`, `type`, `input`, `output`, `status`, `level`, `metadata` and others.
 

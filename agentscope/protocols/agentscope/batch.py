@@ -1,4 +1,4 @@
-"""The batch call: many patches a request, a verdict for each, and no event stored twice."""
+"""The batch call: many events in a request, a verdict for each, and no event stored twice."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ _HEAD = '{{"batch_id":"{}","sdk":{{"name":"agentscope-python","version":"{}"}},"
 
 
 class BatchLane(PieceLane):
-    """Delivers a batch by the batch call."""
+    """The lane of the batch call."""
 
-    @property
-    def _path(self) -> str:
-        return PATH
+    _path = PATH
 
     def _item(self, event: ReadyEvent) -> bytes:
         return event_json(event, self._batch.session)

@@ -73,7 +73,7 @@ def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
     folds = {step_id: fold(found) for step_id, found in step_patches.items()}
     order = sorted(folds, key=lambda step_id: (_start(folds[step_id]), place(min(step_patches[step_id], key=place))))
     told = run.get("span_id")
-    roots = {span_id_of(run_id), told if type(told) is str else None}  # nothing checks it where a batch names it
+    roots = {span_id_of(run_id), told if type(told) is str else None}  # a batch may name any JSON
     given = resolved(roots, {step_id: folds[step_id].get("parent_id") for step_id in order})
     parents = attach(given)
     rows = [step_row(folds[step_id]) for step_id in order]

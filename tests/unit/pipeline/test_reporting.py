@@ -38,7 +38,7 @@ def test_drops_are_logged_at_most_once_a_minute_and_all_of_them(lines):
 def test_drops_at_the_end_are_left_to_the_last_line(lines):
     notices = Notices(None)
     notices.drops({"shutdown": 3}, now=0.0)
-    notices.farewell(3, {"shutdown": 3}, None)
+    notices.end(3, {"shutdown": 3}, None)
     assert lines() == [("WARNING", "3 events were left undelivered at the end and are lost")]
 
 
@@ -54,7 +54,7 @@ def test_the_callback_hears_of_each_drop_once(lines):
     notices.drops({"queue_full": 3}, now=0.0)
     notices.drops({"queue_full": 3}, now=1.0)
     notices.tell({"queue_full": 4, "rejected": 2})
-    notices.farewell(0, {"queue_full": 4, "rejected": 2, "shutdown": 1}, None)
+    notices.end(0, {"queue_full": 4, "rejected": 2, "shutdown": 1}, None)
     assert heard == [("queue_full", 3), ("queue_full", 1), ("rejected", 2), ("shutdown", 1)]
 
 
@@ -76,35 +76,35 @@ def test_a_callback_that_raises_is_contained_and_blamed_once(lines):
 
 def test_one_failure_is_no_news_and_two_are(lines):
     notices = Notices(None)
-    notices.trouble("r:80: refused", BUSY, 1, 5, now=0.0)
+    notices.failure("r:80: refused", BUSY, 1, 5, now=0.0)
     assert lines() == []
-    notices.trouble("r:80: refused", BUSY, 2, 5, now=1.0)
+    notices.failure("r:80: refused", BUSY, 2, 5, now=1.0)
     assert lines() == [("WARNING", "r:80: refused; 5 events are kept and tried again")]
 
 
 def test_what_needs_a_person_is_said_at_once(lines):
-    Notices(None).trouble("check api_key", UNAUTHORIZED, 1, 7, now=0.0)
+    Notices(None).failure("check api_key", UNAUTHORIZED, 1, 7, now=0.0)
     assert lines() == [("WARNING", "check api_key; 7 events are kept and tried again")]
 
 
 def test_trouble_is_said_once_a_minute_even_when_it_changes(lines):
     notices = Notices(None)
     for second in range(0, 121, 10):
-        notices.trouble(f"problem {second}", BUSY, 5, second, now=float(second))
-        notices.trouble(f"problem {second}", BUSY, 6, second, now=float(second))
+        notices.failure(f"problem {second}", BUSY, 5, second, now=float(second))
+        notices.failure(f"problem {second}", BUSY, 6, second, now=float(second))
     assert [sentence.split(";")[0] for _, sentence in lines()] == ["problem 0", "problem 60", "problem 120"]
 
 
 def test_the_end_of_trouble_is_an_info_and_said_only_after_trouble(lines):
     notices = Notices(None)
-    notices.relief()
-    notices.trouble("problem", BUSY, 1, 1, now=0.0)
-    notices.relief()
+    notices.recovery()
+    notices.failure("problem", BUSY, 1, 1, now=0.0)
+    notices.recovery()
     assert lines() == []
-    notices.trouble("problem", BUSY, 2, 1, now=0.0)
-    notices.relief()
-    notices.relief()
-    assert lines()[1:] == [("INFO", "delivery gets on again")]
+    notices.failure("problem", BUSY, 2, 1, now=0.0)
+    notices.recovery()
+    notices.recovery()
+    assert lines()[1:] == [("INFO", "delivery works again")]
 
 
 def test_a_crash_is_told_by_its_type_and_once_a_minute(lines):
@@ -131,14 +131,14 @@ def test_a_crash_is_told_by_its_type_and_once_a_minute(lines):
     ],
 )
 def test_the_end_is_one_line_if_there_is_anything_to_say(lines, left, totals, problem, line):
-    Notices(None).farewell(left, totals, problem)
+    Notices(None).end(left, totals, problem)
     assert lines() == ([] if line is None else [("WARNING", line)])
 
 
 def test_what_was_logged_before_is_not_said_again_at_the_end(lines):
     notices = Notices(None)
     notices.drops({"rejected": 2}, now=0.0)
-    notices.farewell(0, {"rejected": 2}, None)
+    notices.end(0, {"rejected": 2}, None)
     assert len(lines()) == 1
 
 
@@ -165,8 +165,8 @@ def test_a_warning_for_a_caller_is_logged_from_another_thread_if_there_is_one(li
 
 def test_one_event_is_told_of_as_one(lines):
     notices = Notices(None)
-    notices.farewell(1, {}, None, spooled=1)
-    notices.trouble("no answer", None, failures=2, pending=1, now=0.0)
+    notices.end(1, {}, None, spooled=1)
+    notices.failure("no answer", None, failures=2, pending=1, now=0.0)
     (_, farewell), (_, trouble) = lines()
     assert farewell.startswith("1 event was left undelivered at the end and is lost; 1 event is kept in the spool, ")
     assert trouble == "no answer; 1 event is kept and tried again"

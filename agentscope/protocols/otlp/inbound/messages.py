@@ -57,7 +57,7 @@ def flattened_list(attributes: Attributes, prefix: str) -> list[Any] | None:
         path = name[len(start) :].split(".")
         if not _is_index(path[0]) or len(path) > 16:
             continue
-        attributes.take((name,))
+        attributes.use((name,))
         last = path[-1]
         if last in _VECTORS:
             continue  # an embedding is thousands of numbers that no page can show

@@ -67,7 +67,7 @@ class FoldCache:
     def begin(self, db: sqlite3.Connection) -> None:
         """Start a transaction. The cache is cleared unless the tables are as `end` left them.
 
-        They differ after a rollback, after a write by anybody else through this or another connection, and in another file.
+        They differ after a rollback, after another write through this or any connection, and in another file.
         """
         if self._db is not db or self._seen != _table_state(db):
             self._folds.clear()
@@ -107,7 +107,7 @@ def _length(value: Any) -> int:
 
 
 def _table_state(db: sqlite3.Connection) -> tuple[int, ...]:
-    """A value that changes with each commit of another connection, each change through this one, and each rollback."""
+    """Return a value that changes with each commit of another connection, each change through this one, and each rollback."""
     version = db.execute("PRAGMA data_version").fetchone()[0]
     newest = db.execute("SELECT coalesce(max(key), 0) FROM events").fetchone()[0]
     return version, db.total_changes, newest

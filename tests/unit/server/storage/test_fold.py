@@ -44,7 +44,7 @@ def test_meta_data_objects_are_merged_and_anything_else_replaces_them() -> None:
     assert fold(patches(two, one, three))["meta_data"] == 5
 
 
-def test_a_null_parent_says_nothing_about_the_one_named_before() -> None:
+def test_a_null_parent_does_not_replace_one_named_before() -> None:
     assert fold(patches(changed(1, parent_id="p"), changed(2)))["parent_id"] == "p"
 
 
@@ -181,7 +181,9 @@ def test_tokens_of_a_run_are_those_of_its_llm_steps_where_any_counts_them() -> N
         ({"status": "completed", "error": {}}, "completed", False),
     ],
 )
-def test_the_status_is_what_was_said_or_else_what_came(values: dict[str, Any], status: str, failed: bool) -> None:
+def test_the_status_is_that_of_the_sender_else_derived_from_the_events(
+    values: dict[str, Any], status: str, failed: bool
+) -> None:
     assert (run_row(values).columns["status"], run_row(values).failed) == (status, failed)
 
 

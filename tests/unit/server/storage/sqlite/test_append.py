@@ -130,7 +130,7 @@ def update(second: float, **values: Any) -> Event:
 
 
 def reads(db: sqlite3.Connection, cache: FoldCache, event: Event) -> int:
-    """How often the bodies of what is stored are asked for while an event is written."""
+    """Count the queries for stored bodies while an event is written."""
     asked: list[str] = []
     db.set_trace_callback(asked.append)
     write(db, cache, [event])
@@ -138,14 +138,14 @@ def reads(db: sqlite3.Connection, cache: FoldCache, event: Event) -> int:
     return sum(statement.startswith("SELECT session_id, body") for statement in asked)
 
 
-def test_what_follows_is_folded_without_reading_what_is_stored(db: sqlite3.Connection) -> None:
+def test_a_later_event_is_folded_without_reading_the_stored_ones(db: sqlite3.Connection) -> None:
     cache = FoldCache()
     write(db, cache, [run_start(time=at(1))])
     assert [reads(db, cache, update(second, status=str(second))) for second in (2, 3, 4)] == [0, 0, 0]
     assert tables(db)[0][0][2] == "4"
 
 
-def test_what_is_late_is_folded_from_all_that_is_stored(db: sqlite3.Connection) -> None:
+def test_a_late_event_is_folded_from_all_stored_ones(db: sqlite3.Connection) -> None:
     cache = FoldCache()
     write(db, cache, [run_start(time=at(5))])
     assert reads(db, cache, update(2, agent_name="early")) == 1
