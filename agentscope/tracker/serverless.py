@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from inspect import iscoroutine, iscoroutinefunction
+from inspect import iscoroutinefunction
 from math import nan
+from types import CoroutineType
 from typing import Any
 
 from agentscope.pipeline.process import threads
@@ -44,9 +45,9 @@ def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout:
         try:
             result = function(*args, **kwargs)
         finally:
-            if not iscoroutine(result):
+            if not issubclass(type(result), CoroutineType):
                 deliver(args, kwargs)
-        return finish(result, args, kwargs) if iscoroutine(result) else result
+        return finish(result, args, kwargs) if issubclass(type(result), CoroutineType) else result
 
     return call_async if iscoroutinefunction(function) else call
 
