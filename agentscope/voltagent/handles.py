@@ -50,6 +50,8 @@ class Handle(_Block, InProcess, Ready[Any]):
         self.id: str = entry.id
         self.trace_id: str = entry.id if above is None else above.trace_id
         """The id of its trace."""
+        if registry is not None:
+            registry.watch(self, entry)
 
     def _result(self) -> Any:
         return self
@@ -60,13 +62,6 @@ class Handle(_Block, InProcess, Ready[Any]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._entry.id}>"
-
-    def __del__(self) -> None:
-        try:
-            if self._registry is not None:
-                self._registry.close(self._entry)
-        except BaseException:  # collected anywhere, even during interpreter shutdown
-            pass
 
     def _open(self, recorder: Recorder) -> Scope | None:
         entry = self._entry

@@ -41,6 +41,13 @@ class HandleStore(dict[str, object]):
         bounded(self, MOST_OPEN_RUNS)
 
 
+class _Watch(weakref.ref[Any]):
+    """A weak reference to the handle of an open run or step."""
+
+    __slots__ = ("entry",)
+    entry: Entry
+
+
 class Registry:
     """The open runs and steps of one recorder. The recorder is referenced weakly, since the pipeline references the registry.
 
@@ -55,6 +62,7 @@ class Registry:
         self._pipeline = pipeline
         self._kept: Callable[[], HandleStore | None] = lambda: None
         self._closed = False
+        self._watches: dict[int, _Watch] = {}
         pipeline.call_before_stop(self.close_all)
 
     @property
@@ -73,6 +81,23 @@ class Registry:
     def find(self, id_: Any) -> Entry | None:
         """Return the open run or step with this id, or None."""
         return self.entries.get(id_of(id_) or "")
+
+    def watch(self, handle: object, entry: Entry) -> None:
+        """Close the run or step when its handle is collected.
+
+        Handles have no `__del__`: Python would drop an exception of a signal handler that comes in it. This way code runs only
+        for a handle that was never ended.
+        """
+        watch = _Watch(handle, self._collected)
+        watch.entry = entry
+        self._watches[id(entry)] = watch
+
+    def _collected(self, watch: _Watch) -> None:
+        try:
+            self._watches.pop(id(watch.entry), None)
+            self.close(watch.entry)
+        except Exception:  # collected anywhere, even while the interpreter shuts down
+            pass
 
     def add(self, entry: Entry) -> None:
         """Add a run or step that has begun."""
@@ -171,6 +196,7 @@ class Registry:
             called(partial(self.close, entry), None)  # raised with fail_silently=False, but there is no caller
         self._closed = True
         self.entries.clear()
+        self._watches.clear()
 
     def is_over(self, entry: Entry) -> bool:
         """Return True if it has ended. The run of a trace may also have been ended by the tracker."""
@@ -194,6 +220,7 @@ class Registry:
         start = RUN_START if entry.step_id is None else STEP_START
         if not (entry.ended or entry.id in self.entries or self._pipeline.holds(start, entry.run_id, entry.step_id)):
             entry.claim()  # it has not begun
+            self._remove(entry)
         if not entry.ended:
             fields = Fields(self.recorder.limit, {"status": outcome(error)})
             fields.error(error)
@@ -245,6 +272,7 @@ class Registry:
         self.recorder.invalid_call("ended_twice", "a run or step was ended twice; only the first end counts")
 
     def _remove(self, entry: Entry) -> None:
+        self._watches.pop(id(entry), None)
         if self.entries.get(entry.id) is entry:
             self.entries.pop(entry.id, None)
         kept = self._kept()
