@@ -345,10 +345,10 @@ def _top() -> Scope | None:
     """Return the current scope of this context. A greenlet without a context of its own has that of the one it was made in."""
     scope = _current.get()
     if scope is None and "greenlet" in sys.modules:
-        try:
-            scope = sys.modules["greenlet"].getcurrent().parent.gr_context.get(_current)
-        except AttributeError:  # no parent, or one without a context
-            return None
+        getcurrent = getattr(sys.modules["greenlet"], "getcurrent", None)  # not yet while it is being imported
+        parent = None if getcurrent is None else getcurrent().parent
+        inherited = None if parent is None else parent.gr_context
+        scope = None if inherited is None else inherited.get(_current)
     return scope
 
 
