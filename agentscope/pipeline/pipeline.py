@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from itertools import count
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentscope.config import Config
 from agentscope.events import (
@@ -33,6 +33,7 @@ from agentscope.types import FlushResult, Stats
 from .ledger import Left
 from .process import clock, lifecycle, threads
 from .queue import CROWDED
+from .redaction.redactor import preview
 from .reporting import say
 from .stats import Meter
 from .worker import Worker
@@ -96,6 +97,10 @@ class Pipeline:
         if self._forks_untold:
             lifecycle.look_for_fork()
         return self._worker
+
+    def preview(self, value: object) -> Any:
+        """Return what would be sent of `value` as the input of a step; None if nothing."""
+        return preview(value, self._config.max_payload_bytes, self._redact)
 
     @property
     def closed(self) -> bool:

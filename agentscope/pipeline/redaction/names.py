@@ -48,10 +48,11 @@ _SECRET = re.compile(
 )
 _ABOUT = _words(
     """age algorithm arn at attempts budget change changed class classes cost count counts date description enabled endpoint
-    error errors expired expires expiry field fields file form format hint id ids index info instructions label left len length
-    limit link manager max message meta metadata min mode name names param parameter path pattern per placeholder policy pos position offset range
-    price prompt provider rate ratio ref regex required requirements reset rotation rule rules schema scheme size source
-    stats status store strategy strength text title type types updated uri url usage used valid version window"""
+    error errors expired expires expiry field fields file form format hint id ids index info instructions label left len
+    length limit link manager max message meta metadata min mode name names offset param parameter path pattern per
+    placeholder policy pos position price prompt provider range rate ratio ref regex required requirements reset rotation
+    rule rules schema scheme size source stats status store strategy strength text title type types updated uri url usage
+    used valid version window"""
 )
 """Last words of names that tell something about a secret: `password_policy`, `secret_name`."""
 _NO_SECRETS = _words(

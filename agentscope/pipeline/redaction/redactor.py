@@ -34,7 +34,7 @@ from agentscope.serialization.snapshot import encode, is_sealed, text, unsealed
 from .masking import MASK, TooManyHits, mask
 from .needles import hits
 
-__all__ = ["MASK", "NOT_SEARCHED", "Redactor", "redacted", "redacted_all"]
+__all__ = ["MASK", "NOT_SEARCHED", "Redactor", "preview", "redacted", "redacted_all"]
 
 _new = tuple.__new__
 
@@ -109,12 +109,6 @@ class Redactor:
         if fields is not event.fields:
             changed["fields"] = fields
         return event._replace(**changed) if changed else event
-
-    def preview(self, value: object, limit: int) -> Any:
-        """Return what would be sent of `value` as the input of a step; None if the event would be dropped."""
-        event = Event(STEP, 0, 0, "preview", "preview", None, {"input": encode(value, limit)[0]}, 0)
-        sent = redacted(event, self)
-        return None if isinstance(sent, str) or "input" not in sent.fields else json.loads(sent.fields["input"])  # type: ignore[arg-type]  # a payload
 
     def spares(self, events: Iterable[ReadyEvent]) -> bool:
         """Tell by one search through all of these events that none of them would be changed.
@@ -317,6 +311,13 @@ def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | Dr
         raise
     except BaseException:  # a hook may call sys.exit, and extension modules have panics that are no Exception
         return REDACTION_ERROR
+
+
+def preview(value: object, limit: int, redact: Callable[[Event], Event]) -> Any:
+    """Return what would be sent of `value` as the input of a step; None if nothing. limit: bytes of the payload."""
+    sent = redacted(Event(STEP, 0, 0, "preview", "preview", None, {"input": encode(value, limit)[0]}, 0), redact)
+    payload = None if isinstance(sent, str) else sent.fields.get("input")
+    return json.loads(payload) if isinstance(payload, bytes) else None
 
 
 GROUP = 32
