@@ -67,7 +67,7 @@ _PLAIN = _expression(
 _PLAIN_KINDS = (STRONG, VAGUE, WEAK)
 _SIGN = _expression(rf"(?:[*`]{{1,3}}|\]| \([\w ]{{1,24}}\))?{_SPACE}(?P<sign>=>|:=|[:=]|%3d)(?![=:])")
 _QUOTED = _expression(
-    rf"(?P<more>[ ()\[\]/\w.-]{{0,24}})(?P<colon>:?)(?P<quote>{QUOTE})\]?(?:{_SPACE}(?P<sign>=>|:=|[:=,]))?"
+    rf"(?P<more>[ ()\[\]/\w.-]{{0,24}})(?P<colon>(?:: ?)?)(?P<quote>{QUOTE})\]?(?:{_SPACE}(?P<sign>=>|:=|[:=,]))?"
 )
 _TAG = _expression(rf"""(?:[^<>"'\\]|{INNER}|\\{{1,7}}[nrt]){{0,80}}>(?P<value>[^<>"\\]{{1,1024}})<""")
 _SAID = _expression(

@@ -43,8 +43,16 @@ NOT_SEARCHED = "[redacted: too many names of secrets to look at each]"
 _IDS = ("run_id", "step_id", "parent_id")
 _IDENTITY = ("type", *_IDS)
 _SHORTEST_SECRET = 8  # characters; a shorter key would mask ordinary words
-# JSON in a string may spell any character by an escape: in a key, that hides a name from the search.
-_ESCAPED = re.compile(rb"(?<!\\)(?:\\\\)+u00(2[0de]|3[0-9adAD]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF])")
+# JSON in a string may spell any character by an escape: in a key, that hides a name from the search. These are the escapes of
+# printable ASCII but for quotation marks and backslashes, and those in the names of other languages.
+_ESCAPE = r"(?:\\\\)+u"
+_ESCAPED = re.compile(
+    rf"(?<!\\)(?:{_ESCAPE}00(?:2[0de]|3[0-9ad]|[46][1-9a-f]|[57][0-9a]|5f|f1)"
+    rf"|{_ESCAPE}04[13]f{_ESCAPE}0430{_ESCAPE}0440{_ESCAPE}043e{_ESCAPE}043b{_ESCAPE}04(?:4c|4f|38)"
+    rf"|{_ESCAPE}5bc6{_ESCAPE}78(?:01|bc)|{_ESCAPE}30d1{_ESCAPE}30b9"
+    rf"{_ESCAPE}30ef{_ESCAPE}30fc{_ESCAPE}30c9|{_ESCAPE}be44{_ESCAPE}bc00{_ESCAPE}bc88{_ESCAPE}d638)".encode(),
+    re.IGNORECASE,
+)
 
 Hook = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -139,7 +147,8 @@ class Redactor:
         if any(secret in text for secret in self._secrets):
             return True
         return self._names and (
-            next(hits(text.lower(), self._pause), None) is not None or _ESCAPED.search(text) is not None
+            next(hits(text.lower(), self._pause), None) is not None
+            or (b"\\\\u" in text and _ESCAPED.search(text) is not None)
         )
 
     def _ids(self, event: Event) -> dict[str, Any]:
@@ -185,7 +194,7 @@ class Redactor:
         if self._names:
             try:
                 masked = mask(masked, self._pause)
-                if b"\\\\u00" in masked and (plain := _ESCAPED.sub(_unescaped, masked)) != masked:
+                if b"\\\\u" in masked and (plain := _ESCAPED.sub(_unescaped, masked)) != masked:
                     shown = mask(plain, self._pause)
                     masked = masked if shown is plain else shown
             except TooManyHits:
@@ -242,7 +251,8 @@ def _bytes(value: str) -> bytes:
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
-    return bytes((int(match[1], 16),))
+    codes = match.group().lower().replace(b"\\", b"").split(b"u")[1:]
+    return "".join(chr(int(code, 16)) for code in codes).encode()
 
 
 def _compiled(patterns: object) -> tuple[re.Pattern[str], ...]:
