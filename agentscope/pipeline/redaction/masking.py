@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from .forms import ESCAPES, FORMS, INNER, QUOTE
+from .forms import ESCAPES, FORMS, INNER, NAMELESS, QUOTE
 from .names import AUTHORIZATION, OPEN, STRONG, VAGUE, WEAK, Name, classify
 from .needles import hits
 from .values import ARGUMENT, COLON, ENV, KEY, SPACED, UNSAID, bare_value, is_secret
@@ -132,7 +132,7 @@ class _Masker:
         told = bytearray()
         looked, most = 0, _FREE_HITS + len(text) // _BYTES_FOR_A_HIT
         copied = done = 0
-        for at, kind in hits(lower, self._pause):
+        for at in hits(lower, self._pause):
             if at < done:
                 continue
             looked += 1
@@ -140,23 +140,22 @@ class _Masker:
                 self._pause()
                 if looked > most:
                     raise TooManyHits
-            if kind == "name" and (plain := _PLAIN.match(lower, at)) is not None:
+            if (plain := _PLAIN.match(lower, at)) is not None and self._is_plain(plain, at, done):
                 # The shape of nearly all secrets in logs. `_named` finds the same in three times the time.
-                name = classify(text[self._name_start(at, done) : plain.end("name")]).kind
-                if name in _PLAIN_KINDS or (name == AUTHORIZATION and plain["scheme"]):
-                    start, done = plain.span("value")
-                    told += text[copied:start]
-                    told += _MASK
-                    copied = done
-                    continue
-            form = FORMS.get(kind)
-            span = None if form is None else form(text, lower, at)
-            if span is not None:
-                spans = [(*span, _MASK)]
-            elif kind in ("name", "bearer"):
-                done, spans = self._named(at, done)
-            else:
+                start, done = plain.span("value")
+                told += text[copied:start]
+                told += _MASK
+                copied = done
                 continue
+            for form in FORMS.get(lower[at], ()):
+                span = form(text, lower, at)
+                if span is not None:
+                    spans = [(*span, _MASK)]
+                    break
+            else:
+                if lower[at] in NAMELESS:
+                    continue
+                done, spans = self._named(at, done)
             for start, end, instead in spans:
                 if start >= copied:
                     told += text[copied:start]
@@ -167,6 +166,10 @@ class _Masker:
             return text
         told += text[copied:]
         return bytes(told)
+
+    def _is_plain(self, plain: re.Match[bytes], at: int, floor: int) -> bool:
+        kind = classify(self._text[self._name_start(at, floor) : plain.end("name")]).kind
+        return kind in _PLAIN_KINDS or (kind == AUTHORIZATION and plain["scheme"] is not None)
 
     def _count_step(self) -> None:
         """Let other threads run, now and then."""

@@ -37,7 +37,7 @@ QUALIFIERS = (
     "github|google|groq|hf|huggingface|mailgun|mistral|openai|sendgrid|stripe|supabase|twilio"
 )
 _PASSWORDS = (
-    "pass_?(?:words?|wd|wds|phrases?|wort|code)|pwds?|kennwort|contrase[ñn]as?|(?<![a-z])pw|senhas?|wachtwoord|mot_de_passe|"
+    "pass_?(?:words?|wd|wds|phrases?|wort|code)|pwds?|kennwort|contrase[ñn]as?|(?<![a-z])pw|wachtwoord|mot_de_passe|"
     "парол[ьяи]|hasło|密码|密碼|パスワード|비밀번호"
 )
 _SECRET = re.compile(

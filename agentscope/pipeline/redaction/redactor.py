@@ -109,11 +109,12 @@ class Redactor:
         Raises what the callable raises, and TypeError if it returns something that cannot be sent; the event must then
         be dropped.
         """
-        changed = self._ids(event)
-        fields = self._masked(event.fields)
+        texts = bool(self._patterns) or self._suspicious(_texts(event, event.fields.values()))
+        changed = self._ids(event) if texts else {}
+        fields = self._masked(event.fields, texts=texts)
         if self._hook is not None:
             given = event._replace(**changed) if changed else event
-            fields = self._masked(_hooked(self._hook, given, fields))
+            fields = self._masked(_hooked(self._hook, given, fields), texts=True)
         if fields is not event.fields:
             changed["fields"] = fields
         return event._replace(**changed) if changed else event
@@ -125,23 +126,12 @@ class Redactor:
         """
         if self._hook is not None or self._patterns:
             return False
-        payloads: list[bytes] = []
-        texts: list[str] = []
+        parts: list[bytes] = []
         for event in events:
-            texts += (event.run_id, event.step_id or "", event.parent_id or "")
-            values: Iterable[object] = (
-                (event.name, event.input, event.output) if isinstance(event, PlainStep) else event.fields.values()
-            )
-            for value in values:
-                if isinstance(value, bytes):
-                    payloads.append(value)
-                elif isinstance(value, str):
-                    texts.append(value)
-                elif isinstance(value, list):
-                    texts += [item for item in value if type(item) is str]
-        # The mark at the end is that of a key, in case a name is the end of a text.
-        payloads.append(_bytes('"\n'.join((*texts, ""))))
-        return not self._suspicious(b"\n".join(payloads))
+            values = (event.name, event.input, event.output) if isinstance(event, PlainStep) else event.fields.values()
+            parts += (value for value in values if isinstance(value, bytes))
+            parts.append(_texts(event, values))
+        return not self._suspicious(b"\n".join(parts))
 
     def _suspicious(self, text: bytes) -> bool:
         if any(secret in text for secret in self._secrets):
@@ -162,7 +152,8 @@ class Redactor:
                 changed[name] = f"{masked}-{digest}"
         return changed
 
-    def _masked(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def _masked(self, fields: dict[str, Any], *, texts: bool) -> dict[str, Any]:
+        """Return the fields masked. texts: those that are no payload as well."""
         changed: dict[str, Any] = {}
         cut: list[str] = []
         for name, value in fields.items():
@@ -170,11 +161,11 @@ class Redactor:
             if type(value) is bytes:
                 masked: Any
                 masked, searched = self._payload(value)
-            elif type(value) is str:
+            elif type(value) is str and texts:
                 masked, searched = self._text(value)
-            elif type(value) is list:
-                texts = [self._text(item) if type(item) is str else (item, True) for item in value]
-                masked, searched = [item for item, _ in texts], all(whole for _, whole in texts)
+            elif type(value) is list and texts:
+                items = [self._text(item) if type(item) is str else (item, True) for item in value]
+                masked, searched = [item for item, _ in items], all(whole for _, whole in items)
             else:
                 continue
             if masked != value:
@@ -244,6 +235,18 @@ def _spellings(secret: str) -> list[str]:
             form = json.dumps(form, ensure_ascii=False)[1:-1]
             spelled.append(form)
     return spelled
+
+
+def _texts(event: ReadyEvent, values: Iterable[object]) -> bytes:
+    """Join the ids and the values that are no payload into one text, to be searched at once."""
+    texts = [event.run_id, event.step_id or "", event.parent_id or ""]
+    for value in values:
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, list):
+            texts += [item for item in value if type(item) is str]
+    # The mark is that of a key, in case a name is the end of a text.
+    return _bytes('"\n'.join((*texts, "")))
 
 
 def _bytes(value: str) -> bytes:

@@ -41,7 +41,7 @@ def shown(value: object) -> str:
 
 HIDDEN_NAMES = """
 passwd | pw | db.password | login/password | New Password | password  | Password: | Password (repeat) | password[3] |
-PASSWORD_1 | user_pwd | passcode | Passwort | mot_de_passe | senha | пароль | 密码 | パスワード | contraseña | client_secret |
+PASSWORD_1 | user_pwd | passcode | Passwort | mot_de_passe | пароль | 密码 | パスワード | contraseña | client_secret |
 secret_id | jwtSecret | Api Key | subscription-key | AccountKey | master_key | OPENAI_KEY | SecretAccessKey |
 aws_session_token | csrftoken | SLACK_TOKEN_OLD | tokenValue | otp | totp_code | wifi_psk | pin | credentials | bearer |
 Proxy-Authorization | cookies | pass
