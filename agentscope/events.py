@@ -225,7 +225,7 @@ QueuedEvent: TypeAlias = ReadyEvent | DeferredEvent
 
 
 def in_full(event: QueuedEvent) -> Event:
-    """Make the `Event` of a queued one: the same object if it is one."""
+    """Return a queued event as an `Event`: the same object if it is one."""
     if isinstance(event, Event):
         return event
     if isinstance(event, DeferredEvent):
@@ -248,7 +248,7 @@ def in_full(event: QueuedEvent) -> Event:
 
 
 def united(earlier: FieldValue | None, more: Iterable[str]) -> list[str]:
-    """The value of a list field that gets more texts."""
+    """Return the value of a list field after more texts were added."""
     return sorted({*(earlier if isinstance(earlier, list) else ()), *more})
 
 
@@ -260,5 +260,5 @@ class Session(NamedTuple):
     """An event's id is this and its `seq` as twelve hexadecimal digits: made by the worker, at no cost to the caller."""
 
     def event_id(self, seq: int) -> str:
-        """The idempotency key of the event with this `seq`, in the form of a UUID."""
+        """Return the idempotency key of the event with this `seq`, in the form of a UUID."""
         return f"{self.event_prefix}{seq:012x}"

@@ -78,7 +78,7 @@ class Source:
             yield from (name for name in named if name in self.paths)
 
     def folder(self, module: str) -> str:
-        """The name at the package's root that a module belongs to; empty for the package's own `__init__` and `__main__`."""
+        """Return the name at the package's root that a module belongs to; empty for `__init__` and `__main__` of the root."""
         name = [*module.split("."), ""][1]
         return "" if name == "__main__" else name
 
@@ -137,7 +137,7 @@ def _docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def circles(graph: Graph) -> list[list[str]]:
-    """The strongly connected components of more than one node, by the algorithm of Tarjan."""
+    """Find the strongly connected components of more than one node, by the algorithm of Tarjan."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -165,7 +165,7 @@ def circles(graph: Graph) -> list[list[str]]:
 
 
 def levels(graph: Graph) -> dict[str, int]:
-    """The import level of each node: 1 if it imports no other, else 1 more than the highest level that it imports.
+    """Compute the import level of each node: 1 if it imports no other, else 1 more than the highest level that it imports.
 
     The nodes of a circle have one level together.
     """
@@ -183,7 +183,7 @@ def levels(graph: Graph) -> dict[str, int]:
 
 
 def rows(source: Source) -> list[tuple[str, str]]:
-    """The listing of one checkout: the name of each figure, and its value."""
+    """Return the figures of one checkout, each with its name and its value."""
     longest = sorted(source.lines.items(), key=lambda item: -item[1])
     riddles = sum(docstring.is_riddle for docstring in source.docstrings)
     folder_circles, module_circles = circles(source.folders), circles(source.imports)
@@ -208,14 +208,14 @@ def rows(source: Source) -> list[tuple[str, str]]:
 
 
 def table(heads: Sequence[str], columns: Sequence[Sequence[tuple[str, str]]]) -> str:
-    """One line for each figure, one column for each checkout."""
+    """Write one line for each figure, with one column for each checkout."""
     lines = [("", *heads), *((row[0][0], *(value for _, value in row)) for row in zip(*columns, strict=True))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def details(source: Source) -> Iterator[str]:
-    """The levels with the names on each, and the members of each circle."""
+    """Yield the levels with their names, and the members of each circle."""
     by_level: dict[int, list[str]] = {}
     for name, level in sorted(levels(source.folders).items()):
         by_level.setdefault(level, []).append(name)

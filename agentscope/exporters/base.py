@@ -18,22 +18,10 @@ from agentscope.options import NO_HEADERS, OPTIONS, check_api_key
 from agentscope.protocols.base import Exporter as Sender
 from agentscope.protocols.base import WireProtocol
 
-from .http.url import is_loopback
+from .http.url import is_loopback, target_of
 
 D = TypeVar("D", bound="Destination")
 P = TypeVar("P", bound=WireProtocol)
-
-OVERRIDES = (
-    "batch_size",
-    "flush_interval",
-    "timeout",
-    "max_queue_bytes",
-    "max_batch_bytes",
-    "max_retries",
-    "retry_delay",
-    "shutdown_timeout",
-)
-"""Options of a tracker that a destination may set for itself: the fields of `Destination`."""
 
 NO_KEY = "none"
 """The key that is sent where none was given. A receiver without a key takes any that is not empty."""
@@ -125,7 +113,8 @@ class Destination:
 
     def overrides(self) -> dict[str, Any]:
         """Return the options of a tracker that this destination sets for itself."""
-        return {name: value for name in OVERRIDES if (value := getattr(self, name)) is not None}
+        names = (field.name for field in fields(Destination))
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @classmethod
     def at(cls: type[D], url: str) -> D:
@@ -150,6 +139,11 @@ class Destination:
         return ()
 
     @property
+    def exposed(self) -> str | None:
+        """Host and port to which a key is sent without encryption; None if there is none."""
+        return None
+
+    @property
     def spooled(self) -> bool:
         """False: events for this destination stay in memory even where the tracker has a spool."""
         return True
@@ -169,6 +163,11 @@ class HTTPDestination(Destination):
     def protocol(self, settings: Settings) -> WireProtocol:
         """Return the wire protocol, shared with all senders to the same backend."""
         raise NotImplementedError
+
+    @property
+    def exposed(self) -> str | None:
+        is_plain = self.url.lower().startswith("http:") and not is_loopback(self.url)
+        return target_of(self.url) if is_plain and self.secrets else None
 
     @property
     def trusted_certificates(self) -> str | None:

@@ -61,9 +61,9 @@ class EventExporter(Protocol):
     def export(self, events: Sequence[EventRecord], timeout: float, /) -> bool | ExportResult | None:
         """Deliver these events within `timeout` seconds. Called by one background thread of the tracker.
 
-        None and True say that all were delivered, False that none was, and `ExportResult` tells one event from another. What was
-        not delivered is exported again after a wait that grows with each failure, as it is after an exception, and with any other
-        result. The ids tell which events come again. Nothing that is recorded by a tracker inside of this call is kept.
+        Return None or True if all were delivered, False if none was, or an `ExportResult`. Events that were not delivered are
+        exported again with the same ids, after a wait that grows with each failure; an exception and any other result mean
+        that none was delivered. Events that a tracker records inside this call are refused.
         """
 
 

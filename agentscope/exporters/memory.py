@@ -57,9 +57,8 @@ class InMemoryExporter(LocalExporter):
 def runs_of(records: Iterable[EventRecord]) -> list[dict[str, Any]]:
     """Join records to runs in the order of their first event; each has `steps`, in order of their start.
 
-    Runs have `id`, `status`, `duration_ms` and the fields of their events; steps have `id`, `run_id`, `parent_id`, `status` and
-    theirs.
-    A later value of a field replaces an earlier one, but objects in `meta_data` are merged, as the receiver does it.
+    Beside the fields of their events, runs have `id`, `status` and `duration_ms`, steps `id`, `run_id`, `parent_id` and `status`.
+    The values of a field are joined as in the receiver.
     """
     parts: dict[tuple[str, str | None], list[EventRecord]] = {}
     for record in sorted(records, key=lambda record: (record.time, record.session, record.seq)):

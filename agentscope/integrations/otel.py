@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentscope.errors import ConfigurationError
 from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, DeferredFields
+from agentscope.pipeline.process import threads
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.inbound.attribute_names import OF_RUN
@@ -73,8 +74,8 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
     def on_start(self, span: LiveSpan, parent_context: Context | None = None) -> None:
         """Choose the run and parent of the span here, where the current run is that of the thread that begins it."""
         context = span.get_span_context()
-        if context is None or not self._recorder.enabled or not context.trace_flags.sampled:
-            return
+        if context is None or not self._recorder.enabled or not context.trace_flags.sampled or threads.is_ours():
+            return  # a span of delivery would be delivered, and lead to another one
         parent = span.parent
         above = self._open_spans.get(parent.span_id) if parent is not None else None
         step_id: str | None = _hex(context.span_id)
@@ -100,12 +101,14 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         open_span = self._open_spans.pop(context.span_id, None)
         if open_span is None:
             return
+        failed = span.status.status_code.value == ERROR
         if not self._is_wanted(span):
             if open_span.step_id is None:  # the run has begun, and other spans of the trace may be in it
-                self._end_run(span, open_span.place.run_id)
+                values = {"status": "failed" if failed else "completed", "ended_at": span.end_time}
+                fields = Fields(self._recorder.limit, values)
+                self._recorder.put(RUN_END, open_span.place.run_id, None, None, fields, urgent=True)
             return
         reading = _Reading(span, open_span.place, self._recorder.limit)
-        failed = span.status.status_code.value == ERROR
         if open_span.step_id is None:
             self._put(RUN_END, reading, None, urgent=True)
         elif self._is_run_changed(span.attributes, open_span.place.run_id):
@@ -133,14 +136,6 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
     @safe(lambda *_: False)
     def _is_wanted(self, span: ReadableSpan) -> bool:
         return self._only is None or bool(self._only(span))
-
-    def _end_run(self, span: ReadableSpan, run_id: str) -> None:
-        """Record the end of a run whose root span is not to be recorded."""
-        failed = span.status.status_code.value == ERROR
-        fields = Fields(
-            self._recorder.limit, {"status": "failed" if failed else "completed", "ended_at": span.end_time}
-        )
-        self._recorder.put(RUN_END, run_id, None, None, fields, urgent=True)
 
     def _is_run_changed(self, attributes: Mapping[str, Any] | None, run_id: str) -> bool:
         """Return True if the span has a new user, conversation or tags of its run; many emitters repeat them on every span."""

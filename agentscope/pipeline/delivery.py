@@ -24,6 +24,7 @@ from agentscope.protocols.drop_reasons import ENCODE_ERROR, RETRY_LIMIT, DropRea
 from agentscope.protocols.ids import new_id
 
 from .ledger import Counts, Left
+from .process.awaiting import Waiter
 from .process.clock import Turns, monotonic
 from .queue import NEVER
 from .reporting import Notices
@@ -61,7 +62,7 @@ class Stop:
         self.hopeless = outcome.kind in NEEDS_PERSON or self.refusals > 1
 
     def deadline(self, progress: float) -> float:
-        """The moment to give up, if the last acknowledgement came at `progress`."""
+        """Return the moment to give up, if the last acknowledgement came at `progress`."""
         return min(self.until, max(progress, self.since) + self.patience)
 
     def over(self, now: float, progress: float) -> bool:
@@ -114,7 +115,7 @@ class Flush(NamedTuple):
 
     target: int
     seq: int
-    waiter: Lock
+    waiter: Waiter
 
 
 class Flushes:
@@ -127,9 +128,12 @@ class Flushes:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, counts: Counts, seq: int) -> Flush:
-        flush = Flush(counts.accepted - self._states.ledger.refused.total(), seq, Lock())
-        flush.waiter.acquire()
+    def add(self, counts: Counts, seq: int, waiter: Waiter | None = None) -> Flush:
+        """waiter: released when the events are settled. By default a lock."""
+        if waiter is None:
+            waiter = Lock()
+            waiter.acquire()
+        flush = Flush(counts.accepted - self._states.ledger.refused.total(), seq, waiter)
         self._waiting.append(flush)
         return flush
 
@@ -143,13 +147,13 @@ class Flushes:
                 flush.waiter.release()
 
     def left_of(self, flush: Flush, counts: Counts) -> Left:
-        """The events of this flush that are not settled."""
+        """Return the events of this flush that are not settled."""
         if self._states.spool is not None:
             return Left() if self._states.is_settled(flush.target, flush.seq) else self.left(counts)
         return Left(min(max(flush.target - self._states.through, 0), counts.pending))
 
     def left(self, counts: Counts) -> Left:
-        """All events that are not settled, but for the incomplete ones."""
+        """Return all events that are not settled, except the incomplete ones."""
         incomplete = len(self._states.incomplete)
         spooled = max(counts.spooled - incomplete, 0)
         return Left(max(counts.pending + counts.spooled - incomplete - spooled, 0), spooled)
@@ -201,11 +205,11 @@ class Attempts:
             batch.pause = self._pause
             self.batch = batch
         elif batch.server_errors >= PATIENCE and len(states.in_flight) < 2 * self._batch_size:
-            # Healthy company shows which event a backend stumbles over, and must not wait behind it.
+            # More events beside them show which one the backend fails on, and need not wait behind it.
             self.collect(now)
             states.begin_batch(now)
         if len(batch.events) != len(states.in_flight):
-            # It got company, or a thread died before it could say so.
+            # Events were added above, or by a thread that died before it had noted them.
             there = {event.seq for event in batch.events}
             added = self._redacted([event for event in states.in_flight.values() if event.seq not in there])
             batch.events = [*(event for event in batch.events if event.seq in states.in_flight), *added]
@@ -259,7 +263,7 @@ class Attempts:
 
 
 class Durable(Protocol):
-    """The spool's part in delivery. `spool.manager.Spooling` is one."""
+    """The spool, as delivery uses it: `spool.manager.Spooling`."""
 
     def note(self, outcome: Outcome) -> None: ...
 
@@ -305,25 +309,17 @@ class Delivery:
         """Import tenacity and put the policies together."""
         if self._retrying is not None:
             return
-        from .retry import (
-            Backoff,
-            Retrying,
-            count_anew_after_progress,
-            give_up_after,
-            retry_if_result,
-            wait_for_backend,
-            wait_full_jitter,
-        )
+        from . import retry
 
-        self._wait = wait_for_backend(wait_full_jitter(self._config.retry_delay, self._draw))
-        self._recovery_backoff = Backoff(self._wait)
-        self._retrying = Retrying(
-            retry=retry_if_result(lambda outcome: bool(self._states.in_flight)),
+        self._wait = retry.wait_for_backend(retry.wait_full_jitter(self._config.retry_delay, self._draw))
+        self._recovery_backoff = retry.Backoff(self._wait)
+        self._retrying = retry.Retrying(
+            retry=retry.retry_if_result(lambda outcome: bool(self._states.in_flight)),
             wait=self._seconds,
-            stop=give_up_after(self._config.max_retries, self.over),
+            stop=retry.give_up_after(self._config.max_retries, self.over),
             sleep=self._sleep,
             before=self._begin,
-            after=count_anew_after_progress,
+            after=retry.count_anew_after_progress,
             retry_error_callback=self._stopped,
         )
 
@@ -407,7 +403,7 @@ class Delivery:
 
     def _note(self, outcome: Outcome, failures: int) -> None:
         if self.finished:
-            return  # the attempt was cut off by the end: that is not what was wrong
+            return  # the end cut the attempt off: its failure says nothing of the backend
         if outcome.delivered or outcome.dropped:
             self.progress = monotonic()
         if self.stop is not None:
@@ -415,10 +411,10 @@ class Delivery:
         before, self.problem, self.kind = self.problem, outcome.problem, outcome.kind
         if outcome.problem is None:
             if before is not None:
-                self._notices.relief()
+                self._notices.recovery()
         elif self.stop is None:
             counts = self._states.counts()
-            self._notices.trouble(outcome.problem, outcome.kind, failures, counts.pending + counts.spooled, monotonic())
+            self._notices.failure(outcome.problem, outcome.kind, failures, counts.pending + counts.spooled, monotonic())
         self.tell_drops()
 
     def tell_drops(self) -> None:

@@ -1,6 +1,6 @@
 """The ledger: the counts of all events by outcome. It takes no lock, since a signal handler that counts could deadlock.
 
-Callers only ever bump a `Tally`; everything else is written by the one thread that delivers.
+A call only increases a `Tally`. All other counts are written inside the moves of `states`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Tally:
 
     @property
     def value(self) -> int:
-        # The one way to read a count without moving it that every Python version has.
+        # No Python version has another way to read a count without increasing it.
         return int(repr(self._count)[6:-1])
 
 
@@ -115,13 +115,13 @@ class Ledger:
         return self.delivered + sum(self._dropped.copy().values())
 
     def unreported(self) -> dict[str, int]:
-        """The counts of dropped events that no request has carried to the backend."""
+        """Return the counts of dropped events that no request has carried to the backend."""
         totals = self.dropped()
         rest = {reason: number - self._reported.get(reason, 0) for reason, number in totals.items()}
         return {reason: number for reason, number in rest.items() if number > 0}
 
     def reported(self, counts: Mapping[str, int]) -> None:
-        """The backend acknowledged these counts."""
+        """Note counts that the backend has acknowledged."""
         self._reported = added((self._reported, counts))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from agentscope.options import OnDrop
 from agentscope.protocols.base import NEEDS_PERSON
@@ -15,17 +15,46 @@ logger = logging.getLogger("agentscope")
 
 
 def _signed(record: logging.LogRecord) -> bool:
-    # Where nobody has set up logging, Python prints the bare message: it should say whose it is.
     if not logger.hasHandlers():
-        record.msg = f"agentscope: {record.msg}"
+        _sign(record)
     return True
 
 
+def _sign(record: logging.LogRecord) -> None:
+    # Where no handler takes it, Python prints the bare message: it should say whose it is.
+    record.msg = f"agentscope: {record.msg}"
+
+
+def _handlers() -> Iterator[logging.Handler]:
+    above: logging.Logger | None = logger
+    while above is not None:
+        yield from above.handlers
+        above = above.parent if above.propagate else None
+
+
+def _hand_over(record: logging.LogRecord) -> None:
+    """Give a record to the application's handlers, but for those that write to a closed stream.
+
+    Delivery may outlive a test that captured the output, and `logging` prints a traceback for each such handler.
+    """
+    handlers = list(_handlers())
+    usable = [handler for handler in handlers if not getattr(getattr(handler, "stream", None), "closed", False)]
+    if len(usable) == len(handlers):
+        logging.Logger.callHandlers(logger, record)  # tools that collect logs replace it
+        return
+    if not usable:
+        _sign(record)
+    for handler in usable or filter(None, [logging.lastResort]):
+        if record.levelno >= handler.level:
+            handler.handle(record)
+
+
 logger.addFilter(_signed)
+logger.callHandlers = _hand_over  # type: ignore[method-assign]  # of this logger alone
 
 
 def counted(number: int, one: str = "event", more: str = "events") -> str:
-    """A number and what there are so many of."""
+    """Write a number with its noun."""
     return f"{number} {one if number == 1 else more}"
 
 
@@ -34,29 +63,29 @@ INTERVAL = 60.0
 
 
 class Notices:
-    """Belongs to the thread that delivers."""
+    """The reports of one worker: log lines, each kind at most once a minute, and calls of `on_drop`."""
 
     def __init__(self, on_drop: OnDrop | None) -> None:
         self._on_drop = on_drop
         self._announced: dict[str, int] = {}
         self._unlogged: dict[str, int] = {}
         self._next_drop_line = 0.0
-        self._next_trouble_line = 0.0
+        self._next_failure_line = 0.0
         self._next_crash_line = 0.0
-        self._trouble: str | None = None
+        self._problem: str | None = None
         self._callback_blamed = False
 
     def drops(self, totals: Mapping[str, int], now: float) -> None:
-        """Tell of events that were dropped since the last time."""
+        """Report events that were dropped since the last call."""
         self.tell(totals)
-        # `farewell` tells of drops at the end. This may run between such a drop and that line, in another thread.
+        # `end` reports the drops at the end. This call may come between such a drop and that report, in another thread.
         if self._unlogged.keys() - {SHUTDOWN} and now >= self._next_drop_line:
             self._next_drop_line = now + INTERVAL
             logger.warning("dropped events: %s", spelled(self._unlogged))
             self._unlogged = {}
 
     def tell(self, totals: Mapping[str, int]) -> None:
-        """Call `on_drop` for what is new."""
+        """Call `on_drop` for events that were dropped since the last call."""
         for reason, total in totals.items():
             number = total - self._announced.get(reason, 0)
             if number <= 0:
@@ -74,22 +103,20 @@ class Notices:
                         self._callback_blamed = True
                         logger.warning("on_drop raised %s; this is said once", type(error).__name__)
 
-    def trouble(self, problem: str, kind: str | None, failures: int, pending: int, now: float) -> None:
-        """Report a failure, from the second in a row on. One that needs a person is reported at once."""
+    def failure(self, problem: str, kind: str | None, failures: int, pending: int, now: float) -> None:
+        """Report a failure of delivery from the second in a row on, and at once if it needs a person."""
         if failures < 2 and kind not in NEEDS_PERSON:
             return
-        if problem != self._trouble or now >= self._next_trouble_line:
-            if now >= self._next_trouble_line:
-                kept = counted(pending, "event is", "events are")
-                logger.warning("%s; %s kept and tried again", problem, kept)
-                self._next_trouble_line = now + INTERVAL
-            self._trouble = problem
+        self._problem = problem
+        if now >= self._next_failure_line:
+            self._next_failure_line = now + INTERVAL
+            logger.warning("%s; %s kept and tried again", problem, counted(pending, "event is", "events are"))
 
-    def relief(self) -> None:
+    def recovery(self) -> None:
         """Report that delivery works again."""
-        if self._trouble is not None:
-            self._trouble = None
-            logger.info("delivery gets on again")
+        if self._problem is not None:
+            self._problem = None
+            logger.info("delivery works again")
 
     def crash(self, error: BaseException, now: float) -> None:
         """Report an internal error of the worker."""
@@ -97,8 +124,8 @@ class Notices:
             self._next_crash_line = now + INTERVAL
             logger.warning("the worker stopped on %s and is started again", type(error).__name__)
 
-    def farewell(self, left: int, totals: Mapping[str, int], problem: str | None, spooled: int = 0) -> None:
-        """The one line at the end, if anything was left, or dropped and not told of."""
+    def end(self, left: int, totals: Mapping[str, int], problem: str | None, spooled: int = 0) -> None:
+        """Report the end in one line, if events are left, or were dropped and not reported."""
         self.tell(totals)
         others = {reason: number for reason, number in self._unlogged.items() if reason not in AT_THE_END}
         parts = []
@@ -120,9 +147,9 @@ def spelled(counts: Mapping[str, int]) -> str:
 
 
 def say(message: str) -> None:
-    """Log a warning for a caller that may hold a logging handler's lock, as a handler that tracks does: from another thread.
+    """Log a warning in another thread: the caller may be a logging handler, which holds a lock.
 
-    At exit a new thread might never get to run.
+    At exit it is logged here, since a new thread might never run.
     """
     if threads.ending() or not threads.start(lambda: logger.warning("%s", message), "agentscope-notice"):
         logger.warning("%s", message)

@@ -76,14 +76,14 @@ def give_up_after(retries: int | None, over: Callable[[], bool]) -> stop_base:
 
 
 def result(retry_state: RetryCallState) -> Outcome:
-    """The outcome of the newest attempt."""
+    """Return the outcome of the newest attempt."""
     assert retry_state.outcome is not None
     outcome: Outcome = retry_state.outcome.result()
     return outcome
 
 
 def count_anew_after_progress(retry_state: RetryCallState) -> None:
-    """Make `attempt_number` the number of failures in a row: progress, even of a part of a batch, is none."""
+    """Make `attempt_number` the number of failures in a row. An attempt that settles a part of a batch is no failure."""
     outcome = result(retry_state)
     if outcome.delivered or outcome.dropped:
         retry_state.attempt_number = 0
@@ -102,7 +102,7 @@ class Backoff:
         return self._state.attempt_number - 1
 
     def after(self, outcome: Outcome) -> float:
-        """The seconds before the next attempt, after one with this outcome."""
+        """Return the seconds before the next attempt, after one with this outcome."""
         self._state.set_result(outcome)
         count_anew_after_progress(self._state)
         seconds = self._wait(self._state)

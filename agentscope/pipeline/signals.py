@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from _thread import get_ident
 from types import FrameType
@@ -40,6 +41,8 @@ class _Process:
     hurry_until = 0.0
     hurrying = 0
     """The id of the process with a thread that sends at once."""
+    wakeup_fd = -1
+    """The descriptor that Python writes each signal to, in a child that `_look_out` watches."""
 
 
 _process = _Process()
@@ -67,10 +70,14 @@ def install() -> None:
             return
 
 
+def _ends(number: int) -> bool:
+    """Return whether the signal ends the process, and no handler of the application is called."""
+    return signal.getsignal(number) is _handle and not callable(_process.previous.get(number))
+
+
 def _hold_back() -> None:
     """Hold signals back while the process forks: Python forgets a signal that a child gets before it has run."""
-    # The application's own handlers may raise, which a fork would swallow in `_let_through`.
-    numbers = {number for number, previous in _process.previous.items() if not callable(previous)}
+    numbers = {number for number in _process.previous if _ends(number)}
     _held_back[get_ident()] = numbers.difference(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
@@ -79,8 +86,36 @@ def _let_through() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _held_back.pop(get_ident(), ()))
 
 
+def _begin_child() -> None:
+    """Begin in a forked child. In one that may belong to a pool, a thread sees to it that no signal is missed.
+
+    Such a child waits for a semaphore. If that is released just before a signal comes, and taken by another process, the C
+    library goes on waiting, and Python calls no handler until another signal interrupts it.
+    """
+    try:
+        fd = signal.set_wakeup_fd(-1)  # the parent would take signals of this process for its own
+        if fd != _process.wakeup_fd:
+            signal.set_wakeup_fd(fd)  # an event loop's
+        elif "multiprocessing.synchronize" in sys.modules and any(map(_ends, _process.previous)):
+            reads, _process.wakeup_fd = os.pipe()
+            os.set_blocking(_process.wakeup_fd, False)
+            signal.set_wakeup_fd(_process.wakeup_fd, warn_on_full_buffer=False)
+            threads.start(lambda: _look_out(reads), "agentscope-signal", ours=False)
+    finally:
+        _let_through()
+
+
+def _look_out(reads: int) -> None:
+    """Send a signal again if its handler has not been called after a moment."""
+    while number := os.read(reads, 1):
+        if _ends(number[0]):
+            time.sleep(PAUSE)  # time for the handler
+            if _process.ending != os.getpid():
+                os.kill(os.getpid(), number[0])
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_let_through)
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_begin_child)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
@@ -118,12 +153,12 @@ def _end(number: int, halfway: bool) -> None:
     """Deliver within the limits of a shutdown, then send the signal again, which ends the process."""
     try:
         if halfway:
-            time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
+            time.sleep(PAUSE)  # no bell: the interrupted code may hold any lock
         lifecycle.stop_all()
     finally:
         while True:  # one that comes just before the main thread goes to sleep does not wake it
             os.kill(os.getpid(), number)
-            time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
+            time.sleep(PAUSE)  # no bell: the interrupted code may hold any lock
 
 
 def _die(number: int) -> None:
@@ -133,7 +168,7 @@ def _die(number: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
     # The first process of a container is spared by signals it has no handler for.
-    time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
+    time.sleep(PAUSE)  # no bell: the interrupted code may hold any lock
     os._exit(128 + number)
 
 
@@ -154,6 +189,6 @@ def _send() -> None:
         while monotonic() < _process.hurry_until and not threads.ending():
             for wait in [pipeline.hurry() for pipeline in lifecycle.living()]:
                 wait(1.0)
-            time.sleep(PAUSE)  # nothing rings here: a handler may hold any lock
+            time.sleep(PAUSE)  # no bell: the interrupted code may hold any lock
     finally:
         _process.hurrying = 0

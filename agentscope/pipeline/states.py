@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from agentscope.pipeline.spool.spool import Saved, Spool
 
 ENOUGH = 500
-"""Events that are worth a request of their own."""
+"""Waiting events that make a batch due."""
 MOST_AT_ONCE = 64
 """Events that are taken from the queue before the batch is measured again."""
 MOST_INCOMPLETE = 20_000
@@ -153,6 +153,7 @@ class EventStates:
         self._most_fresh = config.max_queue_bytes // MEMORY_SHARE
         self._writing: list[QueuedEvent] = []
         self._fresh: deque[Event] = deque()
+        """Stored after all events that are on disk only, and in memory as well."""
         self.old: deque[Event] = deque()
         """Stored before the newest event that was on disk only: read back, or left in memory."""
         self._fresh_bytes = 0
@@ -201,7 +202,7 @@ class EventStates:
         return self.stored > 0 or bool(self.in_flight) or len(self.batched) > 0 or len(self.queue) > 0
 
     def counts(self) -> Counts:
-        """The identity's terms at one moment."""
+        """Return the terms of the identity at one moment."""
         ledger = self.ledger
         for look in range(2_000):
             number, refused = self.number, ledger.refused.total()
@@ -234,7 +235,7 @@ class EventStates:
 
     @contextmanager
     def move(self) -> Iterator[bool]:
-        """Move events inside this, one thread at a time. False once everything is abandoned: nothing may move then."""
+        """Frame a move, one thread at a time. Gives False once everything is abandoned: nothing may move then."""
         with self._lock, self._one() as allowed:
             yield allowed
 
@@ -372,7 +373,7 @@ class EventStates:
         return self.in_flight.get(seq) or self.incomplete.by_seq.get(seq)
 
     def _forget(self, events: Sequence[QueuedEvent]) -> None:
-        """Remove settled events from all places."""
+        """Remove settled events from all states."""
         others = [event.seq for event in events if self.in_flight.pop(event.seq, None) is None]
         for seq in others if self.incomplete else ():
             if (event := self.incomplete.by_seq.get(seq)) is not None:
@@ -391,7 +392,7 @@ class EventStates:
     # ---- incomplete -> batched -------------------------------------------------------------------------------------
 
     def close_all(self, now: float) -> None:
-        """At the end, once nothing else is left to send: send all incomplete runs and steps as they are."""
+        """Send all incomplete runs and steps as they are, once nothing else is left to send. Called at the end."""
         if self.incomplete and not self.busy:
             self._close(list(self.incomplete.events), now)
 
@@ -404,7 +405,7 @@ class EventStates:
             self._close(oldest[: len(self.incomplete.events) // 10 + 1], now)
 
     def _close(self, parts: Collection[Part], now: float) -> None:
-        """The last event of each part goes ahead, and the protocol sends the others with it."""
+        """Move the last event of each part to *batched*. The protocol sends the other events of the part with it."""
         with self.move() as allowed:
             for part in parts if allowed else ():
                 last = self.incomplete.events[part][-1]
@@ -414,7 +415,7 @@ class EventStates:
                 self.incomplete.remove(last)
 
     def _reopen_all(self, now: float) -> None:
-        """Have all incomplete events sent one by one, before the events that came after them."""
+        """Move all incomplete events to *batched*, before all later ones. The backend takes them one by one."""
         events = sorted(self.incomplete, key=_SEQ)
         self._note_redacted(events)
         self.batched.put_back(events, now)
@@ -517,12 +518,12 @@ class EventStates:
             self._carry_out(carry_out)
 
     def _in_memory_and(self, on_disk: Collection[int]) -> dict[int, Event]:
-        """Events that are in memory as well as on disk, by number."""
+        """Return the events that are in memory as well as on disk, by number."""
         here = chain(self.batched, self.in_flight.values(), self.incomplete, self.old, self._fresh)
         return {event.seq: in_full(event) for event in here if event.seq in on_disk}
 
     def end_read(self, found: tuple[list[Event], int] | None, asked: tuple[int, int]) -> bool:
-        """on disk only -> in memory as well. False if there is nothing more to be read now.
+        """on disk only -> in memory as well. Returns False if there is nothing more to be read now.
 
         found: (events, number of damaged ones); None if the file is lost. asked: the value of `unread` that was read.
         """
@@ -564,7 +565,7 @@ class EventStates:
     # ---- the end ---------------------------------------------------------------------------------------------------
 
     def abandon(self, reason: DropReason = SHUTDOWN) -> int:
-        """Drop all events in memory only, for good; the number of them. Events on disk stay there. Called by any thread."""
+        """Drop all events that are in memory only, and return their number. Nothing moves afterwards."""
         with self.move():
             if self.spool is not None and self.spool.problem is not None and reason == SHUTDOWN:
                 reason = self.spool.reason

@@ -1,7 +1,7 @@
 """The worker: the one thread that delivers a session's events, and the calls by which other threads use it.
 
-All of its state is on objects, not in the thread: a thread that dies is followed by another with the same batch in hand, and
-where no thread can be had, `flush` and `shutdown` do the work in the caller's.
+All of its state is on objects, not in the thread. A thread that dies is followed by another with the same batch in flight. Where
+no thread can be started, `flush` and `shutdown` do the work in the caller's thread.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from agentscope.protocols.ids import new_id
 from .delivery import END_PATIENCE, Attempts, Delivery, Flush, Flushes, Stop
 from .ledger import Ledger, Left
 from .process import threads
+from .process.awaiting import Waiter
 from .reporting import Notices
 from .states import EventStates
 
@@ -78,7 +79,7 @@ class Worker:
 
     @property
     def finished(self) -> bool:
-        """Nothing more will be delivered."""
+        """True if nothing more will be delivered."""
         return self.delivery.finished
 
     @property
@@ -93,7 +94,7 @@ class Worker:
         if self.running or self.finished:
             return True
         if not self._starting.acquire(blocking=False):
-            return True  # somebody else is at it
+            return True  # another thread starts it
         self.running = True
         if threads.start(self._main, "agentscope-worker"):
             return True
@@ -101,34 +102,40 @@ class Worker:
         self._starting.release()
         return False
 
-    def begin_flush(self, seq: int) -> Flush | None:
-        """Have everything accepted so far, before the number `seq`, sent now; and return at once. None if there is nothing."""
+    def begin_flush(self, seq: int, waiter: Waiter) -> Flush | None:
+        """Begin to send everything accepted before the number `seq`, and return at once. None if there is nothing to send.
+
+        waiter: released when all of it is settled. `end_flush` has to be called in any case.
+        """
         counts = self.states.counts()
         if not counts.pending + counts.spooled or self.finished or threads.is_ours():
             return None
-        flush = self._flushes.add(counts, seq)
+        flush = self._flushes.add(counts, seq, waiter)
         self._ring()
         return flush
 
-    def wait_for_flush(self, flush: Flush | None, timeout: float) -> Left:
-        """Wait for what `begin_flush` gave, for `timeout` seconds at most; gives how much of it is not settled.
+    def help_flush(self, flush: Flush | None, timeout: float) -> bool:
+        """See that a thread is at work on a flush, or else work for `timeout` seconds. True if it is worth waiting."""
+        if flush is None:
+            return False
+        if self.start():
+            return True
+        self._inline(Stop(monotonic(), monotonic() + timeout))
+        return False
 
-        Returns early when the backend needs a person first: waiting would not help.
+    def end_flush(self, flush: Flush | None) -> Left:
+        """Forget a flush, and return its events that are not settled.
+
+        Its waiter was released early if the backend needs a person first: waiting would not help.
         """
         if flush is None:
-            # What came in since it was begun is no part of it.
+            # There was nothing to send when it began; later events are no part of it.
             return self._flushes.left(self.states.counts()) if threads.is_ours() or self.finished else Left()
-        try:
-            if self.start():
-                flush.waiter.acquire(timeout=max(timeout, 0.0))
-            else:
-                self._inline(Stop(monotonic(), monotonic() + timeout))
-        finally:
-            self._flushes.remove(flush)
+        self._flushes.remove(flush)
         return self._flushes.left_of(flush, self.states.counts())
 
     def ask_to_stop(self, limit: float) -> None:
-        """Ask for delivery of the pending events within `limit` seconds, and the end. Returns at once and takes no lock."""
+        """Ask for the end, after delivery of the pending events within `limit` seconds. Returns at once and takes no lock."""
         if self.delivery.stop is None:
             now = monotonic()
             patience = END_PATIENCE if self.spooling is None else SPOOLED_PATIENCE
@@ -143,10 +150,10 @@ class Worker:
         try:
             if not self._empty() and not self.start():
                 self._inline(stop)
-            # The lock is held from before the thread is started, which may be what another thread is just about.
+            # The lock is held from before the thread starts until it ends.
             while self._starting.locked() and not self.finished:
-                # On a machine with much else to do the imports alone may take seconds: that is not the backend's fault.
-                # Where there is a spool it need not be waited for either.
+                # On a busy machine the imports alone may take seconds, which says nothing of the backend. With a spool
+                # the events are safe, and the imports are not waited for.
                 fair = self._warm or self.spooling is not None
                 left = stop.deadline(self.delivery.progress if fair else monotonic()) - monotonic()
                 if left <= 0:
@@ -183,12 +190,14 @@ class Worker:
                 self.delivery.warm_up()
                 self.exporter.warm_up()
             threads.hush()
-            self._warmed_up()
+            if not self._warm:
+                self._warm = True
+                self.delivery.progress = max(self.delivery.progress, monotonic() - END_PATIENCE / 2)
             while self._cycle():
                 pass
         except BaseException as error:
-            # A thread of ours prints no traceback. What is in hand stays in hand: the next event, flush or shutdown
-            # starts another thread.
+            # A thread of ours prints no traceback. The batch stays in flight: the next event, flush or shutdown starts
+            # another thread.
             self._crash(error)
         finally:
             self.delivery.figures.count_cpu()
@@ -197,11 +206,6 @@ class Worker:
             if self.finished:
                 self._done.release()
             self._flushes.answer(everyone=True)
-
-    def _warmed_up(self) -> None:
-        if not self._warm:
-            self._warm = True
-            self.delivery.progress = max(self.delivery.progress, monotonic() - END_PATIENCE / 2)
 
     def _crash(self, error: BaseException) -> None:
         self.delivery.problem = f"the worker stopped on {type(error).__name__}"
@@ -291,7 +295,7 @@ class Worker:
         self.delivery.finished = True
         left = self.states.abandon(UNAUTHORIZED if self.delivery.kind == UNAUTHORIZED else SHUTDOWN)
         try:
-            self._notices.farewell(left, self.ledger.dropped(), self.problem, self.states.spooled)
+            self._notices.end(left, self.ledger.dropped(), self.problem, self.states.spooled)
             self.exporter.close()
             if self.spooling is not None:
                 self._ring()

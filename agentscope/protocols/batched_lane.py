@@ -34,7 +34,7 @@ class PieceLane:
     ) -> None:
         """wholes: the merged events that are sent as one item each; by default each event is an item."""
         self.unsupported = False
-        """True if the backend has no such endpoint."""
+        """True if the backend does not have this endpoint."""
         self._state = state
         self._batch = batch
         self._outcome = outcome
@@ -58,9 +58,8 @@ class PieceLane:
 
     # ---- the format --------------------------------------------------------------------------------------------------
 
-    @property
-    def _path(self) -> str:
-        raise NotImplementedError
+    _path: str
+    """The path of the requests."""
 
     @property
     def _content_type(self) -> str:
@@ -98,20 +97,20 @@ class PieceLane:
         return None
 
     def answer(self, reply: Response | Failure) -> None:
-        self._judge(reply)
+        self._settle(reply)
         # This may have been the last request of the attempt. The next attempt begins with the pieces that are left now.
         self._batch.pieces = [list(piece) for piece in self._pieces]
 
-    def _judge(self, reply: Response | Failure) -> None:
+    def _settle(self, reply: Response | Failure) -> None:
         if isinstance(reply, Failure):
             if reply.kind == "timeout" and not reply.unsent and len(self._sent) > 1:
-                self._state.too_slow(self._sent_bytes)
+                self._state.shrink(self._sent_bytes)
             self._stop()
             note_failure(self._outcome, reply)
             return
         self._state.learn(reply)
         if 200 <= reply.status < 300:
-            self._state.took(self._compressed)
+            self._state.grow(self._compressed)
             self._acknowledge(reply)
         elif reply.status in GONE:
             self._stop()
@@ -119,23 +118,21 @@ class PieceLane:
             self.unsupported = not self._state.confirmed or self._state.absences > MOST_ABSENCES
             if not self.unsupported:
                 fail(self._outcome, BUSY, f"the backend answers HTTP {reply.status}, which it did not before")
-        elif self._was_unreadable(reply.status):
-            self._pieces.appendleft(self._sent)
+        elif (reply.status == 415 and self._unsupported_media()) or (
+            reply.status in _UNREADABLE and self._state.suspects_compression(self._compressed)
+        ):
+            self._pieces.appendleft(self._sent)  # the body is sent again in another form
         elif reply.status == 413:
             self._too_large()
+        elif reply.status in UNACCEPTABLE and len(self._sent) > 1:
+            self._split()
         elif reply.status in UNACCEPTABLE:
-            self._split_or_drop(REJECTED, detail(reply))
+            self._drop(self._sent[0], REJECTED, detail(reply))
         elif reply.status == 500 and "retry-after" not in reply.headers:
             self._server_error(reply)
         else:
             self._stop()
             note_refusal(self._outcome, reply)
-
-    def _was_unreadable(self, status: int) -> bool:
-        """True if the backend may have been unable to read the body, and gets it in another form."""
-        if status == 415 and self._unsupported_media():
-            return True
-        return status in _UNREADABLE and self._state.doubts(self._compressed)
 
     def _encoded(self, piece: list[int]) -> Iterator[list[bytes]]:
         """The items of a piece in portions, up to the size of one body. The rest becomes another piece.
@@ -219,12 +216,6 @@ class PieceLane:
         middle = len(self._sent) // 2
         self._pieces.extendleft((self._sent[middle:], self._sent[:middle]))
 
-    def _split_or_drop(self, reason: DropReason, why: str) -> None:
-        if len(self._sent) > 1:
-            self._split()
-        else:
-            self._drop(self._sent[0], reason, why)
-
     def _too_large(self) -> None:
         size = self._sent_bytes
         if len(self._sent) > 1:
@@ -237,11 +228,16 @@ class PieceLane:
             self._pieces.appendleft(self._sent)
 
     def _server_error(self, response: Response) -> None:
-        """Tell an outage from one event that causes HTTP 500: only that event is dropped."""
+        """React to HTTP 500: search for one event that causes it, which is dropped, or stop, as in an outage."""
         note_refusal(self._outcome, response)
-        if len(self._sent) == 1 and self._struck(self._sent[0]):
-            return
         batch = self._batch
+        if len(self._sent) == 1:
+            suspect = batch.suspects.setdefault(self._sent[0], Suspect(self._state.accepted))
+            struck = suspect.note(self._state.accepted)
+            if suspect.strikes >= PATIENCE:
+                self._drop(self._sent[0], REJECTED, "HTTP 500 to this event alone")
+            if struck:
+                return
         if batch.searching:
             batch.searching = self._requests < self._budget or bool(self._outcome.delivered)
         else:
@@ -251,14 +247,6 @@ class PieceLane:
             self._stop()
         elif len(self._sent) > 1:
             self._split()
-
-    def _struck(self, seq: int) -> bool:
-        """True if this 500 is due to the event, because the backend accepted others meanwhile."""
-        suspect = self._batch.suspects.setdefault(seq, Suspect(self._state.accepted))
-        struck = suspect.note(self._state.accepted)
-        if suspect.strikes >= PATIENCE:
-            self._drop(seq, REJECTED, "HTTP 500 to this event alone")
-        return struck
 
 
 def cut_largest_field(ready: ReadyEvent) -> Event | None:

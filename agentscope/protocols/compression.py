@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +25,7 @@ class PieceState:
         """Content encoding of the next body; None for no compression."""
         self.proven = False
         """True after the backend has accepted a compressed body."""
-        self._doubted: str | None = None
+        self._left_out: str | None = None
         """The encoding that was left out of the last body, to find out whether it caused the refusal."""
         self.accepted = 0
         """Events stored so far. It grows while one event is refused only if others are not."""
@@ -53,26 +54,26 @@ class PieceState:
                 self.encoding = "gzip" if "gzip" in known else None
             self.proven = self.encoding is not None
 
-    def too_slow(self, size: int) -> None:
+    def shrink(self, size: int) -> None:
         """Halve the body size after a timeout of a body of `size` bytes."""
         self.timely_body = max(size // 2, SMALLEST_TIMELY)
 
-    def took(self, compressed: bool) -> None:
+    def grow(self, compressed: bool) -> None:
         """Raise the body size again after a body was accepted."""
         self.timely_body = min(self.timely_body + self.timely_body // 8, self.largest_body)
         self.proven = self.proven or compressed
-        self._doubted = None
+        self._left_out = None
 
-    def doubts(self, compressed: bool) -> bool:
+    def suspects_compression(self, compressed: bool) -> bool:
         """Return True if a refused body should be sent again without compression, which may be the cause.
 
-        Compression is doubted until a compressed body has been accepted. A refusal without compression clears it.
+        Compression is suspected until a compressed body has been accepted. A refusal without compression clears it.
         """
         if compressed and not self.proven:
-            self._doubted, self.encoding = self.encoding, None
+            self._left_out, self.encoding = self.encoding, None
             return True
-        if self._doubted is not None:
-            self.encoding, self._doubted = self._doubted, None
+        if self._left_out is not None:
+            self.encoding, self._left_out = self._left_out, None
         return False
 
     def pack(
@@ -92,28 +93,20 @@ class PieceState:
                 pause()
             return b"".join(parts), headers
         headers["Content-Encoding"] = encoding
-        compressor = _compressor(encoding)
+        if encoding == "zstd":
+            compressor = _zstandard().ZstdCompressor(level=3).compressobj()
+        else:
+            compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
         packed = [compressor.compress(first)]
         packed += map(compressor.compress, chunks)
         packed.append(compressor.flush())
         return b"".join(packed), headers
 
 
-def _compressor(encoding: str) -> Any:
-    if encoding == "zstd":
-        return _zstandard().ZstdCompressor(level=3).compressobj()
-    return zlib.compressobj(1, zlib.DEFLATED, 31)
-
-
-_compressors: dict[str, Any] = {}
-"""Imported modules by name; None if a module is not installed."""
-
-
+@cache
 def _zstandard() -> Any:
-    # Imported in `warm_up`, since a child forked during an import would find the import lock held.
-    if "zstandard" not in _compressors:
-        try:
-            _compressors["zstandard"] = import_module("zstandard")
-        except ImportError:
-            _compressors["zstandard"] = None
-    return _compressors["zstandard"]
+    """The package `zstandard`, or None. It is imported in `warm_up`: a child forked during an import would find the lock held."""
+    try:
+        return import_module("zstandard")
+    except ImportError:
+        return None

@@ -30,15 +30,24 @@ class DecodeError(ValueError):
         self.status = status
 
 
+class Rejected(ValueError):
+    """Raised for one item of a body that cannot be read or stored. The text tells the sender why."""
+
+
 def weight_of(body: bytes) -> int:
     """Estimate the memory that a JSON body takes as Python values, in the units of `MAX_WEIGHT`."""
     return body.count(b",") + 2 * body.count(b"[") + 3 * body.count(b"{")
 
 
+def too_many() -> DecodeError:
+    """The error for a body that would take too much memory as Python values."""
+    return DecodeError(413, "The body holds too many values; send it in parts.")
+
+
 def weigh(body: bytes) -> None:
-    """Raise `DecodeError` (413) for a body that would take too much memory as Python values."""
+    """Raise `too_many` for a body that would take too much memory as Python values."""
     if len(body) > LIGHT_BODY and weight_of(body) > MAX_WEIGHT:
-        raise DecodeError(413, "The body holds too many values; send it in parts.")
+        raise too_many()
 
 
 def parse(body: bytes) -> tuple[Any, Callable[[Any], str]]:
@@ -63,22 +72,22 @@ Make = Callable[[dict[str, Any], Any, "str | None", Dump], Any]
 def parse_list(body: bytes, name: str, needed: str, make: Make) -> Any:
     """Return the object in a body, with each item of the list `name` replaced by `make(document, item, text, dump)`.
 
-    document: the object, of which `make` may read the member `needed`. text: the JSON text of the item, or None if its value
-    must be dumped again. dump: the function that `parse` returns. `make` may be called twice for an item and must have no
-    effects. A body that is no such object is returned unchanged. It must have been weighed. Raises as `parse` and `make` do.
+    The body must have been weighed. Any other document is returned unchanged. Raises as `parse` and `make` do. The arguments of
+    `make`, which may be called twice for an item: the document, of which it may read the member `needed`; the item; the JSON text
+    of the item, or None; and the function that `parse` returns.
     """
     try:
         if orjson is not None:
-            return _made(orjson.loads(body), name, make, _dump_quick)
-        return _scanned(body.decode(), name, needed, make)
+            return _with_items(orjson.loads(body), name, make, _dump_quick)
+        return _scan_object(body.decode(), name, needed, make)
     except DecodeError:
         raise
     except (ValueError, IndexError, RecursionError):
         pass  # parsed again below, which names the problem or accepts the oddity
-    return _made(_parse_plain(body), name, make, dump_plain)
+    return _with_items(_parse_plain(body), name, make, dump_plain)
 
 
-def _made(document: Any, name: str, make: Make, dump: Dump) -> Any:
+def _with_items(document: Any, name: str, make: Make, dump: Dump) -> Any:
     items = document.get(name) if isinstance(document, dict) else None
     if isinstance(items, list):
         document[name] = [make(document, item, None, dump) for item in items]
@@ -142,42 +151,42 @@ _scan = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, objec
 _space = re.compile(r"[ \t\n\r]*")
 
 
-def _behind(text: str, at: int) -> int:
-    """Return the position after white space, if any, at a position."""
+def _skip_space(text: str, at: int) -> int:
+    """Return the position after any white space at a position."""
     match = _space.match(text, at)
     return at if match is None else match.end()
 
 
-def _scanned(text: str, name: str, needed: str, make: Make) -> dict[str, Any]:
+def _scan_object(text: str, name: str, needed: str, make: Make) -> dict[str, Any]:
     """Do the work of `parse_list` item by item, so that the values of one item only are in memory.
 
     Raises `ValueError`, `IndexError` or `RecursionError` for a text that is no strict JSON or no such object, that has a key
     twice or a number beyond a double, or whose list comes before the member `needed`.
     """
     document: dict[str, Any] = {}
-    at = _after(text, 0, "{")
+    at = _skip_mark(text, 0, "{")
     while True:
         if text[at] != '"':
             raise ValueError("no key")
         key, at = _scan(text, at)
         if key in document or (key == name and needed not in document):
             raise ValueError("in no order")
-        at = _after(text, at, ":")
+        at = _skip_mark(text, at, ":")
         if key == name:
-            at = _after(text, at, "[")
-            document[key], at = _items(text, at, document, make)
+            at = _skip_mark(text, at, "[")
+            document[key], at = _scan_items(text, at, document, make)
         else:
             document[key], at = _scan(text, at)
-        at = _behind(text, at)
+        at = _skip_space(text, at)
         if text[at] != ",":
             break
-        at = _behind(text, at + 1)
-    if _after(text, at, "}") != len(text):
+        at = _skip_space(text, at + 1)
+    if _skip_mark(text, at, "}") != len(text):
         raise ValueError("more than an object")
     return document
 
 
-def _items(text: str, at: int, document: dict[str, Any], make: Make) -> tuple[list[Any], int]:
+def _scan_items(text: str, at: int, document: dict[str, Any], make: Make) -> tuple[list[Any], int]:
     """Return the made items of a list, and the position after it. `at` is the position after its bracket."""
     made: list[Any] = []
     if text[at] == "]":
@@ -185,20 +194,20 @@ def _items(text: str, at: int, document: dict[str, Any], make: Make) -> tuple[li
     while True:
         item, end = _scan(text, at)
         made.append(make(document, item, text[at:end], dump_plain))
-        at = end if text[end] == "," else _behind(text, end)
+        at = end if text[end] == "," else _skip_space(text, end)
         if text[at] == "]":
             return made, at + 1
         if text[at] != ",":
             raise ValueError("no list")
-        at = _behind(text, at + 1)
+        at = _skip_space(text, at + 1)
 
 
-def _after(text: str, at: int, mark: str) -> int:
+def _skip_mark(text: str, at: int, mark: str) -> int:
     """Return the position after a mark, and the white space around it, that must stand at this position."""
-    at = _behind(text, at)
+    at = _skip_space(text, at)
     if text[at] != mark:
         raise ValueError(f"no {mark}")
-    return _behind(text, at + 1)
+    return _skip_space(text, at + 1)
 
 
 def _dump_quick(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from agentscope.events import RUN_START, Event
 
@@ -12,13 +12,13 @@ from .base import BUSY, MISPLACED, PATIENCE, Batch, Dropped, Failure, Outcome, R
 from .batched_lane import cut_largest_field
 from .drop_reasons import ENCODE_ERROR, REJECTED, TOO_LARGE, DropReason
 from .json_encode import UNENCODABLE
-from .responses import GONE, UNACCEPTABLE, detail, fail, json_object, note_failure, note_refusal
+from .responses import GONE, UNACCEPTABLE, detail, fail, is_denial, json_object, note_failure, note_refusal
 
 AMBIGUOUS = frozenset({502, 504})
 """Answers of a gateway that got no answer itself: the backend behind it may have stored the record."""
 
 MOST_UNCERTAIN = 100_000
-"""The most ids of events that are kept as sent without an answer. A bound, because some of them never get one."""
+"""The most ids in `SingleState.uncertain`. Some of these events never get an answer."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -63,14 +63,9 @@ class SingleState:
         """The ids of events that were sent without an answer; sent again, they may be stored twice."""
 
 
-class Call(NamedTuple):
-    """The request that carries an event, or a part of one."""
-
-    method: str
-    path: str
-    body: bytes
-    key: str
-    """The idempotency key."""
+def record_request(method: str, path: str, body: bytes, key: str) -> Request:
+    """Make the request for a record. `key` is its idempotency key."""
+    return Request(method, path, {"Content-Type": "application/json", "Idempotency-Key": key}, body)
 
 
 class SingleLane:
@@ -95,8 +90,8 @@ class SingleLane:
 
     # ---- the format --------------------------------------------------------------------------------------------------
 
-    def _call(self, event: Event) -> Call | None:
-        """Make the call for this event; None if the format has none."""
+    def _request(self, event: Event) -> Request | None:
+        """Make the request for this event, or for a part of it; None if the format has none."""
         raise NotImplementedError
 
     def _learn(self, event: Event, answer: Mapping[str, Any]) -> bool:
@@ -123,11 +118,12 @@ class SingleLane:
             if self._yields(event):
                 continue
             try:
-                request = self._request(event)
+                request = self._fitting_request(event)
             except UNENCODABLE as error:
                 self._verdict(event, ENCODE_ERROR, type(error).__name__)
                 continue
             if request is not None:
+                self._sent = request.body
                 return request
             self._verdict(event, ENCODE_ERROR, f"the {self.api} cannot carry {event.type}")
         return None
@@ -136,7 +132,7 @@ class SingleLane:
         event = self._events[self._at]
         if isinstance(reply, Failure):
             if not reply.unsent:
-                self._doubt(event)
+                self._mark_uncertain(event)
             note_failure(self.outcome, reply)
             self._stopped = True
         elif 200 <= reply.status < 300:
@@ -146,54 +142,47 @@ class SingleLane:
         elif reply.status == 413:
             self._too_large(event)
         elif reply.status in UNACCEPTABLE:
-            self._confirm()
+            self._state.confirmed = True
             self._verdict(event, REJECTED, detail(reply))
         elif reply.status == 500 and "retry-after" not in reply.headers:
             self._server_error(event, reply)
         else:
             if reply.status in AMBIGUOUS:
-                self._doubt(event)
+                self._mark_uncertain(event)
             note_refusal(self.outcome, reply)
             self._stopped = True
 
     def _yields(self, event: Event) -> bool:
         """True if this event lets the next one pass, once for each 500."""
         suspect = self._batch.suspects.get(event.seq)
-        if suspect is None or not suspect.yields or not self._has_followers():
+        if suspect is None or not suspect.yields or event is self._events[-1]:
             return False
         suspect.yields = False
         self._at += 1
         return True
 
-    def _has_followers(self) -> bool:
-        return self._at + 1 < len(self._events)
-
-    def _request(self, event: Event) -> Request | None:
+    def _fitting_request(self, event: Event) -> Request | None:
         """Make the request for this event, with its largest fields cut if the backend refused that size."""
-        call = self._call(event)
-        while call is not None and len(call.body) >= self._batch.refused_size:
-            smaller = self._smaller(event)
-            if smaller is None:
-                break
+        request = self._request(event)
+        while request and len(request.body) >= self._batch.refused_size and (smaller := self._smaller(event)):
             event = self._events[self._at] = smaller
-            call = self._call(event)
-        if call is None:
-            return None
-        self._sent = call.body
-        headers = {"Content-Type": "application/json", "Idempotency-Key": call.key}
-        return Request(call.method, call.path, headers, call.body)
+            request = self._request(event)
+        return request
 
     def _answered(self, event: Event, reply: Response) -> None:
         answer = json_object(reply)
+        if answer is not None and is_denial(answer):
+            self._server_error(event, reply)
+            return
         if answer is None or not self._learn(event, answer):
-            self._doubt(event)
+            self._mark_uncertain(event)
             note_refusal(self.outcome, reply)
             self._stopped = True
             return
         self._stored(event)
 
     def _stored(self, event: Event) -> None:
-        self._confirm()
+        self._state.confirmed = True
         self._state.accepted += 1
         if not self._is_done(event):
             return
@@ -224,14 +213,16 @@ class SingleLane:
             self._batch.refused_size = min(self._batch.refused_size, len(self._sent))
 
     def _server_error(self, event: Event, reply: Response) -> None:
-        """Tell an outage from a record that causes HTTP 500: only that record is dropped."""
+        """React to HTTP 500 or a denial: drop a record that alone gets it, let later ones pass as a test, or stop."""
         note_refusal(self.outcome, reply)
         suspect = self._batch.suspects.setdefault(event.seq, Suspect(self._state.accepted))
         suspect.note(self._state.accepted)
         self._batch.server_errors = max(self._batch.server_errors, suspect.errors)
         if suspect.strikes >= PATIENCE:
-            self._verdict(event, REJECTED, "HTTP 500 to this record alone")
-        elif suspect.errors >= PATIENCE and self._at < PATIENCE and event.type != RUN_START and self._has_followers():
+            self._verdict(
+                event, REJECTED, f"{'HTTP 500' if reply.status == 500 else 'success: false'} to this record alone"
+            )
+        elif suspect.errors >= PATIENCE > self._at and event.type != RUN_START and event is not self._events[-1]:
             suspect.yields = True
         else:
             self._stopped = True
@@ -241,10 +232,7 @@ class SingleLane:
         self._state.uncertain.discard(self._id(event))
         del self._events[self._at]
 
-    def _confirm(self) -> None:
-        self._state.confirmed = True
-
-    def _doubt(self, event: Event) -> None:
+    def _mark_uncertain(self, event: Event) -> None:
         uncertain = self._state.uncertain
         if len(uncertain) >= MOST_UNCERTAIN:
             uncertain.pop()

@@ -66,9 +66,10 @@ ATTRIBUTE_PREFIXES = (
     "usage.",
     "ai.usage.",
     "gen_ai.aggregated_usage.",
+    "gen_ai.usage.details.",
 )
 """The beginnings of the names of span attributes with a count, in order of precedence."""
-_DETAILS = re.compile(r"(?:prompt_|completion_)?details\.")
+_DETAILS = re.compile(r"(?:.*\.)?(?:prompt_|completion_)?details\.")
 
 
 @lru_cache(maxsize=256)
@@ -77,31 +78,30 @@ def _field_of(key: str) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def count_in_attribute(name: str) -> tuple[str, tuple[int, bool, int, str]] | None:
+def count_in_attribute(name: str) -> tuple[str, tuple[int, int, str]] | None:
     """The field of `Tokens` that is in the attribute of this name, and its rank among the names of that field, lowest first.
 
     The name must begin with one of `ATTRIBUTE_PREFIXES`. None if it has no count.
     """
-    place = next(place for place, prefix in enumerate(ATTRIBUTE_PREFIXES) if name.startswith(prefix))
-    key = name.removeprefix(ATTRIBUTE_PREFIXES[place])
-    bare = _DETAILS.sub("", key, count=1).replace(".", "")
-    is_detail = bare != key.replace(".", "")
-    field = _field_of(bare)
-    if field is None or (is_detail and field not in _OF_DETAILS):
+    place = max(place for place, prefix in enumerate(ATTRIBUTE_PREFIXES) if name.startswith(prefix))
+    details = _DETAILS.match(name)
+    key = (name[details.end() :] if details else name.removeprefix(ATTRIBUTE_PREFIXES[place])).replace(".", "")
+    field = _field_of(key)
+    if field is None or (details and field not in _OF_DETAILS):
         return None
     spellings = [spelling.replace(" ", "") for spelling in _KEYS[field]]
-    return field, (place, is_detail, spellings.index(bare.replace("_", "").lower()), name)
+    return field, (place, spellings.index(key.replace("_", "").lower()), name)
 
 
 def count(value: object) -> int | None:
-    """A number of tokens, or None for what is none."""
+    """Return a number of tokens, or None for any other value."""
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and value >= 0 else None
 
 
 def tokens_of(usage: object, tokens_used: object = None) -> Tokens:
-    """The counts in a `usage` payload; without a total there, `tokens_used` is it."""
+    """Return the counts in a `usage` payload. `tokens_used` is the total if the payload has none."""
     found: dict[str, int] = {}
     for field, value in _counts(usage):
         found.setdefault(field, value)
@@ -178,11 +178,11 @@ _VOLTOPS_LLM: Names = {field: tuple(f"llm.{name}" for name in names) for field, 
 OF_STEP = (_GEN_AI, _OPENINFERENCE, _VOLTOPS)
 OF_LLM_STEP = (_GEN_AI, _OPENINFERENCE, _VOLTOPS_LLM)
 OF_RUN = (_VOLTOPS,)
-"""Backends add up the other two over all spans of a trace, and a run's usage is what its steps have told already."""
+"""The conventions for a run. Backends add up the counts of the other two over all spans of a trace, and the steps have them."""
 
 
 def token_attributes(tokens: Tokens, names: tuple[Names, ...]) -> dict[str, int]:
-    """The attributes for these counts under the given conventions. A total that is missing is that of input and output."""
+    """The attributes for these counts under the given conventions. A missing total is the sum of input and output."""
     if tokens.total is None and tokens.input is not None and tokens.output is not None:
         tokens = tokens._replace(total=tokens.input + tokens.output)
     known = [(field, value) for field, value in tokens._asdict().items() if value is not None]

@@ -17,18 +17,16 @@ except ImportError as problem:
 
     raise missing_extra(problem) from problem
 
-from agentscope.protocols.json_decode import DecodeError
 from agentscope.server.http.body import ENCODINGS
-from agentscope.server.http.limits import Limits, Refused
+from agentscope.server.http.limits import Limits
 from agentscope.server.http.security import Guard, Keys, loopback_hosts
 from agentscope.server.ingest.agentscope import Ingest
-from agentscope.server.ingest.intake import Intake
+from agentscope.server.ingest.intake import REFUSALS, Intake, refusal
 from agentscope.server.ingest.otlp import OTLP
 from agentscope.server.ingest.voltagent import History
-from agentscope.server.read.api import ReadAPI
+from agentscope.server.read.routes import Routes
 from agentscope.server.read.runs import RunReader
-from agentscope.server.read.site import Site
-from agentscope.server.storage.base import Store, Unavailable, Unsupported
+from agentscope.server.storage.base import Store, Unsupported
 
 STATIC = Path(__file__).with_name("viewer")
 
@@ -49,10 +47,9 @@ def create_app(
     keys = Keys(api_key)
     limits = limits or Limits()
     intake = Intake(store, limits)
-    reader = RunReader(store, limits, intake.large)
     ingest, otlp, history = Ingest(intake, keys), OTLP(intake, keys), History(intake, store, keys)
-    api = ReadAPI(store, keys, reader)
-    site = Site(store, keys, reader, intake.bodies, (STATIC / "style.css").read_bytes())
+    reader = RunReader(store, limits, intake.large)
+    read = Routes(store, keys, reader, intake.bodies, (STATIC / "style.css").read_bytes())
     hosts = loopback_hosts(8000) if allowed_hosts is None else allowed_hosts
     return Starlette(
         routes=[
@@ -66,20 +63,18 @@ def create_app(
             Route("/history/{run_id:path}", history.update, methods=["PATCH"]),
             Route("/history-events", history.add_event, methods=["POST"]),
             Route("/history-events/{event_id:path}", history.update_event, methods=["PATCH"]),
-            Route("/health", api.health),
-            Route("/api/runs", api.runs),
-            Route("/api/runs/{run_id:path}/events", api.events),
-            Route("/api/runs/{run_id:path}", api.run),
-            Route("/", site.index),
-            Route("/runs/{run_id:path}", site.run),
-            Route("/login", site.login_form),
-            Route("/login", site.login, methods=["POST"]),
-            Route("/static/style.css", site.style),
+            Route("/health", read.health),
+            Route("/api/runs", read.runs),
+            Route("/api/runs/{run_id:path}/events", read.events),
+            Route("/api/runs/{run_id:path}", read.run),
+            Route("/", read.runs_page),
+            Route("/runs/{run_id:path}", read.run_page),
+            Route("/login", read.login_form),
+            Route("/login", read.login, methods=["POST"]),
+            Route("/static/style.css", read.style),
         ],
         middleware=[Middleware(Guard, allowed_hosts=hosts, encodings=ENCODINGS)],
-        exception_handlers=dict.fromkeys(
-            (HTTPException, Refused, DecodeError, Unavailable, Unsupported, Exception), _problem
-        ),
+        exception_handlers=dict.fromkeys((*REFUSALS, HTTPException, Unsupported, Exception), _problem),
     )
 
 
@@ -87,12 +82,9 @@ async def _problem(request: Request, problem: Exception) -> Response:
     """Answer an exception with its status and one sentence."""
     if isinstance(problem, HTTPException):
         return JSONResponse({"detail": f"{problem.detail}."}, problem.status_code, headers=problem.headers)
-    if isinstance(problem, Refused):
-        return JSONResponse({"detail": str(problem)}, problem.status, headers=problem.headers)
-    if isinstance(problem, DecodeError):
-        return JSONResponse({"detail": str(problem)}, problem.status)
-    if isinstance(problem, Unavailable):
-        return JSONResponse({"detail": f"Try again later: {problem}."}, 503, headers={"Retry-After": "1"})
+    if isinstance(problem, REFUSALS):
+        status, sentence, headers = refusal(problem)
+        return JSONResponse({"detail": sentence}, status, headers=headers)
     if isinstance(problem, Unsupported):
         return JSONResponse({"detail": f"{problem}."}, 501)
     return JSONResponse({"detail": "The receiver failed on this request; its log says why."}, 500)

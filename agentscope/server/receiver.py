@@ -11,7 +11,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from types import TracebackType
 
 from agentscope.errors import ConfigurationError
 from agentscope.server.extra import missing_extra
@@ -23,7 +22,7 @@ except ImportError as problem:
 
 from agentscope.server.http.connection import BoundedProtocol
 from agentscope.server.http.limits import Limits
-from agentscope.server.http.security import loopback_hosts
+from agentscope.server.http.security import bracketed, loopback_hosts
 from agentscope.server.storage.sqlite.store import SQLiteStore
 
 from .app import create_app
@@ -42,10 +41,9 @@ _CONCURRENCY = 1024  # requests at once; the limit of connections is reached lon
 class Receiver:
     """A receiver in a background thread of this process.
 
-    `port` 0 takes a free one; `db` is the database file, None a temporary one; `retention_days` deletes older runs.
-    A `host` that is not loopback needs an `api_key`. `allowed_hosts` are further Host values (with or without port)
-    under which it may be reached. Raises `ConfigurationError` for wrong options, `OSError` when the address is taken. A
-    receiver can be started once.
+    `port` 0 takes a free one; `db` is the database file, None a temporary one; `retention_days` deletes older runs. A `host`
+    that is not loopback needs an `api_key`. `allowed_hosts` are further Host values, with or without port. It can be started
+    once. Raises `ConfigurationError` for wrong options, `OSError` when the address is taken.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class Receiver:
         shown = self._host
         if address is not None and address.is_unspecified:
             shown = "::1" if address.version == 6 else "127.0.0.1"
-        return f"http://{_bracketed(shown)}:{self._port}"
+        return f"http://{bracketed(shown)}:{self._port}"
 
     @property
     def store(self) -> SQLiteStore:
@@ -135,9 +133,7 @@ class Receiver:
     def __enter__(self) -> Receiver:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _serve(self, listener: socket.socket) -> None:
@@ -154,7 +150,7 @@ class Receiver:
     def _hosts(self) -> list[str]:
         hosts = loopback_hosts(self._port)
         for host in (self._host, *self._allowed_hosts):
-            bare = _bracketed(host)
+            bare = bracketed(host)
             hosts += [bare] if bare.rpartition(":")[2].isdigit() else [f"{bare}:{self._port}"]
         return hosts
 
@@ -238,7 +234,3 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if isinstance(_address(host), ipaddress.IPv6Address) else host

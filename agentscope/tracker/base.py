@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentscope.errors import AgentScopeError, APIError, AuthenticationError
 
+from .copies import Origin
 from .handles import InProcess
 from .never_raise import safe
 from .recorder import Recorder
@@ -22,9 +23,10 @@ LONGEST_WAIT = 4_000_000.0
 
 
 class Face(InProcess):
-    """Records to the destinations of its configuration. It lives in one process."""
+    """Records to the destinations of its configuration. It lives in one process; a pickle of it makes another one there."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, options: Mapping[str, Any]) -> None:
+        """options: as they were given, for a tracker that another process makes from a pickle."""
         self._config = config
         from agentscope.pipeline.factory import (
             pipeline_for,  # imported late: `import agentscope` alone does not pay for it
@@ -32,6 +34,8 @@ class Face(InProcess):
 
         self._pipeline = pipeline_for(config)
         self._recorder = Recorder(config, self._pipeline)
+        self._recorder.origin = origin = Origin(self, config, options)
+        origin.known_as(origin.token, self._recorder)
         if config.flush_on_signal and config.enabled:
             from agentscope.pipeline import signals
 
@@ -57,14 +61,14 @@ class Face(InProcess):
         """
         return self._checked(self._pipeline.shutdown(self._seconds(timeout, 10.0)))
 
-    @safe(lambda self, *_: _in_thread(lambda: self.flush(30.0)))
+    @safe(lambda self, *_: self._pipeline.aflush(30.0))
     async def aflush(self, timeout: float = 30.0) -> FlushResult:
-        """`flush` without blocking the event loop."""
-        return await _in_thread(lambda: self.flush(timeout))
+        """`flush` without blocking the event loop, in asyncio and trio. In another event loop it blocks."""
+        return self._checked(await self._pipeline.aflush(self._seconds(timeout, 30.0)))
 
     @safe(lambda self, *_: _in_thread(lambda: self.shutdown(10.0)))
     async def ashutdown(self, timeout: float = 10.0) -> FlushResult:
-        """`shutdown` without blocking the event loop."""
+        """`shutdown` without blocking the event loop, in asyncio and trio. In another event loop it blocks."""
         return await _in_thread(lambda: self.shutdown(timeout))
 
     @safe(lambda self, *_: self._pipeline.stats())
@@ -100,6 +104,9 @@ class Face(InProcess):
             if error is None:
                 raise
 
+    def __reduce__(self) -> Any:
+        return self._recorder.origin.of_face(type(self))
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self._config.address}>"
 
@@ -123,7 +130,7 @@ class Face(InProcess):
 
 def _in_thread(call: Callable[[], FlushResult]) -> Awaitable[FlushResult]:
     from agentscope.pipeline.process import (
-        threads,
+        awaiting,
     )  # imported late, as the pipeline is: a program without a tracker does not pay for it
 
-    return threads.awaited(call, "agentscope-flush")
+    return awaiting.awaited(call, "agentscope-flush")

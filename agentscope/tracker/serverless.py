@@ -10,7 +10,7 @@ from functools import wraps
 from inspect import iscoroutine, iscoroutinefunction
 from typing import Any
 
-from agentscope.pipeline.process import threads
+from agentscope.pipeline.process import awaiting
 
 Flush = Callable[[float], object]
 """Delivers what there is, for so many seconds at most."""
@@ -33,7 +33,7 @@ def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout:
         try:
             return await call
         finally:
-            await threads.awaited(lambda: deliver(args, kwargs), "agentscope-flush")
+            await awaiting.awaited(lambda: deliver(args, kwargs), "agentscope-flush")
 
     @wraps(function)
     async def call_async(*args: Any, **kwargs: Any) -> Any:

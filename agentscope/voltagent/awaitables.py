@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, NoReturn, TypeVar
 
+from agentscope.tracker.handles import InProcess
 from agentscope.types import FlushResult, Stats
 
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Ready(Coroutine[Any, Any, T_co]):
+class Ready(InProcess, Coroutine[Any, Any, T_co]):
     """A coroutine with a result that is known already."""
 
     def _result(self) -> T_co:
@@ -126,7 +127,7 @@ class Delivery(FlushResult, Coroutine[Any, Any, FlushResult]):
         return self._wait().__await__()
 
     async def _wait(self) -> FlushResult:
-        if self._future.done():
+        if self._future.done() and not _in_event_loop():
             return self._future.result()
         import asyncio
 

@@ -18,11 +18,12 @@ from agentscope.protocols.ids import new_id
 from agentscope.serialization.text import text
 from agentscope.tracker.context import HANDLE, Scope
 from agentscope.tracker.fields import LONGEST_SHOWN, Fields, outcome
-from agentscope.tracker.handles import InProcess, _Block
+from agentscope.tracker.handles import _Block
 from agentscope.tracker.never_raise import safe
 from agentscope.tracker.recorder import Recorder
 
 from .awaitables import ACCEPTED, REFUSED, Ready, Settled
+from .option_dicts import AgentDict, EventDict, StepDict
 from .options import FINAL, spread, status_of
 from .registry import Entry, Registry, begin_event, begin_step
 from .types import AgentOptions, MemoryOptions, RetrieverOptions, TimelineEvent, ToolOptions
@@ -30,6 +31,7 @@ from .types import AgentOptions, MemoryOptions, RetrieverOptions, TimelineEvent,
 Given = Mapping[str, Any]
 H = TypeVar("H", bound="Handle")
 S = TypeVar("S", bound="Operation")
+M = TypeVar("M", bound=Callable[..., Any])
 
 _ATTRIBUTES = frozenset({"id", "trace_id", "agent_id"})
 """Public attributes of handles."""
@@ -37,7 +39,7 @@ _ATTRIBUTES = frozenset({"id", "trace_id", "agent_id"})
 _refused = safe(lambda *_: REFUSED)
 
 
-class Handle(_Block, InProcess, Ready[Any]):
+class Handle(_Block, Ready[Any]):
     """A handle of an open run or step. `await` returns the handle itself."""
 
     def __init__(self, registry: Registry | None, entry: Entry, above: Handle | None = None) -> None:
@@ -68,6 +70,10 @@ class Handle(_Block, InProcess, Ready[Any]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._entry.id}>"
 
+    def __reduce__(self) -> Any:
+        # In another process it is an id, and records nothing.
+        return _idle_handle, (type(self), self._entry.id, self._entry.parent_id, self.trace_id)
+
     def __del__(self) -> None:
         try:
             if self._registry is not None:
@@ -77,7 +83,7 @@ class Handle(_Block, InProcess, Ready[Any]):
 
     def _open(self, recorder: Recorder) -> Scope | None:
         entry = self._entry
-        return recorder.runs.enter(entry.run_id, entry.step_id, opened_as=self.trace_id, sort=HANDLE)
+        return recorder.runs.enter(entry.run_id, entry.step_id, own_id=self.trace_id, sort=HANDLE)
 
     @safe(lambda *_: None)
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
@@ -146,42 +152,36 @@ class Retriever(Operation):
     """A search for information."""
 
 
-# Pyright cannot infer the types of these in the decorators of a base class of `Agent`: they are declared.
-_UNRECORDED: dict[str, Callable[..., Any]] = {
-    "agent": lambda parent, *_: Agent(None, idle(), parent),
-    "tool": lambda parent, *_: Tool(None, idle(), parent),
-    "memory": lambda parent, *_: Memory(None, idle(), parent),
-    "retriever": lambda parent, *_: Retriever(None, idle(), parent),
-    "operation": lambda parent, *_: Operation(None, idle(), parent),
-}
-"""The handles that calls give after an error of this package: nothing is recorded by them."""
+def _returns(kind: str) -> Callable[[M], M]:
+    """Guard a call: after an error of this package it returns a handle of this class that records nothing."""
+    return safe(lambda parent, *_: globals()[kind](None, idle(), parent))
 
 
 class _Parent(Handle):
     """Base of handles that children can be added to."""
 
-    @safe(_UNRECORDED["agent"])
-    def add_agent(self, options: AgentOptions | Given | str | None = None, **more: Any) -> Agent:
+    @_returns("Agent")
+    def add_agent(self, options: AgentOptions | AgentDict | Given | str | None = None, **more: Any) -> Agent:
         """Begin an agent. Options: `name`, `input`, `instructions`, `metadata`; others become metadata."""
         return self._add(Agent, "agent", options, more)
 
-    @safe(_UNRECORDED["tool"])
-    def add_tool(self, options: ToolOptions | Given | str | None = None, **more: Any) -> Tool:
+    @_returns("Tool")
+    def add_tool(self, options: ToolOptions | StepDict | Given | str | None = None, **more: Any) -> Tool:
         """Begin a tool call. Options: `name`, `input`, `metadata`; others become metadata."""
         return self._add(Tool, "tool_call", options, more)
 
-    @safe(_UNRECORDED["memory"])
-    def add_memory(self, options: MemoryOptions | Given | str | None = None, **more: Any) -> Memory:
+    @_returns("Memory")
+    def add_memory(self, options: MemoryOptions | StepDict | Given | str | None = None, **more: Any) -> Memory:
         """Begin a memory access. Options: `name`, `input`, `metadata`; others become metadata."""
         return self._add(Memory, "memory", options, more)
 
-    @safe(_UNRECORDED["retriever"])
-    def add_retriever(self, options: RetrieverOptions | Given | str | None = None, **more: Any) -> Retriever:
+    @_returns("Retriever")
+    def add_retriever(self, options: RetrieverOptions | StepDict | Given | str | None = None, **more: Any) -> Retriever:
         """Begin a search. Options: `name`, `input`, `metadata`; others become metadata."""
         return self._add(Retriever, "retrieval", options, more)
 
-    @safe(_UNRECORDED["operation"])
-    def add_event(self, event_data: TimelineEvent | Given | str | None = None, **more: Any) -> Operation:
+    @_returns("Operation")
+    def add_event(self, event_data: TimelineEvent | EventDict | Given | str | None = None, **more: Any) -> Operation:
         """Begin a custom event. Options: `name`, `type`, `input`, `output`, `status`, `level`, `metadata` and others.
 
         A final status (completed, error, cancelled) ends it at once; otherwise the returned handle does.
@@ -251,6 +251,12 @@ class Trace(_Parent):
 def idle(name: str = "unknown") -> Entry:
     """Return the entry of a handle that records nothing."""
     return Entry(new_id(), None, None, name, "", 0)
+
+
+def _idle_handle(kind: type[Handle], own_id: str, parent_id: str | None, trace_id: str) -> Handle:
+    handle = kind(None, Entry(own_id, None, parent_id, "unknown", "", 0))
+    handle.trace_id = trace_id
+    return handle
 
 
 TraceContext, AgentContext, ToolContext = Trace, Agent, Tool

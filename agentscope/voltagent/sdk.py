@@ -17,8 +17,9 @@ from agentscope.tracker.recorder import LONGEST_ID
 from agentscope.tracker.tracker import Tracker
 
 from .awaitables import ACCEPTED, REFUSED, Delivery, Settled
-from .config import load, voltagent_exporter
+from .config import given_options, load, voltagent_exporter
 from .handles import Given, Operation, Trace, idle
+from .option_dicts import EventDict, TraceDict
 from .options import spread, take
 from .registry import Entry, Registry, begin_event, begin_trace
 from .types import History, TimelineEvent, TraceOptions, VoltAgentConfig
@@ -55,8 +56,10 @@ class VoltAgentSDK(Face):
     ) -> None:
         check_names("VoltAgentSDK", options, SharedOptions.__annotations__)
         own = {"base_url": base_url, "public_key": public_key, "secret_key": secret_key, "auto_flush": auto_flush}
-        config, self._published = load({**own, **options}, given)
-        super().__init__(config)
+        named = {name: value for name, value in {**own, **options}.items() if value is not None}
+        every = {**given_options(given), **named}
+        config, self._published = load(every)
+        super().__init__(config, every)
         self._registry = Registry(self._recorder, self._pipeline)
         self._kept = self._registry.keeper()
         self._client: VoltAgentCoreAPI | None = None
@@ -65,7 +68,7 @@ class VoltAgentSDK(Face):
     # ---- traces ----------------------------------------------------------------------------------------------------
 
     @safe(lambda *_: Trace(None, idle()))
-    def trace(self, options: TraceOptions | Given | None = None, **more: Any) -> Trace:
+    def trace(self, options: TraceOptions | TraceDict | Given | None = None, **more: Any) -> Trace:
         """Begin a trace: `async with sdk.trace(agentId="…") as trace`, or any other use of a handle. It is recorded at once.
 
         Options, in camelCase or snake_case: `agentId`, `id` (else one is made), `input`, `userId`, `conversationId`, `metadata`,
@@ -80,7 +83,7 @@ class VoltAgentSDK(Face):
         return Trace(self._registry, begin_trace(self._registry, given, fields))
 
     @safe(lambda *_: Trace(None, idle()))
-    def create_trace(self, options: TraceOptions | Given | None = None, **more: Any) -> Trace:
+    def create_trace(self, options: TraceOptions | TraceDict | Given | None = None, **more: Any) -> Trace:
         """Begin a trace that stays open without its handle, until it is ended by its id or the SDK ends."""
         trace = self.trace(options, **more)
         if self._recorder.enabled:
@@ -104,7 +107,7 @@ class VoltAgentSDK(Face):
 
     @safe(lambda *_: Operation(None, idle()))
     def add_event_to_trace(
-        self, trace_id: str, event_data: TimelineEvent | Given | str | None = None, **more: Any
+        self, trace_id: str, event_data: TimelineEvent | EventDict | Given | str | None = None, **more: Any
     ) -> Operation:
         """Begin a custom event, as `Trace.add_event` does. It stays open without its handle, until it is ended."""
         if not self._recorder.enabled:

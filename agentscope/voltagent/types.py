@@ -89,6 +89,7 @@ class _Contents(Record):
     tags: list[str] | None = optional(TEXTS)
     metadata: _Object | None = optional(OBJECT)
     version: str | None = optional(TEXT)
+    level: EventLevel | None = optional(_LEVEL)
 
 
 @_record
@@ -142,7 +143,6 @@ class History(_Results):
     end_time: str | None = optional(TEXT)
     completion_start_time: str | None = optional(TEXT)
     status: TraceStatus = optional(_TRACE_STATUS, TraceStatus.WORKING)
-    level: EventLevel | None = optional(_LEVEL)
     usage: TokenUsage | None = optional(record(TokenUsage))
     created_at: str | None = optional(TEXT)
     updated_at: str | None = optional(TEXT)
@@ -162,7 +162,6 @@ class CreateHistoryRequest(_Contents):
     startTime: str | None = optional(TEXT)
     completionStartTime: str | None = optional(TEXT)
     status: TraceStatus = optional(_TRACE_STATUS, TraceStatus.WORKING)
-    level: EventLevel | None = optional(_LEVEL)
 
 
 @_record
@@ -173,7 +172,6 @@ class UpdateHistoryRequest(_Results):
     end_time: str | None = optional(TEXT)
     completion_start_time: str | None = optional(TEXT)
     status: TraceStatus | None = optional(_TRACE_STATUS)
-    level: EventLevel | None = optional(_LEVEL)
     usage: TokenUsage | None = optional(record(TokenUsage))
 
 
@@ -193,7 +191,6 @@ class UpdateEventRequest(_Results):
     end_time: str | None = optional(TEXT)
     status: EventStatus | None = optional(_EVENT_STATUS)
     status_message: str | _Object | None = optional(MESSAGE)
-    level: EventLevel | None = optional(_LEVEL)
 
 
 # ---- configuration ---------------------------------------------------------------------------------------------------
@@ -229,7 +226,6 @@ class TraceOptions(_Contents):
     id: str | None = optional(TEXT)
     userId: str | None = optional(TEXT)
     conversationId: str | None = optional(TEXT)
-    level: EventLevel | None = optional(_LEVEL)
     startTime: str | None = optional(TEXT)
     completionStartTime: str | None = optional(TEXT)
 

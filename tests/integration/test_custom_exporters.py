@@ -99,7 +99,7 @@ SPOOL = """
 """
 
 
-def test_what_a_killed_process_left_in_the_spool_is_exported_by_the_next(tmp_path: Path) -> None:
+def test_events_that_a_killed_process_left_in_the_spool_are_exported_by_the_next(tmp_path: Path) -> None:
     quiet = {"COVERAGE_PROCESS_CONFIG": ""}
     directory = str(tmp_path / "spool")
     assert (

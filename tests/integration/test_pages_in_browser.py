@@ -226,7 +226,7 @@ def test_the_index_lists_runs_and_the_page_of_a_run_shows_its_steps(receiver: An
         assert shown in page.text
 
 
-def test_what_agents_recorded_is_shown_as_text_and_never_executed(receiver: Any, tmp_path: Path) -> None:
+def test_recorded_values_are_shown_as_text_and_never_executed(receiver: Any, tmp_path: Path) -> None:
     tracker = create_tracker(api_key="any", base_url=receiver.url)
     everything = "".join(XSS)
     run_id = tracker.start_run(everything[:200], input_data={attack: attack for attack in XSS}, external_id=XSS[0])

@@ -142,7 +142,7 @@ def test_no_query_is_a_fault_of_the_receiver(client: Client, q: str, status: str
 
 @given(q=st.text(st.sampled_from("%_\\'\"*?[]a50fpl "), min_size=1, max_size=6))
 @over_http
-def test_what_is_searched_for_is_taken_literally(client: Client, q: str) -> None:
+def test_a_search_text_is_taken_literally(client: Client, q: str) -> None:
     found = {run["id"] for run in client.get(f"/api/runs?{urlencode({'q': q})}").json["runs"]}
     expected = {"50%_off": "50%_off a\\b", "plain": "plain tester"}
     assert found == {

@@ -1,4 +1,4 @@
-"""What strangers may cost the receiver: size, depth, time and connections are bounded."""
+"""The bounds of the receiver against strangers: size, depth, time and connections."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_body_that_inflates_beyond_the_bound_is_refused(receiver: Receiver, en
         (b"x", "gzip, gzip", 415),
     ],
 )
-def test_what_does_not_inflate_cleanly_is_refused(body: bytes, encoding: str, status: int) -> None:
+def test_a_body_that_does_not_inflate_cleanly_is_refused(body: bytes, encoding: str, status: int) -> None:
     with pytest.raises(Refused) as caught:
         bodies.inflate(body, encoding, 100)
     assert caught.value.status == status

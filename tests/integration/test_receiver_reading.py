@@ -1,4 +1,4 @@
-"""What the receiver shows of what it stored: the read API and the pages."""
+"""The read API and the pages of the receiver."""
 
 from __future__ import annotations
 

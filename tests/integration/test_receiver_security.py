@@ -1,4 +1,4 @@
-"""Who may talk to the receiver, and what its answers allow a browser to do."""
+"""Access to the receiver, and the rights that its answers give a browser."""
 
 from __future__ import annotations
 

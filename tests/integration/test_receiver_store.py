@@ -51,7 +51,7 @@ def run_ids(store: SQLiteStore) -> list[str]:
     return [run["id"] for run in store.list_runs(RunQuery())[0]]
 
 
-def test_what_was_stored_is_there_after_a_restart(path: Path) -> None:
+def test_stored_events_survive_a_restart(path: Path) -> None:
     first = SQLiteStore(path)
     first.ingest(batch(run_start("a"), step("a"))).result()
     first.close()

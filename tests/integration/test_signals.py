@@ -308,6 +308,31 @@ def test_a_child_that_gets_the_signal_before_it_runs_ends_by_it(receiver: Receiv
     assert stored_steps(receiver.url) == ["before"]
 
 
+def test_a_child_that_waits_for_a_semaphore_ends_by_the_signal(receiver: Receiver) -> None:
+    # On one processor it is released, taken again, and sent the signal before it runs: the C library goes on waiting then.
+    after = """
+    import multiprocessing
+    semaphore = multiprocessing.get_context("fork").Semaphore(0)
+    os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})
+    for _ in range(10):
+        pid = os.fork()
+        if not pid:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))   # it does not run as soon as it could
+            semaphore.acquire()
+            os._exit(1)
+        while "futex" not in open(f"/proc/{pid}/wchan").read():
+            time.sleep(0.01)   # between two looks
+        semaphore.release()
+        taken = semaphore.acquire(block=False)   # else the child was quicker, and ends by itself
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitpid(pid, 0)[1] == signal.SIGTERM or not taken
+    sys.exit()
+    """
+    result = run_program(program(receiver.url, after=after), env={"PYTHONWARNINGS": "ignore::DeprecationWarning"})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert stored_steps(receiver.url) == ["before"]
+
+
 def test_the_first_process_of_a_container_ends_although_the_system_spares_it(receiver: Receiver) -> None:
     sparing = """
     killed = os.kill

@@ -1,7 +1,7 @@
-"""Decode the bodies of the AgentScope ingest calls, batch and classic, into patches. Pure: no clock, no I/O, no ids of its own.
+"""The decoder of the AgentScope ingest calls, batch and classic: bodies into patches, without clock, I/O or ids of its own.
 
-A body that is no JSON or no envelope raises `DecodeError` with the HTTP status for it. A single event that is wrong is
-rejected, and its neighbours are kept.
+A body that is no JSON or has no envelope raises `DecodeError` with the HTTP status of the answer. A wrong event is rejected by
+itself, and the others are kept.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from agentscope.protocols.json_decode import (
     MAX_DEPTH,
     DecodeError,
     Dump,
+    Rejected,
     dump_plain,
     is_text,
     parse,
@@ -24,17 +25,17 @@ from agentscope.protocols.json_decode import (
 )
 from agentscope.serialization.depth import is_deeper
 
-from .fields import AN_ID, Rejected, is_id, normal_time, normalise
+from .fields import AN_ID, is_id, normal_time, normalise
 
 MAX_SEQ = (1 << 63) - 1
 META_PREFIX = "agentscope_"
-"""Of the keys in `meta_data` under which the classic calls carry the fields that they have no place for."""
+"""The prefix of the keys in `meta_data` under which the classic calls carry the fields that they have no place for."""
 
 CLASSIC_SESSION = "classic"
 """The session of all patches from the classic calls. Their order is the order of arrival."""
 _EVENT_DEPTH = MAX_DEPTH - 2  # an event sits inside the envelope and its list
 _RUN_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END})
-_UNREAD = ("input", "output", "meta_data", "truncated")  # by `rows`; an error and the usage are
+_NOT_IN_ROWS = ("input", "output", "meta_data", "truncated")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -72,15 +73,15 @@ class Batch(NamedTuple):
     rejected: list[dict[str, Any]]
     """`{"id": str | None, "reason": str}` for each event that was rejected."""
     dropped: dict[str, int]
-    """Events that the sender gave up before this batch, by reason."""
+    """The number of events that the sender dropped before this batch, by reason."""
 
 
 def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> Batch:
     """Decode the body of `POST /api/ingest/batch`.
 
-    `weighed` says that the number of its values was checked before. With `lean`, `Patch.fields` is without the payloads that no
-    row needs; the body has them. Raises `DecodeError`: 400 for what is not strict JSON or too
-    deep, 413 for too many values, 422 for a wrong envelope.
+    weighed: True if the number of its values was checked before. lean: True to leave the payloads that no row needs out of
+    `Patch.fields`; `Patch.body` has them. Raises `DecodeError`: 400 for a body that is no strict JSON or too deep, 413 for too
+    many values, 422 for a wrong envelope.
     """
     if not weighed:
         weigh(body)
@@ -102,7 +103,7 @@ def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> B
 
 
 def _item(document: dict[str, Any], event: Any, text: str | None, dump: Dump) -> Patch | dict[str, Any]:
-    """An event as a patch, or the id and the reason of one that is rejected."""
+    """Return an event as a patch, or the id and the reason of one that is rejected."""
     try:
         return _patch(event, text, document.get("session_id"), dump)
     except Rejected as wrong:
@@ -112,7 +113,7 @@ def _item(document: dict[str, Any], event: Any, text: str | None, dump: Dump) ->
 def _lean_item(document: dict[str, Any], event: Any, text: str | None, dump: Dump) -> Patch | dict[str, Any]:
     item = _item(document, event, text, dump)
     if type(item) is Patch:
-        for name in _UNREAD:
+        for name in _NOT_IN_ROWS:
             event.pop(name, None)
     return item
 
@@ -141,7 +142,7 @@ def decode_run_update(body: bytes, run_id: str, arrival: Arrival) -> Patch:
 
 
 def _patch(event: Any, text: str | None, session_id: Any, dump: Dump) -> Patch:
-    """An event as a patch. Raises `Rejected`. The session is checked with the envelope."""
+    """Return an event as a patch. Raises `Rejected`. The session is checked with the envelope."""
     if not isinstance(event, dict):
         raise Rejected("an event must be an object")
     get = event.get

@@ -1,4 +1,4 @@
-"""The fields of events as they are received: the check of each type, and the one form in which a value is kept. Pure."""
+"""The check of received fields by type, and the normal form of their values."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeGuard
 
 from agentscope.events import FIELDS, MILLISECONDS, NUMBER, TEXT, TEXTS, TIME, WHOLE
+from agentscope.protocols.json_decode import Rejected
 
 MAX_ID = 255
-"""Characters in an id of an event, a run or a step."""
+"""The most characters of an id of an event, a run or a step."""
 AN_ID = f"a string of 1 to {MAX_ID} characters without NUL"
 
 _TIME = re.compile(
@@ -21,17 +22,13 @@ _TIME = re.compile(
 _NORMAL_LENGTH = len("2026-01-31T12:00:00.000000Z")
 
 
-class Rejected(ValueError):
-    """An event that cannot be stored, whatever came with it. The text says why."""
-
-
 def is_id(value: object) -> TypeGuard[str]:
     """Return whether a value can be the id of an event, a run or a step."""
     return type(value) is str and 0 < len(value) <= MAX_ID and "\0" not in value
 
 
 def normal_time(text: str) -> str:
-    """An RFC 3339 or ISO 8601 time as UTC with six digits and Z; without a zone it is taken as UTC.
+    """Return an RFC 3339 or ISO 8601 time in UTC, with six digits and Z. A time without a zone is in UTC.
 
     Raises `ValueError` for anything else.
     """
@@ -68,7 +65,7 @@ def _normalised(text: str) -> str:
 
 
 def time_text(moment: datetime) -> str:
-    """A zoned `datetime` in the form of `Patch.time`."""
+    """Return a zoned `datetime` in the form of `Patch.time`."""
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
@@ -77,7 +74,7 @@ class Form(NamedTuple):
 
     expected: str
     of: Callable[[Any], Any]
-    """The normal form of a value, or None for one that is not as expected."""
+    """Return the normal form of a value, or None for one that is not as expected."""
 
 
 def _text(value: Any) -> Any:

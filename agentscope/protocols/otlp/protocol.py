@@ -112,11 +112,8 @@ class OTLPLane(PieceLane):
     def __init__(self, state: OTLPState, batch: Batch, outcome: Outcome) -> None:
         wholes, waiting = joined(batch)
         outcome.parked += waiting
+        self._path = state.path
         super().__init__(state, batch, outcome, wholes)
-
-    @property
-    def _path(self) -> str:
-        return self._state.path
 
     @property
     def _form(self) -> Form:
@@ -150,27 +147,26 @@ class OTLPLane(PieceLane):
             self._stop()
             fail(self._outcome, BUSY, f"the backend rejects {rejected} of {len(self._sent)} spans, which cannot be")
             return
-        refused = self._blamed(rejected, message)
+        refused = self._rejected(rejected, message)
         for seq in refused:
             self._drop(seq, REJECTED, clean(message) or "no reason given")
         self._deliver([seq for seq in self._sent if seq not in refused])
         self._confirm(len(self._sent))
 
-    def _blamed(self, number: int, message: str) -> set[int]:
-        """The rejected spans. OTLP has only their number; a message may name them, as that of the receiver here.
+    def _rejected(self, number: int, message: str) -> set[int]:
+        """Return the rejected spans. OTLP has only their number; a message may name them, as that of the receiver here does.
 
         Without names the last spans are chosen, so that at least the counts are right.
         """
         if not number:
             return set()
         named = set(_SPAN_ID.findall(message))
-        blamed = [seq for seq in self._sent if _span_id(self._events[seq]) in named] if named else []
-        others = [seq for seq in reversed(self._sent) if seq not in blamed]
-        return set([*blamed, *others][:number])
-
-
-def _span_id(event: ReadyEvent) -> str:
-    return span_id_of(event.run_id if event.step_id is None else event.step_id)
+        events = [self._events[seq] for seq in self._sent] if named else []
+        found = [
+            each.seq for each in events if span_id_of(each.run_id if each.step_id is None else each.step_id) in named
+        ]
+        others = [seq for seq in reversed(self._sent) if seq not in found]
+        return set([*found, *others][:number])
 
 
 def _partial_success(reply: Response) -> tuple[int, str] | None:

@@ -22,8 +22,8 @@ from agentscope.events import (
     TIME,
 )
 from agentscope.protocols.agentscope.decode import Arrival, Patch, check_values, parse_object, patch_of
-from agentscope.protocols.agentscope.fields import AN_ID, FORMS, Form, Rejected, is_id, normalise
-from agentscope.protocols.json_decode import DecodeError
+from agentscope.protocols.agentscope.fields import AN_ID, FORMS, Form, is_id, normalise
+from agentscope.protocols.json_decode import DecodeError, Rejected
 
 from .vocabulary import CANCELLED, NOTE, RESERVED, STEP_TYPES, camel_case, verb_of
 

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, STEP_START, STEP_UPDATE, Event
-from agentscope.protocols.base import Batch, Failure, Part, Response
+from agentscope.protocols.base import Batch, Failure, Part, Request, Response
 from agentscope.protocols.batched_lane import cut_largest_field
-from agentscope.protocols.sequential_lane import Call, Remembered, SingleLane, SingleState
+from agentscope.protocols.sequential_lane import Remembered, SingleLane, SingleState, record_request
 
 from .records import Place, Record, event_update, history_record, history_update, start_record, verdict_record
+from .vocabulary import text_or_none
 
 MAX_RUNS = 10_000
 """Bound on the runs whose ids are remembered."""
@@ -87,7 +88,7 @@ class HistoryLane(SingleLane):
         super().__init__(state, batch, list(_parents_first(events)))
         self._known = state
         self._part: Event
-        """The event in the current request, or the half of it."""
+        """The event in the current request; of a whole step, its start or its end."""
         self._metadata = b""
         self._agent: str | None = None
 
@@ -102,7 +103,7 @@ class HistoryLane(SingleLane):
         else:
             super().answer(reply)
 
-    def _call(self, event: Event) -> Call | None:
+    def _request(self, event: Event) -> Request | None:
         part = self._part = self._next_part(event)
         key = self._id(event)
         if event.type == STEP and part.type == STEP_START:
@@ -110,7 +111,7 @@ class HistoryLane(SingleLane):
         run = self._known.run(event.run_id)
         method, path = "POST", "/history"
         if part.type == RUN_START:
-            self._agent = _name(event, "agent_name")
+            self._agent = text_or_none(event.fields.get("agent_name"))
             record = history_record(part)
         elif part.type in (RUN_UPDATE, RUN_END):
             method, path = "PATCH", f"/history/{quote(run.id, safe='')}"
@@ -120,7 +121,7 @@ class HistoryLane(SingleLane):
         else:
             return None
         self._metadata = record.metadata
-        return Call(method, path, record.body, key)
+        return record_request(method, path, record.body, key)
 
     def _step_call(self, part: Event, run: BackendIds) -> tuple[str, str, Record]:
         own = self._known.step(part.run_id, part.step_id)
@@ -129,7 +130,8 @@ class HistoryLane(SingleLane):
         if part.type == STEP_START:
             # An unknown parent was dropped or comes later. The note in the record names it all the same.
             place = Place(run.id, above.id if above else None, agent)
-            self._agent = _name(part, "name") if part.fields.get("step_type") == "agent" else agent
+            is_agent = part.fields.get("step_type") == "agent"
+            self._agent = text_or_none(part.fields.get("name")) if is_agent else agent
             return "POST", "/history-events", start_record(part, place)
         base = self._known.metadata((part.run_id, part.step_id))
         if part.type == STEP_END:
@@ -167,7 +169,7 @@ class HistoryLane(SingleLane):
 
 
 def _parents_first(events: Sequence[Event]) -> Iterator[Event]:
-    """The events in order, but a whole step, which comes when it has ended, goes before what hangs below it."""
+    """Yield the events in order, except that a whole step, which is recorded at its end, comes before its children."""
     wholes = {event.step_id: event for event in events if event.type == STEP}
     placed: set[int] = set()
     for event in events:
@@ -178,8 +180,3 @@ def _parents_first(events: Sequence[Event]) -> Iterator[Event]:
             line.append(here)
             here = wholes.get(here.parent_id)
         yield from reversed(line)
-
-
-def _name(event: Event, field: str) -> str | None:
-    value = event.fields.get(field)
-    return value if isinstance(value, str) else None

@@ -25,7 +25,6 @@ from agentscope.protocols.json_encode import dumps, naive_utc, plain
 from .vocabulary import (
     CANCELLED,
     EVENT_TYPES,
-    LEVELS,
     NOTE,
     OTHER_TYPE,
     RESERVED,
@@ -33,6 +32,8 @@ from .vocabulary import (
     STEP_STATUSES,
     camel_case_metadata,
     event_name,
+    level_or_none,
+    text_or_none,
 )
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -56,21 +57,21 @@ class Place(NamedTuple):
 
 def history_record(event: Event) -> Record:
     """Return the body of `POST /history`, for a run.start."""
-    builder = _Builder(event)
-    agent = builder.text("agent_name") or "unknown"
-    builder.put("id", event.run_id)
-    builder.put("agent_id", agent)
-    builder.put("userId", builder.text("user_id"))
-    builder.put("conversationId", builder.text("conversation_id"))
-    builder.put("startTime", builder.moment("started_at"))
-    builder.put("status", RUN_STATUSES.get(builder.text("status") or "running", "working"))
-    builder.put("tags", builder.texts("tags"))
-    builder.payload("input")
+    body = _Body(event)
+    agent = body.text("agent_name") or "unknown"
+    body.put("id", event.run_id)
+    body.put("agent_id", agent)
+    body.put("userId", body.text("user_id"))
+    body.put("conversationId", body.text("conversation_id"))
+    body.put_time("startTime", "started_at")
+    body.put("status", RUN_STATUSES.get(body.text("status") or "running", "working"))
+    body.put_list("tags")
+    body.put_payloads("input")
     # The API has fields for these too.
-    builder.put("version", _text(builder.metadata.get("version")))
-    builder.put("level", _level(builder.metadata.get("level")))
-    builder.put("completionStartTime", _text(builder.metadata.get("completionStartTime")))
-    return builder.record({"agentId": agent})
+    body.put("version", text_or_none(body.metadata.get("version")))
+    body.put("level", level_or_none(body.metadata.get("level")))
+    body.put("completionStartTime", text_or_none(body.metadata.get("completionStartTime")))
+    return body.record({"agentId": agent})
 
 
 def history_update(event: Event, base: Mapping[str, Any] = _NOTHING) -> Record:
@@ -78,34 +79,31 @@ def history_update(event: Event, base: Mapping[str, Any] = _NOTHING) -> Record:
 
     The API has two final statuses: a run that is neither completed nor failed is sent as an error with its status as message.
     """
-    builder = _Builder(event)
-    status = builder.outcome() if event.type == RUN_END else builder.text("status")
+    body = _Body(event)
+    status = body.outcome() if event.type == RUN_END else body.text("status")
     if status is not None:
         known = RUN_STATUSES.get(status)
-        builder.put("status", known or ("error" if event.type == RUN_END else None))
+        body.put("status", known or ("error" if event.type == RUN_END else None))
         if status == "failed":
-            builder.set("error", builder.error())
+            body.set("error", body.error())
         elif known is None and event.type == RUN_END:
-            builder.set("error", status)
-    builder.put("end_time", builder.moment("ended_at"))
-    builder.put("tags", builder.texts("tags"))
-    builder.put("usage", builder.object("usage"))
-    builder.payload("input")
-    builder.payload("output")
-    return builder.record(base=base)
+            body.set("error", status)
+    body.put_time("end_time", "ended_at")
+    body.put_list("tags")
+    body.put("usage", body.object("usage"))
+    body.put_payloads("input", "output")
+    return body.record(base=base)
 
 
 def start_record(event: Event, place: Place) -> Record:
     """Return the body of `POST /history-events` that begins a step, for a step.start."""
-    builder = _Builder(event)
-    event_type = EVENT_TYPES.get(builder.text("step_type") or "", OTHER_TYPE)
-    builder.event(event_type, "start", place.history_id, place.parent_event_id)
-    builder.put("start_time", builder.moment("started_at"))
-    builder.put("status", "running")
-    builder.put("level", _level(event.fields.get("level")) or "INFO")
-    builder.payload("input")
-    builder.payload("output")
-    return builder.record(builder.own(place.agent_id))
+    body = _Body(event)
+    body.put_place(place, "start")
+    body.put_time("start_time", "started_at")
+    body.put("status", "running")
+    body.put("level", level_or_none(event.fields.get("level")) or "INFO")
+    body.put_payloads("input", "output")
+    return body.record(body.step_metadata(place.agent_id))
 
 
 def verdict_record(event: Event, place: Place, base: Mapping[str, Any] = _NOTHING) -> Record:
@@ -114,40 +112,34 @@ def verdict_record(event: Event, place: Place, base: Mapping[str, Any] = _NOTHIN
     `place.parent_event_id` is the backend's id of the start, `base` the step's current metadata. A step that is neither
     completed nor failed is sent as cancelled, with its status as message.
     """
-    builder = _Builder(event)
-    event_type = EVENT_TYPES.get(builder.text("step_type") or "", OTHER_TYPE)
-    status = builder.outcome()
+    body = _Body(event)
+    status = body.outcome()
     known = STEP_STATUSES.get(status, CANCELLED)
-    verb = "success" if known == "completed" else "error"
-    builder.event(event_type, verb, place.history_id, place.parent_event_id)
-    builder.put("start_time", builder.moment("ended_at"))
-    builder.put("end_time", builder.moment("ended_at"))
-    builder.put("status", known)
-    builder.put("level", {"completed": "INFO", "error": "ERROR"}.get(known, "WARNING"))
-    builder.put("status_message", builder.message(status))
-    builder.set("usage", builder.object("usage"))
-    builder.payload("input")
-    builder.payload("output")
-    return builder.record(builder.own(place.agent_id), base)
+    body.put_place(place, "success" if known == "completed" else "error")
+    body.put_time("start_time", "ended_at")
+    body.put_time("end_time", "ended_at")
+    body.put_step_status(status)
+    body.put("level", {"completed": "INFO", "error": "ERROR"}.get(known, "WARNING"))
+    body.set("usage", body.object("usage"))
+    body.put_payloads("input", "output")
+    return body.record(body.step_metadata(place.agent_id), base)
 
 
 def event_update(event: Event, agent_id: str | None = None, base: Mapping[str, Any] = _NOTHING) -> Record:
     """Return the body of `PATCH /history-events/{id}`, for a step.update. `base` is the step's current metadata."""
-    builder = _Builder(event)
-    status = builder.text("status")
+    body = _Body(event)
+    status = body.text("status")
     if status is not None:
-        builder.put("status", STEP_STATUSES.get(status, CANCELLED))
-        builder.put("status_message", builder.message(status))
-    builder.put("end_time", builder.moment("ended_at"))
-    builder.put("level", _level(event.fields.get("level")))
-    builder.set("usage", builder.object("usage"))
-    builder.payload("input")
-    builder.payload("output")
-    return builder.record(builder.own(agent_id), base)
+        body.put_step_status(status)
+    body.put_time("end_time", "ended_at")
+    body.put("level", level_or_none(event.fields.get("level")))
+    body.set("usage", body.object("usage"))
+    body.put_payloads("input", "output")
+    return body.record(body.step_metadata(agent_id), base)
 
 
-class _Builder:
-    """The builder of a body, with the names of the fields that are in it so far."""
+class _Body:
+    """A body that is being built, with the names of the event's fields that are in it so far."""
 
     def __init__(self, event: Event) -> None:
         self._event = event
@@ -155,63 +147,69 @@ class _Builder:
         self._set: dict[str, bytes] = {}
         self._wrapped: list[str] = []
         self._placed = {"meta_data"}
-        meta_data = event.fields.get("meta_data")
-        if not isinstance(meta_data, bytes | None):
-            raise TypeError("meta_data holds no JSON")  # a hook made it
-        self._meta = meta_data
+        self._meta = self._encoded("meta_data")
         self.metadata, self._is_exact = _flat(self._meta)
         """Keys of metadata from the event's meta_data, in camelCase."""
 
     def put(self, name: str, value: Any) -> None:
-        """A field of the body; None is left out. Bytes are JSON."""
+        """Put a field into the body; None is left out. Bytes are JSON."""
         if value is not None:
             self._parts[name] = _json(value)
 
     def set(self, name: str, value: Any) -> None:
-        """A reserved key of the metadata; None is left out. Bytes are JSON."""
+        """Put a reserved key into the metadata; None is left out. Bytes are JSON."""
         if value is not None:
             self._set[name] = _json(value)
 
-    def event(self, event_type: str, verb: str, history_id: str, parent_event_id: str | None) -> None:
-        self.put("history_id", history_id)
+    def put_place(self, place: Place, verb: str) -> None:
+        event_type = EVENT_TYPES.get(self.text("step_type") or "", OTHER_TYPE)
+        self.put("history_id", place.history_id)
         self.put("event_type", event_type)
         self.put("event_name", event_name(event_type, verb))
-        self.put("parent_event_id", parent_event_id)
+        self.put("parent_event_id", place.parent_event_id)
 
-    def own(self, agent_id: str | None) -> dict[str, Any]:
+    def put_time(self, name: str, field: str) -> None:
+        value = self._event.fields.get(field)
+        if type(value) is int:
+            self.put(name, f"{naive_utc(value)}+00:00")
+
+    def put_list(self, field: str) -> None:
+        value = self._event.fields.get(field)
+        if isinstance(value, list):
+            self.put(field, value)
+
+    def put_step_status(self, status: str) -> None:
+        self.put("status", STEP_STATUSES.get(status, CANCELLED))
+        if status == "failed":
+            self.put("status_message", self.error())
+        elif status not in STEP_STATUSES:
+            self.put("status_message", status)
+
+    def put_payloads(self, *fields: str) -> None:
+        for field in fields:
+            value = self._encoded(field)
+            if value is None:
+                continue
+            if not _is_object(value):
+                self._wrapped.append(field)
+                value = b'{"value":%b}' % value
+            self.put(field, value)
+            self._placed.add(field)
+
+    def step_metadata(self, agent_id: str | None) -> dict[str, Any]:
         """Return the default metadata of a step, which the user's metadata overrides."""
         name = self.text("name")
-        found: dict[str, Any] = {"displayName": name, "id": name, "agentId": agent_id}
         model = {field: value for field in ("model", "provider") if (value := self.text(field)) is not None}
-        found["modelParameters"] = model or None
+        found = {"displayName": name, "id": name, "agentId": agent_id, "modelParameters": model or None}
         return {key: value for key, value in found.items() if value is not None}
 
     def text(self, field: str) -> str | None:
-        return _text(self._event.fields.get(field))
-
-    def texts(self, field: str) -> list[str] | None:
-        value = self._event.fields.get(field)
-        return value if isinstance(value, list) else None
-
-    def moment(self, field: str) -> str | None:
-        value = self._event.fields.get(field)
-        return f"{naive_utc(value)}+00:00" if type(value) is int else None
+        return text_or_none(self._event.fields.get(field))
 
     def outcome(self) -> str:
         """Return the status of an end; the default is that of the receiver: failed with an error, else completed."""
         error = self._encoded("error")
         return self.text("status") or ("completed" if error is None or not json.loads(error) else "failed")
-
-    def payload(self, field: str) -> None:
-        value = self._encoded(field)
-        if value is None:
-            return
-        if _is_object(value):
-            self.put(field, value)
-        else:
-            self._wrapped.append(field)
-            self.put(field, b'{"value":%b}' % value)
-        self._placed.add(field)
 
     def object(self, field: str) -> bytes | None:
         """Return a payload if it is an object, else None, which leaves it to the note."""
@@ -228,14 +226,8 @@ class _Builder:
             return value
         return self.object("error") or b'{"value":%b}' % value
 
-    def message(self, status: str) -> bytes | str | None:
-        if status == "failed":
-            return self.error()
-        return None if status in STEP_STATUSES else status
-
-    def record(self, own: Mapping[str, Any] = _NOTHING, base: Mapping[str, Any] = _NOTHING) -> Record:
-        merged = {**own, **base, **self.metadata}
-        encoded = {name: _json(value) for name, value in merged.items()}
+    def record(self, defaults: Mapping[str, Any] = _NOTHING, base: Mapping[str, Any] = _NOTHING) -> Record:
+        encoded = {name: _json(value) for name, value in {**defaults, **base, **self.metadata}.items()}
         self._parts["metadata"] = _object({**encoded, **self._set, NOTE: self._note([*encoded])})
         return Record(_object(self._parts), _object(encoded))
 
@@ -248,24 +240,17 @@ class _Builder:
 
     def _note(self, keys: list[str]) -> bytes:
         event = self._event
-        note: dict[str, Any] = {"type": event.type}
-        if event.step_id is not None:
-            note["stepId"] = event.step_id
-        elif event.type == RUN_START:
+        note: dict[str, Any] = {"type": event.type, "stepId": event.step_id, "parentId": event.parent_id}
+        if event.type == RUN_START:
             note["runId"] = event.run_id
-        if event.parent_id is not None:
-            note["parentId"] = event.parent_id
         left = {name: value for name, value in event.fields.items() if name not in self._placed}
         if left:
             note["fields"] = _object({name: _json(plain(name, value)) for name, value in left.items()})
-        if self._wrapped:
-            note["wrapped"] = self._wrapped
-        added = [key for key in keys if key not in self.metadata]
-        if added:
-            note["added"] = added
-        if self._meta is not None and not self._is_exact:
+        note["wrapped"] = self._wrapped or None
+        note["added"] = [key for key in keys if key not in self.metadata] or None
+        if not self._is_exact:
             note["metaData"] = self._meta
-        return _object({name: _json(value) for name, value in note.items()})
+        return _object({name: _json(value) for name, value in note.items() if value is not None})
 
 
 def _flat(payload: bytes | None) -> tuple[dict[str, Any], bool]:
@@ -288,11 +273,3 @@ def _json(value: Any) -> bytes:
 def _is_object(payload: bytes) -> bool:
     # The first byte decides: payloads are JSON made by this package, and too large to parse again.
     return payload.lstrip().startswith(b"{")
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _level(value: Any) -> str | None:
-    return value if isinstance(value, str) and value in LEVELS else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .vocabulary import CANCELLED, LEVELS, RUN_STATUSES, STEP_STATUSES
+from .vocabulary import CANCELLED, RUN_STATUSES, STEP_STATUSES, level_or_none, text_or_none
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
@@ -22,14 +22,14 @@ def history_view(run_id: str, fields: Mapping[str, Any], updated_at: str) -> dic
         "conversation_id": fields.get("conversation_id"),
         "start_time": fields.get("started_at"),
         "end_time": fields.get("ended_at"),
-        "completion_start_time": _text(known.get("completionStartTime")),
+        "completion_start_time": text_or_none(known.get("completionStartTime")),
         "status": RUN_STATUSES.get(status, "error"),
         "input": _object(fields.get("input")),
         "output": _object(fields.get("output")),
         "tags": fields.get("tags"),
         "metadata": meta_data,
-        "version": _text(known.get("version")),
-        "level": _level(known.get("level")),
+        "version": text_or_none(known.get("version")),
+        "level": level_or_none(known.get("level")),
         "usage": _usage(fields.get("usage")),
         "created_at": fields.get("first_at"),
         "updated_at": updated_at,
@@ -44,7 +44,7 @@ def added_view(event_id: str, record: Mapping[str, Any], stored_at: str) -> dict
         **{name: record.get(name) for name in (*names, "version")},
         "status": record.get("status", "running"),
         "status_message": _message(record.get("status_message")),
-        "level": _level(record.get("level")) or "INFO",
+        "level": level_or_none(record.get("level")) or "INFO",
         "input": _object(record.get("input")),
         "output": _object(record.get("output")),
         "created_at": stored_at,
@@ -65,13 +65,13 @@ def changed_view(event: Mapping[str, Any], step: Mapping[str, Any], updated_at: 
         "end_time": step.get("ended_at"),
         "status": STEP_STATUSES.get(step.get("status") or "running", CANCELLED),
         "status_message": _message(step.get("error")),
-        "level": _level(meta_data.get("level")) or "INFO",
+        "level": level_or_none(meta_data.get("level")) or "INFO",
         "parent_event_id": event.get("parent_event_id"),
         "input": _object(step.get("input")),
         "output": _object(step.get("output")),
         "tags": event.get("tags"),
         "metadata": {"displayName": name, "id": name, **meta_data} if name else meta_data,
-        "version": _text(meta_data.get("version")),
+        "version": text_or_none(meta_data.get("version")),
         "created_at": event["time"],
         "updated_at": updated_at,
     }
@@ -84,14 +84,6 @@ def _object(value: Any) -> dict[str, Any] | None:
 
 def _message(value: Any) -> Any:
     return value if isinstance(value, str) else _object(value)
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _level(value: Any) -> str | None:
-    return value if isinstance(value, str) and value in LEVELS else None
 
 
 def _usage(value: Any) -> dict[str, Any] | None:

@@ -23,6 +23,16 @@ LEVELS = frozenset({"DEBUG", "INFO", "WARNING", "ERROR"})
 _VERDICTS = {"start", "success", "error"}
 
 
+def text_or_none(value: Any) -> str | None:
+    """Return a text that is not empty, or None."""
+    return value if isinstance(value, str) and value else None
+
+
+def level_or_none(value: Any) -> str | None:
+    """Return a level of the API, or None."""
+    return value if isinstance(value, str) and value in LEVELS else None
+
+
 def event_name(event_type: str, verb: str) -> str:
     """Return the event name of a start, a success or an error."""
     return f"{event_type}:write_{verb}" if event_type == "memory" else f"{event_type}:{verb}"
@@ -44,22 +54,21 @@ _MAX_KEYS = 10_000
 _MAX_DEPTH = 50  # deeper dicts are cut from a payload anyway
 
 
-def camel_case_metadata(metadata: dict[Any, Any]) -> dict[Any, Any]:
+def camel_case_metadata(
+    metadata: dict[Any, Any], depth: int = _MAX_DEPTH, keys_left: list[int] | None = None
+) -> dict[Any, Any]:
     """Return a new dict with keys in camelCase, in nested dicts too, as the published package does. Lists stay as they are.
 
     Beyond 10 000 keys, or 50 levels, keys stay as they are: a dict may contain itself.
     """
-    return _camel(metadata, _MAX_DEPTH, [_MAX_KEYS])
-
-
-def _camel(metadata: dict[Any, Any], depth: int, keys_left: list[int]) -> dict[Any, Any]:
+    keys_left = keys_left or [_MAX_KEYS]
     items = list(metadata.items())  # in one call, since another thread may change the dict
     keys_left[0] -= len(items)
     if depth == 0 or keys_left[0] < 0:
         return metadata
     return {
         camel_case(key) if type(key) is str and "_" in key else key: (
-            _camel(value, depth - 1, keys_left) if type(value) is dict else value
+            camel_case_metadata(value, depth - 1, keys_left) if type(value) is dict else value
         )
         for key, value in items
     }

@@ -43,19 +43,17 @@ class Bodies:
         """
         self._check_head(request, content_types)
         chunks: list[bytes] = []
+        seconds = self._limits.body_seconds
         try:
-            await self._read_in_time(request, chunks)
+            try:
+                await asyncio.wait_for(self._read(request, chunks), seconds)
+            except asyncio.TimeoutError:
+                raise Refused(408, f"The body was not there within {seconds:g} s.", close=True) from None
+            except ClientDisconnect:
+                raise Refused(400, "The connection was closed before the end of the body.", close=True) from None
             yield b"".join(chunks)
         finally:
             self._held -= sum(map(len, chunks))
-
-    async def _read_in_time(self, request: Request, chunks: list[bytes]) -> None:
-        try:
-            await asyncio.wait_for(self._read(request, chunks), self._limits.body_seconds)
-        except asyncio.TimeoutError:
-            raise Refused(408, f"The body was not there within {self._limits.body_seconds:g} s.", close=True) from None
-        except ClientDisconnect:
-            raise Refused(400, "The connection was closed before the end of the body.", close=True) from None
 
     async def _read(self, request: Request, chunks: list[bytes]) -> None:
         size = 0

@@ -13,14 +13,14 @@ from .limits import Limits
 class BoundedProtocol(H11Protocol):
     """uvicorn's HTTP protocol, which also ends slow connections and, when there are too many, the oldest one that waits.
 
-    A connection is slow if the head of its next request, or the reading of its answer, takes too long. uvicorn bounds only
-    the time between two requests, and the application the time of a body. A connection is aborted, since one that is
-    closed stays until the client has read everything.
+    A connection is slow if the head of its next request, or the reading of its answer, takes too long. uvicorn bounds the
+    time between two requests, and the application that of a body. Such a connection is aborted: a closed one would stay
+    until the client has read everything.
     """
 
     limits = Limits()
     _since = 0.0
-    _deadline: asyncio.TimerHandle | None = None
+    _deadline: asyncio.TimerHandle
     _stalled: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -37,26 +37,25 @@ class BoundedProtocol(H11Protocol):
             open_ends = [other for other in others if other._waits() or other._receives()]
             given_up = min(open_ends, key=lambda other: other._since, default=self)
             given_up.transport.abort()
-            self.connections.discard(
-                given_up
-            )  # at once: `connection_lost` comes later, perhaps after the next connection
+            # At once: `connection_lost` comes later, perhaps after the next connection.
+            self.connections.discard(given_up)
 
     def data_received(self, data: bytes) -> None:
         if self._waits():
             self._since = self.loop.time()
         super().data_received(data)
-        if self._waits():
-            if self._deadline is None:
-                self._arm()
-        else:
-            self._disarm()
+        if not self._waits():
+            self._deadline.cancel()
+        elif self._deadline.cancelled():
+            self._arm()
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stalled = self.loop.call_later(self.limits.send_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        self._disarm_stalled()
+        if self._stalled is not None:
+            self._stalled.cancel()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -64,8 +63,9 @@ class BoundedProtocol(H11Protocol):
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        self._disarm_stalled()
+        for timer in (self._deadline, self._stalled):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def _waits(self) -> bool:
@@ -77,18 +77,4 @@ class BoundedProtocol(H11Protocol):
         return self.cycle is not None and self.cycle.more_body
 
     def _arm(self) -> None:
-        self._deadline = self.loop.call_later(self.limits.head_seconds, self._expire)
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _disarm_stalled(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
-
-    def _expire(self) -> None:
-        self._deadline = None
-        self.transport.abort()
+        self._deadline = self.loop.call_later(self.limits.head_seconds, self.transport.abort)

@@ -164,7 +164,12 @@ def _address(scope: Scope) -> str | None:
         address = ipaddress.ip_address(server[0])
     except ValueError:
         return None
-    return f"[{address}]:{server[1]}" if address.version == 6 else f"{address}:{server[1]}"
+    return f"{bracketed(str(address))}:{server[1]}"
+
+
+def bracketed(host: str) -> str:
+    """Put an IPv6 address into the brackets that it has in a URL."""
+    return f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
 
 
 def loopback_hosts(port: int) -> list[str]:

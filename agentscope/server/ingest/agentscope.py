@@ -30,7 +30,7 @@ _decode_batch = partial(decode_batch, weighed=True, lean=True)
 
 
 class Ingest:
-    """The calls. Each is answered when its events are durable."""
+    """The endpoints. Each answers when its events are durable."""
 
     def __init__(self, intake: Intake, keys: Keys) -> None:
         self._intake = intake

@@ -1,4 +1,4 @@
-"""The path of a body into the store: held within bounds, decoded in a thread, answered when it is durable."""
+"""The path of a body into the store: it is held within bounds, decoded in a thread, and answered when it is durable."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from starlette.requests import Request
 
 from agentscope.protocols.agentscope.decode import Arrival, Batch, Patch
 from agentscope.protocols.agentscope.fields import time_text
-from agentscope.protocols.json_decode import DecodeError, weight_of
+from agentscope.protocols.json_decode import DecodeError, too_many, weight_of
 from agentscope.server.clock import Clock
 from agentscope.server.http.body import JSON, Bodies, declared_size, inflate
 from agentscope.server.http.limits import Limits, Refused
-from agentscope.server.storage.base import IngestCounts, Store
+from agentscope.server.storage.base import IngestCounts, Store, Unavailable
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Intake:
         self._inflated_bytes = limits.inflated_bytes
         self._lanes = [(size, weight, asyncio.Semaphore(at_once)) for size, weight, at_once in _LANES]
         self.large = self._lanes[-1][2]
-        """Held while a large body is decoded and stored, and while a large run is read."""
+        """The semaphore that is held while a large body is decoded and stored, and while a large run is read."""
         self._seq = itertools.count()
         self._clock = Clock()
 
@@ -80,14 +80,16 @@ class Intake:
         """Inflate a body and decode it in a thread.
 
         A decoded body takes many times its size in memory until it is stored. Only one large body at a time is decoded,
-        and small ones do not wait for it. `growth` is how many times more memory the body takes than JSON of its size. A
-        body of more than `most_weight` by `weight_of` is refused. Raises `Refused` as `inflate` does, and the errors of
+        and small ones do not wait for it. Raises `Refused` as `inflate` does, and the errors of
         `decode`.
+
+        growth: the memory that the decoded body takes, in multiples of that of JSON of the same size. most_weight: bound on the
+        weight of the body, as `weight_of` counts it.
         """
         encoding = request.headers.get("content-encoding", "")
-        told = declared_size(body.raw, encoding)
+        declared = declared_size(body.raw, encoding)
         for size, weight, lane in self._lanes:
-            if told > size // growth:
+            if declared > size // growth:
                 continue
             release = await _entered(lane)
             try:
@@ -101,22 +103,21 @@ class Intake:
                 body.room.callback(release)  # the lane is left when the decoded body has been stored
                 return cast("T", found)
             release()
-        raise DecodeError(
-            413, "The body holds too many values; send it in parts."
-        )  # since the last lane takes any size
+        # The last lane takes any size, so this body has too many values.
+        raise too_many()
 
     def _decoded_within(
         self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
     ) -> tuple[bool, Any]:
-        """Decode the body if it has this size and weight. Returns whether it has, and the decoded body."""
+        """Decode a body of at most this size and weight. Returns (True, the decoded body), or (False, None) if it is larger."""
         try:
-            return self._tried(raw, encoding, size, weight, decode)
+            return self._decode_if_fits(raw, encoding, size, weight, decode)
         except (Refused, DecodeError) as problem:
             # The frames of the traceback hold the decoded body, in a reference cycle.
             problem.__context__ = None
             raise problem.with_traceback(None) from None
 
-    def _tried(
+    def _decode_if_fits(
         self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
     ) -> tuple[bool, Any]:
         most = self._inflated_bytes
@@ -162,8 +163,19 @@ class Intake:
         return time_text(datetime.fromtimestamp(self._clock(), timezone.utc))
 
     def arrival(self, event_id: str) -> Arrival:
-        """Return the id, the time and the `seq` of an event that was sent without them. They tell the order of arrival."""
+        """Return the id, the time and the `seq` of an event that was sent without them, in the order of arrival."""
         return Arrival(event_id, self.now(), next(self._seq))
+
+
+REFUSALS = (Refused, DecodeError, Unavailable)
+"""The exceptions of a call that is refused."""
+
+
+def refusal(problem: Refused | DecodeError | Unavailable) -> tuple[int, str, dict[str, str]]:
+    """Return the status, the sentence and the headers of the answer to a refused call."""
+    if isinstance(problem, Unavailable):
+        return 503, f"Try again later: {problem}.", {"Retry-After": "1"}
+    return problem.status, str(problem), problem.headers if isinstance(problem, Refused) else {}
 
 
 def made_id(request: Request, space: uuid.UUID, scope: str) -> str:

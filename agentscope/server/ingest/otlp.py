@@ -19,17 +19,16 @@ from agentscope.protocols.otlp.wire.model import SpanGroup, Unreadable
 from agentscope.server.http.body import content_type
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
-from agentscope.server.storage.base import Unavailable
 
 from . import otlp_protobuf
-from .intake import Intake
+from .intake import REFUSALS, Intake, refusal
 
 _FORMS: dict[str, Form] = {protobuf_form.CONTENT_TYPE: protobuf_form, json_form.CONTENT_TYPE: json_form}
 DECODERS: dict[str, Callable[[bytes], list[SpanGroup]]] = {
     protobuf_form.CONTENT_TYPE: otlp_protobuf.decode_request,
     json_form.CONTENT_TYPE: json_form.decode_request,
 }
-"""Readers of a request by its content type."""
+"""The decoder of a request by its content type."""
 _LONGEST_MESSAGE = 4000
 _GROWTH = 8  # memory beside that of JSON of the same size: protobuf is denser, and each root span repeats its resource
 MAX_STORED = 64 << 20
@@ -39,7 +38,7 @@ MAX_GROWTH = 32
 
 
 class OTLP:
-    """The call. It is answered when its spans are durable."""
+    """The endpoint. It answers when its spans are durable."""
 
     def __init__(self, intake: Intake, keys: Keys) -> None:
         self._intake = intake
@@ -53,13 +52,10 @@ class OTLP:
         """
         form = _FORMS.get(content_type(request), json_form)
         try:
-            body = await self._take(request, form)
-        except (Refused, DecodeError) as problem:
-            return _answer(form, problem.status, form.encode_status(str(problem)), getattr(problem, "headers", None))
-        except Unavailable as problem:
-            again = form.encode_status(f"Try again later: {problem}.")
-            return _answer(form, 503, again, {"Retry-After": "1"})
-        return _answer(form, 200, body)
+            return Response(await self._take(request, form), media_type=form.CONTENT_TYPE)
+        except REFUSALS as problem:
+            status, sentence, headers = refusal(problem)
+            return Response(form.encode_status(sentence), status, headers, form.CONTENT_TYPE)
 
     async def _take(self, request: Request, form: Form) -> bytes:
         if not self._keys.accepts_otlp(request.headers):
@@ -101,7 +97,7 @@ def batch_of(groups: Iterable[SpanGroup], room: int = MAX_STORED) -> Batch:
 
 
 def rejection_message(rejected: list[dict[str, Any]]) -> str:
-    """Tell why spans were rejected, as `span <id>: reason; …`, for as many spans as the length of a message allows."""
+    """Describe why spans were rejected, as `span <id>: reason; …`, for as many spans as the length of a message allows."""
     message = ""
     for count, item in enumerate(rejected):
         more = f"{'; ' if message else ''}span {item['id'] or '(no id)'}: {item['reason']}"
@@ -109,7 +105,3 @@ def rejection_message(rejected: list[dict[str, Any]]) -> str:
             return f"{message}; and {len(rejected) - count} more"
         message += more
     return message
-
-
-def _answer(form: Form, status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, status, headers, form.CONTENT_TYPE)

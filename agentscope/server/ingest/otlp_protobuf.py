@@ -10,18 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 try:
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
     from google.protobuf.message import DecodeError as ParseError
-    from opentelemetry.proto.common.v1 import common_pb2
-    from opentelemetry.proto.resource.v1 import resource_pb2
     from opentelemetry.proto.trace.v1 import trace_pb2
 except ImportError as problem:
     from agentscope.server.extra import missing_extra
 
     raise missing_extra(problem) from problem
 
-from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError, weigh
-from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, LONGEST_SHOWN_ID, Wrong, check_ids
+from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError, Rejected, too_many, weigh
+from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, LONGEST_SHOWN_ID, check_ids
 from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Unreadable, Value
 from agentscope.protocols.otlp.wire.protobuf_form import read_varint
 
@@ -44,7 +42,8 @@ def decode_request(body: bytes) -> list[SpanGroup]:
     try:
         request = _Request.FromString(body)
     except _PARSE_ERRORS:
-        raise _not_protobuf() from None
+        why = "The body is not OTLP in protobuf, or a text that its spans share is not UTF-8."
+        raise DecodeError(400, why) from None
     reader = _Reader()
     try:
         return [
@@ -53,7 +52,7 @@ def decode_request(body: bytes) -> list[SpanGroup]:
             for resource in [reader.attributes(outer.resource.attributes)]
             for inner in outer.scope_spans
         ]
-    except Wrong as wrong:  # in a resource, which all its spans share
+    except Rejected as wrong:  # in a resource, which all its spans share
         raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
 
 
@@ -83,7 +82,7 @@ class _Reader:
                 [self._event(each) for each in span.events],
                 span.trace_state,
             )
-        except Wrong as wrong:
+        except Rejected as wrong:
             return Unreadable(_shown_id(data), str(wrong))
 
     def attributes(self, items: Sequence[Any], depth: int = 1) -> dict[str, Value]:
@@ -95,14 +94,14 @@ class _Reader:
         return SpanEvent(event.name, event.time_unix_nano, self.attributes(event.attributes))
 
     def _value(self, value: Any, depth: int) -> Value:
-        """An `AnyValue`. `depth` is its level as a list or a mapping."""
+        """Read an `AnyValue`. `depth` is its level if it is a list or a mapping."""
         member = value.WhichOneof("value")
         if member == "string_value":
             text: str = value.string_value
             return text
         if member == "array_value" or member == "kvlist_value":
             if depth > DEEPEST_READ:
-                raise Wrong(f"a value is nested deeper than {DEEPEST_READ} levels")
+                raise Rejected(f"a value is nested deeper than {DEEPEST_READ} levels")
             items = getattr(value, member).values
             if member == "kvlist_value":
                 return self.attributes(items, depth + 1)
@@ -116,11 +115,11 @@ class _Reader:
     def _spend(self, weight: int) -> None:
         self._room -= weight
         if self._room < 0:
-            raise _too_many()
+            raise too_many()
 
 
 def _shown_id(data: bytes) -> str:
-    """The id of a span that is refused, of bounded length; empty where it cannot be read."""
+    """Return the id of a refused span, of bounded length; empty if it cannot be read."""
     try:
         span_id: bytes = _SpanId.FromString(data).span_id
     except _PARSE_ERRORS:
@@ -142,8 +141,8 @@ _REQUEST = {0x0A: {0x0A: _KEY_VALUES, 0x12: _SCOPE_SPANS}}
 def _check_weight(body: bytes) -> None:
     """Raise `DecodeError` for a body with too many fields and messages before the library makes objects of them.
 
-    An empty message of two bytes takes more than fifty in the library. Spans are parsed one at a time, so that a small one
-    cannot take much, and is not looked into.
+    An empty message of two bytes takes more than fifty in the library. The content of small spans is not counted, since spans are
+    parsed one at a time.
     """
     room = MAX_WEIGHT
     messages: list[tuple[int, int, dict[int, Any]]] = [(0, len(body), _REQUEST)]
@@ -154,7 +153,7 @@ def _check_weight(body: bytes) -> None:
             while position < end:
                 room -= _FIELD
                 if room < 0:
-                    raise _too_many()
+                    raise too_many()
                 tag, position = read_varint(body, position)
                 kind = tag & 7
                 if kind == 0:
@@ -173,54 +172,27 @@ def _check_weight(body: bytes) -> None:
             pass  # the library refuses a message that ends early
 
 
-def _not_protobuf() -> DecodeError:
-    return DecodeError(400, "The body is not OTLP in protobuf, or a text that its spans share is not UTF-8.")
-
-
-def _too_many() -> DecodeError:
-    return DecodeError(413, "The body holds too many values; send it in parts.")
-
-
-def _message(name: str, **fields: tuple[int, str]) -> descriptor_pb2.DescriptorProto:
-    """Describe a message by the number and type of its fields; lists begin with `*`, and bytes have no type."""
-    field = descriptor_pb2.FieldDescriptorProto
-    return descriptor_pb2.DescriptorProto(
-        name=name,
-        field=[
-            field(
-                name=title,
-                number=number,
-                label=field.LABEL_REPEATED if kind.startswith("*") else field.LABEL_OPTIONAL,
-                type=field.TYPE_MESSAGE if kind.strip("*") else field.TYPE_BYTES,
-                type_name=kind.strip("*") or None,
-            )
-            for title, (number, kind) in fields.items()
-        ],
-    )
-
-
 # The messages around a span as the library has them, but with each span as the bytes that it was sent as.
+_MESSAGES = """
+    name: "agentscope/spans.proto" package: "agentscope" syntax: "proto3"
+    dependency: "opentelemetry/proto/common/v1/common.proto" dependency: "opentelemetry/proto/resource/v1/resource.proto"
+    message_type { name: "Request"
+        field { number: 1 name: "resource_spans" label: LABEL_REPEATED
+                type: TYPE_MESSAGE type_name: ".agentscope.ResourceSpans" } }
+    message_type { name: "ResourceSpans"
+        field { number: 1 name: "resource" label: LABEL_OPTIONAL
+                type: TYPE_MESSAGE type_name: ".opentelemetry.proto.resource.v1.Resource" }
+        field { number: 2 name: "scope_spans" label: LABEL_REPEATED
+                type: TYPE_MESSAGE type_name: ".agentscope.ScopeSpans" } }
+    message_type { name: "ScopeSpans"
+        field { number: 1 name: "scope" label: LABEL_OPTIONAL
+                type: TYPE_MESSAGE type_name: ".opentelemetry.proto.common.v1.InstrumentationScope" }
+        field { number: 2 name: "spans" label: LABEL_REPEATED type: TYPE_BYTES } }
+    message_type { name: "SpanId"
+        field { number: 2 name: "span_id" label: LABEL_OPTIONAL type: TYPE_BYTES } }
+"""
 _POOL = descriptor_pool.Default()
-_POOL.AddSerializedFile(
-    descriptor_pb2.FileDescriptorProto(
-        name="agentscope/spans.proto",
-        package="agentscope",
-        syntax="proto3",
-        dependency=[resource_pb2.DESCRIPTOR.name, common_pb2.DESCRIPTOR.name],
-        message_type=[
-            _message("Request", resource_spans=(1, "*.agentscope.ResourceSpans")),
-            _message(
-                "ResourceSpans",
-                resource=(1, f".{resource_pb2.Resource.DESCRIPTOR.full_name}"),
-                scope_spans=(2, "*.agentscope.ScopeSpans"),
-            ),
-            _message(
-                "ScopeSpans", scope=(1, f".{common_pb2.InstrumentationScope.DESCRIPTOR.full_name}"), spans=(2, "*")
-            ),
-            _message("SpanId", span_id=(2, "")),
-        ],
-    ).SerializeToString()
-)
+_POOL.AddSerializedFile(text_format.Parse(_MESSAGES, descriptor_pb2.FileDescriptorProto()).SerializeToString())
 _Request, _SpanId = (
     message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"agentscope.{name}")) for name in ("Request", "SpanId")
 )

@@ -18,7 +18,6 @@ from starlette.responses import JSONResponse, Response
 from agentscope.events import RUN_START
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.headers import VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY
-from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.voltagent.decode import (
     event_added,
     event_changed,
@@ -29,10 +28,10 @@ from agentscope.protocols.voltagent.decode import (
 from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
-from agentscope.server.storage.base import Store, Unavailable
+from agentscope.server.storage.base import Store
 from agentscope.server.storage.fold import fold
 
-from .intake import Held, Intake, made_id
+from .intake import REFUSALS, Held, Intake, made_id, refusal
 
 _SPACE = uuid.UUID("0b6f4a3e-4d0e-4a0c-9d53-8f3a51c7a1d2")
 _Handler = Callable[["History", Request], Awaitable[Response]]
@@ -45,18 +44,15 @@ def _with_message(handler: _Handler) -> _Handler:
     async def handle(self: History, request: Request) -> Response:
         try:
             return await handler(self, request)
-        except Refused as problem:
-            return JSONResponse({"message": str(problem)}, problem.status, headers=problem.headers)
-        except DecodeError as problem:
-            return JSONResponse({"message": str(problem)}, problem.status)
-        except Unavailable as problem:
-            return JSONResponse({"message": f"Try again later: {problem}."}, 503, headers={"Retry-After": "1"})
+        except REFUSALS as problem:
+            status, sentence, headers = refusal(problem)
+            return JSONResponse({"message": sentence}, status, headers=headers)
 
     return handle
 
 
 class History:
-    """The four calls. Each is answered when its event is durable."""
+    """The four endpoints. Each answers when its event is durable."""
 
     def __init__(self, intake: Intake, store: Store, keys: Keys) -> None:
         self._intake = intake

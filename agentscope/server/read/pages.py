@@ -49,7 +49,7 @@ def text(value: object, limit: int = _MAX_NAME) -> str:
 
 
 def _plain(value: str) -> str:
-    """Do the same for an attribute or a title, which cannot hold markup."""
+    """Make a text harmless in an attribute or a title, which cannot hold markup."""
     return _UNSEEN.sub(_code_point, html.escape(value[:_WHOLE_NAME]))
 
 
@@ -125,10 +125,10 @@ def _page(title: str, body: str) -> str:
 
 
 def _first_steps(address: str, key_required: bool) -> str:
-    key = "the key this receiver was started with" if key_required else "any-key"
+    key = 'api_key="the key this receiver was started with", ' if key_required else ""
     code = f'''from agentscope import create_tracker
 
-tracker = create_tracker(api_key="{key}", base_url="{address}")
+tracker = create_tracker({key}base_url="{address}")
 
 with tracker.track_run("my_agent", input_data={{"question": "…"}}) as run:
     tracker.track_step("search", step_type="tool_call", output_data={{"hits": 3}})
@@ -157,7 +157,7 @@ def _filter(query: RunQuery) -> str:
 
 
 def _chosen(query: RunQuery) -> dict[str, str]:
-    """The filters of a query that are set."""
+    """Return the filters of a query that are set."""
     return {name: value for name in _FILTERS if (value := getattr(query, name))}
 
 
@@ -167,7 +167,7 @@ def _link(query: RunQuery, cursor: str | None) -> str:
 
 
 def _labelled(record: Mapping[str, Any], fields: Mapping[str, Field]) -> list[tuple[str, str]]:
-    """The facts of a run or step that have a label and a value. One that runs can be filtered by links to those runs."""
+    """Return the fields of a run or step that have a label and a value. The value of a filter is a link to its runs."""
     facts = []
     for name, field in fields.items():
         value = record.get(name)
@@ -201,7 +201,7 @@ def _figures(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _cells(run: Mapping[str, Any]) -> dict[str, str]:
-    """The cells of a run in the list, by the heads of their columns."""
+    """Return the cells of a run in the list, by the heads of their columns."""
     name = run["agent_name"]
     link = f'<a href="/runs/{quote(run["id"], safe="")}" title="{_plain(name)}">{text(name)}</a>'
     return {"Status": _status(run["status"], run["failed"]), "Agent": link, **_figures(run)}
@@ -265,7 +265,7 @@ def _step(step: Mapping[str, Any], depth: int, raw: str, room: _Room) -> str:
     if step.get("unattached_parent_id"):
         loose = f'<p class="note">Its parent <code>{text(step["unattached_parent_id"])}</code> did not come.</p>'
     tokens = f"{_number(step['tokens_used'])} tokens · " if step["tokens_used"] is not None else ""
-    # One that is told when it is over, without its duration, begins and ends in the same instant.
+    # A step that was recorded at its end and without a duration begins and ends in the same instant.
     instant = step["started_at"] is not None and step["started_at"] == step["ended_at"]
     took = _duration(None if instant and not step["latency_ms"] else step["latency_ms"])
     return f"""<details class="step"{" open" if failed else ""}><summary><span>{_status(step["status"], failed)}
@@ -275,7 +275,7 @@ def _step(step: Mapping[str, Any], depth: int, raw: str, room: _Room) -> str:
 
 
 def _level(depth: int) -> str:
-    """The level of a step where its indent does not tell."""
+    """Write the level of a step that is too deep to be indented."""
     return f' <span class="level">level {depth + 1:,}</span>' if depth + 1 >= _MAX_NESTING else ""
 
 

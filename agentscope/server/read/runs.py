@@ -43,7 +43,7 @@ class RunReader:
         async with self._reads:
             return await run_in_threadpool(work, *arguments, **options)
 
-    async def run(self, run_id: str, draw: Callable[[dict[str, Any]], bytes], media_type: str) -> PacedResponse:
+    async def run(self, run_id: str, draw: Callable[[dict[str, Any]], str], media_type: str) -> PacedResponse:
         """Answer with a whole run as `draw` puts it.
 
         Raises `Refused`: 404 for an unknown run, 413 for one that is too large, 503 while another large one is read.
@@ -77,11 +77,11 @@ class RunReader:
         content = self._events_as_json(run_id, first)
         return PacedResponse(content, media_type="application/json", seconds=self._limits.send_seconds)
 
-    def _drawn(self, run_id: str, draw: Callable[[dict[str, Any]], bytes]) -> bytes:
+    def _drawn(self, run_id: str, draw: Callable[[dict[str, Any]], str]) -> bytes:
         patches = [event.patch() for event in self._all_events(run_id)]
         if not patches:  # deleted by the retention meanwhile
             raise _unknown_run()
-        return draw(run_view(run_id, patches))
+        return draw(run_view(run_id, patches)).encode()
 
     def _all_events(self, run_id: str) -> Iterator[StoredEvent]:
         after = None
@@ -113,8 +113,8 @@ class AnswerCut(Exception):
 class PacedResponse(Response):
     """An answer that is sent in chunks, of which one at most waits for the client.
 
-    It has to be taken within `seconds` and a second more for each megabyte. The rest is then not sent, and uvicorn closes
-    the connection. `done` is called when the answer has ended in any way.
+    The client has to read it within `seconds` and a second more for each megabyte; otherwise the rest is not sent, and
+    uvicorn closes the connection. `done` is called when the answer has ended in any way.
     """
 
     def __init__(

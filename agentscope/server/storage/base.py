@@ -1,11 +1,8 @@
-"""The store interface: all that ingest, reading and the application know of the place where events are kept.
+"""The store interface. An engine is one package beside this module, and passes `tests/unit/server/storage/conformance.py`.
 
-An engine is one package beside this module; `sqlite/` is the first. It keeps a log of events and may keep rows beside it
-to list runs. The rows always equal the fold of the log: an entry of `list_runs` has the values that `fold.run_view` gives
-for the events of that run. `tests/unit/server/storage/conformance.py` is the test that every engine has to pass.
-
-An engine raises four errors and no others: `ConfigurationError` and `Incompatible` when it is opened, `Unavailable` and
-`Unsupported` afterwards.
+It keeps a log of events, and may keep rows beside it to list runs. The rows equal the fold of the log: an entry of `list_runs`
+has the values that `fold.run_view` gives for the events of that run. An engine raises `ConfigurationError` or `Incompatible`
+when it is opened, `Unavailable` or `Unsupported` afterwards, and no other error.
 """
 
 from __future__ import annotations

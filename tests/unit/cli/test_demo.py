@@ -23,7 +23,7 @@ def test_an_empty_directory_has_no_files(tmp_path: Path) -> None:
     assert list_files(str(tmp_path)) == []
 
 
-def test_leaves_alone_what_is_hidden_generated_private_empty_or_a_link(tmp_path: Path) -> None:
+def test_leaves_out_hidden_generated_private_and_empty_files_and_links(tmp_path: Path) -> None:
     for name in (".git", "node_modules"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "inside").write_text("text")

@@ -95,7 +95,7 @@ def test_the_protocol_of_the_class_is_satisfied_by_any_object_with_export() -> N
 
 
 @pytest.mark.parametrize("result", [False, RuntimeError("down"), 5, "yes", ExportResult(problem="busy"), SystemExit(1)])
-def test_what_is_not_delivered_is_exported_again_with_the_same_ids(trackers: Make, result: Any) -> None:
+def test_events_not_delivered_are_exported_again_with_the_same_ids(trackers: Make, result: Any) -> None:
     own = Own(result, result)
     tracker = trackers(own)
     tracker.start_run("agent")
@@ -107,7 +107,7 @@ def test_what_is_not_delivered_is_exported_again_with_the_same_ids(trackers: Mak
     assert balanced(stats)
 
 
-def test_the_result_tells_one_event_from_another(trackers: Make) -> None:
+def test_a_result_names_each_event(trackers: Make) -> None:
     own = Own(lambda events: ExportResult(delivered=[events[0].id], rejected=[events[1].id]))
     tracker = trackers(own, flush_interval=600.0)
     record(tracker)
@@ -177,7 +177,7 @@ def test_an_object_that_hangs_does_not_hold_up_another(trackers: Make) -> None:
         hang.set()
 
 
-def test_what_an_object_records_inside_export_is_not_kept(trackers: Make) -> None:
+def test_events_recorded_inside_export_are_refused(trackers: Make) -> None:
     box: list[Tracker] = []
     own = Own(lambda events: box[0].track_step("inside") and None)
     box.append(trackers(own))

@@ -10,6 +10,7 @@ from typing import Any
 
 from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT
 from agentscope.protocols.otlp.semantic_conventions import JSON_TYPE, TEXT_TYPE
+from agentscope.protocols.otlp.wire.limits import DEEPEST_READ
 from agentscope.protocols.otlp.wire.model import Value
 from agentscope.protocols.token_usage import ATTRIBUTE_PREFIXES, Tokens, count, count_in_attribute
 from agentscope.serialization.depth import is_deeper
@@ -18,8 +19,6 @@ from .attribute_names import ALL_JSON
 
 MOST_KEPT = 128
 """The most unused attributes of one span that `meta_data` keeps."""
-DEEPEST = 56
-"""The most levels of a JSON text that is parsed; a deeper one stays text."""
 _CUT_KEY = "agentscope.attributes_left_out"
 
 
@@ -28,11 +27,11 @@ class Attributes:
 
     def __init__(self, attributes: Mapping[str, Value]) -> None:
         self.all = attributes
-        self._taken: set[str] = set()
+        self._used: set[str] = set()
 
-    def take(self, names: Iterable[str]) -> None:
-        """Mark these as used."""
-        self._taken.update(names)
+    def use(self, names: Iterable[str]) -> None:
+        """Mark attributes as used."""
+        self._used.update(names)
 
     def text(self, *names: str) -> str | None:
         """Return the first non-empty text among these attributes. Attributes with the same text are used, too."""
@@ -42,18 +41,18 @@ class Attributes:
             text = value if type(value) is str else str(value) if type(value) is int else None
             if text and (found is None or text == found):
                 found = text
-                self._taken.add(name)
+                self._used.add(name)
         return found
 
     def tokens(self) -> Tokens:
-        """The token counts under the names of every convention. All of these names are used."""
+        """Return the token counts under the names of every convention. All of these attributes are used."""
         found: dict[str, int] = {}
-        ranks: dict[str, tuple[int, bool, int, str]] = {}
+        ranks: dict[str, tuple[int, int, str]] = {}
         for name, value in self.all.items():
             known = count_in_attribute(name) if value is not None and name.startswith(ATTRIBUTE_PREFIXES) else None
             if known is None:
                 continue
-            self._taken.add(name)
+            self._used.add(name)
             field, rank = known
             if type(value) is str and value.isascii() and value.isdigit() and len(value) < 20:
                 value = int(value)
@@ -62,36 +61,36 @@ class Attributes:
                 found[field], ranks[field] = number, rank
         return Tokens(**found)
 
-    def amount(self, *names: str) -> int | float | None:
-        """The first finite number under one of these names. All of them with such a number are used."""
+    def number(self, *names: str) -> int | float | None:
+        """Return the first finite number under one of these names. All attributes with such a number are used."""
         found: int | float | None = None
         for name in names:
             value: Any = self.all.get(name)
             if type(value) in (int, float) and isfinite(value):
-                self._taken.add(name)
+                self._used.add(name)
                 found = value if found is None else found
         return found
 
     def payload(self, names: Sequence[str], mime_type: Value = None) -> Any:
-        """The first payload under one of these names as a JSON value, or None. All of these names are used.
+        """Return the first payload under one of these names as a JSON value, or None. All of these attributes are used.
 
         A payload that is not empty is preferred: some emitters leave `{}` if another attribute has the content.
         """
-        there = [name for name in names if self.all.get(name) not in (None, "")]
-        self._taken.update(there)
-        if not there:
+        present = [name for name in names if self.all.get(name) not in (None, "")]
+        self._used.update(present)
+        if not present:
             return None
-        chosen = next((name for name in there if self.all[name] not in ("{}", "[]", "null")), there[0])
+        chosen = next((name for name in present if self.all[name] not in ("{}", "[]", "null")), present[0])
         given = JSON_TYPE if chosen in ALL_JSON else mime_type if chosen.endswith(".value") else None
         return payload_of(self.all[chosen], given)
 
     def texts(self, *names: str) -> list[str]:
-        """The first list of texts under one of these names: a list, a JSON list, or a text with commas."""
+        """Return the first list of texts under one of these names: a list, a JSON list, or a text with commas."""
         for name in names:
             value = self.all.get(name)
             if value is None:
                 continue
-            self._taken.add(name)
+            self._used.add(name)
             known = payload_of(value)
             items = known.split(",") if isinstance(known, str) else known if isinstance(known, list) else []
             found = [item.strip() for item in items if isinstance(item, str) and item.strip()]
@@ -99,24 +98,24 @@ class Attributes:
                 return found
         return []
 
-    def objects(self, names: Iterable[str], prefixes: Iterable[str] = ()) -> dict[str, Any]:
-        """One object of the JSON objects under these names, and the attributes with these prefixes."""
+    def merged_objects(self, names: Iterable[str], prefixes: Iterable[str] = ()) -> dict[str, Any]:
+        """Merge the JSON objects under these names with the attributes that have one of these prefixes."""
         merged: dict[str, Any] = {}
         for name in names:
             known = payload_of(self.all.get(name))
             if isinstance(known, dict):
                 merged |= known
-                self._taken.add(name)
+                self._used.add(name)
         for prefix in prefixes:
             for name in sorted(self.all):
-                if name.startswith(prefix) and name not in self._taken:
+                if name.startswith(prefix) and name not in self._used:
                     merged[name[len(prefix) :]] = unquoted(self.all[name])
-                    self._taken.add(name)
+                    self._used.add(name)
         return merged
 
     def rest(self, leave_out: Iterable[str] = ()) -> dict[str, Any]:
-        """The unused attributes, under their own names."""
-        names = sorted(name for name in self.all if name not in self._taken and name not in leave_out)
+        """Return the unused attributes, under their own names."""
+        names = sorted(name for name in self.all if name not in self._used and name not in leave_out)
         kept: dict[str, Any] = {name: payload_of(self.all[name]) for name in names[:MOST_KEPT]}
         if len(names) > MOST_KEPT:
             kept[_CUT_KEY] = len(names) - MOST_KEPT
@@ -149,7 +148,7 @@ def parsed(text: str) -> Any:
             json.dumps(value, ensure_ascii=False).encode()  # raises for lone surrogates, which no store accepts
     except (ValueError, RecursionError):
         return text
-    return text if is_deeper(value, DEEPEST) else value
+    return text if is_deeper(value, DEEPEST_READ) else value
 
 
 def _finite(digits: str) -> float | str:

@@ -83,7 +83,7 @@ def patches_of(span: Span, group: SpanGroup) -> list[Patch]:
 
 
 def is_run(span: Span) -> bool:
-    """Tell if a root of another emitter is the run only, and not a step as well."""
+    """Return True if a root of another emitter becomes a run only, and not a step as well."""
     return step_type_of(span) in _RUNS
 
 
@@ -109,7 +109,7 @@ def without_repeats(patches: Iterable[Patch]) -> list[Patch]:
 
 
 def _own(span: Span, run_id: str) -> Patch:
-    """Restore the event that a span of this SDK was made of."""
+    """Restore the event of a span of this SDK."""
     attributes = span.attributes
     step_id, parent_id = (
         None if attributes.get(name) is None else _id(attributes[name], name)
@@ -121,13 +121,15 @@ def _own(span: Span, run_id: str) -> Patch:
     for name, attribute in (("name" if step_id else "agent_name", names.NAME), *_PLAIN_FIELDS):
         value = attributes.get(attribute)
         if value is not None:
-            fields[name] = plain(value)
+            fields[name] = [*value] if isinstance(value, (list, tuple)) else value
     times: dict[str, str] = {}
     for name, attribute, span_ns in (
         ("started_at", names.STARTED_AT, span.start_ns),
         ("ended_at", names.ENDED_AT, span.end_ns),
     ):
-        time = attributes.get(attribute, span_ns)
+        time = attributes.get(attribute)
+        if time is None:
+            time = span_ns
         if type(time) is not int:
             fields[name] = plain(time)
         elif time:
@@ -142,7 +144,7 @@ def _own(span: Span, run_id: str) -> Patch:
         if attributes.get(attribute) is not None:
             fields.setdefault(name, _json(attributes[attribute]))
     payload = attributes.get(names.ERROR_PAYLOAD)
-    error = _exception(span) or None if payload is None else _json(payload)
+    error = _exception(span.events) or None if payload is None else _json(payload)
     if error is not None:
         fields["error"] = error
     types = (RUN_END, RUN_START) if step_id is None else (STEP, STEP_START)
@@ -174,11 +176,11 @@ def _third_party(span: Span, group: SpanGroup, run_id: str, is_root: bool) -> li
     if group.scope_name:
         fields["source"] = group.scope_name
     run_fields, step_fields = (_table_fields(attributes, table) for table in (RUN_FIELDS, STEP_FIELDS))
-    seconds = attributes.amount(names.FIRST_CHUNK_SECONDS, "gen_ai.server.time_to_first_token")
+    seconds = attributes.number(names.FIRST_CHUNK_SECONDS, "gen_ai.server.time_to_first_token")
     if seconds is not None:
         step_fields.setdefault("first_token_ms", round(seconds * 1000, 3))
     run_name = attributes.text("langfuse.trace.name", "traceloop.workflow.name")
-    run_meta = attributes.objects(attribute_names.TRACE_META_OBJECTS, attribute_names.TRACE_META_PREFIXES)
+    run_meta = attributes.merged_objects(attribute_names.TRACE_META_OBJECTS, attribute_names.TRACE_META_PREFIXES)
     meta = _meta_data(span, attributes, handled)
     is_step = not is_root or step_type not in _RUNS
     patches: list[Patch] = []
@@ -220,7 +222,7 @@ def _fields(span: Span, attributes: Attributes, step_type: str) -> tuple[dict[st
             fields[name] = zoned_utc(time_ns)
     content = _content(span, attributes, step_type)
     tokens = attributes.tokens()
-    usage = {**tokens_of(attributes.objects(attribute_names.USAGE_OBJECTS)).usage(), **tokens.usage()} or None
+    usage = {**tokens_of(attributes.merged_objects(attribute_names.USAGE_OBJECTS)).usage(), **tokens.usage()} or None
     found = {"input": content.input, "output": content.output, "error": error, "usage": usage}
     fields.update((name, value) for name, value in found.items() if value is not None and value != "")
     return fields, handled
@@ -243,7 +245,7 @@ def _content(span: Span, attributes: Attributes, step_type: str) -> Content:
         content = messages.completed(content)
     conversation = attributes.payload(attribute_names.CONVERSATIONS)
     if conversation is not None:
-        attributes.take(("pydantic_ai.new_message_index",))
+        attributes.use(("pydantic_ai.new_message_index",))
         content = content.completed(first_turn(conversation, given("pydantic_ai.new_message_index")))
     lists = (next(filter(None, found.values()), None) for found in (inputs, outputs))
     content = content.completed(Content(*lists))
@@ -253,13 +255,13 @@ def _content(span: Span, attributes: Attributes, step_type: str) -> Content:
     items = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
     earlier = messages_of((item["event.name"], item) for item in items if isinstance(item.get("event.name"), str))
     if earlier != Content(None, None):
-        attributes.take(("events",))
+        attributes.use(("events",))
     return content.completed(earlier)
 
 
 def _meta_data(span: Span, attributes: Attributes, handled: Any) -> dict[str, Any]:
     """The values without a field, and the attributes that nothing else has used."""
-    meta = attributes.objects(attribute_names.META_OBJECTS, attribute_names.META_PREFIXES)
+    meta = attributes.merged_objects(attribute_names.META_OBJECTS, attribute_names.META_PREFIXES)
     events = [event for event in span.events if event.name != names.EXCEPTION and event.name not in MESSAGE_EVENTS]
     for name, value in (
         ("finish_reasons", attributes.texts(*attribute_names.FINISH_REASONS)),
@@ -281,7 +283,7 @@ def _table_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[st
     """The fields of the table that are in the attributes."""
     read: dict[str, Callable[..., Any]] = {TEXT: attributes.text, TEXTS: attributes.texts}
     found = {
-        name: read.get(table[name].type, attributes.amount)(*aliases)
+        name: read.get(table[name].type, attributes.number)(*aliases)
         for name, aliases in _NAMES.items()
         if name in table
     }
@@ -290,7 +292,7 @@ def _table_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[st
 
 def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
     """The `error` payload, True if the span failed, and a recorded exception that did not make it fail."""
-    exception = {key: value for key, value in _exception(span).items() if value}
+    exception = {key: value for key, value in _exception(reversed(span.events)).items() if value}
     known = {
         "type": attributes.text(*attribute_names.ERROR_TYPES),
         "message": attributes.text(*attribute_names.ERROR_MESSAGES) or span.status_message,
@@ -309,9 +311,9 @@ def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
 # ---- both ----------------------------------------------------------------------------------------------------------
 
 
-def _exception(span: Span) -> dict[str, Any]:
-    """The last exception that was recorded in a span, by the keys of the `error` payload."""
-    recorded = next((event.attributes for event in reversed(span.events) if event.name == names.EXCEPTION), {})
+def _exception(events: Iterable[SpanEvent]) -> dict[str, Any]:
+    """The first exception among the events of a span, by the keys of the `error` payload."""
+    recorded = next((event.attributes for event in events if event.name == names.EXCEPTION), {})
     return {key: plain(recorded[name]) for key, name in names.EXCEPTION_KEYS.items() if name in recorded}
 
 

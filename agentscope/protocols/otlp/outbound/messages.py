@@ -37,14 +37,14 @@ def as_gen_ai(messages: Sequence[Message] | None, answered: bool = False) -> lis
 
     answered: True for messages of a model, which need a finish reason.
     """
-    told = [{"role": message["role"], "parts": _parts(message)} for message in messages or ()]
-    if not all(each["parts"] for each in told):
+    converted = [{"role": message["role"], "parts": _parts(message)} for message in messages or ()]
+    if not all(each["parts"] for each in converted):
         return []
-    for message, each in zip(messages or (), told, strict=True):
+    for message, each in zip(messages or (), converted, strict=True):
         if answered:
             calls = any(part["type"] == "tool_call" for part in each["parts"])
             each["finish_reason"] = first_text((message,), *_REASONS) or ("tool_call" if calls else "stop")
-    return told
+    return converted
 
 
 def _chosen(choice: Message) -> Any:
@@ -84,5 +84,5 @@ def _part(item: Any) -> dict[str, Any]:
 def _call(call: Message) -> dict[str, Any]:
     function = call.get("function")
     called: Message = function if isinstance(function, dict) else call
-    told = {"id": call.get("id"), "name": called.get("name"), "arguments": called.get("arguments")}
-    return {"type": "tool_call", **{key: value for key, value in told.items() if value is not None}}
+    known = {"id": call.get("id"), "name": called.get("name"), "arguments": called.get("arguments")}
+    return {"type": "tool_call", **{key: value for key, value in known.items() if value is not None}}

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 from json.encoder import encode_basestring as _quote
 from math import isfinite
 from typing import Any
 
-from agentscope.protocols.json_decode import DecodeError, is_text, parse
+from agentscope.protocols.json_decode import DecodeError, Rejected, is_text, parse
 
 from .limits import (
     DEEPEST_READ,
@@ -22,7 +23,6 @@ from .limits import (
     HIGHEST_INT,
     HIGHEST_TIME,
     LOWEST_INT,
-    Wrong,
     as_text,
     check_ids,
     digits,
@@ -44,30 +44,6 @@ _KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 _KIND_NAMES = {f"SPAN_KIND_{name}": number for number, name in enumerate(_KINDS)}
 _CODE_NAMES = {"STATUS_CODE_UNSET": 0, "STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": 2}
 _NUMBERS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
-_SNAKE = {
-    name: re.sub("([A-Z])", r"_\1", name).lower()
-    for name in (
-        "resourceSpans",
-        "scopeSpans",
-        "traceId",
-        "spanId",
-        "parentSpanId",
-        "traceState",
-        "startTimeUnixNano",
-        "endTimeUnixNano",
-        "timeUnixNano",
-        "stringValue",
-        "boolValue",
-        "intValue",
-        "doubleValue",
-        "arrayValue",
-        "kvlistValue",
-        "bytesValue",
-        "partialSuccess",
-        "rejectedSpans",
-        "errorMessage",
-    )
-}
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -186,7 +162,7 @@ def decode_request(body: bytes) -> list[SpanGroup]:
                 scope = _field(item, "scope")
                 name, version = _text(scope, "name"), _text(scope, "version")
                 groups.append(SpanGroup(resource, name, version, [_span(span) for span in _list(item, "spans")]))
-    except Wrong as wrong:  # in a resource or scope, which all its spans share
+    except Rejected as wrong:  # in a resource or scope, which all its spans share
         raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
     return groups
 
@@ -196,14 +172,14 @@ def decode_response(body: bytes) -> tuple[int, str] | None:
     try:
         partial = _field(_object(parse(body)[0], "the body"), "partialSuccess")
         return _whole(partial, "rejectedSpans", 0, HIGHEST_INT), _text(partial, "errorMessage")
-    except (DecodeError, Wrong):
+    except (DecodeError, Rejected):
         return None
 
 
 def _span(item: Any) -> Span | Unreadable:
     try:
         return _sound_span(_object(item, "a span"))
-    except Wrong as wrong:
+    except Rejected as wrong:
         given = _get(item, "spanId") if type(item) is dict else None
         return Unreadable(shown_id(given), str(wrong))
 
@@ -250,7 +226,7 @@ def _any(item: Any, depth: int) -> Value:
     flag = _get(members, "boolValue")
     if flag is not None:
         if type(flag) is not bool:
-            raise Wrong("boolValue must be true or false")
+            raise Rejected("boolValue must be true or false")
         return flag
     number = _get(members, "doubleValue")
     if number is not None:
@@ -262,7 +238,7 @@ def _any(item: Any, depth: int) -> Value:
     if nested is None:
         return None
     if depth > DEEPEST_READ:
-        raise Wrong(f"a value is nested deeper than {DEEPEST_READ} levels")
+        raise Rejected(f"a value is nested deeper than {DEEPEST_READ} levels")
     holder = _field(members, nested)
     if nested == "kvlistValue":
         return _read_attributes(holder, "values", depth + 1)
@@ -270,13 +246,19 @@ def _any(item: Any, depth: int) -> Value:
 
 
 def _get(holder: dict[str, Any], name: str) -> Any:
+    """The member of this name in camelCase, or as in the .proto files; None if it is not set."""
     value = holder.get(name)
-    return holder.get(_SNAKE[name]) if value is None and name in _SNAKE else value
+    return holder.get(_snake_case(name)) if value is None else value
+
+
+@cache
+def _snake_case(name: str) -> str:
+    return re.sub("([A-Z])", r"_\1", name).lower()
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     if type(value) is not dict:
-        raise Wrong(f"{what} must be an object")
+        raise Rejected(f"{what} must be an object")
     return value
 
 
@@ -290,7 +272,7 @@ def _list(holder: dict[str, Any], name: str) -> list[Any]:
     if value is None:
         return []
     if type(value) is not list:
-        raise Wrong(f"{name} must be a list")
+        raise Rejected(f"{name} must be a list")
     return value
 
 
@@ -301,16 +283,16 @@ def _text(holder: dict[str, Any], name: str) -> str:
 
 def _checked(value: Any, name: str) -> str:
     if type(value) is not str:
-        raise Wrong(f"{name} must be a text")
+        raise Rejected(f"{name} must be a text")
     if not value.isascii() and not is_text(value):
-        raise Wrong("a text is not valid Unicode")
+        raise Rejected("a text is not valid Unicode")
     return value
 
 
 def _id(holder: dict[str, Any], name: str) -> str:
     value = _text(holder, name)
     if not _HEX.fullmatch(value):
-        raise Wrong(f"{name} must be hexadecimal digits")
+        raise Rejected(f"{name} must be hexadecimal digits")
     return value.lower()
 
 
@@ -321,7 +303,7 @@ def _whole(holder: dict[str, Any], name: str, lowest: int, highest: int) -> int:
     if (type(value) is str and _WHOLE.fullmatch(value)) or (type(value) is float and value.is_integer()):
         value = int(value)
     if type(value) is not int or not lowest <= value <= highest:
-        raise Wrong(f"{name} must be a whole number from {lowest} to {highest}")
+        raise Rejected(f"{name} must be a whole number from {lowest} to {highest}")
     return value
 
 
@@ -333,7 +315,7 @@ def _enum(holder: dict[str, Any], name: str, names: dict[str, int]) -> int:
     if type(value) is str:
         return names.get(value, 0)
     if type(value) is not int or not -(1 << 31) <= value < 1 << 31:
-        raise Wrong(f"{name} must be a number of 32 bits or a name")
+        raise Rejected(f"{name} must be a number of 32 bits or a name")
     return value
 
 
@@ -345,7 +327,7 @@ def _double(value: Any) -> float:
             return float(value)
     elif type(value) is float or (type(value) is int and LOWEST_INT <= value <= HIGHEST_TIME):
         return float(value)
-    raise Wrong("doubleValue must be a number")
+    raise Rejected("doubleValue must be a number")
 
 
 def _bytes(value: Any) -> bytes:
@@ -354,4 +336,4 @@ def _bytes(value: Any) -> bytes:
     try:
         return b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
-        raise Wrong("bytesValue must be base64") from None
+        raise Rejected("bytesValue must be base64") from None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from agentscope.protocols.json_decode import Rejected
 from agentscope.serialization.text import replace_surrogates
 
 from .model import Span, Value
@@ -39,10 +40,6 @@ class Form(Protocol):
     def encode_status(self, message: str) -> bytes: ...
 
 
-class Wrong(ValueError):
-    """A span that cannot be read. The text tells the sender why."""
-
-
 def digits(value: int) -> str:
     """Write an integer as text: in hexadecimal digits if it is longer than Python's limit for decimal ones."""
     try:
@@ -72,15 +69,15 @@ def in_time(time_ns: int) -> int:
 
 
 def check_ids(trace_id: str, span_id: str, parent_span_id: str) -> tuple[str, str, str]:
-    """Check the ids of a span in hexadecimal digits; a parent of zeros becomes an empty text. Raises `Wrong`."""
+    """Check the ids of a span in hexadecimal digits; a parent of zeros becomes an empty text. Raises `Rejected`."""
     if len(trace_id) != len(_NO_TRACE) or trace_id == _NO_TRACE:
-        raise Wrong("its trace id must be 16 bytes, and not all zero")
+        raise Rejected("its trace id must be 16 bytes, and not all zero")
     if len(span_id) != len(_NO_SPAN) or span_id == _NO_SPAN:
-        raise Wrong("its span id must be 8 bytes, and not all zero")
+        raise Rejected("its span id must be 8 bytes, and not all zero")
     if parent_span_id in ("", _NO_SPAN):
         return trace_id, span_id, ""
     if len(parent_span_id) != len(_NO_SPAN):
-        raise Wrong("its parent's span id must be 8 bytes, or empty")
+        raise Rejected("its parent's span id must be 8 bytes, or empty")
     return trace_id, span_id, parent_span_id
 
 

@@ -64,6 +64,7 @@ _ADDED = (
     *("steps model TEXT", "steps cost REAL"),
 )
 _REMADE_ROWS = 100  # of one transaction
+_REMADE_SECONDS = 0.05  # of one transaction, in which nothing else is written
 _UPGRADE_SECONDS = 1.0  # of the start; the writer upgrades the rest between batches
 
 
@@ -214,15 +215,15 @@ def upgrade_rows(connection: sqlite3.Connection) -> bool:
         else:
             sql = "SELECT run, id FROM steps WHERE (run, id) > (?, ?) ORDER BY run, id LIMIT ?"
             items = connection.execute(sql, (run, step, _REMADE_ROWS)).fetchall()
+        end = time.monotonic() + _REMADE_SECONDS
         for item in items:
             with suppress(KeyError, TypeError, ValueError):  # a damaged event leaves the row as it was
                 write_row(connection, *item)
-        if items:
-            connection.execute("UPDATE upgrade SET run=?, step=?", items[-1])
-        elif step is None:
-            connection.execute("UPDATE upgrade SET run=0, step=''")
-        else:
-            connection.execute("DELETE FROM upgrade")
+            connection.execute("UPDATE upgrade SET run=?, step=?", item)
+            if time.monotonic() > end:
+                break
+        if not items:
+            connection.execute("UPDATE upgrade SET run=0, step=''" if step is None else "DELETE FROM upgrade")
     return bool(items) or step is None
 
 

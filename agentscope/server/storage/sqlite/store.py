@@ -43,7 +43,7 @@ _TEXT_LISTS = tuple(name for name in RUN_COLUMNS if RUN_FIELDS[name].type == TEX
 
 
 def _condition(field: Field, of_step: bool) -> str:
-    """The SQL condition of a filter. It is void while its parameter is null."""
+    """Write the SQL condition of a filter. It is void while its parameter is null."""
     if of_step:
         test = f"EXISTS (SELECT 1 FROM steps WHERE run = runs.key AND {field.name} = :{field.filter})"  # noqa: S608 - constants
     elif field.type == TEXTS:
@@ -186,7 +186,7 @@ class SQLiteStore:
 
 
 def _listed(row: Sequence[Any], totals: Sequence[Any]) -> dict[str, Any]:
-    """A run as the read API lists it, from its row (the run's own tokens first) and the totals of its steps."""
+    """Make an entry of `list_runs` of a row (the run's own tokens first) and the totals of its steps."""
     own_tokens, *columns = row
     steps, errors, tokens, llm_tokens, cost, llm_cost = totals
     cost = cost if llm_cost is None else llm_cost
@@ -204,5 +204,5 @@ def _listed(row: Sequence[Any], totals: Sequence[Any]) -> dict[str, Any]:
 
 
 def _pattern(text: str | None) -> str | None:
-    """The LIKE pattern for a part of a text."""
+    """Write the LIKE pattern for a part of a text."""
     return None if text is None else "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"

@@ -20,7 +20,7 @@ logger = logging.getLogger("agentscope.server")
 
 T = TypeVar("T")
 _Job = tuple[Callable[[sqlite3.Connection], Any], "Future[Any]"]
-_CHECKPOINT_MS = 50  # that a checkpoint waits for readers, while clients wait for the writer
+_CHECKPOINT_MS = 50  # for which a checkpoint waits for readers, while clients wait for the writer
 _MOST_JOBS = 64  # of one transaction
 
 

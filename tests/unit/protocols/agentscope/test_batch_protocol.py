@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import pytest
@@ -285,7 +286,7 @@ def test_without_the_zstandard_package_gzip_is_used_or_nothing(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(bodies, "import_module", missing)
-    monkeypatch.setattr(bodies, "_compressors", {})
+    monkeypatch.setattr(bodies, "_zstandard", cache(bodies._zstandard.__wrapped__))
     assert encodings("gzip, zstd") == ["gzip", "gzip"]
     assert encodings("zstd") == ["gzip", None]
 
@@ -377,7 +378,7 @@ def test_what_is_not_compressed_is_made_with_pauses():
 def test_warming_up_imports_what_compression_may_need(monkeypatch, compress, looked_up):
     asked: list[str] = []
     monkeypatch.setattr(bodies, "import_module", asked.append)
-    monkeypatch.setattr(bodies, "_compressors", {})
+    monkeypatch.setattr(bodies, "_zstandard", cache(bodies._zstandard.__wrapped__))
     protocol(compress=compress).warm_up()
     assert asked == looked_up
 
@@ -390,7 +391,7 @@ def test_what_warming_up_did_not_find_is_not_looked_for_again(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(bodies, "import_module", missing)
-    monkeypatch.setattr(bodies, "_compressors", {})
+    monkeypatch.setattr(bodies, "_zstandard", cache(bodies._zstandard.__wrapped__))
     used = protocol()
     used.warm_up()
     assert deliver(used, batch(events(300, input=LARGE)), BatchBackend(announces="gzip, zstd")).left == []
@@ -545,6 +546,11 @@ def test_no_answer_settles_an_event_twice_or_one_that_was_not_sent(body, number,
         (answer(308), MISPLACED, "redirects (HTTP 308)"),
         (answer(401), UNAUTHORIZED, "API key (HTTP 401)"),
         (answer(403), UNAUTHORIZED, "API key (HTTP 403)"),
+        (answer(403), UNAUTHORIZED, "any proxy on the way"),
+        (answer(403, {"detail": "Requests from pages of another site are refused."}), MISPLACED, "send no Origin"),
+        (answer(421), MISPLACED, "start it with --allow-host"),
+        (answer(200, {"success": False, "accepted": 3}), BUSY, "not an acknowledgement"),
+        (Failure("setup", "needs PySocks", unsent=True), MISPLACED, "needs PySocks"),
         (answer(402), MISPLACED, "HTTP 402"),
         (answer(410), MISPLACED, "HTTP 410"),
         (answer(408), BUSY, "HTTP 408"),

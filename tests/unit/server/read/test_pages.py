@@ -16,7 +16,7 @@ from tests.support.receiver import at, run_end, run_start, step
 
 
 class Tree(HTMLParser):
-    """What a page says, and how deep in lists each step and each of its notes stands."""
+    """The text of a page, and the depth in lists of each step and each note."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ def test_below_the_twelfth_level_steps_stand_side_by_side_and_tell_their_level()
     assert [int(level) for level in re.findall(r"level (\d+)", page.text)] == list(range(12, 46))
 
 
-def test_a_page_of_many_steps_says_which_they_are_and_links_to_those_before_and_after() -> None:
+def test_a_page_of_many_steps_has_their_range_and_links_to_those_before_and_after() -> None:
     events = [run_start(), *(step(name=f"step {n}", started_at=at(n)) for n in range(2500))]
     first, second, third = (shown(*events, page=number) for number in (1, 2, 3))
     assert "Steps 1 to 1,000 of 2,500" in first.text
@@ -123,7 +123,7 @@ def test_a_page_beyond_the_last_is_the_last() -> None:
     assert "No steps" in shown(run_start(), page=7).text
 
 
-def test_a_page_names_once_more_what_its_first_steps_are_part_of() -> None:
+def test_a_page_names_the_ancestors_of_its_first_step_again() -> None:
     inner = [step(name=f"in {n}", parent_id="mid", started_at=at(n + 2)) for n in range(1200)]
     outer = step(step_id="top", name="top", started_at=at(0))
     page = shown(run_start(), outer, step(step_id="mid", name="mid", parent_id="top", started_at=at(1)), *inner, page=2)
@@ -161,7 +161,7 @@ def test_of_very_many_steps_above_a_page_only_the_nearest_are_named() -> None:
         (["a", "b"], '[\n  "a",\n  "b"\n]'),
     ],
 )
-def test_an_error_reads_like_text_and_what_is_no_text_of_it_follows_as_json(error: Any, told: str) -> None:
+def test_the_texts_of_an_error_are_shown_as_text_and_its_other_fields_as_json(error: Any, told: str) -> None:
     assert shown(run_start(error=error)).pres == [told]
 
 
@@ -189,20 +189,20 @@ def test_a_run_that_goes_on_has_no_steps_so_far_and_one_that_ended_has_none() ->
         ({"started_at": at(1)}, "–"),
     ],
 )
-def test_a_step_of_one_instant_has_no_duration_unless_one_was_told(fields: dict[str, Any], figures: str) -> None:
+def test_a_step_of_one_instant_has_no_duration_unless_one_was_recorded(fields: dict[str, Any], figures: str) -> None:
     assert shown(step(**fields)).figures == [figures]
 
 
 @pytest.mark.parametrize(
     ("cost", "shown"), [(None, None), (0.0, "0"), (0.0123, "0.0123"), (2.5e-06, "0.0000025"), (1234.5, "1,234.5")]
 )
-def test_a_run_tells_its_cost_where_a_step_has_one(cost: float | None, shown: str | None) -> None:
+def test_a_run_shows_its_cost_where_a_step_has_one(cost: float | None, shown: str | None) -> None:
     patch = StoredEvent("session", json.dumps(step(cost_usd=cost))).patch()
     of_run = pages.run_page(run_view("run-1", [patch])).partition("<h2")[0]
     assert dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", of_run)).get("Cost (USD)") == shown
 
 
-def test_the_filter_says_what_it_compares_whole_and_what_in_part() -> None:
+def test_the_filter_names_the_inputs_that_are_compared_whole_and_in_part() -> None:
     page = listed()
     assert 'name="agent" value="" placeholder="its whole name"' in page
     assert 'name="q" value="" placeholder="part of a name or id"' in page
@@ -229,6 +229,6 @@ def test_characters_that_are_not_seen_make_no_markup_in_attributes_and_titles() 
     assert "<title>U+200B · AgentScope</title>" in pages.message("\u200b", "")
 
 
-def test_each_figure_of_a_run_says_what_it_is_where_there_are_no_columns() -> None:
+def test_each_figure_of_a_run_has_a_label_where_there_are_no_columns() -> None:
     page = listed(duration_ms=250, step_count=3000)
     assert '<td data-label="Duration">250 ms</td><td data-label="Steps">3,000</td>' in page

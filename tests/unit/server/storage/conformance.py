@@ -253,7 +253,7 @@ class Conformance:
         times = [run["started_at"] for run in found]
         assert times == sorted(times, reverse=True)
 
-    def test_a_run_that_has_not_told_its_start_is_listed_by_its_earliest_event(self, store: Store) -> None:
+    def test_a_run_without_a_start_is_listed_by_its_earliest_event(self, store: Store) -> None:
         store.ingest(batch(step("a", time=at(5)), run_start("b", time=at(4)), step("c", time=at(6)))).result()
         store.ingest(batch(step("c", time=at(3)))).result()
         page = store.list_runs(RunQuery(limit=1))
@@ -380,7 +380,7 @@ class Conformance:
 class DurableConformance(Conformance):
     """The tests of an engine whose data outlives the store object as well."""
 
-    def test_what_was_stored_is_there_after_a_restart(self, open_store: OpenStore) -> None:
+    def test_stored_events_survive_a_restart(self, open_store: OpenStore) -> None:
         first = open_store()
         sent = [run_start("a"), step("a")]
         first.ingest(batch(*sent, batch_id="one")).result()

@@ -51,7 +51,7 @@ def test_the_receiver_stores_and_reads_over_any_store() -> None:
     assert ask("GET", "/health").json()["events"] == 3
 
 
-def test_a_query_that_the_engine_does_not_answer_is_told_so() -> None:
+def test_a_filter_that_the_engine_does_not_have_is_answered_with_501() -> None:
     class NoSearch(MemoryStore):
         def list_runs(self, query: RunQuery) -> RunPage:
             if query.q is not None:

@@ -58,19 +58,19 @@ def expected(patches: list[Patch]) -> tuple[list[Any], list[Any]]:
         own = [patch for patch in of_run if patch.step_id is None]
         row = run_row(fold(own) if own else {})
         first = min(patch.time for patch in of_run)
-        columns = [row.columns[name] for name in ("agent_name", "status", "source")]
-        tags = json.dumps(row.columns["tags"]) if row.columns["tags"] else None
+        columns = [row[name] for name in ("agent_name", "status", "source")]
+        tags = json.dumps(row["tags"]) if row["tags"] else None
         runs.append(
             (
                 run_id,
                 *columns,
                 tags,
-                row.failed,
-                row.started_at,
-                row.ended_at,
-                row.tokens,
+                row["failed"],
+                row["started_at"],
+                row["ended_at"],
+                row["tokens"],
                 first,
-                row.started_at or first,
+                row["started_at"] or first,
             )
         )
         for step_id in sorted({patch.step_id for patch in of_run if patch.step_id is not None}):
@@ -130,7 +130,7 @@ def update(second: float, **values: Any) -> Event:
 
 
 def reads(db: sqlite3.Connection, cache: FoldCache, event: Event) -> int:
-    """How often the bodies of what is stored are asked for while an event is written."""
+    """Count the queries for stored bodies while an event is written."""
     asked: list[str] = []
     db.set_trace_callback(asked.append)
     write(db, cache, [event])
@@ -138,14 +138,14 @@ def reads(db: sqlite3.Connection, cache: FoldCache, event: Event) -> int:
     return sum(statement.startswith("SELECT session_id, body") for statement in asked)
 
 
-def test_what_follows_is_folded_without_reading_what_is_stored(db: sqlite3.Connection) -> None:
+def test_a_later_event_is_folded_without_reading_the_stored_ones(db: sqlite3.Connection) -> None:
     cache = FoldCache()
     write(db, cache, [run_start(time=at(1))])
     assert [reads(db, cache, update(second, status=str(second))) for second in (2, 3, 4)] == [0, 0, 0]
     assert tables(db)[0][0][2] == "4"
 
 
-def test_what_is_late_is_folded_from_all_that_is_stored(db: sqlite3.Connection) -> None:
+def test_a_late_event_is_folded_from_all_stored_ones(db: sqlite3.Connection) -> None:
     cache = FoldCache()
     write(db, cache, [run_start(time=at(5))])
     assert reads(db, cache, update(2, agent_name="early")) == 1

@@ -22,6 +22,13 @@ ADDED = (("runs", "tags", "more_tags", "environment", "release"), ("steps", "mod
 TAGS = [f"tag {number}" for number in range(60)]
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bound portions by their rows and not by the speed of the machine."""
+    monkeypatch.setattr(schema, "_REMADE_SECONDS", 60.0)
+    monkeypatch.setattr(schema, "_UPGRADE_SECONDS", 60.0)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "runs.db"
@@ -83,6 +90,15 @@ def test_rows_are_made_anew_a_bounded_number_at_a_time(path: Path, monkeypatch: 
     assert counts == [2, 4, 5, 5, 7, 9, 10]
 
 
+def test_a_row_of_many_events_ends_a_portion(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_UPGRADE_SECONDS", -1.0)
+    monkeypatch.setattr(schema, "_REMADE_SECONDS", -1.0)
+    version_2(path, *told(1), *told(2))
+    with closing(open_writer(path)) as db:
+        assert db.execute("SELECT count(tags) FROM runs").fetchone()[0] == 1
+        assert [upgrade_rows(db) for _ in range(6)] == [True] * 4 + [False] * 2
+
+
 def test_an_upgrade_that_was_interrupted_goes_on_at_the_next_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "_UPGRADE_SECONDS", -1.0)
     monkeypatch.setattr(schema, "_REMADE_ROWS", 2)
@@ -93,7 +109,7 @@ def test_an_upgrade_that_was_interrupted_goes_on_at_the_next_start(path: Path, m
         assert found(store) == [{f"r{number}" for number in range(5)}] * 4
 
 
-def test_what_comes_while_rows_are_made_anew_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_that_come_during_an_upgrade_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "_UPGRADE_SECONDS", -1.0)
     monkeypatch.setattr(schema, "_REMADE_ROWS", 1)
     version_2(path, *told(1), *told(2))

@@ -1,22 +1,26 @@
-"""The read API, in JSON."""
+"""The routes that read: the API in JSON, and the pages of the viewer, which `pages` writes."""
 
 from __future__ import annotations
 
 import base64
 import json
+from functools import partial
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from agentscope._version import __version__
 from agentscope.events import FIELDS
 from agentscope.protocols.headers import AGENTSCOPE_KEY
 from agentscope.protocols.json_decode import is_text
+from agentscope.server.http.body import Bodies
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
 from agentscope.server.storage.base import RunCursor, RunQuery, Store, Unavailable
 
+from . import pages
 from .runs import RunReader
 
 MAX_LIMIT = 500
@@ -24,15 +28,18 @@ MAX_LIMIT = 500
 FILTERS = tuple(dict.fromkeys(field.filter for field in FIELDS.values() if field.filter))
 """The parameters of a list of runs that select by a field."""
 _MAX_TEXT = 255
+_MAX_PAGE = 1_000_000
 
 
-class ReadAPI:
-    """The routes of the read API."""
+class Routes:
+    """The routes of one application."""
 
-    def __init__(self, store: Store, keys: Keys, reader: RunReader) -> None:
+    def __init__(self, store: Store, keys: Keys, reader: RunReader, bodies: Bodies, css: bytes) -> None:
         self._store = store
         self._keys = keys
         self._reader = reader
+        self._bodies = bodies
+        self._css = css
 
     async def health(self, request: Request) -> Response:
         """`GET /health`. The counts need the key."""
@@ -59,6 +66,45 @@ class ReadAPI:
         self._authorise(request)
         return await self._reader.events(request.path_params["run_id"])
 
+    async def runs_page(self, request: Request) -> Response:
+        """`GET /`: the list of runs."""
+        if not self._keys.may_read(request.scope):
+            return RedirectResponse("/login", 303)
+        query = run_query(request)
+        runs, after = await self._reader.read(self._store.list_runs, query)
+        address = f"http://{request.headers['host']}"
+        page = pages.run_list(runs, query, None if after is None else cursor_text(after), address, self._keys.required)
+        return HTMLResponse(page)
+
+    async def run_page(self, request: Request) -> Response:
+        """`GET /runs/{id}?page`: one run."""
+        if not self._keys.may_read(request.scope):
+            return RedirectResponse("/login", 303)
+        try:
+            page = number(request, "page", 1, _MAX_PAGE)
+            draw = partial(pages.run_page, page=page)
+            return await self._reader.run(request.path_params["run_id"], draw, "text/html")
+        except Refused as problem:
+            title = "Not found" if problem.status == 404 else "Not shown"
+            return HTMLResponse(pages.message(title, str(problem)), problem.status, headers=problem.headers)
+
+    async def login_form(self, request: Request) -> Response:
+        """`GET /login`."""
+        return HTMLResponse(pages.login())
+
+    async def login(self, request: Request) -> Response:
+        """`POST /login`: the key as a form field, answered with a session cookie."""
+        async with self._bodies.hold(request, "application/x-www-form-urlencoded") as body:
+            given = _field(body, "key")
+        if not self._keys.accepts_text(given):
+            return HTMLResponse(pages.login("That is not the key of this receiver."), 401)
+        cookie = {"Set-Cookie": self._keys.login_cookie(request.scope)}
+        return RedirectResponse("/", 303, headers=cookie)
+
+    async def style(self, request: Request) -> Response:
+        """`GET /static/style.css`."""
+        return Response(self._css, media_type="text/css", headers={"Cache-Control": "max-age=300"})
+
     def _authorise(self, request: Request, *known: str) -> None:
         """Raise `Refused` without the key (401), and for a parameter that is not `known` (400)."""
         if not self._keys.may_read(request.scope):
@@ -69,12 +115,12 @@ class ReadAPI:
             raise Refused(400, f"{unknown[0][:_MAX_TEXT]!r} is no parameter of this address{there_are}.")
 
 
-def _json(run: dict[str, Any]) -> bytes:
-    return json.dumps(run, ensure_ascii=False, separators=(",", ":")).encode()
+def _json(run: dict[str, Any]) -> str:
+    return json.dumps(run, ensure_ascii=False, separators=(",", ":"))
 
 
 def run_query(request: Request) -> RunQuery:
-    """The query of a list of runs. Raises `Refused` (422) for a parameter that cannot be."""
+    """Read the query of a list of runs. Raises `Refused` (422) for a parameter that cannot be."""
     parameters = request.query_params
     limit = number(request, "limit", 50, MAX_LIMIT)
     texts: dict[str, str | None] = {}
@@ -88,7 +134,7 @@ def run_query(request: Request) -> RunQuery:
 
 
 def number(request: Request, name: str, usual: int, highest: int) -> int:
-    """A parameter that counts from 1. Raises `Refused` (422) for one that cannot be."""
+    """Read a parameter that counts from 1. Raises `Refused` (422) for one that cannot be."""
     given = request.query_params.get(name, str(usual))
     if not (given.isascii() and given.isdigit() and len(given) <= 9 and 1 <= int(given) <= highest):
         raise Refused(422, f"{name} must be a whole number from 1 to {highest}.")
@@ -96,7 +142,7 @@ def number(request: Request, name: str, usual: int, highest: int) -> int:
 
 
 def cursor_text(cursor: RunCursor) -> str:
-    """A cursor as text that is opaque to clients."""
+    """Write a cursor as text that is opaque to clients."""
     return base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
 
 
@@ -110,3 +156,11 @@ def parsed_cursor(text: str) -> RunCursor:
     except (ValueError, TypeError):
         pass
     raise Refused(422, "cursor must be the next of an earlier answer.")
+
+
+def _field(form: bytes, name: str) -> str:
+    """Return the first value of a field of a form; empty if it is missing, or the form has too many fields."""
+    try:
+        return dict(reversed(parse_qsl(form.decode("ascii", "replace"), max_num_fields=4))).get(name, "")
+    except ValueError:
+        return ""

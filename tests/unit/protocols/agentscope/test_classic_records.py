@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.protocols.agentscope.records import STEP_TYPES, run_record, step_record, update_record
+from agentscope.protocols.agentscope.classic import STEP_TYPES, run_record, step_record, update_record
 
 
 def run(extra: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
