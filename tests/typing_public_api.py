@@ -184,6 +184,7 @@ def work(number: int, text: str = "") -> float:
 
 carried: Callable[..., float] = tracker.propagate(work)
 assert_type(tracker.propagate(work)(1, text="a"), float)
+assert_type(tracker.instrument("threads"), Callable[[], None])
 
 assert_type(tracker.flush(), FlushResult)
 assert_type(tracker.shutdown(timeout=1.5), FlushResult)
