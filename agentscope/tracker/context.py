@@ -15,6 +15,8 @@ from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
+from agentscope.serialization.foreign import is_hosts
+
 MOST_OPEN_RUNS = 10_000
 """Runs that are never ended must not grow without bound: beyond this the oldest is forgotten."""
 MOST_ENDED_RUNS = 1_000
@@ -408,8 +410,8 @@ def leave(scope: Scope) -> None:
                     _current.set(_not_left(scope.outer))
                 return
             except (ValueError, RuntimeError) as error:  # entered in another context
-                if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-                    raise  # of a signal handler
+                if is_hosts(error):
+                    raise
     elif scope.token is None:
         return
     scope.left = True
