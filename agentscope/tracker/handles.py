@@ -13,7 +13,7 @@ from agentscope.events import RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_STAR
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 
-from .context import REMOTE, Scope, leave
+from .context import REMOTE, Scope, enter_again, leave
 from .fields import Encoded, Fields, captured, outcome, plain_step
 from .never_raise import safe
 from .recorder import NO_MORE, Recorder, id_of
@@ -174,7 +174,7 @@ class Run(_Block, InProcess, str):
         start, self._start = self._start, (None, None, None, NO_MORE)
         if not recorder.begin_run(self.id, self.agent_name, *start):
             return None
-        return recorder.runs.enter(*recorder.runs.placed(self.id), opened_as=self.id)
+        return recorder.runs.enter(*recorder.runs.placed(self.id), own_id=self.id)
 
     @safe(lambda *_: None)
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
@@ -379,9 +379,7 @@ class Step(_Block, InProcess):
         if opened is None or self._recorder is None:
             super()._begin()
             return
-        before = opened[0]
-        scope = self._recorder.runs.enter(before.run_id, before.step_id, opened_as=before.opened_as)
-        self._opened = (scope, *opened[1:])
+        self._opened = (enter_again(opened[0]), *opened[1:])
 
     def suspend(self) -> bool:
         opened: Opened | None = self.__dict__.pop("_opened", None)
@@ -397,14 +395,14 @@ class Step(_Block, InProcess):
 
     def _enter_elsewhere(self, recorder: Recorder) -> Scope | None:
         """Enter a step that is not simply a part of the current one. None if no run can be found for it."""
-        place = recorder.place(self.run_id, self.parent_id)
+        named, place = self.run_id, recorder.place(self.run_id, self.parent_id)
         if place is None:
             self.run_id = self.parent_id = None
             return None
         self.run_id, self.parent_id = run_id, _ = place
         outer = recorder.runs.innermost()
-        opened_as = outer.opened_as if outer is not None and outer.run_id == run_id else None
-        return recorder.runs.enter(run_id, self.id, opened_as=opened_as)
+        own_id = outer.run.own_id if outer is not None and outer.run_id == run_id else id_of(named)
+        return recorder.runs.enter(run_id, self.id, own_id=own_id)
 
     def _announce(self, recorder: Recorder, given: Encoded | None) -> None:
         """Send the start of the step by itself, for a backend that has to know it before the steps inside."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Generator
 from functools import partial, partialmethod, wraps
+from operator import attrgetter
 from types import CodeType, FunctionType, MethodType, coroutine
 from typing import Any
 
 from agentscope.protocols.ids import new_id
 from agentscope.serialization.snapshot import encode
 
-from .context import current, restored
+from .context import Scope, current, renewed, restored
 from .handles import Run, Step
 from .recorder import Recorder
 from .streams import Reading, async_reader, reader, replacement_of
@@ -154,9 +156,11 @@ class Observer:
                 block.usage = usage
         return result
 
-    def start(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> tuple[Reading, Any]:
-        """Begin a step and call a generator function in it."""
-        with self.begin(args, kwargs) as block:
+    def start(
+        self, function: Callable[..., Any], scope: Scope | None, /, *args: Any, **kwargs: Any
+    ) -> tuple[Reading, Any]:
+        """Begin a step and call a generator function in it. `scope` was current when its generator was made."""
+        with restored(current() if scope is None else renewed(scope)), self.begin(args, kwargs) as block:
             inner = function(*args, **kwargs)
             return self._reading(block), inner
 
@@ -190,6 +194,20 @@ class ObservedCallable(partial[Any]):
         return _decorated, (self._agentscope_observer, self.__wrapped__)
 
 
+class ObservedGeneratorFunction(ObservedCallable):
+    """The decorated form of a generator function. The step of a generator is in the run in which it was made, not read."""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.func(current(), *args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        try:
+            found = attrgetter(self.__qualname__)(sys.modules[self.__module__])
+        except (AttributeError, KeyError):
+            found = None
+        return self.__qualname__ if found is self else super().__reduce__()
+
+
 def observed(
     recorder: Recorder,
     function: Any,
@@ -217,10 +235,13 @@ def observed(
 
 
 def _decorated(observer: Observer, function: Any) -> Any:
-    call = _form(function)(observer, function)
-    if type(function) is FunctionType:
+    form = _form(function)
+    call, kind = form(observer, function), ObservedCallable
+    if form in (_generator, _async_generator):
+        kind = ObservedGeneratorFunction
+    elif type(function) is FunctionType:
         return wraps(function)(call)
-    found: Any = wraps(function, updated=())(ObservedCallable(wraps(function, updated=())(call)))
+    found: Any = wraps(function, updated=())(kind(wraps(function, updated=())(call)))
     found._agentscope_observer = observer
     return found
 
@@ -279,22 +300,3 @@ def _generator(observer: Observer, function: Callable[..., Any]) -> Callable[...
 
 def _async_generator(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
     return async_reader(partial(observer.start, function))
-
-
-def propagated(function: Any) -> Any:
-    """Return the function bound to the run and step that are current now."""
-    scope = current()
-    if callable(function) and inspect.iscoroutinefunction(function):
-
-        @wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            with restored(scope):
-                return await function(*args, **kwargs)
-
-        return call_async
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with restored(scope):
-            return function(*args, **kwargs)
-
-    return wraps(function)(call) if callable(function) and hasattr(function, "__name__") else call

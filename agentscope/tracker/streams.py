@@ -17,7 +17,7 @@ from weakref import ref
 
 from agentscope.serialization.snapshot import encode
 
-from .context import current, switch
+from .context import current, renewed, switch
 from .fields import Encoded
 from .handles import InProcess, Run, Step
 from .token_counts import UsageOf, merged, usage_in, usage_in_item
@@ -190,7 +190,7 @@ class Inside:
 
     def __enter__(self) -> None:
         reading = self._reading
-        self._outside = switch(reading._inside) if reading._block else current()
+        self._outside = switch(renewed(reading._inside)) if reading._block else current()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         inside = switch(self._outside)

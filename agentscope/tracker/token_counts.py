@@ -78,7 +78,10 @@ def _itself(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attributes(value: Any) -> Any:
-    return object.__getattribute__(value, "__dict__")
+    try:
+        return object.__getattribute__(value, "__dict__")
+    except Exception:  # a class of C that hides it, or foreign code in its place
+        return {}
 
 
 def _counts(usage: Any) -> dict[str, Any] | None:

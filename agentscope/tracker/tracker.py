@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from agentscope.errors import ConfigurationError
 from agentscope.events import STEP_FIELDS, RunStatus, StepType
@@ -32,6 +32,10 @@ CaptureUsage: TypeAlias = "bool | Callable[[Any], Any]"
 
 def _as_it_is(function: Any) -> Any:
     return function
+
+
+def _do_nothing() -> None:
+    """Undo nothing."""
 
 
 class Tracker(Face):
@@ -279,11 +283,29 @@ class Tracker(Face):
 
     @safe(lambda self, function=_as_it_is, *_: function)
     def propagate(self, function: F) -> F:
-        """`function` with the run and step that are current now: for a thread, which inherits no context by itself."""
-        from .observe import propagated
+        """`function` with the run and step that are current now: for a thread, which inherits no context by itself.
+
+        Functions, coroutines, generators and async generators. Where nothing is current, as at import time, a call has the
+        run and step of its caller.
+        """
+        from .propagation import propagated
 
         carried: F = propagated(function)
         return carried
+
+    @safe(lambda *_: _do_nothing)
+    def instrument(self, what: Literal["threads"]) -> Callable[[], None]:
+        """Make new threads, pools, timers and greenlets inherit the current run and step. Returns the function that undoes it.
+
+        It patches `threading.Thread`, `ThreadPoolExecutor`, `multiprocessing.pool.ThreadPool`, `anyio.to_thread.run_sync`, and
+        the `spawn` functions of gevent and eventlet, for the whole process. An inherited run counts while it is open.
+        """
+        if what != "threads":
+            self._recorder.invalid_call("not_instrumentable", 'instrument() knows only "threads"')
+            return _do_nothing
+        from .instrument import inherit  # imports pools, and few programs need it
+
+        return inherit()
 
     @overload
     def lambda_handler(self, function: F, /, *, margin: float = 0.5, timeout: float = 2.0) -> F: ...

@@ -82,7 +82,7 @@ class Handle(_Block, Ready[Any]):
 
     def _open(self, recorder: Recorder) -> Scope | None:
         entry = self._entry
-        return recorder.runs.enter(entry.run_id, entry.step_id, opened_as=self.trace_id, sort=HANDLE)
+        return recorder.runs.enter(entry.run_id, entry.step_id, own_id=self.trace_id, sort=HANDLE)
 
     @safe(lambda *_: None)
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:

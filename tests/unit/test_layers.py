@@ -47,6 +47,7 @@ HOMES = {
     "starlette": ("agentscope.server.*",),
     "opentelemetry": ("agentscope.integrations.otel", "agentscope.server.ingest.otlp_protobuf"),
     "google": ("agentscope.server.ingest.otlp_protobuf",),
+    "anyio": ("agentscope.tracker.instrument",),
     "uvicorn": ("agentscope.server.receiver", "agentscope.server.http.connection"),
 }
 

@@ -217,6 +217,7 @@ WRONG_CALLS: dict[str, Callable[[Any], Any]] = {
     "start_step": lambda t: t.start_step(),
     "observe": lambda t: t.observe(len, colour="red"),
     "propagate": lambda t: t.propagate(len, len),
+    "instrument": lambda t: t.instrument(),
     "lambda_handler": lambda t: t.lambda_handler(len, colour="red"),
     "inject": lambda t: t.inject({}, {}),
     "extract": lambda t: t.extract(),
@@ -261,6 +262,7 @@ def test_a_wrong_call_gives_what_the_agent_can_go_on_with(recording: Recording) 
     assert tracker.observe(len, colour="red") is len
     assert tracker.observe(colour="red")(len) is len
     assert tracker.propagate(len, len) is len
+    assert tracker.instrument()() is None
     assert tracker.lambda_handler(len, colour="red") is len
     assert tracker.propagate()(5) == 5
     assert isinstance(tracker.flush(1, 2), FlushResult)

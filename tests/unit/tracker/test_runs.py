@@ -237,10 +237,12 @@ def test_a_run_may_be_ended_inside_its_block(recording: Recording, tracker: Trac
     with tracker.track_run("agent") as run:
         assert tracker.end_run("failed", output=1)
         run.output = 2
-        assert tracker.track_step("afterwards")
+        assert not tracker.end_run(error="again")
+        assert not tracker.track_step("afterwards")
+        assert tracker.track_step("named", run_id=run)
     assert (recording.end()["status"], recording.end()["output"]) == ("failed", 1)
     assert recording.step()["run_id"] == run
-    assert recording.invalid_calls == {}
+    assert recording.invalid_calls == {"run_ended": 2}
     assert current_scope() is None
 
 

@@ -1248,3 +1248,59 @@ def test_an_attribute_that_is_set_on_a_handle_is_counted_and_logged(volt: Traced
         tool.success("told")
     assert volt.whole("t")["output"] == "told"
     assert volt.invalid_calls == {"unknown_field": 1}
+
+
+# ---- after the end -------------------------------------------------------------------------------------------------
+
+
+def test_a_late_task_of_a_trace_writes_nothing_into_another(volt: Traced) -> None:
+    tracker = volt.sdk.tracker
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def late() -> bool:
+            await go.wait()
+            return tracker.track_step("late")
+
+        async with volt.sdk.trace(agentId="a") as trace, trace.add_agent("agent"):
+            task = asyncio.create_task(late())
+        async with volt.sdk.trace(agentId="b"):
+            go.set()
+            assert await task is False
+
+    asyncio.run(main())
+    assert volt.tree() == {"agent": "a"}
+    assert volt.invalid_calls == {"run_ended": 1}
+
+
+def test_a_trace_that_is_a_step_of_a_run_counts_no_longer_than_the_run(volt: Traced) -> None:
+    tracker = volt.sdk.tracker
+    with tracker.track_run("run"):
+        trace = volt.sdk.trace(agentId="a")
+        trace.__enter__()
+    assert tracker.track_step("late") is False
+    assert trace.end()
+    assert volt.invalid_calls == {"run_ended": 1}
+
+
+def test_a_handle_names_its_run_though_it_has_ended_and_another_is_current(volt: Traced) -> None:
+    with volt.sdk.trace(agentId="a") as trace:
+        agent = trace.add_agent("agent")
+        agent.success()
+    with volt.sdk.trace(agentId="b"), agent:
+        volt.sdk.tracker.track_step("late")
+    assert volt.tree() == {"agent": "a", "late": "agent"}
+
+
+def test_blocks_of_handles_that_are_left_in_another_thread_do_not_pile_up(volt: Traced) -> None:
+    with volt.sdk.trace(agentId="a") as trace:
+        for _ in range(20):
+            tool = trace.add_tool("tool")
+            tool.__enter__()
+            contextvars.Context().run(tool.__exit__, None, None, None)
+            number, scope = 0, current_scope()
+            while scope is not None:
+                number, scope = number + 1, scope.outer  # type: ignore[attr-defined]
+            assert number <= 2
+    assert current_scope() is None
