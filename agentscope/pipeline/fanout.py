@@ -44,6 +44,10 @@ class FanOut:
         taken = [pipeline.put(*event, **more) for pipeline in self._pipelines]
         return any(taken)
 
+    def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
+        """Return whether such an event is queued anywhere."""
+        return any(pipeline.holds(type_, run_id, step_id) for pipeline in self._pipelines)
+
     def flush(self, timeout: float) -> FlushResult:
         """Wait until every event accepted before is settled in all pipelines, for `timeout` seconds at most."""
         waits = [pipeline.begin_flush() for pipeline in self._pipelines]

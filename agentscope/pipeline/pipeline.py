@@ -166,6 +166,10 @@ class Pipeline:
                 worker.states.abandon()  # it ended between the check above and the append
         return True
 
+    def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
+        """Return whether such an event is queued: a call of `put` that an exception of the host interrupted may have put it."""
+        return self._worker.queue.holds(type_, run_id, step_id)
+
     def flush(self, timeout: float) -> FlushResult:
         """Wait until every event accepted before is settled, for `timeout` seconds at most."""
         return self.begin_flush()(timeout)

@@ -14,6 +14,7 @@ from reprlib import Repr
 from typing import Any
 
 from .adapters import Form, Items, Pairs, Placeholder, Replacement, class_name, json_form, read_member
+from .foreign import is_hosts
 from .text import replace_surrogates
 
 MAX_DEPTH = 50
@@ -41,7 +42,7 @@ _brief.maxstring = _brief.maxother = _MAX_KEY
 
 
 def render(value: object, limit: int, plain: Plain) -> tuple[bytes, bool]:
-    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises only KeyboardInterrupt."""
+    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises what is the host's."""
     renderer = _Renderer(plain, fair=False)
     try:
         return renderer.value(value, limit, 1), renderer.lossy
@@ -98,9 +99,11 @@ class _Renderer:
                 return self._form(json_form(value, room, min(room // 2, self._nodes) + 1), room, depth)
             finally:
                 self._open.discard(id(value))
-        except (KeyboardInterrupt, _NoRoom):
+        except _NoRoom:
             raise
-        except BaseException:
+        except Exception as error:
+            if is_hosts(error):
+                raise
             return self._placeholder(f"<{class_name(value)}: cannot be rendered>")
 
     def _form(self, form: Form, room: int, depth: int) -> bytes:

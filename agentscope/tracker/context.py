@@ -374,11 +374,16 @@ def enter_again(scope: Scope) -> Scope:
 @contextmanager
 def restored(scope: Scope | None) -> Iterator[None]:
     """Make a scope of another context current in this one."""
-    before = switch(scope)
+    before = _current.get()
     try:
-        yield
-    finally:
-        _current.set(before)
+        try:
+            _current.set(scope)
+            yield
+        finally:
+            _current.set(before)
+    except BaseException:
+        _current.set(before)  # an exception of the host's may have come before the line above
+        raise
 
 
 def leave(scope: Scope) -> None:

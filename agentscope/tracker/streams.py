@@ -15,6 +15,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType, coroutine
 from typing import Any
 from weakref import ref
 
+from agentscope.serialization.foreign import is_hosts
 from agentscope.serialization.snapshot import encode
 
 from .context import current, renewed, switch
@@ -145,13 +146,15 @@ class Reading:
             block = self._block.pop()
         except IndexError:
             return
-        self._inside = self._unread = None
-        output = None if self._items is None else self._items.output()
-        if output is not None:
-            block.output = output
-        if self._usage is not None:
-            block.usage = self._usage
-        block.finish(error)
+        try:
+            self._inside = self._unread = None
+            output = None if self._items is None else self._items.output()
+            if output is not None:
+                block.output = output
+            if self._usage is not None:
+                block.usage = self._usage
+        finally:
+            block.finish(error)
 
     def is_let_go(self, error: BaseException) -> bool:
         """Return whether a generator gets this exception because it is collected. `close` on it would close the inner one."""
@@ -168,8 +171,10 @@ class Reading:
                 self.settle(future.result())
             else:
                 self.end(error)
-        except Exception:  # a future of others
+        except Exception as failure:  # a future of others
             self.end()
+            if is_hosts(failure):
+                raise
 
     def __del__(self) -> None:
         try:
@@ -189,10 +194,23 @@ class Inside:
         self._reading = reading
 
     def __enter__(self) -> None:
-        reading = self._reading
-        self._outside = switch(renewed(reading._inside)) if reading._block else current()
+        self._outside = outside = current()
+        try:
+            if self._reading._block:
+                switch(renewed(self._reading._inside))
+        except BaseException:
+            switch(outside)
+            raise
+
+    # In one line, so that an exception of the host's that comes at the first line of this method is caught, too.
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try: self._leave(error)  # noqa: E701  # fmt: skip
+        except BaseException:
+            switch(self._outside)
+            raise
+
+    def _leave(self, error: BaseException | None) -> None:
         inside = switch(self._outside)
         if self._reading._block:
             self._reading._inside = inside
@@ -493,7 +511,9 @@ def replacement_of(result: Any) -> Replacement | None:
     """Return a function that replaces a result which is consumed later; None for a result that is complete."""
     try:
         return _cached_replacement(type(result))
-    except Exception:  # a metaclass is foreign code
+    except Exception as error:  # a metaclass is foreign code
+        if is_hosts(error):
+            raise
         return None
 
 

@@ -9,6 +9,7 @@ from types import MemberDescriptorType
 from typing import Any
 
 from agentscope.protocols.token_usage import Tokens, tokens_of
+from agentscope.serialization.foreign import is_hosts
 from agentscope.serialization.snapshot import encode
 
 UsageOf = Callable[[Any], Any]
@@ -31,8 +32,9 @@ def usage_in(result: Any) -> dict[str, Any] | None:
                 usage = dict.get(stored, name)
                 if usage is not None:
                     return _counts(usage)
-    except Exception:  # a metaclass, or the keys of a dict
-        pass
+    except Exception as error:  # a metaclass, or the keys of a dict
+        if is_hosts(error):
+            raise
     return None
 
 

@@ -58,14 +58,6 @@ class Handle(_Block, Ready[Any]):
         return self
         yield
 
-    def __enter__(self: H) -> H:
-        self._begin()
-        return self
-
-    async def __aenter__(self: H) -> H:
-        self._begin()
-        return self
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._entry.id}>"
 
@@ -90,6 +82,10 @@ class Handle(_Block, Ready[Any]):
         if registry is not None and not registry.is_over(entry):
             registry.end(entry, outcome(error) if error is not None else entry.status or "completed", error=error)
             self._check_attributes(registry)
+
+    def _abandon(self, recorder: Recorder, error: BaseException) -> None:
+        if self._registry is not None:
+            self._registry.abandon(self._entry, error)
 
     @_refused
     def update(self, **changes: Any) -> Settled[bool]:
@@ -190,7 +186,8 @@ class _Parent(Handle):
             return Operation(None, idle(), self)
         self._say_late(registry)
         fields = Fields(registry.recorder.limit, {})
-        return Operation(registry, begin_event(registry, self._entry, spread(event_data, more, fields), fields), self)
+        given = spread(event_data, more, fields)
+        return begin_event(registry, lambda event: Operation(registry, event, self), self._entry, given, fields)
 
     def _add(self, kind: type[S], step_type: str, options: Any, more: dict[str, Any]) -> S:
         registry, entry = self._registry, self._entry
@@ -199,7 +196,8 @@ class _Parent(Handle):
         if entry.ended:
             self._say_late(registry)
         fields = Fields(registry.recorder.limit, {})
-        return kind(registry, begin_step(registry, entry, step_type, spread(options, more, fields), fields), self)
+        given = spread(options, more, fields)
+        return begin_step(registry, lambda step: kind(registry, step, self), entry, step_type, given, fields)
 
     def _say_late(self, registry: Registry) -> None:
         if self._entry.ended:
