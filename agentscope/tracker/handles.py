@@ -139,16 +139,17 @@ class _Block:
 
     def suspend(self) -> bool:
         """Leave the block without ending it. False if it is not open."""
-        scope: Scope | None = self.__dict__.pop("_scope", None)
+        scope = self._scope
         if scope is None:
             return False
-        self._suspended = scope
         leave(scope)
+        # It counts as open to the last, so that an exception of the host's ends it.
+        self._suspended, self._scope = scope, None
         return True
 
     def finish(self, error: BaseException | None = None) -> None:
-        """End a block that was suspended, from anywhere."""
-        self._scope = self.__dict__.pop("_suspended", None)
+        """End a block that was suspended, from anywhere. Only the first call counts."""
+        self._scope = self.__dict__.pop("_suspended", self._scope)
         self.__exit__(None if error is None else type(error), error, None)
 
 
@@ -419,22 +420,29 @@ class Step(_Block, InProcess):
             raise
 
     def _enter_again(self) -> Step:
-        opened: Opened | None = self.__dict__.pop("_suspended", None)
+        opened: Opened | None = self.__dict__.get("_suspended")
         if opened is None:
             return super().__enter__()
-        self._opened = (enter_again(opened[0]), *opened[1:])
-        return self
+        before = current()
+        try:
+            self._opened = (enter_again(opened[0]), *opened[1:])
+            del self._suspended
+            return self
+        except BaseException:
+            self._opened = None
+            switch(before)
+            raise
 
     def suspend(self) -> bool:
-        opened: Opened | None = self.__dict__.pop("_opened", None)
+        opened = self._opened
         if opened is None:
             return False
-        self._suspended = opened
         leave(opened[0])
+        self._suspended, self._opened = opened, None
         return True
 
     def finish(self, error: BaseException | None = None) -> None:
-        self._opened = self.__dict__.pop("_suspended", None)
+        self._opened = self.__dict__.pop("_suspended", self._opened)
         self.__exit__(None if error is None else type(error), error, None)
 
     def _enter_elsewhere(self, recorder: Recorder) -> Scope | None:
@@ -517,8 +525,13 @@ class StartedStep(Step):
 
     def start(self) -> None:
         self._pid = os.getpid()
-        self.__enter__()
-        self.suspend()
+        try:
+            self.__enter__()
+            self.suspend()
+        except BaseException as error:
+            self.__dict__.pop("_suspended", None)
+            self.__exit__(type(error), error, None)
+            raise
 
     def __del__(self) -> None:
         try:
