@@ -111,12 +111,20 @@ def readme(session: nox.Session) -> None:
 
 @nox.session(tags=[FIRST])
 def lint(session: nox.Session) -> None:
-    """Check style and types."""
-    install(session, "pyright")
+    """Check style and types, as mypy and pyright see them: also those of the examples and of the programs in the documents."""
+    install(session, "pyright", "langchain-core")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("pyright")
+    folder = Path(session.create_tmp()) / "programs"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for document in (ROOT / "README.md", *(ROOT / "examples").glob("*.md")):
+        programs = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+        for number, program in enumerate(programs, start=1):
+            (folder / f"{document.stem}_{number}.py").write_text(program, encoding="utf-8")
+    session.run("pyright", "examples", str(folder))
 
 
 def tests(session: nox.Session) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
 
 from agentscope.exporters import CustomExporter, Destination
 from agentscope.exporters.custom import why_not_an_exporter
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from agentscope.exporters import EventExporter
 
 __all__ = ["CHECKS", "Config", "Options", "SharedOptions", "TrackerOptions", "env_name", "from_env"]
+
+
+ProtocolName = Literal["agentscope", "otlp"]
 
 
 class SharedOptions(TypedDict, total=False):
@@ -51,7 +54,7 @@ class SharedOptions(TypedDict, total=False):
 class TrackerOptions(SharedOptions, total=False):
     """The keyword arguments of `create_tracker` after the key and the address."""
 
-    protocol: str | None
+    protocol: ProtocolName | None
     endpoint: str | None
 
 

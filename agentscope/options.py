@@ -40,10 +40,10 @@ class Option(NamedTuple):
 
 
 def check_api_key(value: object, option: str = "api_key", source: str = "argument") -> str:
-    """Return the key without surrounding blanks. The error never holds the key."""
+    """Return the key without surrounding blanks and line ends, which files and pipes add. The error never holds the key."""
     if not isinstance(value, str):
         raise bad(option, source, f"must be a str, not {type(value).__name__}")
-    key = value.strip(" \t")
+    key = value.strip(" \t\r\n")
     if not key:
         raise bad(option, source, "is empty")
     if not key.isascii() or not key.isprintable() or " " in key:
@@ -159,7 +159,7 @@ def directory(value: Any, option: str, source: str) -> str:
         path = None
     if not isinstance(path, str) or not path.strip() or "\0" in path:
         raise bad(option, source, f"must be the path of a directory, not {shown(value)}")
-    return os.path.abspath(os.path.expanduser(path))
+    return os.path.abspath(os.path.expanduser(path.rstrip("\r\n")))
 
 
 def check_headers(value: Any, option: str, source: str) -> Mapping[str, str]:
@@ -168,17 +168,29 @@ def check_headers(value: Any, option: str, source: str) -> Mapping[str, str]:
     The environment writes them as `name=value,name=value`.
     """
     if isinstance(value, str):
-        value = dict(item.split("=", 1) for item in value.split(",") if "=" in item)
+        value = header_pairs(value, option, source)
     if not isinstance(value, Mapping):
         raise bad(option, source, f"must be a mapping of header names to values, not {type(value).__name__}")
     headers = {}
     for header, text in value.items():
         if not isinstance(header, str) or not _HEADER_NAME.fullmatch(header.strip()):
             raise bad(option, source, "has a name that is not a header's")
-        if not isinstance(text, str) or not text.isascii() or not text.isprintable():
+        line = text.strip(" \t\r\n") if isinstance(text, str) else "\n"
+        if not line.isascii() or not line.isprintable():
             raise bad(option, source, f"has a value for {header.strip()} that is not one line of printable ASCII")
-        headers[header.strip()] = text.strip()
+        headers[header.strip()] = line
     return MappingProxyType(headers)
+
+
+def header_pairs(text: str, option: str, source: str) -> dict[str, str]:
+    """Parse `name=value,name=value`, where `name: value` is understood as well. The error never holds a part of the text."""
+    pairs = {}
+    for item in filter(str.strip, text.split(",")):
+        found = re.fullmatch(r"([^=:]*)[=:](.*)", item, re.DOTALL)
+        if found is None:  # ignoring it would send requests without a key
+            raise bad(option, source, "must be name=value,name=value, with a comma inside of a value written as %2C")
+        pairs[found[1].strip()] = found[2].strip()
+    return pairs
 
 
 def redaction(value: Any, option: str, source: str) -> Redact:

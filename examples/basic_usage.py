@@ -22,6 +22,7 @@ def calculate(node: ast.expr) -> float:
     if isinstance(node, ast.BinOp):
         return OPERATIONS[type(node.op)](calculate(node.left), calculate(node.right))
     assert isinstance(node, ast.Constant)
+    assert isinstance(node.value, (int, float))
     return node.value
 
 

@@ -29,7 +29,7 @@ class Worker(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps(run.output).encode())
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_: object, **__: object) -> None:
         """Not to the terminal."""
 
 

@@ -6,7 +6,7 @@ import argparse
 import logging
 import re
 import time
-from typing import Any
+from typing import Any, Literal
 
 from agentscope.config import Config, env_name, from_env
 from agentscope.exporters.otlp import endpoint_variable
@@ -17,6 +17,9 @@ from agentscope.tracker.tracker import Tracker, create_tracker
 from .arguments import add_destination
 
 HELP = "send one tiny run to the configured backend and say how it went"
+
+TAG = "agentscope-check"
+"""The mark of runs that are none of an agent: most backends take no deletion."""
 
 _PROTOCOLS = {
     "agentscope-batch": "batches, each event stored once",
@@ -29,6 +32,11 @@ _SETTINGS = {"agentscope": ("base_url", "api_key"), "otlp": ("endpoint", "header
 
 _ADVICE = (
     (r"refused", "Nothing listens there. Start a receiver with `agentscope serve`, or correct {url_setting}."),
+    (
+        r"HTTP 421\b",
+        "A receiver is there, and does not serve this host name. Use its IP address, or start it with --allow-host NAME.",
+    ),
+    (r"PySocks", "A SOCKS proxy is set. Install PySocks, or take the host out of the proxy with NO_PROXY."),
     (r"HTTP 40[13]\b|unauthori|api key", "The backend is there, and refuses the key. Correct {key_setting}."),
     (
         r"redirect|HTTP 30[12378]\b",
@@ -36,7 +44,7 @@ _ADVICE = (
     ),
     (
         r"certificate|\bTLS\b|CA bundle",
-        "TLS failed. For a private authority set REQUESTS_CA_BUNDLE to its file; check http or https.",
+        "TLS failed. For a private authority set REQUESTS_CA_BUNDLE or SSL_CERT_FILE to its file; check http or https.",
     ),
     (r"HTTP 40[45]\b", "Something answers there, and it is no backend for this protocol. Correct {url_setting}."),
     (r"resolve", "The host name is not known. Correct {url_setting}."),
@@ -67,7 +75,7 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float) -> int:
     environment says. Raises `ConfigurationError` for a URL or a key that cannot work.
     """
     terminal = Terminal()
-    protocol = None if base_url is None and api_key is None else "agentscope"
+    protocol: Literal["agentscope"] | None = None if base_url is None and api_key is None else "agentscope"
     config = Config.load({"base_url": base_url, "api_key": api_key, "protocol": protocol, "enabled": True})
     # The problem is printed below, once.
     logging.getLogger("agentscope").addHandler(logging.NullHandler())
@@ -80,10 +88,12 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float) -> int:
     # The worker may be in the middle of an attempt; the process must not end under it while it is in the TLS library.
     result = tracker.shutdown(timeout=0.5)
     terminal.say(f"{config.address}  ({_source(config.protocol, base_url)})")
+    if any(destination.exposed for destination in config.exporters):
+        terminal.say("! the key is sent there without encryption: use https, unless the network is trusted")
     if is_acknowledged:
         meaning = _PROTOCOLS.get(stats.protocol or "", "")
         terminal.say(f"✓ acknowledged after {elapsed * 1000:.0f} ms, by {stats.protocol}: {meaning}")
-        terminal.say(f'  the run is called "agentscope check", its id is {run_id}')
+        terminal.say(f'  the run is called "agentscope check", with the tag {TAG}; its id is {run_id}')
         return 0
     dropped = f"the events were given up: {', '.join(stats.dropped)}" if stats.dropped else "no answer in time"
     problem = stats.problem or result.problem or dropped
@@ -95,7 +105,7 @@ def run_check(base_url: str | None, api_key: str | None, timeout: float) -> int:
 def _send(tracker: Tracker, timeout: float) -> tuple[Any, bool]:
     """Record and flush a run. Returns its id, and True if it was acknowledged."""
     deadline = time.monotonic() + timeout
-    run_id = tracker.start_run("agentscope check", input_data={"question": "does it arrive?"})
+    run_id = tracker.start_run("agentscope check", input_data={"question": "does it arrive?"}, tags=[TAG])
     tracker.end_run(run_id=run_id, output={"answer": "it does"})
     while True:
         left = deadline - time.monotonic()

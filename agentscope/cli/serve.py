@@ -20,6 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=port, default=8000, help="default %(default)s; 0 takes a free one")
     parser.add_argument("--db", default="agentscope.db", help="SQLite file, made if missing (default: ./%(default)s)")
     parser.add_argument("--api-key", help=f"the key to ask for (default: {env_name('api_key')}, else any is taken)")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="serve requests to this host name as well, with or without a port; may be repeated",
+    )
     parser.add_argument("--retention", type=_days, metavar="DAYS", help="delete older runs (default: keep all)")
 
 
@@ -51,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         db=arguments.db,
         api_key=key,
         retention_days=arguments.retention,
+        allowed_hosts=arguments.allow_host,
         on_start=on_start,
     )
     return 0

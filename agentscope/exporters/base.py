@@ -18,7 +18,7 @@ from agentscope.options import NO_HEADERS, OPTIONS, check_api_key
 from agentscope.protocols.base import Exporter as Sender
 from agentscope.protocols.base import WireProtocol
 
-from .http.url import is_loopback
+from .http.url import is_loopback, target_of
 
 D = TypeVar("D", bound="Destination")
 P = TypeVar("P", bound=WireProtocol)
@@ -139,6 +139,11 @@ class Destination:
         return ()
 
     @property
+    def exposed(self) -> str | None:
+        """Host and port to which a key is sent without encryption; None if there is none."""
+        return None
+
+    @property
     def spooled(self) -> bool:
         """False: events for this destination stay in memory even where the tracker has a spool."""
         return True
@@ -158,6 +163,11 @@ class HTTPDestination(Destination):
     def protocol(self, settings: Settings) -> WireProtocol:
         """Return the wire protocol, shared with all senders to the same backend."""
         raise NotImplementedError
+
+    @property
+    def exposed(self) -> str | None:
+        is_plain = self.url.lower().startswith("http:") and not is_loopback(self.url)
+        return target_of(self.url) if is_plain and self.secrets else None
 
     @property
     def trusted_certificates(self) -> str | None:

@@ -6,14 +6,19 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 from urllib.parse import unquote
 
-from agentscope.options import NO_HEADERS, check_base_url, check_headers, choice, number, words
+from agentscope.options import NO_HEADERS, check_base_url, check_headers, choice, header_pairs, number, words
 from agentscope.protocols.base import WireProtocol
 
 from .base import HTTPDestination, Settings
 from .http.url import is_loopback
+
+Encoding = Literal["protobuf", "json"]
+Compression = Literal["gzip", "none"]
+_ENCODINGS: dict[str, Encoding] = {name: name for name in get_args(Encoding)}
+_COMPRESSIONS: dict[str, Compression] = {name: name for name in get_args(Compression)}
 
 DEFAULT_OTLP_URL = "http://localhost:4318"
 TRACES_PATH = "/v1/traces"
@@ -36,9 +41,9 @@ class OTLPExporter(HTTPDestination):
     """The backend's address. `/v1/traces` is appended unless the address ends with it. Default `http://localhost:4318`."""
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     """Sent with each request, such as a key. Their values are never shown."""
-    encoding: str | None = None
+    encoding: Encoding | None = None
     """`protobuf` (the default) or `json`. If the backend refuses one, the other is tried."""
-    compression: str | None = None
+    compression: Compression | None = None
     """`gzip` or `none`. By default gzip, except to this machine."""
     certificate: str | None = None
     """A file of certificates to trust instead of the usual ones."""
@@ -52,17 +57,15 @@ class OTLPExporter(HTTPDestination):
         own = super().checked(environ)
         env = os.environ if environ is None else environ
         headers, headers_source = _otel(env, "HEADERS")
-        compression, compression_source = _otel(env, "COMPRESSION", own.compression)
+        compression, where = _otel(env, "COMPRESSION", own.compression)
+        check = choice(*_COMPRESSIONS)
         certificate, certificate_source = _otel(env, "CERTIFICATE", own.certificate or None)
         return replace(
             own,
             endpoint=_endpoint(own.endpoint, env),
-            headers=check_headers(own.headers, "headers", "argument")
-            or check_headers(_pairs(headers or ""), "headers", headers_source),
+            headers=check_headers(own.headers, "headers", "argument") or _headers(headers or "", headers_source),
             encoding=_encoding(own.encoding, env),
-            compression=None
-            if compression is None
-            else choice("gzip", "none")(compression, "compression", compression_source),
+            compression=None if compression is None else _COMPRESSIONS[check(compression, "compression", where)],
             certificate=None if certificate is None else words(certificate, "certificate", certificate_source),
             timeout=_timeout(own.timeout, env),
         )
@@ -122,11 +125,12 @@ def _endpoint(given: str, env: Mapping[str, str]) -> str:
     return url if url.endswith(TRACES_PATH) or "_TRACES_" in source else url + TRACES_PATH
 
 
-def _encoding(given: str | None, env: Mapping[str, str]) -> str:
+def _encoding(given: Encoding | None, env: Mapping[str, str]) -> Encoding:
     if given is not None:
-        return choice("protobuf", "json")(given, "encoding", "argument")
+        return _ENCODINGS[choice(*_ENCODINGS)(given, "encoding", "argument")]
     value, source = _otel(env, "PROTOCOL")
-    return choice("http/protobuf", "http/json")(value or "http/protobuf", "protocol", source).removeprefix("http/")
+    checked = choice(*(f"http/{name}" for name in _ENCODINGS))(value or "http/protobuf", "protocol", source)
+    return _ENCODINGS[checked.removeprefix("http/")]
 
 
 def _timeout(given: float | None, env: Mapping[str, str]) -> float | None:
@@ -136,6 +140,11 @@ def _timeout(given: float | None, env: Mapping[str, str]) -> float | None:
     told = number(0.05, 600_000)(value, "timeout", source)
     # The specification counts milliseconds, OpenTelemetry's Python SDK seconds. A timeout of 10 ms makes no sense.
     return told if told <= _LONGEST_TIMEOUT else told / 1000
+
+
+def _headers(text: str, source: str) -> Mapping[str, str]:
+    pairs = header_pairs(text, "headers", source)
+    return check_headers({unquote(name): unquote(value) for name, value in pairs.items()}, "headers", source)
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentscope.errors import ConfigurationError
 from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, DeferredFields
+from agentscope.pipeline.process import threads
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.inbound.attribute_names import OF_RUN
@@ -73,8 +74,8 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
     def on_start(self, span: LiveSpan, parent_context: Context | None = None) -> None:
         """Choose the run and parent of the span here, where the current run is that of the thread that begins it."""
         context = span.get_span_context()
-        if context is None or not self._recorder.enabled or not context.trace_flags.sampled:
-            return
+        if context is None or not self._recorder.enabled or not context.trace_flags.sampled or threads.is_ours():
+            return  # a span of delivery would be delivered, and lead to another one
         parent = span.parent
         above = self._open_spans.get(parent.span_id) if parent is not None else None
         step_id: str | None = _hex(context.span_id)

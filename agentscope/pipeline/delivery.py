@@ -24,6 +24,7 @@ from agentscope.protocols.drop_reasons import ENCODE_ERROR, RETRY_LIMIT, DropRea
 from agentscope.protocols.ids import new_id
 
 from .ledger import Counts, Left
+from .process.awaiting import Waiter
 from .process.clock import Turns, monotonic
 from .queue import NEVER
 from .reporting import Notices
@@ -114,7 +115,7 @@ class Flush(NamedTuple):
 
     target: int
     seq: int
-    waiter: Lock
+    waiter: Waiter
 
 
 class Flushes:
@@ -127,9 +128,12 @@ class Flushes:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, counts: Counts, seq: int) -> Flush:
-        flush = Flush(counts.accepted - self._states.ledger.refused.total(), seq, Lock())
-        flush.waiter.acquire()
+    def add(self, counts: Counts, seq: int, waiter: Waiter | None = None) -> Flush:
+        """waiter: released when the events are settled. By default a lock."""
+        if waiter is None:
+            waiter = Lock()
+            waiter.acquire()
+        flush = Flush(counts.accepted - self._states.ledger.refused.total(), seq, waiter)
         self._waiting.append(flush)
         return flush
 

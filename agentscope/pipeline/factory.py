@@ -18,11 +18,15 @@ from agentscope.protocols.base import Exporter
 from .fanout import FanOut
 from .pipeline import Pipeline
 from .process import clock, threads
+from .reporting import logger
 
 if TYPE_CHECKING:
     from agentscope.pipeline.spool.spool import Place
 
 HOST = Host(clock.monotonic, threads.start, threads.callback)
+
+_warned: set[str | None] = set()
+"""Targets for which the missing encryption has been said."""
 
 
 def pipeline_for(config: Config) -> Pipeline | FanOut:
@@ -30,13 +34,16 @@ def pipeline_for(config: Config) -> Pipeline | FanOut:
     # A tracker that is not enabled has no destination, and sends nothing.
     destinations = config.exporters or (AgentScopeExporter(base_url=config.base_url),)
     secrets = tuple(secret for destination in destinations for secret in destination.secrets)
+    for target in {destination.exposed for destination in config.exporters} - _warned - {None}:
+        _warned.add(target)
+        logger.warning("the key for %s is sent without encryption: use https, unless the network is trusted", target)
     pipelines = [_pipeline(config, destination, secrets) for destination in destinations]
     return pipelines[0] if len(pipelines) == 1 else FanOut(pipelines)
 
 
 def _pipeline(config: Config, destination: Destination, secrets: tuple[str, ...]) -> Pipeline:
     own = replace(config, **destination.overrides())
-    redact = Redactor(_watched(config.redact), secrets=secrets)
+    redact = Redactor(_watched(config.redact), secrets, clock.Turns())
     return Pipeline(own, exporter_for(own, destination), redact, _place(config, destination))
 
 

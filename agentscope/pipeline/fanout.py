@@ -10,7 +10,7 @@ from typing import Any
 from agentscope.types import FlushResult, Stats
 
 from .ledger import added
-from .pipeline import Pipeline
+from .pipeline import Pipeline, flushed
 from .process import clock
 from .stats import Meter
 
@@ -30,6 +30,10 @@ class FanOut:
     @property
     def closed(self) -> bool:
         return self._first.closed
+
+    def preview(self, value: object) -> Any:
+        """Return what would be sent of `value`: to all destinations the same."""
+        return self._first.preview(value)
 
     @property
     def meter(self) -> Meter:
@@ -52,6 +56,10 @@ class FanOut:
         """Wait until every event accepted before is settled in all pipelines, for `timeout` seconds at most."""
         waits = [pipeline.begin_flush() for pipeline in self._pipelines]
         return self._all(waits, timeout)
+
+    async def aflush(self, timeout: float) -> FlushResult:
+        """`flush` without blocking the event loop."""
+        return _sum(await flushed(self._pipelines, timeout))
 
     def shutdown(self, timeout: float) -> FlushResult:
         """Shut all pipelines down at the same time."""
@@ -88,10 +96,13 @@ class FanOut:
 
     def _all(self, waits: Iterable[Callable[[float], FlushResult]], timeout: float) -> FlushResult:
         end = clock.monotonic() + timeout
-        results = [wait(max(end - clock.monotonic(), 0.0)) for wait in waits]
-        return FlushResult(
-            pending=sum(result.pending for result in results),
-            dropped=sum(result.dropped for result in results),
-            spooled=sum(result.spooled for result in results),
-            problem=next((result.problem for result in results if result.problem), None),
-        )
+        return _sum([wait(max(end - clock.monotonic(), 0.0)) for wait in waits])
+
+
+def _sum(results: Sequence[FlushResult]) -> FlushResult:
+    return FlushResult(
+        pending=sum(result.pending for result in results),
+        dropped=sum(result.dropped for result in results),
+        spooled=sum(result.spooled for result in results),
+        problem=next((result.problem for result in results if result.problem), None),
+    )

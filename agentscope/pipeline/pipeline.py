@@ -8,10 +8,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
+from threading import Lock
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentscope.config import Config
 from agentscope.events import (
@@ -32,13 +33,17 @@ from agentscope.types import FlushResult, Stats
 
 from .ledger import Left
 from .process import clock, lifecycle, threads
+from .process.awaiting import LoopWaiter, waiter
 from .queue import CROWDED
+from .redaction.redactor import preview
 from .reporting import say
 from .stats import Meter
 from .worker import Worker
 
 if TYPE_CHECKING:
     from agentscope.pipeline.spool.spool import Place
+
+    from .delivery import Flush
 
 __all__ = ["Pipeline"]
 
@@ -96,6 +101,10 @@ class Pipeline:
         if self._forks_untold:
             lifecycle.look_for_fork()
         return self._worker
+
+    def preview(self, value: object) -> Any:
+        """Return what would be sent of `value` as the input of a step; None if nothing."""
+        return preview(value, self._config.max_payload_bytes, self._redact)
 
     @property
     def closed(self) -> bool:
@@ -181,9 +190,24 @@ class Pipeline:
 
     def hurry(self) -> Callable[[float], Left]:
         """Do the same, and leave the drops to the result of the next flush."""
-        worker = self._own_worker()
-        flush = worker.begin_flush(self._next())
-        return lambda timeout: worker.wait_for_flush(flush, timeout)
+        worker, gate = self._own_worker(), Lock()
+        gate.acquire()
+        flush = worker.begin_flush(self._next(), gate)
+
+        def wait(timeout: float) -> Left:
+            try:
+                if worker.help_flush(flush, timeout):
+                    gate.acquire(timeout=max(timeout, 0.0))
+            finally:
+                left = worker.end_flush(flush)
+            return left
+
+        return wait
+
+    async def aflush(self, timeout: float) -> FlushResult:
+        """`flush` without blocking the event loop."""
+        (result,) = await flushed((self,), timeout)
+        return result
 
     def shutdown(self, timeout: float) -> FlushResult:
         """Deliver the pending events while acknowledgements come in, for `timeout` seconds at most; then stop."""
@@ -231,6 +255,10 @@ class Pipeline:
     def invalid_call(self, kind: str, message: str) -> None:
         """Count an invalid call, and log the first of its kind."""
         self._worker.ledger.invalid_calls.add(kind)
+        self.say_once(kind, message)
+
+    def say_once(self, kind: str, message: str) -> None:
+        """Log the first message of its kind."""
         if kind not in self._said:
             self._said.add(kind)
             say(message)
@@ -273,6 +301,32 @@ class Pipeline:
         return FlushResult(
             pending=left.pending, dropped=since, spooled=left.spooled, problem=self._worker.problem if wrong else None
         )
+
+
+async def flushed(pipelines: Sequence[Pipeline], timeout: float) -> list[FlushResult]:
+    """Flush several pipelines at the same time without blocking the event loop, if it is one of asyncio or trio."""
+    end = clock.monotonic() + timeout
+    begun: list[tuple[Worker, Flush | None, LoopWaiter]] = []
+    before = [pipeline._dropped_at_flush for pipeline in pipelines]
+    if waiter() is None:
+        pipelines[0].say_once(
+            "unknown_loop", "aflush() knows asyncio and trio; in another event loop it blocks, as flush() does"
+        )
+        waits = [pipeline.begin_flush() for pipeline in pipelines]
+        return [wait(max(end - clock.monotonic(), 0.0)) for wait in waits]
+    try:
+        for pipeline in pipelines:
+            worker, told = pipeline._own_worker(), waiter()
+            assert told is not None
+            begun.append((worker, worker.begin_flush(pipeline._next(), told), told))
+        for worker, flush, told in begun:
+            left = max(end - clock.monotonic(), 0.0)
+            if worker.help_flush(flush, left):
+                await told.wait(left)
+    finally:
+        # Also when the task is cancelled: nothing waits for these flushes any more.
+        lefts = [worker.end_flush(flush) for worker, flush, _ in begun]
+    return [pipeline._result(left, count) for pipeline, left, count in zip(pipelines, lefts, before, strict=True)]
 
 
 def _without_payloads(event: QueuedEvent) -> tuple[QueuedEvent, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from agentscope.options import OnDrop
 from agentscope.protocols.base import NEEDS_PERSON
@@ -15,13 +15,42 @@ logger = logging.getLogger("agentscope")
 
 
 def _signed(record: logging.LogRecord) -> bool:
-    # Without a set-up of logging, Python prints the bare message: the name says whose it is.
     if not logger.hasHandlers():
-        record.msg = f"agentscope: {record.msg}"
+        _sign(record)
     return True
 
 
+def _sign(record: logging.LogRecord) -> None:
+    # Where no handler takes it, Python prints the bare message: it should say whose it is.
+    record.msg = f"agentscope: {record.msg}"
+
+
+def _handlers() -> Iterator[logging.Handler]:
+    above: logging.Logger | None = logger
+    while above is not None:
+        yield from above.handlers
+        above = above.parent if above.propagate else None
+
+
+def _hand_over(record: logging.LogRecord) -> None:
+    """Give a record to the application's handlers, but for those that write to a closed stream.
+
+    Delivery may outlive a test that captured the output, and `logging` prints a traceback for each such handler.
+    """
+    handlers = list(_handlers())
+    usable = [handler for handler in handlers if not getattr(getattr(handler, "stream", None), "closed", False)]
+    if len(usable) == len(handlers):
+        logging.Logger.callHandlers(logger, record)  # tools that collect logs replace it
+        return
+    if not usable:
+        _sign(record)
+    for handler in usable or filter(None, [logging.lastResort]):
+        if record.levelno >= handler.level:
+            handler.handle(record)
+
+
 logger.addFilter(_signed)
+logger.callHandlers = _hand_over  # type: ignore[method-assign]  # of this logger alone
 
 
 def counted(number: int, one: str = "event", more: str = "events") -> str:

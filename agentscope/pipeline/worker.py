@@ -20,6 +20,7 @@ from agentscope.protocols.ids import new_id
 from .delivery import END_PATIENCE, Attempts, Delivery, Flush, Flushes, Stop
 from .ledger import Ledger, Left
 from .process import threads
+from .process.awaiting import Waiter
 from .reporting import Notices
 from .states import EventStates
 
@@ -101,30 +102,36 @@ class Worker:
         self._starting.release()
         return False
 
-    def begin_flush(self, seq: int) -> Flush | None:
-        """Begin to send everything accepted before the number `seq`, and return at once. None if there is nothing to send."""
+    def begin_flush(self, seq: int, waiter: Waiter) -> Flush | None:
+        """Begin to send everything accepted before the number `seq`, and return at once. None if there is nothing to send.
+
+        waiter: released when all of it is settled. `end_flush` has to be called in any case.
+        """
         counts = self.states.counts()
         if not counts.pending + counts.spooled or self.finished or threads.is_ours():
             return None
-        flush = self._flushes.add(counts, seq)
+        flush = self._flushes.add(counts, seq, waiter)
         self._ring()
         return flush
 
-    def wait_for_flush(self, flush: Flush | None, timeout: float) -> Left:
-        """Wait for a flush, for `timeout` seconds at most, and return its events that are not settled.
+    def help_flush(self, flush: Flush | None, timeout: float) -> bool:
+        """See that a thread is at work on a flush, or else work for `timeout` seconds. True if it is worth waiting."""
+        if flush is None:
+            return False
+        if self.start():
+            return True
+        self._inline(Stop(monotonic(), monotonic() + timeout))
+        return False
 
-        Returns early if the backend needs a person first: waiting would not help.
+    def end_flush(self, flush: Flush | None) -> Left:
+        """Forget a flush, and return its events that are not settled.
+
+        Its waiter was released early if the backend needs a person first: waiting would not help.
         """
         if flush is None:
             # There was nothing to send when it began; later events are no part of it.
             return self._flushes.left(self.states.counts()) if threads.is_ours() or self.finished else Left()
-        try:
-            if self.start():
-                flush.waiter.acquire(timeout=max(timeout, 0.0))
-            else:
-                self._inline(Stop(monotonic(), monotonic() + timeout))
-        finally:
-            self._flushes.remove(flush)
+        self._flushes.remove(flush)
         return self._flushes.left_of(flush, self.states.counts())
 
     def ask_to_stop(self, limit: float) -> None:
@@ -183,7 +190,9 @@ class Worker:
                 self.delivery.warm_up()
                 self.exporter.warm_up()
             threads.hush()
-            self._warmed_up()
+            if not self._warm:
+                self._warm = True
+                self.delivery.progress = max(self.delivery.progress, monotonic() - END_PATIENCE / 2)
             while self._cycle():
                 pass
         except BaseException as error:
@@ -197,11 +206,6 @@ class Worker:
             if self.finished:
                 self._done.release()
             self._flushes.answer(everyone=True)
-
-    def _warmed_up(self) -> None:
-        if not self._warm:
-            self._warm = True
-            self.delivery.progress = max(self.delivery.progress, monotonic() - END_PATIENCE / 2)
 
     def _crash(self, error: BaseException) -> None:
         self.delivery.problem = f"the worker stopped on {type(error).__name__}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .base import BUSY, MISPLACED, REFUSED, UNAUTHORIZED, Failure, Outcome, Response
@@ -21,7 +21,7 @@ def fail(outcome: Outcome, kind: str, sentence: str, retry_after: str | None = N
 
 def note_failure(outcome: Outcome, failure: Failure) -> None:
     """Note a request without an answer."""
-    kind = {"refused": REFUSED, "tls": MISPLACED}.get(failure.kind, BUSY)
+    kind = {"refused": REFUSED, "tls": MISPLACED, "setup": MISPLACED}.get(failure.kind, BUSY)
     fail(outcome, kind, failure.sentence)
 
 
@@ -29,8 +29,19 @@ def note_refusal(outcome: Outcome, response: Response) -> None:
     """Note an answer that settles no event."""
     status = response.status
     retry_after = response.headers.get("retry-after")
-    if status in (401, 403):
-        fail(outcome, UNAUTHORIZED, f"the backend refuses the API key (HTTP {status}): check the key")
+    if status == 403 and _is_for_pages(response):
+        sentence = (
+            "the receiver takes this for a request of a web page (HTTP 403): send no Origin and no Sec-Fetch header"
+        )
+        fail(outcome, MISPLACED, sentence)
+    elif status in (401, 403):
+        also = "" if status == 401 else ", and any proxy on the way"
+        fail(outcome, UNAUTHORIZED, f"the backend refuses the API key (HTTP {status}): check the key{also}")
+    elif status == 421:
+        sentence = (
+            "the receiver does not serve this host name (HTTP 421): use its IP address, or start it with --allow-host"
+        )
+        fail(outcome, MISPLACED, sentence)
     elif 300 <= status < 400:
         fail(outcome, MISPLACED, f"the backend redirects (HTTP {status}), which is never followed: check the address")
     elif status in RETRIED or status >= 500:
@@ -39,6 +50,16 @@ def note_refusal(outcome: Outcome, response: Response) -> None:
         fail(outcome, BUSY, f"the backend's answer (HTTP {status}) is not an acknowledgement: check the address")
     else:
         fail(outcome, MISPLACED, f"the backend answers HTTP {status}: check the address")
+
+
+def _is_for_pages(response: Response) -> bool:
+    """Return whether a receiver refuses a page of another origin or site, and not a key."""
+    return "Requests from pages of another" in detail(response)
+
+
+def is_denial(answer: Mapping[str, Any]) -> bool:
+    """Return whether an answer with a status of success says that nothing was stored."""
+    return answer.get("success") is False or answer.get("ok") is False
 
 
 def json_object(response: Response) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from .base import BUSY, MISPLACED, PATIENCE, Batch, Dropped, Failure, Outcome, R
 from .batched_lane import cut_largest_field
 from .drop_reasons import ENCODE_ERROR, REJECTED, TOO_LARGE, DropReason
 from .json_encode import UNENCODABLE
-from .responses import GONE, UNACCEPTABLE, detail, fail, json_object, note_failure, note_refusal
+from .responses import GONE, UNACCEPTABLE, detail, fail, is_denial, json_object, note_failure, note_refusal
 
 AMBIGUOUS = frozenset({502, 504})
 """Answers of a gateway that got no answer itself: the backend behind it may have stored the record."""
@@ -171,6 +171,9 @@ class SingleLane:
 
     def _answered(self, event: Event, reply: Response) -> None:
         answer = json_object(reply)
+        if answer is not None and is_denial(answer):
+            self._server_error(event, reply)
+            return
         if answer is None or not self._learn(event, answer):
             self._mark_uncertain(event)
             note_refusal(self.outcome, reply)
@@ -210,13 +213,15 @@ class SingleLane:
             self._batch.refused_size = min(self._batch.refused_size, len(self._sent))
 
     def _server_error(self, event: Event, reply: Response) -> None:
-        """React to HTTP 500: drop a record that alone causes it, let later records pass as a test, or stop, as in an outage."""
+        """React to HTTP 500 or a denial: drop a record that alone gets it, let later ones pass as a test, or stop."""
         note_refusal(self.outcome, reply)
         suspect = self._batch.suspects.setdefault(event.seq, Suspect(self._state.accepted))
         suspect.note(self._state.accepted)
         self._batch.server_errors = max(self._batch.server_errors, suspect.errors)
         if suspect.strikes >= PATIENCE:
-            self._verdict(event, REJECTED, "HTTP 500 to this record alone")
+            self._verdict(
+                event, REJECTED, f"{'HTTP 500' if reply.status == 500 else 'success: false'} to this record alone"
+            )
         elif suspect.errors >= PATIENCE > self._at and event.type != RUN_START and event is not self._events[-1]:
             suspect.yields = True
         else:

@@ -61,20 +61,28 @@ class Face(InProcess):
         """
         return self._checked(self._pipeline.shutdown(self._seconds(timeout, 10.0)))
 
-    @safe(lambda self, *_: _in_thread(lambda: self.flush(30.0)))
+    @safe(lambda self, *_: self._pipeline.aflush(30.0))
     async def aflush(self, timeout: float = 30.0) -> FlushResult:
-        """`flush` without blocking the event loop."""
-        return await _in_thread(lambda: self.flush(timeout))
+        """`flush` without blocking the event loop, in asyncio and trio. In another event loop it blocks."""
+        return self._checked(await self._pipeline.aflush(self._seconds(timeout, 30.0)))
 
     @safe(lambda self, *_: _in_thread(lambda: self.shutdown(10.0)))
     async def ashutdown(self, timeout: float = 10.0) -> FlushResult:
-        """`shutdown` without blocking the event loop."""
+        """`shutdown` without blocking the event loop, in asyncio and trio. In another event loop it blocks."""
         return await _in_thread(lambda: self.shutdown(timeout))
 
     @safe(lambda self, *_: self._pipeline.stats())
     def stats(self) -> Stats:
         """The ledger at this moment."""
         return self._pipeline.stats()
+
+    @safe(lambda self, *_: None)
+    def redact_preview(self, value: object) -> Any:
+        """Return what would leave the process of `value`, if it were the input of a step: with its secrets masked.
+
+        Nothing is recorded. The result is plain JSON values; None if nothing would be sent, as when the `redact` function raises.
+        """
+        return self._pipeline.preview(value)
 
     def __enter__(self: T) -> T:
         return self
@@ -122,7 +130,7 @@ class Face(InProcess):
 
 def _in_thread(call: Callable[[], FlushResult]) -> Awaitable[FlushResult]:
     from agentscope.pipeline.process import (
-        threads,
+        awaiting,
     )  # imported late, as the pipeline is: a program without a tracker does not pay for it
 
-    return threads.awaited(call, "agentscope-flush")
+    return awaiting.awaited(call, "agentscope-flush")

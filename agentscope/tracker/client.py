@@ -26,7 +26,7 @@ from agentscope.protocols.agentscope.classic import run_record, step_record, upd
 from agentscope.protocols.base import Failure
 from agentscope.protocols.headers import AGENTSCOPE_KEY
 from agentscope.protocols.ids import new_id
-from agentscope.protocols.responses import detail, json_object
+from agentscope.protocols.responses import detail, is_denial, json_object
 from agentscope.serialization.foreign import called, is_hosts
 from agentscope.serialization.snapshot import encode, text
 from agentscope.types import JSONDict, RunConfig, RunStatus, StepConfig
@@ -193,6 +193,8 @@ class AgentScopeClient:
         if answer is None:
             sentence = f"the answer (HTTP {reply.status}) is not one of an AgentScope platform: check base_url"
             return APIError(sentence, reply.status)
+        if is_denial(answer):
+            return APIError(f"{method} was refused: {detail(reply, (self._api_key,))}", reply.status)
         return answer
 
     def _failed(self, error: AgentScopeError) -> None:

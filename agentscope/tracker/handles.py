@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentscope.events import RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START, RunStatus
+from agentscope.events import PAYLOAD, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START, RunStatus
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 from agentscope.serialization.foreign import is_hosts
@@ -36,6 +36,11 @@ _PLAIN = 9
 Opened = tuple[Scope, "str | None", "Encoded | None", int, int]
 """The values fixed at the beginning of a step's block, which attributes of the handle do not change: the scope, the parent, the
 input if it is not sent yet, and the time by the wall clock and by the performance counter, in nanoseconds."""
+
+
+def _taken(recorder: Recorder, value: Any) -> Encoded | None:
+    """Encode a payload as it is when a block is made. Later changes of the value do not count."""
+    return None if value is None else captured(value, recorder.limit, recorder.pipeline.sealing)
 
 
 class InProcess:
@@ -185,6 +190,16 @@ class Run(_Block, InProcess, str):
         run = super().__new__(cls, run_id)
         run._recorder = recorder
         run.agent_name = agent_name
+        if recorder is not None:
+            input_data, meta_data = _taken(recorder, input_data), _taken(recorder, meta_data)
+            more = {
+                name: _taken(recorder, value)
+                if name in RUN_FIELDS and RUN_FIELDS[name].type == PAYLOAD
+                else list(value)
+                if type(value) is list
+                else value
+                for name, value in more.items()
+            }
         run._start = (input_data, external_id, meta_data, more)
         return run
 
@@ -260,6 +275,8 @@ class Step(_Block, InProcess):
     cost_usd: float | None = None
     first_token_ms: float | None = None
     _opened: Opened | None = None
+    _given: Mapping[str, tuple[Any, Encoded]] = NO_MORE
+    """The payloads that were given when the step was made, by field: the value, and what it was then."""
 
     def __init__(
         self,
@@ -278,18 +295,32 @@ class Step(_Block, InProcess):
         """The run this step belongs to; None when no run could be found."""
         self.parent_id: str | None = parent_id
         self._recorder = recorder
-        self._input = input_data
+        self._input = None
         if recorder is None:
             self.id = id_of(step_id) or new_id()
             return
         self.id = recorder.pipeline.new_step_id() if step_id is None else id_of(step_id) or new_id()
         if not recorder.enabled:
             self._recorder = self.run_id = None
+        elif input_data is not None:
+            self._input = captured(input_data, recorder.limit, recorder.pipeline.sealing)
         if not began % SAMPLED:
             recorder.meter.add(time.perf_counter_ns() - began)
 
     def __repr__(self) -> str:
         return f"<Step {self.id}>"
+
+    def _give(self, field: str, value: Any) -> None:
+        """Set a field. A payload is recorded as it is now, unless the attribute is set again."""
+        setattr(self, field, value)
+        if self._recorder is not None and STEP_FIELDS[field].type == PAYLOAD:
+            self._given = {**self._given, field: (value, captured(value, self._recorder.limit, False))}
+
+    def _value(self, field: str) -> Any:
+        """Return the value of a field, as it was given or as it is set since."""
+        value = getattr(self, field)
+        given, taken = self._given.get(field, (None, None))
+        return taken if given is value else value
 
     def __reduce__(self) -> Any:
         # In another process it is an id, and records nothing.
@@ -306,8 +337,6 @@ class Step(_Block, InProcess):
         started_at, began = time.time_ns(), time.perf_counter_ns()
         try:
             given, self._input = self._input, None
-            if given is not None:
-                given = captured(given, recorder.limit, recorder.pipeline.sealing)
             scope = recorder.runs.enter_below(self.run_id, self.id) if self.parent_id is None else None
             if scope is not None and scope.outer is not None:
                 self.run_id, self.parent_id = scope.run_id, scope.outer.step_id
@@ -416,7 +445,8 @@ class Step(_Block, InProcess):
             return self._put_in_full(recorder, opened, self.output, self.error, elapsed)
         except BaseException as interruption:
             if is_hosts(interruption):
-                self._put_abandoned(recorder, opened, interruption)
+                leave(opened[0])
+                self._put_abandoned(recorder, opened, interruption if error is None else error)
             raise
 
     def _enter_again(self) -> Step:
@@ -478,12 +508,12 @@ class Step(_Block, InProcess):
         fields = Fields(recorder.limit, {}, recorder.pipeline.sealing)
         if given is not None:
             fields.payload("input", given)
-        fields.step(self.name, self.step_type, self.meta_data)
+        fields.step(self.name, self.step_type, self._value("meta_data"))
         if output is not None:
-            fields.payload("output", output)
-        for name, value in list(self.__dict__.items()):
+            fields.payload("output", output if type(output) is Encoded else self._value("output"))
+        for name in list(self.__dict__):
             if name not in _STEP_KNOWN and not name.startswith("_"):
-                fields.give(STEP_FIELDS, name, value)
+                fields.give(STEP_FIELDS, name, self._value(name))
         values = fields.values
         if failed is None:
             values["status"] = status
@@ -503,7 +533,7 @@ class Step(_Block, InProcess):
             recorder.say_mended(fields)
         return accepted
 
-    def _put_abandoned(self, recorder: Recorder, opened: Opened, error: BaseException) -> None:
+    def _put_abandoned(self, recorder: Recorder, opened: Opened, error: Any) -> None:
         """Send a step without what its block set, after an exception of the host's interrupted its end, unless it is queued."""
         scope, parent_id, given, started_at, began = opened
         type_ = STEP_END if recorder.announces else STEP
@@ -529,8 +559,7 @@ class StartedStep(Step):
             self.__enter__()
             self.suspend()
         except BaseException as error:
-            self.__dict__.pop("_suspended", None)
-            self.__exit__(type(error), error, None)
+            self.finish(error)
             raise
 
     def __del__(self) -> None:

@@ -12,7 +12,7 @@ from math import nan
 from types import CoroutineType
 from typing import Any
 
-from agentscope.pipeline.process import threads
+from agentscope.pipeline.process import awaiting
 from agentscope.serialization.foreign import called
 
 Flush = Callable[[float], object]
@@ -33,7 +33,7 @@ def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout:
         try:
             return await call
         finally:
-            await threads.awaited(lambda: deliver(args, kwargs), "agentscope-flush")
+            await awaiting.awaited(lambda: deliver(args, kwargs), "agentscope-flush")
 
     @wraps(function)
     async def call_async(*args: Any, **kwargs: Any) -> Any:

@@ -178,13 +178,13 @@ class Tracker(Face):
         """
         step = Step(self._recorder, name, step_type, input_data, run_id, parent_id, step_id)
         if output_data is not None:
-            step.output = output_data
+            step._give("output", output_data)
         if tokens_used is not None:
             step.tokens_used = tokens_used
         if latency_ms is not None:
             step.latency_ms = latency_ms
         if meta_data is not None:
-            step.meta_data = meta_data
+            step._give("meta_data", meta_data)
         if fields:
             self._set_fields(step, fields)
         return step
@@ -208,7 +208,7 @@ class Tracker(Face):
         """
         step = StartedStep(self._recorder, name, step_type, input_data, run_id, parent_id, step_id)
         if meta_data is not None:
-            step.meta_data = meta_data
+            step._give("meta_data", meta_data)
         self._set_fields(step, fields)
         step.start()
         return step
@@ -216,7 +216,7 @@ class Tracker(Face):
     def _set_fields(self, step: Step, fields: Mapping[str, Any]) -> None:
         for field, value in fields.items():
             if field in STEP_FIELDS and STEP_FIELDS[field].given:
-                setattr(step, field, value)
+                step._give(field, value)
             else:
                 self._recorder.invalid_call("unknown_field", unknown(field, STEP_FIELDS))
 

@@ -28,6 +28,7 @@ from .handles import (
     Trace,
     TraceContext,
 )
+from .option_dicts import AgentDict, EventDict, StepDict, TraceDict
 from .sdk import VoltAgentSDK
 from .types import (
     AddEventRequest,
@@ -69,6 +70,7 @@ __all__ = [
     "AddEventRequest",
     "Agent",
     "AgentContext",
+    "AgentDict",
     "AgentErrorOptions",
     "AgentOptions",
     "AgentSuccessOptions",
@@ -76,6 +78,7 @@ __all__ = [
     "ErrorOptions",
     "Event",
     "EventContext",
+    "EventDict",
     "EventLevel",
     "EventStatus",
     "History",
@@ -90,6 +93,7 @@ __all__ = [
     "RetrieverErrorOptions",
     "RetrieverOptions",
     "RetrieverSuccessOptions",
+    "StepDict",
     "SuccessOptions",
     "TimelineEvent",
     "TimeoutError",
@@ -101,6 +105,7 @@ __all__ = [
     "ToolSuccessOptions",
     "Trace",
     "TraceContext",
+    "TraceDict",
     "TraceOptions",
     "TraceStatus",
     "UpdateEventRequest",

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from agentscope.exporters.http.transport import Transport
 from agentscope.exporters.voltagent import VoltAgentExporter
-from agentscope.pipeline.process import threads
+from agentscope.pipeline.process import awaiting
 from agentscope.protocols.base import Failure, Response
-from agentscope.protocols.responses import clean, json_object
+from agentscope.protocols.responses import clean, is_denial, json_object
 from agentscope.serialization.snapshot import encode
 
 from .errors import APIError, TimeoutError, ValidationError  # noqa: A004 - the published name
@@ -71,7 +71,7 @@ class VoltAgentCoreAPI:
 
     async def add_history_async(self, data: CreateHistoryRequest) -> History:
         """`add_history` for asyncio."""
-        return await threads.awaited(lambda: self.add_history(data), "agentscope-client")
+        return await awaiting.awaited(lambda: self.add_history(data), "agentscope-client")
 
     def update_history(self, data: UpdateHistoryRequest) -> History:
         """Change a history."""
@@ -81,7 +81,7 @@ class VoltAgentCoreAPI:
 
     async def update_history_async(self, data: UpdateHistoryRequest) -> History:
         """`update_history` for asyncio."""
-        return await threads.awaited(lambda: self.update_history(data), "agentscope-client")
+        return await awaiting.awaited(lambda: self.update_history(data), "agentscope-client")
 
     # ---- events ----------------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class VoltAgentCoreAPI:
 
     async def add_event_async(self, data: AddEventRequest) -> Event:
         """`add_event` for asyncio."""
-        return await threads.awaited(lambda: self.add_event(data), "agentscope-client")
+        return await awaiting.awaited(lambda: self.add_event(data), "agentscope-client")
 
     def update_event(self, data: UpdateEventRequest) -> Event:
         """Change an event."""
@@ -114,7 +114,7 @@ class VoltAgentCoreAPI:
 
     async def update_event_async(self, data: UpdateEventRequest) -> Event:
         """`update_event` for asyncio."""
-        return await threads.awaited(lambda: self.update_event(data), "agentscope-client")
+        return await awaiting.awaited(lambda: self.update_event(data), "agentscope-client")
 
     # ---- connections -----------------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class VoltAgentCoreAPI:
 
     def _answer(self, method: str, reply: Response) -> dict[str, Any]:
         data = json_object(reply)
-        if 200 <= reply.status < 300:
+        if 200 <= reply.status < 300 and not is_denial(data or {}):
             if data is None:
                 sentence = f"Invalid JSON response: HTTP {reply.status} without a JSON object: check base_url"
                 raise APIError(sentence, reply.status)

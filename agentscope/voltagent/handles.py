@@ -23,6 +23,7 @@ from agentscope.tracker.never_raise import safe
 from agentscope.tracker.recorder import Recorder
 
 from .awaitables import ACCEPTED, REFUSED, Ready, Settled
+from .option_dicts import AgentDict, EventDict, StepDict
 from .options import FINAL, spread, status_of
 from .registry import Entry, Registry, begin_event, begin_step
 from .types import AgentOptions, MemoryOptions, RetrieverOptions, TimelineEvent, ToolOptions
@@ -50,6 +51,8 @@ class Handle(_Block, Ready[Any]):
         self.id: str = entry.id
         self.trace_id: str = entry.id if above is None else above.trace_id
         """The id of its trace."""
+        if registry is not None:
+            registry.watch(self, entry)
 
     def _result(self) -> Any:
         return self
@@ -64,13 +67,6 @@ class Handle(_Block, Ready[Any]):
     def __reduce__(self) -> Any:
         # In another process it is an id, and records nothing.
         return _idle_handle, (type(self), self._entry.id, self._entry.parent_id, self.trace_id)
-
-    def __del__(self) -> None:
-        try:
-            if self._registry is not None:
-                self._registry.close(self._entry)
-        except BaseException:  # collected anywhere, even during interpreter shutdown
-            pass
 
     def _open(self, recorder: Recorder) -> Scope | None:
         entry = self._entry
@@ -156,27 +152,27 @@ class _Parent(Handle):
     """Base of handles that children can be added to."""
 
     @_returns("Agent")
-    def add_agent(self, options: AgentOptions | Given | str | None = None, **more: Any) -> Agent:
+    def add_agent(self, options: AgentOptions | AgentDict | Given | str | None = None, **more: Any) -> Agent:
         """Begin an agent. Options: `name`, `input`, `instructions`, `metadata`; others become metadata."""
         return self._add(Agent, "agent", options, more)
 
     @_returns("Tool")
-    def add_tool(self, options: ToolOptions | Given | str | None = None, **more: Any) -> Tool:
+    def add_tool(self, options: ToolOptions | StepDict | Given | str | None = None, **more: Any) -> Tool:
         """Begin a tool call. Options: `name`, `input`, `metadata`; others become metadata."""
         return self._add(Tool, "tool_call", options, more)
 
     @_returns("Memory")
-    def add_memory(self, options: MemoryOptions | Given | str | None = None, **more: Any) -> Memory:
+    def add_memory(self, options: MemoryOptions | StepDict | Given | str | None = None, **more: Any) -> Memory:
         """Begin a memory access. Options: `name`, `input`, `metadata`; others become metadata."""
         return self._add(Memory, "memory", options, more)
 
     @_returns("Retriever")
-    def add_retriever(self, options: RetrieverOptions | Given | str | None = None, **more: Any) -> Retriever:
+    def add_retriever(self, options: RetrieverOptions | StepDict | Given | str | None = None, **more: Any) -> Retriever:
         """Begin a search. Options: `name`, `input`, `metadata`; others become metadata."""
         return self._add(Retriever, "retrieval", options, more)
 
     @_returns("Operation")
-    def add_event(self, event_data: TimelineEvent | Given | str | None = None, **more: Any) -> Operation:
+    def add_event(self, event_data: TimelineEvent | EventDict | Given | str | None = None, **more: Any) -> Operation:
         """Begin a custom event. Options: `name`, `type`, `input`, `output`, `status`, `level`, `metadata` and others.
 
         A final status (completed, error, cancelled) ends it at once; otherwise the returned handle does.

@@ -9,6 +9,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +42,13 @@ class HandleStore(dict[str, object]):
         bounded(self, MOST_OPEN_RUNS)
 
 
+class _Watch(weakref.ref[Any]):
+    """A weak reference to the handle of an open run or step."""
+
+    __slots__ = ("entry",)
+    entry: Entry
+
+
 class Registry:
     """The open runs and steps of one recorder. The recorder is referenced weakly, since the pipeline references the registry.
 
@@ -55,6 +63,7 @@ class Registry:
         self._pipeline = pipeline
         self._kept: Callable[[], HandleStore | None] = lambda: None
         self._closed = False
+        self._watches: dict[int, _Watch] = {}
         pipeline.call_before_stop(self.close_all)
 
     @property
@@ -74,6 +83,23 @@ class Registry:
         """Return the open run or step with this id, or None."""
         return self.entries.get(id_of(id_) or "")
 
+    def watch(self, handle: object, entry: Entry) -> None:
+        """Close the run or step when its handle is collected.
+
+        Handles have no `__del__`: Python would drop an exception of a signal handler that comes in it. This way code runs only
+        for a handle that was never ended.
+        """
+        watch = _Watch(handle, self._collected)
+        watch.entry = entry
+        self._watches[id(entry)] = watch
+
+    def _collected(self, watch: _Watch) -> None:
+        try:
+            self._watches.pop(id(watch.entry), None)
+            self.close(watch.entry)
+        except Exception:  # collected anywhere, even while the interpreter shuts down
+            pass
+
     def add(self, entry: Entry) -> None:
         """Add a run or step that has begun."""
         self.entries[entry.id] = entry
@@ -87,9 +113,7 @@ class Registry:
             sentence = "a trace was named that was not begun in this process; its updates are sent all the same"
             self.recorder.invalid_call("unknown_run", sentence)
         place = runs.placed(run_id)
-        entry = Entry(place.run_id, place.parent_id, None, "unknown", "agent", 0)
-        entry.is_trace = True
-        return entry
+        return Entry(place.run_id, place.parent_id, None, "unknown", "agent", 0, is_trace=True)
 
     # ---- updates and ends ------------------------------------------------------------------------------------------
 
@@ -171,6 +195,7 @@ class Registry:
             called(partial(self.close, entry), None)  # raised with fail_silently=False, but there is no caller
         self._closed = True
         self.entries.clear()
+        self._watches.clear()
 
     def is_over(self, entry: Entry) -> bool:
         """Return True if it has ended. The run of a trace may also have been ended by the tracker."""
@@ -194,6 +219,7 @@ class Registry:
         start = RUN_START if entry.step_id is None else STEP_START
         if not (entry.ended or entry.id in self.entries or self._pipeline.holds(start, entry.run_id, entry.step_id)):
             entry.claim()  # it has not begun
+            self._remove(entry)
         if not entry.ended:
             fields = Fields(self.recorder.limit, {"status": outcome(error)})
             fields.error(error)
@@ -245,6 +271,7 @@ class Registry:
         self.recorder.invalid_call("ended_twice", "a run or step was ended twice; only the first end counts")
 
     def _remove(self, entry: Entry) -> None:
+        self._watches.pop(id(entry), None)
         if self.entries.get(entry.id) is entry:
             self.entries.pop(entry.id, None)
         kept = self._kept()
@@ -252,40 +279,27 @@ class Registry:
             kept.pop(entry.id, None)
 
 
+@dataclass(eq=False, slots=True)
 class Entry:
     """An open run or step, with the fields that its end repeats."""
 
-    __slots__ = (
-        "_open",
-        "id",
-        "is_trace",
-        "name",
-        "parent_id",
-        "pid",
-        "run_id",
-        "started_at",
-        "status",
-        "step_id",
-        "step_type",
-    )
+    run_id: str
+    step_id: str | None
+    """None for a run."""
+    parent_id: str | None
+    name: str
+    step_type: str
+    started_at: int
+    """Nanoseconds since the epoch."""
+    is_trace: bool = False
+    status: str | None = None
+    """The final status from the last update, used if the end names none."""
+    pid: int = field(default_factory=os.getpid)
+    _open: list[bool] = field(default_factory=lambda: [True])
 
-    def __init__(
-        self, run_id: str, step_id: str | None, parent_id: str | None, name: str, step_type: str, started_at: int
-    ) -> None:
-        self.id = step_id or run_id
-        self.is_trace = False
-        self.run_id = run_id
-        self.step_id = step_id
-        """None for a run."""
-        self.parent_id = parent_id
-        self.name = name
-        self.step_type = step_type
-        self.started_at = started_at
-        """Nanoseconds since the epoch."""
-        self.status: str | None = None
-        """The final status from the last update, used if the end names none."""
-        self.pid = os.getpid()
-        self._open = [True]
+    @property
+    def id(self) -> str:
+        return self.step_id or self.run_id
 
     @property
     def ended(self) -> bool:
@@ -330,8 +344,7 @@ def begin_trace(registry: Registry, make: Callable[[Entry], H], given: dict[str,
     add_metadata(fields, given, take(given, "metadata"), about, of_run=within is None)
     recorder.say_mended(fields)
     own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
-    entry = Entry(own, step_id, parent_id, agent_name, "agent", started_at)
-    entry.is_trace = True
+    entry = Entry(own, step_id, parent_id, agent_name, "agent", started_at, is_trace=True)
     try:
         handle = make(entry)
         if recorder.begin(run_id, fields, within):

@@ -19,6 +19,7 @@ from agentscope.tracker.tracker import Tracker
 from .awaitables import ACCEPTED, REFUSED, Delivery, Settled
 from .config import given_options, load, voltagent_exporter
 from .handles import Given, Handle, Operation, Trace, idle
+from .option_dicts import EventDict, TraceDict
 from .options import spread, take
 from .registry import Entry, Registry, begin_event, begin_trace
 from .types import History, TimelineEvent, TraceOptions, VoltAgentConfig
@@ -69,7 +70,7 @@ class VoltAgentSDK(Face):
     # ---- traces ----------------------------------------------------------------------------------------------------
 
     @safe(lambda *_: Trace(None, idle()))
-    def trace(self, options: TraceOptions | Given | None = None, **more: Any) -> Trace:
+    def trace(self, options: TraceOptions | TraceDict | Given | None = None, **more: Any) -> Trace:
         """Begin a trace: `async with sdk.trace(agentId="…") as trace`, or any other use of a handle. It is recorded at once.
 
         Options, in camelCase or snake_case: `agentId`, `id` (else one is made), `input`, `userId`, `conversationId`, `metadata`,
@@ -84,7 +85,7 @@ class VoltAgentSDK(Face):
         return begin_trace(self._registry, lambda entry: Trace(self._registry, entry), given, fields)
 
     @safe(lambda *_: Trace(None, idle()))
-    def create_trace(self, options: TraceOptions | Given | None = None, **more: Any) -> Trace:
+    def create_trace(self, options: TraceOptions | TraceDict | Given | None = None, **more: Any) -> Trace:
         """Begin a trace that stays open without its handle, until it is ended by its id or the SDK ends."""
         trace = self.trace(options, **more)
         return self._keep(trace) if self._recorder.enabled else trace
@@ -106,7 +107,7 @@ class VoltAgentSDK(Face):
 
     @safe(lambda *_: Operation(None, idle()))
     def add_event_to_trace(
-        self, trace_id: str, event_data: TimelineEvent | Given | str | None = None, **more: Any
+        self, trace_id: str, event_data: TimelineEvent | EventDict | Given | str | None = None, **more: Any
     ) -> Operation:
         """Begin a custom event, as `Trace.add_event` does. It stays open without its handle, until it is ended."""
         if not self._recorder.enabled:

@@ -325,6 +325,7 @@ def test_check_says_what_was_negotiated_and_how_long_it_took(receiver: Any) -> N
     assert "ask_key" not in done.stdout
     run = read_api.only_run(receiver.url)
     assert (run["agent_name"], run["status"], run["output"]) == ("agentscope check", "completed", {"answer": "it does"})
+    assert run["tags"] == ["agentscope-check"]
 
 
 def test_check_recognizes_a_deployed_platform() -> None:
@@ -392,6 +393,12 @@ def check(url: str, *options: str, env: dict[str, str] | None = None) -> Any:
     assert "ask_canary" not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+def test_check_over_http_to_another_machine_warns_of_the_key_in_the_clear() -> None:
+    told = check("http://nothing.invalid:8000").stdout
+    assert "the key is sent there without encryption" in told
+    assert "without encryption" not in check("http://127.0.0.1:9").stdout
 
 
 def test_check_where_nothing_listens_advises_to_start_a_receiver_and_does_not_dally() -> None:
@@ -467,6 +474,11 @@ def test_check_of_an_unknown_authority_advises_where_to_name_it(tmp_path: Path) 
     tls.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
     with answering(200, tls=tls) as url:
         assert "REQUESTS_CA_BUNDLE" in check(url).stdout
+
+
+def test_check_by_a_name_that_the_receiver_does_not_serve_says_how_to_allow_it(tmp_path: Path) -> None:
+    with answering(421) as url:
+        assert "--allow-host" in check(url).stdout
 
 
 def test_check_of_an_unknown_host_advises_to_correct_it() -> None:

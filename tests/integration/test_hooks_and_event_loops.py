@@ -8,12 +8,14 @@ import time
 from typing import Any
 
 import pytest
+import trio
 
-from agentscope import FlushResult, create_tracker
+from agentscope import AgentScopeExporter, FlushResult, create_tracker
 from agentscope.server.receiver import Receiver
 from tests.support.platform import DeployedPlatform
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
+from tests.support.recording import balanced
 from tests.support.stored import stored_runs, stored_steps
 from tests.support.wait import until
 
@@ -96,6 +98,90 @@ def test_a_flush_that_is_cancelled_holds_up_no_event_loop() -> None:
         asyncio.run(impatient())
         assert time.monotonic() - began < 45  # a minute if the loop's own executor did the work
         tracker.shutdown(0.1)
+
+
+@pytest.mark.parametrize("destinations", [1, 2])
+def test_flushes_that_are_awaited_and_cancelled_take_no_threads(destinations: int) -> None:
+    with FaultProxy(mode="hang") as proxy:
+        exporters = [AgentScopeExporter(api_key="ask_test", base_url=proxy.url) for _ in range(destinations)]
+        tracker = create_tracker(exporters=exporters, timeout=60)
+        tracker.start_run("agent")
+
+        async def impatient() -> None:
+            flushes = [asyncio.create_task(tracker.aflush(timeout=60)) for _ in range(200)]
+            await asyncio.sleep(0.2)
+            assert threading.active_count() < before + 20
+            for flush in flushes:
+                flush.cancel()
+            await asyncio.gather(*flushes, return_exceptions=True)
+
+        before = threading.active_count()
+        asyncio.run(impatient())
+        pipelines = getattr(tracker._pipeline, "_pipelines", [tracker._pipeline])
+        assert [len(pipeline._worker._flushes._waiting) for pipeline in pipelines] == [0] * destinations
+        assert balanced(tracker.stats())
+        tracker.shutdown(0.1)
+
+
+def test_an_awaited_flush_ends_in_time_and_tells_what_is_left() -> None:
+    with FaultProxy(mode="hang") as proxy:
+        tracker = create_tracker("ask_test", proxy.url, timeout=60)
+        tracker.start_run("agent")
+        result = asyncio.run(tracker.aflush(timeout=0.1))
+        assert (bool(result), result.pending) == (False, 1)
+        tracker.shutdown(0.1)
+
+
+def test_trio_goes_on_while_a_flush_and_a_shutdown_are_awaited(receiver: Receiver) -> None:
+    async def agent() -> tuple[FlushResult, FlushResult]:
+        with tracker.track_run("agent"):
+            tracker.track_step("step")
+        return await tracker.aflush(60), await tracker.ashutdown(60)
+
+    tracker = create_tracker("ask_test", receiver.url)
+    assert all(trio.run(agent))
+    assert stored_steps(receiver.url) == ["step"]
+
+
+def test_a_flush_in_trio_holds_up_no_other_task_and_can_be_cancelled() -> None:
+    seen = []
+
+    async def count() -> None:
+        while True:
+            seen.append(1)
+            await trio.sleep(0.01)
+
+    async def agent() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            with trio.move_on_after(0.3) as limit:
+                await tracker.aflush(60)
+            assert limit.cancelled_caught
+            assert not await tracker.aflush(0.1)
+            nursery.cancel_scope.cancel()
+
+    with FaultProxy(mode="hang") as proxy:
+        tracker = create_tracker("ask_test", proxy.url, timeout=60)
+        tracker.start_run("agent")
+        trio.run(agent)
+        assert len(seen) > 5
+        tracker.shutdown(0.1)
+
+
+def test_in_another_event_loop_a_flush_blocks_and_that_is_said_once(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = create_tracker("ask_test", receiver.url)
+    for _ in range(2):
+        with tracker.track_run("agent"):
+            tracker.track_step("step")
+        with pytest.raises(StopIteration) as ended:
+            tracker.aflush(60).send(None)
+        assert ended.value.value
+    with pytest.raises(StopIteration) as ended:
+        tracker.ashutdown(60).send(None)
+    until(lambda: [record for record in caplog.records if "knows asyncio and trio" in record.getMessage()])
+    assert len([record for record in caplog.records if "knows asyncio and trio" in record.getMessage()]) == 1
 
 
 def test_an_awaited_flush_tells_what_a_plain_one_tells(receiver: Receiver) -> None:

@@ -291,7 +291,7 @@ class TestDeadline:
 
     def test_a_socket_whose_time_is_over_does_not_wait_at_all(self):
         near, far = socket.socketpair()
-        with connections._Timed(fileno=near.detach()) as timed, far:
+        with connections.timed(socket.socket)(fileno=near.detach()) as timed, far:
             connections.attempt.begin(-1, connections.WeakSet())
             for operation in (lambda: timed.recv(1), lambda: timed.send(b"x"), lambda: timed.sendall(b"x")):
                 with pytest.raises(TimeoutError):
@@ -406,7 +406,7 @@ class TLSServer:
 class TestTLS:
     @pytest.fixture(autouse=True)
     def environment(self, monkeypatch):
-        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
             monkeypatch.delenv(name, raising=False)
 
     def test_a_certificate_that_is_not_trusted_ends_it_before_anything_is_sent(self, tmp_path):
@@ -415,7 +415,7 @@ class TestTLS:
         assert (error.kind, error.unsent, server.requests) == ("tls", True, 0)
         assert "certificate" in error.sentence
 
-    @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+    @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
     def test_the_environment_may_name_a_certificate_to_trust_even_on_this_machine(self, tmp_path, monkeypatch, name):
         with TLSServer(tmp_path) as server:
             monkeypatch.setenv(name, str(server.bundle))

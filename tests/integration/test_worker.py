@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +121,29 @@ def test_a_worker_that_dies_is_followed_by_another_with_the_same_batch(
             tracker.flush()
         assert whole(tracker).delivered == 12
     assert stored_steps(receiver.url) == [f"step {i}" for i in range(10)]
+
+
+@pytest.mark.parametrize("hook", ["threading.setprofile(fail)", "mock.patch('threading.Thread.start').start()"])
+def test_a_worker_whose_thread_dies_before_it_begins_is_replaced(receiver: Receiver, tmp_path: Path, hook: str) -> None:
+    source = f"""
+        import threading
+        from unittest import mock
+        from agentscope import create_tracker
+
+        def fail(*_):
+            raise ValueError("a profiler with a mistake")
+
+        {hook}
+        tracker = create_tracker("ask_test", {receiver.url!r}, spool_dir={str(tmp_path / "spool")!r})
+        with tracker.track_run("agent"):
+            tracker.track_step("step")
+        assert tracker.flush(30)
+        stats = tracker.stats()
+        assert stats.accepted == stats.delivered == 3
+    """
+    result = run_program(source)
+    assert (result.returncode, result.stderr.count("could not be started by the threading module")) == (0, 1), result
+    assert stored_steps(receiver.url) == ["step"]
 
 
 def test_a_batch_whose_export_always_raises_is_given_up_and_its_followers_are_not(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope import AgentScopeClient, Config, ConfigurationError, Tracker, create_tracker
-from agentscope.config import CHECKS, Options, env_name, from_env
+from agentscope.config import _PROTOCOLS, CHECKS, Options, ProtocolName, env_name, from_env
 from agentscope.exporters.agentscope import AgentScopeExporter
 from agentscope.exporters.otlp import OTLPExporter
 from agentscope.options import OPTIONS, check_api_key, check_base_url
@@ -251,7 +251,6 @@ def test_a_bad_variable_names_itself_its_source_and_what_is_allowed(option: str,
         " ",
         "\t",
         "two\nlines",
-        "ends\n",
         "carriage\rreturn",
         "two words",
         "schlüssel",
@@ -269,8 +268,41 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> No
     assert key.strip() == "" or key.strip() not in sentence
 
 
-def test_blanks_around_a_key_are_not_part_of_it() -> None:
-    assert check_api_key(" ask_1\t") == "ask_1"
+@pytest.mark.parametrize("key", [" ask_1\t", "ask_1\n", "ask_1\r\n", "\n\task_1 \n"])
+def test_blanks_and_line_ends_around_a_key_are_not_part_of_it(key: str) -> None:
+    assert check_api_key(key) == "ask_1"
+    assert Config.load({}, {"AGENTSCOPE_API_KEY": key}).api_key == "ask_1"
+    assert Config.load({}, {"AGENTSCOPE_API_KEY": key}).secrets == ("ask_1",)
+
+
+def test_a_line_end_after_any_value_is_not_part_of_it() -> None:
+    environ = {"AGENTSCOPE_SPOOL_DIR": "/var/spool\n", "AGENTSCOPE_BASE_URL": "http://localhost:8000\n"}
+    environ |= {"AGENTSCOPE_SERVICE_NAME": "bot\r\n", "AGENTSCOPE_BATCH_SIZE": "7\n", "AGENTSCOPE_ENABLED": "true\n"}
+    told = Config.load({}, environ)
+    assert (told.spool_dir, told.base_url, told.service_name) == ("/var/spool", "http://localhost:8000", "bot")
+    assert (told.batch_size, told.enabled) == (7, True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization=Bearer x,tenant=7",
+        "Authorization: Bearer x, tenant: 7",
+        " Authorization :Bearer x\n,tenant=7\r\n,",
+    ],
+)
+def test_headers_of_the_environment_may_be_written_with_either_separator(text: str) -> None:
+    told = Config.load({"protocol": "otlp"}, {"AGENTSCOPE_HEADERS": text})
+    assert dict(told.headers) == {"Authorization": "Bearer x", "tenant": "7"}
+
+
+@pytest.mark.parametrize(
+    "text", ["Bearer s3cret", "Authorization=Bearer a,s3cret", "Authorization s3cret", '"a=s3cret"']
+)
+def test_headers_that_cannot_be_read_are_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="AGENTSCOPE_HEADERS") as caught:
+        Config.load({"protocol": "otlp"}, {"AGENTSCOPE_HEADERS": text})
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_missing_key_for_another_machine_says_how_to_give_one() -> None:
@@ -424,6 +456,10 @@ def test_a_key_given_in_place_of_the_client_is_refused_and_not_shown() -> None:
     assert str(caught.value).startswith("client (from argument) must be an AgentScopeClient, not str")
     assert "api_key=…" in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+def test_the_type_of_the_protocol_has_each_protocol_there_is() -> None:
+    assert {*get_args(ProtocolName)} == {*_PROTOCOLS}
 
 
 def test_the_table_the_types_and_the_configuration_have_the_same_options() -> None:

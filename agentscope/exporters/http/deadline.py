@@ -15,13 +15,22 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from inspect import unwrap
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakSet
 
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.ssl_ import create_urllib3_context
+
+from .surroundings import defined_by
+
+if TYPE_CHECKING:
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+else:
+    # A recorder of HTTP calls may have put classes of its own in their places, which would write keys to a file.
+    HTTPConnection = defined_by("urllib3.connection", "HTTPConnection")
+    HTTPSConnection = defined_by("urllib3.connection", "HTTPSConnection")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -47,6 +56,8 @@ class Attempt(threading.local):
 
     def __init__(self) -> None:
         self.sockets: WeakSet[socket.socket] = WeakSet()
+        self.socket: type[socket.socket] = socket.socket
+        self.resolve: Callable[..., Any] = socket.getaddrinfo
 
     def begin(self, timeout: float, sockets: WeakSet[socket.socket]) -> None:
         """sockets: where the connections that are made for it are noted."""
@@ -71,8 +82,14 @@ class TooLarge(OSError):
     """The answer exceeds its bound."""
 
 
-class _Timed(socket.socket):
-    """A socket that never waits longer than the attempt may last."""
+if TYPE_CHECKING:
+    _AnySocket = socket.socket
+else:
+    _AnySocket = object
+
+
+class _Timed(_AnySocket):
+    """Base of a socket that never waits longer than the attempt may last."""
 
     def _within(self, operation: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
@@ -98,6 +115,11 @@ class _Timed(socket.socket):
 
     def sendall(self, *args: Any, **kwargs: Any) -> None:
         self._within(super().sendall, *args, **kwargs)
+
+
+def timed(kind: type[socket.socket]) -> type[socket.socket]:
+    """Make the class of sockets of this kind that keep the deadline of the attempt."""
+    return type("Timed", (_Timed, kind), {})
 
 
 class _TimedTLS(_Timed, ssl.SSLSocket):
@@ -129,13 +151,13 @@ class _TLSConnection(_Connection, HTTPSConnection):
 def _dial(host: str, port: int, options: Any) -> socket.socket:
     """Connect to the first address that answers. Each may take its share of the time that is left."""
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = attempt.resolve(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
     failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
     for position, (family, kind, protocol, _, address) in enumerate(addresses):
         try:
-            connection = _Timed(family, kind, protocol)
+            connection = attempt.socket(family, kind, protocol)
         except OSError as error:
             failure = error
             continue
@@ -149,6 +171,9 @@ def _dial(host: str, port: int, options: Any) -> socket.socket:
         except OSError as error:
             connection.close()
             failure = error
+        except BaseException:  # a test of the application forbids the connection
+            connection.close()
+            raise
     raise failure
 
 
@@ -178,14 +203,24 @@ class _Kept:
         return len(self._connections)
 
 
-class _Pool(HTTPConnectionPool):
+class _Own:
+    """Methods of urllib3's pool as it defines them: recorders and tracers wrap those of its class."""
+
+    QueueCls: Any = _Kept
+    urlopen = unwrap(HTTPConnectionPool.urlopen)
+    _get_conn = unwrap(HTTPConnectionPool._get_conn)
+    _put_conn = unwrap(HTTPConnectionPool._put_conn)
+    _make_request = unwrap(HTTPConnectionPool._make_request)
+
+
+class _Pool(_Own, HTTPConnectionPool):
     ConnectionCls = _Connection
-    QueueCls: Any = _Kept
+    _new_conn = unwrap(HTTPConnectionPool._new_conn)
 
 
-class _TLSPool(HTTPSConnectionPool):
+class _TLSPool(_Own, HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
-    QueueCls: Any = _Kept
+    _new_conn = unwrap(HTTPSConnectionPool._new_conn)
 
 
 def _tls_context() -> ssl.SSLContext:
@@ -224,6 +259,15 @@ class Adapter(HTTPAdapter):
         manager = super().proxy_manager_for(proxy, **kwargs)
         manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
         return manager
+
+    def close(self) -> None:
+        # The library leaves the closing of kept connections to finalizers, which at the end of the process are over by now.
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - a container of its own, which is not iterated otherwise
+                pool = manager.pools.get(key)
+                if pool is not None:
+                    pool.close()
+        super().close()
 
 
 MAX_REPLY_BYTES = 64 * 1024

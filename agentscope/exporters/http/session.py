@@ -19,10 +19,9 @@ import requests
 from agentscope.protocols.base import Failure, Response
 from agentscope.protocols.responses import clean
 
-from .deadline import LONGEST, MAX_REPLY_BYTES, Adapter, TooLarge, attempt
+from .deadline import LONGEST, MAX_REPLY_BYTES, Adapter, TooLarge, attempt, timed
+from .surroundings import Surroundings
 from .url import is_loopback, target_of
-
-_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def _read(raw: Any) -> bytes:
@@ -43,26 +42,44 @@ def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedReque
 
 
 class Session:
-    """Connections to one host. Proxies and certificates of the environment are looked up once."""
+    """Connections to one host. Proxies of the environment are looked up once."""
 
-    def __init__(self, base_url: str, max_connections: int, certificate: str | None = None) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        max_connections: int,
+        certificate: str | None = None,
+        surroundings: Surroundings | None = None,
+    ) -> None:
         self._target = target_of(base_url)
         self._proxies = {} if is_loopback(base_url) else requests.utils.get_environ_proxies(base_url, no_proxy=None)
-        self._bundle_name = next((name for name in _BUNDLES if os.environ.get(name)), None)
-        self._bundle = os.environ[self._bundle_name] if self._bundle_name else None
+        self._proxy = (requests.utils.select_proxy(base_url, self._proxies) or "").lower()
+        self._take(surroundings or Surroundings.now())
+        self._bundle_name, self._bundle = self._surroundings.bundle_name, self._surroundings.bundle
         if certificate is not None:
             self._bundle_name, self._bundle = "the option certificate", certificate
-        self._adapter = Adapter(self._bundle, max_connections, base_url.lower().startswith("https:"))
+        tls = base_url.lower().startswith("https:")
+        if not tls and not self._proxy.startswith("https:"):
+            self._bundle = None  # nothing is encrypted, and a bundle that is gone does not matter
+        self._adapter = Adapter(self._bundle, max_connections, tls)
         self._sockets: WeakSet[socket.socket] = WeakSet()
+
+    def _take(self, surroundings: Surroundings) -> None:
+        self._surroundings, self._socket = surroundings, timed(surroundings.socket)
+
+    def _is_changed(self, surroundings: Surroundings) -> bool:
+        own = self._surroundings
+        return surroundings.socket is not own.socket or surroundings.resolve is not own.resolve
 
     def send(
         self, method: str, url: str, body: bytes, headers: Mapping[str, str], timeout: float
     ) -> Response | Failure:
         """One attempt, as `Transport.send` promises it."""
         attempt.begin(timeout, self._sockets)
+        attempt.socket, attempt.resolve = self._socket, self._surroundings.resolve
         try:
             request = requests.Request(method, url, headers=headers, data=body, auth=_no_credentials).prepare()
-            if self._bundle is not None and not os.path.exists(self._bundle):
+            if self._bundle is not None and not self._surroundings.exists(self._bundle):
                 sentence = f"the CA bundle that {self._bundle_name} names does not exist"
                 return Failure("tls", sentence, unsent=True)
             response = self._adapter.send(
@@ -73,6 +90,10 @@ class Session:
                 replied = {name.lower(): value for name, value in response.headers.items()}
             return Response(response.status_code, replied, content)
         except Exception as error:
+            if not isinstance(error, (OSError, ValueError)) and self._is_changed(now := Surroundings.now()):
+                # Neither a network nor the HTTP library raises it: the sockets refuse to be used, as in tests that forbid them.
+                self._take(now)
+                return self.send(method, url, body, headers, timeout)
             try:
                 return self._explained(error, timeout)
             finally:
@@ -91,6 +112,8 @@ class Session:
 
     def _explained(self, error: Exception, timeout: float) -> Failure:
         kind, what = _diagnosis(error, attempt.failure, timeout)
+        if isinstance(error, requests.exceptions.InvalidSchema) and self._proxy.startswith("socks"):
+            kind, what = "setup", "the SOCKS proxy of the environment needs PySocks: pip install pysocks"
         unsent = attempt.connecting or isinstance(error, (ValueError, ssl.SSLError, requests.ConnectTimeout))
         return Failure(kind, f"{self._target}: {what}", unsent=unsent)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from agentscope._version import __version__
 from agentscope.protocols.base import Failure, Response
 
+from .surroundings import Surroundings
 from .url import target_of
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class Transport:
     max_connections: how many idle connections are kept. certificate: a file of certificates to trust instead of the usual.
 
     Redirects are not followed, cookies neither kept nor sent, `.netrc` is not read. Proxies of the environment are used
-    for all hosts but this one, and `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE` name other certificates to trust; nothing
-    turns verification off.
+    for all hosts but this one, and `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` and `SSL_CERT_FILE` name other certificates to
+    trust; nothing turns verification off. The transport keeps the sockets and the certificates that it was made with.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Transport:
         self._headers = {"User-Agent": user_agent, "Accept": "application/json", **headers}
         self._max_connections = max_connections
         self._certificate = certificate
+        self._surroundings = Surroundings.now()
         self._lock = Lock()
         self._session: Session | None = None
 
@@ -102,7 +104,7 @@ class Transport:
             if self._session is None:
                 from .session import Session
 
-                self._session = Session(self._base_url, self._max_connections, self._certificate)
+                self._session = Session(self._base_url, self._max_connections, self._certificate, self._surroundings)
             return self._session
 
 

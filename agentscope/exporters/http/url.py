@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from agentscope.protocols.responses import clean
-
-if TYPE_CHECKING:
-    pass
 
 
 def target_of(url: str) -> str:

@@ -11,9 +11,7 @@ from _thread import get_ident, start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any, TypeVar
-
-R = TypeVar("R")
+from typing import Any
 
 _ours: set[int] = set()
 callbacks: set[int] = set()
@@ -39,13 +37,19 @@ def in_callback() -> bool:
 
 @contextmanager
 def callback() -> Iterator[None]:
-    """Mark a call of a user's hook, for `in_callback`."""
+    """Mark a call of a user's hook, for `in_callback`. OpenTelemetry does not trace it, as it is part of delivery."""
     ident = get_ident()
+    # Imported by the application, or not at all.
+    tracing: Any = sys.modules.get("opentelemetry.context")
+    key = getattr(tracing, "_SUPPRESS_INSTRUMENTATION_KEY", None)
+    token = None if key is None else tracing.attach(tracing.set_value(key, True))
     callbacks.add(ident)
     try:
         yield
     finally:
         callbacks.discard(ident)
+        if token is not None:
+            tracing.detach(token)
 
 
 def _from_elsewhere(record: logging.LogRecord) -> bool:
@@ -91,16 +95,20 @@ def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
     them: what is started then is a real thread, since a green one would wait in those for ever, and the program with it.
     """
 
-    work = own(target) if ours else target
+    begun = Lock()
+    begun.acquire()
+
+    def begin() -> None:
+        begun.release()
+        target()
+
+    work, again = (own(begin), own(target)) if ours else (begin, target)
 
     def bootstrap() -> None:
         if _thread.start_new_thread is not start_new_thread:
             work()
-            return
-        try:
-            threading.Thread(target=work, name=name, daemon=True).start()
-        except RuntimeError:
-            work()
+        elif not _begins(work, name, begun):
+            again()
 
     if _in_uwsgi_master():
         return False
@@ -109,6 +117,54 @@ def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+LOOKS, LOOK = 200, 0.05
+"""Looks at a thread that has not begun, and seconds between two. Together they are a long time on any machine."""
+
+
+def _begins(work: Callable[[], None], name: str, begun: Lock) -> bool:
+    """Start the proper thread. False if it ended before its work began, or never starts.
+
+    The threading module may be patched, and a trace or profile function that raises ends a thread before its first line.
+    """
+    turn = Lock()
+
+    def run() -> None:
+        if turn.acquire(blocking=False):
+            work()
+
+    try:
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+    except RuntimeError:
+        return False  # no more threads can be had
+    except Exception as error:
+        _say_replaced(name, type(error).__name__)
+        return False
+    for _ in range(LOOKS):
+        if begun.acquire(timeout=LOOK):
+            return True
+        alive: object = thread.is_alive()
+        if alive is False and not begun.locked():
+            return True
+        if alive is not True:
+            break
+    if thread.is_alive() is not False and not turn.acquire(blocking=False):
+        return True  # late, and at it
+    _say_replaced(name, "it never began")
+    return False
+
+
+def _say_replaced(name: str, why: str) -> None:
+    if _process.replaced:
+        return
+    _process.replaced = True
+    sentence = "the thread %s could not be started by the threading module (%s): another one does its work"
+    try:
+        logging.getLogger("agentscope").warning(sentence, name, why)
+    except Exception:  # logging asks the threading module for the thread
+        return
 
 
 FORK_PATIENCE = 5.0
@@ -141,6 +197,8 @@ class _Gate:
 
 class _Process:
     ending = False
+    replaced = False
+    """It has been said that a thread was replaced."""
 
 
 _imports = _Gate()
@@ -197,35 +255,3 @@ def after_fork_in_child() -> None:
         gate.after_fork_in_child()
     _ours.clear()
     callbacks.clear()
-
-
-async def awaited(call: Callable[[], R], name: str) -> R:
-    """Await the result of `call`, made in a daemon thread.
-
-    The executor of the event loop is not used: the agent's work may fill it, and closing the loop waits for it.
-    """
-    import asyncio  # who awaits has it already; who doesn't need not pay for it
-
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return call()  # another library's loop: better to block it than to lose events
-    settled: asyncio.Future[R] = loop.create_future()
-
-    def tell(settle: Callable[[Any], None], value: Any) -> None:
-        if not settled.done():  # it may have been cancelled
-            settle(value)
-
-    def work() -> None:
-        try:
-            settle: tuple[Callable[[Any], None], Any] = (settled.set_result, call())
-        except Exception as error:
-            settle = (settled.set_exception, error)
-        try:
-            loop.call_soon_threadsafe(tell, *settle)
-        except RuntimeError:
-            return  # the loop has been closed: nobody waits any more
-
-    if not start(work, name, ours=False):
-        return call()
-    return await settled

@@ -29,24 +29,41 @@ def prepare(directory: str) -> None:
     """Make the directory, for its owner alone, or see that the one that is there will do. Raises `Denied`."""
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
-        found = _trusted(directory)
-        if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not _has_strangers(directory):
+        if _status(directory).st_mode & 0o077 and not _has_strangers(directory):
             os.chmod(directory, 0o700)
+        _check(directory)
     except OSError as error:
         raise Denied(f"{directory} cannot be used: {error.strerror}") from None
 
 
-def _trusted(directory: str) -> os.stat_result:
+def _status(directory: str) -> os.stat_result:
+    """Return the status of a directory of this user. Raises `Denied` for another one.
+
+    Its owner may put links in the places of files, which would be followed with the rights of this process.
+    """
     found = os.stat(directory)
     if not stat.S_ISDIR(found.st_mode):
         raise Denied(f"{directory} is not a directory")
-    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-        raise Denied(f"anybody may write to {directory}")
+    # A link to it may also be the administrator's.
+    if found.st_uid != os.geteuid() or os.lstat(directory).st_uid not in (os.geteuid(), 0):
+        raise Denied(f"{directory} belongs to another user: name a directory that this user has made")
     return found
 
 
+def _check(directory: str) -> None:
+    """Raise `Denied` if other users may write to the directory: they might have made its events up."""
+    if _status(directory).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Denied(
+            f"other users may write to {directory}: name a directory of this user alone, such as one inside of it"
+        )
+
+
 def _has_strangers(directory: str) -> bool:
-    return any(not _is_ours(entry.name) for entry in os.scandir(directory))
+    """Return whether there are files of other programs or users."""
+    with os.scandir(directory) as entries:
+        return any(
+            not _is_ours(entry.name) or entry.stat(follow_symlinks=False).st_uid != os.geteuid() for entry in entries
+        )
 
 
 def _is_ours(name: str) -> bool:
@@ -116,13 +133,12 @@ def orphans(directory: str, prefix: str, skipped: Collection[str] = ()) -> Itera
 
     `skipped` are the databases that are not wanted. Raises `OSError` and `Denied`.
     """
-    # Where anybody may put files, nobody else's are believed; root may care for those of the directory's owner.
-    owners = {os.geteuid(), _trusted(directory).st_uid}
+    _check(directory)
     names = sorted(entry.name for entry in os.scandir(directory) if entry.name.startswith(prefix))
     stems = {name.removesuffix(suffix) for suffix in (".lock", ".db") for name in names if name.endswith(suffix)}
     for stem in sorted(stems):
         path = os.path.join(directory, f"{stem}.lock")
-        if _database_of(path) not in skipped and _is_safe(path, owners) and _is_safe(_database_of(path), owners):
+        if _database_of(path) not in skipped and _is_safe(path) and _is_safe(_database_of(path)):
             try:
                 claim = _claim(path, os.O_CREAT)
             except OSError:
@@ -131,13 +147,13 @@ def orphans(directory: str, prefix: str, skipped: Collection[str] = ()) -> Itera
                 yield claim
 
 
-def _is_safe(path: str, owners: Collection[int]) -> bool:
-    """Return whether this is a regular file of one of these users that this process has not locked, or is missing."""
+def _is_safe(path: str) -> bool:
+    """Return whether this is a regular file of this user that this process has not locked, or is missing."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return True
-    return stat.S_ISREG(found.st_mode) and found.st_uid in owners and (found.st_dev, found.st_ino) not in _owned
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and (found.st_dev, found.st_ino) not in _owned
 
 
 def bytes_in(directory: str) -> int:

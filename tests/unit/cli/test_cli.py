@@ -62,6 +62,7 @@ def test_wrong_usage_is_status_2_and_says_what_is_allowed(
 
 def test_options_have_the_defaults_that_the_sdk_has() -> None:
     server = cli.build_parser().parse_args(["serve"])
+    assert server.allow_host == []
     assert (server.host, server.port, server.api_key, server.retention) == ("127.0.0.1", 8000, None, None)
     check = cli.build_parser().parse_args(["check", "--timeout", "2.5"])
     assert (check.base_url, check.api_key, check.timeout) == (None, None, 2.5)
@@ -138,6 +139,8 @@ def test_each_command_is_a_module_with_its_options_and_its_work(monkeypatch: pyt
         ("HTTP 403", "AGENTSCOPE_API_KEY"),
         ("the backend redirects (HTTP 302), which is never followed: check the address", "target"),
         ("no TLS connection (self-signed)", "REQUESTS_CA_BUNDLE"),
+        ("the receiver does not serve this host name (HTTP 421)", "--allow-host"),
+        ("the SOCKS proxy of the environment needs PySocks: pip install pysocks", "Install PySocks"),
         ("HTTP 404", "no backend for this protocol"),
         ("the host name cannot be resolved", "host name is not known"),
         ("the proxy does not let it through", "NO_PROXY"),

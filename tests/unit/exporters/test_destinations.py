@@ -63,6 +63,20 @@ def test_the_standard_variables_are_read_and_those_for_traces_count_more() -> No
     assert (told.timeout, told.encoding, told.compression, told.certificate) == (2.5, "json", "none", "/etc/own.pem")
 
 
+@pytest.mark.parametrize(
+    "text", ["Authorization=Bearer%20x=,b=1", "Authorization: Bearer x=, b: 1", "Authorization=Bearer x=,b=1\n"]
+)
+def test_headers_of_the_standard_variable_may_be_written_as_on_the_wire(text: str) -> None:
+    told = OTLPExporter().checked({"OTEL_EXPORTER_OTLP_HEADERS": text})
+    assert dict(told.headers) == {"Authorization": "Bearer x=", "b": "1"}
+
+
+def test_a_key_in_headers_that_cannot_be_read_is_refused_and_not_left_out() -> None:
+    with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_HEADERS\) must be name=value") as caught:
+        OTLPExporter().checked({"OTEL_EXPORTER_OTLP_HEADERS": "Bearer s3cret"})
+    assert "s3cret" not in str(caught.value)
+
+
 def test_arguments_count_before_the_standard_variables() -> None:
     environ = {
         "OTEL_EXPORTER_OTLP_HEADERS": "a=1",

@@ -172,6 +172,7 @@ def test_a_refused_key_raises_even_silently(client, server, status):
 
 
 FAILURES = [
+    ({"json": {"success": False, "detail": "no such project"}}, 200, "HTTP 200 no such project"),
     ({"body": requests.ConnectionError("x")}, None, "POST failed: localhost:8000: "),
     ({"body": requests.ReadTimeout("x")}, None, "within 30 s"),
     ({"status": 500, "body": "<html>"}, 500, "HTTP 500"),

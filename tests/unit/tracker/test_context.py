@@ -219,6 +219,50 @@ def test_leaving_a_block_twice_changes_nothing(runs: Runs) -> None:
     assert runs.place() == Place("run", None)
 
 
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_exception_of_a_signal_handler_goes_through_and_a_second_call_leaves(
+    runs: Runs, kind: type[BaseException], elsewhere: bool
+) -> None:
+    def leave_interrupted(scope: Scope, line: int) -> bool:
+        lines = 0
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal lines
+            if frame.f_code is not leave.__code__:
+                return None
+            lines += event == "line"
+            if lines == line and event == "line":
+                raise kind("of the host")
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            leave(scope)
+            return False
+        except kind as error:
+            assert str(error) == "of the host"  # noqa: PT017 - not every call raises
+            return True
+        finally:
+            sys.settrace(before)
+            leave(scope)
+
+    interrupted = 0
+    for line in range(1, 20):
+        run = begun(runs, str(line))
+        step = enter_step(runs, "step")
+        where = contextvars.copy_context() if elsewhere else None
+        if where is not None:
+            interrupted += where.run(leave_interrupted, step, line)
+        else:
+            interrupted += leave_interrupted(step, line)
+        assert runs.place() == Place(str(line), None)
+        leave(run)
+        runs.ended(str(line))
+    assert interrupted >= 4
+
+
 def enter_step(runs: Runs, step_id: str) -> Scope:
     return runs.enter_below(None, step_id) or runs.enter("run", step_id)
 
@@ -314,6 +358,66 @@ def test_runs_that_nobody_ends_do_not_pile_up_and_take_no_block_with_them(runs: 
         assert runs.place() == Place(str(number), None)
     assert len(chain()) <= context.MOST_STACKED + 2
     assert chain()[-1] == ("block", None)
+
+
+class Lineage:
+    """A context, and the runs that were entered in it or in the contexts that it is a copy of."""
+
+    def __init__(self, context: contextvars.Context, runs: set[str]) -> None:
+        self.context = context
+        self.runs = runs
+
+
+@given(st.data())
+def test_no_order_of_calls_in_any_contexts_finds_a_run_that_is_not_its_own(data: st.DataObject) -> None:
+    runs = Runs()
+    lineages = [Lineage(contextvars.Context(), set()) for _ in range(2)]
+    blocks: list[tuple[Scope, str | None]] = []  # with the run that ends with it
+    opened: list[str] = []
+    runs._is_concurrent = True  # no guesses
+    for name in map(str, range(data.draw(st.integers(1, 40)))):
+        here = data.draw(st.sampled_from(lineages))
+        call = data.draw(st.sampled_from(("run", "start", "step", "late step", "copy", "leave", "end", "end by id")))
+        if call in ("run", "start"):
+            runs.opened(name)
+            sort = STARTED if call == "start" else "block"
+            scope = here.context.run(runs.enter, name, sort=sort)
+            here.runs = {*here.runs, name}
+            opened.append(name)
+            if call == "run":
+                blocks.append((scope, name))
+        elif call == "step":
+            scope_below = here.context.run(runs.enter_below, None, name)
+            place = here.context.run(runs.place)
+            if scope_below is not None:
+                blocks.append((scope_below, None))
+            elif place is not None:
+                blocks.append((here.context.run(runs.enter, place.run_id, name), None))
+        elif call == "late step" and opened:
+            run_id = data.draw(st.sampled_from(opened))
+            if run_id in here.runs:
+                blocks.append((here.context.run(runs.enter, run_id, name), None))
+        elif call == "copy":
+            lineages.append(Lineage(here.context.copy(), here.runs))
+        elif call == "leave" and blocks:
+            scope, run_id_of_block = blocks.pop(data.draw(st.integers(0, len(blocks) - 1)))
+            here.context.run(leave, scope)
+            if run_id_of_block is not None:
+                runs.ended(run_id_of_block)
+        elif call in ("end", "end by id"):
+            state = here.context.run(runs.to_end)
+            run_id = state.own_id if state is not None else None
+            if call == "end by id" and opened:
+                run_id = data.draw(st.sampled_from(opened))
+            if run_id is not None:
+                runs.ended(run_id)
+                here.context.run(leave_run, runs, run_id)
+        for lineage in lineages:
+            place, state = lineage.context.run(runs.place), lineage.context.run(runs.to_end)
+            assert place is None or place.run_id in lineage.runs
+            assert state is None or state.own_id in lineage.runs
+            surrounding = lineage.context.run(runs.surrounding, None)
+            assert surrounding is None or (surrounding.run_id, surrounding.step_id) == place
 
 
 def test_an_open_run_knows_when_it_began(runs: Runs) -> None:

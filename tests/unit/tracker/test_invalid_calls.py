@@ -224,6 +224,7 @@ WRONG_CALLS: dict[str, Callable[[Any], Any]] = {
     "flush": lambda t: t.flush(1, 2),
     "shutdown": lambda t: t.shutdown(wait=True),
     "stats": lambda t: t.stats(1),
+    "redact_preview": lambda t: t.redact_preview(),
 }
 
 
@@ -511,6 +512,7 @@ def test_failed_delivery_raises_from_flush_and_shutdown(loud: Recording, monkeyp
     tracker = loud.tracker
     failed = FlushResult(pending=2, dropped=1, problem="the backend refuses the API key (HTTP 401): check api_key")
     monkeypatch.setattr(tracker._pipeline, "flush", lambda timeout: failed)
+    monkeypatch.setattr(tracker._pipeline, "aflush", lambda timeout: asyncio.sleep(0, failed))
     with pytest.raises(AuthenticationError, match=r"refuses the API key.*\(2 events pending, 1 dropped\)"):
         tracker.flush()
     with pytest.raises(AuthenticationError):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import traceback
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -194,6 +194,19 @@ def test_a_record_takes_its_names_in_snake_case_and_in_camel_case(kind: Any, spe
     one, other = (kind(**names) for names in spellings)
     assert one == other
     assert one.model_extra == {}
+
+
+@pytest.mark.parametrize(
+    ("typed", "record"),
+    [
+        (volt.TraceDict, volt.TraceOptions),
+        (volt.StepDict, volt.ToolOptions),
+        (volt.AgentDict, volt.AgentOptions),
+        (volt.EventDict, volt.TimelineEvent),
+    ],
+)
+def test_a_typed_dict_has_all_names_of_the_record_for_the_same_options(typed: Any, record: Any) -> None:
+    assert {field.name for field in fields(record)} <= set(get_type_hints(typed))
 
 
 def test_a_record_keeps_names_that_it_does_not_know() -> None:

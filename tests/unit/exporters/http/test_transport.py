@@ -210,7 +210,15 @@ class TestEnvironment:
             raise requests.ConnectionError
 
         monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
-        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy", "NO_PROXY"):
+        for name in (
+            "REQUESTS_CA_BUNDLE",
+            "CURL_CA_BUNDLE",
+            "SSL_CERT_FILE",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "NO_PROXY",
+        ):
             monkeypatch.delenv(name, raising=False)
         return seen
 
@@ -231,7 +239,7 @@ class TestEnvironment:
         failure(Transport(f"http://{host}"), "POST", "/")
         assert arguments[0]["proxies"] == {}
 
-    @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+    @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
     def test_a_ca_bundle_of_the_environment_is_used(self, arguments, monkeypatch, tmp_path, name):
         monkeypatch.setenv(name, str(tmp_path))
         failure(Transport("https://platform.example"), "POST", "/")
@@ -243,6 +251,27 @@ class TestEnvironment:
         assert (error.kind, error.unsent) == ("tls", True)
         assert "REQUESTS_CA_BUNDLE" in error.sentence
         assert arguments == []
+
+    @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+    @pytest.mark.parametrize("host", ["platform.example", "127.0.0.1"])
+    def test_a_ca_bundle_does_not_matter_where_nothing_is_encrypted(self, arguments, monkeypatch, name, host):
+        monkeypatch.setenv(name, "/does/not/exist")
+        error = failure(Transport(f"http://{host}:8000"), "POST", "/")
+        assert (error.kind, len(arguments)) == ("connection", 1)
+
+    def test_a_ca_bundle_matters_on_the_way_to_a_proxy_that_is_reached_over_tls(self, arguments, monkeypatch):
+        monkeypatch.setenv("http_proxy", "https://proxy.example:3128")
+        monkeypatch.setenv("SSL_CERT_FILE", "/does/not/exist")
+        error = failure(Transport("http://platform.example"), "POST", "/")
+        assert (error.kind, arguments) == ("tls", [])
+        assert "SSL_CERT_FILE" in error.sentence
+
+    def test_the_bundle_is_that_of_the_moment_at_which_the_transport_is_made(self, arguments, monkeypatch, tmp_path):
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path))
+        transport = Transport("https://platform.example")
+        monkeypatch.setenv("SSL_CERT_FILE", "/does/not/exist")
+        failure(transport, "POST", "/")
+        assert arguments[0]["verify"] == str(tmp_path)
 
     @pytest.mark.parametrize("value", ["", "0", "false"])
     def test_no_value_turns_verification_off(self, arguments, monkeypatch, value):
@@ -261,6 +290,19 @@ def test_a_socks_proxy_keeps_its_own_connections(monkeypatch):
     monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", lambda *args, **kwargs: urllib3.PoolManager())
     manager = Adapter(None, 4).proxy_manager_for("socks5://proxy.example:1080")
     assert manager.pool_classes_by_scheme == urllib3.PoolManager().pool_classes_by_scheme
+
+
+def test_a_socks_proxy_without_its_library_says_which_one_is_missing(monkeypatch):
+    monkeypatch.setenv("http_proxy", "socks5h://proxy.example:1080")
+    monkeypatch.setattr(requests.adapters, "SOCKSProxyManager", without_pysocks)
+    error = failure(Transport(URL), "POST", "/")
+    assert (error.kind, error.unsent) == ("setup", True)
+    assert "pip install pysocks" in error.sentence
+
+
+def without_pysocks(*args, **kwargs):
+    """The stand-in of requests where PySocks is not installed."""
+    raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
 
 
 def test_connections_are_shared_and_bounded():

@@ -6,8 +6,10 @@ import importlib.util
 import logging
 import threading
 import time
+from unittest import mock
 
 import pytest
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from agentscope.pipeline.process import clock, threads
 from tests.support.wait import until
@@ -208,3 +210,78 @@ def test_the_clock_goes_on_while_a_test_has_stopped_the_time(monkeypatch, posix)
     before = real()
     assert before <= again.monotonic() <= real()
     assert posix == hasattr(time, "clock_gettime")
+
+
+def test_opentelemetry_does_not_trace_a_hook_and_goes_on_to_trace_the_application():
+    with threads.callback():
+        inside = is_instrumentation_enabled()
+    assert (inside, is_instrumentation_enabled()) == (False, True)
+
+
+@pytest.fixture
+def replaced(monkeypatch, caplog):
+    """The log lines on threads that were replaced."""
+    monkeypatch.setattr(threads._process, "replaced", False)
+    caplog.set_level(logging.WARNING, logger="agentscope")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+def raise_always(*_):
+    raise ValueError("a profiler with a mistake")
+
+
+def never(self):
+    """A start that starts nothing."""
+
+
+@pytest.mark.parametrize("hook", ["setprofile", "settrace"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_before_its_work_begins_is_replaced_and_that_is_said(replaced, hook):
+    done = []
+    before = getattr(threading, hook.replace("set", "get"))()
+    getattr(threading, hook)(raise_always)
+    try:
+        for number in range(3):
+            assert threads.start(lambda number=number: done.append((number, threads.is_ours())), "agentscope-test")
+            until(lambda number=number: len(done) == number + 1)
+    finally:
+        getattr(threading, hook)(before)
+    assert done == [(0, True), (1, True), (2, True)]
+    (line,) = replaced()
+    assert line.startswith("the thread agentscope-test could not be started by the threading module")
+
+
+@pytest.mark.parametrize("patch", ["Thread", "Thread.start", "Thread.run"])
+def test_work_is_done_once_where_the_threading_module_is_patched(replaced, monkeypatch, patch):
+    monkeypatch.setattr(threads, "LOOK", 0.001)
+    done = []
+    with mock.patch(f"threading.{patch}", *([never] if "." in patch else [])):
+        assert threads.start(lambda: done.append(1), "agentscope-test")
+        until(lambda: done)
+        if patch != "Thread":  # of which logging makes use itself
+            until(replaced)
+    assert done == [1]
+
+
+def test_a_thread_that_cannot_be_started_for_another_reason_is_replaced(replaced):
+    done = []
+    with mock.patch("threading.Thread.start", raise_always):
+        assert threads.start(lambda: done.append(1), "agentscope-test")
+        until(lambda: done)
+    assert len(replaced()) == 1
+
+
+def test_a_thread_that_begins_late_is_waited_for(replaced, monkeypatch):
+    start, held = threading.Thread.start, []
+
+    def late(self):
+        held.append(self)
+
+    monkeypatch.setattr(threading.Thread, "start", late)
+    monkeypatch.setattr(threading.Thread, "is_alive", lambda self: True)
+    done = []
+    assert threads.start(lambda: done.append(1), "agentscope-test")
+    until(lambda: held)
+    start(held[0])
+    until(lambda: done)
+    assert (done, replaced()) == ([1], [])

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentscope.errors import ConfigurationError
 from agentscope.events import PAYLOAD_FIELDS, Event
 from agentscope.pipeline.redaction.redactor import MASK, Redactor
-from agentscope.pipeline.redaction.secret_patterns import mask_text
 from agentscope.serialization.snapshot import encode
 from tests.support.events import plain_step
 
@@ -84,7 +83,7 @@ OPEN_NAMES = [
         "next_page_token",
         "cookie_count",
     ),
-    *("auth", "pass", "first_pass", "pin", "signature", "session_id", "sessionId", "loss_n", "access_tokens_used"),
+    *("auth", "signature", "session_id", "sessionId", "loss_n", "access_tokens_used"),
     *("password_policy", "passwordLength", "secret_name", "api_key_id", "password_changed_at"),
 ]
 
@@ -442,10 +441,6 @@ documents = st.recursive(
 )
 
 
-ODDLY_SPELLED = re.compile(r"""[-_. ][a-z]{0,2}(?:[-_. ][a-z]{0,2})*[\s"'\\]*[:=,}]""", re.IGNORECASE)
-"""A separator within the last three letters of what may be a name: the quick search may miss those, and says so."""
-
-
 @settings(max_examples=400)
 @given(documents, phrases, st.lists(phrases, max_size=2))
 @example({"password\n": 1, "a": 'password\n: "x"'}, "", [])
@@ -455,12 +450,10 @@ ODDLY_SPELLED = re.compile(r"""[-_. ][a-z]{0,2}(?:[-_. ][a-z]{0,2})*[\s"'\\]*[:=
 def test_what_the_quick_search_spares_would_not_be_changed(value: Any, name: str, tags: list[str]) -> None:
     redactor = Redactor(secrets=[KEY])
     before = event(input=value, name=name, tags=tags)
-    assume(not any(ODDLY_SPELLED.search(text) for text in (json.dumps(value), name, *tags)))
     if redactor.spares([event(output=1), before]):
         fields = before.fields
-        assert redactor._value(json.loads(fields["input"]), 0) == json.loads(fields["input"])
-        assert [redactor._text(text) for text in (name, *tags)] == [name, *tags]
-        assert [mask_text(text) for text in (name, *tags)] == [name, *tags]
+        assert json.loads(redactor._payload(fields["input"])[0]) == json.loads(fields["input"])
+        assert [redactor._text(text)[0] for text in (name, *tags)] == [name, *tags]
 
 
 @pytest.mark.parametrize(

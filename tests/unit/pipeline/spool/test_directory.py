@@ -76,13 +76,66 @@ def test_a_directory_that_others_use_is_left_as_it_is(tmp_path: Path) -> None:
     assert mode(tmp_path) == 0o755
 
 
-def test_a_directory_that_anybody_may_write_to_is_refused_unless_it_is_sticky(tmp_path: Path) -> None:
+LOOSE = pytest.mark.parametrize("permissions", [0o777, 0o1777, 0o703, 0o770, 0o775])
+
+
+@LOOSE
+def test_a_directory_that_others_use_and_may_write_to_is_refused_even_if_it_is_sticky(
+    tmp_path: Path, permissions: int
+) -> None:
     (tmp_path / "notes.txt").touch()
-    tmp_path.chmod(0o777)
-    with pytest.raises(Denied, match="anybody may write"):
-        prepare(str(tmp_path))
-    tmp_path.chmod(0o1777)
+    tmp_path.chmod(permissions)
+    for use in (prepare, found):
+        with pytest.raises(Denied, match="other users may write"):
+            use(tmp_path)
+    assert mode(tmp_path) == permissions
+
+
+@LOOSE
+def test_a_directory_that_others_may_write_to_and_have_not_is_made_private_before_it_is_believed(
+    tmp_path: Path, permissions: int
+) -> None:
+    tmp_path.chmod(permissions)
+    with pytest.raises(Denied, match="other users may write"):
+        found(tmp_path)
     prepare(str(tmp_path))
+    assert (mode(tmp_path), found(tmp_path)) == (0o700, [])
+
+
+@LOOSE
+def test_a_directory_with_a_file_that_another_user_made_is_refused(tmp_path: Path, permissions: int) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may give files away")
+    (tmp_path / "aa-0.db").touch()
+    os.chown(tmp_path / "aa-0.db", 12345, 12345)
+    tmp_path.chmod(permissions)
+    with pytest.raises(Denied, match="other users may write"):
+        prepare(str(tmp_path))
+
+
+@pytest.mark.parametrize("permissions", [0o700, 0o755])
+def test_a_directory_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, permissions: int
+) -> None:
+    tmp_path.chmod(permissions)
+    (tmp_path / "aa-1.db").touch()
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    for use in (prepare, found):
+        with pytest.raises(Denied, match="belongs to another user"):
+            use(tmp_path)
+    assert mode(tmp_path) == permissions
+
+
+def test_a_link_that_another_user_made_is_refused(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may give files away")
+    (tmp_path / "own").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    prepare(str(tmp_path / "link"))
+    os.lchown(tmp_path / "link", 12345, 12345)
+    with pytest.raises(Denied, match="belongs to another user"):
+        prepare(str(tmp_path / "link"))
 
 
 def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None:

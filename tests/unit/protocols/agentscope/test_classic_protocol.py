@@ -317,6 +317,27 @@ def test_a_refusal_ends_the_lane_and_says_why(reply, kind):
     assert outcome.retry_after == ("7" if "retry-after" in getattr(reply, "headers", {}) else None)
 
 
+@pytest.mark.parametrize("denial", [{"success": False}, {"ok": False}, {"success": False, "id": "srv"}])
+def test_an_answer_of_success_that_denies_it_is_no_acknowledgement(denial):
+    outcome = attempt(protocol(), batch(run_of(1)), lambda request: answer(200, denial))
+    assert (outcome.delivered, outcome.dropped, outcome.kind) == ([], [], BUSY)
+    assert "not an acknowledgement" in outcome.problem
+
+
+def test_a_record_that_is_always_denied_is_dropped_and_the_others_arrive():
+    used = protocol()
+    poison = run_of(1)[1].seq
+
+    def backend(request):
+        if request.headers["Idempotency-Key"] == event_id(poison):
+            return answer(200, {"success": False})
+        return CREATED if request.path == "/api/ingest/run" else STORED
+
+    ending = deliver(used, batch(run_of(1)), backend, more=company())
+    assert ending.dropped == {poison: (poison, "rejected", "success: false to this record alone")}
+    assert ending.possibly_duplicated == 0
+
+
 def test_one_lane_that_is_refused_does_not_stop_the_others():
     def backend(request):
         return answer(429, retry_after="9") if request.headers["Idempotency-Key"] == event_id(100) else CREATED
