@@ -151,7 +151,7 @@ class _Block:
             self._suspended = scope
             self.__dict__.pop("_scope", None)
             leave(scope)
-            return True
+            return scope is not None  # a constant would be returned outside of the `try`
         except BaseException:
             self._scope = scope  # for the end of the block
             self.__dict__.pop("_suspended", None)
@@ -159,7 +159,7 @@ class _Block:
 
     def finish(self, error: BaseException | None = None) -> None:
         """End a block that was suspended, from anywhere."""
-        self._scope = self.__dict__.pop("_suspended", None)
+        self._scope = self.__dict__.pop("_suspended", self._scope)
         self.__exit__(None if error is None else type(error), error, None)
 
 
@@ -476,14 +476,14 @@ class Step(_Block, InProcess):
             self._suspended = opened
             self.__dict__.pop("_opened", None)
             leave(opened[0])
-            return True
+            return opened is not None  # as above
         except BaseException:
             self._opened = opened  # for the end of the block
             self.__dict__.pop("_suspended", None)
             raise
 
     def finish(self, error: BaseException | None = None) -> None:
-        self._opened = self.__dict__.pop("_suspended", None)
+        self._opened = self.__dict__.pop("_suspended", self._opened)
         self.__exit__(None if error is None else type(error), error, None)
 
     def _enter_elsewhere(self, recorder: Recorder) -> Scope | None:

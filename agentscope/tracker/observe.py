@@ -275,18 +275,19 @@ def _form(function: Any) -> Callable[[Observer, Callable[..., Any]], Callable[..
     return _plain
 
 
+# These blocks are in one line: an exception of the host's may come at the beginning of a line, and the end of a block is one.
+
+
 def _plain(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        with observer.begin(args, kwargs) as block:
-            return observer.returned(block, function(*args, **kwargs), args, kwargs)
+        with observer.begin(args, kwargs) as block: return observer.returned(block, function(*args, **kwargs), args, kwargs)  # noqa: E701  # fmt: skip
 
     return call
 
 
 def _coroutine(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> Any:
-        with observer.begin(args, kwargs) as block:
-            return observer.returned(block, await function(*args, **kwargs), args, kwargs)
+        with observer.begin(args, kwargs) as block: return observer.returned(block, await function(*args, **kwargs), args, kwargs)  # noqa: E701  # fmt: skip
 
     return call
 
@@ -294,8 +295,7 @@ def _coroutine(observer: Observer, function: Callable[..., Any]) -> Callable[...
 def _iterable_coroutine(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
     @coroutine
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with observer.begin(args, kwargs) as block:
-            return observer.returned(block, (yield from function(*args, **kwargs)), args, kwargs)
+        with observer.begin(args, kwargs) as block: return observer.returned(block, (yield from function(*args, **kwargs)), args, kwargs)  # noqa: E501, E701  # fmt: skip
 
     return call
 

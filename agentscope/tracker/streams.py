@@ -95,10 +95,9 @@ class Reading:
 
     def __init__(self, block: Run | Step, limit: int, usage_of: UsageOf | None) -> None:
         """Take the block out of the current context. limit: bytes of its output, 0 for none."""
-        inside = current()
-        self._block: list[Run | Step] = [block] if block.suspend() else []
+        self._block: list[Run | Step] = []
         """Empty after the end, and where nothing is recorded. `pop` is atomic: one of several threads ends the step."""
-        self._inside = inside
+        self._inside = current()
         self._items = Items(limit) if limit else None
         self._usage_of = usage_in_item if usage_of is usage_in else usage_of
         self._usage: dict[str, Any] | None = None
@@ -106,6 +105,8 @@ class Reading:
         """A coroutine that another one takes the place of."""
         self._wrapper: Any = None
         """A weak reference to the generator that is given out in place of one that others may hold as well."""
+        # Last: from here on the step is ended by this object, whatever comes.
+        self._block = [block] if block.suspend() else []
 
     def inside(self) -> Inside:
         """A block in which the step is current. An exception in it ends the step, as does the end of an iteration."""
@@ -146,6 +147,12 @@ class Reading:
             block = self._block.pop()
         except IndexError:
             return
+        try: self._finish(block, error)  # noqa: E701  # fmt: skip
+        except BaseException as interruption:
+            block.finish(interruption if error is None else error)
+            raise
+
+    def _finish(self, block: Run | Step, error: BaseException | None) -> None:
         self._inside = self._unread = None
         output = None if self._items is None else self._items.output()
         if output is not None:

