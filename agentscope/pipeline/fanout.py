@@ -31,6 +31,10 @@ class FanOut:
     def closed(self) -> bool:
         return self._first.closed
 
+    def preview(self, value: object) -> Any:
+        """Return what would be sent of `value`: to all destinations the same."""
+        return self._first.preview(value)
+
     @property
     def meter(self) -> Meter:
         return self._first.meter

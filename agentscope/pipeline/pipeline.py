@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from threading import Lock
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentscope.config import Config
 from agentscope.events import (
@@ -35,6 +35,7 @@ from .ledger import Left
 from .process import clock, lifecycle, threads
 from .process.awaiting import LoopWaiter, waiter
 from .queue import CROWDED
+from .redaction.redactor import preview
 from .reporting import say
 from .stats import Meter
 from .worker import Worker
@@ -100,6 +101,10 @@ class Pipeline:
         if self._forks_untold:
             lifecycle.look_for_fork()
         return self._worker
+
+    def preview(self, value: object) -> Any:
+        """Return what would be sent of `value` as the input of a step; None if nothing."""
+        return preview(value, self._config.max_payload_bytes, self._redact)
 
     @property
     def closed(self) -> bool:

@@ -22,14 +22,13 @@ KINDS = (TimeoutError, SystemExit, KeyboardInterrupt)
 def interrupted(call: Callable[[], object], line: int, error: BaseException) -> BaseException | None:
     """Make a call, and raise `error` at its line of this number in the package. Return the exception that came out of it.
 
-    The call ends without one where it has fewer lines: `error` has no traceback then. Lines of a `__del__` do not count, since
-    Python itself drops what comes out of one.
+    The call ends without one where it has fewer lines: `error` has no traceback then.
     """
     left = line
 
     def trace(frame: FrameType, what: str, _: object) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.startswith(PACKAGE) or is_finalizer(frame):
+        if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         if what == "line" and left:
             left -= 1
@@ -46,14 +45,6 @@ def interrupted(call: Callable[[], object], line: int, error: BaseException) -> 
     finally:
         sys.settrace(before)
     return None
-
-
-def is_finalizer(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        if frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
 
 
 def differences(recording: Recording, open_runs: dict[str, int], scope: Scope | None, seen: int) -> Iterator[str]:

@@ -224,6 +224,7 @@ WRONG_CALLS: dict[str, Callable[[Any], Any]] = {
     "flush": lambda t: t.flush(1, 2),
     "shutdown": lambda t: t.shutdown(wait=True),
     "stats": lambda t: t.stats(1),
+    "redact_preview": lambda t: t.redact_preview(),
 }
 
 
