@@ -123,7 +123,7 @@ def test_fifty_nested_containers_are_recorded(depth: int) -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"k": v}, lambda v: [v, [[1]]], lambda v: deque([v])])
-@pytest.mark.parametrize("depth", [51, 100_000])
+@pytest.mark.parametrize("depth", [51, 1000, 100_000])
 def test_a_deeper_container_is_replaced_by_a_note(wrap: Callable[[object], object], depth: int) -> None:
     value: object = "x"
     for _ in range(depth):
@@ -1052,6 +1052,7 @@ def slow_clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return looks[-1]
 
     monkeypatch.setattr(fallback, "thread_time_ns", look)
+    monkeypatch.setattr(fallback, "_CPU_NS", 6_000_000)
     return looks
 
 
