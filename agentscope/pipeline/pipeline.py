@@ -91,6 +91,7 @@ class Pipeline:
     def _begin(self) -> None:
         self._worker = Worker(self._config, self._exporter(), self._redact, lambda: lifecycle.ended(self), self._place)
         self.meter.reset()
+        self._time = clock.SessionTime()
         self._next = count(1).__next__  # one C call: every caller gets a number of its own
         self._step_prefix, self._next_step = new_id()[:24], count(FIRST_STEP).__next__
         self._dropped_at_flush = 0
@@ -141,13 +142,18 @@ class Pipeline:
         event: QueuedEvent
         seq = self._next()
         if isinstance(fields, PlainFields):
+            if self._time.offset and fields.started_at + fields.elapsed <= time.time_ns():
+                fields = fields._replace(started_at=fields.started_at + self._time.offset)
             event = _new(PlainStep, (seq, run_id, step_id, parent_id, size + STEP_OVERHEAD, *fields))
         elif isinstance(fields, DeferredFields):
             size += OVERHEAD
-            event = DeferredEvent(type_, seq, time.time_ns(), run_id, step_id, parent_id, fields.make, size)
+            event = DeferredEvent(type_, seq, self._time.now(), run_id, step_id, parent_id, fields.make, size)
         else:
             size += OVERHEAD
-            event = _new(Event, (type_, seq, time.time_ns(), run_id, step_id, parent_id, fields, size))
+            now = self._time.now()
+            if self._time.offset:
+                self._time.correct(fields)
+            event = _new(Event, (type_, seq, now, run_id, step_id, parent_id, fields, size))
         refusal = queue.put(event, urgent, True)
         if refusal is not None:
             if refusal == CROWDED:
@@ -159,9 +165,9 @@ class Pipeline:
                 worker.ledger.refused.add(refusal)
                 return False
         if not seq % PACE:
-            now = time.perf_counter_ns()
-            self._slow = now - self._paced_at > PACE_NS
-            self._paced_at = now
+            moment = time.perf_counter_ns()
+            self._slow = moment - self._paced_at > PACE_NS
+            self._paced_at = moment
         self.sealing = self._slow or len(queue.events) < MOST_SEALED
         if not worker.running:
             lifecycle.started(self)
