@@ -74,7 +74,7 @@ class Pipeline:
         self._redact = redact
         self._place = place
         self._sample_rate = config.sample_rate
-        self._forks_untold = lifecycle.forks_untold()
+        self._mark = lifecycle.mark
         self._closed = False
         self._before_stop: list[Callable[[], object]] = []
         self._said: set[str] = set()
@@ -98,7 +98,7 @@ class Pipeline:
 
     def _own_worker(self) -> Worker:
         """Return the worker of this process."""
-        if self._forks_untold:
+        if not self._mark[0]:
             lifecycle.look_for_fork()
         return self._worker
 
@@ -108,7 +108,7 @@ class Pipeline:
 
     def new_step_id(self) -> str:
         """Return a UUID: a random prefix and a number, which costs a tenth of a random one."""
-        if self._forks_untold:
+        if not self._mark[0]:
             lifecycle.look_for_fork()
         return f"{self._step_prefix}{self._next_step()}"
 
@@ -126,7 +126,7 @@ class Pipeline:
 
         Never blocks, never raises, takes no lock. `urgent` events may use the room that is kept for them.
         """
-        if self._forks_untold:
+        if not self._mark[0]:
             lifecycle.look_for_fork()
         worker = self._worker
         if self._sample_rate < 1.0 and not sampled(run_id, self._sample_rate):
@@ -248,6 +248,13 @@ class Pipeline:
         """Begin with an empty queue: the queued events belong to the parent."""
         self._inherited.append(self._worker)
         self._begin()
+
+    def after_restore(self) -> None:
+        """Begin a new session in a clone of this process, after the one of its image has been delivered or has given up."""
+        before = self._worker
+        self._begin()
+        before.ask_to_stop(self._config.shutdown_timeout)
+        before.wait_until_stopped()
 
     def invalid_call(self, kind: str, message: str) -> None:
         """Count an invalid call, and log the first of its kind."""

@@ -38,6 +38,7 @@ HOMES = {
     "urllib3": ("agentscope.exporters.http.deadline",),
     "typing_extensions": ("agentscope.tracker.tracker", "agentscope.voltagent.sdk"),  # for type checkers only
     "tenacity": ("agentscope.pipeline.retry",),
+    "snapshot_restore_py": ("agentscope.pipeline.process.lifecycle",),
     "orjson": ("agentscope.serialization.snapshot", "agentscope.protocols.json_decode"),
     "zstandard": ("agentscope.protocols.compression", "agentscope.server.http.body"),
     "starlette": ("agentscope.server.*",),
