@@ -24,7 +24,7 @@ WITH_ORJSON = "3.12"
 COVERAGE_FLOOR = 95
 """Per cent of lines and branches."""
 EMITTERS = ("pydantic-ai-slim>=2.60",)
-SERVERS = ("gunicorn", "celery", "gevent", "eventlet", "uwsgi")
+SERVERS = ("gunicorn", "celery", "gevent", "eventlet", "uwsgi", "fastapi")
 
 FIRST, SECOND = "first", "second"
 """The tags of sessions that `.ci/run` runs beside each other."""

@@ -1,4 +1,4 @@
-"""Values that cross the public surface: records of the synchronous client, results."""
+"""Values of the public surface: records of the synchronous client, and results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 JSONDict = dict[str, Any]
-"""A JSON object. Payloads may be any value at all; what is not JSON is rendered as well as can be."""
+"""A JSON object. A payload may also be any other value: a value that is not JSON is converted."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class StepConfig:
 
 @dataclass
 class RunResponse:
-    """A run as the platform answers it."""
+    """A run in an answer of the platform."""
 
     id: str
     project_id: str
@@ -91,7 +91,7 @@ class Stats:
     accepted: int = 0
     delivered: int = 0
     dropped: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Events given up, by reason: queue_full, too_large, encode_error, redaction_error, rejected, shutdown, …"""
+    """Dropped events by reason: queue_full, too_large, encode_error, redaction_error, rejected, shutdown, …"""
     spooled: int = 0
     """Events that are on disk and not acknowledged yet. Always 0 without a `spool_dir`."""
     recovered: int = 0
@@ -99,10 +99,9 @@ class Stats:
     pending: int = 0
     """Events in memory: queued, batched, or on the wire and not acknowledged yet."""
     unfinished: int = 0
-    """Those of the pending events whose run or step goes on, where the protocol sends them only as a whole. A flush does not
-    wait for them."""
+    """Pending events of open runs and steps, for a protocol that sends only whole ones. A flush does not wait for them."""
     queued_bytes: int = 0
-    """The bytes that the pending events take of `max_queue_bytes`."""
+    """Bytes of `max_queue_bytes` that the pending events take."""
     duplicates: int = 0
     """Delivered events that the backend already had (an earlier answer was lost)."""
     possibly_duplicated: int = 0
@@ -116,13 +115,13 @@ class Stats:
     attempts: int = 0
     """Attempts to deliver a batch so far."""
     retries: int = 0
-    """Those of them that came after one that got nowhere."""
+    """Attempts after one that failed."""
     requests: int = 0
-    """Requests that were made, answered or not."""
+    """Requests that were sent, answered or not."""
     sent_bytes: int = 0
-    """Bytes of their bodies, compressed as they were sent."""
+    """Bytes of their bodies, after compression."""
     worker_seconds: float = 0.0
-    """CPU time that delivery took, in threads of its own."""
+    """CPU seconds of the threads that deliver."""
     calls: int = 0
     """Calls that recorded something: starts and ends of runs, and steps. A block counts as one."""
     call_seconds: float = 0.0

@@ -83,6 +83,11 @@ assert_type(tracker.end_run("completed", output={"a": 1}, run_id=run_id), bool)
 
 kind: StepType = "retrieval"
 tracker.track_step("find", kind, parent_id="a step's id")
+started = tracker.start_step(
+    "ask", "llm_call", {"q": 1}, run_id=run_id, parent_id="a step's id", step_id="mine", model="m"
+)
+assert_type(started.end({"a": 1}, error=None, tokens_used=3, usage={"total_tokens": 3}), bool)
+tracker.start_step("ask", colour="red")  # type: ignore[call-arg]
 # Payloads may be any value at all.
 tracker.track_step("find", input_data=["list"], output_data=object())
 
@@ -116,6 +121,16 @@ def search(query: str, limit: int = 3) -> list[str]:
 @tracker.observe
 def bare(query: str) -> int:
     return len(query)
+
+
+@tracker.observe(capture_input=["query"], capture_usage=lambda result: {"total_tokens": 1})
+def chosen(query: str, client: object = None) -> str:
+    return query
+
+
+@tracker.observe(capture_input=lambda arguments: {**arguments, "client": None}, capture_usage=False)
+def edited(query: str, client: object = None) -> Iterator[str]:
+    return iter(query)
 
 
 @tracker.observe(name="other name")
@@ -153,6 +168,8 @@ async def observed() -> None:
     """Check that the decorator keeps parameters and results."""
     assert_type(search("a", limit=2), list[str])
     assert_type(bare("a"), int)
+    assert_type(chosen("a", client=None), str)
+    assert_type(edited("a"), Iterator[str])
     assert_type(function({}, None), int)
     assert_type(await async_function({}, None), int)
     assert_type(await fetch("a"), bytes)

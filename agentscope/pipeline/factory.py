@@ -43,7 +43,7 @@ def pipeline_for(config: Config) -> Pipeline | FanOut:
 
 def _pipeline(config: Config, destination: Destination, secrets: tuple[str, ...]) -> Pipeline:
     own = replace(config, **destination.overrides())
-    redact = Redactor(_watched(config.redact), secrets=secrets)
+    redact = Redactor(_watched(config.redact), secrets, clock.Turns())
     return Pipeline(own, exporter_for(own, destination), redact, _place(config, destination))
 
 

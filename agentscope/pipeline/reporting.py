@@ -50,7 +50,7 @@ def _hand_over(record: logging.LogRecord) -> None:
 
 
 logger.addFilter(_signed)
-logger.callHandlers = _hand_over  # type: ignore[method-assign]
+logger.callHandlers = _hand_over  # type: ignore[method-assign]  # of this logger alone
 
 
 def counted(number: int, one: str = "event", more: str = "events") -> str:

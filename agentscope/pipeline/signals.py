@@ -92,23 +92,26 @@ def _begin_child() -> None:
     Such a child waits for a semaphore. If that is released just before a signal comes, and taken by another process, the C
     library goes on waiting, and Python calls no handler until another signal interrupts it.
     """
-    fd = signal.set_wakeup_fd(-1)  # the parent's: it would take signals of this process for its own
-    if fd != _process.wakeup_fd:
-        signal.set_wakeup_fd(fd)  # an event loop's
-    elif "multiprocessing.synchronize" in sys.modules and any(map(_ends, _process.previous)):
-        reads, _process.wakeup_fd = os.pipe()
-        os.set_blocking(_process.wakeup_fd, False)
-        signal.set_wakeup_fd(_process.wakeup_fd, warn_on_full_buffer=False)
-        threads.start(lambda: _look_out(reads), "agentscope-signal", ours=False)
-    _let_through()
+    try:
+        fd = signal.set_wakeup_fd(-1)  # the parent would take signals of this process for its own
+        if fd != _process.wakeup_fd:
+            signal.set_wakeup_fd(fd)  # an event loop's
+        elif "multiprocessing.synchronize" in sys.modules and any(map(_ends, _process.previous)):
+            reads, _process.wakeup_fd = os.pipe()
+            os.set_blocking(_process.wakeup_fd, False)
+            signal.set_wakeup_fd(_process.wakeup_fd, warn_on_full_buffer=False)
+            threads.start(lambda: _look_out(reads), "agentscope-signal", ours=False)
+    finally:
+        _let_through()
 
 
 def _look_out(reads: int) -> None:
-    """Send a signal again whose handler is not called."""
+    """Send a signal again if its handler has not been called after a moment."""
     while number := os.read(reads, 1):
-        time.sleep(PAUSE)  # time for the handler
-        if _ends(number[0]) and _process.ending != os.getpid():
-            os.kill(os.getpid(), number[0])
+        if _ends(number[0]):
+            time.sleep(PAUSE)  # time for the handler
+            if _process.ending != os.getpid():
+                os.kill(os.getpid(), number[0])
 
 
 if hasattr(os, "register_at_fork"):

@@ -190,7 +190,9 @@ class Worker:
                 self.delivery.warm_up()
                 self.exporter.warm_up()
             threads.hush()
-            self._warmed_up()
+            if not self._warm:
+                self._warm = True
+                self.delivery.progress = max(self.delivery.progress, monotonic() - END_PATIENCE / 2)
             while self._cycle():
                 pass
         except BaseException as error:
@@ -204,11 +206,6 @@ class Worker:
             if self.finished:
                 self._done.release()
             self._flushes.answer(everyone=True)
-
-    def _warmed_up(self) -> None:
-        if not self._warm:
-            self._warm = True
-            self.delivery.progress = max(self.delivery.progress, monotonic() - END_PATIENCE / 2)
 
     def _crash(self, error: BaseException) -> None:
         self.delivery.problem = f"the worker stopped on {type(error).__name__}"

@@ -91,10 +91,6 @@ class Suspect:
         return struck
 
 
-def _go_on() -> None:
-    """The default of `Batch.pause`: do nothing."""
-
-
 @dataclass
 class Batch:
     """Events that are delivered together, in order, with the `dropped` counts that the backend gets with them."""
@@ -117,7 +113,7 @@ class Batch:
     """Incomplete events of earlier batches, which wait for the end of their run or step."""
     closing: Collection[Part] = ()
     """The runs and steps that are sent now, even without an end."""
-    pause: Callable[[], object] = _go_on
+    pause: Callable[[], object] = field(default=lambda: None)
     """A function to call now and then during long work, so that other threads can run."""
 
 

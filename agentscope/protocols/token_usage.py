@@ -66,9 +66,10 @@ ATTRIBUTE_PREFIXES = (
     "usage.",
     "ai.usage.",
     "gen_ai.aggregated_usage.",
+    "gen_ai.usage.details.",
 )
 """The beginnings of the names of span attributes with a count, in order of precedence."""
-_DETAILS = re.compile(r"(?:prompt_|completion_)?details\.")
+_DETAILS = re.compile(r"(?:.*\.)?(?:prompt_|completion_)?details\.")
 
 
 @lru_cache(maxsize=256)
@@ -77,20 +78,19 @@ def _field_of(key: str) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def count_in_attribute(name: str) -> tuple[str, tuple[int, bool, int, str]] | None:
+def count_in_attribute(name: str) -> tuple[str, tuple[int, int, str]] | None:
     """The field of `Tokens` that is in the attribute of this name, and its rank among the names of that field, lowest first.
 
     The name must begin with one of `ATTRIBUTE_PREFIXES`. None if it has no count.
     """
-    place = next(place for place, prefix in enumerate(ATTRIBUTE_PREFIXES) if name.startswith(prefix))
-    key = name.removeprefix(ATTRIBUTE_PREFIXES[place])
-    bare = _DETAILS.sub("", key, count=1).replace(".", "")
-    is_detail = bare != key.replace(".", "")
-    field = _field_of(bare)
-    if field is None or (is_detail and field not in _OF_DETAILS):
+    place = max(place for place, prefix in enumerate(ATTRIBUTE_PREFIXES) if name.startswith(prefix))
+    details = _DETAILS.match(name)
+    key = (name[details.end() :] if details else name.removeprefix(ATTRIBUTE_PREFIXES[place])).replace(".", "")
+    field = _field_of(key)
+    if field is None or (details and field not in _OF_DETAILS):
         return None
     spellings = [spelling.replace(" ", "") for spelling in _KEYS[field]]
-    return field, (place, is_detail, spellings.index(bare.replace("_", "").lower()), name)
+    return field, (place, spellings.index(key.replace("_", "").lower()), name)
 
 
 def count(value: object) -> int | None:

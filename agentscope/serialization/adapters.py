@@ -1,13 +1,15 @@
 """JSON forms of Python objects: one function per class, and the table that chooses the function.
 
 A form is a JSON scalar or one of the four classes below; `fallback` encodes it within bounds. Foreign code may run here and
-may raise, so the caller guards every call. Iterators are not consumed.
+may raise, so the caller guards every call. Iterators are not consumed. Nothing is read that might ask a database or a file:
+attributes come from the object's own memory, and no `repr`, length or item of a lazy collection is asked for.
 """
 
 from __future__ import annotations
 
 import binascii
 import sys
+from codecs import utf_8_decode
 from collections import OrderedDict, UserString, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set, ValuesView
 from datetime import date, datetime, time, timedelta
@@ -16,14 +18,18 @@ from functools import partial
 from itertools import islice
 from operator import getitem
 from re import Pattern
-from types import SimpleNamespace
+from types import MemberDescriptorType, SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
+_MISSING = object()
 HIDDEN = "<hidden>"
 """Stands for a field that its class excludes from its `repr` or dump, as is done with secrets."""
 
 _MAX_REPR = 1 << 14  # characters
 _MAX_ARRAY = 1000  # elements of a numeric array that is encoded in full
+_MAX_ROWS, _MAX_COLUMNS = 10, 100  # of a table
+_READABLE = bytes([*range(0x20, 0x7F), *b"\t\n\r"])
+_CONTROL = bytes(code for code in range(0x20) if code not in _READABLE)
 _T = TypeVar("_T")
 
 
@@ -59,6 +65,23 @@ _TEXTS = frozenset({("decimal", "Decimal"), ("uuid", "UUID"), ("pathlib", "PureP
 """Classes whose form is `str(value)`, by top-level module and name: importing them would take longer than this whole package."""
 
 
+_LAZY = {
+    "django": ("QuerySet", "RawQuerySet", "BaseManager", "LazyObject"),
+    "mongoengine": ("BaseQuerySet",),
+    "peewee": ("BaseQuery",),
+    "pony": ("Query", "QueryResult", "Entity"),
+    "tortoise": ("AwaitableQuery",),
+    "sqlalchemy": ("Query",),
+    "pyspark": ("DataFrame",),
+    "ibis": ("Expr",),
+    "shelve": ("Shelf",),
+    "dbm": ("_Database",),
+    "h5py": ("HLObject",),
+    "zarr": ("Group", "Array"),
+}
+"""Classes, by top-level module, whose `repr`, length or items may run a query or read a file."""
+
+
 def json_form(value: Any, room: int, most: int) -> Form:
     """Return the JSON form of `value`, with at most `most` members or about `room` bytes. Raises what foreign code raises."""
     kind = type(value)
@@ -66,8 +89,11 @@ def json_form(value: Any, room: int, most: int) -> Form:
         known = _KINDS.get(base)
         if known is not None:
             return known(value, room, most)
-        if (base.__module__.partition(".")[0], base.__name__) in _TEXTS:
+        module = base.__module__.partition(".")[0]
+        if (module, base.__name__) in _TEXTS:
             return str(value)
+        if base.__name__ in _LAZY.get(module, ()):
+            return _lazy(value)
     dataclasses = sys.modules.get("dataclasses")  # without the module there are no dataclasses
     if dataclasses is not None and dataclasses.is_dataclass(kind):
         return _fields(value, ((field.name, field.repr) for field in dataclasses.fields(kind)))
@@ -75,8 +101,13 @@ def json_form(value: Any, room: int, most: int) -> Form:
         return _fields(value, ((attribute.name, attribute.repr is not False) for attribute in attributes))
     if (model := _model_fields(kind)) is not None:
         return _model(value, model)
-    if kind.__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
+    if (row := _row(value, kind)) is not None:
+        return row
+    library = kind.__module__.partition(".")[0]
+    if library == "numpy" and hasattr(value, "tolist"):
         return _array(value)
+    if library in _TABLES and kind.__name__ in ("DataFrame", "Series"):
+        return _TABLES[library](value)
     if issubclass(kind, Mapping):
         keys = copy_members(lambda: value, most)
         return Pairs([(key, read_member(partial(getitem, value, key), "value")) for key in keys], len(value))
@@ -126,9 +157,55 @@ def _repr(value: object) -> Form:
     return Placeholder(f"{str.__getitem__(text, slice(_MAX_REPR))}…[cut: {length} characters]")
 
 
+def _lazy(value: object) -> Form:
+    state = _state(value)
+    loaded = state.get("_result_cache", state.get("_wrapped"))  # of a query set, and of a lazy object
+    if type(loaded) is list or hasattr(type(loaded), "_meta"):
+        return Replacement(loaded)
+    return Placeholder(f"<{class_name(value)}: not read>")
+
+
 def _fields(value: object, names: Iterable[tuple[str, bool]]) -> Pairs:
-    pairs = [(name, read_member(partial(getattr, value, name), name) if shown else HIDDEN) for name, shown in names]
+    state = _state(value)
+    pairs = [
+        (name, HIDDEN if not shown else state[name] if name in state else _of_class(value, name))
+        for name, shown in names
+    ]
     return Pairs(pairs, len(pairs))
+
+
+def _of_class(value: object, name: str) -> object:
+    """Read an attribute from a slot or from the class. No property or other descriptor is run, since it might ask a database."""
+    found = next((base.__dict__[name] for base in type(value).__mro__ if name in base.__dict__), _MISSING)
+    if type(found) is MemberDescriptorType:
+        try:
+            return found.__get__(value)
+        except AttributeError:
+            found = _MISSING
+    if found is _MISSING:
+        return Placeholder(f"<{name} failed>")
+    return Placeholder(f"<{name}: not read>") if hasattr(type(found), "__get__") else found
+
+
+def _state(value: object) -> dict[str, Any]:
+    """Return the attributes in the object's own memory; {} for an object that has no such dict."""
+    try:
+        state = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return {}
+    return state if type(state) is dict else {}
+
+
+def _row(value: object, kind: type) -> Form:
+    """Return the loaded columns of an object of SQLAlchemy, Django or peewee; None for any other object."""
+    state = _state(value)
+    for mark in ("_sa_instance_state", "_state"):
+        if mark in state and hasattr(kind, "__mapper__" if mark == "_sa_instance_state" else "_meta"):
+            pairs = [(name, item) for name, item in state.items() if name != mark]
+            return Pairs(pairs, len(pairs))
+    if type(data := state.get("__data__")) is dict and hasattr(kind, "_meta"):
+        return Pairs(list(data.items()), len(data))
+    return None
 
 
 def _model_fields(kind: type) -> Mapping[str, Any] | None:
@@ -153,6 +230,7 @@ def _model(value: Any, fields: Mapping[str, Any]) -> Form:
     for name in fields:
         if name in state:
             info = fields[name]
+            info = getattr(info, "field_info", info)  # pydantic 1 has it inside
             hidden = getattr(info, "exclude", None) is True or getattr(info, "repr", True) is False
             pairs.append((name, HIDDEN if hidden else state[name]))
     pairs.extend((getattr(value, "__pydantic_extra__", None) or {}).items())
@@ -160,6 +238,10 @@ def _model(value: Any, fields: Mapping[str, Any]) -> Form:
 
 
 def _array(value: Any) -> Form:
+    if value.dtype.kind in "mM":
+        if not value.shape:
+            return str(value)
+        value = value.astype(str)  # `tolist` would give numbers of nanoseconds
     if value.size > _MAX_ARRAY:
         first = value.flat[:8].tolist()
         summary = {"array": list(value.shape), "dtype": str(value.dtype), "first": first, "cut": Placeholder("…")}
@@ -168,8 +250,49 @@ def _array(value: Any) -> Form:
     return _repr(value) if type(plain) is type(value) else Replacement(plain)
 
 
+def _pandas(value: Any) -> Form:
+    head = value.iloc[:_MAX_ROWS] if len(value.shape) == 1 else value.iloc[:_MAX_ROWS, :_MAX_COLUMNS]
+    columns = {} if len(value.shape) == 1 else {"columns": list(head.columns)}
+    data = head.tolist() if len(value.shape) == 1 else head.to_dict("split")["data"]
+    return _table(value.shape, {**columns, "index": list(head.index), "data": data})
+
+
+def _polars(value: Any) -> Form:
+    if len(value.shape) == 1:
+        return _table(value.shape, {"data": value[:_MAX_ROWS].to_list()})
+    head = value[:_MAX_ROWS, :_MAX_COLUMNS]
+    return _table(value.shape, {"columns": head.columns, "data": head.rows()})
+
+
+_TABLES: dict[str, Callable[[Any], Form]] = {"pandas": _pandas, "polars": _polars}
+"""The forms of tables: their shape and their first rows and columns."""
+
+
+def _table(shape: Sequence[int], parts: dict[str, Any]) -> Form:
+    pairs = [("shape", list(shape)), *parts.items()]
+    if shape[0] > _MAX_ROWS or shape[-1] > _MAX_COLUMNS > len(shape):
+        pairs.append(("cut", Placeholder("…")))
+    return Pairs(pairs, len(pairs))
+
+
+def bytes_text(value: bytes, whole: bool = True) -> str | None:
+    """Decode bytes that are text: UTF-8, or nearly all ASCII with Latin-1. None for others. Unless
+    `whole`, the last character may be cut.
+    """
+    try:
+        decoded, strange = utf_8_decode(value, "strict", whole)[0], len(value) - len(value.translate(None, _CONTROL))
+    except UnicodeDecodeError:
+        decoded, strange = value.decode("latin-1"), len(value.translate(None, _READABLE))
+    return decoded if 5 * strange <= len(value) else None
+
+
 def _bytes(value: Any, room: int, most: int) -> Form:
+    """The text of bytes that are text, so that it can be read and redacted; a data URL of all others."""
     length = value.nbytes if isinstance(value, memoryview) else len(value)
+    start = bytes(value[:room])[:room]
+    whole = len(start) == length
+    if (text := bytes_text(start if whole else start[: max(0, room - 60)], whole)) is not None:
+        return text if whole else Placeholder(f"{text}…[cut: {length} bytes]")
     head = "data:application/octet-stream;base64,"
     fits = max(0, room - len(head) - 40) // 4 * 3
     start = bytes(value[:fits])[:fits]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import os
+import stat
 from collections import deque
 from types import CodeType, TracebackType
 
@@ -13,6 +15,8 @@ _MAX_LINKS = 8  # exceptions of a chain, from the outermost inwards
 _MAX_MEMBERS = 5  # exceptions of a group
 _FIRST_FRAMES, _LAST_FRAMES = 8, 24
 _MAX_LINE = 300  # characters
+_MAX_NOTES = 20
+_MAX_SOURCE = 1 << 21  # bytes of a source file whose lines are shown
 
 _CAUSE = "The above exception was the direct cause of the following exception:"
 _CONTEXT = "During handling of the above exception, another exception occurred:"
@@ -61,6 +65,9 @@ def _single(exc: BaseException, depth: int) -> list[str]:
     lines = ["Traceback (most recent call last):", *_frames(exc.__traceback__)] if exc.__traceback__ else []
     message = text(exc, 2048)
     lines.append(f"{type_name(exc)}: {message}" if message else type_name(exc))
+    notes = getattr(exc, "__notes__", ())
+    if isinstance(notes, (list, tuple)):
+        lines += [text(note, 2048) for note in notes[:_MAX_NOTES]]
     if isinstance(exc, _GROUP) and depth < 2:
         for member in exc.exceptions[:_MAX_MEMBERS]:
             lines += ["  | " + line for line in _chain(member, depth + 1)]
@@ -88,9 +95,20 @@ def _frame(code: CodeType, number: int | None) -> str:
     location = f'  File "{code.co_filename}", line {number}, in {code.co_name}'[:_MAX_LINE]
     import linecache  # not at the top, to keep the import of agentscope light; logging has imported it by now
 
-    # Reads a source file once, while traceback.format_exception() also checks each file for changes.
-    source = linecache.getline(code.co_filename, number or 0).strip()[:_MAX_LINE]
+    name, source = code.co_filename, ""
+    if name in linecache.cache or _is_source(name):
+        # Reads a source file once, while traceback.format_exception() also checks each file for changes.
+        source = linecache.getline(name, number or 0).strip()[:_MAX_LINE]
     return text(f"{location}\n    {source}" if source else location, 2 * _MAX_LINE + 8)
+
+
+def _is_source(path: str) -> bool:
+    """Tell if a file can be read without delay: a regular one, of a bounded size. Code may name any file, a pipe too."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_SOURCE
 
 
 def _cut(value: str, limit: int) -> str:

@@ -1,6 +1,6 @@
 """The slow encoder, for values that are not plain JSON, are too large, or run foreign code.
 
-The result is bounded in bytes, depth and number of values. Calls of foreign code are guarded. JSON is written piece by
+The result is bounded in bytes, depth, number of values and time. Calls of foreign code are guarded. JSON is written piece by
 piece, so that the bound holds for the bytes themselves and not for an estimate.
 """
 
@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable
 from enum import Enum
 from reprlib import Repr
+from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
-from .adapters import Form, Items, Pairs, Placeholder, Replacement, class_name, json_form, read_member
+from .adapters import Form, Items, Pairs, Placeholder, Replacement, bytes_text, class_name, json_form, read_member
 from .text import replace_surrogates
 
 MAX_DEPTH = 50
@@ -21,6 +22,11 @@ MAX_DEPTH = 50
 MAX_NODES = 100_000
 """Values in one payload that is plain JSON."""
 _MAX_SLOW_NODES = 20_000  # values that are encoded one by one, which takes microseconds each
+_MAX_SLOW_MEMBERS = 5_000  # of one container that is encoded member by member: to read more takes most of the time
+_CPU_NS, _WALL_NS = 6_000_000, 200_000_000
+"""The time for one rendering, in nanoseconds: of the processor, because a small value must be whole on a busy machine, too; and
+of the clock, because foreign code may wait."""
+_NODES_A_LOOK = 32  # values between two looks at the clocks
 MIN_INT, MAX_INT = -(2**63), 2**64 - 1
 """Range of integers that every reader of the wire takes."""
 
@@ -70,6 +76,8 @@ class _Renderer:
 
     def __init__(self, plain: Plain, fair: bool) -> None:
         self.lossy = False
+        self._cpu_until = thread_time_ns() + _CPU_NS
+        self._wall_until = perf_counter_ns() + _WALL_NS
         self._fair = fair
         self._plain = plain
         self._nodes = _MAX_SLOW_NODES
@@ -78,7 +86,7 @@ class _Renderer:
 
     def value(self, value: Any, room: int, depth: int) -> bytes:
         """Render `value`, which stands inside `depth - 1` containers."""
-        self._nodes -= 1
+        self._count_node()
         room = max(room, _LEAST)
         kind = type(value)
         try:
@@ -95,13 +103,24 @@ class _Renderer:
                 self._tries -= seen
             self._open.add(id(value))
             try:
-                return self._form(json_form(value, room, min(room // 2, self._nodes) + 1), room, depth)
+                return self._form(
+                    json_form(value, room, min(room // 2, self._nodes, _MAX_SLOW_MEMBERS) + 1), room, depth
+                )
             finally:
                 self._open.discard(id(value))
         except (KeyboardInterrupt, _NoRoom):
             raise
         except BaseException:
             return self._placeholder(f"<{class_name(value)}: cannot be rendered>")
+
+    def _count_node(self) -> None:
+        self._nodes -= 1
+        if self._nodes % _NODES_A_LOOK == 0 and self._is_late():
+            self._nodes = 0
+
+    def _is_late(self, kept: int = 0) -> bool:
+        """Tell if the time is over but for `kept` nanoseconds."""
+        return thread_time_ns() + kept > self._cpu_until or perf_counter_ns() > self._wall_until
 
     def _form(self, form: Form, room: int, depth: int) -> bytes:
         if isinstance(form, Placeholder):
@@ -121,7 +140,7 @@ class _Renderer:
             return b"[%b]" % b",".join(parts)
         entries = self._unique_keys(form.pairs)
         parts, cut = self._members(entries, room, depth)
-        if cut := cut + form.total - len(form.pairs):
+        if cut := cut + form.total - len(entries):
             name = "…[cut]"
             while any(prefix == quote(name)[0] + b":" for prefix, _ in entries):
                 name = f"…{name}"
@@ -139,7 +158,7 @@ class _Renderer:
             elif type(value) not in _SCALARS or (type(value) is str and len(value) > _SMALL):
                 later.append(index)
             else:
-                self._nodes -= 1
+                self._count_node()
                 part = prefix + self._scalar(value, 6 * _SMALL + 2)
                 if len(part) < room:
                     parts[index] = part
@@ -160,11 +179,16 @@ class _Renderer:
         return [part for part in parts if part], cut
 
     def _unique_keys(self, pairs: list[tuple[object, object]]) -> list[tuple[bytes, Any]]:
-        """Return each pair with its key as `"key":`. Keys are made unique by renaming those that are not plain strings."""
+        """Return each pair with its key as `"key":`. Keys are made unique by renaming those that are not plain strings.
+
+        Pairs for which there is no time are left out.
+        """
         entries: list[tuple[bytes, Any]] = []
         taken = {key for key, _ in pairs if type(key) is str}
         counts: dict[str, int] = {}
         for key, value in pairs:
+            if len(entries) % _NODES_A_LOOK == 31 and self._is_late(_CPU_NS // 2):
+                break  # the other half is for the values
             name, is_faithful = _key(key)
             if not is_faithful:
                 self.lossy = True
@@ -235,6 +259,8 @@ def _key(key: Any) -> tuple[str, bool]:
     kind = type(key)
     if issubclass(kind, str):
         name: Any = str.__getitem__(key, slice(None))
+    elif issubclass(kind, bytes) and (decoded := bytes_text(bytes(key))) is not None:
+        name = decoded
     elif issubclass(kind, (tuple, frozenset, bytes)):
         name = read_member(lambda: _brief.repr(key), "key")
     else:

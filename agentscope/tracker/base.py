@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentscope.errors import AgentScopeError, APIError, AuthenticationError
 
+from .copies import Origin
 from .handles import InProcess
 from .never_raise import safe
 from .recorder import Recorder
@@ -22,9 +23,10 @@ LONGEST_WAIT = 4_000_000.0
 
 
 class Face(InProcess):
-    """Records to the destinations of its configuration. It lives in one process."""
+    """Records to the destinations of its configuration. It lives in one process; a pickle of it makes another one there."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, options: Mapping[str, Any]) -> None:
+        """options: as they were given, for a tracker that another process makes from a pickle."""
         self._config = config
         from agentscope.pipeline.factory import (
             pipeline_for,  # imported late: `import agentscope` alone does not pay for it
@@ -32,6 +34,8 @@ class Face(InProcess):
 
         self._pipeline = pipeline_for(config)
         self._recorder = Recorder(config, self._pipeline)
+        self._recorder.origin = origin = Origin(self, config, options)
+        origin.known_as(origin.token, self._recorder)
         if config.flush_on_signal and config.enabled:
             from agentscope.pipeline import signals
 
@@ -91,6 +95,9 @@ class Face(InProcess):
         except AgentScopeError:
             if error is None:
                 raise
+
+    def __reduce__(self) -> Any:
+        return self._recorder.origin.of_face(type(self))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self._config.address}>"

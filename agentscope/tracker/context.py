@@ -1,14 +1,17 @@
 """The current run and step, and the open runs. No lock is taken here, because a signal handler may call.
 
-A `Scope` is one link of a chain that hangs on a ContextVar, so tasks don't mix and nested blocks nest by themselves. Trackers
-of one destination share their runs: a step tracked in one module lands in the run that another module opened.
+A `Scope` is one link of a chain that hangs on a ContextVar, so tasks don't mix and nested blocks nest by themselves. A scope
+counts only while its run is open, whoever opened it. Trackers of one destination share their runs: a step tracked in one
+module lands in the run that another module opened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -19,31 +22,47 @@ MOST_STACKED = 100
 """Runs begun by `start_run` on top of each other in one context, of which none has ended."""
 
 
-BLOCK, HANDLE, REMOTE = "block", "handle", "remote"
-"""Sorts of scopes: of a block or `start_run`, of a handle with methods of its own (VoltAgent's), of another process."""
+BLOCK, STARTED, HANDLE, REMOTE = "block", "started", "handle", "remote"
+"""Sorts of scopes: of a block, of `start_run` (no block closes it), of a handle with methods of its own (VoltAgent's), of another
+process."""
 
 
-class Scope(NamedTuple):
-    """One open run or step in this context. Compared by `is` or `is_same`, never by what it holds."""
+class RunState:
+    """A run, as all scopes in it share it."""
 
-    runs: Runs
-    run_id: str
-    step_id: str | None
-    outer: Scope | None
-    """The scope that was current before."""
-    loose: bool
-    """Opened by `start_run`, which no block closes: it counts only as long as its run is open."""
-    original: Scope | None
-    """The scope that this one is a copy of, on another chain."""
-    opened_as: str
-    """The id under which `start_run` gave it: not the run's if it is a run within another."""
-    sort: str = BLOCK
-    height: int = 0
-    """How many loose scopes it stands on."""
+    ended = False
+    """Never true for a run that was not begun here, or had ended when its scope was entered by its id."""
+    inner: tuple[RunState, ...] = ()
+    """The runs that are steps of it. Their scopes count no longer than its own."""
+    is_remote = False
+    """The run of another process, from the headers of a request."""
+    older_threads: Sequence[int | None] = ()
+    """The threads that were alive when it began; empty for the first run of a destination."""
 
-    def is_same(self, other: Scope) -> bool:
-        """Return whether both are the same scope, or copies of it."""
-        return (self.original or self) is (other.original or other)
+    def __init__(self, runs: Runs, own_id: str, started_at: int = 0) -> None:
+        self.runs = runs
+        self.own_id = own_id
+        """The id under which it was begun: not that of the recorded run if it is a run within another."""
+        self.started_at = started_at
+        """Nanoseconds since the epoch."""
+
+
+class Scope:
+    """A run or step that was made current in a context. Contexts that are copied share it."""
+
+    __slots__ = ("left", "outer", "run", "run_id", "sort", "step_id", "token")
+
+    def __init__(self, run: RunState, run_id: str, step_id: str | None, outer: Scope | None, sort: str = BLOCK) -> None:
+        self.run = run
+        self.run_id = run_id
+        self.step_id = step_id
+        self.outer = outer
+        """The scope that was current before."""
+        self.sort = sort
+        self.left = False
+        """True after it was left in another context than it was entered in, or while another scope was current."""
+        self.token: Token[Scope | None] | None = None
+        """The token of the context that it was entered in."""
 
 
 _new = tuple.__new__
@@ -69,20 +88,27 @@ class Within(NamedTuple):
 class Runs:
     """The open runs of one destination in this process, and the ids of the runs that ended last."""
 
-    __slots__ = ("__weakref__", "_address", "_ended", "_family", "_open", "_within")
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_ended",
+        "_family",
+        "_in_main_thread",
+        "_is_concurrent",
+        "_open",
+        "_within",
+    )
 
     def __init__(self, address: str = "", family: str = "") -> None:
         self._address = address
         self._family = family
-        self._open: dict[str, int] = {}
+        self._open: dict[str, RunState] = {}
         self._ended: dict[str, None] = {}
         self._within: dict[str, Within] = {}
-
-    def knows(self, scope: Scope) -> bool:
-        """Return whether this scope is of this destination, or of the other face with the same address."""
-        runs = scope.runs
-        near = runs is self or (runs._address == self._address and runs._family != self._family)
-        return near and (not scope.loose or scope.opened_as in runs._open)
+        self._in_main_thread: bool | None = None
+        """Whether the first run began in the main thread; None before it."""
+        self._is_concurrent = False
+        """True once two runs were open at once, or several began in other threads than the main one."""
 
     def joined(self, own_id: str, place: Place, name: str = "") -> None:
         """A run that is recorded as a step of another one: steps that name it belong below that step."""
@@ -104,19 +130,42 @@ class Runs:
 
     def opened(self, run_id: str, started_at: int = 0) -> None:
         """`started_at` is in nanoseconds since the epoch."""
-        self._open[run_id] = started_at
+        run = RunState(self, run_id, started_at)
+        within = self._within.get(run_id) if self._within else None
+        outer = None if within is None else self._open.get(within.place.run_id)
+        if outer is not None:
+            outer.inner = (*(known for known in outer.inner if not known.ended), run)
+        if not self._is_concurrent:
+            self._check_concurrency(run, outer)
+        self._open[run_id] = run
         if len(self._open) > MOST_OPEN_RUNS:
             bounded(self._open, MOST_OPEN_RUNS)
 
+    def _check_concurrency(self, run: RunState, outer: RunState | None) -> None:
+        is_main = _is_main_thread(threading.get_ident())
+        if self._in_main_thread is None:
+            self._in_main_thread = is_main
+            return
+        if not (is_main and self._in_main_thread) or (self._open and outer is None):
+            self._is_concurrent = True
+        else:
+            # As `threading.enumerate` has them, without its lock.
+            run.older_threads = list(threading._active)  # type: ignore[attr-defined]
+
     def ended(self, run_id: str) -> None:
-        self._open.pop(run_id, None)
+        run = self._open.pop(run_id, None)
+        if run is not None:
+            run.ended = True
+            for inner in run.inner:
+                inner.ended = True
         self._ended[run_id] = None
         if len(self._ended) > MOST_ENDED_RUNS:
             bounded(self._ended, MOST_ENDED_RUNS)
 
     def started_at(self, run_id: str) -> int:
         """Return when an open run began, in nanoseconds since the epoch; 0 for a run that is not open here."""
-        return self._open.get(run_id, 0)
+        run = self._open.get(run_id)
+        return 0 if run is None else run.started_at
 
     def is_open(self, run_id: str) -> bool:
         return run_id in self._open
@@ -128,38 +177,61 @@ class Runs:
         return len(self._open)
 
     def sole(self) -> str | None:
-        """The one run that is open, if there is exactly one."""
-        if len(self._open) != 1:
+        """Return the one run that is open, for a thread that carries none; None where that might be another's.
+
+        It is a guess, made only in a program whose runs never overlap and all begin in the main thread. From the second run on a
+        thread that is older than the run may still work for an earlier one, and so may another task of an event loop.
+        """
+        if self._is_concurrent or len(self._open) != 1:
             return None
-        for run_id in list(self._open):
-            return run_id
+        for run_id, run in list(self._open.items()):
+            here = threading.get_ident()
+            is_older = here in run.older_threads
+            return None if is_older and (not _is_main_thread(here) or _is_in_event_loop()) else run_id
         return None
 
     def place(self) -> Place | None:
-        """The innermost run in this context, and the step within it; else the sole open run of this destination."""
-        scope = self.innermost()
+        """Return the innermost run in this context, and the step within it; else the sole open run of this destination.
+
+        A context whose own run has ended has no place, whatever other runs are open.
+        """
+        scope = self.nearest()
         if scope is not None:
-            return Place(scope.run_id, scope.step_id)
+            return None if scope.run.ended else Place(scope.run_id, scope.step_id)
         run_id = self.sole()
         return None if run_id is None else self.placed(run_id)
 
-    def to_end(self, place: Place) -> str | None:
-        """Return the run that an `end_run()` without an id ends here; None if the run belongs to another process."""
-        link = scope = self.innermost()
-        if scope is None:
-            return self.sole() or place.run_id
-        while link is not None and link.opened_as == scope.opened_as:
-            if link.sort == REMOTE:
-                return None
-            link = link.outer
-        return scope.opened_as
+    def nearest(self) -> Scope | None:
+        """Return the innermost scope whose run is open; else the innermost one whose run has ended; None without any."""
+        ended = None
+        scope = _top()
+        while scope is not None:
+            if not scope.left and self._knows(scope):
+                if not scope.run.ended:
+                    return scope
+                ended = ended or scope
+            scope = scope.outer
+        return ended
 
     def innermost(self) -> Scope | None:
         """Return the innermost scope of this destination in this context."""
-        scope = _current.get()
-        while scope is not None and not self.knows(scope):
+        scope = self.nearest()
+        return None if scope is None or scope.run.ended else scope
+
+    def to_end(self) -> RunState | None:
+        """Return the run that an `end_run()` without an id is about, open or not; None in a context without one."""
+        scope = _top()
+        while scope is not None:
+            # A step of a run that has ended may be left over from a generator that is never closed.
+            if not scope.left and self._knows(scope) and not (scope.run.ended and _is_inside(scope)):
+                return scope.run
             scope = scope.outer
-        return scope
+        return None
+
+    def _knows(self, scope: Scope) -> bool:
+        """Return whether this scope is of this destination, or of the other face with the same address."""
+        runs = scope.run.runs
+        return runs is self or (runs._address == self._address and runs._family != self._family)
 
     def below(self, run_id: str, step_id: str | None) -> str | None:
         """Return the parent of a step that a handle adds to this step (None: to the run itself) in this context.
@@ -168,7 +240,7 @@ class Runs:
         """
         innermost = scope = self.innermost()
         while scope is not None and scope.run_id == run_id:
-            if scope.sort == HANDLE and innermost is not None:
+            if scope.sort == HANDLE and not scope.left and innermost is not None:
                 return innermost.step_id if scope.step_id == step_id else step_id
             scope = scope.outer
         return step_id
@@ -179,7 +251,10 @@ class Runs:
         None in every other case, and for an id that is no plain str. `place` handles those.
         """
         scope = _current.get()
-        if scope is None or scope.runs is not self or (scope.loose and scope.opened_as not in self._open):
+        if scope is None or scope.left:
+            return None
+        run = scope.run
+        if run.ended or run.runs is not self:
             return None
         if run_id is None or (type(run_id) is str and run_id == scope.run_id and run_id in self._open):
             return scope
@@ -190,48 +265,65 @@ class Runs:
         outer = self.surrounding(run_id)
         if outer is None:
             return None
-        scope = _new(Scope, (self, outer.run_id, step_id, outer, False, None, outer.opened_as, BLOCK, 0))
-        _current.set(scope)
+        scope = Scope(outer.run, outer.run_id, step_id, outer)
+        scope.token = _current.set(scope)
         return scope
 
     def parent_in(self, run_id: str) -> str | None:
         """The innermost step of this very run in this context."""
-        scope = _current.get()
+        scope = _top()
         while scope is not None:
-            if scope.run_id == run_id and self.knows(scope):
+            if scope.run_id == run_id and not scope.left and self._knows(scope):
                 return scope.step_id
             scope = scope.outer
         return None
 
-    def enter(
-        self,
-        run_id: str,
-        step_id: str | None = None,
-        loose: bool = False,
-        opened_as: str | None = None,
-        sort: str = BLOCK,
-    ) -> Scope:
-        """Make a run, or a step of a run, the current one."""
-        outer = _current.get()
-        if loose:
-            # Runs started one after the other in one context must not pile up behind each other,
-            while outer is not None and outer.loose and outer.opened_as not in outer.runs._open:
-                outer = outer.outer
-            # nor runs that are never ended.
-            if outer is not None and outer.height >= MOST_STACKED:
-                outer = _floor(outer)
-        height = outer.height + 1 if loose and outer is not None and outer.loose else 0
-        scope = _new(Scope, (self, run_id, step_id, outer, loose, None, opened_as or run_id, sort, height))
-        _current.set(scope)
+    def enter(self, run_id: str, step_id: str | None = None, *, own_id: str | None = None, sort: str = BLOCK) -> Scope:
+        """Make a run, or a step of a run, the current one. `own_id` is the id under which the run was begun, if it is another."""
+        outer = _current.get() or _top()
+        # Runs that were ended elsewhere must not pile up behind each other,
+        while outer is not None and (outer.left or outer.run.ended):
+            outer = outer.outer
+        # nor runs that are never ended.
+        if sort == STARTED:
+            outer = _unstacked(outer)
+        own_id = own_id or run_id
+        run = outer.run if outer is not None and outer.run.own_id == own_id else self._open.get(own_id)
+        if run is None or run.runs is not self or sort == REMOTE:
+            run = RunState(self, own_id)
+            run.is_remote = sort == REMOTE
+        scope = Scope(run, run_id, step_id, outer, sort)
+        scope.token = _current.set(scope)
         return scope
 
 
-def _floor(scope: Scope) -> Scope | None:
-    """Return the scope below a stack of scopes that `start_run` opened."""
-    below: Scope | None = scope
-    while below is not None and below.loose:
-        below = below.outer
-    return below
+def _is_main_thread(ident: int) -> bool:
+    return ident == threading.main_thread().ident
+
+
+def _is_in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")  # a program without it runs no event loop of it
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+def _is_inside(scope: Scope) -> bool:
+    """Return whether the scope is a step inside a scope of the same run."""
+    return scope.outer is not None and scope.outer.run is scope.run
+
+
+def _not_left(scope: Scope | None) -> Scope | None:
+    """Return the first scope, from this one outwards, that was not left."""
+    while scope is not None and scope.left:
+        scope = scope.outer
+    return scope
+
+
+def _unstacked(scope: Scope | None) -> Scope | None:
+    """Return the scope below a stack of scopes of `start_run` that is too high; else the scope itself."""
+    below, height = scope, 0
+    while below is not None and below.sort == STARTED:
+        below, height = below.outer, height + 1
+    return below if height > MOST_STACKED else scope
 
 
 def bounded(ids: dict[Any, Any], most: int) -> None:
@@ -239,6 +331,17 @@ def bounded(ids: dict[Any, Any], most: int) -> None:
     if len(ids) > most:
         for run_id in list(ids)[: max(most // 10, 1)]:
             ids.pop(run_id, None)
+
+
+def _top() -> Scope | None:
+    """Return the current scope of this context. A greenlet without a context of its own has that of the one it was made in."""
+    scope = _current.get()
+    if scope is None and "greenlet" in sys.modules:
+        try:
+            scope = sys.modules["greenlet"].getcurrent().parent.gr_context.get(_current)
+        except AttributeError:  # no parent, or one without a context
+            return None
+    return scope
 
 
 def current() -> Scope | None:
@@ -253,6 +356,21 @@ def switch(scope: Scope | None) -> Scope | None:
     return before
 
 
+def renewed(scope: Scope | None) -> Scope | None:
+    """Return the scope; after the end of its run a copy that counts all the same, for what was made to belong to this run."""
+    if scope is None or not scope.run.ended:
+        return scope
+    return Scope(RunState(scope.run.runs, scope.run.own_id), scope.run_id, scope.step_id, None, scope.sort)
+
+
+def enter_again(scope: Scope) -> Scope:
+    """Make a step current that was left before, here or in another context."""
+    scope = renewed(scope) or scope
+    scope = Scope(scope.run, scope.run_id, scope.step_id, _current.get(), scope.sort)
+    scope.token = _current.set(scope)
+    return scope
+
+
 @contextmanager
 def restored(scope: Scope | None) -> Iterator[None]:
     """Make a scope of another context current in this one."""
@@ -264,39 +382,36 @@ def restored(scope: Scope | None) -> Iterator[None]:
 
 
 def leave(scope: Scope) -> None:
-    """Take a scope out of this context, if it is there: a block may be left in another context than it was entered in."""
-    current = _current.get()
-    if current is None:
+    """Take a scope out of this context. A second call changes nothing.
+
+    A block may be left in another context than it was entered in, or before a block inside it: then it counts nowhere any more.
+    """
+    if _current.get() is scope:
+        token, scope.token = scope.token, None
+        if token is not None:
+            try:
+                _current.reset(token)
+                if scope.outer is not None and scope.outer.left:
+                    _current.set(_not_left(scope.outer))
+                return
+            except (ValueError, RuntimeError):  # entered in another context
+                pass
+    elif scope.token is None:
         return
-    if current is scope or current.is_same(scope):
-        _current.set(current.outer)
-    else:
-        _current.set(_without(current, scope))
+    scope.left = True
+    scope.token = None
+    scope.outer = _not_left(scope.outer)  # of blocks left in any order none must keep the others
+    _current.set(_not_left(_current.get()))
 
 
 def leave_run(runs: Runs, run_id: str) -> None:
     """Take the scope that `start_run` made for this run out of this context, if it is there."""
     scope = _current.get()
     while scope is not None:
-        if scope.loose and scope.runs is runs and scope.opened_as == run_id:
+        if scope.sort == STARTED and scope.run.runs is runs and scope.run.own_id == run_id:
             leave(scope)
             return
         scope = scope.outer
-
-
-def _without(chain: Scope, gone: Scope) -> Scope | None:
-    kept = []
-    link: Scope | None = chain
-    while link is not None and not link.is_same(gone):
-        kept.append(link)
-        link = link.outer
-    if link is None:
-        return chain
-    rest = link.outer
-    for link in reversed(kept):
-        height = rest.height + 1 if link.loose and rest is not None and rest.loose else 0
-        rest = link._replace(outer=rest, original=link.original or link, height=height)
-    return rest
 
 
 _destinations: WeakValueDictionary[tuple[object, ...], Runs] = WeakValueDictionary()

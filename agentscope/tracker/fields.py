@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from operator import index
@@ -12,6 +13,7 @@ from agentscope.events import (
     NUMBER,
     PAYLOAD,
     RUN_STATUSES,
+    STEP_FIELDS,
     STEP_TYPES,
     TEXT,
     TEXTS,
@@ -30,6 +32,7 @@ LONGEST_TEXT = 1_024
 _INT64 = 2**63 - 1
 LONGEST_SHOWN = 60
 """Characters of a name from outside in a log line."""
+DURATIONS = frozenset(name for name, field in STEP_FIELDS.items() if field.type == MILLISECONDS)
 _DIGITS = {MILLISECONDS: 3, NUMBER: 9}
 """Digits that a number is rounded to, by the type of its field."""
 _new = tuple.__new__
@@ -120,6 +123,8 @@ class Fields:
         number = _plain_number(value)
         if number is None:
             self.mended.append(("wrong_type", f"{field} takes a number; other values are left out"))
+        elif number < 0 and field in DURATIONS:
+            self.mended.append(("negative_duration", f"{field} takes no negative number; it is left out"))
         else:
             self.values[field] = number if type(number) is int else round(number, digits)
 
@@ -172,6 +177,8 @@ class Fields:
         else:
             self.values["step_type"] = "other"
             original = text(value if known is None else known, LONGEST_NAME)
+            if type(meta_data) is Encoded:
+                meta_data = json.loads(meta_data.data)
             meta_data = {**_plain_dict(meta_data), "step_type": original}
             allowed = ", ".join(sorted(STEP_TYPES))
             self.mended.append(("unknown_step_type", f"an unknown step_type is recorded as other; known are {allowed}"))

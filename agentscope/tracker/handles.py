@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentscope.events import RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START
+from agentscope.events import PAYLOAD, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START, RunStatus
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 
-from .context import REMOTE, Scope, leave
+from .context import REMOTE, Scope, enter_again, leave
 from .fields import Encoded, Fields, captured, outcome, plain_step
 from .never_raise import safe
-from .recorder import NO_MORE, Recorder
+from .recorder import NO_MORE, Recorder, id_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from agentscope.events import StepFields
 
 T = TypeVar("T")
 
@@ -29,17 +36,21 @@ Opened = tuple[Scope, "str | None", "Encoded | None", int, int]
 input if it is not sent yet, and the time by the wall clock and by the performance counter, in nanoseconds."""
 
 
+def _taken(recorder: Recorder, value: Any) -> Encoded | None:
+    """Encode a payload as it is when a block is made. Later changes of the value do not count."""
+    return None if value is None else captured(value, recorder.limit, recorder.pipeline.sealing)
+
+
 class InProcess:
     """An object of this process. Its copy is the object itself, so that a copied agent records to the same place."""
+
+    __slots__ = ()
 
     def __copy__(self: T) -> T:
         return self
 
     def __deepcopy__(self: T, memo: object) -> T:
         return self
-
-    def __reduce__(self) -> Any:
-        raise TypeError(f"a {type(self).__name__} cannot be pickled: each process makes its own")
 
 
 class _Block:
@@ -49,6 +60,8 @@ class _Block:
     """None: nothing is recorded."""
     _scope: Scope | None = None
     """Set from the beginning of the block to its end, if it is recorded."""
+    _suspended: Any
+    """Set from `suspend` to `finish`."""
     _entered = False
 
     def _open(self, recorder: Recorder) -> Scope | None:
@@ -91,8 +104,27 @@ class _Block:
     ) -> None:
         self.__exit__(kind, error, trace)
 
+    @property
+    def is_open(self) -> bool:
+        """True inside the block, if it is recorded."""
+        return self._scope is not None
 
-class Run(_Block, str):
+    def suspend(self) -> bool:
+        """Leave the block without ending it. False if it is not open."""
+        scope: Scope | None = self.__dict__.pop("_scope", None)
+        if scope is None:
+            return False
+        self._suspended = scope
+        leave(scope)
+        return True
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End a block that was suspended, from anywhere."""
+        self._scope = self.__dict__.pop("_suspended", None)
+        self.__exit__(None if error is None else type(error), error, None)
+
+
+class Run(_Block, InProcess, str):
     """A run's id, and the fields that are recorded when its block ends.
 
     Set `output`, `error` (any value; an exception is recorded with its traceback), `meta_data`, `usage`, `user_id`,
@@ -124,14 +156,28 @@ class Run(_Block, str):
         run = super().__new__(cls, run_id)
         run._recorder = recorder
         run.agent_name = agent_name
+        if recorder is not None:
+            input_data, meta_data = _taken(recorder, input_data), _taken(recorder, meta_data)
+            more = {
+                name: _taken(recorder, value)
+                if name in RUN_FIELDS and RUN_FIELDS[name].type == PAYLOAD
+                else list(value)
+                if type(value) is list
+                else value
+                for name, value in more.items()
+            }
         run._start = (input_data, external_id, meta_data, more)
         return run
 
+    _in_yaml = False
+
     def __init__(self, *_: Any) -> None:
         self._start: tuple[Any, Any, Any, Mapping[str, Any]]
+        if "yaml" in sys.modules and not self._in_yaml:
+            _represent_in_yaml()
 
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (str(self),)  # in another process it is only an id
+    def __reduce__(self) -> Any:
+        return Run, (None, self.id, None)  # in another process it is an id, and records nothing
 
     @property
     def id(self) -> str:
@@ -143,7 +189,7 @@ class Run(_Block, str):
         start, self._start = self._start, (None, None, None, NO_MORE)
         if not recorder.begin_run(self.id, self.agent_name, *start):
             return None
-        return recorder.runs.enter(*recorder.runs.placed(self.id), opened_as=self.id)
+        return recorder.runs.enter(*recorder.runs.placed(self.id), own_id=self.id)
 
     @safe(lambda *_: None)
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
@@ -167,6 +213,19 @@ class Run(_Block, str):
         return self
 
 
+def _represent_in_yaml() -> None:
+    """Let PyYAML write a run as its id. Its safe dumpers look for exact classes."""
+    yaml = sys.modules["yaml"]
+    try:
+        for name in ("SafeDumper", "CSafeDumper", "Dumper", "CDumper"):
+            dumper = getattr(yaml, name, None)  # without libyaml there are two
+            if dumper is not None:
+                dumper.add_representer(Run, lambda dumper, run: dumper.represent_str(run.id))
+        Run._in_yaml = True
+    except Exception:  # another module of this name, or one that is being imported
+        pass
+
+
 class Step(_Block, InProcess):
     """A step that is going on. Its duration is that of its block, unless `latency_ms` is set.
 
@@ -186,6 +245,8 @@ class Step(_Block, InProcess):
     cost_usd: float | None = None
     first_token_ms: float | None = None
     _opened: Opened | None = None
+    _given: Mapping[str, tuple[Any, Encoded]] = NO_MORE
+    """The payloads that were given when the step was made, by field: the value, and what it was then."""
 
     def __init__(
         self,
@@ -195,6 +256,7 @@ class Step(_Block, InProcess):
         input_data: Any = None,
         run_id: Any = None,
         parent_id: Any = None,
+        step_id: Any = None,
     ) -> None:
         began = time.perf_counter_ns()
         self.name = name
@@ -203,18 +265,36 @@ class Step(_Block, InProcess):
         """The run this step belongs to; None when no run could be found."""
         self.parent_id: str | None = parent_id
         self._recorder = recorder
-        self._input = input_data
+        self._input = None
         if recorder is None:
-            self.id = new_id()
+            self.id = id_of(step_id) or new_id()
             return
-        self.id = recorder.pipeline.new_step_id()
+        self.id = recorder.pipeline.new_step_id() if step_id is None else id_of(step_id) or new_id()
         if not recorder.enabled:
             self._recorder = self.run_id = None
+        elif input_data is not None:
+            self._input = captured(input_data, recorder.limit, recorder.pipeline.sealing)
         if not began % SAMPLED:
             recorder.meter.add(time.perf_counter_ns() - began)
 
     def __repr__(self) -> str:
         return f"<Step {self.id}>"
+
+    def _give(self, field: str, value: Any) -> None:
+        """Set a field. A payload is recorded as it is now, unless the attribute is set again."""
+        setattr(self, field, value)
+        if self._recorder is not None and STEP_FIELDS[field].type == PAYLOAD:
+            self._given = {**self._given, field: (value, captured(value, self._recorder.limit, False))}
+
+    def _value(self, field: str) -> Any:
+        """Return the value of a field, as it was given or as it is set since."""
+        value = getattr(self, field)
+        given, taken = self._given.get(field, (None, None))
+        return taken if given is value else value
+
+    def __reduce__(self) -> Any:
+        # In another process it is an id, and records nothing.
+        return type(self), (None, None, "other", None, self.run_id, self.parent_id, self.id)
 
     # As `_Block` has them, but in as few calls as can be: a step's are made more often than all others, and after a
     # moment of other work, when caches are cold, a call costs more than what is done in it.
@@ -231,8 +311,6 @@ class Step(_Block, InProcess):
         scope = None
         try:
             given, self._input = self._input, None
-            if given is not None:
-                given = captured(given, recorder.limit, recorder.pipeline.sealing)
             scope = recorder.runs.enter_below(self.run_id, self.id) if self.parent_id is None else None
             if scope is not None and scope.outer is not None:
                 self.run_id, self.parent_id = scope.run_id, scope.outer.step_id
@@ -287,16 +365,73 @@ class Step(_Block, InProcess):
     async def __aenter__(self) -> Step:
         return self.__enter__()
 
+    @property
+    def is_open(self) -> bool:
+        return self._opened is not None
+
+    @safe(lambda *_: False)
+    def end(
+        self,
+        output: Any = None,
+        error: Any = None,
+        tokens_used: int | None = None,
+        latency_ms: float | None = None,
+        meta_data: Any = None,
+        **fields: Unpack[StepFields],
+    ) -> bool:
+        """End the step, in any thread. True if that was accepted. Only the first end counts.
+
+        `error` may be an exception, or any value that tells of one. fields: as for `track_step`; all may also be set on the
+        handle before.
+        """
+        recorder = self._recorder
+        if recorder is None:
+            return False
+        opened: Opened | None = self.__dict__.pop("_suspended", None) or self.__dict__.pop("_opened", None)
+        if opened is None:
+            if self._entered and self.run_id is None:
+                return False  # no run could be found for it, which has been reported
+            sentence = "end() was called for a step that is not open: it has ended, or its block was not entered"
+            recorder.invalid_call("ended_twice", sentence)
+            return False
+        elapsed = time.perf_counter_ns() - opened[-1]
+        leave(opened[0])
+        given = {"output": output, "error": error, "tokens_used": tokens_used, "latency_ms": latency_ms}
+        for name, value in {**given, "meta_data": meta_data, **fields}.items():
+            # An unknown name is reported with the other attributes.
+            if value is not None and not name.startswith("_") and (name not in _STEP_KNOWN or name in STEP_FIELDS):
+                setattr(self, name, value)
+        return self._put_in_full(recorder, opened, self.output, self.error, elapsed)
+
+    def _begin(self) -> None:
+        opened: Opened | None = self.__dict__.pop("_suspended", None)
+        if opened is None or self._recorder is None:
+            super()._begin()
+            return
+        self._opened = (enter_again(opened[0]), *opened[1:])
+
+    def suspend(self) -> bool:
+        opened: Opened | None = self.__dict__.pop("_opened", None)
+        if opened is None:
+            return False
+        self._suspended = opened
+        leave(opened[0])
+        return True
+
+    def finish(self, error: BaseException | None = None) -> None:
+        self._opened = self.__dict__.pop("_suspended", None)
+        self.__exit__(None if error is None else type(error), error, None)
+
     def _enter_elsewhere(self, recorder: Recorder) -> Scope | None:
         """Enter a step that is not simply a part of the current one. None if no run can be found for it."""
-        place = recorder.place(self.run_id, self.parent_id)
+        named, place = self.run_id, recorder.place(self.run_id, self.parent_id)
         if place is None:
             self.run_id = self.parent_id = None
             return None
         self.run_id, self.parent_id = run_id, _ = place
         outer = recorder.runs.innermost()
-        opened_as = outer.opened_as if outer is not None and outer.run_id == run_id else None
-        return recorder.runs.enter(run_id, self.id, opened_as=opened_as)
+        own_id = outer.run.own_id if outer is not None and outer.run_id == run_id else id_of(named)
+        return recorder.runs.enter(run_id, self.id, own_id=own_id)
 
     def _announce(self, recorder: Recorder, given: Encoded | None) -> None:
         """Send the start of the step by itself, for a backend that has to know it before the steps inside."""
@@ -306,21 +441,29 @@ class Step(_Block, InProcess):
         fields.step(self.name, self.step_type, None)
         recorder.put(STEP_START, self.run_id or "", self.id, self.parent_id, fields, urgent=True)
 
-    def _put_in_full(self, recorder: Recorder, opened: Opened, output: Any, failed: Any, elapsed: int) -> None:
+    def _put_in_full(
+        self,
+        recorder: Recorder,
+        opened: Opened,
+        output: Any,
+        failed: Any,
+        elapsed: int,
+        status: RunStatus = "completed",
+    ) -> bool:
         """Send a step that sets fields beyond those of `PlainFields`, or a field that has to be mended."""
         scope, parent_id, given, started_at, _ = opened
         fields = Fields(recorder.limit, {}, recorder.pipeline.sealing)
         if given is not None:
             fields.payload("input", given)
-        fields.step(self.name, self.step_type, self.meta_data)
+        fields.step(self.name, self.step_type, self._value("meta_data"))
         if output is not None:
-            fields.payload("output", output)
-        for name, value in list(self.__dict__.items()):
+            fields.payload("output", output if type(output) is Encoded else self._value("output"))
+        for name in list(self.__dict__):
             if name not in _STEP_KNOWN and not name.startswith("_"):
-                fields.give(STEP_FIELDS, name, value)
+                fields.give(STEP_FIELDS, name, self._value(name))
         values = fields.values
         if failed is None:
-            values["status"] = "completed"
+            values["status"] = status
         else:
             fields.error(failed)
             values["status"] = outcome(failed)
@@ -329,9 +472,31 @@ class Step(_Block, InProcess):
         values.setdefault("latency_ms", elapsed // 1000 / 1000)
         type_ = STEP_END if recorder.announces else STEP
         # The mended fields are reported after the event is queued: the report raises with `fail_silently=False`.
-        recorder.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None)
+        accepted = recorder.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None)
         if fields.mended:
             recorder.say_mended(fields)
+        return accepted
+
+
+class StartedStep(Step):
+    """A step that `start_step` began, and that `end` ends. It is not the current step, unless a `with` makes it so.
+
+    Steps become its children by `parent_id=step.id`. A handle that is collected without `end` is recorded as cancelled.
+    """
+
+    def start(self) -> None:
+        self._pid = os.getpid()
+        self.__enter__()
+        self.suspend()
+
+    def __del__(self) -> None:
+        try:
+            opened: Opened | None = self.__dict__.pop("_suspended", None)
+            if opened is not None and self._recorder is not None and self._pid == os.getpid():
+                elapsed = time.perf_counter_ns() - opened[-1]
+                self._put_in_full(self._recorder, opened, self.output, self.error, elapsed, "cancelled")
+        except Exception:  # collected anywhere, even during interpreter shutdown
+            pass
 
 
 class Extracted(_Block, InProcess):
@@ -347,6 +512,9 @@ class Extracted(_Block, InProcess):
 
     def __bool__(self) -> bool:
         return self.run_id is not None
+
+    def __reduce__(self) -> Any:
+        return Extracted, (None,)
 
     def _open(self, recorder: Recorder) -> Scope | None:
         return recorder.runs.enter(self.run_id or "", self.step_id, sort=REMOTE)

@@ -3,95 +3,91 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator
-from functools import partial, wraps
+from collections.abc import Callable, Generator
+from functools import partial, partialmethod, wraps
+from operator import attrgetter
+from types import CodeType, FunctionType, MethodType, coroutine
 from typing import Any
 
 from agentscope.protocols.ids import new_id
 from agentscope.serialization.snapshot import encode
 
-from .context import current, restored, switch
-from .fields import Encoded
+from .context import Scope, current, renewed, restored
 from .handles import Run, Step
 from .recorder import Recorder
+from .streams import Reading, async_reader, reader, replacement_of
+from .token_counts import UsageOf, usage_in
 
-MOST_ITEMS = 1_000
-"""Items of a generator that are recorded one by one; the others are counted."""
-_NOTE_ROOM = 160
-"""Bytes of a list's brackets, the note at its end, and the least that an item takes when it is cut."""
+_PLAIN = (str, int, float, bool, type(None))
 
 
 class Arguments:
-    """Names the arguments of a call, without `self` and `cls`."""
+    """Names the arguments of a call, without `self` and `cls`. Arguments that are not given have their defaults."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], only: frozenset[str] | None = None) -> None:
+        """only: the names to record; None for all."""
         self._names: list[str] = []
-        self._rest = "args"
+        self._rest, self._options = "args", ""
+        self._defaults: dict[str, Any] = {}
+        self._only = only
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except Exception:
             parameters = []  # some callables of C tell nothing, and `__signature__` may be anything
+            self._options = "kwargs"
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 self._names.append(parameter.name)
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 self._rest = parameter.name
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                self._options = parameter.name
+            if parameter.default is not parameter.empty and (only is None or parameter.name in only):
+                default = _rendered(parameter.default)
+                if default is not parameter.empty:
+                    self._defaults[parameter.name] = default
         self._bound = bool(self._names) and self._names[0] in ("self", "cls")
+        self._distinct = frozenset(
+            parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_ONLY
+        ) | {self._rest}
+        """Names that a keyword argument of a call may have as well, where it means another thing."""
+        self.unknown = sorted((only or frozenset()) - {parameter.name for parameter in parameters})
+        """Names in `only` that the function does not have."""
+        if self._options:
+            self.unknown = []
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        named = dict(zip(self._names, args, strict=False))
+        named = dict(zip(self._names, args))  # noqa: B905 - of unequal length, and a keyword costs time
         if self._bound:
             named.pop(self._names[0], None)
         if len(args) > len(self._names):
             named[self._rest] = args[len(self._names) :]
-        named.update(kwargs)
+        if kwargs:
+            if self._options and not self._distinct.isdisjoint(kwargs):
+                known = {name: kwargs[name] for name in self._names if name in kwargs and name not in self._distinct}
+                named.update(known)
+                named[self._options] = {name: value for name, value in kwargs.items() if name not in known}
+            else:
+                named.update(kwargs)
+        for name, default in self._defaults.items():
+            named.setdefault(name, default)
+        if self._only is not None:
+            return {name: value for name, value in named.items() if name in self._only}
         return named
 
 
-class Items:
-    """The items of a generator, encoded one by one, within a bound. Texts are joined; other items make a list."""
+def _rendered(default: Any) -> Any:
+    """Return a default as it is recorded; `Parameter.empty` for an object that tells nothing, such as the mark of "not given".
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._room = limit - _NOTE_ROOM
-        self._texts: list[str] | None = []
-        self._encoded: list[bytes] = []
-        self._lossy = False
-        self._more = 0
-
-    def add(self, item: Any) -> None:
-        if self._room <= 0:
-            self._more += 1
-        elif self._texts is not None and type(item) is str:
-            self._texts.append(item)
-            self._room -= len(item) + 1
-        else:
-            if self._texts:
-                self._room = self._limit - _NOTE_ROOM
-                for text in self._texts:
-                    self._encode(text)
-            self._texts = None
-            self._encode(item)
-
-    def _encode(self, item: Any) -> None:
-        if self._room <= 0 or len(self._encoded) >= MOST_ITEMS:
-            self._more += 1
-            return
-        data, lossy = encode(item, self._room)
-        self._encoded.append(data)
-        self._lossy = self._lossy or lossy
-        self._room -= len(data) + 1
-
-    def output(self) -> Any:
-        note = f"…[cut: {self._more} more items]"
-        if self._texts is None:
-            noted = [*self._encoded, encode(note)[0]] if self._more else self._encoded
-            return Encoded(b"[%b]" % b",".join(noted), self._lossy or self._more > 0)
-        if not self._texts:
-            return None
-        data, lossy = encode("".join(self._texts) + (note if self._more else ""), self._limit)
-        return Encoded(data, lossy or self._more > 0)
+    An object is rendered once, so that no call has to do it.
+    """
+    if type(default) in _PLAIN or type(default) in (list, dict):
+        return default  # a list or dict may change
+    rendered = json.loads(encode(default, 4096)[0])
+    opaque = type(rendered) is str and rendered.startswith("<") and not issubclass(type(default), str)
+    return inspect.Parameter.empty if opaque else rendered
 
 
 class Observer:
@@ -103,44 +99,151 @@ class Observer:
         function: Any,
         name: str | None,
         step_type: Any,
-        capture_input: bool,
+        capture_input: Any,
         capture_output: bool,
+        capture_usage: Any,
     ) -> None:
         self._recorder = recorder
         self._name = name or _name_of(function)
         self._step_type = step_type
-        self._arguments = Arguments(function) if capture_input else None
+        self._arguments: Arguments | None = None
+        self._choose: Callable[[dict[str, Any]], Any] | None = None
         self.capture_output = bool(capture_output)
+        self.usage_of: UsageOf | None = usage_in if capture_usage else None
+        if callable(capture_usage):
+            self.usage_of = partial(self._called, capture_usage)
+        if callable(capture_input):
+            self._arguments, self._choose = Arguments(function), capture_input
+        elif type(capture_input) in (list, tuple, set, frozenset, str):
+            only = [capture_input] if type(capture_input) is str else capture_input
+            self._arguments = Arguments(function, frozenset(name for name in only if type(name) is str))
+            if self._arguments.unknown:
+                recorder.invalid_call(
+                    "unknown_argument", "capture_input names an argument that the function does not have"
+                )
+        elif capture_input:
+            self._arguments = Arguments(function)
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run | Step:
         """Begin a step of the current run, or a run if none is current."""
-        arguments = self._arguments(args, kwargs) if self._arguments is not None else None
+        arguments: Any = self._arguments(args, kwargs) if self._arguments is not None else None
         recorder = self._recorder
-        if recorder.current_run_id() is None:
+        if self._choose is not None:
+            arguments = self._called(self._choose, arguments)
+        if recorder.runs.surrounding(None) is None and recorder.current_run_id() is None:
             return Run(recorder if recorder.enabled else None, new_id(), self._name, arguments or None)
         return Step(recorder, self._name, self._step_type, arguments or None)
 
-    def items(self) -> Items:
-        return Items(self._recorder.limit if self.capture_output else 0)
+    def returned(self, block: Run | Step, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record the result of a call. Return it, or what takes its place until it is consumed.
+
+        An argument that is returned, such as `self`, belongs to the caller, and is left as it is.
+        """
+        replace = replacement_of(result)
+        if replace is not None and block.is_open and not any(result is given for given in (*args, *kwargs.values())):
+            try:
+                return replace(self._reading(block), result)
+            except Exception as error:  # foreign code in its class; the reading has ended when it was collected
+                self._recorder._failed("observe", error)
+                return result
+        if result is None:
+            return None
+        if self.capture_output:
+            block.output = result
+        if self.usage_of is not None:
+            usage = self.usage_of(result)
+            if usage is not None:
+                block.usage = usage
+        return result
+
+    def start(
+        self, function: Callable[..., Any], scope: Scope | None, /, *args: Any, **kwargs: Any
+    ) -> tuple[Reading, Any]:
+        """Begin a step and call a generator function in it. `scope` was current when its generator was made."""
+        with restored(current() if scope is None else renewed(scope)), self.begin(args, kwargs) as block:
+            inner = function(*args, **kwargs)
+            return self._reading(block), inner
+
+    def _reading(self, block: Run | Step) -> Reading:
+        return Reading(block, self._recorder.limit if self.capture_output else 0, self.usage_of)
+
+    def _called(self, function: Callable[[Any], Any], value: Any) -> Any:
+        """Call a function of the user's. None if it raises."""
+        try:
+            return function(value)
+        except Exception as error:
+            self._recorder._failed("observe", error)
+            return None
+
+
+class ObservedCallable(partial[Any]):
+    """The decorated form of a callable that is no Python function. It binds as the callable does, and has its attributes."""
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        function = self.__wrapped__
+        bind = getattr(type(function), "__get__", None)
+        bound = function if bind is None else bind(function, instance, owner)
+        return self if bound is function or instance is None else MethodType(self, instance)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__wrapped__":
+            raise AttributeError(name)  # a copy that is not filled yet
+        return getattr(self.__wrapped__, name)
+
+    def __reduce__(self) -> Any:
+        return _decorated, (self._agentscope_observer, self.__wrapped__)
+
+
+class ObservedGeneratorFunction(ObservedCallable):
+    """The decorated form of a generator function. The step of a generator is in the run in which it was made, not read."""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.func(current(), *args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        try:
+            found = attrgetter(self.__qualname__)(sys.modules[self.__module__])
+        except (AttributeError, KeyError):
+            found = None
+        return self.__qualname__ if found is self else super().__reduce__()
 
 
 def observed(
-    recorder: Recorder, function: Any, name: str | None, step_type: Any, capture_input: bool, capture_output: bool
+    recorder: Recorder,
+    function: Any,
+    name: str | None,
+    step_type: Any,
+    capture_input: Any,
+    capture_output: bool,
+    capture_usage: Any,
 ) -> Any:
     """Return the function wrapped to be recorded. An object that is no function is returned unchanged."""
+    options = name, step_type, capture_input, capture_output, capture_usage
     kind = type(function)  # what it says of its class is foreign code
     if issubclass(kind, (staticmethod, classmethod)):
-        inner = observed(recorder, function.__func__, name, step_type, capture_input, capture_output)
-        return kind(inner)
+        return kind(observed(recorder, function.__func__, *options))
+    if (kind is partial or kind is partialmethod) and not issubclass(type(function.func), type):
+        return kind(observed(recorder, function.func, *options), *function.args, **function.keywords)
     if not callable(function) or issubclass(kind, type):
         recorder.invalid_call("not_observable", "observe() takes functions; a class or a value is left as it is")
         return function
     try:
-        observer = Observer(recorder, function, name, step_type, capture_input, capture_output)
-        return _form(function)(observer, function)
+        return _decorated(Observer(recorder, function, *options), function)
     except Exception as error:  # a callable whose attributes are traps
         recorder._failed("observe", error)
         return function
+
+
+def _decorated(observer: Observer, function: Any) -> Any:
+    form = _form(function)
+    call, kind = form(observer, function), ObservedCallable
+    if form in (_generator, _async_generator):
+        kind = ObservedGeneratorFunction
+    elif type(function) is FunctionType:
+        return wraps(function)(call)
+    found: Any = wraps(function, updated=())(kind(wraps(function, updated=())(call)))
+    found._agentscope_observer = observer
+    return found
 
 
 def _name_of(function: Any) -> str:
@@ -153,6 +256,9 @@ def _name_of(function: Any) -> str:
 def _form(function: Any) -> Callable[[Observer, Callable[..., Any]], Callable[..., Any]]:
     """Return the kind of a callable: function, coroutine, generator or async generator. An object is judged by its `__call__`."""
     bodies = (function, type(function).__call__)
+    code = getattr(function, "__code__", None)
+    if type(code) is CodeType and code.co_flags & inspect.CO_ITERABLE_COROUTINE:
+        return _iterable_coroutine
     for is_one, form in (
         (inspect.isasyncgenfunction, _async_generator),
         (inspect.iscoroutinefunction, _coroutine),
@@ -164,127 +270,33 @@ def _form(function: Any) -> Callable[[Observer, Callable[..., Any]], Callable[..
 
 
 def _plain(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         with observer.begin(args, kwargs) as block:
-            result = function(*args, **kwargs)
-            if observer.capture_output:
-                block.output = result
-            return result
+            return observer.returned(block, function(*args, **kwargs), args, kwargs)
 
     return call
 
 
 def _coroutine(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         with observer.begin(args, kwargs) as block:
-            result = await function(*args, **kwargs)
-            if observer.capture_output:
-                block.output = result
-            return result
+            return observer.returned(block, await function(*args, **kwargs), args, kwargs)
+
+    return call
+
+
+def _iterable_coroutine(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
+    @coroutine
+    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with observer.begin(args, kwargs) as block:
+            return observer.returned(block, (yield from function(*args, **kwargs)), args, kwargs)
 
     return call
 
 
 def _generator(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        items = observer.items()
-        outside = current()
-        try:
-            with observer.begin(args, kwargs) as block:
-                inner = function(*args, **kwargs)
-                proceed, value = inner.send, None
-                try:
-                    while True:
-                        item = proceed(value)
-                        items.add(item)
-                        # What is current in here is not current where the items go: the consumer's steps are its own.
-                        inside = switch(outside)
-                        try:
-                            value = yield item
-                            proceed = inner.send
-                        except BaseException as error:
-                            proceed, value = inner.throw, _as_thrown(error)
-                        outside = switch(inside)
-                except StopIteration as stop:
-                    return stop.value
-                finally:
-                    value = None  # an exception that was thrown in would keep this frame alive
-                    if observer.capture_output:
-                        block.output = items.output()
-        finally:
-            switch(outside)
-
-    return call
+    return reader(partial(observer.start, function))
 
 
 def _async_generator(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        items = observer.items()
-        outside = current()
-        try:
-            with observer.begin(args, kwargs) as block:
-                inner = function(*args, **kwargs)
-                proceed, value = partial(_begun, inner), None
-                try:
-                    while True:
-                        item = await proceed(value)
-                        items.add(item)
-                        inside = switch(outside)
-                        try:
-                            value = yield item
-                            proceed = inner.asend
-                        except BaseException as error:
-                            proceed, value = inner.athrow, _as_thrown(error)
-                        outside = switch(inside)
-                except StopAsyncIteration:
-                    return
-                finally:
-                    value = None
-                    if observer.capture_output:
-                        block.output = items.output()
-        finally:
-            switch(outside)
-
-    return call
-
-
-def _as_thrown(error: BaseException) -> BaseException:
-    """Return the exception without the frame of this module, as the consumer threw it in."""
-    trace = error.__traceback__
-    return error.with_traceback(None if trace is None else trace.tb_next)
-
-
-def _begun(inner: AsyncGenerator[Any, Any], first: Any) -> Any:
-    """Start an async generator that only its wrapper ends.
-
-    An event loop closes every async generator that it knows when it ends. It must not know this one.
-    """
-    hooks = sys.get_asyncgen_hooks()
-    sys.set_asyncgen_hooks(None, None)
-    try:
-        return inner.asend(first)
-    finally:
-        sys.set_asyncgen_hooks(*hooks)
-
-
-def propagated(function: Any) -> Any:
-    """Return the function bound to the run and step that are current now."""
-    scope = current()
-    if callable(function) and inspect.iscoroutinefunction(function):
-
-        @wraps(function)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            with restored(scope):
-                return await function(*args, **kwargs)
-
-        return call_async
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with restored(scope):
-            return function(*args, **kwargs)
-
-    return wraps(function)(call) if callable(function) and hasattr(function, "__name__") else call
+    return async_reader(partial(observer.start, function))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agentscope.pipeline.fanout import FanOut
     from agentscope.pipeline.pipeline import Pipeline
     from agentscope.protocols.trace_context import Remote
+    from agentscope.types import FlushResult
 
 LONGEST_ID = 255
 NO_MORE: Mapping[str, Any] = MappingProxyType({})
@@ -50,7 +51,16 @@ class Recorder:
         self._sample_rate = config.sample_rate
         self.pipeline = pipeline
         self.meter = pipeline.meter
+        self.origin: Any = None
+        """The `Origin` of its tracker, for pickles of what records by it."""
         weakref.finalize(self, pipeline.retire).atexit = False
+
+    def __reduce__(self) -> Any:
+        return self.origin.of_recorder()
+
+    def flush(self, timeout: float) -> FlushResult:
+        """As a tracker's, but without exceptions."""
+        return self.pipeline.flush(timeout)
 
     def place(self, run_id: Any, parent_id: Any) -> Place | None:
         """Return the place of a step; None, with an invalid call, if no run can be found."""
@@ -62,17 +72,25 @@ class Recorder:
         place = self.runs.place()
         if place is not None:
             return place if parent is None else Place(place.run_id, parent)
-        if self.runs.count() > 1:
+        self._say_no_run()
+        return None
+
+    def _say_no_run(self) -> None:
+        """Count a call for which no run was found in this context."""
+        if self.pipeline.closed:
+            self._say_closed()
+        elif self.runs.nearest() is not None:
+            self.invalid_call(
+                "run_ended", "the run of this thread or task has ended: what comes after its end needs run_id=…"
+            )
+        elif self.runs.count():
             self.invalid_call(
                 "ambiguous_run",
-                "several runs are open and this thread or task inherited none of them: "
-                "pass run_id=…, or wrap its function in tracker.propagate()",
+                "a run is open, but this thread or task did not inherit it, and it may belong to another one: "
+                'pass run_id=…, wrap its function in tracker.propagate(), or call tracker.instrument("threads")',
             )
-        elif self.pipeline.closed:
-            self._say_closed()
         else:
             self.invalid_call("no_run", "no run is open: call start_run() first, or use `with tracker.track_run(...)`")
-        return None
 
     def _check_known(self, run_id: str) -> None:
         if not self.runs.is_open(run_id) and not self.runs.has_ended(run_id):
@@ -113,13 +131,15 @@ class Recorder:
     def inject(self, headers: Any) -> Any:
         from agentscope.protocols.trace_context import STATE, headers_of
 
-        place = self.runs.place()
-        if place is None:
+        scope = self.runs.innermost()
+        if scope is None:
             return headers
         names = {name.lower() if isinstance(name, str) else name: name for name in headers}
         state = headers.get(names.get(STATE, STATE))
-        kept = sampled(place.run_id, self._sample_rate)
-        for name, value in headers_of(*place, kept, state if isinstance(state, str) else None).items():
+        kept = sampled(scope.run_id, self._sample_rate)
+        for name, value in headers_of(
+            scope.run_id, scope.step_id, kept, state if isinstance(state, str) else None
+        ).items():
             headers[names.get(name, name)] = value
         return headers
 
@@ -154,8 +174,7 @@ class Recorder:
     ) -> str:
         run_id = new_id()
         if self.begin_run(run_id, agent_name, input_data, external_id, meta_data, more):
-            place = self.runs.placed(run_id)
-            self.runs.enter(*place, loose=True, opened_as=run_id)
+            self.runs.enter(*self.runs.placed(run_id), own_id=run_id, sort=context.STARTED)
         return run_id
 
     def end_run(self, status: Any, output: Any, error: Any, run_id: Any) -> bool:
@@ -163,16 +182,17 @@ class Recorder:
             return False
         named = id_of(run_id)
         if named is None:
-            place = self.place(None, None)
-            if place is None:
+            run = self.runs.to_end()
+            if run is None:
+                self._say_no_run()
                 return False
-            named = self.runs.to_end(place)
-            if named is None:
+            if run.is_remote:
                 self.invalid_call(
                     "foreign_run", "end_run() found only the run of another process, which is the sender's to end"
                 )
                 return False
-        elif not self.runs.is_open(named):
+            named = run.own_id
+        if not self.runs.is_open(named):
             if self.runs.has_ended(named):
                 self.invalid_call("run_ended", "end_run() was called again for a run that has ended")
                 return False
@@ -198,6 +218,7 @@ class Recorder:
         meta_data: Any,
         run_id: Any,
         parent_id: Any,
+        step_id: Any,
         more: Mapping[str, Any],
     ) -> bool:
         if not self.enabled:
@@ -239,7 +260,7 @@ class Recorder:
         values["started_at"], values["ended_at"] = started_at, now
         if fields.mended:
             self.say_mended(fields)
-        step_id = pipeline.new_step_id()
+        step_id = (None if step_id is None else id_of(step_id)) or pipeline.new_step_id()
         accepted = pipeline.put(STEP, run_id, step_id, parent_id, values, fields.size, error is not None)
         if not began % SAMPLED:
             self.meter.add(time.perf_counter_ns() - began)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Callable, Collection, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 from agentscope.errors import ConfigurationError
 from agentscope.events import STEP_FIELDS, RunStatus, StepType
@@ -12,7 +12,7 @@ from agentscope.protocols.ids import new_id
 
 from .base import Face
 from .fields import unknown
-from .handles import Extracted, Run, Step
+from .handles import Extracted, Run, StartedStep, Step
 from .never_raise import safe
 
 if TYPE_CHECKING:
@@ -26,9 +26,16 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 H = TypeVar("H", bound=MutableMapping[Any, Any])
 
+CaptureInput: TypeAlias = "bool | Collection[str] | Callable[[dict[str, Any]], Any]"
+CaptureUsage: TypeAlias = "bool | Callable[[Any], Any]"
+
 
 def _as_it_is(function: Any) -> Any:
     return function
+
+
+def _do_nothing() -> None:
+    """Undo nothing."""
 
 
 class Tracker(Face):
@@ -53,7 +60,7 @@ class Tracker(Face):
         if client is not None:
             _borrow(client, given)
         self.client: AgentScopeClient | None = client
-        super().__init__(Config.load(given))
+        super().__init__(Config.load(given), given)
 
     @classmethod
     def over(cls, face: Face) -> Tracker:
@@ -124,11 +131,13 @@ class Tracker(Face):
         meta_data: Any = None,
         run_id: str | None = None,
         parent_id: str | None = None,
+        step_id: str | None = None,
         **fields: Unpack[StepFields],
     ) -> bool:
         """Record a step that is over, in the run named or else the current one. True if it was accepted.
 
         `latency_ms` is how long it took, in milliseconds; `parent_id` the step it is part of, else the current one.
+        `step_id` names the step, so that others can be recorded as its children before; without it an id is made.
         fields: `model` and `provider` (texts), `usage` (a dict of token counts), `cost_usd` and `first_token_ms` (numbers).
         """
         return self._recorder.track_step(
@@ -142,6 +151,7 @@ class Tracker(Face):
             meta_data,
             run_id,
             parent_id,
+            step_id,
             fields,
         )
 
@@ -157,6 +167,7 @@ class Tracker(Face):
         meta_data: Any = None,
         run_id: str | None = None,
         parent_id: str | None = None,
+        step_id: str | None = None,
         **fields: Unpack[StepFields],
     ) -> Step:
         """Record a block, `with` or `async with`, as a step, which the block gets as a `Step`. Steps inside it are its children.
@@ -164,21 +175,49 @@ class Tracker(Face):
         Its duration is measured. An exception that leaves the block is recorded, and goes on unchanged. fields: as for
         `track_step`; they may also be set on the `Step`.
         """
-        step = Step(self._recorder, name, step_type, input_data, run_id, parent_id)
+        step = Step(self._recorder, name, step_type, input_data, run_id, parent_id, step_id)
         if output_data is not None:
-            step.output = output_data
+            step._give("output", output_data)
         if tokens_used is not None:
             step.tokens_used = tokens_used
         if latency_ms is not None:
             step.latency_ms = latency_ms
         if meta_data is not None:
-            step.meta_data = meta_data
+            step._give("meta_data", meta_data)
+        if fields:
+            self._set_fields(step, fields)
+        return step
+
+    @safe(lambda *_: StartedStep(None, None, "other"))
+    def start_step(
+        self,
+        name: str,
+        step_type: StepType = "other",
+        input_data: Any = None,
+        meta_data: Any = None,
+        run_id: str | None = None,
+        parent_id: str | None = None,
+        step_id: str | None = None,
+        **fields: Unpack[StepFields],
+    ) -> StartedStep:
+        """Begin a step that `end` of the handle ends, in any thread: for callbacks, where a block does not fit.
+
+        It does not become the current step: its children name it by `parent_id=step.id`. fields: as for `track_step`; they may
+        also be set on the handle, or be given to `end`.
+        """
+        step = StartedStep(self._recorder, name, step_type, input_data, run_id, parent_id, step_id)
+        if meta_data is not None:
+            step._give("meta_data", meta_data)
+        self._set_fields(step, fields)
+        step.start()
+        return step
+
+    def _set_fields(self, step: Step, fields: Mapping[str, Any]) -> None:
         for field, value in fields.items():
             if field in STEP_FIELDS and STEP_FIELDS[field].given:
-                setattr(step, field, value)
+                step._give(field, value)
             else:
                 self._recorder.invalid_call("unknown_field", unknown(field, STEP_FIELDS))
-        return step
 
     # ---- functions -------------------------------------------------------------------------------------------------
 
@@ -190,8 +229,9 @@ class Tracker(Face):
         *,
         name: str | None = None,
         step_type: StepType = "other",
-        capture_input: bool = True,
+        capture_input: CaptureInput = True,
         capture_output: bool = True,
+        capture_usage: CaptureUsage = True,
     ) -> F: ...
 
     @overload
@@ -202,8 +242,9 @@ class Tracker(Face):
         *,
         name: str | None = None,
         step_type: StepType = "other",
-        capture_input: bool = True,
+        capture_input: CaptureInput = True,
         capture_output: bool = True,
+        capture_usage: CaptureUsage = True,
     ) -> Callable[[F], F]: ...
 
     @safe(lambda self, function=None, *_: function if callable(function) else _as_it_is)
@@ -214,12 +255,19 @@ class Tracker(Face):
         *,
         name: str | None = None,
         step_type: StepType = "other",
-        capture_input: bool = True,
+        capture_input: CaptureInput = True,
         capture_output: bool = True,
+        capture_usage: CaptureUsage = True,
     ) -> Any:
-        """Decorate a function, coroutine, generator or async generator: every call is a step, or a run if none is open.
+        """Decorate a function: every call is a step, or a run if none is open.
 
-        Arguments (without `self` and `cls`) and result are recorded unless `capture_input` or `capture_output` is False.
+        The step ends with the call. If the result is a generator, a coroutine, another awaitable, a future or a stream, the step
+        ends when that is consumed, closed or collected, and its items are the output: texts joined, others as a list.
+
+        capture_input: False records no arguments, a list of names only these. A function gets the arguments as a dict and
+        returns what is recorded. `self` and `cls` are left out. capture_output: False records no result. capture_usage: True
+        takes token counts from a result that carries them as `usage` or `usage_metadata`. A function gets the result, or each
+        item of a stream, and returns the counts or None.
         """
 
         from .observe import observed  # imports much, and not every program needs it
@@ -229,17 +277,35 @@ class Tracker(Face):
             function, name = None, name or function
 
         def decorate(function: Any) -> Any:
-            return observed(self._recorder, function, name, step_type, capture_input, capture_output)
+            return observed(self._recorder, function, name, step_type, capture_input, capture_output, capture_usage)
 
         return decorate if function is None else decorate(function)
 
     @safe(lambda self, function=_as_it_is, *_: function)
     def propagate(self, function: F) -> F:
-        """`function` with the run and step that are current now: for a thread, which inherits no context by itself."""
-        from .observe import propagated
+        """`function` with the run and step that are current now: for a thread, which inherits no context by itself.
+
+        Functions, coroutines, generators and async generators. Where nothing is current, as at import time, a call has the
+        run and step of its caller.
+        """
+        from .propagation import propagated
 
         carried: F = propagated(function)
         return carried
+
+    @safe(lambda *_: _do_nothing)
+    def instrument(self, what: Literal["threads"]) -> Callable[[], None]:
+        """Make new threads, pools, timers and greenlets inherit the current run and step. Returns the function that undoes it.
+
+        It patches `threading.Thread`, `ThreadPoolExecutor`, `multiprocessing.pool.ThreadPool`, `anyio.to_thread.run_sync`, and
+        the `spawn` functions of gevent and eventlet, for the whole process. An inherited run counts while it is open.
+        """
+        if what != "threads":
+            self._recorder.invalid_call("not_instrumentable", 'instrument() knows only "threads"')
+            return _do_nothing
+        from .instrument import inherit  # imports pools, and few programs need it
+
+        return inherit()
 
     @overload
     def lambda_handler(self, function: F, /, *, margin: float = 0.5, timeout: float = 2.0) -> F: ...
@@ -261,7 +327,7 @@ class Tracker(Face):
         limits = self._seconds(margin, 0.5), self._seconds(timeout, 2.0)
 
         def decorate(function: Any) -> Any:
-            return flushing(function, self._pipeline.flush, *limits)
+            return flushing(function, self._recorder.flush, *limits)
 
         return decorate if function is None else decorate(function)
 

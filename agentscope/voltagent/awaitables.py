@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, NoReturn, TypeVar
 
+from agentscope.tracker.handles import InProcess
 from agentscope.types import FlushResult, Stats
 
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Ready(Coroutine[Any, Any, T_co]):
+class Ready(InProcess, Coroutine[Any, Any, T_co]):
     """A coroutine with a result that is known already."""
 
     def _result(self) -> T_co:

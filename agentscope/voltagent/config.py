@@ -39,7 +39,7 @@ def load(
     options: by name, where None means not given. given: a `VoltAgentConfig` or a mapping, for options that are not given.
     Raises `ConfigurationError` for the first value that cannot work.
     """
-    known = {**_given(given), **{name: value for name, value in options.items() if value is not None}}
+    known = {**given_options(given), **{name: value for name, value in options.items() if value is not None}}
     chosen = {name: _option(name, known.pop(name, None), environ) for name in _PUBLISHED}
     destination = {name: known.pop(name, None) for name in _DESTINATION}
     exporters = known.pop("exporters", None)
@@ -54,7 +54,8 @@ def load(
     return config, _published(config, chosen, destination)
 
 
-def _given(given: Any) -> dict[str, Any]:
+def given_options(given: Any) -> dict[str, Any]:
+    """Return the options of a `VoltAgentConfig` or a mapping that were set there."""
     if given is None:
         return {}
     known: dict[str, Any]

@@ -18,7 +18,7 @@ from agentscope.protocols.ids import new_id
 from agentscope.serialization.text import text
 from agentscope.tracker.context import HANDLE, Scope
 from agentscope.tracker.fields import LONGEST_SHOWN, Fields, outcome
-from agentscope.tracker.handles import InProcess, _Block
+from agentscope.tracker.handles import _Block
 from agentscope.tracker.never_raise import safe
 from agentscope.tracker.recorder import Recorder
 
@@ -39,7 +39,7 @@ _ATTRIBUTES = frozenset({"id", "trace_id", "agent_id"})
 _refused = safe(lambda *_: REFUSED)
 
 
-class Handle(_Block, InProcess, Ready[Any]):
+class Handle(_Block, Ready[Any]):
     """A handle of an open run or step. `await` returns the handle itself."""
 
     def __init__(self, registry: Registry | None, entry: Entry, above: Handle | None = None) -> None:
@@ -70,6 +70,10 @@ class Handle(_Block, InProcess, Ready[Any]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._entry.id}>"
 
+    def __reduce__(self) -> Any:
+        # In another process it is an id, and records nothing.
+        return _idle_handle, (type(self), self._entry.id, self._entry.parent_id, self.trace_id)
+
     def __del__(self) -> None:
         try:
             if self._registry is not None:
@@ -79,7 +83,7 @@ class Handle(_Block, InProcess, Ready[Any]):
 
     def _open(self, recorder: Recorder) -> Scope | None:
         entry = self._entry
-        return recorder.runs.enter(entry.run_id, entry.step_id, opened_as=self.trace_id, sort=HANDLE)
+        return recorder.runs.enter(entry.run_id, entry.step_id, own_id=self.trace_id, sort=HANDLE)
 
     @safe(lambda *_: None)
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
@@ -247,6 +251,12 @@ class Trace(_Parent):
 def idle(name: str = "unknown") -> Entry:
     """Return the entry of a handle that records nothing."""
     return Entry(new_id(), None, None, name, "", 0)
+
+
+def _idle_handle(kind: type[Handle], own_id: str, parent_id: str | None, trace_id: str) -> Handle:
+    handle = kind(None, Entry(own_id, None, parent_id, "unknown", "", 0))
+    handle.trace_id = trace_id
+    return handle
 
 
 TraceContext, AgentContext, ToolContext = Trace, Agent, Tool

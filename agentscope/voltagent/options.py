@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from agentscope.events import RUN_FIELDS, STEP_FIELDS, Field
+from agentscope.events import RUN_FIELDS, RUN_STATUSES, STEP_FIELDS, Field
 from agentscope.protocols.voltagent.vocabulary import LEVELS, camel_case, camel_case_metadata
 from agentscope.serialization.snapshot import encode, text
 from agentscope.tracker.fields import LONGEST_TEXT, Encoded, Fields, _plain_dict, _plain_text
@@ -15,17 +15,14 @@ from agentscope.tracker.fields import LONGEST_TEXT, Encoded, Fields, _plain_dict
 from .record import Record
 
 STATUSES = {
-    "running": "running",
+    **{status: status for status in RUN_STATUSES},
     "working": "running",
-    "completed": "completed",
     "success": "completed",
     "error": "failed",
-    "failed": "failed",
-    "cancelled": "cancelled",
 }
 """Status of events by status of the API or of the tracker."""
 
-FINAL = frozenset({"completed", "failed", "cancelled"})
+FINAL = RUN_STATUSES - {"running"}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens")

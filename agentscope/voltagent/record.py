@@ -15,10 +15,23 @@ from .errors import ValidationError
 
 
 class Check(NamedTuple):
-    """The check of a field: `accept` returns the value to store, or raises `ValueError`. `expected` describes valid values."""
+    """The check of a field. `expected` describes valid values."""
 
     expected: str
     accept: Callable[[Any], Any]
+    """Returns the value to store, or None for an invalid one. An exception means the same."""
+
+    def of(self, value: Any, where: str) -> Any:
+        """Return the value to store. Raises `ValidationError`, whose message does not show the value."""
+        try:
+            known = self.accept(value)
+        except (KeyboardInterrupt, ValidationError):
+            raise  # a nested record raises ValidationError
+        except BaseException:  # foreign code of the value's class
+            known = None
+        if known is None:
+            raise ValidationError(f"{where} must be {self.expected}, not {class_name(value)}")
+        return known
 
 
 def required(check: Check) -> Any:
@@ -52,7 +65,7 @@ class Record:
         for item in fields(kind):
             value = given.get(item.name)
             if value is not None:
-                value = checked(item.metadata["check"], value, f"{kind.__name__}.{item.name}")
+                value = item.metadata["check"].of(value, f"{kind.__name__}.{item.name}")
             elif item.default is not MISSING:
                 value = item.default
             else:
@@ -100,61 +113,27 @@ def _snake_case(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
-def checked(check: Check, value: Any, where: str) -> Any:
-    """Return the value to store. Raises `ValidationError`, whose message does not show the value."""
-    try:
-        return check.accept(value)
-    except (KeyboardInterrupt, ValidationError):
-        raise  # a nested record raises ValidationError
-    except BaseException:  # foreign code of the value's class
-        raise ValidationError(f"{where} must be {check.expected}, not {class_name(value)}") from None
-
-
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _instance(kind: type, expected: str) -> Check:
-    def accept(value: Any) -> Any:
-        if not issubclass(type(value), kind):
-            raise ValueError
-        return value
-
-    return Check(expected, accept)
+def _instance(expected: str, *kinds: type) -> Check:
+    return Check(expected, lambda value: value if issubclass(type(value), kinds) else None)
 
 
-def _whole(value: Any) -> int:
+def _whole(value: Any) -> int | None:
     if type(value) is float and value.is_integer():
         return int(value)
-    if type(value) is not int:
-        raise ValueError
-    return value
+    return value if type(value) is int else None
 
 
-def _number(value: Any) -> int | float:
-    if type(value) not in (int, float):
-        raise ValueError
-    known: int | float = value
-    return known
+def _texts(value: Any) -> list[str] | None:
+    is_list = issubclass(type(value), (list, tuple)) and all(issubclass(type(item), str) for item in value)
+    return list(value) if is_list else None
 
 
-def _texts(value: Any) -> list[str]:
-    if not issubclass(type(value), (list, tuple)) or not all(issubclass(type(item), str) for item in value):
-        raise ValueError
-    return list(value)
-
-
-def _text_pairs(value: Any) -> dict[str, str]:
-    if not issubclass(type(value), Mapping):
-        raise ValueError
-    pairs = dict(value)
-    _texts([*pairs, *pairs.values()])
-    return pairs
-
-
-def _message(value: Any) -> Any:
-    if not issubclass(type(value), (str, dict)):
-        raise ValueError
-    return value
+def _text_pairs(value: Any) -> dict[str, str] | None:
+    pairs = dict(value) if issubclass(type(value), Mapping) else None
+    return None if pairs is None or _texts([*pairs, *pairs.values()]) is None else pairs
 
 
 def one_of(kind: type[Enum]) -> Check:
@@ -168,19 +147,17 @@ def record(kind: type[Record]) -> Check:
     def accept(value: Any) -> Any:
         if issubclass(type(value), kind):
             return value
-        if not issubclass(type(value), dict) or not all(type(name) is str for name in value):
-            raise ValueError
-        return kind(**value)
+        return kind(**value) if issubclass(type(value), dict) and all(type(name) is str for name in value) else None
 
     return Check(f"a {kind.__name__} or a dict of its fields", accept)
 
 
-TEXT = _instance(str, "a str")
-FLAG = _instance(bool, "a bool")
-OBJECT = _instance(dict, "a dict")
+TEXT = _instance("a str", str)
+FLAG = _instance("a bool", bool)
+OBJECT = _instance("a dict", dict)
+MESSAGE = _instance("a str or a dict", str, dict)
+ANYTHING = _instance("any value", object)
 WHOLE = Check("a whole number", _whole)
-NUMBER = Check("a number", _number)
+NUMBER = Check("a number", lambda value: value if type(value) in (int, float) else None)
 TEXTS = Check("a list of str", _texts)
 TEXT_PAIRS = Check("a dict of str to str", _text_pairs)
-MESSAGE = Check("a str or a dict", _message)
-ANYTHING = Check("any value", lambda value: value)

@@ -9,6 +9,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentscope.events import RUN_END, RUN_UPDATE, STEP_END, STEP_START, STEP_TYPES, STEP_UPDATE
@@ -83,9 +84,7 @@ class Registry:
             sentence = "a trace was named that was not begun in this process; its updates are sent all the same"
             self.recorder.invalid_call("unknown_run", sentence)
         place = runs.placed(run_id)
-        entry = Entry(place.run_id, place.parent_id, None, "unknown", "agent", 0)
-        entry.is_trace = True
-        return entry
+        return Entry(place.run_id, place.parent_id, None, "unknown", "agent", 0, is_trace=True)
 
     # ---- updates and ends ------------------------------------------------------------------------------------------
 
@@ -224,40 +223,27 @@ class Registry:
             kept.pop(entry.id, None)
 
 
+@dataclass(eq=False, slots=True)
 class Entry:
     """An open run or step, with the fields that its end repeats."""
 
-    __slots__ = (
-        "_open",
-        "id",
-        "is_trace",
-        "name",
-        "parent_id",
-        "pid",
-        "run_id",
-        "started_at",
-        "status",
-        "step_id",
-        "step_type",
-    )
+    run_id: str
+    step_id: str | None
+    """None for a run."""
+    parent_id: str | None
+    name: str
+    step_type: str
+    started_at: int
+    """Nanoseconds since the epoch."""
+    is_trace: bool = False
+    status: str | None = None
+    """The final status from the last update, used if the end names none."""
+    pid: int = field(default_factory=os.getpid)
+    _open: list[bool] = field(default_factory=lambda: [True])
 
-    def __init__(
-        self, run_id: str, step_id: str | None, parent_id: str | None, name: str, step_type: str, started_at: int
-    ) -> None:
-        self.id = step_id or run_id
-        self.is_trace = False
-        self.run_id = run_id
-        self.step_id = step_id
-        """None for a run."""
-        self.parent_id = parent_id
-        self.name = name
-        self.step_type = step_type
-        self.started_at = started_at
-        """Nanoseconds since the epoch."""
-        self.status: str | None = None
-        """The final status from the last update, used if the end names none."""
-        self.pid = os.getpid()
-        self._open = [True]
+    @property
+    def id(self) -> str:
+        return self.step_id or self.run_id
 
     @property
     def ended(self) -> bool:
@@ -302,8 +288,7 @@ def begin_trace(registry: Registry, given: dict[str, Any], fields: Fields) -> En
     add_metadata(fields, given, take(given, "metadata"), about, of_run=within is None)
     recorder.say_mended(fields)
     own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
-    entry = Entry(own, step_id, parent_id, agent_name, "agent", started_at)
-    entry.is_trace = True
+    entry = Entry(own, step_id, parent_id, agent_name, "agent", started_at, is_trace=True)
     if recorder.begin(run_id, fields, within):
         registry.add(entry)
     return entry

@@ -17,7 +17,7 @@ from agentscope.tracker.recorder import LONGEST_ID
 from agentscope.tracker.tracker import Tracker
 
 from .awaitables import ACCEPTED, REFUSED, Delivery, Settled
-from .config import load, voltagent_exporter
+from .config import given_options, load, voltagent_exporter
 from .handles import Given, Operation, Trace, idle
 from .option_dicts import EventDict, TraceDict
 from .options import spread, take
@@ -56,8 +56,10 @@ class VoltAgentSDK(Face):
     ) -> None:
         check_names("VoltAgentSDK", options, SharedOptions.__annotations__)
         own = {"base_url": base_url, "public_key": public_key, "secret_key": secret_key, "auto_flush": auto_flush}
-        config, self._published = load({**own, **options}, given)
-        super().__init__(config)
+        named = {name: value for name, value in {**own, **options}.items() if value is not None}
+        every = {**given_options(given), **named}
+        config, self._published = load(every)
+        super().__init__(config, every)
         self._registry = Registry(self._recorder, self._pipeline)
         self._kept = self._registry.keeper()
         self._client: VoltAgentCoreAPI | None = None

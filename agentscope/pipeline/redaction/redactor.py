@@ -1,8 +1,7 @@
-"""Redaction: what must not leave the process is masked in the worker, before an event touches disk or network.
+"""Redaction: secrets are masked in the worker, before an event touches disk or network.
 
-By default the values of secret-named keys are masked (`password`, `api_key`, `Authorization`, … at any depth, also in
-JSON inside strings), headers that are pairs or objects of name and value, and in text what `secret_names.mask_text` masks.
-The tracker's own key is masked always.
+By default the values of secret-named keys are masked (`password`, `api_key`, `Authorization`, … at any depth), and in text what
+`masking.mask` finds. The tracker's own key is masked always.
 """
 
 from __future__ import annotations
@@ -10,14 +9,17 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from hashlib import blake2b
 from typing import Any
 from urllib.parse import quote
 
 from agentscope.errors import ConfigurationError
 from agentscope.events import (
     PAYLOAD_FIELDS,
+    STEP,
     DeferredEvent,
     Event,
     PlainStep,
@@ -29,24 +31,26 @@ from agentscope.events import (
 from agentscope.protocols.drop_reasons import ENCODE_ERROR, REDACTION_ERROR, DropReason
 from agentscope.serialization.snapshot import encode, is_sealed, text, unsealed
 
-from .secret_patterns import MASK, bare, is_secret, is_secret_of_pair, mask_text, may_name_secrets
+from .masking import MASK, TooManyHits, mask
+from .needles import hits
 
-__all__ = ["MASK", "Redactor", "redacted", "redacted_all"]
+__all__ = ["MASK", "NOT_SEARCHED", "Redactor", "redacted", "redacted_all"]
 
 _new = tuple.__new__
 
-_IDENTITY = ("type", "run_id", "step_id", "parent_id")
+NOT_SEARCHED = "[redacted: too many names of secrets to look at each]"
+"""What is sent in place of a value that may not be searched to its end."""
+_IDS = ("run_id", "step_id", "parent_id")
+_IDENTITY = ("type", *_IDS)
 _SHORTEST_SECRET = 8  # characters; a shorter key would mask ordinary words
-_MAX_NESTING = 5  # JSON in strings in JSON …
-
-_NAMED = tuple(
-    (name, value)
-    for value in ("value", "Value")
-    for name in (("name", "key", "header") if value.islower() else ("Name", "Key", "Header"))
-)
-"""The keys of an object that tells a name and its value."""
+# JSON in a string may spell any character by an escape: in a key, that hides a name from the search.
+_ESCAPED = re.compile(rb"(?<!\\)(?:\\\\)+u00(2[0de]|3[0-9adAD]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF])")
 
 Hook = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _no_pause() -> None:
+    """The default of `Redactor.pause`: go on."""
 
 
 class Redactor:
@@ -63,12 +67,16 @@ class Redactor:
         returns is masked once more.
 
     `secrets` (the API key) are masked wherever they appear, whatever `redact` says, from 8 characters on.
+    `pause` is called between short pieces of work, so that other threads may run.
 
     Raises `ConfigurationError` if `redact` cannot work.
     """
 
     def __init__(
-        self, redact: bool | Hook | Sequence[str | re.Pattern[str]] = True, secrets: Sequence[str] = ()
+        self,
+        redact: bool | Hook | Sequence[str | re.Pattern[str]] = True,
+        secrets: Sequence[str] = (),
+        pause: Callable[[], object] = _no_pause,
     ) -> None:
         self._names = redact is not False
         self._hook = redact if callable(redact) else None
@@ -79,8 +87,9 @@ class Redactor:
             )
         forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _spellings(secret)}
         # The longest first: one may be a part of another.
-        self._secrets = sorted(forms, key=len, reverse=True)
-        self._bare_secrets = {bare(_bytes(secret)) for secret in forms}
+        self._secrets = sorted((_bytes(form) for form in forms), key=len, reverse=True)
+        self._pause = pause
+        self._salt = os.urandom(16)
 
     def __repr__(self) -> str:
         kind = "callable" if self._hook else "patterns" if self._patterns else self._names
@@ -92,10 +101,20 @@ class Redactor:
         Raises what the callable raises, and TypeError if it returns something that cannot be sent; the event must then
         be dropped.
         """
+        changed = self._ids(event)
         fields = self._masked(event.fields)
         if self._hook is not None:
-            fields = self._masked(_hooked(self._hook, event, fields))
-        return event if fields is event.fields else event._replace(fields=fields)
+            given = event._replace(**changed) if changed else event
+            fields = self._masked(_hooked(self._hook, given, fields))
+        if fields is not event.fields:
+            changed["fields"] = fields
+        return event._replace(**changed) if changed else event
+
+    def preview(self, value: object, limit: int) -> Any:
+        """Return what would be sent of `value` as the input of a step; None if the event would be dropped."""
+        event = Event(STEP, 0, 0, "preview", "preview", None, {"input": encode(value, limit)[0]}, 0)
+        sent = redacted(event, self)
+        return None if isinstance(sent, str) or "input" not in sent.fields else json.loads(sent.fields["input"])  # type: ignore[arg-type]  # a payload
 
     def spares(self, events: Iterable[ReadyEvent]) -> bool:
         """Tell by one search through all of these events that none of them would be changed.
@@ -107,6 +126,7 @@ class Redactor:
         payloads: list[bytes] = []
         texts: list[str] = []
         for event in events:
+            texts += (event.run_id, event.step_id or "", event.parent_id or "")
             values: Iterable[object] = (
                 (event.name, event.input, event.output) if isinstance(event, PlainStep) else event.fields.values()
             )
@@ -117,117 +137,118 @@ class Redactor:
                     texts.append(value)
                 elif isinstance(value, list):
                     texts += [item for item in value if type(item) is str]
-        payloads.append(_bytes("\n".join(texts)))
+        # The mark at the end is that of a key, in case a name is the end of a text.
+        payloads.append(_bytes('"\n'.join((*texts, ""))))
         return not self._suspicious(b"\n".join(payloads))
+
+    def _suspicious(self, text: bytes) -> bool:
+        if any(secret in text for secret in self._secrets):
+            return True
+        return self._names and (
+            next(hits(text.lower(), self._pause), None) is not None or _ESCAPED.search(text) is not None
+        )
+
+    def _ids(self, event: Event) -> dict[str, Any]:
+        """The ids in which something is masked. A masked id is another for each id, so that steps keep their run."""
+        changed = {}
+        for name in _IDS:
+            value = getattr(event, name)
+            masked, _ = self._text(value) if value else (value, True)
+            if masked != value:
+                digest = blake2b(_bytes(value), digest_size=8, key=self._salt).hexdigest()
+                changed[name] = f"{masked}-{digest}"
+        return changed
 
     def _masked(self, fields: dict[str, Any]) -> dict[str, Any]:
         changed: dict[str, Any] = {}
+        cut: list[str] = []
         for name, value in fields.items():
+            searched = True
             if type(value) is bytes:
-                masked: Any = self._payload(value)
+                masked: Any
+                masked, searched = self._payload(value)
             elif type(value) is str:
-                masked = self._text(value)
+                masked, searched = self._text(value)
             elif type(value) is list:
-                masked = [self._text(item) if type(item) is str else item for item in value]
+                texts = [self._text(item) if type(item) is str else (item, True) for item in value]
+                masked, searched = [item for item, _ in texts], all(whole for _, whole in texts)
             else:
                 continue
             if masked != value:
                 changed[name] = masked
+            if not searched:
+                cut.append(name)
+        if cut:
+            before = fields.get("truncated")
+            changed["truncated"] = list(dict.fromkeys([*(before if type(before) is list else ()), *cut]))
         return {**fields, **changed} if changed else fields
 
-    def _payload(self, payload: bytes) -> bytes:
-        if not self._patterns and not self._suspicious(payload):
-            return payload
-        value = json.loads(payload)
-        masked = self._value(value, 0)
-        # `is`, because the untouched payload is kept as it was written.
-        return payload if masked is value else encode(masked, 4 * len(payload) + 1024)[0]
+    def _payload(self, payload: bytes) -> tuple[bytes, bool]:
+        """Return the JSON masked, and False if it was masked whole since it may not be searched to its end."""
+        masked = payload
+        for secret in self._secrets:
+            masked = masked.replace(secret, MASK.encode())
+        if self._names:
+            try:
+                masked = mask(masked, self._pause)
+                if b"\\\\u00" in masked and (plain := _ESCAPED.sub(_unescaped, masked)) != masked:
+                    shown = mask(plain, self._pause)
+                    masked = masked if shown is plain else shown
+            except TooManyHits:
+                return json.dumps(NOT_SEARCHED).encode(), False
+        if self._patterns:
+            value = json.loads(masked)
+            shown = self._value(value)
+            # `is`, because the untouched payload is kept as it was written.
+            masked = masked if shown is value else encode(shown, 4 * len(payload) + 1024)[0]
+        return masked, True
 
-    def _suspicious(self, text: bytes) -> bool:
-        searched = bare(text)
-        if any(secret in searched for secret in self._bare_secrets):
-            return True
-        return self._names and may_name_secrets(text, searched)
+    def _text(self, value: str) -> tuple[str, bool]:
+        raw = _bytes(value)
+        if not self._patterns and not self._suspicious(raw + b'"'):
+            return value, True
+        masked, searched = self._payload(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        return json.loads(masked.decode("utf-8", "surrogatepass")), searched
 
-    def _value(self, value: Any, nesting: int) -> Any:
-        """Mask the secrets in `value`. Returns the same object if there are none."""
+    def _value(self, value: Any) -> Any:
+        """Mask the user's patterns in `value`. Returns the same object if nothing matches."""
         if type(value) is str:
-            return self._string(value, nesting)
+            masked = value
+            for pattern in self._patterns:
+                masked = pattern.sub(MASK, masked)
+            return value if masked == value else masked
         if type(value) is list:
-            if self._names and _are_pairs(value):
-                items = [self._pair(item, nesting) for item in value]
-            else:
-                items = [self._value(item, nesting) for item in value]
+            items = [self._value(item) for item in value]
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
         if type(value) is not dict:
             return value
         changed = False
         told: dict[str, Any] = {}
-        # Beside its probability, a token is a piece of a model's answer.
-        sampled = "logprob" in value
-        named = _named(value) if self._names else None
         for key, item in value.items():
-            name = self._text(key)
+            name, new = self._value(key), self._value(item)
             if name is not key and name in told:
                 name = f"{name} {len(told)}"
-            if key == named or (self._names and is_secret(key, item) and not (sampled and key == "token")):
-                new: Any = MASK
-            else:
-                new = self._value(item, nesting)
             changed |= name is not key or new is not item
             told[name] = new
         return told if changed else value
 
-    def _pair(self, pair: list[Any], nesting: int) -> Any:
-        name, value = pair
-        if not is_secret_of_pair(name, value):
-            return self._value(pair, nesting)
-        return pair if value == MASK else [self._text(name), MASK]
 
-    def _string(self, value: str, nesting: int) -> str:
-        if nesting < _MAX_NESTING and value.lstrip()[:1] in ("{", "[", '"'):
-            try:
-                inner = json.loads(value)
-            except (ValueError, RecursionError):
-                pass
-            else:
-                masked = self._value(inner, nesting + 1)
-                return value if masked is inner else json.dumps(masked, ensure_ascii=False)
-        return self._text(value)
-
-    def _text(self, value: str) -> str:
-        """`value` with the own key, secrets and patterns masked: the same object if there are none."""
-        masked = value
-        for secret in self._secrets:
-            masked = masked.replace(secret, MASK)
-        if self._names and (":" in masked or "=" in masked or " " in masked) and may_name_secrets(_bytes(masked)):
-            masked = mask_text(masked)
-        for pattern in self._patterns:
-            masked = pattern.sub(MASK, masked)
-        return value if masked == value else masked
-
-
-def _spellings(secret: str) -> tuple[str, ...]:
-    """Return `secret` as plain text, and as JSON, a `repr` and a URL write it."""
-    return secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe="")
+def _spellings(secret: str) -> list[str]:
+    """Return `secret` as plain text, and as a `repr` and a URL write it, each also as JSON in JSON in JSON does."""
+    spelled = [secret, repr(secret)[1:-1], quote(secret, safe="")]
+    for form in spelled[:3]:
+        for _ in range(4):
+            form = json.dumps(form, ensure_ascii=False)[1:-1]
+            spelled.append(form)
+    return spelled
 
 
 def _bytes(value: str) -> bytes:
     return value.encode("utf-8", "surrogatepass")
 
 
-def _are_pairs(value: list[Any]) -> bool:
-    """Return whether this is a list of (name, value) pairs, as headers are. A single pair may be the names of two fields."""
-    return all(type(item) is list and len(item) == 2 and type(item[0]) is str for item in value)
-
-
-def _named(value: dict[str, Any]) -> str | None:
-    """The key of the secret in an object that tells its name beside it."""
-    if "value" in value or "Value" in value:
-        for name, key in _NAMED:
-            if name in value and key in value and is_secret_of_pair(value[name], value[key]):
-                return key
-    return None
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    return bytes((int(match[1], 16),))
 
 
 def _compiled(patterns: object) -> tuple[re.Pattern[str], ...]:
@@ -312,16 +333,17 @@ def redacted_all(
     """
     spares: Callable[[Sequence[ReadyEvent]], bool] | None = getattr(redact, "spares", None)
     for group in _groups(events):
-        ready = [made for event in group if (made := _ready(event, pause)) is not None]
+        made = [_ready(event, pause) for event in group]
+        ready = [event for event in made if event is not None]
         if spares is not None and len(ready) == len(group) and _spared(ready, spares):
             yield from zip(group, ready, strict=True)
             pause()
             continue
-        for event in group:
-            if event.seq in done and not isinstance(event, DeferredEvent):
-                yield event, event
+        for event, full in zip(group, made, strict=True):
+            if full is not None and event.seq in done and not isinstance(event, DeferredEvent):
+                yield event, full
             else:
-                yield event, redacted(event, redact)
+                yield event, redacted(full or event, redact)
             pause()
 
 

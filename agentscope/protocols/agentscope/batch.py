@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from agentscope._version import __version__
 from agentscope.events import ReadyEvent
@@ -62,15 +61,10 @@ class BatchLane(PieceLane):
             self._stop()
             note_refusal(self._outcome, response)
             return
-        refused = {by_id[item["id"]]: _reason(item) for item in rejected}
+        refused = {by_id[item["id"]]: item.get("reason") for item in rejected}
         for seq, reason in refused.items():
-            self._drop(seq, REJECTED, reason)
+            self._drop(seq, REJECTED, clean(reason) if isinstance(reason, str) else "no reason given")
         self._deliver([seq for seq in self._sent if seq not in refused] if refused else self._sent)
         self._outcome.duplicates += duplicates
         self._confirm(accepted + duplicates)
         self._outcome.reported = self._outcome.reported or bool(self._batch.dropped)
-
-
-def _reason(item: dict[str, Any]) -> str:
-    reason = item.get("reason")
-    return clean(reason) if isinstance(reason, str) else "no reason given"

@@ -161,13 +161,12 @@ class OTLPLane(PieceLane):
         if not number:
             return set()
         named = set(_SPAN_ID.findall(message))
-        found = [seq for seq in self._sent if _span_id(self._events[seq]) in named] if named else []
+        events = [self._events[seq] for seq in self._sent] if named else []
+        found = [
+            each.seq for each in events if span_id_of(each.run_id if each.step_id is None else each.step_id) in named
+        ]
         others = [seq for seq in reversed(self._sent) if seq not in found]
         return set([*found, *others][:number])
-
-
-def _span_id(event: ReadyEvent) -> str:
-    return span_id_of(event.run_id if event.step_id is None else event.step_id)
 
 
 def _partial_success(reply: Response) -> tuple[int, str] | None:

@@ -78,18 +78,18 @@ def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
     parents = attach(given)
     rows = [step_row(folds[step_id]) for step_id in order]
     row = run_row(run)
+    own_tokens = row.pop("tokens")
     tokens = run_tokens(rows)
     return {
         "id": run_id,
         **{name: run.get(name) for name in _OF_RUN},
-        **row.columns,
+        **row,
         **{name: run.get(name) or [] for name in _TEXT_LISTS},
         "usage": normal_usage(run.get("usage")),
-        "failed": row.failed,
-        "duration_ms": duration_ms(row.started_at, row.ended_at),
+        "duration_ms": duration_ms(row["started_at"], row["ended_at"]),
         "step_count": len(rows),
         "error_count": sum(step.failed for step in rows),
-        "tokens_used": row.tokens if tokens is None else tokens,
+        "tokens_used": own_tokens if tokens is None else tokens,
         "cost_usd": run_cost(rows),
         "steps": [
             _step_view(step_id, index, folds[step_id], parents[step_id], given[step_id])

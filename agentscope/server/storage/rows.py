@@ -43,18 +43,6 @@ class StepRow(NamedTuple):
     cost: float | None = None
 
 
-class RunRow(NamedTuple):
-    """The row of a run, to list and find it."""
-
-    columns: dict[str, Any]
-    """The fields that `RUN_COLUMNS` names: texts, lists of texts, and None."""
-    failed: bool
-    started_at: str | None
-    ended_at: str | None
-    tokens: int | None
-    """Tokens of the run as a whole. They count only if no step has any."""
-
-
 def row_fields(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of an event that a row is made of, without payloads, and with long texts cut to the listed length."""
     fields = {name: event[name] for name in _ROW_FIELDS if name in event}
@@ -84,14 +72,20 @@ def step_row(fields: Mapping[str, Any]) -> StepRow:
     )
 
 
-def run_row(fields: Mapping[str, Any]) -> RunRow:
-    """Make the row of a run from its fold, which is `{}` while only steps of it have come."""
-    columns = {
-        name: _listed_texts(fields.get(name)) if name in _LISTS else _listed(fields.get(name)) for name in RUN_COLUMNS
+def run_row(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the row of a run from its fold, which is `{}` while only steps of it have come.
+
+    `tokens` are those of the run as a whole. They count only if no step has any.
+    """
+    return {
+        **{name: (_listed_texts if name in _LISTS else _listed)(fields.get(name)) for name in RUN_COLUMNS},
+        "agent_name": _listed(fields.get("agent_name")) or "unknown",
+        "status": _listed(status_of(fields)) or "",
+        "failed": is_failed(fields),
+        "started_at": fields.get("started_at"),
+        "ended_at": fields.get("ended_at"),
+        "tokens": tokens_of(fields),
     }
-    columns["agent_name"] = columns["agent_name"] or "unknown"
-    columns["status"] = _listed(status_of(fields)) or ""
-    return RunRow(columns, is_failed(fields), fields.get("started_at"), fields.get("ended_at"), tokens_of(fields))
 
 
 def is_failed(fields: Mapping[str, Any]) -> bool:

@@ -29,7 +29,7 @@ def seqs(batcher: Batched, now: float = 0.0) -> list[int]:
     return [taken.seq for taken in take(batcher, now)]
 
 
-def test_an_empty_batcher_waits_for_nothing():
+def test_without_events_no_batch_is_due():
     batcher = filled(0)
     assert (batcher.wait(0.0), batcher.room(), len(batcher), seqs(batcher)) == (None, 5, 0, [])
 
@@ -66,7 +66,7 @@ def test_one_event_that_is_larger_than_the_limit_goes_alone():
     assert seqs(batcher) == [1]
 
 
-def test_a_batch_goes_when_enough_wait_and_takes_along_all_that_do():
+def test_a_batch_is_due_when_enough_events_wait_and_has_all_that_wait():
     batcher = filled(2, enough=3)
     assert (batcher.wait(0.0), batcher.missing(), batcher.room()) == (2.0, 1, 3)
     batcher.add(event(2, size=10), 0.0)
@@ -75,13 +75,13 @@ def test_a_batch_goes_when_enough_wait_and_takes_along_all_that_do():
     assert seqs(batcher) == [0, 1, 2, 3]
 
 
-def test_no_more_can_be_enough_than_fit():
+def test_a_batch_is_due_at_its_limit_if_that_is_below_the_number_that_is_enough():
     assert filled(5, enough=500).wait(0.0) == 0.0
     assert filled(4, enough=500).missing() == 1
     assert filled(2, size=50, enough=500).missing() == 0
 
 
-def test_events_are_taken_from_where_they_are_in_their_order():
+def test_events_are_taken_in_the_order_of_their_source():
     batcher = filled(1)
     waiting = deque(event(seq, size=7) for seq in range(1, 9))
     batcher.take(waiting.popleft, 3, 1.0)
@@ -92,13 +92,13 @@ def test_events_are_taken_from_where_they_are_in_their_order():
     assert batcher.wait(3.0) == 2.0
 
 
-def test_what_a_batch_leaves_behind_waits_anew():
+def test_the_age_of_events_that_a_batch_leaves_begins_anew():
     batcher = filled(6, now=0.0)
     take(batcher, 1.5)
     assert batcher.wait(1.5) == 2.0
 
 
-def test_a_cleared_batcher_is_like_a_new_one():
+def test_after_clear_no_event_and_no_byte_is_left():
     batcher = filled(5, size=100)
     batcher.clear()
     assert (len(batcher), batcher.wait(9.0), batcher.room()) == (0, None, 5)
@@ -112,7 +112,7 @@ def test_the_next_batch_stays_until_it_is_removed():
     assert len(batcher) == 7
 
 
-def test_what_a_broken_move_leaves_is_counted_anew():
+def test_kept_events_are_counted_anew():
     batcher = filled(4, size=40)
     batcher.keep([waiting for waiting in batcher if waiting.seq != 1])
     assert (batcher.room(), [waiting.seq for waiting in batcher]) == (0, [0, 2, 3])

@@ -1,4 +1,4 @@
-"""The thread that delivers may die at any line: the next one goes on with what it left, and the ledger stays exact."""
+"""The death of the thread that delivers, at any line: the next thread goes on with its batch, and the ledger stays exact."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class Moody:
         return Outcome(delivered=seqs, reported=True)
 
     def warm_up(self) -> None:
-        """There is nothing to import."""
+        """Nothing is imported."""
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing is closed."""
 
 
 class Crash(BaseException):
-    """What no `except Exception` stops."""
+    """An exception that no `except Exception` catches."""
 
 
 class FailingText:
-    """A trace function for the threads of the pipeline. It notes every line, and raises where the one it is set for begins."""
+    """A trace function for the threads of the pipeline. It notes every line, and raises at the line that it is set for."""
 
     def __init__(self, line: Line | None = None) -> None:
         self.line = line
@@ -103,7 +103,7 @@ def scenario(trap: FailingText) -> tuple[Moody, Stats, Stats]:
 
 
 def wrong(exporter: Moody, between: Stats, after: Stats) -> str | None:
-    """What has not come out as it should: seven events accepted, at most one of them refused, all others delivered."""
+    """List the faults of a result: seven events are accepted, at most one is refused, and all others are delivered."""
     if not balanced(between) or not balanced(after):
         return f"the identity is broken: {between}"
     # A crash in the very line that calls the redaction hook is taken for the hook's own.

@@ -1,4 +1,4 @@
-"""The batch in hand: whatever an exporter says, every event is settled exactly once."""
+"""The batch in flight: every event is settled exactly once, whatever the verdicts of the exporter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SESSION = Session("session", "prefix-")
 
 
 class Scripted:
-    """An exporter that does what it is told, and remembers what it was given."""
+    """An exporter that returns scripted outcomes, and keeps the batches that it was given."""
 
     protocol = None
 
@@ -56,7 +56,7 @@ def refuse_odd(event: Event) -> Event:
 
 
 class Bench:
-    """A states, its exporter and what went in."""
+    """The states of a session, its exporter, and the events that were put."""
 
     def __init__(self, redact=lambda event: event, **options: object) -> None:
         self.exporter = Scripted()
@@ -75,14 +75,14 @@ class Bench:
         self.attempts.load(0.0)
 
     def check(self) -> None:
-        """The ledger's identity, from counts that are made independently of each other."""
+        """Check the ledger's identity from counts that do not depend on each other."""
         dropped = sum(self.ledger.dropped().values())
         pending = len(self.states.queue) + self.states.unsettled
         assert self.seq == self.ledger.delivered + dropped + pending
         assert not self.states.number & 1
 
 
-def test_what_is_delivered_is_settled_and_its_room_is_free_again() -> None:
+def test_delivered_events_are_settled_and_free_their_room() -> None:
     bench = Bench()
     bench.put(3)
     bench.load()
@@ -92,7 +92,7 @@ def test_what_is_delivered_is_settled_and_its_room_is_free_again() -> None:
     assert not bench.states.in_flight
 
 
-def test_what_has_no_verdict_stays_in_hand_and_only_that_is_tried_again() -> None:
+def test_events_without_a_verdict_stay_in_flight_and_are_tried_again_alone() -> None:
     bench = Bench()
     bench.put(3)
     bench.exporter.plan = [Outcome(delivered=[2], problem="busy", kind=BUSY)]
@@ -104,7 +104,7 @@ def test_what_has_no_verdict_stays_in_hand_and_only_that_is_tried_again() -> Non
     bench.check()
 
 
-def test_a_verdict_given_twice_or_for_a_stranger_counts_once() -> None:
+def test_the_first_verdict_counts_and_one_for_an_unknown_event_is_passed_over() -> None:
     bench = Bench()
     bench.put(2)
     bench.exporter.plan = [
@@ -126,7 +126,7 @@ def test_an_event_whose_redaction_fails_is_dropped_and_never_sent() -> None:
     bench.check()
 
 
-def test_a_batch_of_which_nothing_may_be_sent_is_not_sent() -> None:
+def test_a_batch_whose_events_all_fail_redaction_is_not_sent() -> None:
     bench = Bench(refuse_odd)
     bench.put(1)
     bench.load()
@@ -136,7 +136,7 @@ def test_a_batch_of_which_nothing_may_be_sent_is_not_sent() -> None:
     bench.check()
 
 
-def test_counts_of_dropped_events_ride_along_until_they_are_acknowledged() -> None:
+def test_counts_of_dropped_events_are_sent_until_they_are_acknowledged() -> None:
     bench = Bench()
     bench.ledger.refused.add("queue_full")
     bench.put(1)
@@ -161,7 +161,7 @@ def test_an_exporter_that_raises_is_tried_three_times_and_then_its_batch_is_give
     bench.check()
 
 
-def test_a_batch_that_the_backend_stumbles_over_gets_company() -> None:
+def test_a_batch_that_is_answered_500_again_gets_more_events() -> None:
     bench = Bench(batch_size=10)
     bench.put(1)
     bench.load()
@@ -179,7 +179,7 @@ def test_a_batch_that_the_backend_stumbles_over_gets_company() -> None:
     assert bench.ledger.delivered >= 11
 
 
-def test_what_is_abandoned_is_counted_and_nothing_moves_afterwards() -> None:
+def test_abandoned_events_are_counted_and_nothing_moves_afterwards() -> None:
     bench = Bench(batch_size=2)
     bench.put(5)
     bench.load()
@@ -208,7 +208,7 @@ def test_an_answer_that_comes_after_the_end_changes_nothing() -> None:
     bench.check()
 
 
-def test_a_thread_that_dies_while_a_batch_gets_company_leaves_nothing_out_of_it() -> None:
+def test_a_thread_that_dies_while_it_adds_events_to_a_batch_leaves_none_out() -> None:
     bench = Bench(batch_size=2)
     bench.put(2)
     bench.load()
@@ -279,7 +279,7 @@ def test_the_identity_holds_after_every_move_whatever_the_exporter_says(
             assert all(seq % 2 == 0 for seq in sent)
 
 
-def test_counts_wait_for_another_thread_that_is_amid_a_move_and_has_no_processor(
+def test_counts_wait_for_a_thread_that_is_in_the_middle_of_a_move(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench()
@@ -301,7 +301,7 @@ def test_counts_wait_for_another_thread_that_is_amid_a_move_and_has_no_processor
     assert 0 < sum(looks) < 1
 
 
-def test_counts_give_up_waiting_for_a_move_that_this_very_thread_is_amid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_give_up_on_a_move_of_their_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
     monkeypatch.setattr("agentscope.pipeline.states.time.sleep", looks.append)
     bench = Bench()

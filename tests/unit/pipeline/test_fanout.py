@@ -22,7 +22,7 @@ CONFIG = Config.load({"api_key": "ask_test", "flush_interval": 0.0}, {})
 
 
 class Down(Memory):
-    """An exporter whose backend never answers in time, until it is let go."""
+    """An exporter whose backend does not answer in time until it is released."""
 
     def __init__(self) -> None:
         super().__init__([])
@@ -45,7 +45,7 @@ def each_balanced(stats: Stats) -> bool:
     return balanced(stats) and all(map(balanced, stats.exporters))
 
 
-def test_every_event_goes_everywhere() -> None:
+def test_every_event_goes_to_every_destination() -> None:
     one: list[Event] = []
     other: list[Event] = []
     fan = FanOut([pipeline(Memory(one)), pipeline(Memory(other))])
@@ -58,7 +58,7 @@ def test_every_event_goes_everywhere() -> None:
     fan.shutdown(1)
 
 
-def test_one_that_is_down_does_not_hold_up_another() -> None:
+def test_a_destination_that_is_down_does_not_delay_another() -> None:
     kept: list[Event] = []
     down = Down()
     fan = FanOut([pipeline(down), pipeline(Memory(kept))])
@@ -77,7 +77,7 @@ def test_one_that_is_down_does_not_hold_up_another() -> None:
 
 
 class Late(Memory):
-    """An exporter whose backend answers when it is let."""
+    """An exporter whose backend answers when it is released."""
 
     def __init__(self) -> None:
         super().__init__([])
@@ -88,7 +88,7 @@ class Late(Memory):
         return super().export(batch, timeout)
 
 
-def test_a_flush_does_not_count_what_comes_while_it_waits_for_another() -> None:
+def test_a_flush_does_not_count_events_that_come_while_it_waits() -> None:
     late, other = Late(), Late()
     slow, fast = pipeline(late), pipeline(other)
     fan = FanOut([slow, fast])
@@ -104,7 +104,7 @@ def test_a_flush_does_not_count_what_comes_while_it_waits_for_another() -> None:
     assert fan.shutdown(60)
 
 
-def test_each_has_a_queue_bound_of_its_own() -> None:
+def test_each_destination_has_its_own_queue_bound() -> None:
     kept: list[Event] = []
     small = replace(CONFIG, max_queue_bytes=64 * 1024)
     fan = FanOut([pipeline(Down(), small), pipeline(Memory(kept))])
@@ -118,14 +118,14 @@ def test_each_has_a_queue_bound_of_its_own() -> None:
     assert each_balanced(fan.stats())
 
 
-def test_a_call_that_went_wrong_is_counted_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_call_is_counted_once(caplog: pytest.LogCaptureFixture) -> None:
     fan = FanOut([pipeline(Memory([])), pipeline(Memory([]))])
     fan.invalid_call("no_run", "no run is open")
     assert fan.stats().invalid_calls == {"no_run": 1}
     fan.retire()
 
 
-def test_an_event_of_a_run_that_is_sampled_out_goes_nowhere_and_is_counted_everywhere() -> None:
+def test_an_event_that_is_sampled_out_is_counted_by_every_destination() -> None:
     kept: list[Event] = []
     config = replace(CONFIG, sample_rate=0.0)
     fan = FanOut([pipeline(Memory(kept), config), pipeline(Memory(kept), config)])
@@ -135,7 +135,7 @@ def test_an_event_of_a_run_that_is_sampled_out_goes_nowhere_and_is_counted_every
     fan.retire()
 
 
-def test_after_the_end_nothing_is_accepted_anywhere() -> None:
+def test_after_the_end_no_destination_accepts_an_event() -> None:
     fan = FanOut([pipeline(Memory([])), pipeline(Memory([]))])
     assert not fan.closed
     assert fan.shutdown(1)
@@ -157,7 +157,7 @@ class Shared(list[Callable[[], object]]):
         super().remove(item)
 
 
-def test_two_that_stop_it_at_once_do_not_meet_over_what_is_called_before() -> None:
+def test_a_hook_that_another_thread_has_called_is_not_called_again() -> None:
     called: list[int] = []
     stopping = pipeline(Memory([]))
     stopping._before_stop = Shared([lambda: called.append(1)])

@@ -1,4 +1,4 @@
-"""Events that a protocol parks until their run or step ends: pending, bounded, and settled exactly once in the end."""
+"""Incomplete events, which wait for the end of their run or step: pending, bounded, and settled exactly once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIG = Config.load({"api_key": "ask_test", "flush_interval": 0.0}, {})
 
 
 class WholeOnly:
-    """An exporter that takes steps whole. It refuses the first so many attempts."""
+    """An exporter that takes whole steps only. It refuses a given number of attempts first."""
 
     protocol = "whole"
 
@@ -46,10 +46,10 @@ class WholeOnly:
         return Outcome(delivered=[seq for whole in wholes for seq in whole.seqs], parked=waiting)
 
     def warm_up(self) -> None:
-        """There is nothing to import."""
+        """Nothing is imported."""
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing is closed."""
 
     @property
     def seqs(self) -> list[tuple[int, ...]]:
@@ -90,7 +90,7 @@ class Bench:
         assert not self.states.number & 1
 
 
-def test_a_start_is_pending_until_its_end_takes_it_along() -> None:
+def test_a_start_is_pending_until_it_is_sent_with_its_end() -> None:
     bench = Bench(WholeOnly())
     start, end = opened(1, 2, "a")
     bench.send(start)
@@ -101,20 +101,20 @@ def test_a_start_is_pending_until_its_end_takes_it_along() -> None:
     assert (len(bench.states.incomplete), bench.ledger.delivered, bench.states.queue.bytes) == (0, 2, 0)
 
 
-def test_a_flush_counts_what_is_parked_as_done() -> None:
+def test_a_flush_counts_incomplete_events_as_settled() -> None:
     bench = Bench(WholeOnly())
     bench.send(opened(1, 2, "a")[0])
     assert bench.states.through == 1
 
 
-def test_the_end_that_is_refused_stays_in_hand_and_its_start_parked() -> None:
+def test_a_refused_end_stays_in_flight_and_its_start_incomplete() -> None:
     bench = Bench(WholeOnly(refusals=2))
     start, end = opened(1, 2, "a")
     bench.send(start, end)
     assert (bench.exporter.seqs, bench.ledger.delivered) == ([(1, 2)], 2)
 
 
-def test_at_the_end_what_is_parked_is_sent_as_it_is() -> None:
+def test_at_the_end_incomplete_steps_are_sent_as_they_are() -> None:
     bench = Bench(WholeOnly())
     bench.send(opened(1, 8, "a")[0], opened(2, 9, "b")[0])
     bench.finish()
@@ -123,7 +123,7 @@ def test_at_the_end_what_is_parked_is_sent_as_it_is() -> None:
     assert (len(bench.states.incomplete), bench.states.unsettled) == (0, 0)
 
 
-def test_what_is_parked_was_redacted_and_is_not_redacted_again() -> None:
+def test_incomplete_events_are_redacted_once() -> None:
     seen: list[int] = []
 
     def redact(event: Event) -> Event:
@@ -137,7 +137,7 @@ def test_what_is_parked_was_redacted_and_is_not_redacted_again() -> None:
     assert bench.exporter.sent[0].event.fields["name"] == "***"
 
 
-def test_when_too_much_is_parked_the_oldest_is_sent_as_it_is() -> None:
+def test_above_the_bound_the_oldest_incomplete_step_is_sent_as_it_is() -> None:
     bench = Bench(WholeOnly())
     with patch.object(event_states, "MOST_INCOMPLETE", 10):
         for seq in range(30):
@@ -146,7 +146,7 @@ def test_when_too_much_is_parked_the_oldest_is_sent_as_it_is() -> None:
     assert bench.exporter.seqs == [(seq,) for seq in range(len(bench.exporter.sent))]
 
 
-def test_what_gives_way_is_not_torn_from_an_end_that_is_on_its_way() -> None:
+def test_a_step_whose_end_is_in_flight_is_not_sent_as_it_is() -> None:
     bench = Bench(WholeOnly(refusals=2))
     first, *others = [opened(seq, 100 + seq, f"step-{seq}") for seq in range(8)]
     with patch.object(event_states, "MOST_INCOMPLETE", 5):
@@ -157,7 +157,7 @@ def test_what_gives_way_is_not_torn_from_an_end_that_is_on_its_way() -> None:
     assert sorted(seq for seqs in bench.exporter.seqs for seq in seqs) == [*range(8), 100]
 
 
-def test_what_is_on_its_way_already_does_not_give_way_again() -> None:
+def test_a_step_that_is_sent_as_it_is_is_sent_once() -> None:
     bench = Bench(WholeOnly(refusals=4), replace(CONFIG, batch_size=1))
     start, _ = opened(0, 100, "a")
     bench.send(start, *(start._replace(type=STEP_UPDATE, seq=seq) for seq in range(1, 8)))
@@ -168,7 +168,7 @@ def test_what_is_on_its_way_already_does_not_give_way_again() -> None:
 
 
 class Learning(WholeOnly):
-    """An exporter that finds out with the first end that its backend takes everything event by event."""
+    """An exporter that learns at the first end that its backend takes single events."""
 
     def export(self, sent: Batch, timeout: float) -> Outcome:
         if not any(event.type == STEP_END for event in sent.events) and not self.sent:
@@ -177,7 +177,7 @@ class Learning(WholeOnly):
         return Outcome(delivered=[event.seq for event in sent.events], released=True)
 
 
-def test_once_a_backend_takes_everything_as_it_comes_nothing_stays_parked() -> None:
+def test_no_event_stays_incomplete_for_a_backend_that_takes_single_events() -> None:
     bench = Bench(Learning())
     (start, end), (other, _), (third, _) = opened(1, 4, "a"), opened(2, 9, "b"), opened(3, 9, "c")
     bench.send(start, other, third)
@@ -187,7 +187,7 @@ def test_once_a_backend_takes_everything_as_it_comes_nothing_stays_parked() -> N
     assert (len(bench.states.incomplete), bench.states.unsettled, bench.states.through) == (0, 0, 4)
 
 
-def test_a_flush_waits_for_what_is_parked_no_longer() -> None:
+def test_a_flush_waits_for_events_that_are_no_longer_incomplete() -> None:
     pipeline = Pipeline(CONFIG, Learning, lambda event: event)
     for step_id in "abc":
         put(pipeline, STEP_START, step_id)
@@ -200,7 +200,7 @@ def test_a_flush_waits_for_what_is_parked_no_longer() -> None:
     pipeline.shutdown(1)
 
 
-def test_what_is_parked_may_take_half_of_the_room_at_most() -> None:
+def test_incomplete_events_take_half_of_the_queue_at_most() -> None:
     bench = Bench(WholeOnly(), replace(CONFIG, max_queue_bytes=64 * 1024))
     for seq in range(40):
         start, _ = opened(seq, 100, f"step-{seq}")
@@ -209,7 +209,7 @@ def test_what_is_parked_may_take_half_of_the_room_at_most() -> None:
     assert len(bench.states.incomplete) < 10
 
 
-def test_what_is_given_up_at_the_end_counts_what_is_parked() -> None:
+def test_abandoned_events_include_incomplete_ones() -> None:
     bench = Bench(WholeOnly())
     bench.send(opened(1, 8, "a")[0])
     assert bench.states.abandon() == 1
@@ -237,7 +237,7 @@ def test_a_step_that_is_rejected_is_rejected_with_its_start() -> None:
     st.lists(st.integers(1, 5), max_size=10),
     st.integers(0, 3),
 )
-def test_whatever_comes_in_whatever_pieces_every_event_is_settled_once(
+def test_starts_and_ends_in_any_order_and_any_batches_are_settled_once(
     calls: list[tuple[int, bool]], cuts: list[int], refusals: int
 ) -> None:
     bench = Bench(WholeOnly(refusals))
@@ -259,7 +259,7 @@ def put(pipeline: Pipeline, type_: str, step_id: str) -> None:
     assert pipeline.put(type_, "run", step_id, None, {"name": step_id}, 10, urgent=False)
 
 
-def test_a_flush_does_not_wait_for_steps_that_go_on() -> None:
+def test_a_flush_does_not_wait_for_open_steps() -> None:
     pipeline = Pipeline(CONFIG, WholeOnly, lambda event: event)
     put(pipeline, STEP_START, "a")
     assert pipeline.flush(60)
@@ -273,7 +273,7 @@ def test_a_flush_does_not_wait_for_steps_that_go_on() -> None:
     assert balanced(pipeline.stats())
 
 
-def test_shutdown_sends_what_goes_on() -> None:
+def test_shutdown_sends_open_steps() -> None:
     pipeline = Pipeline(CONFIG, WholeOnly, lambda event: event)
     put(pipeline, STEP_START, "a")
     assert pipeline.shutdown(60)
@@ -281,7 +281,7 @@ def test_shutdown_sends_what_goes_on() -> None:
     assert (stats.delivered, stats.pending, stats.dropped) == (1, 0, {})
 
 
-def test_where_no_thread_can_be_had_flush_and_shutdown_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_thread_flush_and_shutdown_treat_open_steps_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "start", lambda *_, **__: False)
     pipeline = Pipeline(CONFIG, WholeOnly, lambda event: event)
     put(pipeline, STEP_START, "a")
@@ -296,7 +296,7 @@ class Down(WholeOnly):
         return Outcome(problem="nobody is at home", kind=BUSY)
 
 
-def test_with_max_retries_a_batch_is_given_up_after_so_many() -> None:
+def test_after_max_retries_a_batch_is_dropped() -> None:
     told: list[tuple[str, int]] = []
     config = replace(CONFIG, max_retries=2, retry_delay=0.0, on_drop=lambda *drop: told.append(drop))
     pipeline = Pipeline(config, Down, lambda event: event)
@@ -310,7 +310,7 @@ def test_with_max_retries_a_batch_is_given_up_after_so_many() -> None:
     assert told == [("retry_limit", 1)]
 
 
-def test_payload_bytes_are_untouched_by_parking() -> None:
+def test_the_payloads_of_incomplete_events_stay_as_they_are() -> None:
     start, end = opened(1, 2, "a", output=json.dumps({"x": 1}).encode())
     bench = Bench(WholeOnly())
     bench.send(start)

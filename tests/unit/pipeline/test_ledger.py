@@ -1,4 +1,4 @@
-"""The ledger: exact counts from any thread, and what a backend still has to be told."""
+"""The ledger: exact counts from any thread, and the counts of drops that a backend has not acknowledged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentscope.pipeline.ledger import Ledger, Tallies, Tally
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Threads that take turns as often as they can."""
+    """Make threads switch as often as they can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -23,7 +23,7 @@ def hasty_threads() -> Iterator[None]:
 
 
 def together(work, number: int = 8) -> None:
-    """Run `work(i)` in so many threads that start at the same moment."""
+    """Run `work(i)` in several threads that start at the same moment."""
     barrier = threading.Barrier(number)
 
     def run(i: int) -> None:
@@ -38,7 +38,7 @@ def together(work, number: int = 8) -> None:
 
 
 @given(st.integers(0, 5000))
-def test_reading_a_tally_does_not_move_it(times):
+def test_reading_a_tally_does_not_increase_it(times):
     tally = Tally()
     for _ in range(times):
         tally.add()
@@ -68,7 +68,7 @@ def test_tallies_by_name_are_exact_under_eight_threads_that_bring_new_names(hast
     assert tallies.total() == 16_000
 
 
-def test_dropped_is_what_was_refused_at_the_call_and_what_was_given_up_later():
+def test_dropped_events_are_those_refused_at_the_call_and_those_dropped_later():
     ledger = Ledger()
     ledger.refused.add("queue_full")
     ledger.refused.add("shutdown")
@@ -77,7 +77,7 @@ def test_dropped_is_what_was_refused_at_the_call_and_what_was_given_up_later():
     assert ledger.dropped() == {"queue_full": 1, "shutdown": 4, "rejected": 1}
 
 
-def test_settled_counts_only_what_was_taken_from_the_queue():
+def test_settled_counts_only_events_that_left_the_queue():
     ledger = Ledger()
     ledger.refused.add("queue_full")
     ledger.delivered = 5
@@ -95,7 +95,7 @@ def test_totals_that_are_set_twice_count_once():
     assert (ledger.delivered, ledger.dropped()) == (2, {"rejected": 2, "encode_error": 1})
 
 
-def test_what_a_backend_acknowledged_is_not_told_again_and_what_came_meanwhile_is():
+def test_acknowledged_counts_of_drops_are_not_sent_again_and_later_ones_are():
     ledger = Ledger()
     assert ledger.unreported() == {}
     ledger.drop("rejected", 2)

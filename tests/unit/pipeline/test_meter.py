@@ -1,4 +1,4 @@
-"""What the calls cost their callers, as `stats()` tells it: sampled, on a clock that the test holds."""
+"""The time that calls take, as `stats()` estimates it from samples, on a clock of the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEP = 1_000
 
 
 class Clock:
-    """Each look at it takes a moment. The first one of a call decides whether the call is timed."""
+    """A clock that goes on at each reading. The first reading of a call decides if the call is timed."""
 
     def __init__(self, first: int) -> None:
         self._now = first
@@ -33,7 +33,7 @@ def recording() -> Iterator[Recording]:
 
 
 def spent(recording: Recording, first: int, call: Callable[[Recording], object]) -> float:
-    """Seconds by which `call_seconds` grows, when the clock begins at `first`."""
+    """Return the seconds that are added to `call_seconds` if the clock begins at `first`."""
     before = recording.tracker.stats().call_seconds
     with patch.object(time, "perf_counter_ns", Clock(first)):
         call(recording)
@@ -53,7 +53,7 @@ CALLS: dict[str, Callable[[Recording], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_call_that_begins_at_a_multiple_is_timed_and_stands_for_all(
+def test_a_call_that_begins_at_a_multiple_is_timed_and_counts_for_61(
     recording: Recording, call: Callable[[Recording], object]
 ) -> None:
     assert spent(recording, 10 * SAMPLED, call) == pytest.approx(STEP * SAMPLED / 1e9)
@@ -64,7 +64,7 @@ def test_all_other_calls_are_not_timed(recording: Recording, call: Callable[[Rec
     assert spent(recording, 10 * SAMPLED + 1, call) == 0
 
 
-def test_of_a_block_both_ends_are_timed_and_not_what_is_inside(recording: Recording) -> None:
+def test_the_start_and_the_end_of_a_block_are_timed_without_its_body(recording: Recording) -> None:
     times = iter((1, 10 * SAMPLED, 10 * SAMPLED + 700, 10_000_000, 10_000_300))
     before = recording.tracker.stats().call_seconds
     with patch.object(time, "perf_counter_ns", lambda: next(times)):

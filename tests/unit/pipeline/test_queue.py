@@ -1,4 +1,4 @@
-"""The queue: its bound in bytes, the room it keeps, and wakes that do not get lost."""
+"""The queue: its bound in bytes, the room for urgent events, and the wakes of the worker."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def queue(max_bytes: int = LARGEST, batch_bytes: int = 10 * UNIT) -> EventQueue:
 
 
 def one(units: int = 1, seq: int = 1):
-    """An event that is charged so many units."""
+    """Make an event that is charged this number of units."""
     return event(seq, size=units * UNIT - 1)
 
 
 @pytest.fixture
 def hasty_threads() -> Iterator[None]:
-    """Threads that take turns as often as they can."""
+    """Make threads switch as often as they can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -85,7 +85,7 @@ def test_near_the_bound_only_events_without_payloads_and_urgent_ones_are_taken()
     assert filled.put(one(), True, whole=True) is None
 
 
-def test_what_is_settled_makes_room():
+def test_settled_events_make_room():
     filled = queue()
     for _ in range(95):
         filled.put(one(), False)
@@ -175,7 +175,7 @@ def test_under_eight_threads_the_bound_is_missed_by_an_event_a_thread_at_most_an
 
 
 class Bell:
-    """In place of what the bell is made of: counts rings, and a wait for it runs `meanwhile`, as other threads would."""
+    """A double of `SimpleQueue` in the bell: counts rings, and runs `meanwhile` during a wait, as other threads would."""
 
     def __init__(self, meanwhile=lambda: None) -> None:
         self.rings = 0
@@ -203,14 +203,14 @@ def sleeper(meanwhile) -> tuple[EventQueue, Bell]:
     return filled, bell
 
 
-def test_nobody_rings_for_a_worker_that_is_awake():
+def test_a_worker_that_is_awake_is_not_rung_for():
     filled, bell = sleeper(lambda filled: None)
     for _ in range(20):
         filled.put(one(), False)
     assert bell.rings == 0
 
 
-def test_the_worker_sleeps_as_long_as_it_was_told_and_nobody_rings():
+def test_the_worker_sleeps_for_its_time_if_there_is_no_ring():
     filled, bell = sleeper(lambda filled: None)
     filled.sleep(1.5, wake_at=3)
     filled.sleep(None, wake_at=1)
@@ -264,7 +264,7 @@ def test_a_worker_that_waits_out_a_pause_is_woken_by_no_event():
     assert heard == [0]
 
 
-def test_somebody_who_asks_for_something_wakes_the_worker_from_any_sleep():
+def test_a_ring_wakes_the_worker_from_any_sleep():
     for wake_at in (1, 100, NEVER):
         filled = queue()
         filled.ring()
@@ -278,7 +278,7 @@ def test_old_rings_do_not_wake_the_worker_again():
 
 
 def test_no_wake_is_lost_between_putting_and_going_to_sleep(hasty_threads):
-    """The worker sleeps without a timeout: a wake that gets lost is a test that hangs."""
+    """The worker sleeps without a timeout, so that the test hangs if a wake is lost."""
     filled = queue(max_bytes=1 << 30)
     number, each = 4, 5000
     taken: SimpleQueue[int] = SimpleQueue()

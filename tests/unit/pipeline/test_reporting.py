@@ -1,4 +1,4 @@
-"""What is said about the pipeline: little, at most once a minute, and nothing of what is delivered."""
+"""Log lines about the pipeline: at most once a minute, and without payloads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CANARY = "ask_canary payload"
 
 @pytest.fixture
 def lines(caplog):
-    """The log so far: (level, sentence) of each line."""
+    """Return the level and the sentence of each log line so far."""
     caplog.set_level(logging.DEBUG, logger="agentscope")
     return lambda: [(record.levelname, record.getMessage()) for record in caplog.records]
 
@@ -36,20 +36,20 @@ def test_drops_are_logged_at_most_once_a_minute_and_all_of_them(lines):
     ]
 
 
-def test_drops_at_the_end_are_left_to_the_last_line(lines):
+def test_drops_at_the_end_are_reported_in_the_last_line(lines):
     notices = Notices(None)
     notices.drops({"shutdown": 3}, now=0.0)
     notices.end(3, {"shutdown": 3}, None)
     assert lines() == [("WARNING", "3 events were left undelivered at the end and are lost")]
 
 
-def test_no_drops_are_no_line(lines):
+def test_without_drops_there_is_no_line(lines):
     Notices(None).drops({}, now=0.0)
     Notices(None).drops({"queue_full": 0}, now=0.0)
     assert lines() == []
 
 
-def test_the_callback_hears_of_each_drop_once(lines):
+def test_on_drop_is_called_once_for_each_drop(lines):
     heard = []
     notices = Notices(lambda reason, number: heard.append((reason, number)))
     notices.drops({"queue_full": 3}, now=0.0)
@@ -59,7 +59,7 @@ def test_the_callback_hears_of_each_drop_once(lines):
     assert heard == [("queue_full", 3), ("queue_full", 1), ("rejected", 2), ("shutdown", 1)]
 
 
-def test_a_callback_that_raises_is_contained_and_blamed_once(lines):
+def test_an_on_drop_that_raises_is_reported_once(lines):
     heard = []
 
     def fail(reason, number):
@@ -75,7 +75,7 @@ def test_a_callback_that_raises_is_contained_and_blamed_once(lines):
     assert CANARY not in str(lines())
 
 
-def test_one_failure_is_no_news_and_two_are(lines):
+def test_the_second_failure_in_a_row_is_reported(lines):
     notices = Notices(None)
     notices.failure("r:80: refused", BUSY, 1, 5, now=0.0)
     assert lines() == []
@@ -83,12 +83,12 @@ def test_one_failure_is_no_news_and_two_are(lines):
     assert lines() == [("WARNING", "r:80: refused; 5 events are kept and tried again")]
 
 
-def test_what_needs_a_person_is_said_at_once(lines):
+def test_a_failure_that_needs_a_person_is_reported_at_once(lines):
     Notices(None).failure("check api_key", UNAUTHORIZED, 1, 7, now=0.0)
     assert lines() == [("WARNING", "check api_key; 7 events are kept and tried again")]
 
 
-def test_trouble_is_said_once_a_minute_even_when_it_changes(lines):
+def test_failures_are_reported_once_a_minute_even_if_they_differ(lines):
     notices = Notices(None)
     for second in range(0, 121, 10):
         notices.failure(f"problem {second}", BUSY, 5, second, now=float(second))
@@ -96,7 +96,7 @@ def test_trouble_is_said_once_a_minute_even_when_it_changes(lines):
     assert [sentence.split(";")[0] for _, sentence in lines()] == ["problem 0", "problem 60", "problem 120"]
 
 
-def test_the_end_of_trouble_is_an_info_and_said_only_after_trouble(lines):
+def test_recovery_is_logged_as_info_after_a_reported_failure_only(lines):
     notices = Notices(None)
     notices.recovery()
     notices.failure("problem", BUSY, 1, 1, now=0.0)
@@ -108,7 +108,7 @@ def test_the_end_of_trouble_is_an_info_and_said_only_after_trouble(lines):
     assert lines()[1:] == [("INFO", "delivery works again")]
 
 
-def test_a_crash_is_told_by_its_type_and_once_a_minute(lines):
+def test_a_crash_is_reported_by_its_type_once_a_minute(lines):
     notices = Notices(None)
     for second in (0, 30, 60):
         notices.crash(ValueError(CANARY), now=float(second))
@@ -131,12 +131,12 @@ def test_a_crash_is_told_by_its_type_and_once_a_minute(lines):
         ),
     ],
 )
-def test_the_end_is_one_line_if_there_is_anything_to_say(lines, left, totals, problem, line):
+def test_the_end_is_one_line_if_events_are_left_or_unreported(lines, left, totals, problem, line):
     Notices(None).end(left, totals, problem)
     assert lines() == ([] if line is None else [("WARNING", line)])
 
 
-def test_what_was_logged_before_is_not_said_again_at_the_end(lines):
+def test_drops_that_were_logged_before_are_not_in_the_last_line(lines):
     notices = Notices(None)
     notices.drops({"rejected": 2}, now=0.0)
     notices.end(0, {"rejected": 2}, None)
@@ -164,7 +164,7 @@ def test_a_warning_for_a_caller_is_logged_from_another_thread_if_there_is_one(li
     assert asked == ["agentscope-notice"]
 
 
-def test_one_event_is_told_of_as_one(lines):
+def test_one_event_is_written_in_the_singular(lines):
     notices = Notices(None)
     notices.end(1, {}, None, spooled=1)
     notices.failure("no answer", None, failures=2, pending=1, now=0.0)
@@ -174,7 +174,7 @@ def test_one_event_is_told_of_as_one(lines):
 
 
 @pytest.mark.parametrize(("set_up", "signed"), [("pass", True), ("logging.basicConfig(format='%(message)s')", False)])
-def test_where_logging_is_not_set_up_a_line_says_whose_it_is(set_up, signed):
+def test_without_a_set_up_of_logging_a_line_begins_with_the_packages_name(set_up, signed):
     warn = "from agentscope.pipeline.reporting import logger; logger.warning('%s are told', 'things')"
     program = f"import logging; {set_up}; {warn}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

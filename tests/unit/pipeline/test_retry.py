@@ -1,4 +1,4 @@
-"""How long is waited before the next attempt, and when there is none: tables, and a schedule as a list."""
+"""The wait before the next attempt, and the end of all attempts: tables, and a schedule as a list."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def policy(jitter: float = 0.5, first: float = FIRST) -> wait_for_backend:
 
 
 def wait_after(outcome: Outcome, failures: int, jitter: float = 0.5) -> float:
-    """Seconds after so many failures in a row, the last with this outcome."""
+    """Return the seconds to wait after a number of failures in a row, the last with this outcome."""
     state = RetryCallState(Retrying(), None, (), {})
     state.attempt_number = failures
     state.set_result(outcome)
@@ -142,7 +142,7 @@ def test_failures_are_counted_in_a_row_and_any_progress_starts_again(outcome, fa
 
 
 def run_schedule(outcomes: list[Outcome], stop: stop_base = stop_never) -> list[float]:
-    """The sleeps between attempts that end like this, with tenacity itself."""
+    """Return the sleeps between attempts with these outcomes, made by tenacity itself."""
     slept: list[float] = []
     rest = iter(outcomes)
     Retrying(
@@ -168,7 +168,7 @@ def test_a_schedule_as_a_list():
     assert run_schedule(SCHEDULE) == [0.25, 0.5, 7.0, 0.0, 0.25]
 
 
-def test_attempts_that_are_not_made_in_one_go_have_the_same_waits():
+def test_separate_attempts_have_the_same_waits():
     backoff = Backoff(policy())
     assert [(backoff.after(outcome), backoff.failures) for outcome in SCHEDULE] == [
         (0.25, 1),
@@ -180,7 +180,7 @@ def test_attempts_that_are_not_made_in_one_go_have_the_same_waits():
     ]
 
 
-def test_success_at_once_sleeps_never():
+def test_success_at_the_first_attempt_needs_no_sleep():
     assert run_schedule([Outcome(delivered=[1])]) == []
 
 

@@ -1,4 +1,4 @@
-"""Sessions over one directory, under any interleaving of what agents, disks, backends and operating systems do.
+"""Sessions over one directory, under random interleavings of the acts of agents, disks, backends and operating systems.
 
 A model of the receiver's store says what must hold: the ledgers' identity after every step, no event sent again after its
 acknowledgement by the session that got it, and in the end everything that was on disk at a crash is stored.
@@ -29,7 +29,7 @@ which = st.integers(0, MOST_SESSIONS - 1)
 
 
 class Moody(Backend):
-    """One session's way to the store that all share."""
+    """The exporter of one session to the store that all sessions share."""
 
     def __init__(self, store: Backend, protocol: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Moody(Backend):
         return outcome
 
     def _with_parked(self, batch: Batch) -> list[int]:
-        """What goes with this batch: of the runs and steps in it what is parked as well."""
+        """Return the events of a batch, with the incomplete ones of the same runs and steps."""
         parts = {(event.run_id, event.step_id) for event in batch.events}
         parked = [event.seq for part in parts for event in batch.parked.get(part, ())]
         return [*parked, *(event.seq for event in batch.events)]
@@ -83,7 +83,7 @@ class Moody(Backend):
 
 
 class Machine(RuleBasedStateMachine):
-    """The rules are named for what happens in the world."""
+    """The state machine. Each rule is an event outside of the pipeline."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.live) < MOST_SESSIONS)
     @rule()
     def another_process(self) -> None:
-        """Started, or forked."""
+        """Start or fork another process."""
         backend = Moody(self.store_, self.protocol)
         self.backends.append(backend)
         self.live.append(Bench(self.directory, backend, **SMALL))
@@ -130,7 +130,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=which)
     def flush(self, number: int) -> None:
-        """Somebody who waits is told exactly when all that came before has its verdict, but for what is parked."""
+        """A flush ends exactly when all earlier events are settled or incomplete."""
         bench = self.bench(number)
         flushes = Flushes(bench.states)
         mark = flushes.add(bench.states.counts(), bench.seq + 1)

@@ -1,4 +1,4 @@
-"""The states of an event under any interleaving of their moves, with threads that die at any line of one.
+"""The states of events under random interleavings of moves, with threads that die at any line of a move.
 
 After each rule the ledger's identity holds, every event is in one state, and the queue's bound charges what it should.
 """
@@ -55,7 +55,7 @@ class Death(BaseException):
 
 
 def until_death(line: int | None, work: Callable[[], Any]) -> bool:
-    """Do this as a thread that dies at its line of this number in the files above. True if it came to its end."""
+    """Run `work` as a thread that dies at a given line of the files above. Returns True if it came to its end."""
     if line is None:
         work()
         return True
@@ -83,7 +83,7 @@ def until_death(line: int | None, work: Callable[[], Any]) -> bool:
 
 
 class Moody(Backend):
-    """A backend of many moods."""
+    """An exporter whose next outcome is set by the rules."""
 
     mood = "deliver"
 
@@ -107,7 +107,7 @@ class Moody(Backend):
 
 
 class InMemory:
-    """A session without a spool; for the machine it looks like a `Bench`."""
+    """A session without a spool, with the interface of `Bench`."""
 
     def __init__(self, backend: Moody) -> None:
         config = Config(**SMALL)
@@ -132,7 +132,7 @@ class InMemory:
 
 
 class Machine(RuleBasedStateMachine):
-    """One session after the other, with a spool or without."""
+    """The state machine: one session after the other, with a spool or without."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(mood=st.sampled_from(MOODS))
     def deliver(self, mood: str) -> None:
-        """All of it in a row, which random rules seldom make."""
+        """Deliver in a row: collect, begin, attempt. Random rules seldom do."""
         self.collect(None)
         self.begin_batch(None)
         if self.states.in_flight:
@@ -287,7 +287,7 @@ TestStates = Machine.TestCase
 
 @pytest.mark.parametrize("spool", [False, True])
 def test_a_move_is_whole_wherever_its_thread_dies(tmp_path: Path, spool: bool) -> None:
-    """The lines of one way from queued to settled in turn: random numbers would not hit each. Files are slow: every third."""
+    """One thread dies at each line in turn from queued to settled. With a spool it is every third line: files are slow."""
     for line in range(1, 1_000, 3 if spool else 1):
         machine = Machine()
         machine.begin(spool, "agentscope-batch")

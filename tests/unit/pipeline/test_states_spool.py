@@ -1,4 +1,4 @@
-"""Between queue and batches: events in memory, on disk or both, each counted and delivered once, in the order asked for."""
+"""The states with a spool: events in memory, on disk or both are counted and delivered once, in the order for the backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALL = {"max_queue_bytes": 160 * 256}
 """Room for 160 events, and for 40 that are on disk as well."""
 
 
-def test_what_is_stored_is_on_disk_and_in_memory_and_counted_once(tmp_path: Path) -> None:
+def test_a_stored_event_is_on_disk_and_in_memory_and_counted_once(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.put(5)
     assert bench.states.counts().pending == 5
@@ -27,7 +27,7 @@ def test_what_is_stored_is_on_disk_and_in_memory_and_counted_once(tmp_path: Path
     assert bench.rows() == [1, 2, 3, 4, 5]
 
 
-def test_what_is_delivered_is_deleted_and_the_file_goes_with_the_end(tmp_path: Path) -> None:
+def test_delivered_events_are_deleted_and_the_end_deletes_the_file(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.put(25)
     bench.send_all()
@@ -37,7 +37,7 @@ def test_what_is_delivered_is_deleted_and_the_file_goes_with_the_end(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_memory_has_no_room_for_is_on_disk_only_and_comes_back_in_its_turn(tmp_path: Path) -> None:
+def test_events_beyond_the_share_of_memory_are_on_disk_only_and_are_read_back_in_order(tmp_path: Path) -> None:
     bench = Bench(tmp_path, **SMALL)
     for _ in range(10):
         bench.put(40)
@@ -50,7 +50,7 @@ def test_what_memory_has_no_room_for_is_on_disk_only_and_comes_back_in_its_turn(
     assert (bench.ledger.dropped(), bench.states.queue.bytes) == ({}, 0)
 
 
-def test_a_backend_that_wants_its_order_gets_it_whatever_comes_between(tmp_path: Path) -> None:
+def test_a_backend_that_needs_order_gets_events_in_order(tmp_path: Path) -> None:
     bench = Bench(tmp_path, **SMALL)
     bench.backend.protocol = "classic"
     for round_ in range(30):
@@ -84,7 +84,7 @@ def test_a_fresh_event_does_not_wait_for_a_backlog_where_order_does_not_matter(t
     assert set(bench.backend.stored) == bench.ids()
 
 
-def test_old_events_get_on_however_many_fresh_ones_come(tmp_path: Path) -> None:
+def test_old_events_are_sent_however_many_new_ones_come(tmp_path: Path) -> None:
     bench = Bench(tmp_path, max_queue_bytes=100_000)
     bench.put(1)
     bench.send_all()
@@ -103,7 +103,7 @@ def test_old_events_get_on_however_many_fresh_ones_come(tmp_path: Path) -> None:
     bench.send_all()
 
 
-def test_a_disk_that_does_not_work_leaves_all_in_memory_and_gets_it_when_it_does(tmp_path: Path) -> None:
+def test_while_the_disk_fails_events_stay_in_memory_and_are_written_later(tmp_path: Path) -> None:
     with Disk().under() as disk:
         bench = Bench(tmp_path)
         disk.mode = "broken"
@@ -126,7 +126,7 @@ def test_a_disk_that_does_not_work_leaves_all_in_memory_and_gets_it_when_it_does
 
 
 @pytest.mark.parametrize("mode", ["full", "broken", "locked", "doubtful"])
-def test_no_fault_of_the_disk_makes_an_event_twice_or_none_of_it(tmp_path: Path, mode: str) -> None:
+def test_no_fault_of_the_disk_doubles_or_loses_an_event(tmp_path: Path, mode: str) -> None:
     with Disk().under() as disk:
         bench = Bench(tmp_path, **SMALL)
         for round_ in range(12):
@@ -159,7 +159,7 @@ def test_what_was_delivered_while_its_write_seemed_to_fail_is_not_left_on_disk(t
         assert bench.rows() == [3]
 
 
-def test_one_transaction_takes_no_more_than_its_share_of_what_waited_for_the_disk(tmp_path: Path) -> None:
+def test_one_transaction_writes_a_bounded_number_of_unsaved_events(tmp_path: Path) -> None:
     sizes = []
     with Disk().under() as disk:
         bench = Bench(tmp_path, max_queue_bytes=32 << 20)
@@ -175,7 +175,7 @@ def test_one_transaction_takes_no_more_than_its_share_of_what_waited_for_the_dis
     assert max(sizes) * (1 << 20) <= 2 * MOST_WRITTEN_BYTES
 
 
-def test_a_file_that_is_deleted_costs_only_what_was_nowhere_else(tmp_path: Path) -> None:
+def test_a_deleted_file_loses_only_events_that_were_on_disk_only(tmp_path: Path) -> None:
     bench = Bench(tmp_path, **SMALL)
     for _ in range(4):
         bench.put(40)
@@ -219,7 +219,7 @@ def test_a_file_that_vanishes_while_it_is_closed_is_missed_too(tmp_path: Path) -
         assert bench.rows() == [1, 2, 3, 4, 5, 6]
 
 
-def test_damaged_records_cost_themselves_and_no_others(tmp_path: Path) -> None:
+def test_damaged_records_are_dropped_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, batch_size=3, **SMALL)
     for _ in range(5):
         bench.put(40)
@@ -234,7 +234,7 @@ def test_damaged_records_cost_themselves_and_no_others(tmp_path: Path) -> None:
     assert bench.rows() == []
 
 
-def test_rows_that_somebody_deleted_are_counted_and_not_looked_for_for_ever(tmp_path: Path) -> None:
+def test_deleted_rows_are_counted_once_as_lost(tmp_path: Path) -> None:
     bench = Bench(tmp_path, **SMALL)
     for _ in range(5):
         bench.put(40)
@@ -260,7 +260,7 @@ def test_an_event_whose_redaction_fails_never_touches_the_disk(tmp_path: Path) -
     assert bench.ledger.dropped() == {"redaction_error": 3}
 
 
-def test_what_is_redacted_is_redacted_once_and_only_that_is_written(tmp_path: Path) -> None:
+def test_events_are_redacted_once_and_written_redacted(tmp_path: Path) -> None:
     def redact(event):
         return event._replace(fields={"name": event.fields["name"] + "!"})
 
@@ -278,7 +278,7 @@ def test_what_is_redacted_is_redacted_once_and_only_that_is_written(tmp_path: Pa
     assert [event.fields for event in sent] == [{"name": f"step {number}!"} for number in range(1, 81)]
 
 
-def test_what_cannot_be_packed_is_dropped_and_its_company_stays(tmp_path: Path) -> None:
+def test_an_event_that_cannot_be_packed_is_dropped_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.put(1)
     bench.put(1, odd=object())
@@ -288,7 +288,7 @@ def test_what_cannot_be_packed_is_dropped_and_its_company_stays(tmp_path: Path) 
     assert bench.ledger.dropped() == {"encode_error": 1}
 
 
-def test_parked_events_stay_on_disk_until_they_are_sent(tmp_path: Path) -> None:
+def test_incomplete_events_stay_on_disk_until_they_are_sent(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.put(4)
     bench.backend.plan = [lambda batch: Outcome(parked=[1, 2], delivered=[3, 4])]
@@ -314,7 +314,7 @@ def test_the_end_counts_what_is_on_disk_as_kept_and_the_rest_as_lost_with_the_sp
     assert bench.rows() == [1, 2, 3]
 
 
-def test_what_comes_to_the_disk_after_the_end_makes_no_file(tmp_path: Path) -> None:
+def test_a_write_after_the_end_makes_no_file(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.put(1)
     bench.send_all()
@@ -342,7 +342,7 @@ def test_a_refused_key_is_noted_in_the_file(tmp_path: Path) -> None:
         assert db.execute("SELECT refused FROM about").fetchone() == (1,)
 
 
-def test_a_lost_answer_is_asked_for_again_and_nothing_is_stored_twice(tmp_path: Path) -> None:
+def test_after_a_lost_answer_the_batch_is_sent_again_and_stored_once(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.put(3)
     bench.backend.plan = [bench.backend.lose_answer]

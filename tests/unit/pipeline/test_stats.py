@@ -1,4 +1,4 @@
-"""What delivery costs is counted: requests, bytes, attempts that were repeated, and CPU of the threads that deliver."""
+"""The costs of delivery: requests, bytes, repeated attempts, and CPU time of the threads that deliver."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agentscope.protocols.base import Outcome
 
 
 def work() -> None:
-    """Take some CPU that the clock can tell."""
+    """Use enough CPU time for the clock to show."""
     before = time.thread_time()
     while time.thread_time() == before:
         sum(range(1000))
@@ -23,7 +23,7 @@ def test_requests_and_bytes_and_retries_add_up() -> None:
     assert (figures.requests, figures.sent_bytes, figures.retries, figures.cpu_seconds) == (3, 350, 1, 0.5)
 
 
-def test_cpu_is_counted_from_the_begin_and_only_once() -> None:
+def test_cpu_is_counted_from_begin_on_and_once() -> None:
     figures = Figures()
     work()
     before = time.thread_time()
@@ -35,7 +35,7 @@ def test_cpu_is_counted_from_the_begin_and_only_once() -> None:
     assert 0 < figures.cpu_seconds <= time.thread_time() - before
 
 
-def test_a_thread_that_did_not_begin_is_not_counted_and_the_next_one_that_does_is() -> None:
+def test_only_the_cpu_of_the_thread_that_began_last_is_counted() -> None:
     figures = Figures()
     figures.begin()
 

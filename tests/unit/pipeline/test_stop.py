@@ -1,4 +1,4 @@
-"""How long an end may take, as tables: every decision takes `now`."""
+"""The time that an end may take, as tables. Every decision takes `now`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wait before the next attempt: full when nothing happens, short when there is something new to send."""
+"""The wait before the next attempt. New events, a flush and the end make it shorter."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Silent:
         raise AssertionError
 
     def warm_up(self) -> None:
-        """There is nothing to import."""
+        """Nothing is imported."""
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing is closed."""
 
 
 class Nap:
-    """A delivery whose clock goes on only while it sleeps, and what happens meanwhile, by the second at which it does."""
+    """A delivery whose clock goes on only while it sleeps, with the acts during that time by second."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -71,34 +71,34 @@ def nap(monkeypatch: pytest.MonkeyPatch) -> Nap:
     return Nap(monkeypatch)
 
 
-def test_without_anything_new_it_takes_as_long_as_it_should(nap: Nap) -> None:
+def test_without_new_events_the_wait_takes_its_full_time(nap: Nap) -> None:
     assert nap.takes(30.0) == pytest.approx(30.0)
 
 
 @pytest.mark.parametrize("moment", [0.5, 10.0, 27.5])
-def test_something_new_ends_it_but_not_in_the_first_seconds(nap: Nap, moment: float) -> None:
+def test_new_events_end_the_wait_after_the_first_seconds(nap: Nap, moment: float) -> None:
     nap.happens = {moment: nap.put}
     assert max(moment, FRESH / 2) <= nap.takes(30.0) <= max(moment + sending.LOOK, FRESH)
 
 
-def test_what_is_new_does_not_end_what_the_backend_has_asked_for(nap: Nap) -> None:
+def test_new_events_do_not_end_a_wait_that_the_backend_asked_for(nap: Nap) -> None:
     nap.delivery._asked_to_wait = True
     nap.happens = {1.0: nap.put}
     assert nap.takes(30.0) == pytest.approx(30.0)
 
 
-def test_what_is_new_does_not_end_the_wait_for_a_person(nap: Nap) -> None:
+def test_new_events_do_not_end_the_wait_for_a_person(nap: Nap) -> None:
     nap.delivery.kind = UNAUTHORIZED
     nap.happens = {1.0: nap.put}
     assert nap.takes(60.0) == pytest.approx(60.0)
 
 
-def test_the_end_of_the_process_ends_it_at_once(nap: Nap) -> None:
+def test_the_end_of_the_process_ends_the_wait_at_once(nap: Nap) -> None:
     nap.happens = {1.5: nap.stop}
     assert nap.takes(30.0) == pytest.approx(1.5)
 
 
-def test_a_flush_ends_it_at_once_unless_a_person_is_waited_for(nap: Nap) -> None:
+def test_a_flush_ends_the_wait_at_once_unless_it_is_for_a_person(nap: Nap) -> None:
     nap.put()
     nap.happens = {1.5: lambda: nap.flushes.add(nap.states.counts(), 2)}
     assert nap.takes(30.0) == pytest.approx(1.5)

@@ -26,7 +26,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentscope.serialization import snapshot
+from agentscope.serialization import fallback, snapshot
 from agentscope.serialization.snapshot import describe_exception, encode, text
 
 pytestmark = pytest.mark.usefixtures("encoder")
@@ -175,14 +175,45 @@ def test_a_lone_surrogate_is_replaced(value: object, expected: object) -> None:
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_bytes_are_a_data_url(kind: Callable[[bytes], object]) -> None:
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (b'{"password": "hunter2"}', '{"password": "hunter2"}'),
+        ("naïve 漢字 \U0001f600\n\t".encode(), "naïve 漢字 \U0001f600\n\t"),
+        ("caf\xe9, and more text".encode("latin-1"), "café, and more text"),
+        (b"", ""),
+    ],
+)
+def test_bytes_that_are_text_are_recorded_as_text(kind: Callable[[bytes], object], value: bytes, text: str) -> None:
+    assert told(kind(value)) == text
+
+
+def test_keys_that_are_bytes_are_recorded_as_text() -> None:
+    assert told({b"password": b"x", "n": {b"k\xc3\xa9y": [(b"authorization", b"Bearer y")]}}) == {
+        "password": "x",
+        "n": {"kéy": [["authorization", "Bearer y"]]},
+    }
+
+
+def test_a_key_of_bytes_does_not_take_the_place_of_the_same_text() -> None:
+    assert lost({b"k": 1, "k": 2}) == {"k (bytes)": 1, "k": 2}
+
+
+@pytest.mark.parametrize("size", range(1000, 1004))
+def test_text_in_bytes_is_cut_between_characters(size: int) -> None:
+    shown = lost(("é漢" * 1000).encode(), size)
+    assert re.fullmatch(r"(é漢)+é?…\[cut: 5000 bytes\]", shown)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_other_bytes_are_a_data_url(kind: Callable[[bytes], object]) -> None:
     head, _, body = told(kind(b"\x00\xffabc")).partition(",")
     assert head == "data:application/octet-stream;base64"
     assert base64.b64decode(body) == b"\x00\xffabc"
 
 
 def test_bytes_beyond_the_limit_are_cut_with_a_note() -> None:
-    shown = lost(b"x" * 10_000, 1000)
+    shown = lost(b"\xff" * 10_000, 1000)
     assert re.fullmatch(r"data:application/octet-stream;base64,[A-Za-z0-9+/]+…\[cut: 10000 bytes\]", shown)
 
 
@@ -277,6 +308,12 @@ class Shown:
     name: str
     inner: object = None
     secret: str = field(default="hunter2", repr=False)
+
+
+@dataclass(slots=True)
+class Slotted:
+    name: str
+    inner: object = None
 
 
 @attrs.define
@@ -399,7 +436,7 @@ def test_an_iterator_is_not_consumed() -> None:
     [
         ({1: "a"}, {"1": "a"}),
         ({None: 1, True: 2, 1.5: 3}, {"None": 1, "True": 2, "1.5": 3}),
-        ({(1, "a"): 1, b"k": 2, frozenset({1}): 3}, {"(1, 'a')": 1, "b'k'": 2, "frozenset({1})": 3}),
+        ({(1, "a"): 1, b"\xff": 2, frozenset({1}): 3}, {"(1, 'a')": 1, "b'\\xff'": 2, "frozenset({1})": 3}),
         ({Colour.RED: 1, Level.HIGH: 2, Name("n"): 3}, {"red": 1, "3": 2, "n": 3}),
         ({date(2026, 1, 1): 1}, {"2026-01-01": 1}),
     ],
@@ -588,13 +625,26 @@ def test_a_key_whose_str_raises_leaves_a_note(error: type[BaseException]) -> Non
     }
 
 
+def test_a_slot_that_is_not_set_leaves_a_note() -> None:
+    value = Slotted("n")
+    del value.inner
+    assert lost(value) == {"name": "n", "inner": "<inner failed>"}
+
+
+def test_slots_and_class_attributes_are_read() -> None:
+    value = Shown("n")
+    del value.__dict__["inner"]  # it is None in the class
+    assert told(value) == {"name": "n", "inner": None, "secret": "<hidden>"}
+    assert told(Slotted("n", [1])) == {"name": "n", "inner": [1]}
+
+
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_field_that_raises_leaves_a_note_and_its_neighbours(error: type[BaseException]) -> None:
-    class Broken(Shown):
+def test_a_field_that_is_a_property_is_not_read(error: type[BaseException]) -> None:
+    class Lazy(Shown):
         inner = property(raiser(error), lambda self, value: None)
 
-    assert lost(Broken("n"))["inner"] == "<inner failed>"
-    assert lost(Broken("n"))["name"] == "n"
+    assert lost(Lazy("n"))["inner"] == "<inner: not read>"
+    assert lost(Lazy("n"))["name"] == "n"
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -985,3 +1035,56 @@ def test_a_description_holds_on_to_no_frame() -> None:
     after = sys.getrefcount(error.__traceback__)
     assert after == references
     assert all(type(part) is str for part in told.values())
+
+
+# ---- time ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the processor time advance by a millisecond with each look. Returns the looks."""
+    looks: list[int] = []
+
+    def look() -> int:
+        looks.append(len(looks) * 1_000_000)
+        return looks[-1]
+
+    monkeypatch.setattr(fallback, "thread_time_ns", look)
+    return looks
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [Shown(str(number)) for number in range(5_000)],
+        {number: number for number in range(100_000)},
+        {(number,): Shown("n") for number in range(5_000)},
+        [{number} for number in range(5_000)],
+        deque([Shown(str(number)) for number in range(5_000)]),
+    ],
+    ids=["dataclasses", "keys", "keys and dataclasses", "sets", "deque"],
+)
+def test_members_for_which_there_is_no_time_are_counted(value: Any, slow_clock: list[int]) -> None:
+    shown = lost(value)
+    note = str(shown["…[cut]"] if isinstance(shown, dict) else shown[-1])
+    (cut,) = map(int, re.findall(r"\d+", note))
+    assert 0 < len(shown) - 1 < 1000
+    assert len(shown) - 1 + cut == len(value)
+    assert len(slow_clock) < 10
+
+
+def test_a_small_value_is_whole_however_slow_the_clock_is(slow_clock: list[int]) -> None:
+    assert len(told([Shown(str(number)) for number in range(7)])) == 7
+
+
+def test_foreign_code_that_waits_ends_the_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0]
+
+    class Waiting:
+        def __repr__(self) -> str:
+            now[0] += 10_000_000
+            return "done"
+
+    monkeypatch.setattr(fallback, "perf_counter_ns", lambda: now[0])
+    shown = lost([Waiting() for _ in range(1000)])
+    assert 0 < len(shown) < 100

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
@@ -16,7 +19,20 @@ from hypothesis import strategies as st
 
 from agentscope.protocols.ids import new_id, sampled
 from agentscope.tracker import context
-from agentscope.tracker.context import Place, Runs, Scope, current, leave, leave_run, restored, runs_of, switch
+from agentscope.tracker.context import (
+    STARTED,
+    Place,
+    Runs,
+    RunState,
+    Scope,
+    current,
+    leave,
+    leave_run,
+    renewed,
+    restored,
+    runs_of,
+    switch,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +40,14 @@ def _nothing_is_current() -> Iterator[None]:
     before = switch(None)
     yield
     switch(before)
+
+
+T = TypeVar("T")
+
+
+def in_thread(call: Callable[[], T]) -> T:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
 
 
 @pytest.fixture
@@ -34,16 +58,31 @@ def runs() -> Runs:
 def started(runs: Runs, run_id: str) -> Scope:
     """Open a scope like `start_run`."""
     runs.opened(run_id)
-    return runs.enter(run_id, loose=True)
+    return runs.enter(run_id, sort=STARTED)
+
+
+def begun(runs: Runs, run_id: str) -> Scope:
+    """Open a scope like `track_run`."""
+    runs.opened(run_id)
+    return runs.enter(run_id)
 
 
 def chain() -> list[tuple[str, str | None]]:
-    """The current scopes, the innermost first."""
+    """The scopes that count in this context, the innermost first."""
     links, scope = [], current()
     while scope is not None:
-        links.append((scope.run_id, scope.step_id))
+        if not scope.left and not scope.run.ended:
+            links.append((scope.run_id, scope.step_id))
         scope = scope.outer
     return links
+
+
+def length() -> int:
+    """The number of scopes that this context keeps alive."""
+    number, scope = 0, current()
+    while scope is not None:
+        number, scope = number + 1, scope.outer
+    return number
 
 
 def test_nothing_is_current_at_first(runs: Runs) -> None:
@@ -81,7 +120,7 @@ def test_scopes_may_be_left_in_any_order(runs: Runs) -> None:
     assert chain() == []
 
 
-def test_a_copied_scope_is_left_as_its_original(runs: Runs) -> None:
+def test_blocks_inside_one_that_is_left_stay_in_order(runs: Runs) -> None:
     outer = runs.enter("run")
     runs.enter("run", "a")
     inner = runs.enter("run", "b")
@@ -121,11 +160,122 @@ def test_a_started_run_counts_until_it_ends(runs: Runs) -> None:
     assert not runs.is_open("run")
 
 
-def test_a_block_counts_until_it_is_left_though_its_run_has_ended(runs: Runs) -> None:
-    runs.opened("run")
-    runs.enter("run")
+def test_a_block_counts_only_while_its_run_is_open(runs: Runs) -> None:
+    begun(runs, "outer")
+    begun(runs, "run")
+    runs.enter("run", "step")
     runs.ended("run")
+    assert runs.place() == Place("outer", None)
+    runs.ended("outer")
+    assert runs.place() is None
+    assert runs.innermost() is None
+
+
+def test_a_context_whose_own_run_has_ended_does_not_use_the_sole_open_run(runs: Runs) -> None:
+    begun(runs, "own")
+    runs.ended("own")
+    runs.opened("another")
+    assert runs.sole() == "another"
+    assert runs.place() is None
+    assert contextvars.Context().run(runs.place) == Place("another", None)
+
+
+def test_a_block_entered_by_the_id_of_a_run_that_has_ended_counts_until_it_is_left(runs: Runs) -> None:
+    runs.opened("run")
+    runs.ended("run")
+    late = runs.enter("run", "late step")
+    assert runs.place() == Place("run", "late step")
+    leave(late)
+    assert runs.place() is None
+
+
+def test_a_block_left_in_another_context_no_longer_counts_in_its_own(runs: Runs) -> None:
+    begun(runs, "run")
+    step = runs.enter("run", "step")
+    contextvars.copy_context().run(leave, step)
     assert runs.place() == Place("run", None)
+    later = runs.enter("run", "later")
+    contextvars.Context().run(leave, later)
+    assert runs.place() == Place("run", None)
+
+
+def test_a_block_left_where_it_was_entered_stays_the_parent_in_contexts_copied_inside_it(runs: Runs) -> None:
+    begun(runs, "run")
+    step = runs.enter("run", "step")
+    inside = contextvars.copy_context()
+    leave(step)
+    assert runs.place() == Place("run", None)
+    assert inside.run(runs.place) == Place("run", "step")
+
+
+def test_leaving_a_block_twice_changes_nothing(runs: Runs) -> None:
+    begun(runs, "run")
+    outer, inner = runs.enter("run", "outer"), runs.enter("run", "inner")
+    leave(inner)
+    leave(inner)
+    assert runs.place() == Place("run", "outer")
+    leave(outer)
+    leave(inner)
+    assert runs.place() == Place("run", None)
+
+
+def enter_step(runs: Runs, step_id: str) -> Scope:
+    return runs.enter_below(None, step_id) or runs.enter("run", step_id)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize("late", [0, 1, 3])
+def test_blocks_that_are_left_elsewhere_do_not_pile_up(runs: Runs, copied: bool, late: int) -> None:
+    begun(runs, "run")
+    entered: list[Scope] = []
+    for number in range(200):
+        entered.append(enter_step(runs, str(number)))
+        if len(entered) > late:
+            (contextvars.copy_context() if copied else contextvars.Context()).run(leave, entered.pop(0))
+        assert length() <= late + 3
+    assert chain()[-1] == ("run", None)
+
+
+def test_runs_whose_blocks_are_left_elsewhere_do_not_pile_up(runs: Runs) -> None:
+    for number in range(200):
+        scope = begun(runs, str(number))
+        enter_step(runs, "left open")
+        contextvars.Context().run(leave, scope)
+        runs.ended(str(number))
+        assert runs.place() is None
+        assert length() <= 4
+
+
+def test_what_a_block_left_open_inside_it_does_not_outlive_its_run(runs: Runs) -> None:
+    outer = begun(runs, "outer")
+    inner = begun(runs, "inner")
+    runs.enter("inner", "of an abandoned generator")
+    leave(inner)
+    runs.ended("inner")
+    assert runs.place() == Place("outer", None)
+    run = runs.to_end()
+    assert run is outer.run
+    leave(outer)
+
+
+def test_the_run_to_end_is_the_contexts_own_though_it_has_ended(runs: Runs) -> None:
+    assert runs.to_end() is None
+    begun(runs, "outer")
+    inner = begun(runs, "inner")
+    runs.enter("inner", "step")
+    runs.ended("inner")
+    assert runs.to_end() is inner.run
+
+
+def test_a_carried_scope_counts_after_the_end_of_its_run(runs: Runs) -> None:
+    begun(runs, "run")
+    scope = runs.enter("run", "step")
+    assert renewed(scope) is scope
+    runs.ended("run")
+    with restored(renewed(scope)):
+        assert runs.place() == Place("run", "step")
+    assert runs.place() is None
+    assert renewed(None) is None
 
 
 def test_a_run_started_inside_another_gives_way_to_it_when_it_ends(runs: Runs) -> None:
@@ -153,7 +303,8 @@ def test_runs_that_end_elsewhere_do_not_pile_up(runs: Runs) -> None:
         started(runs, str(number))
         contextvars.Context().run(leave_run, runs, str(number))
         runs.ended(str(number))
-    assert chain() == [("999", None)]
+    assert length() == 1
+    assert chain() == []
 
 
 def test_runs_that_nobody_ends_do_not_pile_up_and_take_no_block_with_them(runs: Runs) -> None:
@@ -163,6 +314,66 @@ def test_runs_that_nobody_ends_do_not_pile_up_and_take_no_block_with_them(runs: 
         assert runs.place() == Place(str(number), None)
     assert len(chain()) <= context.MOST_STACKED + 2
     assert chain()[-1] == ("block", None)
+
+
+class Lineage:
+    """A context, and the runs that were entered in it or in the contexts that it is a copy of."""
+
+    def __init__(self, context: contextvars.Context, runs: set[str]) -> None:
+        self.context = context
+        self.runs = runs
+
+
+@given(st.data())
+def test_no_order_of_calls_in_any_contexts_finds_a_run_that_is_not_its_own(data: st.DataObject) -> None:
+    runs = Runs()
+    lineages = [Lineage(contextvars.Context(), set()) for _ in range(2)]
+    blocks: list[tuple[Scope, str | None]] = []  # with the run that ends with it
+    opened: list[str] = []
+    runs._is_concurrent = True  # no guesses
+    for name in map(str, range(data.draw(st.integers(1, 40)))):
+        here = data.draw(st.sampled_from(lineages))
+        call = data.draw(st.sampled_from(("run", "start", "step", "late step", "copy", "leave", "end", "end by id")))
+        if call in ("run", "start"):
+            runs.opened(name)
+            sort = STARTED if call == "start" else "block"
+            scope = here.context.run(runs.enter, name, sort=sort)
+            here.runs = {*here.runs, name}
+            opened.append(name)
+            if call == "run":
+                blocks.append((scope, name))
+        elif call == "step":
+            scope_below = here.context.run(runs.enter_below, None, name)
+            place = here.context.run(runs.place)
+            if scope_below is not None:
+                blocks.append((scope_below, None))
+            elif place is not None:
+                blocks.append((here.context.run(runs.enter, place.run_id, name), None))
+        elif call == "late step" and opened:
+            run_id = data.draw(st.sampled_from(opened))
+            if run_id in here.runs:
+                blocks.append((here.context.run(runs.enter, run_id, name), None))
+        elif call == "copy":
+            lineages.append(Lineage(here.context.copy(), here.runs))
+        elif call == "leave" and blocks:
+            scope, run_id_of_block = blocks.pop(data.draw(st.integers(0, len(blocks) - 1)))
+            here.context.run(leave, scope)
+            if run_id_of_block is not None:
+                runs.ended(run_id_of_block)
+        elif call in ("end", "end by id"):
+            state = here.context.run(runs.to_end)
+            run_id = state.own_id if state is not None else None
+            if call == "end by id" and opened:
+                run_id = data.draw(st.sampled_from(opened))
+            if run_id is not None:
+                runs.ended(run_id)
+                here.context.run(leave_run, runs, run_id)
+        for lineage in lineages:
+            place, state = lineage.context.run(runs.place), lineage.context.run(runs.to_end)
+            assert place is None or place.run_id in lineage.runs
+            assert state is None or state.own_id in lineage.runs
+            surrounding = lineage.context.run(runs.surrounding, None)
+            assert surrounding is None or (surrounding.run_id, surrounding.step_id) == place
 
 
 def test_an_open_run_knows_when_it_began(runs: Runs) -> None:
@@ -189,19 +400,87 @@ def test_only_the_last_ends_are_remembered(runs: Runs) -> None:
 
 
 def test_the_sole_open_run_is_the_place_where_nothing_is_current(runs: Runs) -> None:
+    for name in ("a", "b", "c"):
+        runs.opened(name)
+        assert runs.place() == Place(name, None)
+        assert in_thread(runs.place) == Place(name, None)
+        runs.ended(name)
+    assert runs.place() is None
+
+
+def test_from_the_first_overlap_on_no_open_run_is_guessed(runs: Runs) -> None:
     runs.opened("a")
-    assert runs.place() == Place("a", None)
     runs.opened("b")
     assert runs.place() is None
     assert runs.count() == 2
     runs.ended("a")
-    assert runs.place() == Place("b", None)
+    assert runs.place() is None
+    runs.ended("b")
+    runs.opened("c")
+    assert runs.place() is None
+
+
+def test_a_run_that_is_a_step_of_the_open_one_is_no_overlap(runs: Runs) -> None:
+    runs.opened("a")
+    runs.joined("inner", Place("a", None))
+    runs.opened("inner")
+    runs.ended("inner")
+    assert runs.place() == Place("a", None)
+
+
+def test_a_run_that_is_a_step_counts_no_longer_than_the_run_around_it(runs: Runs) -> None:
+    begun(runs, "outer")
+    for name in ("first", "second"):
+        runs.joined(name, Place("outer", None))
+        runs.opened(name)
+        runs.ended("first")
+    runs.enter("outer", "second", own_id="second")
+    assert runs.place() == Place("outer", "second")
+    runs.ended("outer")
+    assert runs.place() is None
+    assert runs.is_open("second"), "its end is still to be told"
+
+
+def test_where_runs_begin_in_several_threads_no_open_run_is_guessed(runs: Runs) -> None:
+    in_thread(lambda: runs.opened("a"))
+    in_thread(lambda: runs.ended("a"))
+    runs.opened("b")
+    assert runs.place() is None
+    assert in_thread(runs.place) is None
+
+
+def test_a_thread_that_is_older_than_the_second_run_does_not_guess_it(runs: Runs) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        runs.opened("a")
+        assert pool.submit(runs.place).result() == Place("a", None)
+        runs.ended("a")
+        runs.opened("b")
+        assert pool.submit(runs.place).result() is None
+        assert in_thread(runs.place) == Place("b", None)
+
+
+def test_another_task_of_the_loop_does_not_guess_the_second_run(runs: Runs) -> None:
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def made_outside() -> Place | None:
+            await go.wait()
+            return runs.place()
+
+        task = asyncio.create_task(made_outside())
+        begun(runs, "a")
+        runs.ended("a")
+        begun(runs, "b")
+        go.set()
+        assert await task is None
+
+    asyncio.run(main())
 
 
 def test_the_sole_run_survives_another_thread_ending_it_meanwhile(runs: Runs) -> None:
-    class Vanishing(dict[str, int]):
-        def __iter__(self) -> Iterator[str]:
-            return iter(())
+    class Vanishing(dict[str, RunState]):
+        def items(self) -> Any:
+            return ()
 
     runs.opened("a")
     runs._open = Vanishing(runs._open)

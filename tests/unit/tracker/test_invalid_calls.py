@@ -91,6 +91,13 @@ def shut_down(function: Callable[[Any], Any]) -> Misuse:
     return misuse
 
 
+def step_ended_twice(tracker: Tracker) -> bool:
+    with tracker.track_run("agent"):
+        step = tracker.start_step(SECRET)
+        step.end()
+        return step.end(SECRET)
+
+
 def reused(tracker: Tracker) -> Any:
     step = tracker.track_step_context("step")
     with tracker.track_run("agent"):
@@ -156,6 +163,13 @@ MISUSES: dict[str, tuple[Misuse, Any, str, str]] = {
     "a block entered again": (reused, None, "block_reused", "a call of its own"),
     "a timeout that is no number": (lambda t: bool(t.flush("soon")), True, "wrong_type", "number of seconds"),
     "a timeout that is none": (lambda t: bool(t.shutdown(float("nan"))), True, "wrong_type", "number of seconds"),
+    "a step ended twice": (step_ended_twice, False, "ended_twice", "step that is not open"),
+    "an argument that the function does not have": (
+        lambda t: t.observe(ambiguous, capture_input=["tracker", SECRET]).__name__,
+        "ambiguous",
+        "unknown_argument",
+        "capture_input names an argument",
+    ),
     "a class observed": (lambda t: t.observe(Recording), Recording, "not_observable", "takes functions"),
 }
 
@@ -200,8 +214,10 @@ WRONG_CALLS: dict[str, Callable[[Any], Any]] = {
     "track_run": lambda t: t.track_run(name="agent"),
     "track_step": lambda t: t.track_step(),
     "track_step_context": lambda t: t.track_step_context(),
+    "start_step": lambda t: t.start_step(),
     "observe": lambda t: t.observe(len, colour="red"),
     "propagate": lambda t: t.propagate(len, len),
+    "instrument": lambda t: t.instrument(),
     "lambda_handler": lambda t: t.lambda_handler(len, colour="red"),
     "inject": lambda t: t.inject({}, {}),
     "extract": lambda t: t.extract(),
@@ -246,6 +262,7 @@ def test_a_wrong_call_gives_what_the_agent_can_go_on_with(recording: Recording) 
     assert tracker.observe(len, colour="red") is len
     assert tracker.observe(colour="red")(len) is len
     assert tracker.propagate(len, len) is len
+    assert tracker.instrument()() is None
     assert tracker.lambda_handler(len, colour="red") is len
     assert tracker.propagate()(5) == 5
     assert isinstance(tracker.flush(1, 2), FlushResult)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
 import inspect
 import pickle
 import sys
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from functools import partial
+from functools import lru_cache, partial, partialmethod
 from typing import Any
 
 import pytest
@@ -17,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope import Tracker
-from agentscope.tracker.observe import MOST_ITEMS, Arguments
+from agentscope.tracker.observe import Arguments
+from agentscope.tracker.streams import MOST_ITEMS
 from tests.support.hostile_objects import HOSTILE, FailingObject
 from tests.support.recording import Recording, current_scope, recorded
 
@@ -57,7 +60,7 @@ def test_a_call_is_a_step_with_its_arguments_and_its_result(recording: Recording
     assert (first["step_type"], first["status"]) == ("tool_call", "completed")
     assert first["input"] == {"query": "a", "limit": 2, "more": [7, 8], "deep": True, "lang": "en"}
     assert first["output"] == ["a", "a"]
-    assert second["input"] == {"query": "b", "limit": 1}
+    assert second["input"] == {"query": "b", "limit": 1, "deep": False}
     assert recording.parents()["inner"] == first["name"]
     assert recording.invalid_calls == {}
 
@@ -228,6 +231,154 @@ def test_a_cancelled_coroutine_is_recorded_as_cancelled(recording: Recording, tr
     assert recording.step()["error"]["type"].endswith("CancelledError")
 
 
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+def recorded_input(recording: Recording) -> Any:
+    return recording.steps()[-1].get("input")
+
+
+def test_a_keyword_named_as_a_positional_only_argument_is_recorded_beside_it(
+    recording: Recording, tracker: Tracker
+) -> None:
+    @tracker.observe
+    def function(x: int, y: int = 0, /, **options: Any) -> None: ...
+
+    function(1, x=2)
+    assert recorded_input(recording) == {"x": 1, "options": {"x": 2}, "y": 0}
+    function(1, x=2, z=3)
+    assert recorded_input(recording) == {"x": 1, "options": {"x": 2, "z": 3}, "y": 0}
+    function(1, 5, z=3)
+    assert recorded_input(recording) == {"x": 1, "y": 5, "z": 3}
+
+
+def test_a_keyword_named_as_the_rest_is_recorded_beside_it(recording: Recording, tracker: Tracker) -> None:
+    @tracker.observe
+    def function(first: int = 0, *args: int, **options: Any) -> None: ...
+
+    function(1, 2, args=3)
+    assert recorded_input(recording) == {"first": 1, "args": [2], "options": {"args": 3}}
+    function(first=1, args=3)
+    assert recorded_input(recording) == {"first": 1, "options": {"args": 3}}
+    function(1, 2, options=3)
+    assert recorded_input(recording) == {"first": 1, "args": [2], "options": 3}
+
+
+def test_a_keyword_named_self_is_recorded_and_the_object_is_not(recording: Recording, tracker: Tracker) -> None:
+    class Agent:
+        @tracker.observe
+        def method(self, /, **options: Any) -> None: ...
+
+    Agent().method(self="given", cls=1)
+    assert recorded_input(recording) == {"options": {"self": "given", "cls": 1}}
+
+
+def test_arguments_that_are_not_given_have_their_defaults(recording: Recording, tracker: Tracker) -> None:
+    @tracker.observe
+    def function(query: str, k: int = 5, *rest: int, deep: bool = False, near: str | None = None) -> None: ...
+
+    function("tea")
+    assert recorded_input(recording) == {"query": "tea", "k": 5, "deep": False, "near": None}
+    function("tea", 1, 2, deep=True)
+    assert recorded_input(recording) == {"query": "tea", "k": 1, "rest": [2], "deep": True, "near": None}
+
+
+def test_a_default_that_changes_is_recorded_as_it_is_at_the_call(recording: Recording, tracker: Tracker) -> None:
+    @tracker.observe
+    def collect(seen: list[int] = []) -> None:
+        seen.append(len(seen))
+
+    collect()
+    collect()
+    assert [step["input"] for step in recording.steps()] == [{"seen": []}, {"seen": [0]}]
+
+
+def test_a_default_that_is_an_object_is_rendered_once(recording: Recording, tracker: Tracker) -> None:
+    rendered = []
+
+    class Client:
+        def __repr__(self) -> str:
+            rendered.append(self)
+            return "Client()"
+
+    @tracker.observe
+    def ask(query: str, client: Any = Client()) -> None: ...
+
+    for query in ("a", "b", "c"):
+        ask(query)
+    assert [step["input"] for step in recording.steps()] == [
+        {"query": query, "client": "Client()"} for query in ("a", "b", "c")
+    ]
+    assert len(rendered) == 1
+
+
+def test_a_default_that_tells_nothing_is_left_out(recording: Recording, tracker: Tracker) -> None:
+    missing = object()
+
+    @tracker.observe
+    def ask(query: str, timeout: Any = missing, hook: Any = print, form: str = "<p>") -> None: ...
+
+    ask("tea")
+    assert recorded_input(recording) == {"query": "tea", "form": "<p>"}
+    ask("tea", timeout=5)
+    assert recorded_input(recording) == {"query": "tea", "timeout": 5, "form": "<p>"}
+
+
+@pytest.mark.parametrize("make", HOSTILE)
+def test_no_default_breaks_a_function(recording: Recording, tracker: Tracker, make: Callable[[], Any]) -> None:
+    value = make()
+    observed = tracker.observe(lambda given=value: given is value, name="same")
+    assert observed() is True
+    assert recording.step()["name"] == "same"
+
+
+@pytest.mark.parametrize("names", [["query", "k"], ("query", "k"), {"query", "k"}, frozenset({"query", "k"})])
+def test_only_the_named_arguments_are_recorded(recording: Recording, tracker: Tracker, names: Any) -> None:
+    @tracker.observe(capture_input=names)
+    def ask(client: object, query: str, k: int = 5, key: str = "hunter2") -> None: ...
+
+    ask(object(), "tea")
+    assert recorded_input(recording) == {"query": "tea", "k": 5}
+    ask(client=None, query="tea", k=1, key="hunter2")
+    assert recorded_input(recording) == {"query": "tea", "k": 1}
+    assert recording.invalid_calls == {}
+
+
+def test_one_name_and_names_of_free_keywords_are_enough(recording: Recording, tracker: Tracker) -> None:
+    tracker.observe(lambda query, key: None, capture_input="query")("tea", "hunter2")
+    assert recorded_input(recording) == {"query": "tea"}
+    tracker.observe(lambda *rest, **options: None, capture_input=["model", "rest"])(1, model="small", key="hunter2")
+    assert recorded_input(recording) == {"rest": [1], "model": "small"}
+    tracker.observe(lambda query: None, capture_input=[])("hunter2")
+    assert recorded_input(recording) is None
+    assert recording.invalid_calls == {}
+
+
+def test_a_function_chooses_what_is_recorded_of_the_arguments(recording: Recording, tracker: Tracker) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def choose(arguments: dict[str, Any]) -> Any:
+        seen.append(arguments)
+        return {"words": len(arguments["query"].split())}
+
+    class Agent:
+        @tracker.observe(capture_input=choose)
+        def ask(self, query: str, k: int = 5) -> str:
+            return query
+
+    assert Agent().ask("one two") == "one two"
+    assert seen == [{"query": "one two", "k": 5}]
+    assert recorded_input(recording) == {"words": 2}
+
+
+def test_a_function_that_fails_to_choose_keeps_the_arguments_out(recording: Recording, tracker: Tracker) -> None:
+    function = tracker.observe(lambda query: query, capture_input=lambda arguments: arguments["missing"])
+    assert function("hunter2") == "hunter2"
+    assert recorded_input(recording) is None
+    assert recording.invalid_calls == {"wrong_call": 1}
+    assert "hunter2" not in str(recording.said)
+
+
 # ---- attributes of the function --------------------------------------------------------------------------------------
 
 
@@ -349,6 +500,114 @@ def test_a_bound_method_may_be_observed(recording: Recording, tracker: Tracker) 
     tracker.observe(items.append)(5)
     assert items == [5]
     assert recording.step()["name"] == "list.append"
+
+
+class Tool:
+    """A callable with attributes."""
+
+    name = "tool"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, *args: int) -> int:
+        self.calls += 1
+        return sum(args)
+
+    def reset(self) -> None:
+        self.calls = 0
+
+
+def test_an_observed_callable_binds_as_the_callable_does(recording: Recording, tracker: Tracker) -> None:
+    @lru_cache
+    def same(self: Any, number: int) -> int:
+        return number
+
+    class Agent:
+        builtin, builtin_seen = len, tracker.observe(len, name="builtin")
+        bound, bound_seen = [1].count, tracker.observe([1].count, name="bound")
+        tool, tool_seen = Tool(), tracker.observe(Tool(), name="tool")
+        cached, cached_seen = same, tracker.observe(same, name="cached")
+        method, method_seen = partialmethod(same, 7), tracker.observe(partialmethod(same, 7), name="method")
+        static_seen = tracker.observe(staticmethod(partial(max, 1)), name="static")
+        wrapped_seen = staticmethod(tracker.observe(partial(max, 1), name="wrapped"))
+
+    agent: Any = Agent()
+    assert agent.builtin([1]) == agent.builtin_seen([1]) == Agent.builtin_seen([1]) == 1
+    assert agent.bound(1) == agent.bound_seen(1) == 1
+    assert agent.tool(1, 2) == agent.tool_seen(1, 2) == 3
+    assert agent.cached(5) == agent.cached_seen(5) == Agent.cached_seen(agent, 5) == 5
+    assert agent.method() == agent.method_seen() == 7
+    assert agent.static_seen(2) == agent.wrapped_seen(2) == 2
+    inputs = {step["name"]: step.get("input") for step in recording.steps()}
+    assert inputs["builtin"] == {"obj": [1]}
+    assert inputs["tool"] == {"args": [1, 2]}
+    assert inputs["cached"] == {"number": 5}
+    assert inputs["method"] == {"number": 7}
+    assert inputs["static"] == {"args": [1, 2]}
+
+
+def test_an_observed_partial_binds_as_a_partial_does(recording: Recording, tracker: Tracker) -> None:
+    class Agent:
+        half, half_seen = partial(max, 1), tracker.observe(partial(max, 1))
+
+    agent: Any = Agent()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # from Python 3.13 on a partial says that it will bind
+        assert agent.half(2) == agent.half_seen(2) == 2
+    assert recorded_input(recording) == {"args": [1, 2]}
+
+
+def test_a_descriptor_of_c_binds_as_it_does(recording: Recording, tracker: Tracker) -> None:
+    class Word(str):
+        loud = tracker.observe(str.upper, name="loud")
+
+    assert Word("a").loud() == "A"
+    assert Word.loud("b") == "B"
+    assert [step["name"] for step in recording.steps()] == ["loud", "loud"]
+
+
+def test_an_observed_callable_has_the_attributes_of_the_callable(tracker: Tracker) -> None:
+    tool = Tool()
+    observed: Any = tracker.observe(tool)
+    assert observed(1, 2) == 3
+    assert (observed.name, observed.calls, observed.__wrapped__) == ("tool", 1, tool)
+    observed.reset()
+    assert observed.calls == tool.calls == 0
+    cached: Any = tracker.observe(lru_cache(lambda number: number))
+    cached(1)
+    cached(1)
+    assert cached.cache_info().hits == 1
+    assert inspect.signature(tracker.observe(len)) == inspect.signature(len)
+    assert copy.copy(observed)(1) == 1
+
+
+def test_a_partial_of_each_kind_of_function_keeps_its_kind_and_arguments(
+    recording: Recording, tracker: Tracker
+) -> None:
+    async def coroutine(a: int, b: int) -> int:
+        return a + b
+
+    def generator(a: int, b: int) -> Iterator[int]:
+        yield a + b
+
+    seen: Any = tracker.observe(partial(coroutine, 1), name="coroutine")
+    assert inspect.iscoroutinefunction(seen)
+    assert (seen.args, seen.keywords) == ((1,), {})
+    assert asyncio.run(seen(2)) == 3
+    given = tracker.observe(partial(generator, b=2), name="generator")
+    assert inspect.isgeneratorfunction(given)
+    assert inspect.signature(given) == inspect.signature(partial(generator, b=2))
+    assert list(given(1)) == [3]
+    assert [(step["input"], step["output"]) for step in recording.steps()] == [
+        ({"a": 1, "b": 2}, 3),
+        ({"a": 1, "b": 2}, [3]),
+    ]
+
+
+def test_a_partial_of_a_class_is_recorded_as_a_function(recording: Recording, tracker: Tracker) -> None:
+    assert tracker.observe(partial(dict, a=1))(b=2) == {"a": 1, "b": 2}
+    assert recording.step()["name"] == "dict"
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import copy
 import gc
 import inspect
 import json
-import pickle
 import subprocess
 import sys
 import threading
@@ -239,10 +237,12 @@ def test_a_run_may_be_ended_inside_its_block(recording: Recording, tracker: Trac
     with tracker.track_run("agent") as run:
         assert tracker.end_run("failed", output=1)
         run.output = 2
-        assert tracker.track_step("afterwards")
+        assert not tracker.end_run(error="again")
+        assert not tracker.track_step("afterwards")
+        assert tracker.track_step("named", run_id=run)
     assert (recording.end()["status"], recording.end()["output"]) == ("failed", 1)
     assert recording.step()["run_id"] == run
-    assert recording.invalid_calls == {}
+    assert recording.invalid_calls == {"run_ended": 2}
     assert current_scope() is None
 
 
@@ -296,10 +296,6 @@ def test_a_block_that_was_never_entered_ends_without_a_word(recording: Recording
 
 def test_a_run_handle_works_everywhere_as_its_id(tracker: Tracker) -> None:
     run = tracker.track_run("agent")
-    assert pickle.loads(pickle.dumps(run)) == run.id
-    for copied in (pickle.loads(pickle.dumps(run)), copy.copy(run), copy.deepcopy({"run": run})["run"]):
-        assert type(copied) is str
-        assert copied == run.id
     assert json.dumps({"run": run}) == json.dumps({"run": run.id})
     assert f"{run}" == run.id
     assert {run.id: 1}[run] == 1
@@ -533,23 +529,6 @@ def test_no_text_of_a_tracker_shows_its_key(show: Callable[[object], str]) -> No
         with recording.tracker.track_run("agent") as run, recording.tracker.track_step_context("step") as step:
             assert "ask_do_not_tell" not in show(run) + show(step)
             assert show(step) == f"<Step {step.id}>"
-
-
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
-def test_a_copy_of_a_tracker_or_a_step_is_the_thing_itself(tracker: Tracker, copied: Callable[[Any], Any]) -> None:
-    assert copied(tracker) is tracker
-    step = tracker.track_step_context("step")
-    assert copied(step) is step
-    assert copied({"agent": [tracker]})["agent"][0] is tracker
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_pickling_a_tracker_or_a_step_fails_without_telling_the_key(protocol: int) -> None:
-    with recorded(api_key="ask_do_not_tell") as recording:
-        for thing in (recording.tracker, recording.tracker.track_step_context("step")):
-            with pytest.raises(TypeError, match="cannot be pickled") as caught:
-                pickle.dumps(thing, protocol)
-            assert "ask_do_not_tell" not in str(caught.value)
 
 
 def test_a_tracker_takes_a_client_as_the_seed_document_has_it() -> None:

@@ -1009,14 +1009,34 @@ def test_a_handle_that_has_ended_is_forgotten(volt: Traced) -> None:
     assert (volt.sdk._registry.entries, volt.sdk._kept) == ({}, {})
 
 
-def test_a_handle_is_its_own_copy_and_cannot_be_pickled(volt: Traced) -> None:
+def test_a_handle_is_its_own_copy_and_an_id_in_another_process(volt: Traced) -> None:
     trace = volt.sdk.trace(agentId="a")
     tool = trace.add_tool("t")
     assert copy.copy(tool) is tool
     assert copy.deepcopy({"tool": tool})["tool"] is tool
-    for handle in (trace, tool):
-        with pytest.raises(TypeError, match="cannot be pickled"):
-            pickle.dumps(handle)
+    agent = trace.add_agent("b")
+    before = len(volt.events())
+    for handle in (trace, tool, agent):
+        there = pickle.loads(pickle.dumps(handle))
+        assert type(there) is type(handle)
+        assert (there.id, there.trace_id) == (handle.id, handle.trace_id)
+        there.update(output=1)
+        with there:
+            pass
+        del there
+        assert not handle._entry.ended
+    assert pickle.loads(pickle.dumps(tool)).parent_id == tool.parent_id
+    assert len(volt.events()) == before
+
+
+def test_a_handle_that_an_observed_function_returns_is_the_same_object(volt: Traced) -> None:
+    tracker = volt.sdk.tracker
+    with volt.sdk.trace(agentId="a") as trace:
+        tool = trace.add_tool("t")
+        assert tracker.observe(lambda: tool, name="call")() is tool
+        settled = tool.success()
+        assert tracker.observe(lambda: settled, name="call")() is settled
+    assert [whole["status"] for whole in volt.wholes() if whole.get("name") == "call"] == ["completed"] * 2
 
 
 def test_of_many_threads_that_end_it_one_succeeds(volt: Traced) -> None:
@@ -1228,3 +1248,59 @@ def test_an_attribute_that_is_set_on_a_handle_is_counted_and_logged(volt: Traced
         tool.success("told")
     assert volt.whole("t")["output"] == "told"
     assert volt.invalid_calls == {"unknown_field": 1}
+
+
+# ---- after the end -------------------------------------------------------------------------------------------------
+
+
+def test_a_late_task_of_a_trace_writes_nothing_into_another(volt: Traced) -> None:
+    tracker = volt.sdk.tracker
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def late() -> bool:
+            await go.wait()
+            return tracker.track_step("late")
+
+        async with volt.sdk.trace(agentId="a") as trace, trace.add_agent("agent"):
+            task = asyncio.create_task(late())
+        async with volt.sdk.trace(agentId="b"):
+            go.set()
+            assert await task is False
+
+    asyncio.run(main())
+    assert volt.tree() == {"agent": "a"}
+    assert volt.invalid_calls == {"run_ended": 1}
+
+
+def test_a_trace_that_is_a_step_of_a_run_counts_no_longer_than_the_run(volt: Traced) -> None:
+    tracker = volt.sdk.tracker
+    with tracker.track_run("run"):
+        trace = volt.sdk.trace(agentId="a")
+        trace.__enter__()
+    assert tracker.track_step("late") is False
+    assert trace.end()
+    assert volt.invalid_calls == {"run_ended": 1}
+
+
+def test_a_handle_names_its_run_though_it_has_ended_and_another_is_current(volt: Traced) -> None:
+    with volt.sdk.trace(agentId="a") as trace:
+        agent = trace.add_agent("agent")
+        agent.success()
+    with volt.sdk.trace(agentId="b"), agent:
+        volt.sdk.tracker.track_step("late")
+    assert volt.tree() == {"agent": "a", "late": "agent"}
+
+
+def test_blocks_of_handles_that_are_left_in_another_thread_do_not_pile_up(volt: Traced) -> None:
+    with volt.sdk.trace(agentId="a") as trace:
+        for _ in range(20):
+            tool = trace.add_tool("tool")
+            tool.__enter__()
+            contextvars.Context().run(tool.__exit__, None, None, None)
+            number, scope = 0, current_scope()
+            while scope is not None:
+                number, scope = number + 1, scope.outer  # type: ignore[attr-defined]
+            assert number <= 2
+    assert current_scope() is None

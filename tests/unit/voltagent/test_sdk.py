@@ -24,6 +24,7 @@ from agentscope.pipeline.fanout import FanOut
 from agentscope.pipeline.pipeline import Pipeline
 from agentscope.voltagent import VoltAgentConfig, VoltAgentSDK
 from agentscope.voltagent.config import load
+from tests.support.copies import another_process
 from tests.support.recording import URL, Memory, balanced, decoded
 from tests.support.voltagent import Traced, make, traced
 
@@ -532,11 +533,30 @@ def test_a_tracker_goes_on_without_its_sdk() -> None:
     assert [decoded(event)["type"] for event in kept] == ["run.start", "step", "run.end"]
 
 
-def test_an_sdk_is_its_own_copy_and_cannot_be_pickled(sdk: VoltAgentSDK) -> None:
+def test_an_sdk_is_its_own_copy(sdk: VoltAgentSDK) -> None:
     assert copy.copy(sdk) is sdk
     assert copy.deepcopy([sdk])[0] is sdk
-    with pytest.raises(TypeError, match="a VoltAgentSDK cannot be pickled"):
-        pickle.dumps(sdk)
+    assert pickle.loads(pickle.dumps(sdk)) is sdk
+    assert pickle.loads(pickle.dumps(sdk.tracker))._recorder is sdk._recorder
+
+
+def test_an_sdk_in_another_process_has_the_options_and_the_keys_of_that_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sdk = VoltAgentSDK(
+        {"base_url": "http://volt.test", "flush_interval": 7}, public_key="pk_mine", secret_key="sk_mine", timeout=3
+    )
+    data, of_tracker = pickle.dumps(sdk), pickle.dumps(sdk.tracker)
+    assert b"k_mine" not in data
+    with another_process():
+        monkeypatch.setenv("VOLTAGENT_PUBLIC_KEY", "pk_there")
+        monkeypatch.setenv("VOLTAGENT_SECRET_KEY", "sk_there")
+        there = pickle.loads(data)
+        assert (there.config.base_url, there.config.public_key) == ("http://volt.test", "pk_there")
+        assert (there.config.flush_interval, there.config.timeout) == (7.0, 3.0)
+        assert pickle.loads(of_tracker)._recorder is there._recorder
+        there.shutdown()
+    sdk.shutdown()
 
 
 def test_a_thread_that_cannot_be_had_makes_a_flush_wait(sdk: VoltAgentSDK) -> None:

@@ -47,7 +47,7 @@ class Attributes:
     def tokens(self) -> Tokens:
         """Return the token counts under the names of every convention. All of these attributes are used."""
         found: dict[str, int] = {}
-        ranks: dict[str, tuple[int, bool, int, str]] = {}
+        ranks: dict[str, tuple[int, int, str]] = {}
         for name, value in self.all.items():
             known = count_in_attribute(name) if value is not None and name.startswith(ATTRIBUTE_PREFIXES) else None
             if known is None:

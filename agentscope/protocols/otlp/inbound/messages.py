@@ -127,11 +127,9 @@ def _add_messages(name: str, given: Mapping[str, Value], inputs: list[Any], outp
 def _choice(body: dict[str, Any]) -> Any:
     message = body.pop("message", None)
     body.pop("index", None)
-    if message is None:
-        return {"role": "assistant", **body}
-    if isinstance(message, dict):
-        return {"role": "assistant", **message, **body}
-    return {"role": "assistant", "content": message, **body}
+    if not isinstance(message, dict):
+        message = {} if message is None else {"content": message}
+    return {"role": "assistant", **message, **body}
 
 
 def _body(given: Mapping[str, Value]) -> dict[str, Any]:
@@ -156,9 +154,9 @@ def first_turn(messages: Any, new_from: Any) -> tuple[Any, Any]:
     if not isinstance(messages, list) or not messages:
         return messages, None
     start = new_from if type(new_from) is int and 0 <= new_from < len(messages) else 0
-    replies = [at for at in range(start, len(messages)) if _role(messages[at]) == "assistant"]
+    replies = [
+        at
+        for at, message in enumerate(messages)
+        if at >= start and isinstance(message, dict) and message.get("role") == "assistant"
+    ]
     return messages[: replies[0] if replies else None] or None, messages[replies[-1]] if replies else None
-
-
-def _role(message: Any) -> Any:
-    return message.get("role") if isinstance(message, dict) else None

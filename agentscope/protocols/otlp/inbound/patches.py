@@ -121,13 +121,15 @@ def _own(span: Span, run_id: str) -> Patch:
     for name, attribute in (("name" if step_id else "agent_name", names.NAME), *_PLAIN_FIELDS):
         value = attributes.get(attribute)
         if value is not None:
-            fields[name] = plain(value)
+            fields[name] = [*value] if isinstance(value, (list, tuple)) else value
     times: dict[str, str] = {}
     for name, attribute, span_ns in (
         ("started_at", names.STARTED_AT, span.start_ns),
         ("ended_at", names.ENDED_AT, span.end_ns),
     ):
-        time = attributes.get(attribute, span_ns)
+        time = attributes.get(attribute)
+        if time is None:
+            time = span_ns
         if type(time) is not int:
             fields[name] = plain(time)
         elif time:
@@ -142,7 +144,7 @@ def _own(span: Span, run_id: str) -> Patch:
         if attributes.get(attribute) is not None:
             fields.setdefault(name, _json(attributes[attribute]))
     payload = attributes.get(names.ERROR_PAYLOAD)
-    error = _exception(span) or None if payload is None else _json(payload)
+    error = _exception(span.events) or None if payload is None else _json(payload)
     if error is not None:
         fields["error"] = error
     types = (RUN_END, RUN_START) if step_id is None else (STEP, STEP_START)
@@ -290,7 +292,7 @@ def _table_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[st
 
 def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
     """The `error` payload, True if the span failed, and a recorded exception that did not make it fail."""
-    exception = {key: value for key, value in _exception(span).items() if value}
+    exception = {key: value for key, value in _exception(reversed(span.events)).items() if value}
     known = {
         "type": attributes.text(*attribute_names.ERROR_TYPES),
         "message": attributes.text(*attribute_names.ERROR_MESSAGES) or span.status_message,
@@ -309,9 +311,9 @@ def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
 # ---- both ----------------------------------------------------------------------------------------------------------
 
 
-def _exception(span: Span) -> dict[str, Any]:
-    """The last exception that was recorded in a span, by the keys of the `error` payload."""
-    recorded = next((event.attributes for event in reversed(span.events) if event.name == names.EXCEPTION), {})
+def _exception(events: Iterable[SpanEvent]) -> dict[str, Any]:
+    """The first exception among the events of a span, by the keys of the `error` payload."""
+    recorded = next((event.attributes for event in events if event.name == names.EXCEPTION), {})
     return {key: plain(recorded[name]) for key, name in names.EXCEPTION_KEYS.items() if name in recorded}
 
 

@@ -20,7 +20,6 @@ from agentscope.server.storage.rows import (
     LLM_STEP,
     MOST_TEXTS,
     RUN_COLUMNS,
-    RunRow,
     StepRow,
     row_fields,
     run_row,
@@ -166,7 +165,7 @@ def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache:
             next_key += 1
             key = keys[run_id] = next_key
             row = run_row(cache.folded(key, None, of_run, None) if of_run else {})
-            new_runs.append((*_values(row), key, run_id, first_at, row.started_at or first_at, now))
+            new_runs.append((*_values(row), key, run_id, first_at, row["started_at"] or first_at, now))
             known: Container[str] = ()
         else:
             _update_run(db, key, of_run, first_at, now, cache)
@@ -188,7 +187,7 @@ def _update_run(
     db.execute(_TOUCH_RUN, {"first_at": first_at, "now": now, "key": key})
     if patches:
         row = run_row(cache.folded(key, None, patches, lambda: _stored(db, key, None)))
-        db.execute(_UPDATE_RUN, (*_values(row), row.started_at, key))
+        db.execute(_UPDATE_RUN, (*_values(row), row["started_at"], key))
 
 
 def _step_row(
@@ -205,16 +204,11 @@ def _columns(row: StepRow) -> tuple[Any, ...]:
     return row.step_type == LLM_STEP, row.failed, row.tokens, row.model, row.cost
 
 
-def _values(row: RunRow) -> Iterator[Any]:
+def _values(row: dict[str, Any]) -> Iterator[Any]:
     """Yield the values of `_OF_ROW`. A list is stored as JSON, an empty one as NULL."""
-    for value in row.columns.values():
-        yield _as_json(value[:MOST_TEXTS]) if isinstance(value, list) else value
-    yield from row[1:]
-    yield _as_json(row.columns["tags"][MOST_TEXTS:])
-
-
-def _as_json(texts: list[str]) -> str | None:
-    return json.dumps(texts) if texts else None
+    tags = row["tags"]
+    for value in {**row, "tags": tags[:MOST_TEXTS], "more_tags": tags[MOST_TEXTS:]}.values():
+        yield (json.dumps(value) if value else None) if isinstance(value, list) else value
 
 
 def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[Patch]:
@@ -231,6 +225,6 @@ def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
         return
     if step_id is None:
         row = run_row(fold(patches))
-        db.execute(_UPDATE_RUN, (*_values(row), row.started_at, run))
+        db.execute(_UPDATE_RUN, (*_values(row), row["started_at"], run))
     else:
         db.execute(_UPDATE_STEP, (*_columns(step_row(fold(patches))), run, step_id))

@@ -1025,6 +1025,9 @@ def test_a_foreign_span_may_name_our_run_and_is_a_step_in_it() -> None:
         {"agentscope.run.id": "r", "agentscope.step.id": "s", "agentscope.latency_ms": float("nan")},
         {"agentscope.run.id": "r", "agentscope.step.id": "s", "agentscope.truncated": "input"},
         {"agentscope.run.id": "r", "agentscope.step.id": "s", "tag.tags": [1]},
+        {"agentscope.run.id": "r", "agentscope.step.id": "s", "agentscope.name": b"bytes"},
+        {"agentscope.run.id": "r", "agentscope.step.id": "s", "user.id": float("nan")},
+        {"agentscope.run.id": "r", "agentscope.step.id": "s", "agentscope.cost_usd": float("inf")},
         {"agentscope.run.id": "r", "agentscope.step.id": "s", "agentscope.started_at": "yesterday"},
         {"agentscope.run.id": "r", "agentscope.step.id": "s", "agentscope.ended_at": 1.5},
         {"agentscope.run.id": "r", "agentscope.step.id": "s", "input.value": "\ud800"},
@@ -1033,6 +1036,11 @@ def test_a_foreign_span_may_name_our_run_and_is_a_step_in_it() -> None:
 def test_a_span_of_ours_that_cannot_be_stored_is_refused_with_a_reason(attributes: Attributes) -> None:
     with pytest.raises(ValueError, match=r"^[a-z][\w. ]+( must | is )"):
         patches_of(span(attributes=attributes), GROUP)
+
+
+def test_an_empty_time_attribute_of_ours_means_the_time_of_the_span() -> None:
+    own = {"agentscope.run.id": "r", "agentscope.step.id": "s", "agentscope.ended_at": None}
+    assert patches_of(span(attributes=own), GROUP)[0].fields["ended_at"] == "2026-01-31T12:00:01.000000Z"
 
 
 def test_a_payload_of_ours_that_was_cut_on_its_way_is_the_text_that_is_left() -> None:

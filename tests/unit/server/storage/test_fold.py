@@ -139,8 +139,8 @@ def test_the_cost_of_a_step_is_a_number_within_bounds(cost: Any, counted: float 
 
 def test_fields_of_another_type_which_an_earlier_version_stored_unchecked_are_left_out_of_a_row() -> None:
     row = run_row(row_fields({"environment": 5, "release": ["x"], "tags": [1, "a"], "agent_name": "a" * 1001}))
-    assert (row.columns["environment"], row.columns["release"], row.columns["tags"]) == (None, None, ["a"])
-    assert (step_row({"model": {"name": "m"}}).model, run_row({"tags": "a"}).columns["tags"]) == (None, [])
+    assert (row["environment"], row["release"], row["tags"]) == (None, None, ["a"])
+    assert (step_row({"model": {"name": "m"}}).model, run_row({"tags": "a"})["tags"]) == (None, [])
 
 
 def test_usage_is_shown_in_one_spelling_whatever_the_senders() -> None:
@@ -184,7 +184,7 @@ def test_tokens_of_a_run_are_those_of_its_llm_steps_where_any_counts_them() -> N
 def test_the_status_is_that_of_the_sender_else_derived_from_the_events(
     values: dict[str, Any], status: str, failed: bool
 ) -> None:
-    assert (run_row(values).columns["status"], run_row(values).failed) == (status, failed)
+    assert (run_row(values)["status"], run_row(values)["failed"]) == (status, failed)
 
 
 def test_a_run_is_shown_with_its_steps_in_the_order_they_started() -> None:

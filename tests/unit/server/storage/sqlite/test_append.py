@@ -58,19 +58,19 @@ def expected(patches: list[Patch]) -> tuple[list[Any], list[Any]]:
         own = [patch for patch in of_run if patch.step_id is None]
         row = run_row(fold(own) if own else {})
         first = min(patch.time for patch in of_run)
-        columns = [row.columns[name] for name in ("agent_name", "status", "source")]
-        tags = json.dumps(row.columns["tags"]) if row.columns["tags"] else None
+        columns = [row[name] for name in ("agent_name", "status", "source")]
+        tags = json.dumps(row["tags"]) if row["tags"] else None
         runs.append(
             (
                 run_id,
                 *columns,
                 tags,
-                row.failed,
-                row.started_at,
-                row.ended_at,
-                row.tokens,
+                row["failed"],
+                row["started_at"],
+                row["ended_at"],
+                row["tokens"],
                 first,
-                row.started_at or first,
+                row["started_at"] or first,
             )
         )
         for step_id in sorted({patch.step_id for patch in of_run if patch.step_id is not None}):
