@@ -294,7 +294,7 @@ class Pipeline:
             calls=accepted + ledger.sampled_out.value,
             call_seconds=self.meter.seconds,
             protocol=worker.exporter.protocol,
-            problem=worker.problem or (worker.spooling.spool.problem if worker.spooling is not None else None),
+            problem=worker.problem or (worker.spooling.problem if worker.spooling is not None else None),
         )
 
     def _result(self, left: Left, before: int) -> FlushResult:
