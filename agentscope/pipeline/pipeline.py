@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from threading import Lock
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentscope.config import Config
 from agentscope.events import (
@@ -35,6 +35,7 @@ from .ledger import Left
 from .process import clock, lifecycle, threads
 from .process.awaiting import LoopWaiter, waiter
 from .queue import CROWDED
+from .redaction.redactor import preview
 from .reporting import say
 from .stats import Meter
 from .worker import Worker
@@ -101,6 +102,10 @@ class Pipeline:
         if not self._mark[0]:
             lifecycle.look_for_fork()
         return self._worker
+
+    def preview(self, value: object) -> Any:
+        """Return what would be sent of `value` as the input of a step; None if nothing."""
+        return preview(value, self._config.max_payload_bytes, self._redact)
 
     @property
     def closed(self) -> bool:
@@ -175,6 +180,10 @@ class Pipeline:
             if worker.finished:
                 worker.states.abandon()  # it ended between the check above and the append
         return True
+
+    def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
+        """Return whether such an event is queued: a call of `put` that an exception of the host interrupted may have put it."""
+        return self._worker.queue.holds(type_, run_id, step_id)
 
     def flush(self, timeout: float) -> FlushResult:
         """Wait until every event accepted before is settled, for `timeout` seconds at most."""

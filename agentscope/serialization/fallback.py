@@ -15,6 +15,7 @@ from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
 from .adapters import Form, Items, Pairs, Placeholder, Replacement, bytes_text, class_name, json_form, read_member
+from .foreign import is_hosts
 from .text import replace_surrogates
 
 MAX_DEPTH = 50
@@ -47,7 +48,7 @@ _brief.maxstring = _brief.maxother = _MAX_KEY
 
 
 def render(value: object, limit: int, plain: Plain) -> tuple[bytes, bool]:
-    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises only KeyboardInterrupt."""
+    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises what is the host's."""
     renderer = _Renderer(plain, fair=False)
     try:
         return renderer.value(value, limit, 1), renderer.lossy
@@ -108,9 +109,11 @@ class _Renderer:
                 )
             finally:
                 self._open.discard(id(value))
-        except (KeyboardInterrupt, _NoRoom):
+        except _NoRoom:
             raise
-        except BaseException:
+        except Exception as error:
+            if is_hosts(error):
+                raise
             return self._placeholder(f"<{class_name(value)}: cannot be rendered>")
 
     def _count_node(self) -> None:

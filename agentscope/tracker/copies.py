@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary, ref
 
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.foreign import is_hosts
 
 from .context import bounded
 from .recorder import Recorder
@@ -65,7 +66,9 @@ class Origin:
 
         try:
             pickle.dumps(options)
-        except Exception:
+        except Exception as error:
+            if is_hosts(error):
+                raise
             options = None  # a function for redaction, without which nothing may be recorded
         return self.token, self._kind, options
 
@@ -101,6 +104,8 @@ def _made(kind: Any, options: dict[str, Any] | None) -> Any:
                 options = {**options, "exporters": [made(**values) for made, values in exporters]}
             return kind(**options)
         except Exception as error:
+            if is_hosts(error):
+                raise
             problem = str(error)
     sentence = "a tracker that came by pickle records nothing in this process: %s"
     logging.getLogger("agentscope").warning(sentence, problem)

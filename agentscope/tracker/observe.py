@@ -12,6 +12,7 @@ from types import CodeType, FunctionType, MethodType, coroutine
 from typing import Any
 
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.foreign import called, is_hosts
 from agentscope.serialization.snapshot import encode
 
 from .context import Scope, current, renewed, restored
@@ -32,9 +33,8 @@ class Arguments:
         self._rest, self._options = "args", ""
         self._defaults: dict[str, Any] = {}
         self._only = only
-        try:
-            parameters = list(inspect.signature(function).parameters.values())
-        except Exception:
+        parameters = called(lambda: list(inspect.signature(function).parameters.values()), None)
+        if parameters is None:
             parameters = []  # some callables of C tell nothing, and `__signature__` may be anything
             self._options = "kwargs"
         for parameter in parameters:
@@ -144,6 +144,8 @@ class Observer:
             try:
                 return replace(self._reading(block), result)
             except Exception as error:  # foreign code in its class; the reading has ended when it was collected
+                if is_hosts(error):
+                    raise
                 self._recorder._failed("observe", error)
                 return result
         if result is None:
@@ -172,6 +174,8 @@ class Observer:
         try:
             return function(value)
         except Exception as error:
+            if is_hosts(error):
+                raise
             self._recorder._failed("observe", error)
             return None
 
@@ -230,6 +234,8 @@ def observed(
     try:
         return _decorated(Observer(recorder, function, *options), function)
     except Exception as error:  # a callable whose attributes are traps
+        if is_hosts(error):
+            raise
         recorder._failed("observe", error)
         return function
 

@@ -15,6 +15,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType, coroutine
 from typing import Any
 from weakref import ref
 
+from agentscope.serialization.foreign import called, is_hosts
 from agentscope.serialization.snapshot import encode
 
 from .context import current, renewed, switch
@@ -168,7 +169,9 @@ class Reading:
                 self.settle(future.result())
             else:
                 self.end(error)
-        except Exception:  # a future of others
+        except Exception as error:  # a future of others
+            if is_hosts(error):
+                raise
             self.end()
 
     def __del__(self) -> None:
@@ -491,10 +494,7 @@ Replacement = Callable[[Reading, Any], Any]
 
 def replacement_of(result: Any) -> Replacement | None:
     """Return a function that replaces a result which is consumed later; None for a result that is complete."""
-    try:
-        return _cached_replacement(type(result))
-    except Exception:  # a metaclass is foreign code
-        return None
+    return called(partial(_cached_replacement, type(result)), None)  # a metaclass is foreign code
 
 
 def _replacement(kind: type) -> Replacement | None:

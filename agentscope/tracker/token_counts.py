@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MemberDescriptorType
 from typing import Any
 
 from agentscope.protocols.token_usage import Tokens, tokens_of
+from agentscope.serialization.foreign import called, is_hosts
 from agentscope.serialization.snapshot import encode
 
 UsageOf = Callable[[Any], Any]
@@ -31,8 +32,9 @@ def usage_in(result: Any) -> dict[str, Any] | None:
                 usage = dict.get(stored, name)
                 if usage is not None:
                     return _counts(usage)
-    except Exception:  # a metaclass, or the keys of a dict
-        pass
+    except Exception as error:  # a metaclass, or the keys of a dict
+        if is_hosts(error):
+            raise
     return None
 
 
@@ -78,10 +80,8 @@ def _itself(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attributes(value: Any) -> Any:
-    try:
-        return object.__getattribute__(value, "__dict__")
-    except Exception:  # a class of C that hides it, or foreign code in its place
-        return {}
+    # A class of C may hide it, or have foreign code in its place.
+    return called(partial(object.__getattribute__, value, "__dict__"), {})
 
 
 def _counts(usage: Any) -> dict[str, Any] | None:
