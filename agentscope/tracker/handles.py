@@ -148,19 +148,14 @@ class _Block:
         scope = self._scope
         if scope is None:
             return False
-        try:
-            self._suspended = scope
-            self.__dict__.pop("_scope", None)
-            leave(scope)
-            return True
-        except BaseException:
-            self._scope = scope  # for the end of the block
-            self.__dict__.pop("_suspended", None)
-            raise
+        leave(scope)
+        # It counts as open to the last, so that an exception of the host's ends it.
+        self._suspended, self._scope = scope, None
+        return True
 
     def finish(self, error: BaseException | None = None) -> None:
-        """End a block that was suspended, from anywhere."""
-        self._scope = self.__dict__.pop("_suspended", None)
+        """End a block that was suspended, from anywhere. Only the first call counts."""
+        self._scope = self.__dict__.pop("_suspended", self._scope)
         self.__exit__(None if error is None else type(error), error, None)
 
 
@@ -467,34 +462,28 @@ class Step(_Block, InProcess):
 
     def _enter_again(self) -> Step:
         opened: Opened | None = self.__dict__.get("_suspended")
-        if opened is None or self._recorder is None:
+        if opened is None:
             return super().__enter__()
-        scope = current()
+        before = current()
         try:
             self._opened = (enter_again(opened[0]), *opened[1:])
             del self._suspended
             return self
         except BaseException:
-            self._opened, self._suspended = None, opened
-            switch(scope)
+            self._opened = None
+            switch(before)
             raise
 
     def suspend(self) -> bool:
         opened = self._opened
         if opened is None:
             return False
-        try:
-            self._suspended = opened
-            self.__dict__.pop("_opened", None)
-            leave(opened[0])
-            return True
-        except BaseException:
-            self._opened = opened  # for the end of the block
-            self.__dict__.pop("_suspended", None)
-            raise
+        leave(opened[0])
+        self._suspended, self._opened = opened, None
+        return True
 
     def finish(self, error: BaseException | None = None) -> None:
-        self._opened = self.__dict__.pop("_suspended", None)
+        self._opened = self.__dict__.pop("_suspended", self._opened)
         self.__exit__(None if error is None else type(error), error, None)
 
     def _enter_elsewhere(self, recorder: Recorder) -> Scope | None:
@@ -581,7 +570,7 @@ class StartedStep(Step):
             self.__enter__()
             self.suspend()
         except BaseException as error:
-            self._end_interrupted(error)
+            self.finish(error)
             raise
 
     def __del__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from types import MemberDescriptorType
 from typing import Any
 
@@ -44,7 +44,7 @@ def usage_in_item(item: Any) -> dict[str, Any] | None:
     storage = storage_of(type(item)) if found is None else None
     if storage is not None:
         for name in _PARTS:
-            found = found or usage_in(dict.get(storage(item), name))
+            found = found or usage_in(called(lambda: dict.get(storage(item), name), None))  # noqa: B023 - called at once
     return found
 
 
@@ -80,8 +80,7 @@ def _itself(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attributes(value: Any) -> Any:
-    # A class of C may hide it, or have foreign code in its place.
-    return called(partial(object.__getattribute__, value, "__dict__"), {})
+    return object.__getattribute__(value, "__dict__")  # it fails for a class of C that hides it
 
 
 def _counts(usage: Any) -> dict[str, Any] | None:

@@ -51,7 +51,7 @@ def differences(recording: Recording, open_runs: dict[str, int], scope: Scope | 
     """Compare the current step, the open runs, the charges and the ledger with those before a call, and set them right."""
     runs, found = recording.tracker._recorder.runs, switch(scope)
     if found is not scope:
-        yield f"the wrong step is current: {found and found[1:3]}"
+        yield f"the wrong step is current: {found and (found.run_id, found.step_id)}"
     if runs._open != open_runs:
         yield f"runs left open: {len(runs._open)}, not {len(open_runs)}"
         runs._open.clear()
