@@ -82,7 +82,7 @@ class _Renderer:
         self._fair = fair
         self._plain = plain
         self._nodes = _MAX_SLOW_NODES
-        self._tries = 2 * MAX_NODES  # values that the fast encoder may look at in vain
+        self._tries = MAX_NODES // 2  # after so many values that the fast encoder looked at in vain it is asked no more
         self._open: set[int] = set()  # ids of the containers around the current value, to detect cycles
 
     def value(self, value: Any, room: int, depth: int) -> bytes:
@@ -98,7 +98,7 @@ class _Renderer:
             if id(value) in self._open:
                 return self._placeholder("<cycle>")
             if 1 < depth <= MAX_DEPTH and self._tries > 0 and (kind is dict or kind is list or kind is tuple):
-                encoded, seen = self._plain(value, room, MAX_DEPTH - depth + 1, min(MAX_NODES, self._tries))
+                encoded, seen = self._plain(value, room, MAX_DEPTH - depth + 1, MAX_NODES)
                 if encoded is not None:
                     return encoded
                 self._tries -= seen

@@ -50,6 +50,7 @@ class Recorder:
         self.announces = config.announces
         """The start of a step is an event of its own."""
         self._sample_rate = config.sample_rate
+        self.destinations = config.exporters
         self.pipeline = pipeline
         self.meter = pipeline.meter
         self.origin: Any = None

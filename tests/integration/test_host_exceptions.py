@@ -124,10 +124,11 @@ def trials(work: str, form: str, number: int = TRIALS) -> dict[str, int]:
     return found
 
 
+@pytest.mark.parametrize("number", [40, pytest.param(TRIALS, marks=pytest.mark.long)])
 @pytest.mark.parametrize("form", ["alarm", "thread"])
 @pytest.mark.parametrize("work", ["steps", "blocks", "runs", "volt"])
-def test_a_deadline_that_strikes_inside_a_call_reaches_the_host(work: str, form: str) -> None:
-    assert trials(work, form) == dict.fromkeys(("swallowed", "wrong_step", "open_runs", "tracker", "sdk"), 0)
+def test_a_deadline_that_strikes_inside_a_call_reaches_the_host(work: str, form: str, number: int) -> None:
+    assert trials(work, form, number) == dict.fromkeys(("swallowed", "wrong_step", "open_runs", "tracker", "sdk"), 0)
 
 
 SIGTERM = """
