@@ -15,6 +15,8 @@ from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
+from agentscope.serialization.foreign import is_hosts
+
 MOST_OPEN_RUNS = 10_000
 """Runs that are never ended must not grow without bound: beyond this the oldest is forgotten."""
 MOST_ENDED_RUNS = 1_000
@@ -345,10 +347,10 @@ def _top() -> Scope | None:
     """Return the current scope of this context. A greenlet without a context of its own has that of the one it was made in."""
     scope = _current.get()
     if scope is None and "greenlet" in sys.modules:
-        try:
-            scope = sys.modules["greenlet"].getcurrent().parent.gr_context.get(_current)
-        except AttributeError:  # no parent, or one without a context
-            return None
+        getcurrent = getattr(sys.modules["greenlet"], "getcurrent", None)  # not yet while it is being imported
+        parent = None if getcurrent is None else getcurrent().parent
+        inherited = None if parent is None else parent.gr_context
+        scope = None if inherited is None else inherited.get(_current)
     return scope
 
 
@@ -408,8 +410,8 @@ def leave(scope: Scope) -> None:
                     _current.set(_not_left(scope.outer))
                 return
             except (ValueError, RuntimeError) as error:  # entered in another context
-                if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-                    raise  # of a signal handler
+                if is_hosts(error):
+                    raise
     elif scope.token is None:
         return
     scope.left = True

@@ -13,9 +13,10 @@ from agentscope.events import PAYLOAD, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, 
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 from agentscope.serialization.foreign import is_hosts
+from agentscope.serialization.text import text
 
 from .context import REMOTE, Scope, current, enter_again, leave, switch
-from .fields import Encoded, Fields, captured, outcome, plain_step
+from .fields import LONGEST_SHOWN, Encoded, Fields, captured, outcome, plain_step
 from .never_raise import safe
 from .recorder import NO_MORE, Recorder, id_of
 
@@ -217,6 +218,16 @@ class Run(_Block, InProcess, str):
     def id(self) -> str:
         """The id as a plain str."""
         return str.__str__(self)
+
+    @safe(lambda *_: None)
+    def _repr_html_(self) -> str | None:
+        """Show the run in a notebook, as its tree with a link to its page. Waits for delivery for a second at most."""
+        if self._recorder is None:
+            return None
+        from .notebook import run_html
+
+        name = text(self.agent_name, LONGEST_SHOWN)
+        return run_html(self.id, name, self._recorder.destinations, self._recorder.pipeline)
 
     @safe(lambda *_: None)
     def _open(self, recorder: Recorder) -> Scope | None:

@@ -50,6 +50,7 @@ class Recorder:
         self.announces = config.announces
         """The start of a step is an event of its own."""
         self._sample_rate = config.sample_rate
+        self.destinations = config.exporters
         self.pipeline = pipeline
         self.meter = pipeline.meter
         self.origin: Any = None
@@ -360,7 +361,7 @@ class Recorder:
         begun = self.runs.is_open(run_id) or self.pipeline.holds(start, own, step_id)
         if begun and not self.pipeline.holds(end, own, step_id):
             self.put_end(run_id, self.end_fields(status, None, error))
-        elif begun:
+        elif begun or self.runs.has_ended(run_id):
             self._forget(run_id)
 
     def _forget(self, run_id: str) -> None:

@@ -36,8 +36,8 @@ _NEEDLES = _needles(
     r"j(?:wt(?![a-z])|(?<=eyj))",
     r"b(?:earer|asic [ a-z0-9]|y (?<=identified by ))",
     r"ssn(?![a-z])",
-    r"=(?:(?<=sig=)|(?<=signature=))",
-    r"-(?:(?<=glpat-)|(?<=xox.-)|(?<=pypi-)|----begin|(?:u|user)(?=[ =\"\\])|[ap](?<= -.))",
+    r"=(?<=[ge]=)(?:(?<=sig=)|(?<=signature=))",
+    r"-(?:(?<=[ti]-)(?:(?<=glpat-)|(?<=pypi-))|(?<=xox.-)|----begin|(?:u|user)(?=[ =\"\\])|[ap](?<= -.))",
     r"_(?:(?<=gh[oprsu]_)|(?<=[\Wnrt]hf_)|(?<=npm_)|(?<=whsec_)|(?<=b_pat_)|(?<=shpat_)|(?<=_v1_))",
 )
 _URL = re.compile(rb"/\\{0,8}/")
