@@ -229,7 +229,7 @@ class Attempts:
             outcome = self._crashed(error, batch)
         finally:
             self._latest = None
-        if outcome.delivered or outcome.parked or outcome.dropped:
+        if outcome.delivered or outcome.dropped:
             self.is_told = outcome.released
         states.apply(outcome, batch.events, batch.dropped, now)
         if outcome.reported:
@@ -246,6 +246,13 @@ class Attempts:
             raise
         except BaseException:
             return Outcome()
+
+    def ask(self, now: float) -> Outcome:
+        """Ask a destination that has had nothing but starts whether it takes them by themselves."""
+        outcome = self.heartbeat()
+        self.is_told = outcome.released
+        self.states.apply(Outcome(released=outcome.released), (), {}, now)
+        return outcome
 
     def overdue(self, now: float) -> str | None:
         """Name an exporter that has not returned a second after its timeout."""

@@ -287,6 +287,8 @@ class Worker:
         if now >= self.watch.next or (is_told and not self._was_told):
             self._was_told = is_told
             first = self.watch.look(now, is_told)
+            if first == 0 and self.states.incomplete and not (len(self.queue) or self.states.busy):
+                self.delivery.figures.note(self._attempts.ask(now), retried=False)
             self._hurried = first if self._hurried is None else self._hurried
         if now >= self._heartbeat_at():
             self._alive_at = now
@@ -301,6 +303,8 @@ class Worker:
         hurried = self._hurried
         if hurried is None or all(event.seq < hurried for event in self.states.batched):
             return False
+        if not hurried:  # what was sent may tell what the destination takes
+            self.watch.next = 0.0
         self._hurried = None
         return True
 

@@ -63,6 +63,11 @@ class Spooling:
         """While the worker is `stopping` no event waits for company, and the thread ends once it is `over`."""
         self._stopping, self._over, self._crashed = stopping, over, crashed
 
+    @property
+    def problem(self) -> str | None:
+        """The reason why events cannot be stored, else why earlier ones are not sent; None if all is well."""
+        return self.spool.problem or self.recovery.gone.problem
+
     # ---- to disk ---------------------------------------------------------------------------------------------------
 
     def see_to_storing(self) -> None:
