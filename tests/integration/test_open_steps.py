@@ -27,6 +27,20 @@ AGENTSCOPE = """
     tracker.shutdown()
 """
 
+VOLTAGENT = """
+    import os, time
+    from agentscope.voltagent import VoltAgentSDK
+    sdk = VoltAgentSDK(base_url={url!r}, public_key="pk", secret_key="sk", {options})
+    with sdk.trace(agentId="agent", input={{"q": 1}}) as trace:
+        with trace.add_agent({{"name": "helper", "input": {{"task": "x"}}}}) as agent:
+            agent.add_tool({{"name": "quick"}}).success({{}})
+            tool = agent.add_tool({{"name": "hangs", "input": {{"password": "p4ss-w0rd", "u": 2}}}})
+            while not os.path.exists({go!r}):
+                time.sleep(0.05)
+            tool.success({{"done": True}})
+    sdk.shutdown()
+"""
+
 
 def shown(receiver: Receiver) -> dict[str, Any]:
     """The only run that the receiver shows; {} while there is none."""
@@ -52,13 +66,14 @@ def let_pass(receiver: Receiver, seconds: float) -> None:
 OPEN = {"": "running", "helper": "running", "quick": "completed", "hangs": "running"}
 
 
+@pytest.mark.parametrize("program", [AGENTSCOPE, VOLTAGENT])
 @pytest.mark.parametrize("spooled", [False, True])
 def test_a_hanging_tool_is_shown_as_running_and_after_a_kill_as_interrupted(
-    receiver: Receiver, tmp_path: Path, spooled: bool
+    receiver: Receiver, tmp_path: Path, spooled: bool, program: str
 ) -> None:
     options = f"spool_dir={str(tmp_path / 'spool')!r}" if spooled else ""
     let_pass(receiver, 60)  # the first moments of a receiver, in which no session counts as silent
-    process = start_program(AGENTSCOPE.format(url=receiver.url, options=options, go=str(tmp_path / "go")))
+    process = start_program(program.format(url=receiver.url, options=options, go=str(tmp_path / "go")))
     until(lambda: statuses(receiver) == OPEN, what="the tool is shown as running")
     run = shown(receiver)
     helper, _, hangs = run["steps"]
@@ -76,8 +91,9 @@ def test_a_hanging_tool_is_shown_as_running_and_after_a_kill_as_interrupted(
     assert [each["id"] for each in found] == [run["id"]]
 
 
-def test_a_step_that_was_announced_ends_as_one_that_was_not(receiver: Receiver, tmp_path: Path) -> None:
-    process = start_program(AGENTSCOPE.format(url=receiver.url, options="", go=str(tmp_path / "go")))
+@pytest.mark.parametrize("program", [AGENTSCOPE, VOLTAGENT])
+def test_a_step_that_was_announced_ends_as_one_that_was_not(receiver: Receiver, tmp_path: Path, program: str) -> None:
+    process = start_program(program.format(url=receiver.url, options="", go=str(tmp_path / "go")))
     until(lambda: statuses(receiver) == OPEN, what="the tool is shown as running")
     (tmp_path / "go").touch()
     process.communicate()

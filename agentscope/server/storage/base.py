@@ -8,7 +8,7 @@ when it is opened, `Unavailable` or `Unsupported` afterwards, and no other error
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
@@ -133,11 +133,10 @@ class Store(Protocol):
         """Return whether any event of this run is stored. Every ingest that is done is taken into account."""
         ...
 
-    def silent_sessions(self, run_id: str) -> Set[str]:
-        """Return the sessions with events of this run that promised heartbeats and have missed `MOST_MISSED` of them.
+    def silence(self, run_id: str) -> Mapping[str, bool]:
+        """Return the sessions with events of this run that promised heartbeats, and whether each has missed `MOST_MISSED`.
 
-        A run or step that is open, and of which all events are of such sessions, is interrupted. `list_runs` shows, and selects
-        by, the same status.
+        `list_runs` shows, and selects by, the status that `run_view` derives from it.
         """
         ...
 

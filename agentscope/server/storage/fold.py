@@ -6,9 +6,10 @@ null is a value. A null `parent_id` changes nothing, since every event has the f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from agentscope.events import (
@@ -76,10 +77,13 @@ def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
             fields["ended"] = True
 
 
-def run_view(run_id: str, patches: Iterable[Patch], silent: Set[str] = frozenset()) -> dict[str, Any]:
+def run_view(
+    run_id: str, patches: Iterable[Patch], silence: Mapping[str, bool] = MappingProxyType({})
+) -> dict[str, Any]:
     """Fold all events of one run to the run that the read API shows, with its steps ordered by start.
 
-    silent: the sessions that `Store.silent_sessions` tells. An open run or step of these sessions alone is interrupted.
+    silence: as `Store.silence` tells. An open step is interrupted if all sessions that sent events of it are silent; an open run
+    if all are that sent events of the run itself, and none lives that sent events of its steps.
     """
     run_patches: list[Patch] = []
     step_patches: dict[str, list[Patch]] = {}
@@ -97,7 +101,8 @@ def run_view(run_id: str, patches: Iterable[Patch], silent: Set[str] = frozenset
     parents = attach(given)
     rows = [step_row(folds[step_id]) for step_id in order]
     row = run_row(run)
-    row["status"] = _current(row["status"], (*run_patches, *chain(*step_patches.values())), silent)
+    lives = any(silence.get(patch.session_id) is False for patch in chain(*step_patches.values())) if silence else False
+    row["status"] = row["status"] if lives else _current(row["status"], run_patches, silence)
     own_tokens = row.pop("tokens")
     tokens = run_tokens(rows)
     return {
@@ -114,15 +119,15 @@ def run_view(run_id: str, patches: Iterable[Patch], silent: Set[str] = frozenset
         "steps": [
             {
                 **_step_view(step_id, index, folds[step_id], parents[step_id], given[step_id]),
-                "status": _current(status_of(folds[step_id]), step_patches[step_id], silent),
+                "status": _current(status_of(folds[step_id]), step_patches[step_id], silence),
             }
             for index, step_id in enumerate(order)
         ],
     }
 
 
-def _current(status: str, patches: Iterable[Patch], silent: Set[str]) -> str:
-    is_left = status == "running" and bool(silent) and all(patch.session_id in silent for patch in patches)
+def _current(status: str, patches: Sequence[Patch], silence: Mapping[str, bool]) -> str:
+    is_left = status == "running" and bool(patches) and all(silence.get(patch.session_id) for patch in patches)
     return INTERRUPTED if is_left else status
 
 

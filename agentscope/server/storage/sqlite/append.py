@@ -46,7 +46,9 @@ _BODY_OF = "SELECT body FROM events WHERE key=?"
 _RUNS_OF = "SELECT id, key FROM runs WHERE id IN (SELECT value FROM json_each(?))"
 _STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
 _SEE_SESSION = "INSERT INTO sessions VALUES (?,?) ON CONFLICT (id) DO UPDATE SET silent_at=excluded.silent_at"
-_ADD_SESSION = "INSERT OR IGNORE INTO run_sessions VALUES (?,?)"
+_ADD_SESSION = """
+INSERT INTO run_sessions VALUES (?,?,?) ON CONFLICT (run, session) DO UPDATE SET own=1 WHERE excluded.own > own
+"""
 _ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ?"
 
 
@@ -181,7 +183,7 @@ def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache:
             steps.append((key, step_id, *_columns(_step_row(db, key, step_id, group, step_id in known, cache))))
     db.executemany(_INSERT_RUN, new_runs)
     db.executemany(_PUT_STEP, steps)
-    db.executemany(_ADD_SESSION, {(keys[patch.run_id], patch.session_id) for patch in patches})
+    db.executemany(_ADD_SESSION, {(keys[patch.run_id], patch.session_id, patch.step_id is None) for patch in patches})
     db.executemany(
         "INSERT INTO events (id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?)",
         [(patch.id, keys[patch.run_id], patch.step_id, patch.session_id, now, patch.body) for patch in patches],

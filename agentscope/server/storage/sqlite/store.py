@@ -8,7 +8,7 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,15 +62,15 @@ _FILTERS = {
     if field.filter and (not of_step or field.name not in RUN_FIELDS)
 }
 # A session without a row in `sessions` has promised no heartbeats.
-_SILENT = """
-SELECT session FROM run_sessions JOIN sessions ON id = session WHERE run = (SELECT key FROM runs WHERE id = ?) AND silent_at <= ?
+_SILENCE = """
+SELECT session, silent_at <= ? FROM run_sessions JOIN sessions ON id = session WHERE run = (SELECT key FROM runs WHERE id = ?)
 """
 _IS_ALIVE = """
 SELECT 1 FROM run_sessions LEFT JOIN sessions ON sessions.id = session
-WHERE run = runs.key AND (silent_at IS NULL OR silent_at > :now)
+WHERE run = runs.key AND (silent_at > :now OR (own AND silent_at IS NULL))
 """
 _STATUS = f"""
-CASE WHEN status = 'running' AND EXISTS (SELECT 1 FROM run_sessions WHERE run = runs.key) AND NOT EXISTS ({_IS_ALIVE})
+CASE WHEN status = 'running' AND EXISTS (SELECT 1 FROM run_sessions WHERE run = runs.key AND own) AND NOT EXISTS ({_IS_ALIVE})
 THEN '{INTERRUPTED}' ELSE status END
 """  # noqa: S608 - constants of this module
 _FILTERS["status"] = f"(:status IS NULL OR {_STATUS} = :status)"
@@ -147,14 +147,14 @@ class SQLiteStore:
         with self._reading() as db:
             return db.execute("SELECT 1 FROM runs WHERE id=?", (run_id,)).fetchone() is not None
 
-    def _silence(self) -> float:
+    def _silent_until(self) -> float:
         """Return the moment up to which `silent_at` means silence: now, or the beginning of time soon after the start."""
         now = self._now()
         return now if now >= self._opened_at + SETTLING else 0.0
 
-    def silent_sessions(self, run_id: str) -> Set[str]:
+    def silence(self, run_id: str) -> dict[str, bool]:
         with self._reading() as db:
-            return {session for (session,) in db.execute(_SILENT, (run_id, self._silence()))}
+            return {session: bool(silent) for session, silent in db.execute(_SILENCE, (self._silent_until(), run_id))}
 
     def run_size(self, run_id: str) -> int | None:
         with self._reading() as db:
@@ -164,7 +164,7 @@ class SQLiteStore:
     def list_runs(self, query: RunQuery) -> RunPage:
         began, run_id = query.after or (None, None)
         values = {name: getattr(query, name) for name in _FILTERS}
-        values.update(began=began, run_id=run_id, q=_pattern(query.q), limit=query.limit + 1, now=self._silence())
+        values.update(began=began, run_id=run_id, q=_pattern(query.q), limit=query.limit + 1, now=self._silent_until())
         with self._reading() as db:
             rows = db.execute(_LIST, values).fetchall()
             more = len(rows) > query.limit

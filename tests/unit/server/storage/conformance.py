@@ -360,12 +360,10 @@ class Conformance:
 
         self.let_pass(store, 59)
         assert statuses(store) == {"running": ["run-1"]}
-        assert store.silent_sessions("run-1") == set()
+        assert store.silence("run-1") == {"session-1": False}
         self.let_pass(store, 2)
         assert statuses(store) == {"interrupted": ["run-1"]}
-        view = run_view(
-            "run-1", [event.patch() for event in all_events(store, "run-1")], store.silent_sessions("run-1")
-        )
+        view = run_view("run-1", [event.patch() for event in all_events(store, "run-1")], store.silence("run-1"))
         assert (view["status"], view["steps"][0]["status"]) == ("interrupted", "interrupted")
 
     def test_a_heartbeat_or_a_later_event_makes_an_interrupted_run_right_again(self, store: Store) -> None:
@@ -397,10 +395,20 @@ class Conformance:
 
         self.let_pass(store, 3600)
         store.ingest(batch(session_id="parent", heartbeat_seconds=15)).result()
-        assert store.silent_sessions("run-1") == {"child"}
+        assert store.silence("run-1") == {"parent": False, "child": True}
         assert statuses(store) == {"running": ["run-1"]}
         self.let_pass(store, 61)
         assert statuses(store) == {"interrupted": ["run-1"]}
+
+    def test_a_run_is_interrupted_by_the_silence_of_its_own_session_whatever_else_sent_finished_steps(
+        self, store: Store
+    ) -> None:
+        self.let_pass(store, SETTLING)
+        store.ingest(batch(run_start(), heartbeat_seconds=15)).result()
+        store.ingest(batch(step(), session_id="other")).result()
+        store.ingest(batch(step("run-2"), session_id="guest", heartbeat_seconds=15)).result()
+        self.let_pass(store, 61)
+        assert statuses(store) == {"interrupted": ["run-1"], "running": ["run-2"]}, "nobody here began the second run"
 
     def test_no_session_counts_as_silent_right_after_the_start_of_the_store(self, store: Store) -> None:
         store.ingest(batch(run_start(), heartbeat_seconds=1)).result()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Set
 from concurrent.futures import Future
 from typing import Any
 
@@ -91,11 +90,9 @@ class MemoryStore:
     def has_run(self, run_id: str) -> bool:
         return bool(self._patches(run_id))
 
-    def silent_sessions(self, run_id: str) -> Set[str]:
-        sessions = {patch.session_id for patch in self._patches(run_id)}
-        return {
-            session for session in sessions if self.now >= SETTLING and self._silent_at.get(session, 1e9) <= self.now
-        }
+    def silence(self, run_id: str) -> dict[str, bool]:
+        sessions = {patch.session_id for patch in self._patches(run_id)} & self._silent_at.keys()
+        return {session: self.now >= SETTLING and self._silent_at[session] <= self.now for session in sessions}
 
     def run_size(self, run_id: str) -> int | None:
         return sum(len(patch.body) for patch in self._patches(run_id)) or None
@@ -104,7 +101,7 @@ class MemoryStore:
         found = []
         for run_id in {patch.run_id for patch in self._patches()}:
             patches = self._patches(run_id)
-            run = run_view(run_id, patches, self.silent_sessions(run_id))
+            run = run_view(run_id, patches, self.silence(run_id))
             cursor = RunCursor(run["started_at"] or min(patch.time for patch in patches), run_id)
             if _matches(run, query) and (query.after is None or cursor < query.after):
                 found.append((cursor, {**{name: run[name] for name in _COLUMNS}, "tags": run["tags"][:MOST_TEXTS]}))
