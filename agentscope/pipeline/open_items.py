@@ -25,10 +25,10 @@ NEVER = float("inf")
 
 
 class StepStart(NamedTuple):
-    """The start of an open step."""
+    """The start of an open step; for a span that is a run of its own, the fields that the start of the run did not have."""
 
     run_id: str
-    step_id: str
+    step_id: str | None
     parent_id: str | None
     fields: dict[str, FieldValue]
     size: int

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentscope.config import Config
 from agentscope.events import (
+    RUN_UPDATE,
     STEP_START,
     DeferredEvent,
     DeferredFields,
@@ -211,7 +212,8 @@ class Pipeline:
         run_id, step_id, parent_id, fields, size, started_at = start
         # In the order of events it stands at the start of the step, before the end that may come at any moment.
         seq = self._next()
-        event = Event(STEP_START, seq, started_at, run_id, step_id, parent_id, fields, size + OVERHEAD)
+        type_ = RUN_UPDATE if step_id is None else STEP_START
+        event = Event(type_, seq, started_at, run_id, step_id, parent_id, fields, size + OVERHEAD)
         return seq if self._worker.queue.put(event, False, True) is None else None
 
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:

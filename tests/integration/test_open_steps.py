@@ -41,6 +41,26 @@ VOLTAGENT = """
     sdk.shutdown()
 """
 
+SPANS = """
+    import os, time
+    from opentelemetry.sdk.trace import TracerProvider
+    from agentscope import create_tracker
+    from agentscope.integrations.otel import AgentScopeSpanProcessor
+    tracker = create_tracker("ask_test", {url!r}, {options})
+    provider = TracerProvider()
+    provider.add_span_processor(AgentScopeSpanProcessor(tracker))
+    tracer = provider.get_tracer("test")
+    with tracer.start_as_current_span("root", attributes={{"input.value": '{{"q": 1}}', "openinference.span.kind": "AGENT"}}):
+        with tracer.start_as_current_span("helper", attributes={{"input.value": '{{"task": "x"}}'}}):
+            with tracer.start_as_current_span("quick"):
+                pass
+            told = {{"input.value": '{{"password": "p4ss-w0rd", "u": 2}}', "input.mime_type": "application/json"}}
+            with tracer.start_as_current_span("hangs", attributes=told):
+                while not os.path.exists({go!r}):
+                    time.sleep(0.05)
+    tracker.shutdown()
+"""
+
 
 def shown(receiver: Receiver) -> dict[str, Any]:
     """The only run that the receiver shows; {} while there is none."""
@@ -66,7 +86,7 @@ def let_pass(receiver: Receiver, seconds: float) -> None:
 OPEN = {"": "running", "helper": "running", "quick": "completed", "hangs": "running"}
 
 
-@pytest.mark.parametrize("program", [AGENTSCOPE, VOLTAGENT])
+@pytest.mark.parametrize("program", [AGENTSCOPE, VOLTAGENT, SPANS])
 @pytest.mark.parametrize("spooled", [False, True])
 def test_a_hanging_tool_is_shown_as_running_and_after_a_kill_as_interrupted(
     receiver: Receiver, tmp_path: Path, spooled: bool, program: str
@@ -91,7 +111,7 @@ def test_a_hanging_tool_is_shown_as_running_and_after_a_kill_as_interrupted(
     assert [each["id"] for each in found] == [run["id"]]
 
 
-@pytest.mark.parametrize("program", [AGENTSCOPE, VOLTAGENT])
+@pytest.mark.parametrize("program", [AGENTSCOPE, VOLTAGENT, SPANS])
 def test_a_step_that_was_announced_ends_as_one_that_was_not(receiver: Receiver, tmp_path: Path, program: str) -> None:
     process = start_program(program.format(url=receiver.url, options="", go=str(tmp_path / "go")))
     until(lambda: statuses(receiver) == OPEN, what="the tool is shown as running")

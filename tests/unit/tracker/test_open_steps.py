@@ -87,7 +87,7 @@ def test_a_short_step_is_one_event(recording: Recording) -> None:
 def test_steps_that_began_together_are_announced_together() -> None:
     items = OpenItems()
     told: list[str] = []
-    watch = Watch(items, lambda start: told.append(start.step_id) or len(told))
+    watch = Watch(items, lambda start: told.append(start.step_id or "") or len(told))
     steps = [Opened("first", 0), Opened("second", 200), Opened("third", 900)]
     items.steps.update((step.name, lambda step=step: step) for step in steps)  # type: ignore[misc]
     assert watch.look(0.0, True, 900_000_000) is None
