@@ -361,9 +361,8 @@ class Step(_Block, InProcess):
                 self._announce(recorder, given)
                 given = None
             self._opened = scope, self.parent_id, given, started_at, began
-            open_items = recorder.open_items
-            open_items.steps[self.id] = ref(self)
-            if not open_items.watched:
+            recorder.open_steps[self.id] = ref(self)
+            if not recorder.open_items.watched:
                 recorder.pipeline.watch()
             if not began % SAMPLED:
                 recorder.meter.add(time.perf_counter_ns() - began)
@@ -392,7 +391,7 @@ class Step(_Block, InProcess):
         ended = time.perf_counter_ns()
         try:
             scope, parent_id, given, started_at, began = opened
-            recorder.open_items.steps.pop(scope.step_id, None)
+            recorder.open_steps.pop(scope.step_id, None)
             leave(scope)
             failed, output, elapsed = self.error, self.output, ended - began
             if error is not None and not issubclass(type(error), GeneratorExit):
@@ -454,7 +453,7 @@ class Step(_Block, InProcess):
             return False
         try:
             elapsed = time.perf_counter_ns() - opened[-1]
-            recorder.open_items.steps.pop(self.id, None)
+            recorder.open_steps.pop(self.id, None)
             leave(opened[0])
             given = {"output": output, "error": error, "tokens_used": tokens_used, "latency_ms": latency_ms}
             for name, value in {**given, "meta_data": meta_data, **fields}.items():

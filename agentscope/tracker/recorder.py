@@ -54,6 +54,7 @@ class Recorder:
         self.pipeline = pipeline
         self.meter = pipeline.meter
         self.open_items = pipeline.open_items
+        self.open_steps = self.open_items.steps
         self.origin: Any = None
         """The `Origin` of its tracker, for pickles of what records by it."""
         weakref.finalize(self, pipeline.retire).atexit = False

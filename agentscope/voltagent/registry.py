@@ -247,6 +247,7 @@ class Registry:
         self._remove(entry)
         if entry.is_trace:
             self.runs.ended(entry.id)
+            self._pipeline.open_items.runs.pop(entry.id, None)
 
     def _put_end(self, entry: Entry, fields: Fields, ended_at: int | None) -> bool:
         values, started_at = fields.values, entry.started_at
