@@ -31,11 +31,11 @@ _Dumps = Callable[[object], bytes]
 _MAX_FLOAT = float_info.max
 _CONSTANTS = frozenset({bool, type(None)})
 _CHARACTER, _VALUE = 6, 5
-"""The most bytes that JSON makes of one character; and of a number with what stands around it, in units of so many."""
+"""The most JSON bytes of one character; and those of a number with its separators, in units of `_CHARACTER`."""
 _MANY = 1000
-"""Containers after which the depth is looked at, so that a chain of them is not walked to its end."""
+"""Number of containers after which the depth is checked, so that a long chain is not walked to its end."""
 SEAL = b"\x80"
-"""The first byte of a sealed payload is this one or a greater one."""
+"""The first byte of a sealed payload is at least this one."""
 _UNRENDERED = b'"<cannot be rendered>"'
 
 
@@ -233,4 +233,4 @@ def prepare() -> None:
 
 _dumps: _Dumps = _choose_dumps
 _seals = False
-"""The encoder is the standard library's. Set with it."""
+"""True if the chosen encoder is the standard library's."""

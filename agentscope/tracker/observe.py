@@ -35,7 +35,7 @@ class Arguments:
         try:
             parameters = list(inspect.signature(function).parameters.values())
         except Exception:
-            parameters = []  # some callables of C tell nothing, and `__signature__` may be anything
+            parameters = []  # some callables of C have no signature, and `__signature__` may be anything
             self._options = "kwargs"
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
@@ -79,7 +79,7 @@ class Arguments:
 
 
 def _rendered(default: Any) -> Any:
-    """Return a default as it is recorded; `Parameter.empty` for an object that tells nothing, such as the mark of "not given".
+    """Return a default in its recorded form; `Parameter.empty` for an object without content, such as a "not given" marker.
 
     An object is rendered once, so that no call has to do it.
     """

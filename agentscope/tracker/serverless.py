@@ -13,7 +13,7 @@ from typing import Any
 from agentscope.pipeline.process import awaiting
 
 Flush = Callable[[float], object]
-"""Delivers what there is, for so many seconds at most."""
+"""Delivers the pending events, for at most the given seconds."""
 
 
 def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout: float) -> Any:
