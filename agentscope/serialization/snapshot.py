@@ -33,8 +33,6 @@ _MAX_FLOAT = float_info.max
 _CONSTANTS = frozenset({bool, type(None)})
 _CHARACTER, _VALUE = 6, 5
 """The most bytes that JSON makes of one character; and of a number with what stands around it, in units of so many."""
-_MANY = 1000
-"""Containers after which the depth is looked at, so that a chain of them is not walked to its end."""
 SEAL = b"\x80"
 """The first byte of a sealed payload is this one or a greater one."""
 _UNRENDERED = b'"<cannot be rendered>"'
@@ -165,15 +163,11 @@ def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> i
                 dicts.append(item)
                 if len(item) > max_nodes or len(found) > max_nodes or room < 0:
                     return -max_nodes
-                if len(dicts) == _MANY and is_deeper(value, max_depth):
-                    return -len(found)
                 add(item.values())
             elif kind is list or kind is tuple:
                 lists += 1
                 if len(item) > max_nodes or len(found) > max_nodes or room < 0:
                     return -max_nodes
-                if lists == _MANY and is_deeper(value, max_depth):
-                    return -len(found)
                 add(item)
             elif kind is int:
                 if not -0x8000_0000_0000_0000 <= item <= 0xFFFF_FFFF_FFFF_FFFF:
