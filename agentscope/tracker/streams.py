@@ -18,11 +18,13 @@ from weakref import ref
 from agentscope.serialization.foreign import is_hosts
 from agentscope.serialization.snapshot import encode
 
-from .context import current, renewed, switch
+from .context import _current, renewed
 from .fields import Encoded
 from .handles import InProcess, Run, Step
 from .token_counts import UsageOf, merged, usage_in, usage_in_item
 
+_scope, _switch = _current.get, _current.set
+"""Direct, since they are called twice for each item."""
 MOST_ITEMS = 1_000
 """Items of a stream that are recorded one by one; the others are counted."""
 _NOTE_ROOM = 160
@@ -95,7 +97,7 @@ class Reading:
 
     def __init__(self, block: Run | Step, limit: int, usage_of: UsageOf | None) -> None:
         """Take the block out of the current context. limit: bytes of its output, 0 for none."""
-        inside = current()
+        inside = _scope()
         self._open: dict[str, Run | Step] = {"block": block} if block.suspend() else {}
         """Empty after the end, and where nothing is recorded."""
         self._inside = inside
@@ -212,15 +214,16 @@ class Inside:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._outside = current()
+        self._outside = _scope()
 
     def __enter__(self) -> None:
-        self._outside = outside = current()
+        self._outside = outside = _scope()
         try:
-            if self._reading._open:
-                switch(renewed(self._reading._inside))
+            reading = self._reading
+            if reading._open:
+                _switch(renewed(reading._inside))
         except BaseException:
-            switch(outside)
+            _switch(outside)
             raise
 
     # In one line, so that an exception of the host's that comes at the first line of this method is caught, too.
@@ -228,15 +231,16 @@ class Inside:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try: self._leave(error)  # noqa: E701  # fmt: skip
         except BaseException:
-            switch(self._outside)
+            _switch(self._outside)
             raise
 
     def _leave(self, error: BaseException | None) -> None:
-        inside = switch(self._outside)
-        if self._reading._open:
-            self._reading._inside = inside
+        reading, inside = self._reading, _scope()
+        _switch(self._outside)
+        if reading._open:
+            reading._inside = inside
             if error is not None:
-                self._reading.end(None if isinstance(error, (StopIteration, StopAsyncIteration)) else error)
+                reading.end(None if isinstance(error, (StopIteration, StopAsyncIteration)) else error)
 
 
 # ---- generators and coroutines ---------------------------------------------------------------------------------------
