@@ -14,7 +14,7 @@ import pytest
 from _pytest.runner import runtestprotocol  # it has no public name; pytest-rerunfailures uses it, too
 from hypothesis import settings
 
-from agentscope.serialization import snapshot
+from agentscope.serialization import fallback, snapshot
 from agentscope.tracker import context
 from tests.support.secret_search import Watch
 
@@ -32,6 +32,9 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 # The dev extra installs orjson, which most users do not have. It is tested with AGENTSCOPE_TEST_FAST=1.
 if not os.environ.get("AGENTSCOPE_TEST_FAST"):
     snapshot._dumps, snapshot._seals = snapshot._standard_dumps(), True
+
+# A value that is not plain JSON has milliseconds. A tracer of lines, which coverage is on some Pythons, takes longer.
+fallback._CPU_NS *= 1000
 
 SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))
 RUN_TWICE = "run_twice"

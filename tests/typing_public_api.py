@@ -52,9 +52,9 @@ create_tracker("ask_key", redact=["secret-[0-9]+", re.compile("x")], on_drop=lam
 create_tracker("ask_key", redact=False, fail_silently=False, max_queue_bytes=1 << 20, shutdown_timeout=2.5)
 
 create_tracker(protocol="otlp", endpoint="http://localhost:4318", headers={"x": "1"}, service_name="shop")
-create_tracker(protocol="grpc")  # type: ignore[arg-type]
-OTLPExporter(encoding="xml")  # type: ignore[arg-type]
-OTLPExporter(compression="br")  # type: ignore[arg-type]
+create_tracker(protocol="grpc")  # type: ignore[arg-type]  # no protocol
+OTLPExporter(encoding="xml")  # type: ignore[arg-type]  # no encoding
+OTLPExporter(compression="br")  # type: ignore[arg-type]  # no compression
 create_tracker(exporters=[AgentScopeExporter(api_key="k"), OTLPExporter(encoding="json"), VoltAgentExporter()])
 
 
@@ -87,7 +87,7 @@ started = tracker.start_step(
     "ask", "llm_call", {"q": 1}, run_id=run_id, parent_id="a step's id", step_id="mine", model="m"
 )
 assert_type(started.end({"a": 1}, error=None, tokens_used=3, usage={"total_tokens": 3}), bool)
-tracker.start_step("ask", colour="red")  # type: ignore[call-arg]
+tracker.start_step("ask", colour="red")  # type: ignore[call-arg]  # no field
 # Payloads may be any value at all.
 tracker.track_step("find", input_data=["list"], output_data=object())
 
@@ -184,6 +184,7 @@ def work(number: int, text: str = "") -> float:
 
 carried: Callable[..., float] = tracker.propagate(work)
 assert_type(tracker.propagate(work)(1, text="a"), float)
+assert_type(tracker.instrument("threads"), Callable[[], None])
 
 assert_type(tracker.flush(), FlushResult)
 assert_type(tracker.shutdown(timeout=1.5), FlushResult)
@@ -228,8 +229,8 @@ def voltagent() -> None:
 trace_options: TraceDict = {"agentId": "a", "level": "INFO", "startTime": "2026-01-31T12:00:00Z"}
 agent_options: AgentDict = {"name": "A", "instructions": "be brief"}
 step_options: StepDict = {"name": "search", "input": {"q": 1}, "metadata": {"a": 1}}
-event_options: EventDict = {"name": "done", "type": "tool", "status": "finished"}  # type: ignore[typeddict-item]
-misspelt: AgentDict = {"nane": "A"}  # type: ignore[typeddict-unknown-key]
+event_options: EventDict = {"name": "done", "type": "tool", "status": "finished"}  # type: ignore[typeddict-item]  # no status
+misspelt: AgentDict = {"nane": "A"}  # type: ignore[typeddict-unknown-key]  # misspelt
 
 
 def voltagent_options(sdk: VoltAgentSDK, loaded: dict[str, object]) -> None:

@@ -31,6 +31,10 @@ class FanOut:
     def closed(self) -> bool:
         return self._first.closed
 
+    def preview(self, value: object) -> Any:
+        """Return what would be sent of `value`: to all destinations the same."""
+        return self._first.preview(value)
+
     @property
     def meter(self) -> Meter:
         return self._first.meter
@@ -43,6 +47,10 @@ class FanOut:
         """Enqueue one event everywhere, as `Pipeline.put` does. True if any of them accepted it."""
         taken = [pipeline.put(*event, **more) for pipeline in self._pipelines]
         return any(taken)
+
+    def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
+        """Return whether such an event is queued anywhere."""
+        return any(pipeline.holds(type_, run_id, step_id) for pipeline in self._pipelines)
 
     def flush(self, timeout: float) -> FlushResult:
         """Wait until every event accepted before is settled in all pipelines, for `timeout` seconds at most."""

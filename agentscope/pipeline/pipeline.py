@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from threading import Lock
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentscope.config import Config
 from agentscope.events import (
@@ -35,6 +35,7 @@ from .ledger import Left
 from .process import clock, lifecycle, threads
 from .process.awaiting import LoopWaiter, waiter
 from .queue import CROWDED
+from .redaction.redactor import preview
 from .reporting import say
 from .stats import Meter
 from .worker import Worker
@@ -74,7 +75,7 @@ class Pipeline:
         self._redact = redact
         self._place = place
         self._sample_rate = config.sample_rate
-        self._forks_untold = lifecycle.forks_untold()
+        self._mark = lifecycle.mark
         self._closed = False
         self._before_stop: list[Callable[[], object]] = []
         self._said: set[str] = set()
@@ -91,15 +92,20 @@ class Pipeline:
     def _begin(self) -> None:
         self._worker = Worker(self._config, self._exporter(), self._redact, lambda: lifecycle.ended(self), self._place)
         self.meter.reset()
+        self._time = clock.SessionTime()
         self._next = count(1).__next__  # one C call: every caller gets a number of its own
         self._step_prefix, self._next_step = new_id()[:24], count(FIRST_STEP).__next__
         self._dropped_at_flush = 0
 
     def _own_worker(self) -> Worker:
         """Return the worker of this process."""
-        if self._forks_untold:
+        if not self._mark[0]:
             lifecycle.look_for_fork()
         return self._worker
+
+    def preview(self, value: object) -> Any:
+        """Return what would be sent of `value` as the input of a step; None if nothing."""
+        return preview(value, self._config.max_payload_bytes, self._redact)
 
     @property
     def closed(self) -> bool:
@@ -107,7 +113,7 @@ class Pipeline:
 
     def new_step_id(self) -> str:
         """Return a UUID: a random prefix and a number, which costs a tenth of a random one."""
-        if self._forks_untold:
+        if not self._mark[0]:
             lifecycle.look_for_fork()
         return f"{self._step_prefix}{self._next_step()}"
 
@@ -125,7 +131,7 @@ class Pipeline:
 
         Never blocks, never raises, takes no lock. `urgent` events may use the room that is kept for them.
         """
-        if self._forks_untold:
+        if not self._mark[0]:
             lifecycle.look_for_fork()
         worker = self._worker
         if self._sample_rate < 1.0 and not sampled(run_id, self._sample_rate):
@@ -141,13 +147,18 @@ class Pipeline:
         event: QueuedEvent
         seq = self._next()
         if isinstance(fields, PlainFields):
+            if self._time.offset and fields.started_at + fields.elapsed <= time.time_ns():
+                fields = fields._replace(started_at=fields.started_at + self._time.offset)
             event = _new(PlainStep, (seq, run_id, step_id, parent_id, size + STEP_OVERHEAD, *fields))
         elif isinstance(fields, DeferredFields):
             size += OVERHEAD
-            event = DeferredEvent(type_, seq, time.time_ns(), run_id, step_id, parent_id, fields.make, size)
+            event = DeferredEvent(type_, seq, self._time.now(), run_id, step_id, parent_id, fields.make, size)
         else:
             size += OVERHEAD
-            event = _new(Event, (type_, seq, time.time_ns(), run_id, step_id, parent_id, fields, size))
+            now = self._time.now()
+            if self._time.offset:
+                self._time.correct(fields)
+            event = _new(Event, (type_, seq, now, run_id, step_id, parent_id, fields, size))
         refusal = queue.put(event, urgent, True)
         if refusal is not None:
             if refusal == CROWDED:
@@ -159,9 +170,9 @@ class Pipeline:
                 worker.ledger.refused.add(refusal)
                 return False
         if not seq % PACE:
-            now = time.perf_counter_ns()
-            self._slow = now - self._paced_at > PACE_NS
-            self._paced_at = now
+            moment = time.perf_counter_ns()
+            self._slow = moment - self._paced_at > PACE_NS
+            self._paced_at = moment
         self.sealing = self._slow or len(queue.events) < MOST_SEALED
         if not worker.running:
             lifecycle.started(self)
@@ -169,6 +180,10 @@ class Pipeline:
             if worker.finished:
                 worker.states.abandon()  # it ended between the check above and the append
         return True
+
+    def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
+        """Return whether such an event is queued: a call of `put` that an exception of the host interrupted may have put it."""
+        return self._worker.queue.holds(type_, run_id, step_id)
 
     def flush(self, timeout: float) -> FlushResult:
         """Wait until every event accepted before is settled, for `timeout` seconds at most."""
@@ -243,6 +258,13 @@ class Pipeline:
         self._inherited.append(self._worker)
         self._begin()
 
+    def after_restore(self) -> None:
+        """Begin a new session in a clone of this process, after the one of its image has been delivered or has given up."""
+        before = self._worker
+        self._begin()
+        before.ask_to_stop(self._config.shutdown_timeout)
+        before.wait_until_stopped()
+
     def invalid_call(self, kind: str, message: str) -> None:
         """Count an invalid call, and log the first of its kind."""
         self._worker.ledger.invalid_calls.add(kind)
@@ -281,7 +303,7 @@ class Pipeline:
             calls=accepted + ledger.sampled_out.value,
             call_seconds=self.meter.seconds,
             protocol=worker.exporter.protocol,
-            problem=worker.problem or (worker.spooling.spool.problem if worker.spooling is not None else None),
+            problem=worker.problem or (worker.spooling.problem if worker.spooling is not None else None),
         )
 
     def _result(self, left: Left, before: int) -> FlushResult:

@@ -21,6 +21,8 @@ from re import Pattern
 from types import MemberDescriptorType, SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
+from .foreign import called, is_hosts
+
 _MISSING = object()
 HIDDEN = "<hidden>"
 """Stands for a field that its class excludes from its `repr` or dump, as is done with secrets."""
@@ -126,12 +128,7 @@ _name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
 
 def read_member(get: Callable[[], object], what: str) -> object:
     """Call foreign code to read a member; a failure becomes a placeholder that names `what`."""
-    try:
-        return get()
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return Placeholder(f"<{what} failed>")
+    return called(get, Placeholder(f"<{what} failed>"))
 
 
 def copy_members(source: Callable[[], Iterable[_T]], most: int) -> list[_T]:
@@ -139,17 +136,16 @@ def copy_members(source: Callable[[], Iterable[_T]], most: int) -> list[_T]:
     for _ in range(3):
         try:
             return list(islice(source(), most))
-        except RuntimeError:
+        except RuntimeError as error:
+            if is_hosts(error):
+                raise
             continue
     return list(islice(source(), most))
 
 
 def _repr(value: object) -> Form:
-    try:
-        text = repr(value)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
+    text = called(partial(repr, value), None)
+    if text is None:
         return Placeholder(f"<{class_name(value)}: repr failed>")
     length = str.__len__(text)
     if length <= _MAX_REPR:

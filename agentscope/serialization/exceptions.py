@@ -9,6 +9,7 @@ from collections import deque
 from types import CodeType, TracebackType
 
 from .adapters import class_name, type_name
+from .foreign import is_hosts
 from .text import text
 
 _MAX_LINKS = 8  # exceptions of a chain, from the outermost inwards
@@ -27,15 +28,15 @@ def describe_exception(exc: BaseException, limit: int = 8192) -> dict[str, str]:
     """Return `{"type", "message", "traceback"}` of an exception, each in at most `limit` characters.
 
     `traceback` has Python's own form, with causes, contexts and group members. A long one is cut in the middle, since the
-    outermost and the innermost frames are the most useful. No frame is referenced afterwards. Raises nothing but
-    KeyboardInterrupt.
+    outermost and the innermost frames are the most useful. No frame is referenced afterwards. Raises only the
+    host's exceptions.
     """
     try:
         name, message = text(type_name(exc), limit), text(exc, limit)
         traceback = _cut("\n".join(_chain(exc)), limit)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # the class overrides an attribute that is read here, or the stack is nearly full
+    except Exception as error:  # the class overrides an attribute that is read here, or the stack is nearly full
+        if is_hosts(error):
+            raise
         return {"type": class_name(exc), "message": "<cannot be read>", "traceback": ""}
     return {"type": name, "message": message, "traceback": traceback}
 

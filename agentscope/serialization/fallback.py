@@ -15,6 +15,7 @@ from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
 from .adapters import Form, Items, Pairs, Placeholder, Replacement, bytes_text, class_name, json_form, read_member
+from .foreign import is_hosts
 from .text import replace_surrogates
 
 MAX_DEPTH = 50
@@ -47,7 +48,7 @@ _brief.maxstring = _brief.maxother = _MAX_KEY
 
 
 def render(value: object, limit: int, plain: Plain) -> tuple[bytes, bool]:
-    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises only KeyboardInterrupt."""
+    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises what is the host's."""
     renderer = _Renderer(plain, fair=False)
     try:
         return renderer.value(value, limit, 1), renderer.lossy
@@ -81,7 +82,7 @@ class _Renderer:
         self._fair = fair
         self._plain = plain
         self._nodes = _MAX_SLOW_NODES
-        self._tries = 2 * MAX_NODES  # values that the fast encoder may look at in vain
+        self._tries = MAX_NODES // 2  # after so many values that the fast encoder looked at in vain it is asked no more
         self._open: set[int] = set()  # ids of the containers around the current value, to detect cycles
 
     def value(self, value: Any, room: int, depth: int) -> bytes:
@@ -97,7 +98,7 @@ class _Renderer:
             if id(value) in self._open:
                 return self._placeholder("<cycle>")
             if 1 < depth <= MAX_DEPTH and self._tries > 0 and (kind is dict or kind is list or kind is tuple):
-                encoded, seen = self._plain(value, room, MAX_DEPTH - depth + 1, min(MAX_NODES, self._tries))
+                encoded, seen = self._plain(value, room, MAX_DEPTH - depth + 1, MAX_NODES)
                 if encoded is not None:
                     return encoded
                 self._tries -= seen
@@ -108,9 +109,11 @@ class _Renderer:
                 )
             finally:
                 self._open.discard(id(value))
-        except (KeyboardInterrupt, _NoRoom):
+        except _NoRoom:
             raise
-        except BaseException:
+        except Exception as error:
+            if is_hosts(error):
+                raise
             return self._placeholder(f"<{class_name(value)}: cannot be rendered>")
 
     def _count_node(self) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from .depth import is_deeper
 from .exceptions import describe_exception
 from .fallback import MAX_DEPTH, MAX_NODES, render
+from .foreign import is_hosts
 from .text import text
 
 __all__ = ["describe_exception", "encode", "is_sealed", "prepare", "seal", "text", "unsealed"]
@@ -32,8 +33,6 @@ _MAX_FLOAT = float_info.max
 _CONSTANTS = frozenset({bool, type(None)})
 _CHARACTER, _VALUE = 6, 5
 """The most JSON bytes of one character; and those of a number with its separators, in units of `_CHARACTER`."""
-_MANY = 1000
-"""Number of containers after which the depth is checked, so that a long chain is not walked to its end."""
 SEAL = b"\x80"
 """The first byte of a sealed payload is at least this one."""
 _UNRENDERED = b'"<cannot be rendered>"'
@@ -47,14 +46,14 @@ def encode(value: object, limit: int = 1 << 20) -> tuple[bytes, bool]:
     ISO 8601, an unknown object to its `repr`), nor by "<hidden>" for a field that its class excludes from its own `repr`
     (`repr=False`, pydantic's `exclude=True`).
 
-    Raises nothing but KeyboardInterrupt, whatever code of the value does.
+    Raises no `Exception` but the host's, whatever code of the value does.
     """
     try:
         encoded = _plain(value, limit, MAX_DEPTH, MAX_NODES)[0]
         return (encoded, False) if encoded is not None else render(value, limit, _plain)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # near the interpreter's recursion limit, or out of memory
+    except Exception as error:  # near the interpreter's recursion limit, or out of memory
+        if is_hosts(error):
+            raise
         return _UNRENDERED, True
 
 
@@ -98,9 +97,9 @@ def seal(value: object, limit: int) -> bytes | None:
         if room < 0 or depth > MAX_DEPTH:
             return None
         sealed = marshal.dumps(value)  # type: ignore[arg-type]  # it refuses other types by a ValueError
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # a key without a length, another thread changes the value, or out of memory
+    except Exception as error:  # a key without a length, another thread changes the value, or out of memory
+        if is_hosts(error):
+            raise
         return None
     return sealed if is_sealed(sealed) else None
 
@@ -136,8 +135,10 @@ def _plain(value: object, limit: int, max_depth: int, max_nodes: int) -> tuple[b
         return None, -nodes
     try:
         encoded = _dumps(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError) as error:
         # A lone surrogate, or too little stack left, or no longer plain.
+        if is_hosts(error):
+            raise
         return None, nodes
     return (encoded if len(encoded) <= limit else None), nodes
 
@@ -162,15 +163,11 @@ def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> i
                 dicts.append(item)
                 if len(item) > max_nodes or len(found) > max_nodes or room < 0:
                     return -max_nodes
-                if len(dicts) == _MANY and is_deeper(value, max_depth):
-                    return -len(found)
                 add(item.values())
             elif kind is list or kind is tuple:
                 lists += 1
                 if len(item) > max_nodes or len(found) > max_nodes or room < 0:
                     return -max_nodes
-                if lists == _MANY and is_deeper(value, max_depth):
-                    return -len(found)
                 add(item)
             elif kind is int:
                 if not -0x8000_0000_0000_0000 <= item <= 0xFFFF_FFFF_FFFF_FFFF:
@@ -186,7 +183,9 @@ def _count_plain(value: object, limit: int, max_depth: int, max_nodes: int) -> i
             room -= sum(map(len, keys))  # keys of another type with a length are refused by the encoder
         if nodes > max_nodes or room < 0 or (lists + len(dicts) > max_depth and is_deeper(value, max_depth)):
             return -nodes
-    except Exception:  # TypeError: a key that is no str; RuntimeError: another thread resized a dict
+    except Exception as error:  # TypeError: a key that is no str; RuntimeError: another thread resized a dict
+        if is_hosts(error):
+            raise
         return -len(found)
     return nodes
 
@@ -211,7 +210,9 @@ def _standard_dumps() -> _Dumps:
 def _fast_dumps() -> _Dumps | None:
     try:
         from orjson import dumps
-    except Exception:
+    except Exception as error:
+        if is_hosts(error):
+            raise
         return None
     # A copy, because orjson returns its oversized buffer, which takes up to eight times its length in the queue.
     return lambda value: b"%b" % dumps(value)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from .adapters import class_name
+from .foreign import called
 
 
 def replace_surrogates(value: str) -> str:
@@ -13,15 +16,11 @@ def replace_surrogates(value: str) -> str:
 def text(value: object, limit: int) -> str:
     """Return `str(value)`, for a name, in at most `limit` characters and without NUL and surrogates.
 
-    A value whose `str()` raises is named by its class. Raises nothing but KeyboardInterrupt.
+    A value whose `str()` raises is named by its class. Raises only what `called` lets through.
     """
     if type(value) is not str:
-        try:
-            value = str(value)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
-            value = f"<{class_name(value)}: str failed>"
+        told = called(partial(str, value), None)
+        value = f"<{class_name(value)}: str failed>" if told is None else told
     name = str.__getitem__(value, slice(limit + 1))  # a subclass may override its methods
     if len(name) > limit:
         name = f"{name[: limit - 1]}…" if limit > 0 else ""

@@ -76,6 +76,14 @@ class Face(InProcess):
         """The ledger at this moment."""
         return self._pipeline.stats()
 
+    @safe(lambda self, *_: None)
+    def redact_preview(self, value: object) -> Any:
+        """Return what would leave the process of `value`, if it were the input of a step: with its secrets masked.
+
+        Nothing is recorded. The result is plain JSON values; None if nothing would be sent, as when the `redact` function raises.
+        """
+        return self._pipeline.preview(value)
+
     def __enter__(self: T) -> T:
         return self
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
 from urllib.parse import quote
@@ -26,6 +27,7 @@ from agentscope.protocols.base import Failure
 from agentscope.protocols.headers import AGENTSCOPE_KEY
 from agentscope.protocols.ids import new_id
 from agentscope.protocols.responses import detail, is_denial, json_object
+from agentscope.serialization.foreign import called, is_hosts
 from agentscope.serialization.snapshot import encode, text
 from agentscope.types import JSONDict, RunConfig, RunStatus, StepConfig
 
@@ -79,6 +81,8 @@ class AgentScopeClient:
             }
             body = run_record(fields, _notes(lossy))
         except Exception as error:
+            if is_hosts(error):
+                raise
             self._failed(_misuse("create_run(config)", error))
             return None
         answer = self._call("POST", "/api/ingest/run", body)
@@ -106,6 +110,8 @@ class AgentScopeClient:
             path = f"{_run_path(run_id)}/step"
             body = step_record(fields, _notes(lossy))
         except Exception as error:
+            if is_hosts(error):
+                raise
             self._failed(_misuse("add_step(run_id, config)", error))
             return False
         return self._call("POST", path, body) is not None
@@ -128,6 +134,8 @@ class AgentScopeClient:
             path = _run_path(run_id)
             body = update_record(fields)
         except Exception as problem:
+            if is_hosts(problem):
+                raise
             self._failed(_misuse("complete_run(run_id, status)", problem))
             return False
         return self._call("PATCH", path, body) is not None
@@ -220,12 +228,8 @@ def _payload(name: str, value: object, lossy: list[str]) -> bytes | None:
 def _number(value: Any) -> float | str | None:
     if value is None or isinstance(value, float):
         return value
-    try:
-        return operator.index(value)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # no integer, or an object that cannot say
-        return text(value, _MAX_TEXT)
+    number = called(partial(operator.index, value), None)
+    return text(value, _MAX_TEXT) if number is None else number
 
 
 def _moment(value: object) -> str | None:

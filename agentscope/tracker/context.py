@@ -15,6 +15,8 @@ from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
+from agentscope.serialization.foreign import is_hosts
+
 MOST_OPEN_RUNS = 10_000
 """Runs that are never ended must not grow without bound: beyond this the oldest is forgotten."""
 MOST_ENDED_RUNS = 1_000
@@ -186,7 +188,7 @@ class Runs:
         for run_id, run in list(self._open.items()):
             here = threading.get_ident()
             is_older = here in run.older_threads
-            return None if is_older and (not _is_main_thread(here) or _is_in_event_loop()) else run_id
+            return None if is_older and (not _is_main_thread(here) or _is_in_other_task()) else run_id
         return None
 
     def place(self) -> Place | None:
@@ -225,7 +227,9 @@ class Runs:
             if not scope.left and self._knows(scope) and not (scope.run.ended and _is_inside(scope)):
                 return scope.run
             scope = scope.outer
-        return None
+        # An `await` in a cell of a notebook makes the cell a task of its own.
+        run_id = self.sole() if _is_notebook() and _is_main_thread(threading.get_ident()) else None
+        return None if run_id is None else self._open.get(run_id)
 
     def _knows(self, scope: Scope) -> bool:
         """Return whether this scope is of this destination, or of the other face with the same address."""
@@ -297,9 +301,15 @@ def _is_main_thread(ident: int) -> bool:
     return ident == threading.main_thread().ident
 
 
-def _is_in_event_loop() -> bool:
+def _is_in_other_task() -> bool:
     asyncio = sys.modules.get("asyncio")  # a program without it runs no event loop of it
-    return asyncio is not None and asyncio._get_running_loop() is not None
+    return asyncio is not None and asyncio._get_running_loop() is not None and not _is_notebook()
+
+
+def _is_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook, whose cells follow each other as the lines of a script."""
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    return kernel is not None and kernel.IPKernelApp.initialized() is True
 
 
 def _is_inside(scope: Scope) -> bool:
@@ -333,10 +343,10 @@ def _top() -> Scope | None:
     """Return the current scope of this context. A greenlet without a context of its own has that of the one it was made in."""
     scope = _current.get()
     if scope is None and "greenlet" in sys.modules:
-        try:
-            scope = sys.modules["greenlet"].getcurrent().parent.gr_context.get(_current)
-        except AttributeError:  # no parent, or one without a context
-            return None
+        getcurrent = getattr(sys.modules["greenlet"], "getcurrent", None)  # not yet while it is being imported
+        parent = None if getcurrent is None else getcurrent().parent
+        inherited = None if parent is None else parent.gr_context
+        scope = None if inherited is None else inherited.get(_current)
     return scope
 
 
@@ -370,11 +380,16 @@ def enter_again(scope: Scope) -> Scope:
 @contextmanager
 def restored(scope: Scope | None) -> Iterator[None]:
     """Make a scope current inside a block."""
-    before = switch(scope)
+    before = _current.get()
     try:
-        yield
-    finally:
-        _current.set(before)
+        try:
+            _current.set(scope)
+            yield
+        finally:
+            _current.set(before)
+    except BaseException:
+        _current.set(before)  # an exception of the host's may have come before the line above
+        raise
 
 
 def leave(scope: Scope) -> None:
@@ -390,8 +405,9 @@ def leave(scope: Scope) -> None:
                 if scope.outer is not None and scope.outer.left:
                     _current.set(_not_left(scope.outer))
                 return
-            except (ValueError, RuntimeError):  # entered in another context
-                pass
+            except (ValueError, RuntimeError) as error:  # entered in another context
+                if is_hosts(error):
+                    raise
     elif scope.token is None:
         return
     scope.left = True

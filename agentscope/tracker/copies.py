@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary, ref
 
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.foreign import called, is_hosts
 
 from .context import bounded
 from .recorder import Recorder
@@ -63,11 +64,9 @@ class Origin:
             ]
         import pickle
 
-        try:
-            pickle.dumps(options)
-        except Exception:
-            options = None  # a function for redaction, without which nothing may be recorded
-        return self.token, self._kind, options
+        carried = called(lambda: pickle.dumps(options), None)
+        # A function for redaction may not be: then nothing may be recorded.
+        return self.token, self._kind, None if carried is None else options
 
 
 def _public_fields(exporter: Any) -> list[str]:
@@ -101,6 +100,8 @@ def _made(kind: Any, options: dict[str, Any] | None) -> Any:
                 options = {**options, "exporters": [made(**values) for made, values in exporters]}
             return kind(**options)
         except Exception as error:
+            if is_hosts(error):
+                raise
             problem = str(error)
     sentence = "a tracker that came by pickle records nothing in this process: %s"
     logging.getLogger("agentscope").warning(sentence, problem)

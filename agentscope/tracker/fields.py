@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from functools import partial
 from operator import index
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from agentscope.events import (
     PlainFields,
     RunStatus,
 )
+from agentscope.serialization.foreign import called
 from agentscope.serialization.snapshot import describe_exception, encode, seal, text
 
 LONGEST_NAME = 4096
@@ -231,12 +233,11 @@ def _plain_dict(value: Any) -> dict[Any, Any]:
     if value is None:
         return {}
     if issubclass(type(value), dict):
-        try:
-            return dict(list(dict.items(value)))
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # keys are foreign code, too
-            pass
+        copied: dict[Any, Any] | None = called(
+            lambda: dict(list(dict.items(value))), None
+        )  # keys are foreign code, too
+        if copied is not None:
+            return copied
     return {"value": value}
 
 
@@ -245,14 +246,8 @@ def _plain_number(value: Any) -> int | float | None:
     kind = type(value)
     number: Any = value
     if kind is not int and kind is not float:
-        try:
-            number = (
-                index(value) if hasattr(kind, "__index__") else float(value) if hasattr(kind, "__float__") else None
-            )
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # foreign code, such as an array's
-            return None
+        convert: Any = index if hasattr(kind, "__index__") else float if hasattr(kind, "__float__") else None
+        number = called(partial(convert, value), None) if convert is not None else None
     if number is None or kind is bool:
         return None
     return number if -_INT64 <= number <= _INT64 else None

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agentscope.events import PAYLOAD, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START, RunStatus
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.foreign import is_hosts
+from agentscope.serialization.text import text
 
-from .context import REMOTE, Scope, enter_again, leave
-from .fields import Encoded, Fields, captured, outcome, plain_step
+from .context import REMOTE, Scope, current, enter_again, leave, switch
+from .fields import LONGEST_SHOWN, Encoded, Fields, captured, outcome, plain_step
 from .never_raise import safe
 from .recorder import NO_MORE, Recorder, id_of
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from agentscope.events import StepFields
 
 T = TypeVar("T")
+B = TypeVar("B", bound="_Block")
 
 _RUN_KNOWN = frozenset({"agent_name", "output", "error"})
 _STEP_KNOWN = frozenset({"name", "step_type", "id", "run_id", "parent_id", "output", "error", "meta_data"})
@@ -74,35 +77,66 @@ class _Block:
         if self._recorder is not None:
             self._recorder._failed(call, error)
 
-    def _begin(self) -> None:
+    def _abandon(self, recorder: Recorder, error: BaseException) -> None:
+        """Record the end of a block whose beginning or end an exception of the host's interrupted, unless it is recorded."""
+
+    def __enter__(self: B) -> B:
         recorder = self._recorder
         if recorder is None:
-            return
+            return self
         if self._entered:
             recorder.invalid_call("block_reused", "a block was entered again; each `with` needs a call of its own")
-            return
-        self._entered = True
-        self._scope = self._open(recorder)
+            return self
+        scope = current()
+        try:
+            self._entered = True
+            self._scope = self._open(recorder)
+            return self
+        except BaseException as error:
+            self._scope = None
+            switch(scope)
+            self._abandon(recorder, error)
+            raise
+
+    async def __aenter__(self: B) -> B:
+        return self.__enter__()
+
+    # In one line, so that an exception of the host's that comes at the first line of these methods is caught, too.
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        recorder, scope = self._recorder, self._scope
-        if recorder is None or scope is None:
-            return
-        self._scope = None
-        leave(scope)
-        try:
-            # A generator that is closed early is no failure.
-            self._close(recorder, None if issubclass(type(error), GeneratorExit) else error)
-        except Exception:
-            if error is None:
-                raise  # fail_silently=False; but the block's own exception goes first
+        try: self._end_block(error)  # noqa: E701  # fmt: skip
+        except BaseException as interruption:
+            self._end_interrupted(interruption if error is None else error)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, trace)
+        try: self._end_block(error)  # noqa: E701  # fmt: skip
+        except BaseException as interruption:
+            self._end_interrupted(interruption if error is None else error)
+            raise
+
+    def _end_interrupted(self, error: BaseException) -> None:
+        recorder, scope, self._scope = self._recorder, self._scope, None
+        if recorder is not None and scope is not None:
+            leave(scope)
+            self._abandon(recorder, error)
+
+    def _end_block(self, error: BaseException | None) -> None:
+        recorder, scope = self._recorder, self._scope
+        if recorder is None or scope is None:
+            return
+        leave(scope)
+        try:
+            # A generator that is closed early is no failure.
+            self._close(recorder, None if issubclass(type(error), GeneratorExit) else error)
+        except Exception as failure:
+            if error is None or is_hosts(failure):
+                raise  # fail_silently=False; but the block's own exception goes first
+        self._scope = None
 
     @property
     def is_open(self) -> bool:
@@ -111,16 +145,17 @@ class _Block:
 
     def suspend(self) -> bool:
         """Leave the block without ending it. False if it is not open."""
-        scope: Scope | None = self.__dict__.pop("_scope", None)
+        scope = self._scope
         if scope is None:
             return False
-        self._suspended = scope
         leave(scope)
+        # It counts as open to the last, so that an exception of the host's ends it.
+        self._suspended, self._scope = scope, None
         return True
 
     def finish(self, error: BaseException | None = None) -> None:
-        """End a block that was suspended, from anywhere."""
-        self._scope = self.__dict__.pop("_suspended", None)
+        """End a block that was suspended, from anywhere. Only the first call counts."""
+        self._scope = self.__dict__.pop("_suspended", self._scope)
         self.__exit__(None if error is None else type(error), error, None)
 
 
@@ -185,6 +220,16 @@ class Run(_Block, InProcess, str):
         return str.__str__(self)
 
     @safe(lambda *_: None)
+    def _repr_html_(self) -> str | None:
+        """Show the run in a notebook, as its tree with a link to its page. Waits for delivery for a second at most."""
+        if self._recorder is None:
+            return None
+        from .notebook import run_html
+
+        name = text(self.agent_name, LONGEST_SHOWN)
+        return run_html(self.id, name, self._recorder.destinations, self._recorder.pipeline)
+
+    @safe(lambda *_: None)
     def _open(self, recorder: Recorder) -> Scope | None:
         start, self._start = self._start, (None, None, None, NO_MORE)
         if not recorder.begin_run(self.id, self.agent_name, *start):
@@ -204,13 +249,8 @@ class Run(_Block, InProcess, str):
         if fields.mended:
             recorder.say_mended(fields)
 
-    def __enter__(self) -> Run:
-        self._begin()
-        return self
-
-    async def __aenter__(self) -> Run:
-        self._begin()
-        return self
+    def _abandon(self, recorder: Recorder, error: BaseException) -> None:
+        recorder.abandon_run(self.id, error)
 
 
 def _represent_in_yaml() -> None:
@@ -222,8 +262,9 @@ def _represent_in_yaml() -> None:
             if dumper is not None:
                 dumper.add_representer(Run, lambda dumper, run: dumper.represent_str(run.id))
         Run._in_yaml = True
-    except Exception:  # another module of this name, or one that is being imported
-        pass
+    except Exception as error:  # another module of this name, or one that is being imported
+        if is_hosts(error):
+            raise
 
 
 class Step(_Block, InProcess):
@@ -301,14 +342,10 @@ class Step(_Block, InProcess):
 
     def __enter__(self) -> Step:
         recorder = self._recorder
-        if recorder is None:
-            return self
-        if self._entered:
-            self._begin()
-            return self
+        if recorder is None or self._entered:
+            return self._enter_again()
         self._entered = True
         started_at, began = time.time_ns(), time.perf_counter_ns()
-        scope = None
         try:
             given, self._input = self._input, None
             scope = recorder.runs.enter_below(self.run_id, self.id) if self.parent_id is None else None
@@ -324,20 +361,29 @@ class Step(_Block, InProcess):
             self._opened = scope, self.parent_id, given, started_at, began
             if not began % SAMPLED:
                 recorder.meter.add(time.perf_counter_ns() - began)
-        except Exception as error:
-            if scope is not None:
+            return self
+        except BaseException as error:
+            self._opened, scope = None, current()
+            if scope is not None and scope.step_id == self.id:
                 leave(scope)
-            recorder._failed("track_step_context", error)
-        return self
+                if recorder.announces and recorder.pipeline.holds(STEP_START, scope.run_id, self.id):
+                    self._put_abandoned(recorder, (scope, self.parent_id, None, started_at, began), error)
+            if is_hosts(error):
+                raise
+            recorder._failed("track_step_context", error)  # type: ignore[arg-type]  # what is no `Exception` is the host's
+            return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _end_interrupted(self, error: BaseException) -> None:
+        opened, recorder, self._opened = self._opened, self._recorder, None
+        if opened is not None and recorder is not None:
+            leave(opened[0])
+            self._put_abandoned(recorder, opened, error)
+
+    def _end_block(self, error: BaseException | None) -> None:
         opened, recorder = self._opened, self._recorder
         if opened is None or recorder is None:
             return
         ended = time.perf_counter_ns()
-        self._opened = None
         try:
             scope, parent_id, given, started_at, began = opened
             leave(scope)
@@ -352,13 +398,18 @@ class Step(_Block, InProcess):
                 plain = plain_step(self.name, self.step_type, started_at, elapsed, given, output)
             if plain is not None:
                 size = len(plain.name) + len(plain.input or b"") + len(plain.output or b"")
-                if not recorder.pipeline.put(STEP, scope.run_id, scope.step_id, parent_id, plain, size, False):
+                accepted = recorder.pipeline.put(STEP, scope.run_id, scope.step_id, parent_id, plain, size, False)
+                self._opened = None
+                if not accepted:
                     recorder.refused()
             else:
                 self._put_in_full(recorder, opened, output, failed, elapsed)
             if not began % SAMPLED:
                 recorder.meter.add(time.perf_counter_ns() - ended)
         except Exception as failure:
+            if is_hosts(failure):
+                raise
+            self._opened = None
             if error is None or not recorder.loud:  # the block's own exception goes first
                 recorder._failed("track_step_context", failure)
 
@@ -394,32 +445,45 @@ class Step(_Block, InProcess):
             sentence = "end() was called for a step that is not open: it has ended, or its block was not entered"
             recorder.invalid_call("ended_twice", sentence)
             return False
-        elapsed = time.perf_counter_ns() - opened[-1]
-        leave(opened[0])
-        given = {"output": output, "error": error, "tokens_used": tokens_used, "latency_ms": latency_ms}
-        for name, value in {**given, "meta_data": meta_data, **fields}.items():
-            # An unknown name is reported with the other attributes.
-            if value is not None and not name.startswith("_") and (name not in _STEP_KNOWN or name in STEP_FIELDS):
-                setattr(self, name, value)
-        return self._put_in_full(recorder, opened, self.output, self.error, elapsed)
+        try:
+            elapsed = time.perf_counter_ns() - opened[-1]
+            leave(opened[0])
+            given = {"output": output, "error": error, "tokens_used": tokens_used, "latency_ms": latency_ms}
+            for name, value in {**given, "meta_data": meta_data, **fields}.items():
+                # An unknown name is reported with the other attributes.
+                if value is not None and not name.startswith("_") and (name not in _STEP_KNOWN or name in STEP_FIELDS):
+                    setattr(self, name, value)
+            return self._put_in_full(recorder, opened, self.output, self.error, elapsed)
+        except BaseException as interruption:
+            if is_hosts(interruption):
+                leave(opened[0])
+                self._put_abandoned(recorder, opened, interruption if error is None else error)
+            raise
 
-    def _begin(self) -> None:
-        opened: Opened | None = self.__dict__.pop("_suspended", None)
-        if opened is None or self._recorder is None:
-            super()._begin()
-            return
-        self._opened = (enter_again(opened[0]), *opened[1:])
+    def _enter_again(self) -> Step:
+        opened: Opened | None = self.__dict__.get("_suspended")
+        if opened is None:
+            return super().__enter__()
+        before = current()
+        try:
+            self._opened = (enter_again(opened[0]), *opened[1:])
+            del self._suspended
+            return self
+        except BaseException:
+            self._opened = None
+            switch(before)
+            raise
 
     def suspend(self) -> bool:
-        opened: Opened | None = self.__dict__.pop("_opened", None)
+        opened = self._opened
         if opened is None:
             return False
-        self._suspended = opened
         leave(opened[0])
+        self._suspended, self._opened = opened, None
         return True
 
     def finish(self, error: BaseException | None = None) -> None:
-        self._opened = self.__dict__.pop("_suspended", None)
+        self._opened = self.__dict__.pop("_suspended", self._opened)
         self.__exit__(None if error is None else type(error), error, None)
 
     def _enter_elsewhere(self, recorder: Recorder) -> Scope | None:
@@ -470,12 +534,28 @@ class Step(_Block, InProcess):
         values["started_at"] = started_at
         values["ended_at"] = started_at + elapsed
         values.setdefault("latency_ms", elapsed // 1000 / 1000)
-        type_ = STEP_END if recorder.announces else STEP
-        # The mended fields are reported after the event is queued: the report raises with `fail_silently=False`.
-        accepted = recorder.put(type_, scope.run_id, scope.step_id, parent_id, fields, failed is not None)
+        type_, urgent = STEP_END if recorder.announces else STEP, failed is not None
+        accepted = recorder.pipeline.put(type_, scope.run_id, scope.step_id, parent_id, values, fields.size, urgent)
+        self._opened = None
+        # After the event is queued, since these raise with `fail_silently=False`.
+        if not accepted:
+            recorder.refused()
         if fields.mended:
             recorder.say_mended(fields)
         return accepted
+
+    def _put_abandoned(self, recorder: Recorder, opened: Opened, error: Any) -> None:
+        """Send a step without what its block set, after an exception of the host's interrupted its end, unless it is queued."""
+        scope, parent_id, given, started_at, began = opened
+        type_ = STEP_END if recorder.announces else STEP
+        if not recorder.pipeline.holds(type_, scope.run_id, self.id):
+            values = {"status": outcome(error), "started_at": started_at}
+            values["ended_at"] = started_at + time.perf_counter_ns() - began
+            fields = Fields(recorder.limit, values)
+            fields.step(self.name, self.step_type, None)
+            fields.payload("input", given)
+            fields.error(error)
+            recorder.pipeline.put(type_, scope.run_id, scope.step_id, parent_id, fields.values, fields.size, True)
 
 
 class StartedStep(Step):
@@ -486,8 +566,12 @@ class StartedStep(Step):
 
     def start(self) -> None:
         self._pid = os.getpid()
-        self.__enter__()
-        self.suspend()
+        try:
+            self.__enter__()
+            self.suspend()
+        except BaseException as error:
+            self.finish(error)
+            raise
 
     def __del__(self) -> None:
         try:
@@ -521,11 +605,3 @@ class Extracted(_Block, InProcess):
 
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
         """Record nothing: the run belongs to the sender of the request."""
-
-    def __enter__(self) -> Extracted:
-        self._begin()
-        return self
-
-    async def __aenter__(self) -> Extracted:
-        self._begin()
-        return self

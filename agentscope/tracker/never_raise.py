@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Protocol, TypeVar
 
+from agentscope.serialization.foreign import is_hosts
+
 _COROUTINE = 0x80
 """`inspect.CO_COROUTINE`: that module takes long to import."""
 
@@ -21,7 +23,8 @@ class Guarded(Protocol):
 def safe(fallback: Callable[..., Any]) -> Callable[[M], M]:
     """Wrap a method of a `Guarded`: an error in it is counted and logged, and raised only with `fail_silently=False`.
 
-    The call then returns the result of `fallback`, which gets the object and the positional arguments.
+    The call then returns the result of `fallback`, which gets the object and the positional arguments. The host's own exceptions
+    go through (`serialization.foreign`).
     """
 
     def around(method: Any) -> Any:
@@ -30,6 +33,8 @@ def safe(fallback: Callable[..., Any]) -> Callable[[M], M]:
             try:
                 return method(self, *args, **kwargs)
             except Exception as error:
+                if is_hosts(error):
+                    raise
                 self._failed(method.__name__, error)
                 return fallback(self, *args)
 
@@ -38,6 +43,8 @@ def safe(fallback: Callable[..., Any]) -> Callable[[M], M]:
             try:
                 return await method(self, *args, **kwargs)
             except Exception as error:
+                if is_hosts(error):
+                    raise
                 self._failed(method.__name__, error)
                 return await fallback(self, *args)
 

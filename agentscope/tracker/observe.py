@@ -12,12 +12,13 @@ from types import CodeType, FunctionType, MethodType, coroutine
 from typing import Any
 
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.foreign import called, is_hosts
 from agentscope.serialization.snapshot import encode
 
 from .context import Scope, current, renewed, restored
 from .handles import Run, Step
 from .recorder import Recorder
-from .streams import Reading, async_reader, reader, replacement_of
+from .streams import OpenReading, Reading, async_reader, reader, replacement_of
 from .token_counts import UsageOf, usage_in
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -32,10 +33,12 @@ class Arguments:
         self._rest, self._options = "args", ""
         self._defaults: dict[str, Any] = {}
         self._only = only
-        try:
-            parameters = list(inspect.signature(function).parameters.values())
-        except Exception:
-            parameters = []  # some callables of C have no signature, and `__signature__` may be anything
+        # Some callables of C have no signature, and `__signature__` may be anything.
+        told: list[inspect.Parameter] | None = called(
+            lambda: list(inspect.signature(function).parameters.values()), None
+        )
+        parameters = told or []
+        if told is None:
             self._options = "kwargs"
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
@@ -144,6 +147,8 @@ class Observer:
             try:
                 return replace(self._reading(block), result)
             except Exception as error:  # foreign code in its class; the reading has ended when it was collected
+                if is_hosts(error):
+                    raise
                 self._recorder._failed("observe", error)
                 return result
         if result is None:
@@ -160,18 +165,26 @@ class Observer:
         self, function: Callable[..., Any], scope: Scope | None, /, *args: Any, **kwargs: Any
     ) -> tuple[Reading, Any]:
         """Begin a step and call a generator function in it. `scope` was current when its generator was made."""
-        with restored(current() if scope is None else renewed(scope)), self.begin(args, kwargs) as block:
-            inner = function(*args, **kwargs)
-            return self._reading(block), inner
+        with restored(current() if scope is None else renewed(scope)):
+            block = self.begin(args, kwargs)
+            try:
+                with block:
+                    inner = function(*args, **kwargs)
+                    return self._reading(block), inner
+            except BaseException as error:
+                end_interrupted(block, error)
+                raise
 
     def _reading(self, block: Run | Step) -> Reading:
-        return Reading(block, self._recorder.limit if self.capture_output else 0, self.usage_of)
+        return OpenReading(block, self._recorder.limit if self.capture_output else 0, self.usage_of)
 
     def _called(self, function: Callable[[Any], Any], value: Any) -> Any:
         """Call a function of the user's. None if it raises."""
         try:
             return function(value)
         except Exception as error:
+            if is_hosts(error):
+                raise
             self._recorder._failed("observe", error)
             return None
 
@@ -230,6 +243,8 @@ def observed(
     try:
         return _decorated(Observer(recorder, function, *options), function)
     except Exception as error:  # a callable whose attributes are traps
+        if is_hosts(error):
+            raise
         recorder._failed("observe", error)
         return function
 
@@ -269,18 +284,36 @@ def _form(function: Any) -> Callable[[Observer, Callable[..., Any]], Callable[..
     return _plain
 
 
+def end_interrupted(block: Run | Step, error: BaseException) -> None:
+    """End a block that an exception of the host's left open: at the line of the `with` itself, or while it was suspended."""
+    if block.is_open:
+        block.__exit__(type(error), error, error.__traceback__)
+    else:
+        block.finish(error)
+
+
 def _plain(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        with observer.begin(args, kwargs) as block:
-            return observer.returned(block, function(*args, **kwargs), args, kwargs)
+        block = observer.begin(args, kwargs)
+        try:
+            with block:
+                return observer.returned(block, function(*args, **kwargs), args, kwargs)
+        except BaseException as error:
+            end_interrupted(block, error)
+            raise
 
     return call
 
 
 def _coroutine(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> Any:
-        with observer.begin(args, kwargs) as block:
-            return observer.returned(block, await function(*args, **kwargs), args, kwargs)
+        block = observer.begin(args, kwargs)
+        try:
+            with block:
+                return observer.returned(block, await function(*args, **kwargs), args, kwargs)
+        except BaseException as error:
+            end_interrupted(block, error)
+            raise
 
     return call
 
@@ -288,8 +321,13 @@ def _coroutine(observer: Observer, function: Callable[..., Any]) -> Callable[...
 def _iterable_coroutine(observer: Observer, function: Callable[..., Any]) -> Callable[..., Any]:
     @coroutine
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        with observer.begin(args, kwargs) as block:
-            return observer.returned(block, (yield from function(*args, **kwargs)), args, kwargs)
+        block = observer.begin(args, kwargs)
+        try:
+            with block:
+                return observer.returned(block, (yield from function(*args, **kwargs)), args, kwargs)
+        except BaseException as error:
+            end_interrupted(block, error)
+            raise
 
     return call
 

@@ -8,7 +8,7 @@ from functools import wraps
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
-from .context import Scope, current, renewed, restored, switch
+from .context import Scope, current, renewed, restored
 
 
 def propagated(function: Any) -> Any:
@@ -63,11 +63,11 @@ class _CarriedGenerator(Generator[Any, Any, Any]):
         return self._proceed(self._generator.throw, *error)
 
     def _proceed(self, proceed: Callable[..., Any], *values: Any) -> Any:
-        outside = switch(renewed(self._scope))
-        try:
-            return proceed(*values)
-        finally:
-            self._scope = switch(outside)
+        with restored(renewed(self._scope)):
+            try:
+                return proceed(*values)
+            finally:
+                self._scope = current()
 
 
 class _CarriedAsyncGenerator(AsyncGenerator[Any, Any]):
@@ -84,8 +84,8 @@ class _CarriedAsyncGenerator(AsyncGenerator[Any, Any]):
         return await self._proceed(self._generator.athrow, *error)
 
     async def _proceed(self, proceed: Callable[..., Coroutine[Any, Any, Any]], *values: Any) -> Any:
-        outside = switch(renewed(self._scope))
-        try:
-            return await proceed(*values)
-        finally:
-            self._scope = switch(outside)
+        with restored(renewed(self._scope)):
+            try:
+                return await proceed(*values)
+            finally:
+                self._scope = current()

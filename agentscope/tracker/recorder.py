@@ -12,6 +12,7 @@ from agentscope.errors import AgentScopeError
 from agentscope.events import RUN_END, RUN_FIELDS, RUN_START, STEP, STEP_END, STEP_FIELDS, STEP_START
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id, sampled
+from agentscope.serialization.foreign import is_hosts
 from agentscope.serialization.snapshot import prepare, text
 
 from . import context
@@ -49,6 +50,7 @@ class Recorder:
         self.announces = config.announces
         """The start of a step is an event of its own."""
         self._sample_rate = config.sample_rate
+        self.destinations = config.exporters
         self.pipeline = pipeline
         self.meter = pipeline.meter
         self.origin: Any = None
@@ -172,10 +174,15 @@ class Recorder:
     def start_run(
         self, agent_name: Any, input_data: Any, external_id: Any, meta_data: Any, more: Mapping[str, Any]
     ) -> str:
-        run_id = new_id()
-        if self.begin_run(run_id, agent_name, input_data, external_id, meta_data, more):
-            self.runs.enter(*self.runs.placed(run_id), own_id=run_id, sort=context.STARTED)
-        return run_id
+        run_id, scope = new_id(), context.current()
+        try:
+            if self.begin_run(run_id, agent_name, input_data, external_id, meta_data, more):
+                self.runs.enter(*self.runs.placed(run_id), own_id=run_id, sort=context.STARTED)
+            return run_id
+        except BaseException as error:
+            context.switch(scope)
+            self.abandon_run(run_id, error)
+            raise
 
     def end_run(self, status: Any, output: Any, error: Any, run_id: Any) -> bool:
         if not self.enabled:
@@ -198,13 +205,18 @@ class Recorder:
                 return False
             self._check_known(named)
         began = time.perf_counter_ns()
-        fields = self.end_fields(status, output, error)
-        if fields.mended:
-            self.say_mended(fields)
-        accepted = self.put_end(named, fields)
-        if not began % SAMPLED:
-            self.meter.add(time.perf_counter_ns() - began)
-        return accepted
+        try:
+            fields = self.end_fields(status, output, error)
+            if fields.mended:
+                self.say_mended(fields)
+            accepted = self.put_end(named, fields)
+            if not began % SAMPLED:
+                self.meter.add(time.perf_counter_ns() - began)
+            return accepted
+        except BaseException as interruption:
+            if is_hosts(interruption):  # and not of wrong arguments
+                self.abandon_run(named, error, status)
+            raise
 
     def track_step(
         self,
@@ -327,14 +339,32 @@ class Recorder:
         return fields
 
     def put_end(self, run_id: str, fields: Fields) -> bool:
-        within = self.runs.within(run_id)
-        try:
-            if within is None:
-                return self.put(RUN_END, run_id, None, None, fields, urgent=True)
-            fields.values.setdefault("started_at", self.runs.started_at(run_id) or fields.values["ended_at"])
-            fields.values.update(name=within.name, step_type="agent")
+        within, values = self.runs.within(run_id), fields.values
+        if within is None:
+            accepted = self.pipeline.put(RUN_END, run_id, None, None, values, fields.size, True)
+        else:
+            values.setdefault("started_at", self.runs.started_at(run_id) or values["ended_at"])
+            values.update(name=within.name, step_type="agent")
             place = within.place
-            return self.put(STEP_END, place.run_id, run_id, place.parent_id, fields, urgent=True)
-        finally:
-            self.runs.ended(run_id)
-            context.leave_run(self.runs, run_id)
+            accepted = self.pipeline.put(STEP_END, place.run_id, run_id, place.parent_id, values, fields.size, True)
+        self._forget(run_id)
+        return accepted or self.refused()
+
+    def abandon_run(self, run_id: str, error: Any, status: Any = "completed") -> None:
+        """End a run after an exception of the host's interrupted its start or its end, unless the end is queued already."""
+        within = self.runs.within(run_id)
+        start, end, own, step_id = (
+            (RUN_START, RUN_END, run_id, None)
+            if within is None
+            else (STEP_START, STEP_END, within.place.run_id, run_id)
+        )
+        begun = self.runs.is_open(run_id) or self.pipeline.holds(start, own, step_id)
+        if begun and not self.pipeline.holds(end, own, step_id):
+            self.put_end(run_id, self.end_fields(status, None, error))
+        elif begun or self.runs.has_ended(run_id):
+            self._forget(run_id)
+
+    def _forget(self, run_id: str) -> None:
+        """Make a run one that has ended, and no longer the current one."""
+        self.runs.ended(run_id)
+        context.leave_run(self.runs, run_id)

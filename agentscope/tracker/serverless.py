@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from inspect import iscoroutine, iscoroutinefunction
+from inspect import iscoroutinefunction
+from math import nan
+from types import CoroutineType
 from typing import Any
 
 from agentscope.pipeline.process import awaiting
+from agentscope.serialization.foreign import called
 
 Flush = Callable[[float], object]
 """Delivers the pending events, for at most the given seconds."""
@@ -24,10 +27,7 @@ def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout:
         return timeout if left is None else max(min(timeout, left - margin), 0.0)
 
     def deliver(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        try:
-            flush(seconds(args, kwargs))
-        except Exception:
-            return  # the function's own result or exception is what counts
+        called(lambda: flush(seconds(args, kwargs)), None)  # the function's own result or exception is what counts
 
     async def finish(call: Coroutine[Any, Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -45,9 +45,9 @@ def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout:
         try:
             result = function(*args, **kwargs)
         finally:
-            if not iscoroutine(result):
+            if not issubclass(type(result), CoroutineType):
                 deliver(args, kwargs)
-        return finish(result, args, kwargs) if iscoroutine(result) else result
+        return finish(result, args, kwargs) if issubclass(type(result), CoroutineType) else result
 
     return call_async if iscoroutinefunction(function) else call
 
@@ -55,10 +55,7 @@ def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout:
 def _remaining(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
     """Return the seconds that the platform leaves this call, from the context among its arguments; None without one."""
     for value in (*reversed(args), *kwargs.values()):
-        try:
-            left = float(value.get_remaining_time_in_millis())
-        except Exception:  # noqa: S112 - another argument, or another platform's context
-            continue
-        if left == left:  # not NaN
+        left = called(lambda: float(value.get_remaining_time_in_millis()), nan)  # noqa: B023 - called at once
+        if left == left:  # else it is another argument, or another platform's context
             return left / 1000
     return None

@@ -15,13 +15,16 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType, coroutine
 from typing import Any
 from weakref import ref
 
+from agentscope.serialization.foreign import is_hosts
 from agentscope.serialization.snapshot import encode
 
-from .context import current, renewed, switch
+from .context import _current, renewed
 from .fields import Encoded
 from .handles import InProcess, Run, Step
 from .token_counts import UsageOf, merged, usage_in, usage_in_item
 
+_scope, _switch = _current.get, _current.set
+"""Direct, since they are called twice for each item."""
 MOST_ITEMS = 1_000
 """Items of a stream that are recorded one by one; the others are counted."""
 _NOTE_ROOM = 160
@@ -90,13 +93,13 @@ class Items:
 class Reading:
     """The open step of a call whose result is consumed later. It ends once, at the latest when it is collected."""
 
-    __slots__ = ("_block", "_inside", "_items", "_unread", "_usage", "_usage_of", "_wrapper")
+    __slots__ = ("_inside", "_items", "_open", "_unread", "_usage", "_usage_of", "_wrapper")
 
     def __init__(self, block: Run | Step, limit: int, usage_of: UsageOf | None) -> None:
         """Take the block out of the current context. limit: bytes of its output, 0 for none."""
-        inside = current()
-        self._block: list[Run | Step] = [block] if block.suspend() else []
-        """Empty after the end, or if nothing is recorded. `pop` is atomic, so that only one thread ends the step."""
+        inside = _scope()
+        self._open: dict[str, Run | Step] = {"block": block} if block.suspend() else {}
+        """Empty after the end, or if nothing is recorded."""
         self._inside = inside
         self._items = Items(limit) if limit else None
         self._usage_of = usage_in_item if usage_of is usage_in else usage_of
@@ -110,8 +113,21 @@ class Reading:
         """A block in which the step is current. An exception in it ends the step, as does the end of an iteration."""
         return Inside(self)
 
+    def proceed(self, call: Callable[[], Any]) -> Any:
+        """Return the next item of an iterator, and record it."""
+        inside = Inside(self)
+        try:
+            inside.__enter__()
+            item = call()
+        except BaseException as error:
+            inside.__exit__(type(error), error, None)
+            raise
+        inside.__exit__(None, None, None)
+        self.add(item)
+        return item
+
     def add(self, item: Any) -> None:
-        if self._block:
+        if self._open:
             if self._items is not None:
                 self._items.add(item)
             if self._usage_of is not None and (type(item) is not str or self._usage_of is not usage_in_item):
@@ -119,11 +135,11 @@ class Reading:
 
     def settle(self, result: Any) -> Any:
         """Return the result of an awaitable. Record it and end the step, unless it is a stream or an awaitable itself."""
-        replace = replacement_of(result) if self._block else None
+        replace = replacement_of(result) if self._open else None
         if replace is not None:
             return replace(self, result)
-        if self._block:
-            block = self._block[0]
+        if self._open:
+            block = self._open["block"]
             if self._items is not None:
                 block.output = result
             if self._usage_of is not None:
@@ -133,25 +149,28 @@ class Reading:
 
     def hand_out(self, value: Any) -> Any:
         """Return a value that replaces the stream. A stream is wrapped to be read into this step, another value is the output."""
-        replace = replacement_of(value) if self._block else None
+        replace = replacement_of(value) if self._open else None
         if replace is not None:
             return replace(self, value)
-        if self._block and self._items is not None:
-            self._block[0].output = value
+        if self._open and self._items is not None:
+            self._open["block"].output = value
         return value
 
     def end(self, error: BaseException | None = None) -> None:
-        try:
-            block = self._block.pop()
-        except IndexError:
+        block = self._open.get("block")
+        if block is None:
             return
+        try:
+            output = None if self._items is None else self._items.output()
+            if output is not None:
+                block.output = output
+            if self._usage is not None:
+                block.usage = self._usage
+        finally:
+            block.finish(error)  # once, in whatever threads
+        self._open.clear()
         self._inside = self._unread = None
-        output = None if self._items is None else self._items.output()
-        if output is not None:
-            block.output = output
-        if self._usage is not None:
-            block.usage = self._usage
-        block.finish(error)
+        self.__class__ = Reading
 
     def is_let_go(self, error: BaseException) -> bool:
         """Return whether this exception comes from the garbage collection of the wrapper, and not from `close`."""
@@ -168,8 +187,16 @@ class Reading:
                 self.settle(future.result())
             else:
                 self.end(error)
-        except Exception:  # a future of others
+        except Exception as failure:  # a future of others
             self.end()
+            if is_hosts(failure):
+                raise
+
+
+class OpenReading(Reading):
+    """A reading before its end. Afterwards it has no finalizer, in which an exception of the host's would be lost."""
+
+    __slots__ = ()
 
     def __del__(self) -> None:
         try:
@@ -187,17 +214,33 @@ class Inside:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
+        self._outside = _scope()
 
     def __enter__(self) -> None:
-        reading = self._reading
-        self._outside = switch(renewed(reading._inside)) if reading._block else current()
+        self._outside = outside = _scope()
+        try:
+            reading = self._reading
+            if reading._open:
+                _switch(renewed(reading._inside))
+        except BaseException:
+            _switch(outside)
+            raise
+
+    # In one line, so that an exception of the host's that comes at the first line of this method is caught, too.
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        inside = switch(self._outside)
-        if self._reading._block:
-            self._reading._inside = inside
+        try: self._leave(error)  # noqa: E701  # fmt: skip
+        except BaseException:
+            _switch(self._outside)
+            raise
+
+    def _leave(self, error: BaseException | None) -> None:
+        reading, inside = self._reading, _scope()
+        _switch(self._outside)
+        if reading._open:
+            reading._inside = inside
             if error is not None:
-                self._reading.end(None if isinstance(error, (StopIteration, StopAsyncIteration)) else error)
+                reading.end(None if isinstance(error, (StopIteration, StopAsyncIteration)) else error)
 
 
 # ---- generators and coroutines ---------------------------------------------------------------------------------------
@@ -393,11 +436,7 @@ def _closing(reading: Reading, close: Any) -> Any:
 
 
 def _next(self: Any) -> Any:
-    reading = self._agentscope_reading
-    with reading.inside():
-        item = self._agentscope_inner.__next__()
-    reading.add(item)
-    return item
+    return self._agentscope_reading.proceed(self._agentscope_inner.__next__)
 
 
 async def _anext(self: Any) -> Any:
@@ -493,7 +532,9 @@ def replacement_of(result: Any) -> Replacement | None:
     """Return a function that replaces a result which is consumed later; None for a result that is complete."""
     try:
         return _cached_replacement(type(result))
-    except Exception:  # a metaclass is foreign code
+    except Exception as error:  # a metaclass is foreign code
+        if is_hosts(error):
+            raise
         return None
 
 

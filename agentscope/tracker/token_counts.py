@@ -9,6 +9,7 @@ from types import MemberDescriptorType
 from typing import Any
 
 from agentscope.protocols.token_usage import Tokens, tokens_of
+from agentscope.serialization.foreign import called, is_hosts
 from agentscope.serialization.snapshot import encode
 
 UsageOf = Callable[[Any], Any]
@@ -31,8 +32,9 @@ def usage_in(result: Any) -> dict[str, Any] | None:
                 usage = dict.get(stored, name)
                 if usage is not None:
                     return _counts(usage)
-    except Exception:  # a metaclass, or the keys of a dict
-        pass
+    except Exception as error:  # a metaclass, or the keys of a dict
+        if is_hosts(error):
+            raise
     return None
 
 
@@ -42,7 +44,7 @@ def usage_in_item(item: Any) -> dict[str, Any] | None:
     storage = storage_of(type(item)) if found is None else None
     if storage is not None:
         for name in _PARTS:
-            found = found or usage_in(dict.get(storage(item), name))
+            found = found or usage_in(called(lambda: dict.get(storage(item), name), None))  # noqa: B023 - called at once
     return found
 
 
@@ -78,10 +80,7 @@ def _itself(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attributes(value: Any) -> Any:
-    try:
-        return object.__getattribute__(value, "__dict__")
-    except Exception:  # a class of C that hides it, or foreign code in its place
-        return {}
+    return object.__getattribute__(value, "__dict__")  # it fails for a class of C that hides it
 
 
 def _counts(usage: Any) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from agentscope.errors import ConfigurationError
 from agentscope.events import STEP_FIELDS, RunStatus, StepType
 from agentscope.options import check_names, describe
 from agentscope.protocols.ids import new_id
+from agentscope.serialization.foreign import is_hosts
 
 from .base import Face
 from .fields import unknown
@@ -327,7 +328,13 @@ class Tracker(Face):
         limits = self._seconds(margin, 0.5), self._seconds(timeout, 2.0)
 
         def decorate(function: Any) -> Any:
-            return flushing(function, self._recorder.flush, *limits)
+            try:
+                return flushing(function, self._recorder.flush, *limits)
+            except Exception as error:  # an object whose attributes are traps
+                if is_hosts(error):
+                    raise
+                self._failed("lambda_handler", error)
+                return function
 
         return decorate if function is None else decorate(function)
 

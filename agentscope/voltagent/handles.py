@@ -51,6 +51,8 @@ class Handle(_Block, Ready[Any]):
         self.id: str = entry.id
         self.trace_id: str = entry.id if above is None else above.trace_id
         """The id of its trace."""
+        if registry is not None:
+            registry.watch(self, entry)
 
     def _result(self) -> Any:
         return self
@@ -59,27 +61,12 @@ class Handle(_Block, Ready[Any]):
         return self
         yield
 
-    def __enter__(self: H) -> H:
-        self._begin()
-        return self
-
-    async def __aenter__(self: H) -> H:
-        self._begin()
-        return self
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._entry.id}>"
 
     def __reduce__(self) -> Any:
         # In another process it is an id, and records nothing.
         return _idle_handle, (type(self), self._entry.id, self._entry.parent_id, self.trace_id)
-
-    def __del__(self) -> None:
-        try:
-            if self._registry is not None:
-                self._registry.close(self._entry)
-        except BaseException:  # collected anywhere, even during interpreter shutdown
-            pass
 
     def _open(self, recorder: Recorder) -> Scope | None:
         entry = self._entry
@@ -91,6 +78,10 @@ class Handle(_Block, Ready[Any]):
         if registry is not None and not registry.is_over(entry):
             registry.end(entry, outcome(error) if error is not None else entry.status or "completed", error=error)
             self._check_attributes(registry)
+
+    def _abandon(self, recorder: Recorder, error: BaseException) -> None:
+        if self._registry is not None:
+            self._registry.abandon(self._entry, error)
 
     @_refused
     def update(self, **changes: Any) -> Settled[bool]:
@@ -191,7 +182,8 @@ class _Parent(Handle):
             return Operation(None, idle(), self)
         self._say_late(registry)
         fields = Fields(registry.recorder.limit, {})
-        return Operation(registry, begin_event(registry, self._entry, spread(event_data, more, fields), fields), self)
+        given = spread(event_data, more, fields)
+        return begin_event(registry, lambda event: Operation(registry, event, self), self._entry, given, fields)
 
     def _add(self, kind: type[S], step_type: str, options: Any, more: dict[str, Any]) -> S:
         registry, entry = self._registry, self._entry
@@ -200,7 +192,8 @@ class _Parent(Handle):
         if entry.ended:
             self._say_late(registry)
         fields = Fields(registry.recorder.limit, {})
-        return kind(registry, begin_step(registry, entry, step_type, spread(options, more, fields), fields), self)
+        given = spread(options, more, fields)
+        return begin_step(registry, lambda step: kind(registry, step, self), entry, step_type, given, fields)
 
     def _say_late(self, registry: Registry) -> None:
         if self._entry.ended:

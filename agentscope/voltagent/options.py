@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 from agentscope.events import RUN_FIELDS, RUN_STATUSES, STEP_FIELDS, Field
 from agentscope.protocols.voltagent.vocabulary import LEVELS, camel_case, camel_case_metadata
+from agentscope.serialization.foreign import called
 from agentscope.serialization.snapshot import encode, text
 from agentscope.tracker.fields import LONGEST_TEXT, Encoded, Fields, _plain_dict, _plain_text
 
@@ -40,14 +42,11 @@ def spread(options: Any, more: dict[str, Any], fields: Fields) -> dict[Any, Any]
     elif issubclass(kind, str):
         given = {"name": options, **more}
     else:
-        try:
-            given = {**_attributes(options), **more}
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # foreign code
+        found = called(lambda: _attributes(options), None)
+        given = {**(found or {}), **more}
+        if found is None:
             sentence = "options are a dict or an object such as ToolOptions; another value is left out"
             fields.mended.append(("wrong_type", sentence))
-            given = dict(more)
     # A lookup compares keys, which is foreign code for keys that are not of the class str.
     return (
         given
@@ -127,13 +126,11 @@ def add_metadata(
 
 
 def _object(value: Any, fields: Fields) -> dict[Any, Any]:
-    try:
-        return _attributes(value)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        fields.mended.append(("wrong_type", "metadata is a dict; another value is recorded as its key `value`"))
-        return {"value": value}
+    found = called(lambda: _attributes(value), None)
+    if found is not None:
+        return found
+    fields.mended.append(("wrong_type", "metadata is a dict; another value is recorded as its key `value`"))
+    return {"value": value}
 
 
 def add_usage(fields: Fields, usage: Any) -> None:
@@ -152,12 +149,7 @@ def add_usage(fields: Fields, usage: Any) -> None:
 def _counts(usage: Any) -> dict[str, Any]:
     found = {}
     for name in _COUNTS:
-        try:
-            value = getattr(usage, name)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # foreign code, or there is no such attribute
-            value = None
+        value = called(partial(getattr, usage, name), None)
         if type(value) in (int, float):
             found[name] = value
     return found
@@ -195,17 +187,17 @@ def moment_of(moment: Any, fields: Fields) -> int | None:
     """Convert a time, ISO 8601 or a datetime, to nanoseconds since the epoch. Without a zone it is UTC."""
     if moment is None:
         return None
+    nanoseconds = called(partial(_nanoseconds, moment), None)  # a time zone is foreign code
+    if nanoseconds is None:
+        fields.mended.append(("wrong_type", "a time is ISO 8601 or a datetime; another value is left out"))
+    return nanoseconds
+
+
+def _nanoseconds(moment: Any) -> int | None:
     iso = _plain_text(moment)
-    try:
-        found = moment if iso is None else datetime.fromisoformat(iso.strip().replace("Z", "+00:00"))
-        if issubclass(type(found), datetime):
-            aware = found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
-            nanoseconds = (aware - _EPOCH) // timedelta(microseconds=1) * 1000
-            if 0 <= nanoseconds < _LATEST:
-                return nanoseconds
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # an invalid time, or foreign code of a time zone
-        pass
-    fields.mended.append(("wrong_type", "a time is ISO 8601 or a datetime; another value is left out"))
-    return None
+    found = moment if iso is None else datetime.fromisoformat(iso.strip().replace("Z", "+00:00"))
+    if not issubclass(type(found), datetime):
+        return None
+    aware = found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+    nanoseconds: int = (aware - _EPOCH) // timedelta(microseconds=1) * 1000
+    return nanoseconds if 0 <= nanoseconds < _LATEST else None

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from agentscope.protocols.voltagent.vocabulary import camel_case
 from agentscope.serialization.adapters import class_name
+from agentscope.serialization.foreign import is_hosts
 
 from .errors import ValidationError
 
@@ -25,9 +26,11 @@ class Check(NamedTuple):
         """Return the value to store. Raises `ValidationError`, whose message does not show the value."""
         try:
             known = self.accept(value)
-        except (KeyboardInterrupt, ValidationError):
-            raise  # a nested record raises ValidationError
-        except BaseException:  # foreign code of the value's class
+        except ValidationError:
+            raise  # of a nested record
+        except Exception as error:  # foreign code of the value's class
+            if is_hosts(error):
+                raise
             known = None
         if known is None:
             raise ValidationError(f"{where} must be {self.expected}, not {class_name(value)}")

@@ -10,13 +10,15 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentscope.events import RUN_END, RUN_UPDATE, STEP_END, STEP_START, STEP_TYPES, STEP_UPDATE
+from agentscope.events import RUN_END, RUN_START, RUN_UPDATE, STEP_END, STEP_START, STEP_TYPES, STEP_UPDATE
 from agentscope.protocols.ids import new_id
 from agentscope.protocols.voltagent.vocabulary import STEP_TYPES as PUBLISHED_STEP_TYPES
+from agentscope.serialization.foreign import called, is_hosts
 from agentscope.tracker.context import HANDLE, MOST_OPEN_RUNS, Place, bounded
-from agentscope.tracker.fields import Fields, _plain_text
+from agentscope.tracker.fields import Fields, _plain_text, outcome
 from agentscope.tracker.recorder import Recorder, id_of
 
 from .options import FINAL, add_error, add_fields, add_metadata, add_usage, level_of, moment_of, status_of, take
@@ -24,6 +26,8 @@ from .options import FINAL, add_error, add_fields, add_metadata, add_usage, leve
 if TYPE_CHECKING:
     from agentscope.pipeline.fanout import FanOut
     from agentscope.pipeline.pipeline import Pipeline
+
+H = TypeVar("H")
 
 UNFINISHED = "unfinished"
 """Status of a run or step that was never ended."""
@@ -36,6 +40,13 @@ class HandleStore(dict[str, object]):
         """Keep this handle, and drop the oldest above the bound."""
         self[id_] = handle
         bounded(self, MOST_OPEN_RUNS)
+
+
+class _Watch(weakref.ref[Any]):
+    """A weak reference to the handle of an open run or step."""
+
+    __slots__ = ("entry",)
+    entry: Entry
 
 
 class Registry:
@@ -52,6 +63,7 @@ class Registry:
         self._pipeline = pipeline
         self._kept: Callable[[], HandleStore | None] = lambda: None
         self._closed = False
+        self._watches: dict[int, _Watch] = {}
         pipeline.call_before_stop(self.close_all)
 
     @property
@@ -70,6 +82,23 @@ class Registry:
     def find(self, id_: Any) -> Entry | None:
         """Return the open run or step with this id, or None."""
         return self.entries.get(id_of(id_) or "")
+
+    def watch(self, handle: object, entry: Entry) -> None:
+        """Close the run or step when its handle is collected.
+
+        Handles have no `__del__`: Python would drop an exception of a signal handler that comes in it. This way code runs only
+        for a handle that was never ended.
+        """
+        watch = _Watch(handle, self._collected)
+        watch.entry = entry
+        self._watches[id(entry)] = watch
+
+    def _collected(self, watch: _Watch) -> None:
+        try:
+            self._watches.pop(id(watch.entry), None)
+            self.close(watch.entry)
+        except Exception:  # collected anywhere, even while the interpreter shuts down
+            pass
 
     def add(self, entry: Entry) -> None:
         """Add a run or step that has begun."""
@@ -163,12 +192,10 @@ class Registry:
     def close_all(self) -> None:
         """Close all open runs and steps before the pipeline stops, the newest first."""
         for entry in reversed(list(self.entries.values())):
-            try:
-                self.close(entry)
-            except Exception:  # raised with fail_silently=False, but there is no caller
-                pass
+            called(partial(self.close, entry), None)  # raised with fail_silently=False, but there is no caller
         self._closed = True
         self.entries.clear()
+        self._watches.clear()
 
     def is_over(self, entry: Entry) -> bool:
         """Return True if it has ended. The run of a trace may also have been ended by the tracker."""
@@ -187,11 +214,41 @@ class Registry:
         if error is not None:
             add_error(fields, error)
 
+    def abandon(self, entry: Entry, error: BaseException) -> None:
+        """End a run or step as failed after an exception of the host's interrupted its start or its end."""
+        start = RUN_START if entry.step_id is None else STEP_START
+        if not (entry.ended or entry.id in self.entries or self._pipeline.holds(start, entry.run_id, entry.step_id)):
+            entry.claim()  # it has not begun
+            self._remove(entry)
+        if not entry.ended:
+            fields = Fields(self.recorder.limit, {"status": outcome(error)})
+            fields.error(error)
+            self._end(entry, fields, None)
+
     def _end(self, entry: Entry, fields: Fields, ended_at: int | None) -> bool:
-        if not entry.claim():
+        if entry.ended:
             self._say_ended()
             return False
+        try:
+            if not entry.claim():
+                self._say_ended()
+                return False
+            return self._put_end(entry, fields, ended_at)
+        except BaseException as error:
+            end = RUN_END if entry.step_id is None else STEP_END
+            if entry.ended and is_hosts(error):
+                if self._pipeline.holds(end, entry.run_id, entry.step_id):
+                    self._forget(entry)
+                else:
+                    self._put_end(entry, fields, ended_at)
+            raise
+
+    def _forget(self, entry: Entry) -> None:
         self._remove(entry)
+        if entry.is_trace:
+            self.runs.ended(entry.id)
+
+    def _put_end(self, entry: Entry, fields: Fields, ended_at: int | None) -> bool:
         values, started_at = fields.values, entry.started_at
         values["ended_at"] = max(ended_at or time.time_ns(), started_at)
         type_ = RUN_END
@@ -203,19 +260,18 @@ class Registry:
             values["started_at"] = started_at
         urgent = entry.step_type == "agent" or values["status"] != "completed"
         event = (type_, entry.run_id, entry.step_id, entry.parent_id)
+        accepted = self._pipeline.put(*event, fields.values, fields.size, urgent)
+        self._forget(entry)
         recorder = self._recorder()
-        if recorder is not None:
-            accepted = recorder.put(*event, fields, urgent)
-        else:  # the recorder is being collected together with the handle
-            accepted = self._pipeline.put(*event, fields.values, fields.size, urgent)
-        if entry.is_trace:
-            self.runs.ended(entry.id)
+        if not accepted and recorder is not None:  # else it is being collected together with the handle
+            recorder.refused()
         return accepted
 
     def _say_ended(self) -> None:
         self.recorder.invalid_call("ended_twice", "a run or step was ended twice; only the first end counts")
 
     def _remove(self, entry: Entry) -> None:
+        self._watches.pop(id(entry), None)
         if self.entries.get(entry.id) is entry:
             self.entries.pop(entry.id, None)
         kept = self._kept()
@@ -261,8 +317,8 @@ class Entry:
 # ---- starts ----------------------------------------------------------------------------------------------------------
 
 
-def begin_trace(registry: Registry, given: dict[str, Any], fields: Fields) -> Entry:
-    """Begin a trace: a run, or a step if a run of the tracker or of another process is current."""
+def begin_trace(registry: Registry, make: Callable[[Entry], H], given: dict[str, Any], fields: Fields) -> H:
+    """Begin a trace: a run, or a step if a run of the tracker or of another process is current. `make` makes its handle."""
     values, recorder = fields.values, registry.recorder
     run_id = id_of(take(given, "id")) or new_id()
     started_at = moment_of(take(given, "startTime", "start_time"), fields) or time.time_ns()
@@ -289,13 +345,19 @@ def begin_trace(registry: Registry, given: dict[str, Any], fields: Fields) -> En
     recorder.say_mended(fields)
     own, step_id, parent_id = (run_id, None, None) if within is None else (within.run_id, run_id, within.parent_id)
     entry = Entry(own, step_id, parent_id, agent_name, "agent", started_at, is_trace=True)
-    if recorder.begin(run_id, fields, within):
-        registry.add(entry)
-    return entry
+    try:
+        handle = make(entry)
+        if recorder.begin(run_id, fields, within):
+            registry.add(entry)
+        return handle
+    except BaseException as error:
+        registry.abandon(entry, error)
+        raise
 
 
 def begin_step(
     registry: Registry,
+    make: Callable[[Entry], H],
     above: Entry,
     step_type: str,
     given: dict[str, Any],
@@ -305,8 +367,8 @@ def begin_step(
     step_id: str | None = None,
     parent_id: str | None = None,
     started_at: int | None = None,
-) -> Entry:
-    """Begin a step below `above`, or below the current step inside it."""
+) -> H:
+    """Begin a step below `above`, or below the current step inside it. `make` makes its handle."""
     recorder, values, run_id = registry.recorder, fields.values, above.run_id
     step_id = step_id or recorder.new_step_id()
     started_at = started_at or time.time_ns()
@@ -324,13 +386,20 @@ def begin_step(
         recorder.say_mended(fields)
     parent_id = parent_id or registry.runs.below(run_id, above.step_id)
     entry = Entry(run_id, step_id, parent_id, values["name"], step_type, started_at)
-    registry.add(entry)
-    recorder.put(STEP_START, run_id, step_id, parent_id, fields, step_type == "agent")
-    return entry
+    try:
+        handle = make(entry)
+        recorder.put(STEP_START, run_id, step_id, parent_id, fields, step_type == "agent")
+        registry.add(entry)
+        return handle
+    except BaseException as error:
+        registry.abandon(entry, error)
+        raise
 
 
-def begin_event(registry: Registry, above: Entry, given: dict[str, Any], fields: Fields) -> Entry:
-    """Begin a custom event as a step. A final status ends it at once."""
+def begin_event(
+    registry: Registry, make: Callable[[Entry], H], above: Entry, given: dict[str, Any], fields: Fields
+) -> H:
+    """Begin a custom event as a step. A final status ends it at once. `make` makes its handle."""
     event_type = _plain_text(take(given, "type", "event_type", "eventType"))
     step_type = PUBLISHED_STEP_TYPES.get(event_type or "", event_type if event_type in STEP_TYPES else "other")
     own = {"eventType": event_type if event_type and step_type == "other" else None}
@@ -345,8 +414,15 @@ def begin_event(registry: Registry, above: Entry, given: dict[str, Any], fields:
     over = status in FINAL
     if not over:
         fields.payload("output", output)
-    entry = begin_step(
+    begun: list[Entry] = []
+
+    def keep(entry: Entry) -> H:
+        begun.append(entry)
+        return make(entry)
+
+    handle = begin_step(
         registry,
+        keep,
         above,
         step_type,
         given,
@@ -357,5 +433,5 @@ def begin_event(registry: Registry, above: Entry, given: dict[str, Any], fields:
         started_at=moment_of(take(given, "startTime", "start_time"), fields),
     )
     if over:
-        registry.end(entry, status or "", output=output, error=error, ended_at=ended_at)
-    return entry
+        registry.end(begun[0], status or "", output=output, error=error, ended_at=ended_at)
+    return handle

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentscope.config import SharedOptions
 from agentscope.errors import AgentScopeError, ConfigurationError
@@ -18,7 +18,7 @@ from agentscope.tracker.tracker import Tracker
 
 from .awaitables import ACCEPTED, REFUSED, Delivery, Settled
 from .config import given_options, load, voltagent_exporter
-from .handles import Given, Operation, Trace, idle
+from .handles import Given, Handle, Operation, Trace, idle
 from .option_dicts import EventDict, TraceDict
 from .options import spread, take
 from .registry import Entry, Registry, begin_event, begin_trace
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .client import VoltAgentCoreAPI
+
+H = TypeVar("H", bound=Handle)
 
 
 class VoltAgentSDK(Face):
@@ -80,15 +82,13 @@ class VoltAgentSDK(Face):
         given = spread(options, more, fields)
         if not self._recorder.enabled:
             return Trace(None, idle(text(take(given, "agentId", "agent_id") or "unknown", LONGEST_ID)))
-        return Trace(self._registry, begin_trace(self._registry, given, fields))
+        return begin_trace(self._registry, lambda entry: Trace(self._registry, entry), given, fields)
 
     @safe(lambda *_: Trace(None, idle()))
     def create_trace(self, options: TraceOptions | TraceDict | Given | None = None, **more: Any) -> Trace:
         """Begin a trace that stays open without its handle, until it is ended by its id or the SDK ends."""
         trace = self.trace(options, **more)
-        if self._recorder.enabled:
-            self._kept.keep(trace.id, trace)
-        return trace
+        return self._keep(trace) if self._recorder.enabled else trace
 
     @safe(lambda *_: Settled(None))
     def get_trace(self, trace_id: str) -> Settled[History | None]:
@@ -114,11 +114,11 @@ class VoltAgentSDK(Face):
             return Operation(None, idle())
         entry = self._registry.find(trace_id) or self._registry.elsewhere(trace_id)
         fields = Fields(self._recorder.limit, {})
-        event = begin_event(self._registry, entry, spread(event_data, more, fields), fields)
-        handle = Operation(self._registry, event, Trace(None, entry))
-        if not event.ended:
-            self._kept.keep(event.id, handle)
-        return handle
+        given, trace = spread(event_data, more, fields), Trace(None, entry)
+        handle = begin_event(
+            self._registry, lambda event: Operation(self._registry, event, trace), entry, given, fields
+        )
+        return handle if handle._entry.ended else self._keep(handle)
 
     @safe(lambda *_: REFUSED)
     def update_event(self, event_id: str, **changes: Any) -> Settled[bool]:
@@ -181,6 +181,15 @@ class VoltAgentSDK(Face):
         return self._published
 
     # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def _keep(self, handle: H) -> H:
+        """Keep a handle that the caller need not keep."""
+        try:
+            self._kept.keep(handle.id, handle)
+            return handle
+        except BaseException:
+            self._kept.pop(handle.id, None)
+            raise
 
     def _update(self, entry: Entry, changes: dict[str, Any]) -> Settled[bool]:
         given = spread(None, changes, Fields(0, {}))

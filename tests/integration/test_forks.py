@@ -206,3 +206,68 @@ def test_a_child_that_is_interrupted_while_it_is_told_of_the_fork_delivers_what_
     assert result.returncode == 0
     assert result.stderr.count("KeyboardInterrupt") == 1
     assert stored_steps(receiver.url) == ["child"]
+
+
+UNTOLD = """
+    import ctypes, json, os
+    from agentscope import create_tracker
+
+    tracker = create_tracker("ask_test", {url!r}, flush_interval=0.05)
+    block = tracker.track_step_context("block", run_id=tracker.start_run("agent")) if {first} else None
+    if block:
+        block.__enter__()
+    assert tracker.flush(60)  # the worker is past its imports
+    read, write = os.pipe()
+    pid = ctypes.CDLL(None).fork()
+    with tracker.track_run("agent"), tracker.track_step_context("child" if pid == 0 else "parent") as step:
+        pass
+    if block:
+        block.__exit__(None, None, None)
+    if pid == 0:
+        ended = bool(tracker.flush(30))
+        os.write(write, json.dumps([ended, step.id, tracker._pipeline._worker.session.id]).encode())
+        os._exit(0)
+    assert tracker.flush(60)
+    os.waitpid(pid, 0)
+    print(json.dumps([json.loads(os.read(read, 10_000)), step.id, tracker._pipeline._worker.session.id]))
+"""
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_child_that_c_code_forks_has_a_session_and_ids_of_its_own(receiver: Receiver, first: bool) -> None:
+    result = run_program(UNTOLD.format(url=receiver.url, first=first), env=UNMEASURED, timeout=60)
+    (ended, child_step, child_session), step, session = result.last_line_json
+    assert ended
+    assert child_step != step
+    assert child_session != session
+    assert set(stored_steps(receiver.url)) == {"child", "parent", *(["block"] if first else [])}
+
+
+RESTORED = """
+    import json, sys, types
+    sys.modules["snapshot_restore_py"] = module = types.ModuleType("snapshot_restore_py")
+    hooks = []
+    module.register_after_restore = hooks.append
+    from agentscope import create_tracker
+
+    tracker = create_tracker("ask_test", {url!r}, flush_interval=60)
+    sessions, steps = [], []
+    for number in range(3):
+        with tracker.track_run("agent"), tracker.track_step_context(f"step {{number}}") as step:
+            pass
+        sessions.append(tracker._pipeline._worker.session.id)
+        steps.append(step.id[:24])
+        if number < 2:
+            hooks[0]()
+    assert tracker.flush(60)
+    stats = tracker.stats()
+    assert stats.accepted == stats.delivered + sum(stats.dropped.values()) + stats.spooled + stats.pending
+    print(json.dumps([len(hooks), len(set(sessions)), len(set(steps))]))
+"""
+
+
+def test_a_clone_of_a_memory_image_begins_a_session_of_its_own_and_the_image_loses_nothing(receiver: Receiver) -> None:
+    env = {"AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
+    result = run_program(RESTORED.format(url=receiver.url), env=env, timeout=100)
+    assert result.last_line_json == [1, 3, 3]
+    assert sorted(stored_steps(receiver.url)) == ["step 0", "step 1", "step 2"]

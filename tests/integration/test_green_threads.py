@@ -69,5 +69,7 @@ def test_a_greenlet_inherits_the_run_it_was_spawned_in_or_records_into_none(spaw
         assert tree == {name: [[name, "parent"], ["inside", name]] for name in "ab"}
         assert invalid_calls == {}
     else:
-        assert tree == {"a": [], "b": []}
+        # Until the second run begins, the first one may be guessed.
+        assert tree["b"] == []
+        assert all("b" not in step for step in tree["a"])
         assert set(invalid_calls) <= {"ambiguous_run", "no_run"}

@@ -330,3 +330,30 @@ def test_a_subinterpreter_delivers_at_flush(receiver: Receiver) -> None:
     result = run_program(source.format(url=receiver.url, path=sys.path), timeout=60)
     assert (result.returncode, result.stdout) == (0, "None\n"), result.stderr
     assert stored_steps(receiver.url) == ["step"]
+
+
+@pytest.mark.parametrize("back", [2, 86_400])
+def test_a_clock_that_is_set_back_within_a_run_leaves_status_order_and_durations_right(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, back: int
+) -> None:
+    real = time.time_ns
+    with create_tracker(KEY, receiver.url) as tracker:
+        begun = real()
+        run_id = tracker.start_run("agent")
+        block = tracker.track_step_context("across")
+        with block:
+            monkeypatch.setattr(time, "time_ns", lambda: real() - back * 10**9)
+            tracker.end_run(run_id=tracker.start_run("beside"))
+        tracker.track_step("plain", latency_ms=1, run_id=run_id)
+        with tracker.track_step_context("block", run_id=run_id):
+            pass
+        tracker.end_run(run_id=run_id)
+        monkeypatch.undo()
+        lasted = (real() - begun) / 1e6
+        assert tracker.flush()
+        assert whole(tracker).delivered == 7
+    assert {run["status"] for run in stored_runs(receiver.url)} == {"completed"}
+    run = get(receiver.url, f"/api/runs/{run_id}")
+    assert 0 <= run["duration_ms"] <= lasted + 1
+    assert [step["name"] for step in run["steps"]] == ["across", "plain", "block"]
+    assert all(run["started_at"] <= step["started_at"] <= step["ended_at"] <= run["ended_at"] for step in run["steps"])

@@ -103,9 +103,9 @@ class Bad:
         raise RuntimeError("repr")
 
 
-class Leaving:
+class TimedOut:
     def __repr__(self) -> str:
-        raise SystemExit("repr")
+        raise TimeoutError("repr")
 
 
 class Slow:
@@ -140,7 +140,7 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "deep": _deep,
     "huge integer": lambda: 10**5000,
     "bad repr": Bad,
-    "leaving repr": Leaving,
+    "repr that times out": TimedOut,
     "slow repr": Slow,
     "bytes": lambda: b"\xff\x00",
     "set": lambda: {1, "a", (2,)},

@@ -10,22 +10,22 @@ class FailingText(str):
     """A `str` whose own methods fail."""
 
     def __str__(self) -> str:
-        raise SystemExit("str")
+        raise ArithmeticError("str")
 
     def __repr__(self) -> str:
-        raise SystemExit("repr")
+        raise ArithmeticError("repr")
 
     def __eq__(self, other: object) -> bool:
-        raise SystemExit("eq")
+        raise ArithmeticError("eq")
 
     def __hash__(self) -> int:
-        raise SystemExit("hash")
+        raise ArithmeticError("hash")
 
     def __bool__(self) -> bool:
-        raise SystemExit("bool")
+        raise ArithmeticError("bool")
 
     def __len__(self) -> int:
-        raise SystemExit("len")
+        raise ArithmeticError("len")
 
 
 class FailingClass:
@@ -33,7 +33,7 @@ class FailingClass:
 
     @property
     def __class__(self) -> Any:
-        raise SystemExit("class")
+        raise ArithmeticError("class")
 
 
 class FakeText:
@@ -61,7 +61,7 @@ class OddDict(dict[str, Any]):
     """A dict in which every method for reading that a class can override raises."""
 
     def __iter__(self) -> Any:
-        raise SystemExit("iter")
+        raise ArithmeticError("iter")
 
     keys = items = values = __getitem__ = copy = __iter__
 

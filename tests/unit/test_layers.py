@@ -42,6 +42,7 @@ HOMES = {
         "agentscope.voltagent.sdk",
     ),  # for type checkers only
     "tenacity": ("agentscope.pipeline.retry",),
+    "snapshot_restore_py": ("agentscope.pipeline.process.lifecycle",),
     "orjson": ("agentscope.serialization.snapshot", "agentscope.protocols.json_decode"),
     "zstandard": ("agentscope.protocols.compression", "agentscope.server.http.body"),
     "starlette": ("agentscope.server.*",),

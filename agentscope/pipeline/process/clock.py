@@ -7,6 +7,7 @@ the worker.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from . import threads
 
@@ -22,6 +23,42 @@ else:  # Windows
         monotonic = staticmethod(time.monotonic)
 
     monotonic = _Real.monotonic
+
+
+JITTER_NS = 1_000_000
+"""Nanoseconds by which threads that stamp at the same moment may be out of order."""
+
+
+class SessionTime:
+    """The time of one session, in nanoseconds since the epoch. It never goes back: a clock that was set back is corrected."""
+
+    __slots__ = ("_latest", "_latest_at", "offset")
+
+    def __init__(self) -> None:
+        self._latest = 0
+        self._latest_at = 0.0
+        self.offset = 0
+        """Nanoseconds that the clock was set back, as far as it has not caught up."""
+
+    def now(self) -> int:
+        """Return the time of an event."""
+        wall, latest, moment = time.time_ns(), self._latest, monotonic()
+        least = latest + int((moment - self._latest_at) * 1e9) if self.offset else latest
+        if wall >= least - JITTER_NS:
+            now, self.offset = max(wall, latest), 0
+        else:
+            now = latest + int((moment - self._latest_at) * 1e9)
+            self.offset = now - wall
+        self._latest, self._latest_at = now, moment
+        return now
+
+    def correct(self, fields: dict[str, Any]) -> None:
+        """Correct the times of a run or step that were read after the clock was set back: none of them is later than now."""
+        last = fields.get("ended_at", fields.get("started_at"))
+        if type(last) is int and last <= time.time_ns():
+            for name in ("started_at", "ended_at"):
+                if type(fields.get(name)) is int:
+                    fields[name] += self.offset
 
 
 STRETCH = 0.0005

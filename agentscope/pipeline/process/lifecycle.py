@@ -8,7 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from threading import RLock
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentscope.pipeline.spool import directory as spooldir
 
@@ -29,6 +29,8 @@ class Living(Protocol):
 
     def after_fork_in_child(self) -> None: ...
 
+    def after_restore(self) -> None: ...
+
 
 LAST_GRACE = 0.1
 """Seconds that an end waits for threads whose connections have been cut, all of them together."""
@@ -38,6 +40,7 @@ class _Process:
     """The state of this process."""
 
     registered = False
+    listening = False
     id = os.getpid()
     """The id of the process."""
     looking = RLock()
@@ -51,23 +54,69 @@ _started: dict[int, Living] = {}
 """Pipelines with something to deliver; they must outlive their trackers."""
 
 
-def forks_untold() -> bool:
-    """Return whether this process may be forked without Python's fork hooks, as uWSGI does."""
-    return "uwsgi" in sys.modules
+class _IdMark:
+    """A mark of this process where the system has none: asks for the process id, which takes long."""
+
+    def __getitem__(self, index: int) -> bool:
+        return _process.id == os.getpid()
+
+    def __setitem__(self, index: int, value: int) -> None:
+        """Do nothing: the id is kept elsewhere."""
+
+
+def _make_mark() -> Any:
+    """Return a sequence whose first item is true in this process and false in a child that was forked without Python's hooks.
+
+    C code forks so, as uWSGI does. Linux clears the memory of the mark in the child, and to look at it costs next to nothing.
+    """
+    try:
+        import mmap
+
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(_WIPE_ON_FORK)
+    except (ImportError, AttributeError, OSError, ValueError):
+        return _IdMark() if "uwsgi" in sys.modules else b"\1"
+    page[0] = 1
+    return page
+
+
+_WIPE_ON_FORK = 18  # MADV_WIPEONFORK, for which Python has no name
+mark = _make_mark()
 
 
 def look_for_fork() -> None:
-    """Detect a fork by the process id, for processes that are forked without Python's hooks. Any thread may call this."""
-    if _process.id != os.getpid():
+    """Begin anew if this process was forked without Python's hooks. Any thread may call this."""
+    if not mark[0] or _process.id != os.getpid():
         with _process.looking:
-            if _process.id != os.getpid():
+            if not mark[0] or _process.id != os.getpid():
                 _after_fork_in_child()
 
 
 def know(pipeline: Living) -> None:
-    """Register a pipeline for forks, by a weak reference."""
+    """Register a pipeline for forks and restores, by a weak reference."""
+    if not _process.listening and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
+        _process.listening = True
+        _listen_for_restores()
     key = id(pipeline)
     _known[key] = weakref.ref(pipeline, lambda _: _known.pop(key, None))
+
+
+def _listen_for_restores() -> None:
+    """Have each clone of this process begin a session of its own. AWS Lambda makes them from one image of its memory.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks-python.html
+    """
+    try:
+        from snapshot_restore_py import register_after_restore
+    except ImportError:
+        return
+    register_after_restore(after_restore)
+
+
+def after_restore() -> None:
+    """Begin new sessions. The threads of the image live on, and deliver what was queued in it."""
+    for pipeline in living():
+        pipeline.after_restore()
 
 
 def living() -> list[Living]:
@@ -125,6 +174,8 @@ def _begin_anew() -> None:
     for pipeline in living():
         pipeline.after_fork_in_child()
     _process.id = os.getpid()  # last: from here on other threads go ahead
+    if not mark[0]:
+        mark[0] = 1
 
 
 atexit.register(stop_all)

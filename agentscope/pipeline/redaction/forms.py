@@ -6,7 +6,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable
 
-__all__ = ["ESCAPES", "FORMS", "INNER", "QUOTE"]
+__all__ = ["ESCAPES", "FORMS", "INNER", "NAMELESS", "QUOTE"]
 
 ESCAPES = r"(?:\\{15}|\\{7}|\\{3}|\\)"
 QUOTE = rf"""(?:{ESCAPES}?"|\\{{0,15}}')"""
@@ -49,7 +49,7 @@ def _provider(text: bytes, lower: bytes, at: int) -> Span | None:
 
 
 def _jwt(text: bytes, lower: bytes, at: int) -> Span | None:
-    match = _JWT.match(lower, at - 2)
+    match = _JWT.match(lower, at - 2) if at > 1 else None
     return None if match is None else match.span()
 
 
@@ -105,14 +105,15 @@ def _rest(lower: bytes, at: int) -> int:
     return at if rest is None else rest.end()
 
 
-FORMS: dict[str | None, Callable[[bytes, bytes, int], Span | None]] = {
-    "provider": _provider,
-    "jwt": _jwt,
-    "bearer": _bearer,
-    "basic": _basic,
-    "sql": _sql,
-    "pem": _pem,
-    "option": _option,
-    "url": _url,
+FORMS: dict[int, tuple[Callable[[bytes, bytes, int], Span | None], ...]] = {
+    ord("b"): (_bearer, _basic, _sql),
+    ord("j"): (_jwt,),
+    ord("k"): (_provider,),
+    ord("z"): (_provider,),
+    ord("-"): (_pem, _option, _provider),
+    ord("_"): (_provider,),
+    ord("/"): (_url,),
 }
-"""For each kind of hit, a function of the text, the text in lower case, and the place of the hit. It returns the span to mask."""
+"""By the byte at a hit: functions of the text, the text in lower case, and the place of the hit. They return the span to mask."""
+NAMELESS = frozenset(b"-_/")
+"""Bytes at hits that are in no name."""

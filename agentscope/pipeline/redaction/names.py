@@ -37,7 +37,7 @@ QUALIFIERS = (
     "github|google|groq|hf|huggingface|mailgun|mistral|openai|sendgrid|stripe|supabase|twilio"
 )
 _PASSWORDS = (
-    "pass_?(?:words?|wd|wds|phrases?|wort|code)|pwds?|kennwort|contrase[ñn]as?|(?<![a-z])pw|senhas?|wachtwoord|mot_de_passe|"
+    "pass_?(?:words?|wd|wds|phrases?|wort|code)|pwds?|kennwort|contrase[ñn]as?|(?<![a-z])pw|wachtwoord|mot_de_passe|"
     "парол[ьяи]|hasło|密码|密碼|パスワード|비밀번호"
 )
 _SECRET = re.compile(
@@ -48,11 +48,11 @@ _SECRET = re.compile(
 )
 _ABOUT = _words(
     """age algorithm arn at attempts budget change changed class classes cost count counts date description enabled endpoint
-    error errors expired expires expiry field fields file form format hint id ids index info instructions label left len length
-    limit link manager max message meta metadata min mode name names param parameter path pattern per placeholder policy pos
-    position offset range
-    price prompt provider rate ratio ref regex required requirements reset rotation rule rules schema scheme size source
-    stats status store strategy strength text title type types updated uri url usage used valid version window"""
+    error errors expired expires expiry field fields file form format hint id ids index info instructions label left len
+    length limit link manager max message meta metadata min mode name names offset param parameter path pattern per
+    placeholder policy pos position price prompt provider range rate ratio ref regex required requirements reset rotation
+    rule rules schema scheme size source stats status store strategy strength text title type types updated uri url usage
+    used valid version window"""
 )
 """Last words of names for properties of a secret: `password_policy`, `secret_name`."""
 _NO_SECRETS = _words(

@@ -34,7 +34,7 @@ from agentscope.serialization.snapshot import encode, is_sealed, text, unsealed
 from .masking import MASK, TooManyHits, mask
 from .needles import hits
 
-__all__ = ["MASK", "NOT_SEARCHED", "Redactor", "redacted", "redacted_all"]
+__all__ = ["MASK", "NOT_SEARCHED", "Redactor", "preview", "redacted", "redacted_all"]
 
 _new = tuple.__new__
 
@@ -43,8 +43,16 @@ NOT_SEARCHED = "[redacted: too many names of secrets to look at each]"
 _IDS = ("run_id", "step_id", "parent_id")
 _IDENTITY = ("type", *_IDS)
 _SHORTEST_SECRET = 8  # characters; a shorter key would mask ordinary words
-# JSON in a string may spell any character by an escape: in a key, that hides a name from the search.
-_ESCAPED = re.compile(rb"(?<!\\)(?:\\\\)+u00(2[0de]|3[0-9adAD]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF])")
+# JSON in a string may spell any character by an escape: in a key, that hides a name from the search. These are the escapes of
+# printable ASCII but for quotation marks and backslashes, and those in the names of other languages.
+_ESCAPE = r"(?:\\\\)+u"
+_ESCAPED = re.compile(
+    rf"(?<!\\)(?:{_ESCAPE}00(?:2[0de]|3[0-9ad]|[46][1-9a-f]|[57][0-9a]|5f|f1)"
+    rf"|{_ESCAPE}04[13]f{_ESCAPE}0430{_ESCAPE}0440{_ESCAPE}043e{_ESCAPE}043b{_ESCAPE}04(?:4c|4f|38)"
+    rf"|{_ESCAPE}5bc6{_ESCAPE}78(?:01|bc)|{_ESCAPE}30d1{_ESCAPE}30b9"
+    rf"{_ESCAPE}30ef{_ESCAPE}30fc{_ESCAPE}30c9|{_ESCAPE}be44{_ESCAPE}bc00{_ESCAPE}bc88{_ESCAPE}d638)".encode(),
+    re.IGNORECASE,
+)
 
 Hook = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -101,48 +109,33 @@ class Redactor:
         Raises what the callable raises, and TypeError if it returns something that cannot be sent; the event must then
         be dropped.
         """
-        changed = self._ids(event)
-        fields = self._masked(event.fields)
+        texts = bool(self._patterns) or self._suspicious(_texts(event, event.fields.values()))
+        changed = self._ids(event) if texts else {}
+        fields = self._masked(event.fields, texts=texts)
         if self._hook is not None:
             given = event._replace(**changed) if changed else event
-            fields = self._masked(_hooked(self._hook, given, fields))
+            fields = self._masked(_hooked(self._hook, given, fields), texts=True)
         if fields is not event.fields:
             changed["fields"] = fields
         return event._replace(**changed) if changed else event
-
-    def preview(self, value: object, limit: int) -> Any:
-        """Return what would be sent of `value` as the input of a step; None if the event would be dropped."""
-        event = Event(STEP, 0, 0, "preview", "preview", None, {"input": encode(value, limit)[0]}, 0)
-        sent = redacted(event, self)
-        return None if isinstance(sent, str) or "input" not in sent.fields else json.loads(sent.fields["input"])  # type: ignore[arg-type]  # a payload
 
     def spares(self, events: Iterable[ReadyEvent]) -> bool:
         """Return True if one search shows that no event would be changed. False with patterns or a callable."""
         if self._hook is not None or self._patterns:
             return False
-        payloads: list[bytes] = []
-        texts: list[str] = []
+        parts: list[bytes] = []
         for event in events:
-            texts += (event.run_id, event.step_id or "", event.parent_id or "")
-            values: Iterable[object] = (
-                (event.name, event.input, event.output) if isinstance(event, PlainStep) else event.fields.values()
-            )
-            for value in values:
-                if isinstance(value, bytes):
-                    payloads.append(value)
-                elif isinstance(value, str):
-                    texts.append(value)
-                elif isinstance(value, list):
-                    texts += [item for item in value if type(item) is str]
-        # The mark at the end is that of a key, in case a name is the end of a text.
-        payloads.append(_bytes('"\n'.join((*texts, ""))))
-        return not self._suspicious(b"\n".join(payloads))
+            values = (event.name, event.input, event.output) if isinstance(event, PlainStep) else event.fields.values()
+            parts += (value for value in values if isinstance(value, bytes))
+            parts.append(_texts(event, values))
+        return not self._suspicious(b"\n".join(parts))
 
     def _suspicious(self, text: bytes) -> bool:
         if any(secret in text for secret in self._secrets):
             return True
         return self._names and (
-            next(hits(text.lower(), self._pause), None) is not None or _ESCAPED.search(text) is not None
+            next(hits(text.lower(), self._pause), None) is not None
+            or (b"\\\\u" in text and _ESCAPED.search(text) is not None)
         )
 
     def _ids(self, event: Event) -> dict[str, Any]:
@@ -156,7 +149,8 @@ class Redactor:
                 changed[name] = f"{masked}-{digest}"
         return changed
 
-    def _masked(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def _masked(self, fields: dict[str, Any], *, texts: bool) -> dict[str, Any]:
+        """Return the fields masked. texts: those that are no payload as well."""
         changed: dict[str, Any] = {}
         cut: list[str] = []
         for name, value in fields.items():
@@ -164,11 +158,11 @@ class Redactor:
             if type(value) is bytes:
                 masked: Any
                 masked, searched = self._payload(value)
-            elif type(value) is str:
+            elif type(value) is str and texts:
                 masked, searched = self._text(value)
-            elif type(value) is list:
-                texts = [self._text(item) if type(item) is str else (item, True) for item in value]
-                masked, searched = [item for item, _ in texts], all(whole for _, whole in texts)
+            elif type(value) is list and texts:
+                items = [self._text(item) if type(item) is str else (item, True) for item in value]
+                masked, searched = [item for item, _ in items], all(whole for _, whole in items)
             else:
                 continue
             if masked != value:
@@ -188,7 +182,7 @@ class Redactor:
         if self._names:
             try:
                 masked = mask(masked, self._pause)
-                if b"\\\\u00" in masked and (plain := _ESCAPED.sub(_unescaped, masked)) != masked:
+                if b"\\\\u" in masked and (plain := _ESCAPED.sub(_unescaped, masked)) != masked:
                     shown = mask(plain, self._pause)
                     masked = masked if shown is plain else shown
             except TooManyHits:
@@ -240,12 +234,25 @@ def _spellings(secret: str) -> list[str]:
     return spelled
 
 
+def _texts(event: ReadyEvent, values: Iterable[object]) -> bytes:
+    """Join the ids and the values that are no payload into one text, to be searched at once."""
+    texts = [event.run_id, event.step_id or "", event.parent_id or ""]
+    for value in values:
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, list):
+            texts += [item for item in value if type(item) is str]
+    # The mark is that of a key, in case a name is the end of a text.
+    return _bytes('"\n'.join((*texts, "")))
+
+
 def _bytes(value: str) -> bytes:
     return value.encode("utf-8", "surrogatepass")
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
-    return bytes((int(match[1], 16),))
+    codes = match.group().lower().replace(b"\\", b"").split(b"u")[1:]
+    return "".join(chr(int(code, 16)) for code in codes).encode()
 
 
 def _compiled(patterns: object) -> tuple[re.Pattern[str], ...]:
@@ -314,6 +321,13 @@ def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | Dr
         raise
     except BaseException:  # a hook may call sys.exit, and extension modules have panics that are no Exception
         return REDACTION_ERROR
+
+
+def preview(value: object, limit: int, redact: Callable[[Event], Event]) -> Any:
+    """Return what would be sent of `value` as the input of a step; None if nothing. limit: bytes of the payload."""
+    sent = redacted(Event(STEP, 0, 0, "preview", "preview", None, {"input": encode(value, limit)[0]}, 0), redact)
+    payload = None if isinstance(sent, str) else sent.fields.get("input")
+    return json.loads(payload) if isinstance(payload, bytes) else None
 
 
 GROUP = 32

@@ -63,6 +63,11 @@ class Spooling:
         """Set the functions of the worker. Once `stopping`, events are written without delay; once `over`, the thread ends."""
         self._stopping, self._over, self._crashed = stopping, over, crashed
 
+    @property
+    def problem(self) -> str | None:
+        """The reason why events cannot be stored, else why earlier ones are not sent; None if all is well."""
+        return self.spool.problem or self.recovery.gone.problem
+
     # ---- to disk ---------------------------------------------------------------------------------------------------
 
     def see_to_storing(self) -> None:

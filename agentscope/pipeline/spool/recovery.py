@@ -25,6 +25,7 @@ from agentscope.protocols.responses import clean
 from . import directory as spooldir
 from .database import Corrupt, Origin, SpoolFile, Unusable, parts
 from .directory import Claim
+from .gone import GoneFiles
 from .spool import Place
 
 SCAN = 5.0
@@ -44,6 +45,7 @@ class Recovery:
     def __init__(self, config: Config, place: Place, exporter: Exporter) -> None:
         self.ledger = Ledger()
         """The counts of all files together."""
+        self.gone = GoneFiles(place.directory, place.max_bytes, place.prefix)
         self._config = config
         self._place = place
         self._exporter = exporter
@@ -78,6 +80,9 @@ class Recovery:
         orphan = self._orphan
         if orphan is None:
             self._next = now + SCAN
+            with threads.disk() as free:
+                if free:
+                    self.gone.limit(now, [path for path, (_, until) in self._skipped.items() if until == inf])
             return None
         outcome = orphan.step(limit, now)
         if orphan.done:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import count
 from queue import Empty, SimpleQueue
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from agentscope.pipeline.queue import CROWDED, NEVER, REFUSE_AT, SHED_AT, UNIT, EventQueue, units
 from tests.support.events import event
+from tests.support.interruptions import interrupted
 
 LARGEST = 100 * UNIT
 
@@ -114,20 +116,16 @@ def test_the_bytes_are_those_of_the_unsettled_events_after_any_sequence_of_calls
     assert filled.bytes == 0
 
 
-def test_a_put_in_the_middle_of_another_is_charged_as_well():
-    filled = queue()
-    plain = filled._add
-
-    def interrupted(units, whence):
-        filled._add = plain
-        assert filled.put(one(5), True) is None  # as a signal handler would
-        return plain(units, whence)
-
-    filled._add = interrupted
-    filled.put(one(3), True)
-    assert filled.bytes == 8 * UNIT
-    filled.released += units(list(filled.events))
-    assert filled.bytes == 0
+def test_a_put_that_is_interrupted_at_any_line_is_charged_if_it_is_appended_and_not_otherwise():
+    filled, outcomes = queue(), []
+    for line in count(1):
+        before = len(filled)
+        if interrupted(lambda: filled.put(one(3), True), line, TimeoutError()) is None:
+            break
+        assert filled.bytes == 3 * len(filled) * UNIT
+        outcomes.append(len(filled) - before)
+    assert outcomes == sorted(outcomes)
+    assert set(outcomes) == {0, 1}
 
 
 def test_under_eight_threads_the_bound_is_missed_by_an_event_a_thread_at_most_and_ends_at_zero(hasty_threads):
@@ -165,9 +163,6 @@ def test_under_eight_threads_the_bound_is_missed_by_an_event_a_thread_at_most_an
     consumer.join()
     assert len(settled) == sum(accepted) > 0
     assert max(over) <= 100 + number * size
-    # The next call mends a sum that a thread wrote late.
-    assert filled.put(one(), True) is None
-    filled.released += units([filled.events.popleft()])
     assert filled.bytes == 0
 
 

@@ -118,7 +118,7 @@ def test_complete_run_sets_status_output_error_and_the_end(client, server):
 def test_payloads_and_fields_may_be_anything(client, server):
     class Hostile:
         def __repr__(self):
-            raise SystemExit(1)
+            raise ValueError(1)
 
         __str__ = __index__ = __repr__
 

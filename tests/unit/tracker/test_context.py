@@ -219,6 +219,50 @@ def test_leaving_a_block_twice_changes_nothing(runs: Runs) -> None:
     assert runs.place() == Place("run", None)
 
 
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_exception_of_a_signal_handler_goes_through_and_a_second_call_leaves(
+    runs: Runs, kind: type[BaseException], elsewhere: bool
+) -> None:
+    def leave_interrupted(scope: Scope, line: int) -> bool:
+        lines = 0
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal lines
+            if frame.f_code is not leave.__code__:
+                return None
+            lines += event == "line"
+            if lines == line and event == "line":
+                raise kind("of the host")
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            leave(scope)
+            return False
+        except kind as error:
+            assert str(error) == "of the host"  # noqa: PT017 - not every call raises
+            return True
+        finally:
+            sys.settrace(before)
+            leave(scope)
+
+    interrupted = 0
+    for line in range(1, 20):
+        run = begun(runs, str(line))
+        step = enter_step(runs, "step")
+        where = contextvars.copy_context() if elsewhere else None
+        if where is not None:
+            interrupted += where.run(leave_interrupted, step, line)
+        else:
+            interrupted += leave_interrupted(step, line)
+        assert runs.place() == Place(str(line), None)
+        leave(run)
+        runs.ended(str(line))
+    assert interrupted >= 4
+
+
 def enter_step(runs: Runs, step_id: str) -> Scope:
     return runs.enter_below(None, step_id) or runs.enter("run", step_id)
 

@@ -224,6 +224,7 @@ WRONG_CALLS: dict[str, Callable[[Any], Any]] = {
     "flush": lambda t: t.flush(1, 2),
     "shutdown": lambda t: t.shutdown(wait=True),
     "stats": lambda t: t.stats(1),
+    "redact_preview": lambda t: t.redact_preview(),
 }
 
 
@@ -361,11 +362,78 @@ def test_any_number_is_a_timeout(recording: Recording, timeout: float) -> None:
     assert recording.invalid_calls == {}
 
 
+class TrapFunction:
+    """A callable whose attributes all raise."""
+
+    def __call__(self, *args: Any) -> Any:
+        return args
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+DECORATORS: list[Callable[[Tracker], Callable[[Any], Any]]] = [
+    lambda tracker: tracker.observe,
+    lambda tracker: tracker.observe(name="a"),
+    lambda tracker: tracker.observe(name=FailingObject()),  # type: ignore[call-overload]
+    lambda tracker: tracker.propagate,
+    lambda tracker: tracker.lambda_handler,
+    lambda tracker: tracker.lambda_handler(timeout=1),
+    lambda tracker: tracker.lambda_handler(margin=FailingObject(), timeout=FailingObject()),  # type: ignore[call-overload]
+]
+
+
+@pytest.mark.parametrize("decorator", DECORATORS)
+@pytest.mark.parametrize("maker", [*HOSTILE, TrapFunction])
+def test_no_object_breaks_a_decorator(
+    tracker: Tracker, decorator: Callable[[Tracker], Callable[[Any], Any]], maker: Callable[[], Any]
+) -> None:
+    decorator(tracker)(maker())
+
+
+@pytest.mark.parametrize("decorator", DECORATORS)
+@pytest.mark.parametrize("maker", HOSTILE)
+def test_a_decorated_function_takes_and_returns_any_object(
+    tracker: Tracker, decorator: Callable[[Tracker], Callable[[Any], Any]], maker: Callable[[], Any]
+) -> None:
+    value = maker()
+    result = decorator(tracker)(lambda given: [given])(value)
+    assert len(result) == 1
+    assert result[0] is value
+    decorator(tracker)(lambda given: given)(value)
+
+
+class Traps(dict[Any, Any]):
+    """Headers whose methods all raise."""
+
+    def _fail(self, *_: object, **__: object) -> Any:
+        raise TimeoutError("from the headers")
+
+    __getitem__ = __iter__ = __len__ = __contains__ = __setitem__ = get = items = keys = values = _fail  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "maker", [*HOSTILE, Traps, lambda: {FailingObject: FailingObject()}, lambda: [FailingObject()]]
+)
+def test_no_headers_break_a_call(tracker: Tracker, maker: Callable[[], Any]) -> None:
+    with tracker.track_run("agent"), tracker.extract(maker()):
+        headers = maker()
+        assert tracker.inject(headers) is headers
+
+
+def test_exceptions_of_arguments_are_raised_only_with_fail_silently_false() -> None:
+    with recorded(fail_silently=False) as recording:
+        with pytest.raises(TimeoutError, match="from the headers"):
+            recording.tracker.extract(Traps({"traceparent": "x"}))
+        with pytest.raises(RuntimeError):
+            recording.tracker.lambda_handler(timeout=1)(TrapFunction())
+
+
 @pytest.mark.parametrize("maker", HOSTILE)
 def test_no_exception_of_the_agent_is_lost_over_how_it_looks(recording: Recording, maker: Callable[[], Any]) -> None:
     class Odd(Exception):
         def __str__(self) -> str:
-            raise SystemExit("str")
+            raise ValueError("str")
 
         __repr__ = __str__
 
@@ -376,12 +444,13 @@ def test_no_exception_of_the_agent_is_lost_over_how_it_looks(recording: Recordin
     assert recording.end()["status"] == "failed"
 
 
-def test_only_ctrl_c_gets_through_a_call(tracker: Tracker) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_what_is_no_exception_goes_through_a_call(tracker: Tracker, error: type[BaseException]) -> None:
     class Slow:
         def __repr__(self) -> str:
-            raise KeyboardInterrupt
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         tracker.start_run("agent", Slow())
 
 

@@ -8,9 +8,11 @@ import copy
 import gc
 import inspect
 import pickle
+import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -167,6 +169,29 @@ def test_an_end_without_an_id_never_guesses(recording: Recording, tracker: Track
         assert in_thread(lambda: tracker.end_run(error="of nobody")) is False
     assert recording.end()["status"] == "completed"
     assert recording.invalid_calls == {"ambiguous_run": 1}
+
+
+def test_the_cells_of_a_notebook_share_their_run_though_each_is_a_task(
+    recording: Recording, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = SimpleNamespace(IPKernelApp=SimpleNamespace(initialized=lambda: True))
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", kernel)
+
+    async def cell(call: Callable[[], T]) -> T:
+        return call()
+
+    async def main() -> None:
+        for number in range(3):
+            await asyncio.create_task(cell(lambda: tracker.start_run("cells")))
+            assert await asyncio.create_task(cell(lambda: tracker.track_step("step")))
+            assert await asyncio.create_task(cell(lambda: in_thread(lambda: tracker.track_step("in thread"))))
+            assert not await asyncio.create_task(cell(lambda: in_thread(tracker.end_run)))
+            assert await asyncio.create_task(cell(lambda: tracker.end_run(output=number)))
+
+    asyncio.run(main())
+    assert [end["output"] for end in recording.events("run.end")] == [0, 1, 2]
+    assert len(recording.steps()) == 6
+    assert recording.invalid_calls == {"ambiguous_run": 3}
 
 
 def test_only_the_run_of_the_context_goes_into_headers(tracker: Tracker) -> None:

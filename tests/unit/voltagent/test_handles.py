@@ -1126,7 +1126,7 @@ def test_an_interrupt_while_something_is_looked_at_gets_through_and_nothing_is_h
 def test_a_hostile_exception_leaves_a_block_unchanged(volt: Traced, make_value: Any) -> None:
     class Hostile(Exception):
         def __str__(self) -> str:
-            raise SystemExit("str")
+            raise ValueError("str")
 
         @property
         def __traceback__(self) -> Any:

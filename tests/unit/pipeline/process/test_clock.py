@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agentscope.pipeline.process import clock as turns
@@ -59,3 +61,63 @@ def test_nobody_gets_a_turn_when_the_process_is_at_its_end(time: Time, monkeypat
     time.now += 2 * STRETCH
     pause()
     assert time.rests == []
+
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A wall clock in nanoseconds and a monotonic clock in seconds, which only tests move."""
+
+    class Clocks:
+        wall, steady = 1_800_000_000 * SECOND, 50.0
+
+        def go(self, seconds: float, set_by: float = 0) -> None:
+            self.wall += int((seconds + set_by) * SECOND)
+            self.steady += seconds
+
+    made = Clocks()
+    monkeypatch.setattr(turns.time, "time_ns", lambda: made.wall)
+    monkeypatch.setattr(turns, "monotonic", lambda: made.steady)
+    return made
+
+
+@pytest.mark.parametrize("back", [2, 3600, 1_700_000_000])
+def test_the_time_of_a_session_goes_on_when_the_clock_is_set_back(clocks: Any, back: int) -> None:
+    session = turns.SessionTime()
+    begun = session.now()
+    clocks.go(1, set_by=-back)
+    assert session.now() - begun == SECOND
+    clocks.go(5)
+    assert session.now() - begun == 6 * SECOND
+    assert session.offset == back * SECOND
+
+
+def test_the_time_of_a_session_is_that_of_the_clock_again_when_it_has_caught_up(clocks: Any) -> None:
+    session = turns.SessionTime()
+    session.now()
+    clocks.go(1, set_by=-10)
+    session.now()
+    clocks.go(1, set_by=60)
+    assert (session.now(), session.offset) == (clocks.wall, 0)
+
+
+def test_times_read_after_the_clock_was_set_back_are_corrected_and_those_before_are_not(clocks: Any) -> None:
+    session = turns.SessionTime()
+    before = session.now()
+    clocks.go(1, set_by=-10)
+    session.now()
+    after = {"started_at": clocks.wall - 5, "ended_at": clocks.wall, "name": "after"}
+    session.correct(after)
+    assert after == {
+        "started_at": before + SECOND - 5,
+        "ended_at": before + SECOND,
+        "name": "after",
+    }
+    across = {"started_at": before, "ended_at": before + SECOND}
+    session.correct(across)
+    assert across == {"started_at": before, "ended_at": before + SECOND}
+    unfinished = {"started_at": clocks.wall}
+    session.correct(unfinished)
+    assert unfinished == {"started_at": before + SECOND}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentscope.errors import ConfigurationError
@@ -83,7 +83,7 @@ OPEN_NAMES = [
         "next_page_token",
         "cookie_count",
     ),
-    *("auth", "pin", "signature", "session_id", "sessionId", "loss_n", "access_tokens_used"),
+    *("auth", "signature", "session_id", "sessionId", "loss_n", "access_tokens_used"),
     *("password_policy", "passwordLength", "secret_name", "api_key_id", "password_changed_at"),
 ]
 
@@ -441,10 +441,6 @@ documents = st.recursive(
 )
 
 
-ODDLY_SPELLED = re.compile(r"""[-_. ][a-z]{0,2}(?:[-_. ][a-z]{0,2})*[\s"'\\]*[:=,}]""", re.IGNORECASE)
-"""A separator within the last three letters of what may be a name: the quick search may miss those, and says so."""
-
-
 @settings(max_examples=400)
 @given(documents, phrases, st.lists(phrases, max_size=2))
 @example({"password\n": 1, "a": 'password\n: "x"'}, "", [])
@@ -454,7 +450,6 @@ ODDLY_SPELLED = re.compile(r"""[-_. ][a-z]{0,2}(?:[-_. ][a-z]{0,2})*[\s"'\\]*[:=
 def test_what_the_quick_search_spares_would_not_be_changed(value: Any, name: str, tags: list[str]) -> None:
     redactor = Redactor(secrets=[KEY])
     before = event(input=value, name=name, tags=tags)
-    assume(not any(ODDLY_SPELLED.search(text) for text in (json.dumps(value), name, *tags)))
     if redactor.spares([event(output=1), before]):
         fields = before.fields
         assert json.loads(redactor._payload(fields["input"])[0]) == json.loads(fields["input"])

@@ -1,0 +1,102 @@
+"""Calls of foreign code, and the origin of an exception.
+
+An `Exception` that this package or foreign code raised is kept from the agent. One that interrupted them is the host's, and goes
+through: a signal handler, a trace function or another thread (`PyThreadState_SetAsyncExc`) has put it there. The traceback is the
+only evidence, and is read only when something was raised.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from opcode import opname
+from queue import Empty
+from types import CodeType, FrameType, FunctionType, MethodType, TracebackType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+_RAISING = frozenset({"RAISE_VARARGS", "RERAISE"})
+_HARMLESS = frozenset({"RESUME", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "NOP"})
+"""Instructions that raise nothing themselves; the interpreter looks for signals there."""
+_STUB = 6
+"""Bytes of the code in frames that extensions make for a traceback (`PyCode_NewEmpty`)."""
+_WITHOUT_ARGUMENTS = (MemoryError, StopIteration, StopAsyncIteration, Empty)
+"""Classes that Python's own C code raises without arguments."""
+_VARARGS = 0x04
+"""`inspect.CO_VARARGS`: that module takes long to import."""
+_args: Callable[[BaseException], tuple[Any, ...]] = BaseException.__dict__["args"].__get__
+_traceback: Callable[[BaseException], TracebackType | None] = BaseException.__dict__["__traceback__"].__get__
+"""A subclass may have properties of these names."""
+
+
+def called(call: Callable[[], T], otherwise: U) -> T | U:
+    """Call foreign code. Return `otherwise` if it raises an `Exception`."""
+    try:
+        return call()
+    except Exception as error:
+        if is_hosts(error):
+            raise
+        return otherwise
+
+
+def is_hosts(error: BaseException) -> bool:
+    """Return True if the host put this exception into the code that was running, and False if that code raised it.
+
+    What is no `Exception` counts as the host's.
+    """
+    if not issubclass(type(error), Exception):
+        return True
+    trace = last = _traceback(error)
+    interrupted: FrameType | None = None
+    while trace is not None:
+        if interrupted is not None and _interrupts(trace.tb_frame, interrupted):
+            return True
+        last, interrupted, trace = trace, trace.tb_frame, trace.tb_next
+    return last is not None and _came_from_outside(last, error)
+
+
+def _interrupts(frame: FrameType, interrupted: FrameType) -> bool:
+    """Return True for the frame of a signal handler or trace function. Each is called with the frame that it interrupts."""
+    code = frame.f_code
+    number = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & _VARARGS)
+    if number < 2 and not code.co_flags & _VARARGS:
+        return False
+    local = frame.f_locals
+    given = [local.get(name) for name in code.co_varnames[:number]]
+    if type(given[-1]) is tuple:
+        given += given[-1]
+    return any(value is interrupted or value is interrupted.f_code for value in given) or code in _signal_handlers()
+
+
+def _signal_handlers() -> Iterator[CodeType]:
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        while isinstance(handler, (partial, MethodType)):
+            handler = handler.func if isinstance(handler, partial) else handler.__func__
+        if isinstance(handler, FunctionType):
+            yield handler.__code__
+
+
+def _came_from_outside(last: TracebackType, error: BaseException) -> bool:
+    """Return True if the last instruction of a traceback cannot have raised the exception, as far as that can be told.
+
+    The interpreter looks for the exceptions of other threads after a call of a C function, too, which could also have raised it.
+    But it makes them without arguments.
+    """
+    code = last.tb_frame.f_code.co_code
+    if not code or (len(code) == _STUB and opname[code[-2]] == "RAISE_VARARGS"):
+        return False  # the frame of an extension, such as Cython's: its code never runs
+    if last.tb_lasti < 0:
+        return True  # before the first instruction
+    instruction = opname[code[last.tb_lasti]]
+    if instruction in _HARMLESS:
+        return True
+    if instruction in _RAISING or issubclass(type(error), _WITHOUT_ARGUMENTS):
+        return False
+    init = next(base.__dict__["__init__"] for base in type(error).__mro__ if "__init__" in base.__dict__)
+    if type(init) is FunctionType:
+        return init.__code__.co_argcount - len(init.__defaults__ or ()) <= 1
+    return _args(error) == ()
