@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
 def run_check(base_url: str | None, api_key: str | None, timeout: float) -> int:
     """Send one ended run, wait at most `timeout` seconds, print the outcome, and return 0 if it was acknowledged.
 
-    `base_url` and `api_key` of None come from the environment. With one of them the protocol is AgentScope's, whatever the
-    environment says. Raises `ConfigurationError` for a URL or a key that cannot work.
+    `base_url` and `api_key` are those of an AgentScope backend. If both are None, the environment names the backend. Raises
+    `ConfigurationError` for a URL or a key that cannot work.
     """
     terminal = Terminal()
     protocol: Literal["agentscope"] | None = None if base_url is None and api_key is None else "agentscope"

@@ -32,7 +32,7 @@ class FanOut:
         return self._first.closed
 
     def preview(self, value: object) -> Any:
-        """Return what would be sent of `value`: to all destinations the same."""
+        """Return the redacted form of `value`. All destinations get the same."""
         return self._first.preview(value)
 
     @property

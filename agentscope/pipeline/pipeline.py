@@ -104,7 +104,7 @@ class Pipeline:
         return self._worker
 
     def preview(self, value: object) -> Any:
-        """Return what would be sent of `value` as the input of a step; None if nothing."""
+        """Return `value` as it would be sent as the input of a step; None if it would not be."""
         return preview(value, self._config.max_payload_bytes, self._redact)
 
     @property
@@ -182,7 +182,7 @@ class Pipeline:
         return True
 
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
-        """Return whether such an event is queued: a call of `put` that an exception of the host interrupted may have put it."""
+        """Return whether such an event is queued. If the host's exception interrupts `put`, the event may be queued or not."""
         return self._worker.queue.holds(type_, run_id, step_id)
 
     def flush(self, timeout: float) -> FlushResult:
@@ -259,7 +259,7 @@ class Pipeline:
         self._begin()
 
     def after_restore(self) -> None:
-        """Begin a new session in a clone of this process, after the one of its image has been delivered or has given up."""
+        """Begin a new session in a clone of this process, and wait until the session of its image has ended."""
         before = self._worker
         self._begin()
         before.ask_to_stop(self._config.shutdown_timeout)
@@ -307,7 +307,7 @@ class Pipeline:
         )
 
     def _result(self, left: Left, before: int) -> FlushResult:
-        """Make a result. `before`: the drops until the last flush. Two flushes at the same time both report a drop."""
+        """Make a result. `before`: the number of drops at the flush before. Concurrent flushes all report a drop."""
         dropped = sum(self._worker.ledger.dropped().values())
         since, self._dropped_at_flush = dropped - before, max(dropped, self._dropped_at_flush)
         wrong = left.pending or left.spooled or since

@@ -171,10 +171,10 @@ class Worker:
             self.spooling.ring()
 
     def wait_for_thread(self, until: float) -> None:
-        """Wait for the thread itself, after the end and until this moment of the monotonic clock.
+        """Wait for the end of the thread, until this moment of the monotonic clock. Called after the shutdown.
 
-        A thread that is inside the TLS library while the process takes it down can crash it. Its connection has been cut by
-        the end, so it comes back soon; if it doesn't, it isn't waited for.
+        A thread inside the TLS library can crash a process that exits. The shutdown has closed its connection, so that it
+        returns soon.
         """
         left = until - monotonic()
         if self.running and left > 0 and not threads.is_ours() and self._done.acquire(timeout=left):

@@ -194,7 +194,7 @@ class Exporter(Protocol):
         """The name of the protocol in use; None before the first answer."""
 
     def export(self, batch: Batch, timeout: float) -> Outcome:
-        """Make one attempt within about `timeout` seconds. It raises for no answer or failure of a backend."""
+        """Make one attempt within about `timeout` seconds. Answers and failures of a backend raise nothing."""
 
     def warm_up(self) -> None:
         """Import the needed modules before the first batch."""

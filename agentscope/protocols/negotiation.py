@@ -43,7 +43,7 @@ class NegotiatedProtocol:
         raise NotImplementedError
 
     def wholes(self, batch: Batch, outcome: Outcome) -> list[Whole]:
-        """The records of a batch for the other way, in order. It puts incomplete events into `outcome.parked`."""
+        """The records of a batch for `single_lane`, in order. Incomplete events go into `outcome.parked`."""
         raise NotImplementedError
 
     def single_lane(self, batch: Batch, events: list[Event]) -> SingleLane:

@@ -48,7 +48,7 @@ _brief.maxstring = _brief.maxother = _MAX_KEY
 
 
 def render(value: object, limit: int, plain: Plain) -> tuple[bytes, bool]:
-    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises what is the host's."""
+    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises only the host's exceptions."""
     renderer = _Renderer(plain, fair=False)
     try:
         return renderer.value(value, limit, 1), renderer.lossy

@@ -78,9 +78,9 @@ class Face(InProcess):
 
     @safe(lambda self, *_: None)
     def redact_preview(self, value: object) -> Any:
-        """Return what would leave the process of `value`, if it were the input of a step: with its secrets masked.
+        """Return `value` as it would be sent as the input of a step, with its secrets masked. Nothing is recorded.
 
-        Nothing is recorded. The result is plain JSON values; None if nothing would be sent, as when the `redact` function raises.
+        The result is plain JSON values; None if nothing would be sent, for example because the `redact` function raises.
         """
         return self._pipeline.preview(value)
 

@@ -307,7 +307,7 @@ def _is_in_other_task() -> bool:
 
 
 def _is_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook, whose cells follow each other as the lines of a script."""
+    """Return whether this process is the kernel of a notebook. Its cells run one after the other, as in a script."""
     kernel = sys.modules.get("ipykernel.kernelapp")
     return kernel is not None and kernel.IPKernelApp.initialized() is True
 
@@ -356,7 +356,7 @@ def current() -> Scope | None:
 
 
 def switch(scope: Scope | None) -> Scope | None:
-    """Make another scope current, and return the one before."""
+    """Make another scope current, and return the previous one."""
     before = _current.get()
     _current.set(scope)
     return before

@@ -545,7 +545,7 @@ class Step(_Block, InProcess):
         return accepted
 
     def _put_abandoned(self, recorder: Recorder, opened: Opened, error: Any) -> None:
-        """Send a step without what its block set, after an exception of the host's interrupted its end, unless it is queued."""
+        """Send a step whose end the host's exception interrupted, unless it is queued. Fields that its block set are left out."""
         scope, parent_id, given, started_at, began = opened
         type_ = STEP_END if recorder.announces else STEP
         if not recorder.pipeline.holds(type_, scope.run_id, self.id):

@@ -28,7 +28,7 @@ _GREENLETS = (
     ("eventlet", "", ("spawn", "spawn_n", "spawn_after")),
     ("eventlet.greenpool", "GreenPool", ("spawn", "spawn_n", "imap", "starmap")),
 )
-"""Modules, a class in them or none, and functions that take a function."""
+"""(module, class or empty, names): the functions or methods that run a function in a greenlet."""
 
 _undoings: list[Callable[[], None]] = []
 """The functions that remove the installed patches."""
@@ -142,7 +142,7 @@ def _bound(position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
 
 
 async def _carried_back(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a function in a thread, then make the scope current in the task that the function left current in the thread."""
+    """Run a function in a thread. The scope that it leaves current there becomes the current one of the task."""
     if not args:
         return await original(*args, **kwargs)
     function, before = args[0], current()

@@ -365,6 +365,6 @@ class Recorder:
             self._forget(run_id)
 
     def _forget(self, run_id: str) -> None:
-        """Make a run one that has ended, and no longer the current one."""
+        """Mark a run as ended, and make it no longer current."""
         self.runs.ended(run_id)
         context.leave_run(self.runs, run_id)

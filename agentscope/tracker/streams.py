@@ -24,7 +24,7 @@ from .handles import InProcess, Run, Step
 from .token_counts import UsageOf, merged, usage_in, usage_in_item
 
 _scope, _switch = _current.get, _current.set
-"""Direct, since they are called twice for each item."""
+"""Bound once for speed, since they are called twice for each item."""
 MOST_ITEMS = 1_000
 """Items of a stream that are recorded one by one; the others are counted."""
 _NOTE_ROOM = 160

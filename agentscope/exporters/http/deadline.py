@@ -36,7 +36,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 LONGEST = 3600.0
-"""Seconds; larger timeouts are of no use here, and some are more than the system takes."""
+"""The longest timeout in seconds. Operating systems refuse much longer ones."""
 
 
 def _now() -> float:
@@ -118,7 +118,7 @@ class _Timed(_AnySocket):
 
 
 def timed(kind: type[socket.socket]) -> type[socket.socket]:
-    """Make the class of sockets of this kind that keep the deadline of the attempt."""
+    """Make a subclass of a socket class that keeps the deadline of the attempt."""
     return type("Timed", (_Timed, kind), {})
 
 

@@ -55,7 +55,7 @@ _started: dict[int, Living] = {}
 
 
 class _IdMark:
-    """A mark of this process where the system has none: asks for the process id, which takes long."""
+    """The mark on other systems than Linux. It reads the process id, which is slow."""
 
     def __getitem__(self, index: int) -> bool:
         return _process.id == os.getpid()
@@ -102,7 +102,7 @@ def know(pipeline: Living) -> None:
 
 
 def _listen_for_restores() -> None:
-    """Have each clone of this process begin a session of its own. AWS Lambda makes them from one image of its memory.
+    """Let each clone of this process begin its own session. AWS Lambda makes clones from an image of the memory.
 
     https://docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks-python.html
     """

@@ -114,6 +114,6 @@ FORMS: dict[int, tuple[Callable[[bytes, bytes, int], Span | None], ...]] = {
     ord("_"): (_provider,),
     ord("/"): (_url,),
 }
-"""By the byte at a hit: functions of the text, the text in lower case, and the place of the hit. They return the span to mask."""
+"""Functions by the byte at a hit: (text, lower-case text, place of the hit) -> the span to mask."""
 NAMELESS = frozenset(b"-_/")
 """Bytes at hits that are in no name."""

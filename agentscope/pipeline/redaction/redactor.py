@@ -150,7 +150,7 @@ class Redactor:
         return changed
 
     def _masked(self, fields: dict[str, Any], *, texts: bool) -> dict[str, Any]:
-        """Return the fields masked. texts: those that are no payload as well."""
+        """Return the fields with masked payloads. texts: True to mask the other texts too."""
         changed: dict[str, Any] = {}
         cut: list[str] = []
         for name, value in fields.items():
@@ -175,7 +175,7 @@ class Redactor:
         return {**fields, **changed} if changed else fields
 
     def _payload(self, payload: bytes) -> tuple[bytes, bool]:
-        """Return the JSON masked, and False if it was masked whole since it may not be searched to its end."""
+        """Return the masked JSON, and False if it was replaced as a whole because it has too many hits."""
         masked = payload
         for secret in self._secrets:
             masked = masked.replace(secret, MASK.encode())
@@ -324,7 +324,7 @@ def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | Dr
 
 
 def preview(value: object, limit: int, redact: Callable[[Event], Event]) -> Any:
-    """Return what would be sent of `value` as the input of a step; None if nothing. limit: bytes of the payload."""
+    """Return `value` as it would be sent as the input of a step; None if it would not be. limit: bytes of the payload."""
     sent = redacted(Event(STEP, 0, 0, "preview", "preview", None, {"input": encode(value, limit)[0]}, 0), redact)
     payload = None if isinstance(sent, str) else sent.fields.get("input")
     return json.loads(payload) if isinstance(payload, bytes) else None

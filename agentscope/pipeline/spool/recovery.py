@@ -40,7 +40,7 @@ FIRST_SEQ, LAST_SEQ = -(1 << 63), (1 << 63) - 1
 
 
 class Recovery:
-    """The recovery of a destination, for the thread that delivers. `step` makes an attempt, `wait` returns the time before it."""
+    """The recovery of a destination, for the thread that delivers. `step` makes one attempt."""
 
     def __init__(self, config: Config, place: Place, exporter: Exporter) -> None:
         self.ledger = Ledger()
@@ -61,7 +61,7 @@ class Recovery:
         return self.ledger.delivered
 
     def wait(self, now: float) -> float:
-        """Seconds until there may be something to do."""
+        """Return the seconds until the next `step` is due."""
         return max(self._next - now, 0.0)
 
     def put_off(self, until: float) -> None:

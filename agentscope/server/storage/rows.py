@@ -124,7 +124,7 @@ def status_of(fields: Mapping[str, Any]) -> str:
 def _listed(name: object) -> str | None:
     """Cut a name to the listed length, which bounds the size of a page of runs.
 
-    A value of another type is none: events of an earlier version were stored without a check of fields that it did not know.
+    A value that is no text is None. Events of an earlier version, which did not check all fields, may have one.
     """
     if not isinstance(name, str):
         return None
