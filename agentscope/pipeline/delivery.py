@@ -403,7 +403,7 @@ class Delivery:
 
     def _note(self, outcome: Outcome, failures: int) -> None:
         if self.finished:
-            return  # the end cut the attempt off: its failure says nothing of the backend
+            return  # the shutdown interrupted the attempt: its failure is not the backend's
         if outcome.delivered or outcome.dropped:
             self.progress = monotonic()
         if self.stop is not None:

@@ -84,7 +84,7 @@ class FanOut:
         """Return the sums of all pipelines, and the counts of each in `exporters`."""
         each = tuple(pipeline.stats() for pipeline in self._pipelines)
         sums: dict[str, Any] = {name: sum(getattr(stats, name) for stats in each) for name in _SUMS}
-        sums.update(calls=each[0].calls, call_seconds=each[0].call_seconds)  # each call is one, however many get it
+        sums.update(calls=each[0].calls, call_seconds=each[0].call_seconds)  # a call counts once for all pipelines
         return Stats(
             **sums,
             dropped=MappingProxyType(added(stats.dropped for stats in each)),

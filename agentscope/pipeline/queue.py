@@ -105,7 +105,7 @@ class EventQueue:
         # Neither another thread nor an exception of a signal handler can come in between: the interpreter looks for both only
         # after calls and at jumps, and a trace function at the beginning of a line.
         self._reserved += units; self._newest = event; self.events.append(event)  # noqa: E702  # fmt: skip
-        # The worker waits for company, and there is enough of it, by number or by bytes.
+        # The worker sleeps until a batch is full, by number or by bytes.
         wake_at = self.wake_at
         if len(self.events) >= wake_at or (charged > self._batch_units and wake_at != NEVER):
             self.ring()

@@ -122,7 +122,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     previous = _process.previous.get(number)
     if callable(previous):
         _hurry()
-        previous(number, frame)  # what it raises, or whether it comes back, is up to it
+        previous(number, frame)  # it may raise, or not return
         return
     try:
         if _process.ending != os.getpid():
@@ -181,7 +181,7 @@ def _hurry() -> None:
             if not threads.start(_send, "agentscope-signal", ours=False):
                 _process.hurrying = 0
     except Exception:
-        return  # the application's handler is called whatever we met
+        return  # the application's handler is called after any exception of ours
 
 
 def _send() -> None:

@@ -152,7 +152,7 @@ class Worker:
                 self._inline(stop)
             # The lock is held from before the thread starts until it ends.
             while self._starting.locked() and not self.finished:
-                # On a busy machine the imports alone may take seconds, which says nothing of the backend. With a spool
+                # On a busy machine the imports alone may take seconds, whatever the backend does. With a spool
                 # the events are safe, and the imports are not waited for.
                 fair = self._warm or self.spooling is not None
                 left = stop.deadline(self.delivery.progress if fair else monotonic()) - monotonic()

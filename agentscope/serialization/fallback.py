@@ -48,7 +48,7 @@ _brief.maxstring = _brief.maxother = _MAX_KEY
 
 
 def render(value: object, limit: int, plain: Plain) -> tuple[bytes, bool]:
-    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises only the host's exceptions."""
+    """Return JSON of `value`, at most `max(limit, 96)` bytes, and True for a loss. Raises only the host's exceptions."""
     renderer = _Renderer(plain, fair=False)
     try:
         return renderer.value(value, limit, 1), renderer.lossy
@@ -82,7 +82,7 @@ class _Renderer:
         self._fair = fair
         self._plain = plain
         self._nodes = _MAX_SLOW_NODES
-        self._tries = MAX_NODES // 2  # after so many values that the fast encoder looked at in vain it is asked no more
+        self._tries = MAX_NODES // 2  # values that the fast encoder may examine in vain before it is no longer tried
         self._open: set[int] = set()  # ids of the containers around the current value, to detect cycles
 
     def value(self, value: Any, room: int, depth: int) -> bytes:

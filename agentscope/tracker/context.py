@@ -412,7 +412,9 @@ def leave(scope: Scope) -> None:
         return
     scope.left = True
     scope.token = None
-    scope.outer = _not_left(scope.outer)  # of blocks left in any order none must keep the others
+    scope.outer = _not_left(
+        scope.outer
+    )  # no block may keep the scopes of others in memory, in whatever order they are left
     _current.set(_not_left(_current.get()))
 
 

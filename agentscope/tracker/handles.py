@@ -391,7 +391,7 @@ class Step(_Block, InProcess):
             if error is not None and not issubclass(type(error), GeneratorExit):
                 failed = error  # a generator that is closed early is no failure
             plain = None
-            # The attributes that are not set stand in the class: their number tells whether any but the output is.
+            # Attributes that are not set are in the class, so the number of the others shows if any but the output is set.
             if failed is None and len(self.__dict__) <= _PLAIN + (output is not None) and not recorder.announces:
                 if output is not None:
                     output = captured(output, recorder.limit, recorder.pipeline.sealing)

@@ -232,7 +232,7 @@ def observed(
 ) -> Any:
     """Return the function wrapped to be recorded. An object that is no function is returned unchanged."""
     options = name, step_type, capture_input, capture_output, capture_usage
-    kind = type(function)  # what it says of its class is foreign code
+    kind = type(function)  # its `__class__` may be foreign code
     if issubclass(kind, (staticmethod, classmethod)):
         return kind(observed(recorder, function.__func__, *options))
     if (kind is partial or kind is partialmethod) and not issubclass(type(function.func), type):

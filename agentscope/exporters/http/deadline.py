@@ -136,7 +136,7 @@ class _Connection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         # Private, and the one place where urllib3 makes a socket: it has no public way to be given one that keeps a deadline.
-        # A test fails when a version of it asks elsewhere.
+        # A test fails for a version of urllib3 that makes it elsewhere.
         try:
             return _dial(self._dns_host.strip("[]"), self.port, self.socket_options or ())
         except OSError as error:
@@ -251,7 +251,7 @@ class Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         if proxy.lower().startswith("socks"):
-            # Those connect by themselves, and have but the library's timeout.
+            # SOCKS proxies make their own sockets, with the library's timeout only.
             return super().proxy_manager_for(proxy, **kwargs)
         kwargs["ssl_context"] = _tls_context()
         if proxy.lower().startswith("https"):

@@ -28,7 +28,7 @@ def _read(raw: Any) -> bytes:
     """Return the body as it came. It is not inflated, since a small answer can inflate to a large one."""
     content = b""
     raw.enforce_content_length = True  # urllib3 1 does not by itself
-    # Only the read that finds nothing more tells an answer that broke off from one that is whole.
+    # Only a read at the end of the body detects an answer that broke off.
     while part := raw.read(MAX_REPLY_BYTES + 1 - len(content), decode_content=False):
         content += part
         if len(content) > MAX_REPLY_BYTES:

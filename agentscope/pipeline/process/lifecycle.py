@@ -154,7 +154,7 @@ def stop_all() -> None:
         for pipeline in pipelines:
             pipeline.wait_for_thread(grace)
     except KeyboardInterrupt:
-        return  # a second Ctrl-C means at once; what was left has been counted by then
+        return  # a second Ctrl-C ends the wait; the remaining events are counted already
 
 
 def _after_fork_in_child() -> None:
@@ -195,7 +195,7 @@ def register(stop: Callable[[], None]) -> None:
         Finalize(None, stop, exitpriority=10)
     celery = sys.modules.get("celery.signals")
     if celery is not None:
-        # The children of its pool don't even come that far. It knows what it is given by its name: a second time is no other.
+        # The children of its pool do not run `Finalize`. `dispatch_uid` keeps a second registration from adding a second call.
         celery.worker_process_shutdown.connect(
             lambda **_: stop(), weak=False, dispatch_uid=f"{__package__}.{stop.__name__}"
         )

@@ -151,7 +151,7 @@ def _begins(work: Callable[[], None], name: str, begun: Lock) -> bool:
         if alive is not True:
             break
     if thread.is_alive() is not False and not turn.acquire(blocking=False):
-        return True  # late, and at it
+        return True  # it began late, and works
     _say_replaced(name, "it never began")
     return False
 

@@ -23,7 +23,7 @@ MOST_WAL = 4 << 20
 """Bytes that the write-ahead log may take before it is moved into the file."""
 _BUSY = 1.0
 """Seconds to wait for another program, such as a backup. The owner's lock keeps out other processes of this package."""
-_CHECKED_IN_FULL = 64 << 20  # bytes; to look through a longer file takes longer than events may wait
+_CHECKED_IN_FULL = 64 << 20  # bytes; the check of a longer file takes longer than events may wait
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names for them
 
 _TABLES = (
@@ -275,7 +275,7 @@ def _read_origin(connection: Connection) -> Origin:
         raise Unusable("it is of another application", foreign=True)
     if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
         raise Unusable("it was written by another version of agentscope", foreign=True)
-    # Letter by letter: a damaged word there, and SQLite sees other columns than there are.
+    # Compared exactly, since SQLite would read other columns if a word of the schema is damaged.
     if tuple(sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master ORDER BY name")) != _TABLES:
         raise Corrupt
     row = connection.execute("SELECT * FROM about").fetchone()

@@ -279,7 +279,7 @@ class Orphan:
             if outcome.kind == UNAUTHORIZED:
                 self._file.note_refused()
         except Exception:
-            # They are sent once more by whoever finds them; a backend that knows event ids stores them once.
+            # The process that finds them sends them again; a backend that knows event ids stores them once.
             self._gone += gone
 
     def finish(self) -> None:

@@ -129,7 +129,7 @@ class Spool:
             if is_corrupt(error):
                 return self._quarantined(now)
             if not is_full(error):
-                # What this connection believes of the file may be wrong from now on: it is opened anew.
+                # The cache of this connection may be wrong from now on, so the file is opened anew.
                 self._close_file()
                 self._fail(_told(error), now, "write")
                 return Saved(doubtful=True)
@@ -197,7 +197,7 @@ class Spool:
             elif claim is not None:
                 claim.release()
         except OSError:
-            return  # it is empty, and whoever finds it removes it
+            return  # it is empty, and the next process that finds it removes it
 
     # ---- the file --------------------------------------------------------------------------------------------------
 
