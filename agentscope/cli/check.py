@@ -19,7 +19,7 @@ from .arguments import add_destination
 HELP = "send one tiny run to the configured backend and say how it went"
 
 TAG = "agentscope-check"
-"""The mark of runs that are none of an agent: most backends take no deletion."""
+"""The tag of the runs of this command. Most backends cannot delete them."""
 
 _PROTOCOLS = {
     "agentscope-batch": "batches, each event stored once",

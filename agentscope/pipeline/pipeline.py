@@ -50,9 +50,9 @@ __all__ = ["Pipeline"]
 OVERHEAD, STEP_OVERHEAD = 850, 600
 """The approximate memory of an `Event` and of a `PlainStep` without payloads, in bytes."""
 MOST_SEALED = 512
-"""Payloads are sealed while fewer events than this are queued, since to encode them later must not take the worker long."""
+"""Payloads are sealed while fewer events are queued. The bound limits the time in which the worker encodes them."""
 PACE, PACE_NS = 61, 15_000_000
-"""They are also sealed while so many events take longer than this: a queue that a hanging backend has filled is no burst."""
+"""Payloads are also sealed while `PACE` calls take longer than `PACE_NS`: the queue is long, but the load is low."""
 
 FIRST_STEP = 100_000_000_000
 """The first number of a step: numbers from here on have twelve digits without formatting."""
@@ -195,7 +195,7 @@ class Pipeline:
         return lambda timeout: self._result(wait(timeout), before)
 
     def hurry(self) -> Callable[[float], Left]:
-        """Do the same, and leave the drops to the result of the next flush."""
+        """Do the work of `begin_flush`, but leave the drops to the result of the next flush."""
         worker, gate = self._own_worker(), Lock()
         gate.acquire()
         flush = worker.begin_flush(self._next(), gate)
@@ -230,11 +230,11 @@ class Pipeline:
         self._before_stop.append(hook)
 
     def retire(self) -> None:
-        """Deliver the pending events and end the thread. The garbage collector calls this with the tracker; it takes no lock."""
+        """Deliver the pending events, then end the thread. Called when the tracker is garbage-collected, so it takes no lock."""
         self.ask_to_stop()
 
     def ask_to_stop(self, timeout: float | None = None) -> None:
-        """Begin the end, which may take `timeout` seconds, by default `shutdown_timeout`; and return at once."""
+        """Request a shutdown within `timeout` seconds (default `shutdown_timeout`), and return at once."""
         self._close()
         self._worker.ask_to_stop(self._config.shutdown_timeout if timeout is None else timeout)
 
@@ -307,7 +307,7 @@ class Pipeline:
         )
 
     def _result(self, left: Left, before: int) -> FlushResult:
-        """`before` is what had been dropped at the flush before: of two that go on at once, both tell of a drop."""
+        """Make a result. `before`: the drops until the last flush. Two flushes at the same time both report a drop."""
         dropped = sum(self._worker.ledger.dropped().values())
         since, self._dropped_at_flush = dropped - before, max(dropped, self._dropped_at_flush)
         wrong = left.pending or left.spooled or since
@@ -343,7 +343,7 @@ async def flushed(pipelines: Sequence[Pipeline], timeout: float) -> list[FlushRe
 
 
 def _without_payloads(event: QueuedEvent) -> tuple[QueuedEvent, bool]:
-    """The event without the fields that hold payloads, and whether there were any."""
+    """Return the event without payload fields, and True if it had any."""
     if isinstance(event, DeferredEvent):
         return event, False
     full = in_full(event)

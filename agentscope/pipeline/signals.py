@@ -22,8 +22,8 @@ from .reporting import say
 NAMES = ("SIGTERM", "SIGHUP")
 
 MOMENT = 0.25
-"""Seconds for which the main thread does nothing else: enough for a healthy backend. Then it goes on until the delivery is over,
-as it may hold what the delivery needs: an import, a logging handler."""
+"""Seconds that the main thread waits for delivery. Then it goes on, since it may hold a lock that delivery needs, such as that
+of an import or a logging handler."""
 HURRY = 30.0
 """Seconds after a signal that the application handles itself, in which events are sent at once."""
 PAUSE = 0.05

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SPOOLED_PATIENCE = 0.8
 """`END_PATIENCE` where all events are on disk already: another process can deliver them."""
 LAST_WRITE = 1.0
-"""Seconds that the end waits for a disk that does not answer."""
+"""Seconds that a shutdown waits for a disk that does not answer."""
 
 
 class Worker:
@@ -115,7 +115,7 @@ class Worker:
         return flush
 
     def help_flush(self, flush: Flush | None, timeout: float) -> bool:
-        """See that a thread is at work on a flush, or else work for `timeout` seconds. True if it is worth waiting."""
+        """Start the thread; if that fails, deliver in this one for `timeout` seconds. True if the caller should wait."""
         if flush is None:
             return False
         if self.start():
@@ -126,7 +126,7 @@ class Worker:
     def end_flush(self, flush: Flush | None) -> Left:
         """Forget a flush, and return its events that are not settled.
 
-        Its waiter was released early if the backend needs a person first: waiting would not help.
+        The waiter is released early while the backend refuses the key or the address, since waiting would not help.
         """
         if flush is None:
             # There was nothing to send when it began; later events are no part of it.

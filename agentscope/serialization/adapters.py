@@ -2,7 +2,7 @@
 
 A form is a JSON scalar or one of the four classes below; `fallback` encodes it within bounds. Foreign code may run here and
 may raise, so the caller guards every call. Iterators are not consumed. Nothing is read that might ask a database or a file:
-attributes come from the object's own memory, and no `repr`, length or item of a lazy collection is asked for.
+attributes come from the object's own memory, and no `repr`, length or item of a lazy collection is read.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def _polars(value: Any) -> Form:
 
 
 _TABLES: dict[str, Callable[[Any], Form]] = {"pandas": _pandas, "polars": _polars}
-"""The forms of tables: their shape and their first rows and columns."""
+"""Functions for tables, by module: a form has the shape and the first rows and columns."""
 
 
 def _table(shape: Sequence[int], parts: dict[str, Any]) -> Form:

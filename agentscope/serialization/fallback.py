@@ -122,7 +122,7 @@ class _Renderer:
             self._nodes = 0
 
     def _is_late(self, kept: int = 0) -> bool:
-        """Tell if the time is over but for `kept` nanoseconds."""
+        """Return whether at most `kept` nanoseconds of the time are left."""
         return thread_time_ns() + kept > self._cpu_until or perf_counter_ns() > self._wall_until
 
     def _form(self, form: Form, room: int, depth: int) -> bytes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONGEST_WAIT = 4_000_000.0
-"""Seconds; the operating system's own clocks end somewhere above."""
+"""The longest timeout in seconds. Operating systems refuse much longer ones."""
 
 
 class Face(InProcess):
@@ -54,10 +54,10 @@ class Face(InProcess):
 
     @safe(lambda self, *_: self._pipeline.shutdown(10.0))
     def shutdown(self, timeout: float = 10.0) -> FlushResult:
-        """Deliver what is left and end the worker; nothing can be recorded afterwards. Happens at exit by itself.
+        """Deliver pending events and end the worker. Nothing can be recorded afterwards. Called at exit automatically.
 
-        Goes on for `timeout` seconds as long as acknowledgements come in, and gives up after 2 s without one. What is left
-        then is counted as dropped.
+        Delivery goes on for `timeout` seconds at most, and gives up after 2 s without an acknowledgement. Events that are left
+        then are counted as dropped.
         """
         return self._checked(self._pipeline.shutdown(self._seconds(timeout, 10.0)))
 

@@ -33,7 +33,7 @@ from agentscope.types import JSONDict, RunConfig, RunStatus, StepConfig
 
 _MAX_PAYLOAD_BYTES = MiB
 _MAX_TEXT = 1 << 16
-"""Characters of a text that are looked at; what the platform's columns hold is less, and cut with a note."""
+"""Characters of a text that are kept here. The columns of the platform hold fewer, and `meta_data` notes a cut to their size."""
 
 
 class AgentScopeClient:

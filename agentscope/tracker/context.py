@@ -25,26 +25,25 @@ MOST_STACKED = 100
 
 
 BLOCK, STARTED, HANDLE, REMOTE = "block", "started", "handle", "remote"
-"""Sorts of scopes: of a block, of `start_run` (no block closes it), of a handle with methods of its own (VoltAgent's), of another
-process."""
+"""The origin of a scope: a block, `start_run`, a handle of the VoltAgent face, the headers of another process."""
 
 
 class RunState:
-    """A run, as all scopes in it share it."""
+    """The state of a run, shared by all scopes in it."""
 
     ended = False
-    """Never true for a run that was not begun here, or had ended when its scope was entered by its id."""
+    """True after the end. It stays False for a run that was begun elsewhere, or was entered by its id after its end."""
     inner: tuple[RunState, ...] = ()
-    """The runs that are steps of it. Their scopes count no longer than its own."""
+    """The runs that are steps of this one. Their scopes count only while it is open."""
     is_remote = False
-    """The run of another process, from the headers of a request."""
+    """True for the run of another process, from the headers of a request."""
     older_threads: Sequence[int | None] = ()
     """The threads that were alive when it began; empty for the first run of a destination."""
 
     def __init__(self, runs: Runs, own_id: str, started_at: int = 0) -> None:
         self.runs = runs
         self.own_id = own_id
-        """The id under which it was begun: not that of the recorded run if it is a run within another."""
+        """The id under which it was begun. The scopes of a run within another one have the id of the outer run as `run_id`."""
         self.started_at = started_at
         """Nanoseconds since the epoch."""
 
@@ -108,12 +107,12 @@ class Runs:
         self._ended: dict[str, None] = {}
         self._within: dict[str, Within] = {}
         self._in_main_thread: bool | None = None
-        """Whether the first run began in the main thread; None before it."""
+        """True if the first run began in the main thread; None before the first run."""
         self._is_concurrent = False
         """True once two runs were open at once, or several began in other threads than the main one."""
 
     def joined(self, own_id: str, place: Place, name: str = "") -> None:
-        """A run that is recorded as a step of another one: steps that name it belong below that step."""
+        """Register a run that is recorded as a step of another one. Steps with its run id become children of that step."""
         self._within[own_id] = Within(place, name)
         if len(self._within) > MOST_OPEN_RUNS:
             # Open runs stay: their ends would not be found.
@@ -179,10 +178,10 @@ class Runs:
         return len(self._open)
 
     def sole(self) -> str | None:
-        """Return the one run that is open, for a thread that carries none; None where that might be another's.
+        """Return the only open run, for a thread without a current run; None if the thread may work for another run.
 
-        It is a guess, made only in a program whose runs never overlap and all begin in the main thread. From the second run on a
-        thread that is older than the run may still work for an earlier one, and so may another task of an event loop.
+        It is returned only in a program whose runs never overlap and all begin in the main thread. A thread that is older than
+        the run, or another task of the event loop, may still work for an earlier run.
         """
         if self._is_concurrent or len(self._open) != 1:
             return None
@@ -221,7 +220,7 @@ class Runs:
         return None if scope is None or scope.run.ended else scope
 
     def to_end(self) -> RunState | None:
-        """Return the run that an `end_run()` without an id is about, open or not; None in a context without one."""
+        """Return the run that `end_run()` without an id ends, even if it has ended; None in a context without a run."""
         scope = _top()
         while scope is not None:
             # A step of a run that has ended may be left over from a generator that is never closed.
@@ -250,10 +249,7 @@ class Runs:
         return step_id
 
     def surrounding(self, run_id: Any) -> Scope | None:
-        """Return the scope directly around a step in the ordinary case: no run is named, or the current one.
-
-        None in every other case, and for an id that is no plain str. `place` handles those.
-        """
+        """Return the current scope if its run is open, and `run_id` is None or names it. `place` handles all other cases."""
         scope = _current.get()
         if scope is None or scope.left:
             return None
@@ -265,7 +261,7 @@ class Runs:
         return None
 
     def enter_below(self, run_id: Any, step_id: str) -> Scope | None:
-        """Make a step the current one, right below the scope that `surrounding` gives; None if there is none."""
+        """Make a step current, as a child of the scope from `surrounding`; None if that returns None."""
         outer = self.surrounding(run_id)
         if outer is None:
             return None
@@ -274,7 +270,7 @@ class Runs:
         return scope
 
     def parent_in(self, run_id: str) -> str | None:
-        """The innermost step of this very run in this context."""
+        """Return the innermost step of this run in this context."""
         scope = _top()
         while scope is not None:
             if scope.run_id == run_id and not scope.left and self._knows(scope):
@@ -367,14 +363,14 @@ def switch(scope: Scope | None) -> Scope | None:
 
 
 def renewed(scope: Scope | None) -> Scope | None:
-    """Return the scope; after the end of its run a copy that counts all the same, for what was made to belong to this run."""
+    """Return the scope; if its run has ended, a copy that stays valid, for code that is bound to this run."""
     if scope is None or not scope.run.ended:
         return scope
     return Scope(RunState(scope.run.runs, scope.run.own_id), scope.run_id, scope.step_id, None, scope.sort)
 
 
 def enter_again(scope: Scope) -> Scope:
-    """Make a step current that was left before, here or in another context."""
+    """Make a step current again that was left in any context."""
     scope = renewed(scope) or scope
     scope = Scope(scope.run, scope.run_id, scope.step_id, _current.get(), scope.sort)
     scope.token = _current.set(scope)
@@ -383,7 +379,7 @@ def enter_again(scope: Scope) -> Scope:
 
 @contextmanager
 def restored(scope: Scope | None) -> Iterator[None]:
-    """Make a scope of another context current in this one."""
+    """Make a scope current inside a block."""
     before = _current.get()
     try:
         try:
@@ -399,7 +395,7 @@ def restored(scope: Scope | None) -> Iterator[None]:
 def leave(scope: Scope) -> None:
     """Take a scope out of this context. A second call changes nothing.
 
-    A block may be left in another context than it was entered in, or before a block inside it: then it counts nowhere any more.
+    A block that is left in another context than it was entered in, or before a block inside it, is marked as left everywhere.
     """
     if _current.get() is scope:
         token, scope.token = scope.token, None

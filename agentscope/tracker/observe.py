@@ -33,7 +33,7 @@ class Arguments:
         self._rest, self._options = "args", ""
         self._defaults: dict[str, Any] = {}
         self._only = only
-        # Some callables of C tell nothing, and `__signature__` may be anything.
+        # Some callables of C have no signature, and `__signature__` may be anything.
         told: list[inspect.Parameter] | None = called(
             lambda: list(inspect.signature(function).parameters.values()), None
         )
@@ -82,7 +82,7 @@ class Arguments:
 
 
 def _rendered(default: Any) -> Any:
-    """Return a default as it is recorded; `Parameter.empty` for an object that tells nothing, such as the mark of "not given".
+    """Return a default in its recorded form; `Parameter.empty` for an object without content, such as a "not given" marker.
 
     An object is rendered once, so that no call has to do it.
     """

@@ -99,15 +99,15 @@ class Reading:
         """Take the block out of the current context. limit: bytes of its output, 0 for none."""
         inside = _scope()
         self._open: dict[str, Run | Step] = {"block": block} if block.suspend() else {}
-        """Empty after the end, and where nothing is recorded."""
+        """Empty after the end, or if nothing is recorded."""
         self._inside = inside
         self._items = Items(limit) if limit else None
         self._usage_of = usage_in_item if usage_of is usage_in else usage_of
         self._usage: dict[str, Any] | None = None
         self._unread: Any = None
-        """A coroutine that another one takes the place of."""
+        """The original coroutine, which another one replaces."""
         self._wrapper: Any = None
-        """A weak reference to the generator that is given out in place of one that others may hold as well."""
+        """A weak reference to the generator that replaces the original one."""
 
     def inside(self) -> Inside:
         """A block in which the step is current. An exception in it ends the step, as does the end of an iteration."""
@@ -134,7 +134,7 @@ class Reading:
                 self._usage = merged(self._usage, self._usage_of(item))
 
     def settle(self, result: Any) -> Any:
-        """Record what an awaitable gave and end the step, unless the result is consumed later again. Return the result."""
+        """Return the result of an awaitable. Record it and end the step, unless it is a stream or an awaitable itself."""
         replace = replacement_of(result) if self._open else None
         if replace is not None:
             return replace(self, result)
@@ -148,7 +148,7 @@ class Reading:
         return result
 
     def hand_out(self, value: Any) -> Any:
-        """Return what a stream gave instead of itself: another stream is read into the same step, another value is the output."""
+        """Return a value that replaces the stream. A stream is wrapped to be read into this step, another value is the output."""
         replace = replacement_of(value) if self._open else None
         if replace is not None:
             return replace(self, value)
@@ -173,7 +173,7 @@ class Reading:
         self.__class__ = Reading
 
     def is_let_go(self, error: BaseException) -> bool:
-        """Return whether a generator gets this exception because it is collected. `close` on it would close the inner one."""
+        """Return whether this exception comes from the garbage collection of the wrapper, and not from `close`."""
         return isinstance(error, GeneratorExit) and self._wrapper is not None and self._wrapper() is None
 
     def follow(self, future: Any) -> None:

@@ -17,7 +17,7 @@ from .clock import monotonic
 
 
 class Living(Protocol):
-    """An object that is told of the exit and of forks."""
+    """An object with methods that are called at exit and after a fork."""
 
     def hurry(self) -> Callable[[float], object]: ...
 
@@ -93,7 +93,7 @@ def look_for_fork() -> None:
 
 
 def know(pipeline: Living) -> None:
-    """Tell this pipeline of forks and restores, as long as it lives."""
+    """Register a pipeline for forks and restores, by a weak reference."""
     if not _process.listening and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
         _process.listening = True
         _listen_for_restores()
@@ -125,7 +125,7 @@ def living() -> list[Living]:
 
 
 def started(pipeline: Living) -> None:
-    """Stop this pipeline at exit. Safe to call again, and from a signal handler."""
+    """Register a pipeline to be stopped at exit. Safe to call again, and from a signal handler."""
     if id(pipeline) in _started:
         return
     _started[id(pipeline)] = pipeline
@@ -144,7 +144,7 @@ def stop_all() -> None:
     try:
         look_for_fork()
         threads.end()
-        # What an exit handler tracks after this one could not be delivered any more: it is refused, counted and said.
+        # Events of later exit handlers could not be delivered any more. They are refused, counted and logged.
         for unused in living():
             unused.ask_to_stop()
         pipelines = list(_started.values())
@@ -161,7 +161,7 @@ def _after_fork_in_child() -> None:
     try:
         _begin_anew()
     except BaseException:
-        # A Ctrl-C may come in here, and Python passes over what is raised by those who are told of a fork.
+        # Python ignores exceptions of fork hooks, and a Ctrl-C may arrive in one.
         _begin_anew()
         raise
 
@@ -188,7 +188,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def register(stop: Callable[[], None]) -> None:
-    """Have `stop` called at the end of this process, if it is such a child. Called once a process."""
+    """Register `stop` for the end of a child of multiprocessing, billiard or Celery. Called once a process."""
     if _is_child("multiprocessing.process") or _is_child("billiard.process"):
         from multiprocessing.util import Finalize  # billiard's own is the same
 

@@ -1,4 +1,4 @@
-"""Secrets that are told by their form, without a name: tokens of providers, JWTs, PEM blocks, URLs with a password."""
+"""Secrets that are recognised by their form, without a name: tokens of providers, JWTs, PEM blocks, URLs with a password."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["ESCAPES", "FORMS", "INNER", "NAMELESS", "QUOTE"]
 ESCAPES = r"(?:\\{15}|\\{7}|\\{3}|\\)"
 QUOTE = rf"""(?:{ESCAPES}?"|\\{{0,15}}')"""
 INNER = rf"""(?:{ESCAPES}"|\\{{0,15}}')"""
-"""A quotation mark in a string: one of JSON without a backslash is the end of the string."""
+"""A quotation mark inside a JSON string. An unescaped double quote is left out, since it ends the string."""
 
 _LONGEST = 512
-"""Bytes of a secret that are looked at. The rest of it is masked as well."""
+"""Bytes of a secret that the expressions match. The rest of a longer one is masked as well."""
 _BEGIN = r"(?:(?<![\w-])|(?<=\\[nrt]))"
 
 _PROVIDER = re.compile(

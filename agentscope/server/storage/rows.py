@@ -89,7 +89,7 @@ def run_row(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_failed(fields: Mapping[str, Any]) -> bool:
-    """Return whether a run or step counts as an error. One that was cancelled does not, though it may tell an exception."""
+    """Return whether a run or step counts as an error. A cancelled one does not, even with an exception."""
     status = fields.get("status")
     return status in _FAILED or (bool(fields.get("error")) and status != "cancelled")
 
@@ -136,7 +136,7 @@ def _listed_texts(texts: object) -> list[str]:
 
 
 def tokens_of(fields: Mapping[str, Any]) -> int | None:
-    """Return `tokens_used`, else the total in `usage`, else the sum of its input and output."""
+    """Return `tokens_used`, else the total in `usage`, else the sum of the input and output tokens."""
     tokens = _count(fields.get("tokens_used"))
     usage = fields.get("usage")
     if tokens is None and usage:
