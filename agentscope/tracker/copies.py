@@ -104,5 +104,7 @@ def _made(kind: Any, options: dict[str, Any] | None) -> Any:
             problem = str(error)
     import logging  # not at the top, to keep the import of agentscope light
 
-    logging.getLogger("agentscope").warning("a tracker that came by pickle records nothing in this process: %s", problem)
+    logging.getLogger("agentscope").warning(
+        "a tracker that came by pickle records nothing in this process: %s", problem
+    )
     return kind(enabled=False)
