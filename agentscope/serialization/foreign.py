@@ -8,10 +8,10 @@ only evidence, and is read only when something was raised.
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from opcode import opname
-from queue import Empty
 from types import CodeType, FrameType, FunctionType, MethodType, TracebackType
 from typing import Any, TypeVar
 
@@ -23,8 +23,8 @@ _HARMLESS = frozenset({"RESUME", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "NOP"})
 """Instructions that raise nothing themselves, but at which the interpreter calls signal handlers."""
 _STUB = 6
 """Bytes of the code in frames that extensions make for a traceback (`PyCode_NewEmpty`)."""
-_WITHOUT_ARGUMENTS = (MemoryError, StopIteration, StopAsyncIteration, Empty)
-"""Classes that Python's own C code raises without arguments."""
+_WITHOUT_ARGUMENTS = (MemoryError, StopIteration, StopAsyncIteration)
+"""Classes that Python's own C code raises without arguments; and `Empty`, whose module takes long to import."""
 _VARARGS = 0x04
 """`inspect.CO_VARARGS`. The module is slow to import."""
 _args: Callable[[BaseException], tuple[Any, ...]] = BaseException.__dict__["args"].__get__
@@ -95,6 +95,8 @@ def _came_from_outside(last: TracebackType, error: BaseException) -> bool:
     if instruction in _HARMLESS:
         return True
     if instruction in _RAISING or issubclass(type(error), _WITHOUT_ARGUMENTS):
+        return False
+    if type(error) is getattr(sys.modules.get("queue"), "Empty", None):
         return False
     init = next(base.__dict__["__init__"] for base in type(error).__mro__ if "__init__" in base.__dict__)
     if type(init) is FunctionType:

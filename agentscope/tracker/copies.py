@@ -6,7 +6,6 @@ and from its own environment. If that cannot work, such as for want of a key, th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary, ref
@@ -103,6 +102,9 @@ def _made(kind: Any, options: dict[str, Any] | None) -> Any:
             if is_hosts(error):
                 raise
             problem = str(error)
-    sentence = "a tracker that came by pickle records nothing in this process: %s"
-    logging.getLogger("agentscope").warning(sentence, problem)
+    import logging  # not at the top, to keep the import of agentscope light
+
+    logging.getLogger("agentscope").warning(
+        "a tracker that came by pickle records nothing in this process: %s", problem
+    )
     return kind(enabled=False)
