@@ -103,7 +103,7 @@ class CustomExporter(Destination):
 
 
 def why_not_an_exporter(value: object) -> str | None:
-    """Return the reason why an object cannot be an exporter, to be put at the end of a sentence; None if it can."""
+    """Return the reason why an object cannot be an exporter, as the end of a sentence; None if it can."""
     if isinstance(value, type):
         return f" {value.__name__}: pass an instance"
     export = getattr(value, "export", None)

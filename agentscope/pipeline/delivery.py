@@ -180,7 +180,7 @@ class Attempts:
         self._batch_size = config.batch_size
         self._crashes = 0
         self._latest: float | None = None
-        """The moment at which the exporter should have returned, while it runs."""
+        """The time by which a running export should have returned."""
 
     def collect(self, now: float) -> None:
         """Move events to *batched* until the next batch is full."""
@@ -324,7 +324,7 @@ class Delivery:
         )
 
     def round(self) -> None:
-        """Begin a batch, unless one is in flight, and make attempts until it is settled or the end has come."""
+        """Begin a batch, unless one is in flight, and make attempts until it is settled or the shutdown is over."""
         self._attempts.collect(monotonic())
         self._attempts.load(monotonic())
         self.warm_up()

@@ -49,7 +49,7 @@ class FanOut:
         return any(taken)
 
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
-        """Return whether such an event is queued anywhere."""
+        """Return whether the event is queued in any pipeline."""
         return any(pipeline.holds(type_, run_id, step_id) for pipeline in self._pipelines)
 
     def flush(self, timeout: float) -> FlushResult:

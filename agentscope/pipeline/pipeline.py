@@ -182,7 +182,7 @@ class Pipeline:
         return True
 
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
-        """Return whether such an event is queued. If the host's exception interrupts `put`, the event may be queued or not."""
+        """Return whether an event is queued. After the host's exception interrupts `put`, nothing else shows it."""
         return self._worker.queue.holds(type_, run_id, step_id)
 
     def flush(self, timeout: float) -> FlushResult:

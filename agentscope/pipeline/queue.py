@@ -90,8 +90,7 @@ class EventQueue:
     def put(self, event: QueuedEvent, urgent: bool, whole: bool = False) -> str | None:
         """Append an event, or return the reason of the refusal. `urgent` events may use the room that is kept for them.
 
-        The last part of the room is closed to a `whole` event, which could be shed of its payloads. Its refusal for this reason
-        is `CROWDED`.
+        whole: the event has payloads that can be left out. It is refused with `CROWDED` from `SHED_AT` of the bound on.
         """
         units = event.size // UNIT + 1
         # Two threads may both read an old sum here; the bound is missed by an event a thread at most, and never drifts.
@@ -112,7 +111,7 @@ class EventQueue:
         return None
 
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
-        """Return whether such an event was queued last, or is queued now."""
+        """Return whether an event of this type for this run or step is queued, or was the last one to be queued."""
         found = (self._newest, *self.events.copy())
         return any(event and (event.type, event.run_id, event.step_id) == (type_, run_id, step_id) for event in found)
 

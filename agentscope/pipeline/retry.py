@@ -90,7 +90,7 @@ def count_anew_after_progress(retry_state: RetryCallState) -> None:
 
 
 class Backoff:
-    """The waits between separate attempts, as at events of earlier processes."""
+    """The waits between attempts that are no retries of one batch, such as those at events of earlier processes."""
 
     def __init__(self, wait: wait_base) -> None:
         self._wait = wait
@@ -102,7 +102,7 @@ class Backoff:
         return self._state.attempt_number - 1
 
     def after(self, outcome: Outcome) -> float:
-        """Return the seconds before the next attempt, after one with this outcome."""
+        """Return the seconds to wait after an attempt with this outcome."""
         self._state.set_result(outcome)
         count_anew_after_progress(self._state)
         seconds = self._wait(self._state)

@@ -1,7 +1,7 @@
 """Signals that end a process: pending events are delivered first. Opt-in, by `flush_on_signal=True`.
 
-A handler runs in the main thread, in the middle of whatever that was doing, so it takes no lock and waits for none: a thread of
-ours delivers, and sends the signal once more when it is done.
+A handler interrupts the main thread, which may hold any lock, so it takes no lock. Another thread delivers, and then sends the
+signal once more.
 """
 
 from __future__ import annotations

@@ -392,7 +392,7 @@ class EventStates:
     # ---- incomplete -> batched -------------------------------------------------------------------------------------
 
     def close_all(self, now: float) -> None:
-        """Send all incomplete runs and steps as they are, once nothing else is left to send. Called at the end."""
+        """Send all incomplete runs and steps as they are, once nothing else is left to send. Called at a shutdown."""
         if self.incomplete and not self.busy:
             self._close(list(self.incomplete.events), now)
 

@@ -135,7 +135,7 @@ class Worker:
         return self._flushes.left_of(flush, self.states.counts())
 
     def ask_to_stop(self, limit: float) -> None:
-        """Ask for the end, after delivery of the pending events within `limit` seconds. Returns at once and takes no lock."""
+        """Request a shutdown within `limit` seconds, with delivery of the pending events. Returns at once and takes no lock."""
         if self.delivery.stop is None:
             now = monotonic()
             patience = END_PATIENCE if self.spooling is None else SPOOLED_PATIENCE

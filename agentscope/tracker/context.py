@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from agentscope.serialization.foreign import is_hosts
 
 MOST_OPEN_RUNS = 10_000
-"""Runs that are never ended must not grow without bound: beyond this the oldest is forgotten."""
+"""Bound on open runs, since some are never ended. Beyond it the oldest is forgotten."""
 MOST_ENDED_RUNS = 1_000
 MOST_STACKED = 100
 """Runs begun by `start_run` on top of each other in one context, of which none has ended."""
@@ -32,7 +32,7 @@ class RunState:
     """The state of a run, shared by all scopes in it."""
 
     ended = False
-    """True after the end. It stays False for a run that was begun elsewhere, or was entered by its id after its end."""
+    """True after the end of the run. Stays False for a run of another process, or one that had ended when it was entered."""
     inner: tuple[RunState, ...] = ()
     """The runs that are steps of this one. Their scopes count only while it is open."""
     is_remote = False
@@ -237,7 +237,7 @@ class Runs:
         return runs is self or (runs._address == self._address and runs._family != self._family)
 
     def below(self, run_id: str, step_id: str | None) -> str | None:
-        """Return the parent of a step that a handle adds to this step (None: to the run itself) in this context.
+        """Return the parent, in this context, of a step that a handle adds below this step (None: below the run itself).
 
         The parent is the step of the handle, unless blocks of the other face have been entered inside it.
         """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agentscope.config import Config
 
 MOST_REMADE = 100
-"""Trackers that were made from pickles and are kept, so that each pickle of one finds the same."""
+"""Trackers made from pickles that are kept, so that all pickles of a tracker give the same one."""
 _NOT_CARRIED = frozenset({"api_key", "public_key", "secret_key", "headers", "on_drop", "exporters"})
 
 _known: WeakValueDictionary[str, Recorder] = WeakValueDictionary()

@@ -55,7 +55,7 @@ class Arguments:
         self._distinct = frozenset(
             parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_ONLY
         ) | {self._rest}
-        """Names that a keyword argument of a call may have as well, where it means another thing."""
+        """Names of parameters that cannot be passed by keyword. A key of `**kwargs` may have the same name."""
         self.unknown = sorted((only or frozenset()) - {parameter.name for parameter in parameters})
         """Names in `only` that the function does not have."""
         if self._options:

@@ -28,7 +28,7 @@ _scope, _switch = _current.get, _current.set
 MOST_ITEMS = 1_000
 """Items of a stream that are recorded one by one; the others are counted."""
 _NOTE_ROOM = 160
-"""Bytes of a list's brackets, the note at its end, and the least that an item takes when it is cut."""
+"""Bytes for the brackets of a list, the note at its end, and the smallest form of an item that is cut."""
 
 Start = Callable[..., "tuple[Reading, Any]"]
 """Begins a step and calls its function, with the arguments of the function."""
@@ -91,7 +91,7 @@ class Items:
 
 
 class Reading:
-    """The open step of a call whose result is consumed later. It ends once, at the latest when it is collected."""
+    """The open step of a call whose result is consumed later. It ends once, at the latest when this object is collected."""
 
     __slots__ = ("_inside", "_items", "_open", "_unread", "_usage", "_usage_of", "_wrapper")
 
@@ -194,7 +194,7 @@ class Reading:
 
 
 class OpenReading(Reading):
-    """A reading before its end. Afterwards it has no finalizer, in which an exception of the host's would be lost."""
+    """A reading before its end, with a finalizer. A finalizer swallows exceptions of the host, so an ended reading has none."""
 
     __slots__ = ()
 
@@ -571,6 +571,6 @@ def _is_stream(kind: type) -> bool:
 
 
 def _only_manages(kind: type) -> bool:
-    """Return whether the class is for nothing but `with`: a lock, a session or a connection has other methods."""
+    """Return whether the class is a context manager without other public methods, unlike a lock or a connection."""
     enters = hasattr(kind, "__enter__") or hasattr(kind, "__aenter__")
     return enters and {name for name in dir(kind) if not name.startswith("_")} <= {"close", "aclose"}

@@ -33,7 +33,7 @@ class Living(Protocol):
 
 
 LAST_GRACE = 0.1
-"""Seconds that an end waits for threads whose connections have been cut, all of them together."""
+"""Seconds that a shutdown waits for all threads together after it has closed their connections."""
 
 
 class _Process:

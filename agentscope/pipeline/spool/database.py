@@ -134,7 +134,7 @@ class SpoolFile:
             raise
 
     def write(self, rows: Sequence[tuple[int, bytes]], gone: Iterable[int]) -> None:
-        """Add events, as (seq, packed), and remove those with these numbers: all of it, or nothing."""
+        """Add `(seq, packed)` events and remove events by `seq`, in one transaction."""
         db = self._connection
         db.execute("BEGIN IMMEDIATE")
         try:

@@ -49,7 +49,7 @@ class GoneFiles:
     def limit(self, now: float, refused: Collection[str]) -> None:
         """Delete the files beyond the bounds, if a check is due.
 
-        now: of the monotonic clock, in seconds. refused: the files for an address of this process that need another key.
+        now: monotonic time in seconds. refused: the files for an address of this process that need another key.
         """
         if now < self._next:
             return
