@@ -134,7 +134,7 @@ class Reading:
                 self._usage = merged(self._usage, self._usage_of(item))
 
     def settle(self, result: Any) -> Any:
-        """Return the result of an awaitable. Record it and end the step, unless it is a stream or an awaitable itself."""
+        """Return the result of an awaitable. Record it and end the step, unless the result is a stream or an awaitable."""
         replace = replacement_of(result) if self._open else None
         if replace is not None:
             return replace(self, result)

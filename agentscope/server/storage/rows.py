@@ -75,7 +75,7 @@ def step_row(fields: Mapping[str, Any]) -> StepRow:
 def run_row(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Make the row of a run from its fold, which is `{}` while only steps of it have come.
 
-    `tokens` are those of the run as a whole. They count only if no step has any.
+    `tokens` is the token count of the run as a whole. It is used only if no step has a count.
     """
     return {
         **{name: (_listed_texts if name in _LISTS else _listed)(fields.get(name)) for name in RUN_COLUMNS},
