@@ -95,7 +95,7 @@ def is_failed(fields: Mapping[str, Any]) -> bool:
 
 
 def run_tokens(rows: Sequence[StepRow]) -> int | None:
-    """Sum the tokens of the LLM steps if any has some, since other steps repeat them, else of all steps; None without any."""
+    """Sum the tokens of the LLM steps, since other steps repeat them; without those, of all steps. None without tokens."""
     return _total([(row.step_type, row.tokens) for row in rows])
 
 
