@@ -257,7 +257,7 @@ class Session(NamedTuple):
 
     id: str
     event_prefix: str
-    """An event's id is this and its `seq` as twelve hexadecimal digits: made by the worker, at no cost to the caller."""
+    """The beginning of event ids. The `seq` in twelve hexadecimal digits follows; the worker joins them."""
 
     def event_id(self, seq: int) -> str:
         """Return the idempotency key of the event with this `seq`, in the form of a UUID."""

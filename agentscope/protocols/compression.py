@@ -28,7 +28,7 @@ class PieceState:
         self._left_out: str | None = None
         """The encoding that was left out of the last body, to find out whether it caused the refusal."""
         self.accepted = 0
-        """Events stored so far. It grows while one event is refused only if others are not."""
+        """The number of stored events, which shows if others are accepted while one is refused."""
         self.largest_body = largest_body
         """Bound on a body of several events, in bytes."""
         self.timely_body = largest_body

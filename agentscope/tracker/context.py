@@ -370,7 +370,7 @@ def renewed(scope: Scope | None) -> Scope | None:
 
 
 def enter_again(scope: Scope) -> Scope:
-    """Make a step current again that was left in any context."""
+    """Make a step current in this context after it was left in this or another one."""
     scope = renewed(scope) or scope
     scope = Scope(scope.run, scope.run_id, scope.step_id, _current.get(), scope.sort)
     scope.token = _current.set(scope)

@@ -1,7 +1,7 @@
 """Trackers in a pickle. It holds no key and no callback.
 
-The process that loads it makes one tracker for all pickles of the same one: from the options that were given to the original,
-and from its own environment. If that cannot work, such as for want of a key, the tracker is a disabled one.
+The process that loads pickles of one tracker makes one tracker for all of them, from the options of the original and from its
+own environment. If that fails, such as for a missing key, the tracker is disabled.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Recorder:
         return self.pipeline.flush(timeout)
 
     def place(self, run_id: Any, parent_id: Any) -> Place | None:
-        """Return the place of a step; None, with an invalid call, if no run can be found."""
+        """Return the place of a step. If no run can be found, count an invalid call and return None."""
         parent, named = id_of(parent_id), id_of(run_id)
         if named is not None:
             self._check_known(named)

@@ -134,7 +134,7 @@ class Reading:
                 self._usage = merged(self._usage, self._usage_of(item))
 
     def settle(self, result: Any) -> Any:
-        """Return the result of an awaitable. Record it and end the step, unless it is a stream or an awaitable itself."""
+        """Return the result of an awaitable. Record it and end the step, unless the result is a stream or an awaitable."""
         replace = replacement_of(result) if self._open else None
         if replace is not None:
             return replace(self, result)
@@ -148,7 +148,7 @@ class Reading:
         return result
 
     def hand_out(self, value: Any) -> Any:
-        """Return a value that replaces the stream. A stream is wrapped to be read into this step, another value is the output."""
+        """Return the value that a stream returns in its place. A stream is wrapped for this step, another value is the output."""
         replace = replacement_of(value) if self._open else None
         if replace is not None:
             return replace(self, value)
@@ -310,7 +310,7 @@ def as_thrown(error: BaseException) -> BaseException:
 def begun(inner: AsyncGenerator[Any, Any], first: Any) -> Any:
     """Start an async generator that only its wrapper ends.
 
-    An event loop closes every async generator that it knows when it ends. It must not know this one.
+    An event loop that ends closes every async generator that was started in it with hooks. This one is started without hooks.
     """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, None)

@@ -135,10 +135,10 @@ class Tracker(Face):
         step_id: str | None = None,
         **fields: Unpack[StepFields],
     ) -> bool:
-        """Record a step that is over, in the run named or else the current one. True if it was accepted.
+        """Record a step that is over, in the run `run_id`, by default the current one. True if it was accepted.
 
-        `latency_ms` is how long it took, in milliseconds; `parent_id` the step it is part of, else the current one.
-        `step_id` names the step, so that others can be recorded as its children before; without it an id is made.
+        `latency_ms` is its duration in milliseconds. `parent_id` is the step around it, by default the current one.
+        `step_id` is its id, by default a new one. With a given id, its children can be recorded before it.
         fields: `model` and `provider` (texts), `usage` (a dict of token counts), `cost_usd` and `first_token_ms` (numbers).
         """
         return self._recorder.track_step(

@@ -116,4 +116,4 @@ FORMS: dict[int, tuple[Callable[[bytes, bytes, int], Span | None], ...]] = {
 }
 """Functions by the byte at a hit: (text, lower-case text, place of the hit) -> the span to mask."""
 NAMELESS = frozenset(b"-_/")
-"""Bytes at hits that are in no name."""
+"""The bytes of hits that are no part of a name."""

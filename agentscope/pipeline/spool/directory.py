@@ -84,7 +84,7 @@ class Claim:
         return _database_of(self.path)
 
     def release(self) -> None:
-        """Give the file up to other processes."""
+        """Release the file to other processes."""
         if self.held:
             self.held = False
             _owned.discard(self._identity)

@@ -104,7 +104,7 @@ class Recovery:
         return outcome
 
     def close(self, timeout: float) -> None:
-        """Give the file that is being sent up to other processes."""
+        """Release the file in use to other processes."""
         orphan, self._orphan = self._orphan, None
         if orphan is not None:
             with threads.disk(timeout) as free:

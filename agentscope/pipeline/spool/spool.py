@@ -63,7 +63,7 @@ class Place:
 def place_for(
     config: Config, kind: str, url: str, secrets: Sequence[str], ordered_by_backend: frozenset[str] = frozenset()
 ) -> Place | None:
-    """Return the place of this destination's events; None without a `spool_dir`."""
+    """Return the spool directory of this destination, and its options; None without a `spool_dir`."""
     if not config.spool_dir:
         return None
     mark = blake2b("\0".join(secrets).encode(), digest_size=4, person=b"agentscope key").hexdigest() if secrets else ""
@@ -187,7 +187,7 @@ class Spool:
             self._close_file()
 
     def close(self, left: int) -> None:
-        """Give the file up to other processes, or remove an empty one. Nothing is written afterwards."""
+        """Release the file to other processes, or remove an empty one. Nothing is written afterwards."""
         self._closed = True
         self._close_file()
         claim, self._claim = self._claim, None

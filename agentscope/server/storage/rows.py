@@ -75,7 +75,7 @@ def step_row(fields: Mapping[str, Any]) -> StepRow:
 def run_row(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Make the row of a run from its fold, which is `{}` while only steps of it have come.
 
-    `tokens` are those of the run as a whole. They count only if no step has any.
+    `tokens` is the token count of the run as a whole. It is used only if no step has a count.
     """
     return {
         **{name: (_listed_texts if name in _LISTS else _listed)(fields.get(name)) for name in RUN_COLUMNS},
@@ -95,7 +95,7 @@ def is_failed(fields: Mapping[str, Any]) -> bool:
 
 
 def run_tokens(rows: Sequence[StepRow]) -> int | None:
-    """Sum the tokens of the LLM steps if any has some, since other steps repeat them, else of all steps; None without any."""
+    """Sum the tokens of the LLM steps, since other steps repeat them; without those, of all steps. None without tokens."""
     return _total([(row.step_type, row.tokens) for row in rows])
 
 
