@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from agentscope.options import NO_HEADERS, check_base_url, check_headers
+from agentscope.protocols.agentscope.protocol import BATCH
 from agentscope.protocols.base import WireProtocol
 from agentscope.protocols.headers import VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY
 
@@ -35,6 +36,7 @@ class VoltAgentExporter(HTTPDestination):
     ADDRESS: ClassVar[str] = "base_url"
     SECRETS: ClassVar[tuple[str, ...]] = ("public_key", "secret_key", "headers")
     ANNOUNCES_STEPS: ClassVar[bool] = True  # the backend makes the ids that inner steps refer to
+    ORDERS_EVENTS: ClassVar[frozenset[str]] = frozenset({BATCH})
 
     def checked(self, environ: Mapping[str, str] | None = None) -> VoltAgentExporter:
         own = super().checked(environ)

@@ -8,11 +8,14 @@ SDK, …) need nothing else. Neither the provider nor any global of OpenTelemetr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from agentscope.errors import ConfigurationError
 from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, DeferredFields
+from agentscope.pipeline.open_items import StepStart
 from agentscope.pipeline.process import threads
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.ids import run_id_of
@@ -41,21 +44,42 @@ __all__ = ["AgentScopeSpanProcessor"]
 MAX_OPEN_SPANS = 10_000
 """Bound on the open spans that are remembered. Children of an older one are recorded below the run itself."""
 
+_OF_ENDS = frozenset({"status", "ended_at", "latency_ms", "output", "error"})
 _KINDS = {"INTERNAL": 1, "SERVER": 2, "CLIENT": 3, "PRODUCER": 4, "CONSUMER": 5}
 _NOT_PLAIN = (*PAYLOAD_FIELDS, "id", "seq", "time", "type", "run_id", "step_id", "parent_id")
 
 
-class _OpenSpan(NamedTuple):
+class _OpenSpan:
     """A span that has not ended: its place, and the parent of its children (None if the span is the run)."""
 
-    place: Place
-    step_id: str | None
+    def __init__(self, place: Place, step_id: str | None, span: LiveSpan | None, limit: int) -> None:
+        """span: None for one that is not announced."""
+        self.place = place
+        self.step_id = step_id
+        self._span = span
+        self._limit = limit
+        self._began = time.perf_counter_ns()
+
+    def open_since(self) -> int:
+        return self._began
+
+    def start_event(self) -> StepStart | None:
+        """Return the start of the step, or the fields of the run, as the span tells by now. The worker calls this."""
+        if self._span is None:
+            return None
+        reading, (run_id, parent_id) = _Reading(self._span, self.place, self._limit), self.place
+        found = reading.fields(RUN_UPDATE if self.step_id is None else STEP, self.step_id)
+        fields = {name: value for name, value in found.items() if name not in _OF_ENDS}
+        if self.step_id is not None:
+            fields["status"] = "running"
+        return StepStart(run_id, self.step_id, parent_id, fields, reading.size, self._span.start_time or 0)
 
 
 class AgentScopeSpanProcessor(SpanProcessor, Guarded):
     """Records each ended span with `tracker`. A trace that begins inside a run is part of it, any other is a run of its own.
 
-    only: called with each ended span; spans for which it returns False are not recorded. Default: all spans are.
+    only: called with each ended span; spans for which it returns False are not recorded. Default: all spans are. With `only` no
+    span is shown before its end.
 
     No method raises. Only `force_flush` and `shutdown` wait for the network. `shutdown` does not shut down the tracker, which
     may have other users.
@@ -89,7 +113,13 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
                 place = Place(run_id_of(f"{context.trace_id:032x}"), _hex(parent.span_id))
             else:
                 place, step_id = self._begin_run(span, f"{context.trace_id:032x}"), None
-        self._open_spans[context.span_id] = _OpenSpan(place, step_id)
+        # A span that may turn out not to be wanted is not announced: nothing would end its step.
+        announced = span if self._only is None else None
+        opened = self._open_spans[context.span_id] = _OpenSpan(place, step_id, announced, self._recorder.limit)
+        items = self._recorder.open_items
+        items.steps[_hex(context.span_id)] = ref(opened)
+        if not items.watched:
+            self._recorder.pipeline.watch()
         bounded(self._open_spans, MAX_OPEN_SPANS)
 
     @safe(lambda *_: None)
@@ -101,6 +131,7 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         open_span = self._open_spans.pop(context.span_id, None)
         if open_span is None:
             return
+        self._recorder.open_items.steps.pop(_hex(context.span_id), None)
         failed = span.status.status_code.value == ERROR
         if not self._is_wanted(span):
             if open_span.step_id is None:  # the run has begun, and other spans of the trace may be in it

@@ -44,6 +44,8 @@ END_PATIENCE = 2.0
 LAST_WAIT = 0.05
 """Seconds between a refused connection and the last attempt of a shutdown."""
 SHORTEST_WAIT = 0.1
+HEARTBEAT_TIMEOUT = 5.0
+"""Seconds that an answer to a heartbeat may take."""
 
 
 @dataclass
@@ -179,6 +181,8 @@ class Attempts:
         self._pause = Turns()
         self._batch_size = config.batch_size
         self._crashes = 0
+        self.is_told: bool | None = None
+        """The backend takes the start of a step by itself, as the last attempt showed; None before the first answer."""
         self._latest: float | None = None
         """The time by which a running export should have returned."""
 
@@ -225,11 +229,29 @@ class Attempts:
             outcome = self._crashed(error, batch)
         finally:
             self._latest = None
+        if outcome.delivered or outcome.dropped:
+            self.is_told = outcome.released
         states.apply(outcome, batch.events, batch.dropped, now)
         if outcome.reported:
             batch.dropped = {}
         batch.events = [event for event in batch.events if event.seq in states.in_flight] if states.in_flight else []
         states.close_oldest(now)
+        return outcome
+
+    def heartbeat(self) -> Outcome:
+        """Say that the session lives, by a batch without events. A failure changes nothing."""
+        try:
+            return self._exporter.export(Batch(new_id(), self._session, (), is_heartbeat=True), HEARTBEAT_TIMEOUT)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            return Outcome()
+
+    def ask(self, now: float) -> Outcome:
+        """Ask a destination that has had nothing but starts whether it takes them by themselves."""
+        outcome = self.heartbeat()
+        self.is_told = outcome.released
+        self.states.apply(Outcome(released=outcome.released), (), {}, now)
         return outcome
 
     def overdue(self, now: float) -> str | None:

@@ -16,6 +16,7 @@ from agentscope.pipeline.redaction.redactor import Redactor
 from agentscope.protocols.base import Exporter
 
 from .fanout import FanOut
+from .open_items import OpenItems
 from .pipeline import Pipeline
 from .process import clock, threads
 from .reporting import logger
@@ -37,14 +38,15 @@ def pipeline_for(config: Config) -> Pipeline | FanOut:
     for target in {destination.exposed for destination in config.exporters} - _warned - {None}:
         _warned.add(target)
         logger.warning("the key for %s is sent without encryption: use https, unless the network is trusted", target)
-    pipelines = [_pipeline(config, destination, secrets) for destination in destinations]
+    open_items = OpenItems()
+    pipelines = [_pipeline(config, destination, secrets, open_items) for destination in destinations]
     return pipelines[0] if len(pipelines) == 1 else FanOut(pipelines)
 
 
-def _pipeline(config: Config, destination: Destination, secrets: tuple[str, ...]) -> Pipeline:
+def _pipeline(config: Config, destination: Destination, secrets: tuple[str, ...], open_items: OpenItems) -> Pipeline:
     own = replace(config, **destination.overrides())
     redact = Redactor(_watched(config.redact), secrets, clock.Turns())
-    return Pipeline(own, exporter_for(own, destination), redact, _place(config, destination))
+    return Pipeline(own, exporter_for(own, destination), redact, _place(config, destination), open_items)
 
 
 def exporter_for(config: Config, destination: Destination) -> Callable[[], Exporter]:

@@ -24,6 +24,7 @@ class FanOut:
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
         self._pipelines = tuple(pipelines)
         self._first = self._pipelines[0]
+        self.open_items = self._first.open_items
         self.sealing = False
         """Payloads are encoded at the call: each pipeline would have to encode them again."""
 
@@ -47,6 +48,11 @@ class FanOut:
         """Enqueue one event everywhere, as `Pipeline.put` does. True if any of them accepted it."""
         taken = [pipeline.put(*event, **more) for pipeline in self._pipelines]
         return any(taken)
+
+    def watch(self) -> None:
+        """Have all workers look at the open steps from now on."""
+        for pipeline in self._pipelines:
+            pipeline.watch()
 
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
         """Return whether the event is queued in any pipeline."""

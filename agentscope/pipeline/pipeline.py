@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from agentscope.config import Config
 from agentscope.events import (
+    RUN_UPDATE,
+    STEP_START,
     DeferredEvent,
     DeferredFields,
     Event,
@@ -32,6 +34,7 @@ from agentscope.protocols.ids import new_id, sampled
 from agentscope.types import FlushResult, Stats
 
 from .ledger import Left
+from .open_items import OpenItems, StepStart
 from .process import clock, lifecycle, threads
 from .process.awaiting import LoopWaiter, waiter
 from .queue import CROWDED
@@ -69,8 +72,10 @@ class Pipeline:
         exporter: Callable[[], Exporter],
         redact: Callable[[Event], Event],
         place: Place | None = None,
+        open_items: OpenItems | None = None,
     ) -> None:
         self._config = config
+        self.open_items = OpenItems() if open_items is None else open_items
         self._exporter = exporter
         self._redact = redact
         self._place = place
@@ -90,7 +95,15 @@ class Pipeline:
         lifecycle.know(self)
 
     def _begin(self) -> None:
-        self._worker = Worker(self._config, self._exporter(), self._redact, lambda: lifecycle.ended(self), self._place)
+        self._worker = Worker(
+            self._config,
+            self._exporter(),
+            self._redact,
+            lambda: lifecycle.ended(self),
+            self._place,
+            open_items=self.open_items,
+            announce=self.announce,
+        )
         self.meter.reset()
         self._time = clock.SessionTime()
         self._next = count(1).__next__  # one C call: every caller gets a number of its own
@@ -181,6 +194,28 @@ class Pipeline:
                 worker.states.abandon()  # it ended between the check above and the append
         return True
 
+    def watch(self) -> None:
+        """Have the worker look at the open steps from now on. Called after a step was added while nothing was watched."""
+        self.open_items.watched = True
+        if not self._closed:
+            if not self._worker.running:
+                lifecycle.started(self)
+            self._worker.look_soon()
+
+    def announce(self, start: StepStart) -> int | None:
+        """Enqueue the start of an open step as an event, and return its number; 0 if its run is sampled out.
+
+        None if there is no room now. It is not counted as dropped then, since the event of the step's end tells everything.
+        """
+        if self._sample_rate < 1.0 and not sampled(start.run_id, self._sample_rate):
+            return 0
+        run_id, step_id, parent_id, fields, size, started_at = start
+        # In the order of events it stands at the start of the step, before the end that may come at any moment.
+        seq = self._next()
+        type_ = RUN_UPDATE if step_id is None else STEP_START
+        event = Event(type_, seq, started_at, run_id, step_id, parent_id, fields, size + OVERHEAD)
+        return seq if self._worker.queue.put(event, False, True) is None else None
+
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
         """Return whether an event is queued. After the host's exception interrupts `put`, nothing else shows it."""
         return self._worker.queue.holds(type_, run_id, step_id)
@@ -254,8 +289,9 @@ class Pipeline:
         self._worker.wait_for_thread(until)
 
     def after_fork_in_child(self) -> None:
-        """Begin with an empty queue: the queued events belong to the parent."""
+        """Begin with an empty queue: the queued events and the open steps belong to the parent."""
         self._inherited.append(self._worker)
+        self.open_items.clear()
         self._begin()
 
     def after_restore(self) -> None:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from agentscope.config import Config
 from agentscope.events import Event, Session
 from agentscope.pipeline.process.clock import monotonic
+from agentscope.protocols.agentscope.batch import HEARTBEAT
 from agentscope.protocols.base import UNAUTHORIZED, Exporter
 from agentscope.protocols.drop_reasons import SHUTDOWN
 from agentscope.protocols.ids import new_id
 
 from .delivery import END_PATIENCE, Attempts, Delivery, Flush, Flushes, Stop
 from .ledger import Ledger, Left
+from .open_items import OpenItems, StepStart, Watch
 from .process import threads
 from .process.awaiting import Waiter
 from .reporting import Notices
@@ -44,6 +46,9 @@ class Worker:
         redact: Callable[[Event], Event],
         on_end: Callable[[], None],
         place: Place | None = None,
+        *,
+        open_items: OpenItems,
+        announce: Callable[[StepStart], int | None],
     ) -> None:
         prefix = new_id()[:24]
         self.session = Session(new_id(), f"{prefix[:14]}8{prefix[15:]}")  # version 8: a UUID of our own making
@@ -75,6 +80,11 @@ class Worker:
                 stopping=lambda: self.delivery.stop is not None, over=lambda: self.finished, crashed=self._crash
             )
         self._attempts = attempts
+        self.watch = Watch(open_items, announce)
+        self._hurried: int | None = None
+        """The number of the first event that is sent without waiting for company."""
+        self._alive_at = monotonic()
+        self._was_told: bool | None = None
         self.delivery = Delivery(config, attempts, self._flushes, self._notices, self.spooling)
 
     @property
@@ -101,6 +111,12 @@ class Worker:
         self.running = False
         self._starting.release()
         return False
+
+    def look_soon(self) -> None:
+        """Have the thread look at the open steps now. Any thread or signal handler may call this."""
+        self.watch.next = 0.0
+        (self.queue if self.spooling is None else self.spooling).ring()
+        self.start()
 
     def begin_flush(self, seq: int, waiter: Waiter) -> Flush | None:
         """Begin to send everything accepted before the number `seq`, and return at once. None if there is nothing to send.
@@ -244,6 +260,7 @@ class Worker:
         """Deliver one batch, or sleep once. False when it is time to end."""
         self.delivery.figures.count_cpu()
         self._see_to_storing()
+        self._look()
         self._collect(monotonic())
         self.delivery.tell_drops()
         self._flushes.answer()
@@ -254,12 +271,41 @@ class Worker:
             return False
         wait = self.states.batched.wait(monotonic())
         if self.states.in_flight or (
-            wait is not None and (wait == 0 or self.delivery.stop is not None or self._flushes)
+            wait is not None and (wait == 0 or self.delivery.stop is not None or self._flushes or self._hurries())
         ):
             self.delivery.round()
             self._recover()
         elif not self._recover():
             self._sleep(wait, wake_at=1 if wait is None else max(self.states.batched.missing(), 1))
+        return True
+
+    def _look(self) -> None:
+        """Announce the steps that take long, and say that this session lives while anything is open and nothing is sent."""
+        now, is_told = monotonic(), self._attempts.is_told
+        if self.delivery.stop is not None:
+            return
+        if now >= self.watch.next or (is_told and not self._was_told):
+            self._was_told = is_told
+            first = self.watch.look(now, is_told)
+            if first == 0 and self.states.incomplete and not (len(self.queue) or self.states.busy):
+                self.delivery.figures.note(self._attempts.ask(now), retried=False)
+            self._hurried = first if self._hurried is None else self._hurried
+        if now >= self._heartbeat_at():
+            self._alive_at = now
+            if is_told and self.watch.is_open():
+                self.delivery.figures.note(self._attempts.heartbeat(), retried=False)
+
+    def _heartbeat_at(self) -> float:
+        return max(self.delivery.progress, self._alive_at) + HEARTBEAT
+
+    def _hurries(self) -> bool:
+        """Return whether an announcement is among the batched events, which then are sent at once."""
+        hurried = self._hurried
+        if hurried is None or all(event.seq < hurried for event in self.states.batched):
+            return False
+        if not hurried:  # what was sent may tell what the destination takes
+            self.watch.next = 0.0
+        self._hurried = None
         return True
 
     def _see_to_storing(self) -> None:
@@ -270,6 +316,10 @@ class Worker:
         return self.spooling is not None and self.spooling.recover(self.delivery)
 
     def _sleep(self, seconds: float | None, wake_at: int) -> None:
+        look = self.watch.wait(monotonic(), self._heartbeat_at()) if self.delivery.stop is None else None
+        if look is not None:
+            seconds = look if seconds is None else min(seconds, look)
+        wake_at = 1 if self._hurried is not None else wake_at
         if self.spooling is None:
             self.queue.sleep(seconds, wake_at)
         else:

@@ -113,6 +113,8 @@ class Batch:
     """Incomplete events of earlier batches, which wait for the end of their run or step."""
     closing: Collection[Part] = ()
     """The runs and steps that are sent now, even without an end."""
+    is_heartbeat: bool = False
+    """True for a batch without events, which says that the session lives."""
     pause: Callable[[], object] = field(default=lambda: None)
     """A function to call now and then during long work, so that other threads can run."""
 

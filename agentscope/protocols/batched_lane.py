@@ -90,7 +90,7 @@ class PieceLane:
         while not self._stopped and self._pieces:
             chunks = self._body(self._encoded(self._pieces.popleft()))
             body, headers = self._state.pack(chunks, self._content_type, self._batch.pause)
-            if self._sent:
+            if self._sent or self._batch.is_heartbeat:
                 self._requests += 1
                 self._compressed = "Content-Encoding" in headers
                 return Request("POST", self._path, headers, body)

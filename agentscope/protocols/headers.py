@@ -1,7 +1,10 @@
-"""Names of the HTTP headers that carry keys."""
+"""Names of HTTP headers."""
 
 from __future__ import annotations
 
 AGENTSCOPE_KEY = "X-Agentscope-Key"
 VOLTAGENT_PUBLIC_KEY = "X-Public-Key"
 VOLTAGENT_SECRET_KEY = "X-Secret-Key"  # noqa: S105 - a name
+
+AGENTSCOPE_BATCH = "X-Agentscope-Batch"
+"""In answers to OTLP: the path of the batch call, by a receiver of this package."""

@@ -129,7 +129,7 @@ class Runs:
         within = self._within.get(run_id)
         return _new(Place, (run_id, None)) if within is None else Place(within.place.run_id, run_id)
 
-    def opened(self, run_id: str, started_at: int = 0) -> None:
+    def opened(self, run_id: str, started_at: int = 0) -> RunState:
         """`started_at` is in nanoseconds since the epoch."""
         run = RunState(self, run_id, started_at)
         within = self._within.get(run_id) if self._within else None
@@ -141,6 +141,7 @@ class Runs:
         self._open[run_id] = run
         if len(self._open) > MOST_OPEN_RUNS:
             bounded(self._open, MOST_OPEN_RUNS)
+        return run
 
     def _check_concurrency(self, run: RunState, outer: RunState | None) -> None:
         is_main = _is_main_thread(threading.get_ident())

@@ -8,8 +8,10 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 from agentscope.events import PAYLOAD, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START, RunStatus
+from agentscope.pipeline.open_items import StepStart
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 from agentscope.serialization.foreign import is_hosts
@@ -359,6 +361,10 @@ class Step(_Block, InProcess):
                 self._announce(recorder, given)
                 given = None
             self._opened = scope, self.parent_id, given, started_at, began
+            open_items = recorder.open_items
+            open_items.steps[self.id] = ref(self)
+            if not open_items.watched:
+                recorder.pipeline.watch()
             if not began % SAMPLED:
                 recorder.meter.add(time.perf_counter_ns() - began)
             return self
@@ -386,6 +392,7 @@ class Step(_Block, InProcess):
         ended = time.perf_counter_ns()
         try:
             scope, parent_id, given, started_at, began = opened
+            recorder.open_items.steps.pop(scope.step_id, None)
             leave(scope)
             failed, output, elapsed = self.error, self.output, ended - began
             if error is not None and not issubclass(type(error), GeneratorExit):
@@ -447,6 +454,7 @@ class Step(_Block, InProcess):
             return False
         try:
             elapsed = time.perf_counter_ns() - opened[-1]
+            recorder.open_items.steps.pop(self.id, None)
             leave(opened[0])
             given = {"output": output, "error": error, "tokens_used": tokens_used, "latency_ms": latency_ms}
             for name, value in {**given, "meta_data": meta_data, **fields}.items():
@@ -496,6 +504,25 @@ class Step(_Block, InProcess):
         outer = recorder.runs.innermost()
         own_id = outer.run.own_id if outer is not None and outer.run_id == run_id else id_of(named)
         return recorder.runs.enter(run_id, self.id, own_id=own_id)
+
+    def open_since(self) -> int | None:
+        """Return when the step began, by `time.perf_counter_ns`; None if it is not open. The worker calls this."""
+        opened: Opened | None = self._opened or self.__dict__.get("_suspended")
+        return None if opened is None else opened[-1]
+
+    def start_event(self) -> StepStart | None:
+        """Return the start of the step; None if it is not open, or its start was sent. The worker calls this."""
+        opened: Opened | None = self._opened or self.__dict__.get("_suspended")
+        recorder = self._recorder
+        if opened is None or recorder is None or recorder.announces:
+            return None
+        scope, parent_id, given, started_at, _ = opened
+        fields = Fields(recorder.limit, {"status": "running", "started_at": started_at})
+        fields.payload("input", given)
+        fields.step(self.name, self.step_type, self._given.get("meta_data", (None, None))[1])
+        for name in ("model", "provider"):
+            fields.name(name, getattr(self, name))
+        return StepStart(scope.run_id, scope.step_id or "", parent_id, fields.values, fields.size, started_at)
 
     def _announce(self, recorder: Recorder, given: Encoded | None) -> None:
         """Send the start of the step at once, for a backend that needs it before the steps inside."""

@@ -53,6 +53,7 @@ class Recorder:
         self.destinations = config.exporters
         self.pipeline = pipeline
         self.meter = pipeline.meter
+        self.open_items = pipeline.open_items
         self.origin: Any = None
         """The `Origin` of its tracker, for pickles of what records by it."""
         weakref.finalize(self, pipeline.retire).atexit = False
@@ -321,7 +322,10 @@ class Recorder:
             accepted = self.put(STEP_START, within.run_id, run_id, within.parent_id, fields, urgent=True)
         if not accepted and self.pipeline.closed:
             return False
-        self.runs.opened(run_id, fields.values["started_at"])
+        run = self.runs.opened(run_id, fields.values["started_at"])
+        if accepted:
+            self.open_items.runs[run_id] = run
+            context.bounded(self.open_items.runs, context.MOST_OPEN_RUNS)
         return True
 
     def _surroundings(self) -> Place | None:
@@ -366,5 +370,6 @@ class Recorder:
 
     def _forget(self, run_id: str) -> None:
         """Mark a run as ended, and make it no longer current."""
+        self.open_items.runs.pop(run_id, None)
         self.runs.ended(run_id)
         context.leave_run(self.runs, run_id)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from agentscope._version import __version__
 from agentscope.events import ReadyEvent
-from agentscope.protocols.base import Response
+from agentscope.protocols.base import Failure, Response
 from agentscope.protocols.batched_lane import PieceLane
 from agentscope.protocols.drop_reasons import REJECTED
 from agentscope.protocols.json_encode import dumps, event_json
@@ -14,13 +14,28 @@ from agentscope.protocols.responses import clean, is_denial, json_object, note_r
 
 PATH = "/api/ingest/batch"
 
-_HEAD = '{{"batch_id":"{}","sdk":{{"name":"agentscope-python","version":"{}"}},"session_id":"{}","events":['
+HEARTBEAT = 15.0
+"""Seconds between two requests of a session in which something is open: after four times as long it counts as dead."""
+
+_HEAD = (
+    '{{"batch_id":"{}","sdk":{{"name":"agentscope-python","version":"{}"}},"session_id":"{}",'
+    '"heartbeat_seconds":{},"events":['
+)
 
 
 class BatchLane(PieceLane):
     """The lane of the batch call."""
 
     _path = PATH
+
+    def _line_up(self) -> None:
+        super()._line_up()
+        if self._batch.is_heartbeat:
+            self._pieces.append([])
+
+    def _settle(self, reply: Response | Failure) -> None:
+        if not self._batch.is_heartbeat:
+            super()._settle(reply)
 
     def _item(self, event: ReadyEvent) -> bytes:
         return event_json(event, self._batch.session)
@@ -29,7 +44,7 @@ class BatchLane(PieceLane):
         carries_report = bool(self._batch.dropped) and not self._outcome.reported
         # The receiver counts a report once for each batch id, so a piece without one goes by another id.
         name = self._batch.id if carries_report else f"{self._batch.id[:-4]}{self._requests:04x}"
-        head = _HEAD.format(name, __version__, self._batch.session.id).encode()
+        head = _HEAD.format(name, __version__, self._batch.session.id, HEARTBEAT).encode()
         tail = b"]}"
         if carries_report:
             report = [{"reason": reason, "count": count} for reason, count in self._batch.dropped.items()]

@@ -31,6 +31,8 @@ MAX_SEQ = (1 << 63) - 1
 META_PREFIX = "agentscope_"
 """The prefix of the keys in `meta_data` under which the classic calls carry the fields that they have no place for."""
 
+LONGEST_HEARTBEAT = 3600
+"""Seconds. A session that promises less often than that to say that it lives promises nothing."""
 CLASSIC_SESSION = "classic"
 """The session of all patches from the classic calls. Their order is the order of arrival."""
 _EVENT_DEPTH = MAX_DEPTH - 2  # an event sits inside the envelope and its list
@@ -74,6 +76,8 @@ class Batch(NamedTuple):
     """`{"id": str | None, "reason": str}` for each event that was rejected."""
     dropped: dict[str, int]
     """The number of events that the sender dropped before this batch, by reason."""
+    heartbeat: float | None = None
+    """The seconds between two requests of a session in which something is open; None if the sender does not promise any."""
 
 
 def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> Batch:
@@ -99,7 +103,7 @@ def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> B
     dropped = _dropped(document.get("dropped"))
     patches = [event for event in events if type(event) is Patch]
     rejected = [event for event in events if type(event) is dict] if len(patches) < len(events) else []
-    return Batch(batch_id, session_id, patches, rejected, dropped)
+    return Batch(batch_id, session_id, patches, rejected, dropped, _heartbeat(document.get("heartbeat_seconds")))
 
 
 def _item(document: dict[str, Any], event: Any, text: str | None, dump: Dump) -> Patch | dict[str, Any]:
@@ -273,6 +277,10 @@ def _dropped(reports: Any) -> dict[str, int]:
             raise DecodeError(422, "count must be a whole number from 0 to 2^53, in each item of dropped.")
         counts[reason] = counts.get(reason, 0) + count
     return counts
+
+
+def _heartbeat(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) and 1 <= value <= LONGEST_HEARTBEAT else None
 
 
 def _own_id(event: Any) -> str | None:

@@ -9,8 +9,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from agentscope.protocols.agentscope.batch import PATH
 from agentscope.protocols.agentscope.decode import Batch, Patch
-from agentscope.protocols.headers import AGENTSCOPE_KEY
+from agentscope.protocols.headers import AGENTSCOPE_BATCH, AGENTSCOPE_KEY
 from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.otlp.inbound.patches import SESSION, patches_of, without_repeats
 from agentscope.protocols.otlp.wire import json_form, protobuf_form
@@ -29,6 +30,7 @@ DECODERS: dict[str, Callable[[bytes], list[SpanGroup]]] = {
     json_form.CONTENT_TYPE: json_form.decode_request,
 }
 """The decoder of a request by its content type."""
+_ANNOUNCED = {AGENTSCOPE_BATCH: PATH}
 _LONGEST_MESSAGE = 4000
 _GROWTH = 8  # memory beside that of JSON of the same size: protobuf is denser, and each root span repeats its resource
 MAX_STORED = 64 << 20
@@ -52,7 +54,7 @@ class OTLP:
         """
         form = _FORMS.get(content_type(request), json_form)
         try:
-            return Response(await self._take(request, form), media_type=form.CONTENT_TYPE)
+            return Response(await self._take(request, form), headers=_ANNOUNCED, media_type=form.CONTENT_TYPE)
         except REFUSALS as problem:
             status, sentence, headers = refusal(problem)
             return Response(form.encode_status(sentence), status, headers, form.CONTENT_TYPE)

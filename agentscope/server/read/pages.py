@@ -29,7 +29,7 @@ _JSON = json.JSONEncoder(ensure_ascii=False, indent=2)
 _MAX_NESTING = 12  # levels of indentation that leave room for a card on a phone
 # Characters that are invisible or change how others are shown: controls, bidirectional marks, zero widths.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
-_STATUSES = ("running", "completed", "failed", "cancelled")
+_STATUSES = ("running", "completed", "failed", "cancelled", "interrupted")
 _FILTERS = {field.filter: field for field in FIELDS.values() if field.filter}
 _IN_FORM = ("status", "agent")  # filters that have an input of their own
 _ERROR_TEXTS = ("type", "message", "traceback")

@@ -81,7 +81,7 @@ class RunReader:
         patches = [event.patch() for event in self._all_events(run_id)]
         if not patches:  # deleted by the retention meanwhile
             raise _unknown_run()
-        return draw(run_view(run_id, patches)).encode()
+        return draw(run_view(run_id, patches, self._store.silence(run_id))).encode()
 
     def _all_events(self, run_id: str) -> Iterator[StoredEvent]:
         after = None

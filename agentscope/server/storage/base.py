@@ -8,11 +8,17 @@ when it is opened, `Unavailable` or `Unsupported` afterwards, and no other error
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
 from agentscope.errors import ConfigurationError
 from agentscope.protocols.agentscope.decode import Batch, Patch
+
+MOST_MISSED = 4
+"""Heartbeats that a session misses before it counts as silent."""
+SETTLING = 30.0
+"""Seconds after the start of a store in which no session counts as silent: it could not send while the receiver was away."""
 
 
 class Unavailable(Exception):
@@ -125,6 +131,13 @@ class Store(Protocol):
 
     def has_run(self, run_id: str) -> bool:
         """Return whether any event of this run is stored. Every ingest that is done is taken into account."""
+        ...
+
+    def silence(self, run_id: str) -> Mapping[str, bool]:
+        """Return the sessions with events of this run that promised heartbeats, and whether each has missed `MOST_MISSED`.
+
+        `list_runs` shows, and selects by, the status that `run_view` derives from it.
+        """
         ...
 
     def run_size(self, run_id: str) -> int | None:

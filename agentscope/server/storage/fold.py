@@ -6,17 +6,31 @@ null is a value. A null `parent_id` changes nothing, since every event has the f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
-from agentscope.events import LAST, MERGED, RUN_END, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, TEXTS, UNITED
+from agentscope.events import (
+    LAST,
+    MERGED,
+    RUN_END,
+    RUN_FIELDS,
+    RUN_START,
+    STEP,
+    STEP_END,
+    STEP_FIELDS,
+    STEP_START,
+    TEXTS,
+    UNITED,
+)
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.assemble import merge_objects
 from agentscope.protocols.ids import span_id_of
 from agentscope.protocols.token_usage import normal_usage
 
-from .rows import run_cost, run_row, run_tokens, status_of, step_row, tokens_of
+from .rows import INTERRUPTED, run_cost, run_row, run_tokens, status_of, step_row, tokens_of
 
 _JOINS = {
     of_run: tuple(tuple(name for name in fields if fields[name].join == join) for join in (LAST, MERGED, UNITED))
@@ -25,6 +39,7 @@ _JOINS = {
 _TEXT_LISTS = tuple(name for name, field in RUN_FIELDS.items() if field.type == TEXTS)
 _OF_RUN = tuple(name for name in RUN_FIELDS if name != "span_id")  # which only serves to find parents
 _ENDS = frozenset({RUN_END, STEP, STEP_END})
+_STARTS = frozenset({RUN_START, STEP_START})
 
 
 def place(patch: Patch) -> tuple[str, str, int, str]:
@@ -45,8 +60,10 @@ def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
     for patch in ordered:
         last, merged, united = _JOINS[patch.step_id is None]
         event = patch.fields
+        # A start that is ordered after the end, by a clock that was set back, opens nothing again.
+        is_late = fields["ended"] and patch.type in _STARTS
         for name in last:
-            if name in event:
+            if name in event and not (is_late and name == "status"):
                 fields[name] = event[name]
         if event.get("parent_id") is not None:
             fields["parent_id"] = event["parent_id"]
@@ -60,8 +77,14 @@ def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
             fields["ended"] = True
 
 
-def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
-    """Fold all events of one run to the run that the read API shows, with its steps ordered by start."""
+def run_view(
+    run_id: str, patches: Iterable[Patch], silence: Mapping[str, bool] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Fold all events of one run to the run that the read API shows, with its steps ordered by start.
+
+    silence: as `Store.silence` tells. An open step is interrupted if all sessions that sent events of it are silent; an open run
+    if all are that sent events of the run itself, and none lives that sent events of its steps.
+    """
     run_patches: list[Patch] = []
     step_patches: dict[str, list[Patch]] = {}
     for patch in patches:
@@ -78,6 +101,8 @@ def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
     parents = attach(given)
     rows = [step_row(folds[step_id]) for step_id in order]
     row = run_row(run)
+    lives = any(silence.get(patch.session_id) is False for patch in chain(*step_patches.values())) if silence else False
+    row["status"] = row["status"] if lives else _current(row["status"], run_patches, silence)
     own_tokens = row.pop("tokens")
     tokens = run_tokens(rows)
     return {
@@ -92,10 +117,18 @@ def run_view(run_id: str, patches: Iterable[Patch]) -> dict[str, Any]:
         "tokens_used": own_tokens if tokens is None else tokens,
         "cost_usd": run_cost(rows),
         "steps": [
-            _step_view(step_id, index, folds[step_id], parents[step_id], given[step_id])
+            {
+                **_step_view(step_id, index, folds[step_id], parents[step_id], given[step_id]),
+                "status": _current(status_of(folds[step_id]), step_patches[step_id], silence),
+            }
             for index, step_id in enumerate(order)
         ],
     }
+
+
+def _current(status: str, patches: Sequence[Patch], silence: Mapping[str, bool]) -> str:
+    is_left = status == "running" and bool(patches) and all(silence.get(patch.session_id) for patch in patches)
+    return INTERRUPTED if is_left else status
 
 
 def resolved(roots: Collection[str | None], parents: Mapping[str, str | None]) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
-from agentscope.server.storage.base import IngestCounts, StoredEvent
+from agentscope.server.storage.base import MOST_MISSED, IngestCounts, StoredEvent
 from agentscope.server.storage.fold import extend, fold, place
 from agentscope.server.storage.rows import (
     LLM_STEP,
@@ -45,6 +45,10 @@ _EVENTS_OF = "SELECT id, key FROM events WHERE id IN (SELECT value FROM json_eac
 _BODY_OF = "SELECT body FROM events WHERE key=?"
 _RUNS_OF = "SELECT id, key FROM runs WHERE id IN (SELECT value FROM json_each(?))"
 _STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
+_SEE_SESSION = "INSERT INTO sessions VALUES (?,?) ON CONFLICT (id) DO UPDATE SET silent_at=excluded.silent_at"
+_ADD_SESSION = """
+INSERT INTO run_sessions VALUES (?,?,?) ON CONFLICT (run, session) DO UPDATE SET own=1 WHERE excluded.own > own
+"""
 _ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ?"
 
 
@@ -116,6 +120,11 @@ def write_batch(db: sqlite3.Connection, batch: Batch, now: float, cache: FoldCac
     """Append the new events of a batch and update their rows. `now` is when it was received, in epoch seconds."""
     cache = FoldCache() if cache is None else cache
     cache.begin(db)
+    if batch.heartbeat is not None:
+        db.execute(_SEE_SESSION, (batch.session_id, now + MOST_MISSED * batch.heartbeat))
+    if not (batch.patches or batch.dropped):  # a heartbeat
+        cache.end()
+        return IngestCounts(0, 0, 0, 0)
     fresh, duplicates, conflicts = _new_patches(db, batch.patches)
     new_runs = _append(db, fresh, now, cache) if fresh else 0
     seen = db.execute("SELECT 1 FROM batches WHERE id=?", (batch.batch_id,)).fetchone()
@@ -174,6 +183,7 @@ def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache:
             steps.append((key, step_id, *_columns(_step_row(db, key, step_id, group, step_id in known, cache))))
     db.executemany(_INSERT_RUN, new_runs)
     db.executemany(_PUT_STEP, steps)
+    db.executemany(_ADD_SESSION, {(keys[patch.run_id], patch.session_id, patch.step_id is None) for patch in patches})
     db.executemany(
         "INSERT INTO events (id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?)",
         [(patch.id, keys[patch.run_id], patch.step_id, patch.session_id, now, patch.body) for patch in patches],

@@ -43,6 +43,7 @@ class Sweeper:
                 old = "SELECT id FROM batches WHERE received_at<?"
                 db.execute(f"DELETE FROM dropped WHERE batch_id IN ({old})", (kept,))  # noqa: S608 - a constant
                 db.execute("DELETE FROM batches WHERE received_at<?", (kept,))
+                db.execute("DELETE FROM sessions WHERE silent_at<?", (kept,))
         if not more:
             self._next = self._steady() + _PAUSE
         db.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
@@ -60,5 +61,6 @@ def _delete_portion(db: sqlite3.Connection, before: float) -> bool:
     db.executemany("DELETE FROM steps WHERE run=? AND id=?", steps)
     if len(steps) < _STEPS:
         db.execute("DELETE FROM events WHERE run=?", (run,))
+        db.execute("DELETE FROM run_sessions WHERE run=?", (run,))
         db.execute("DELETE FROM runs WHERE key=?", (run,))
     return True

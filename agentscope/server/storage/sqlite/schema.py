@@ -30,8 +30,9 @@ _CHECKED_IN_FULL = 64 << 20  # bytes; the check of a longer file would delay the
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names for them
 
 # `events` is the log. `runs` and `steps` are folds of it, for lists and totals. `began` is `RunCursor.began`. `tags` is a list
-# as JSON, of the tags that are shown; `more_tags` has the others. `upgrade` has one row while the rows of an earlier version
-# are made anew: the last one that is done.
+# as JSON, of the tags that are shown; `more_tags` has the others. `run_sessions` has the sessions that sent events of a run,
+# with `own` for events of the run itself. `sessions` has the moment at which a session that promised heartbeats counts as
+# silent. `upgrade` has one row while the rows of an earlier version are made anew: the last one that is done.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
   key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, agent_name TEXT NOT NULL, status TEXT NOT NULL, external_id TEXT,
@@ -51,6 +52,10 @@ CREATE TABLE IF NOT EXISTS events (
   received_at REAL NOT NULL, body TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS events_by_step ON events (run, step_id);
+CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, silent_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS run_sessions (
+  run INTEGER NOT NULL, session TEXT NOT NULL, own INTEGER NOT NULL, PRIMARY KEY (run, session)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS batches (
   id TEXT PRIMARY KEY, received_at REAL NOT NULL, duplicates INTEGER NOT NULL, conflicts INTEGER NOT NULL
 );

@@ -8,7 +8,7 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ from agentscope.events import RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.protocols.agentscope.decode import Batch
 from agentscope.server.clock import Clock
 from agentscope.server.storage.base import (
+    SETTLING,
     EventPage,
     IngestCounts,
     RunCursor,
@@ -27,7 +28,7 @@ from agentscope.server.storage.base import (
     Unavailable,
 )
 from agentscope.server.storage.fold import duration_ms
-from agentscope.server.storage.rows import COST_DIGITS, RUN_COLUMNS
+from agentscope.server.storage.rows import COST_DIGITS, INTERRUPTED, RUN_COLUMNS
 
 from .append import FoldCache, write_batch
 from .retention import Sweeper
@@ -60,9 +61,22 @@ _FILTERS = {
     for field in fields.values()
     if field.filter and (not of_step or field.name not in RUN_FIELDS)
 }
+# A session without a row in `sessions` has promised no heartbeats.
+_SILENCE = """
+SELECT session, silent_at <= ? FROM run_sessions JOIN sessions ON id = session WHERE run = (SELECT key FROM runs WHERE id = ?)
+"""
+_IS_ALIVE = """
+SELECT 1 FROM run_sessions LEFT JOIN sessions ON sessions.id = session
+WHERE run = runs.key AND (silent_at > :now OR (own AND silent_at IS NULL))
+"""
+_STATUS = f"""
+CASE WHEN status = 'running' AND EXISTS (SELECT 1 FROM run_sessions WHERE run = runs.key AND own) AND NOT EXISTS ({_IS_ALIVE})
+THEN '{INTERRUPTED}' ELSE status END
+"""  # noqa: S608 - constants of this module
+_FILTERS["status"] = f"(:status IS NULL OR {_STATUS} = :status)"
 # Of runs that began together the one received last comes first.
 _LIST = f"""
-SELECT key, began, tokens, {", ".join(_COLUMNS)}
+SELECT key, began, tokens, {", ".join(_STATUS if name == "status" else name for name in _COLUMNS)}
 FROM runs
 WHERE (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE id=:run_id), 0)))
   AND {" AND ".join(_FILTERS.values())}
@@ -94,9 +108,10 @@ class SQLiteStore:
     def __init__(self, path: str | os.PathLike[str] | None = None, *, retention_days: float | None = None) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="agentscope-") if path is None else None
         self.path = Path(self._temporary.name, "runs.db") if self._temporary is not None else Path(path or "")
-        self._now = Clock()
+        self._now: Callable[[], float] = Clock()
         sweep = (lambda db: False) if retention_days is None else Sweeper(retention_days * 86400, self._now)
         self._cache = FoldCache()
+        self._opened_at = self._now()
         try:
             self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or sweep(db))
         except BaseException:
@@ -132,6 +147,15 @@ class SQLiteStore:
         with self._reading() as db:
             return db.execute("SELECT 1 FROM runs WHERE id=?", (run_id,)).fetchone() is not None
 
+    def _silent_until(self) -> float:
+        """Return the moment up to which `silent_at` means silence: now, or the beginning of time soon after the start."""
+        now = self._now()
+        return now if now >= self._opened_at + SETTLING else 0.0
+
+    def silence(self, run_id: str) -> dict[str, bool]:
+        with self._reading() as db:
+            return {session: bool(silent) for session, silent in db.execute(_SILENCE, (self._silent_until(), run_id))}
+
     def run_size(self, run_id: str) -> int | None:
         with self._reading() as db:
             size: int | None = db.execute(_SIZE, (run_id,)).fetchone()[0]
@@ -140,7 +164,7 @@ class SQLiteStore:
     def list_runs(self, query: RunQuery) -> RunPage:
         began, run_id = query.after or (None, None)
         values = {name: getattr(query, name) for name in _FILTERS}
-        values.update(began=began, run_id=run_id, q=_pattern(query.q), limit=query.limit + 1)
+        values.update(began=began, run_id=run_id, q=_pattern(query.q), limit=query.limit + 1, now=self._silent_until())
         with self._reading() as db:
             rows = db.execute(_LIST, values).fetchall()
             more = len(rows) > query.limit

@@ -25,7 +25,16 @@ from agentscope.events import (
 )
 from agentscope.protocols import compression as bodies
 from agentscope.protocols.agentscope.protocol import BATCH, AgentScopeProtocol
-from agentscope.protocols.base import BUSY, MISPLACED, PATIENCE, REFUSED, UNAUTHORIZED, Failure
+from agentscope.protocols.base import (
+    BUSY,
+    MISPLACED,
+    PATIENCE,
+    REFUSED,
+    UNAUTHORIZED,
+    Batch,
+    Failure,
+    Response,
+)
 from agentscope.protocols.batched_lane import CHUNK, cut_largest_field
 from agentscope.protocols.compression import SMALLEST_TIMELY
 from agentscope.protocols.json_encode import event_json
@@ -94,6 +103,7 @@ def test_the_body_is_the_envelope_and_the_patches_and_nothing_else():
     assert strict(request.body) == {
         "batch_id": "ba7c4000-0000-4000-8000-00000000ffff",
         "sdk": {"name": "agentscope-python", "version": __version__},
+        "heartbeat_seconds": 15.0,
         "session_id": SESSION.id,
         "events": [
             {
@@ -819,3 +829,20 @@ def test_whatever_a_backend_answers_every_event_ends_once_and_the_good_end_deliv
     assert max(backend.stored.values(), default=1) == 1
     if ending.delivered:
         assert list(backend.reports) == [sent.id]
+
+
+# ---- the heartbeat -----------------------------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_is_a_batch_without_events_and_no_answer_to_it_changes_anything():
+    for reply in (Response(200, {}, b"{}"), Response(400), Response(413), Response(500), Failure("refused", "no")):
+        used = protocol()
+        sent = Batch("ba7c4000-0000-4000-8000-00000000ffff", SESSION, (), is_heartbeat=True)
+        delivery = used.begin(sent)
+        (lane,) = delivery.lanes()
+        told = strict(lane.next().body)
+        assert (told["session_id"], told["events"], told["heartbeat_seconds"]) == (SESSION.id, [], 15.0)
+        lane.answer(reply)
+        assert lane.next() is None
+        assert not delivery.lanes()
+        assert delivery.outcome.problem is None

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope.protocols.agentscope.decode import Batch, decode_batch
-from agentscope.server.storage.base import RunCursor, RunQuery, Store, StoredEvent, Unavailable
+from agentscope.server.storage.base import SETTLING, RunCursor, RunQuery, Store, StoredEvent, Unavailable
 from agentscope.server.storage.fold import run_view
 from tests.support.receiver import at, envelope, run_end, run_start, step
 
@@ -80,6 +80,15 @@ def all_runs(store: Store, query: RunQuery = RunQuery()) -> list[str]:
     return found
 
 
+def statuses(store: Store) -> dict[str, list[str]]:
+    """The ids of the runs by the status that selects them, which is the one that is shown."""
+    found: dict[str, list[str]] = {}
+    for run in store.list_runs(RunQuery()).runs:
+        assert all_runs(store, RunQuery(status=run["status"])).count(run["id"]) == 1
+        found.setdefault(run["status"], []).append(run["id"])
+    return found
+
+
 def assert_rows_equal_fold(store: Store) -> None:
     for listed in store.list_runs(RunQuery(limit=500)).runs:
         view = run_view(listed["id"], [event.patch() for event in all_events(store, listed["id"])])
@@ -98,6 +107,10 @@ class Conformance:
         opened = open_store()
         yield opened
         opened.close()
+
+    def let_pass(self, store: Any, seconds: float) -> None:
+        """Set the clock of a store forward."""
+        raise NotImplementedError
 
     @given(logs, st.data())
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors])
@@ -339,6 +352,70 @@ class Conformance:
         assert all_runs(store, RunQuery(user_id="u")) == all_runs(store, RunQuery(tag="old")) == []
         assert all_runs(store, RunQuery(model="old")) == []
         assert all_runs(store, RunQuery(user_id="v", tag="new", model="new")) == ["r"]
+
+    def test_a_run_left_open_by_a_session_that_missed_four_heartbeats_is_interrupted(self, store: Store) -> None:
+        self.let_pass(store, SETTLING)
+        start = {"id": "e1", "seq": 1, "type": "step.start", "run_id": "run-1", "step_id": "s1", "time": at(2)}
+        store.ingest(batch(run_start(), start, heartbeat_seconds=15)).result()
+
+        self.let_pass(store, 59)
+        assert statuses(store) == {"running": ["run-1"]}
+        assert store.silence("run-1") == {"session-1": False}
+        self.let_pass(store, 2)
+        assert statuses(store) == {"interrupted": ["run-1"]}
+        view = run_view("run-1", [event.patch() for event in all_events(store, "run-1")], store.silence("run-1"))
+        assert (view["status"], view["steps"][0]["status"]) == ("interrupted", "interrupted")
+
+    def test_a_heartbeat_or_a_later_event_makes_an_interrupted_run_right_again(self, store: Store) -> None:
+        self.let_pass(store, SETTLING)
+        store.ingest(batch(run_start(), heartbeat_seconds=15)).result()
+        self.let_pass(store, 3600)
+        assert statuses(store) == {"interrupted": ["run-1"]}
+
+        counts = store.ingest(batch(batch_id="beat", heartbeat_seconds=15)).result()
+        assert counts == (0, 0, 0, 0)
+        assert statuses(store) == {"running": ["run-1"]}
+        assert store.health()["batches"] == 1, "a heartbeat leaves nothing in the log"
+
+        self.let_pass(store, 3600)
+        store.ingest(batch(run_end(), batch_id="end", heartbeat_seconds=15)).result()
+        self.let_pass(store, 3600)
+        assert statuses(store) == {"completed": ["run-1"]}
+
+    def test_a_session_that_promises_no_heartbeats_never_counts_as_silent(self, store: Store) -> None:
+        self.let_pass(store, SETTLING)
+        store.ingest(batch(run_start())).result()
+        self.let_pass(store, 10**6)
+        assert statuses(store) == {"running": ["run-1"]}
+
+    def test_a_run_is_running_while_any_session_with_events_of_it_lives(self, store: Store) -> None:
+        self.let_pass(store, SETTLING)
+        store.ingest(batch(run_start(), session_id="parent", heartbeat_seconds=15)).result()
+        store.ingest(batch(step(), session_id="child", heartbeat_seconds=15)).result()
+
+        self.let_pass(store, 3600)
+        store.ingest(batch(session_id="parent", heartbeat_seconds=15)).result()
+        assert store.silence("run-1") == {"parent": False, "child": True}
+        assert statuses(store) == {"running": ["run-1"]}
+        self.let_pass(store, 61)
+        assert statuses(store) == {"interrupted": ["run-1"]}
+
+    def test_a_run_is_interrupted_by_the_silence_of_its_own_session_whatever_else_sent_finished_steps(
+        self, store: Store
+    ) -> None:
+        self.let_pass(store, SETTLING)
+        store.ingest(batch(run_start(), heartbeat_seconds=15)).result()
+        store.ingest(batch(step(), session_id="other")).result()
+        store.ingest(batch(step("run-2"), session_id="guest", heartbeat_seconds=15)).result()
+        self.let_pass(store, 61)
+        assert statuses(store) == {"interrupted": ["run-1"], "running": ["run-2"]}, "nobody here began the second run"
+
+    def test_no_session_counts_as_silent_right_after_the_start_of_the_store(self, store: Store) -> None:
+        store.ingest(batch(run_start(), heartbeat_seconds=1)).result()
+        self.let_pass(store, SETTLING - 1)
+        assert statuses(store) == {"running": ["run-1"]}
+        self.let_pass(store, 2)
+        assert statuses(store) == {"interrupted": ["run-1"]}
 
     def test_a_closed_store_stores_nothing_more_and_can_be_closed_again(self, open_store: OpenStore) -> None:
         store = open_store()

@@ -11,6 +11,8 @@ from typing import Any
 from agentscope.events import FIELDS
 from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server.storage.base import (
+    MOST_MISSED,
+    SETTLING,
     EventPage,
     IngestCounts,
     RunCursor,
@@ -38,6 +40,8 @@ class MemoryStore:
         self._batches: set[str] = set()
         self._totals: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
+        self._silent_at: dict[str, float] = {}
+        self.now = 0.0
         self._closed = False
 
     def ingest(self, batch: Batch) -> Future[IngestCounts]:
@@ -46,6 +50,8 @@ class MemoryStore:
             if self._closed:
                 future.set_exception(Unavailable("the store is closed"))
                 return future
+            if batch.heartbeat is not None:
+                self._silent_at[batch.session_id] = self.now + MOST_MISSED * batch.heartbeat
             runs = {patch.run_id for patch in self._log.values()}
             again = conflicts = 0
             for patch in batch.patches:
@@ -54,7 +60,7 @@ class MemoryStore:
                     conflicts += json.loads(self._log[patch.id].body) != json.loads(patch.body)
                 else:
                     self._log[patch.id] = patch
-            if batch.batch_id not in self._batches:
+            if (batch.patches or batch.dropped) and batch.batch_id not in self._batches:
                 self._batches.add(batch.batch_id)
                 self._dropped.update(batch.dropped)
             self._totals.update(duplicates=again, conflicts=conflicts)
@@ -84,6 +90,10 @@ class MemoryStore:
     def has_run(self, run_id: str) -> bool:
         return bool(self._patches(run_id))
 
+    def silence(self, run_id: str) -> dict[str, bool]:
+        sessions = {patch.session_id for patch in self._patches(run_id)} & self._silent_at.keys()
+        return {session: self.now >= SETTLING and self._silent_at[session] <= self.now for session in sessions}
+
     def run_size(self, run_id: str) -> int | None:
         return sum(len(patch.body) for patch in self._patches(run_id)) or None
 
@@ -91,7 +101,7 @@ class MemoryStore:
         found = []
         for run_id in {patch.run_id for patch in self._patches()}:
             patches = self._patches(run_id)
-            run = run_view(run_id, patches)
+            run = run_view(run_id, patches, self.silence(run_id))
             cursor = RunCursor(run["started_at"] or min(patch.time for patch in patches), run_id)
             if _matches(run, query) and (query.after is None or cursor < query.after):
                 found.append((cursor, {**{name: run[name] for name in _COLUMNS}, "tags": run["tags"][:MOST_TEXTS]}))

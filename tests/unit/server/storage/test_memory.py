@@ -21,6 +21,9 @@ class TestMemoryStore(Conformance):
     def open_store(self) -> OpenStore:
         return MemoryStore
 
+    def let_pass(self, store: MemoryStore, seconds: float) -> None:
+        store.now += seconds
+
 
 class Client:
     """Requests to the receiver's application, without a socket."""

@@ -14,3 +14,7 @@ class TestSQLiteStore(DurableConformance):
     @pytest.fixture
     def open_store(self, tmp_path: Path) -> OpenStore:
         return lambda: SQLiteStore(tmp_path / "runs.db")
+
+    def let_pass(self, store: SQLiteStore, seconds: float) -> None:
+        before = store._now
+        store._now = lambda: before() + seconds
