@@ -36,10 +36,12 @@ DEPENDS_ON_PYTHON += [
     for name in (
         *(
             "at_exit",
+            "copies",
             "exits",
             "exits_spool",
             "forks",
             "forks_spool",
+            "host_exceptions",
             "hooks_and_event_loops",
             "reentrancy",
             "serverless",
@@ -48,7 +50,9 @@ DEPENDS_ON_PYTHON += [
     )
 ]
 EXAMPLES = ("tests/integration/test_examples.py", "tests/integration/test_readme.py")
-SERVER_TESTS = ("tests/integration/test_servers.py", "tests/integration/test_servers_spool.py")
+SERVER_TESTS = tuple(
+    f"tests/integration/test_{name}.py" for name in ("servers", "servers_spool", "fastapi", "green_threads")
+)
 BROWSER_TESTS = ("tests/integration/test_pages_in_browser.py",)
 EMITTER_TESTS = ("tests/integration/test_pydantic_ai.py",)
 
@@ -129,7 +133,7 @@ def lint(session: nox.Session) -> None:
 
 def tests(session: nox.Session) -> None:
     """Run the tests whose results depend on the version of Python."""
-    install(session, "langchain-core")
+    install(session, "langchain-core", "greenlet", "pandas")
     fast = "1" if session.name.endswith(WITH_ORJSON) else ""
     pytest(session, *DEPENDS_ON_PYTHON, AGENTSCOPE_TEST_FAST=fast)
 

@@ -135,7 +135,7 @@ class Config:
 
     @property
     def address(self) -> str:
-        """The addresses of all destinations, for people and for telling destinations apart."""
+        """The addresses of all destinations, joined by spaces."""
         return " ".join(exporter.identity for exporter in self.exporters) or self.base_url
 
     @property
@@ -155,9 +155,9 @@ class Config:
         return any(exporter.ANNOUNCES_STEPS for exporter in self.exporters)
 
     def _destinations(self, arguments: Set[str]) -> tuple[Destination, ...]:
-        """Return the destinations, not checked yet.
+        """Return the destinations, unchecked. Raises `ConfigurationError` for an argument that no destination uses.
 
-        An argument that describes a destination and is not used is a mistake. A variable is not: it may be meant for others.
+        Unused variables are allowed, since another program may use them.
         """
         if self.exporters:
             used = {name for exporter in self.exporters for name in exporter.INHERITED}

@@ -51,7 +51,7 @@ class Field(NamedTuple):
     given: bool = False
     """A caller sets it, by keyword or as an attribute of a handle, and it is recorded just as it was set."""
     classic: bool = False
-    """The classic calls have a place of their own for it. Any other field travels in `meta_data`."""
+    """True if the classic calls have a member for it. Any other field travels in `meta_data`."""
     attributes: tuple[str, ...] = ()
     """The span attributes that carry it. This package reads the first of its own spans, and writes all for other backends."""
     resource: bool = False
@@ -114,7 +114,7 @@ STEP_FIELDS = _table(
     Field("level", TEXT, attributes=("agentscope.level",)),
 )
 FIELDS = {**STEP_FIELDS, **RUN_FIELDS}
-"""Both tables in one: a name means the same wherever it stands."""
+"""Both tables in one. A name that is in both has the same type and meaning."""
 
 PAYLOAD_FIELDS = tuple(name for name, field in FIELDS.items() if field.type == PAYLOAD)
 """The fields that hold encoded JSON."""
@@ -253,11 +253,11 @@ def united(earlier: FieldValue | None, more: Iterable[str]) -> list[str]:
 
 
 class Session(NamedTuple):
-    """One sending process. A forked child has its own: ids never meet."""
+    """One sending process. A forked child has its own, so that event ids stay unique."""
 
     id: str
     event_prefix: str
-    """An event's id is this and its `seq` as twelve hexadecimal digits: made by the worker, at no cost to the caller."""
+    """The beginning of event ids. The `seq` in twelve hexadecimal digits follows; the worker joins them."""
 
     def event_id(self, seq: int) -> str:
         """Return the idempotency key of the event with this `seq`, in the form of a UUID."""

@@ -115,11 +115,11 @@ class Stats:
     attempts: int = 0
     """Attempts to deliver a batch so far."""
     retries: int = 0
-    """Attempts after one that failed."""
+    """Attempts that followed a failed one."""
     requests: int = 0
     """Requests that were sent, answered or not."""
     sent_bytes: int = 0
-    """Bytes of their bodies, after compression."""
+    """Bytes of the request bodies, after compression."""
     worker_seconds: float = 0.0
     """CPU seconds of the threads that deliver."""
     calls: int = 0

@@ -19,7 +19,7 @@ from .arguments import add_destination
 HELP = "send one tiny run to the configured backend and say how it went"
 
 TAG = "agentscope-check"
-"""The mark of runs that are none of an agent: most backends take no deletion."""
+"""The tag of the runs of this command. Most backends cannot delete them."""
 
 _PROTOCOLS = {
     "agentscope-batch": "batches, each event stored once",
@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
 def run_check(base_url: str | None, api_key: str | None, timeout: float) -> int:
     """Send one ended run, wait at most `timeout` seconds, print the outcome, and return 0 if it was acknowledged.
 
-    `base_url` and `api_key` of None come from the environment. With one of them the protocol is AgentScope's, whatever the
-    environment says. Raises `ConfigurationError` for a URL or a key that cannot work.
+    `base_url` and `api_key` are those of an AgentScope backend. If both are None, the environment names the backend. Raises
+    `ConfigurationError` for a URL or a key that cannot work.
     """
     terminal = Terminal()
     protocol: Literal["agentscope"] | None = None if base_url is None and api_key is None else "agentscope"

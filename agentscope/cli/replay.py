@@ -73,9 +73,9 @@ def run_replay(
 ) -> int:
     """Send every file in `directory` whose owner is dead to its own destination, and return 0 if nothing is left.
 
-    `base_url` replaces the address of events for an AgentScope backend; `api_key` is that backend's key. None means the
-    environment, as for the keys of other destinations. Sending stops after `timeout` seconds without an acknowledgement.
-    With `dry_run` the files are listed only. Raises `ConfigurationError`.
+    For events of an AgentScope backend `base_url` replaces the address, and `api_key` is the key. All other keys, and a key of
+    None, come from the environment. Sending stops after `timeout` seconds without an acknowledgement. With `dry_run` the files
+    are only listed. Raises `ConfigurationError`.
     """
     terminal = Terminal(out)
     if not os.path.isdir(directory):

@@ -1,6 +1,6 @@
 """The base of destinations: the values that `exporters=[…]` takes, and the senders that they make.
 
-A destination is one module of this folder. Its class says which options of a tracker describe it, checks its own fields, and
+A destination is one module of this folder. Its class lists the options of a tracker that describe it, checks its own fields, and
 makes the sender that delivers batches. Nothing outside of this folder knows one destination from another.
 """
 

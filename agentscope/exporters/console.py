@@ -33,7 +33,7 @@ class ConsoleExporter(LocalExporter):
         self._stream = stream
         self._color = color
         self._open: dict[str, dict[str, EventRecord]] = {}
-        """Events by id, by run."""
+        """The events of each open run: run id -> event id -> event."""
         self._events = 0
         self._pid = os.getpid()
 

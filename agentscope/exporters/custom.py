@@ -69,7 +69,7 @@ class EventExporter(Protocol):
 
 @runtime_checkable
 class Closable(Protocol):
-    """An exporter that is told of its end."""
+    """An exporter with a `close` method."""
 
     def close(self) -> None:
         """Release resources. Not called where an export never returned, or nothing was ever recorded."""
@@ -103,7 +103,7 @@ class CustomExporter(Destination):
 
 
 def why_not_an_exporter(value: object) -> str | None:
-    """Return the reason why an object cannot be an exporter, to be put at the end of a sentence; None if it can."""
+    """Return the reason why an object cannot be an exporter, as the end of a sentence; None if it can."""
     if isinstance(value, type):
         return f" {value.__name__}: pass an instance"
     export = getattr(value, "export", None)
@@ -140,7 +140,7 @@ def record_of(event: ReadyEvent, session: Session) -> EventRecord:
 
 
 class ObjectSender:
-    """Delivers batches to an exporter object, and makes an outcome of anything that it does."""
+    """Delivers batches to an exporter object. Its results and its exceptions become outcomes."""
 
     def __init__(self, target: EventExporter, host: Host) -> None:
         self._target = target

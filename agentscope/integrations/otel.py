@@ -50,7 +50,7 @@ _NOT_PLAIN = (*PAYLOAD_FIELDS, "id", "seq", "time", "type", "run_id", "step_id",
 
 
 class _OpenSpan:
-    """A span that has not ended: its position, and the step id that its children have as parent (None if it is the run)."""
+    """A span that has not ended: its place, and the parent of its children (None if the span is the run)."""
 
     def __init__(self, place: Place, step_id: str | None, span: LiveSpan | None, limit: int) -> None:
         """span: None for one that is not announced."""
@@ -96,7 +96,7 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
 
     @safe(lambda *_: None)
     def on_start(self, span: LiveSpan, parent_context: Context | None = None) -> None:
-        """Choose the run and parent of the span here, where the current run is that of the thread that begins it."""
+        """Choose the run and the parent of the span, by the current run of the thread that begins the span."""
         context = span.get_span_context()
         if context is None or not self._recorder.enabled or not context.trace_flags.sampled or threads.is_ours():
             return  # a span of delivery would be delivered, and lead to another one
@@ -191,7 +191,7 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
 
 
 class _Reading:
-    """An ended span, converted to fields when the worker asks for them."""
+    """An ended span, which the worker converts to fields."""
 
     def __init__(self, span: ReadableSpan, place: Place, limit: int) -> None:
         self.place = place
@@ -235,7 +235,7 @@ def _hex(span_id: int) -> str:
 
 
 def _value(span: ReadableSpan, place: Place) -> Span:
-    """Copy the span. In a run that is not its trace's own it gets a parent in any case, so that it becomes a step."""
+    """Copy the span. In the run of another trace it always gets a parent, so that it becomes a step."""
     context = span.get_span_context()
     assert context is not None
     trace_id = f"{context.trace_id:032x}"

@@ -40,9 +40,9 @@ FRESH = 4.0
 LOOK = 1.0
 """Seconds between two looks for new events during a long wait."""
 END_PATIENCE = 2.0
-"""Seconds without an acknowledgement after which the end waits no longer."""
+"""Seconds without an acknowledgement after which a shutdown gives up."""
 LAST_WAIT = 0.05
-"""Seconds before the one more try that a refused connection gets at the end."""
+"""Seconds between a refused connection and the last attempt of a shutdown."""
 SHORTEST_WAIT = 0.1
 HEARTBEAT_TIMEOUT = 5.0
 """Seconds that an answer to a heartbeat may take."""
@@ -50,7 +50,7 @@ HEARTBEAT_TIMEOUT = 5.0
 
 @dataclass
 class Stop:
-    """The end: asked for at `since`, to be over by `until`."""
+    """A shutdown, requested at `since`, with the deadline `until`."""
 
     since: float
     until: float
@@ -59,7 +59,7 @@ class Stop:
     hopeless: bool = False
 
     def note(self, outcome: Outcome) -> None:
-        """Note an attempt. A refused connection is tried once more, a refused key is not."""
+        """Record an attempt. A refused connection is tried once more, a refused key is not."""
         self.refusals = self.refusals + 1 if outcome.kind == REFUSED and not outcome.delivered else 0
         self.hopeless = outcome.kind in NEEDS_PERSON or self.refusals > 1
 
@@ -85,9 +85,9 @@ class Figures:
         self.requests = 0
         """Requests that were sent, answered or not."""
         self.sent_bytes = 0
-        """Bytes of their bodies, as they were sent."""
+        """Bytes of the request bodies, after compression."""
         self.retries = 0
-        """Attempts after one that failed."""
+        """Attempts that followed a failed one."""
         self.cpu_seconds = 0.0
         """CPU time of all threads that deliver."""
         self._thread = 0
@@ -131,7 +131,7 @@ class Flushes:
         return bool(self._waiting)
 
     def add(self, counts: Counts, seq: int, waiter: Waiter | None = None) -> Flush:
-        """waiter: released when the events are settled. By default a lock."""
+        """Add a flush. `waiter` is released when its events are settled; the default is a lock."""
         if waiter is None:
             waiter = Lock()
             waiter.acquire()
@@ -149,13 +149,13 @@ class Flushes:
                 flush.waiter.release()
 
     def left_of(self, flush: Flush, counts: Counts) -> Left:
-        """Return the events of this flush that are not settled."""
+        """Count the events of this flush that are not settled."""
         if self._states.spool is not None:
             return Left() if self._states.is_settled(flush.target, flush.seq) else self.left(counts)
         return Left(min(max(flush.target - self._states.through, 0), counts.pending))
 
     def left(self, counts: Counts) -> Left:
-        """Return all events that are not settled, except the incomplete ones."""
+        """Count all events that are not settled, except the incomplete ones."""
         incomplete = len(self._states.incomplete)
         spooled = max(counts.spooled - incomplete, 0)
         return Left(max(counts.pending + counts.spooled - incomplete - spooled, 0), spooled)
@@ -184,7 +184,7 @@ class Attempts:
         self.is_told: bool | None = None
         """The backend takes the start of a step by itself, as the last attempt showed; None before the first answer."""
         self._latest: float | None = None
-        """The moment at which the exporter should have returned, while it runs."""
+        """The time by which a running export should have returned."""
 
     def collect(self, now: float) -> None:
         """Move events to *batched* until the next batch is full."""
@@ -295,9 +295,9 @@ class Durable(Protocol):
 
 
 class Delivery:
-    """Batches until their verdict, the waits between attempts, and the log lines about them.
+    """The delivery of batches: attempts, the waits between them, and the log lines about them.
 
-    Another thread asks for the end by setting `stop`, and for no more log lines by setting `finished`.
+    Another thread may set `stop` to request a shutdown, and `finished` to suppress further log lines.
     """
 
     def __init__(
@@ -325,7 +325,7 @@ class Delivery:
         self._number = 1
         """The number of this attempt since the last progress of its batch."""
         self._asked_to_wait = False
-        """The backend asked for the wait by `Retry-After`."""
+        """True if the wait comes from `Retry-After`."""
 
     def warm_up(self) -> None:
         """Import tenacity and put the policies together."""
@@ -346,7 +346,7 @@ class Delivery:
         )
 
     def round(self) -> None:
-        """Begin a batch, unless one is in flight, and make attempts until it is settled or the end has come."""
+        """Begin a batch, unless one is in flight, and make attempts until it is settled or the shutdown is over."""
         self._attempts.collect(monotonic())
         self._attempts.load(monotonic())
         self.warm_up()
@@ -354,7 +354,7 @@ class Delivery:
         self._retrying(self._attempt)
 
     def note_recovery(self, outcome: Outcome) -> float:
-        """Note an attempt at events of an earlier process. Returns the seconds before the next one if it failed."""
+        """Record an attempt at events of an earlier process. Returns the seconds before the next attempt after a failure."""
         self.warm_up()
         assert self._recovery_backoff is not None
         self.figures.note(outcome, retried=self._recovery_backoff.failures > 0)
@@ -363,7 +363,7 @@ class Delivery:
         return seconds
 
     def over(self) -> bool:
-        """Return whether a stop was asked for and its time is over."""
+        """Return whether the deadline of a shutdown is over."""
         return self.stop is not None and self.stop.over(monotonic(), self.progress)
 
     # ---- called by tenacity ----------------------------------------------------------------------------------------
@@ -393,9 +393,9 @@ class Delivery:
         return seconds
 
     def _sleep(self, seconds: float) -> None:
-        """Wait for the next attempt. A flush or a stop ends it, but a backend that needs a person is not asked more often.
+        """Wait for the next attempt. A flush or a stop ends the wait, unless the backend refuses the key or the address.
 
-        New events end it within seconds, unless the backend itself has asked for the wait.
+        New events end it within seconds, unless it comes from `Retry-After`.
         """
         now = monotonic()
         end, fresh = now + seconds, now + FRESH * (0.5 + self._draw() / 2)
@@ -420,12 +420,12 @@ class Delivery:
             self._attempts.give_up(RETRY_LIMIT)
 
     def _came(self) -> int:
-        """Return the number of events put so far."""
+        """Return the number of events that were put until now."""
         return self._states.ledger.taken + len(self._states.queue)
 
     def _note(self, outcome: Outcome, failures: int) -> None:
         if self.finished:
-            return  # the end cut the attempt off: its failure says nothing of the backend
+            return  # the shutdown interrupted the attempt: its failure is not the backend's
         if outcome.delivered or outcome.dropped:
             self.progress = monotonic()
         if self.stop is not None:

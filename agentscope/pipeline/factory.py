@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HOST = Host(clock.monotonic, threads.start, threads.callback)
 
 _warned: set[str | None] = set()
-"""Targets for which the missing encryption has been said."""
+"""Hosts that the warning about missing encryption was logged for."""
 
 
 def pipeline_for(config: Config) -> Pipeline | FanOut:
@@ -55,7 +55,7 @@ def exporter_for(config: Config, destination: Destination) -> Callable[[], Expor
 
 
 def _place(config: Config, destination: Destination) -> Place | None:
-    """Return the place of undelivered events for this destination; None without a spool."""
+    """Return the spool directory of this destination; None without a spool."""
     if not config.spool_dir or not config.enabled or not destination.spooled:
         return None
     from agentscope.pipeline.spool.spool import place_for

@@ -33,7 +33,7 @@ class FanOut:
         return self._first.closed
 
     def preview(self, value: object) -> Any:
-        """Return what would be sent of `value`: to all destinations the same."""
+        """Return the redacted form of `value`. All destinations get the same."""
         return self._first.preview(value)
 
     @property
@@ -55,7 +55,7 @@ class FanOut:
             pipeline.watch()
 
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
-        """Return whether such an event is queued anywhere."""
+        """Return whether the event is queued in any pipeline."""
         return any(pipeline.holds(type_, run_id, step_id) for pipeline in self._pipelines)
 
     def flush(self, timeout: float) -> FlushResult:
@@ -90,7 +90,7 @@ class FanOut:
         """Return the sums of all pipelines, and the counts of each in `exporters`."""
         each = tuple(pipeline.stats() for pipeline in self._pipelines)
         sums: dict[str, Any] = {name: sum(getattr(stats, name) for stats in each) for name in _SUMS}
-        sums.update(calls=each[0].calls, call_seconds=each[0].call_seconds)  # each call is one, however many get it
+        sums.update(calls=each[0].calls, call_seconds=each[0].call_seconds)  # a call counts once for all pipelines
         return Stats(
             **sums,
             dropped=MappingProxyType(added(stats.dropped for stats in each)),

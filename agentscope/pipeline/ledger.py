@@ -23,7 +23,7 @@ class Counts(NamedTuple):
     pending: int
     """In memory only."""
     dropped: dict[str, int]
-    """By reason."""
+    """Dropped events by reason."""
     spooled: int
     """On disk."""
 
@@ -121,7 +121,7 @@ class Ledger:
         return {reason: number for reason, number in rest.items() if number > 0}
 
     def reported(self, counts: Mapping[str, int]) -> None:
-        """Note counts that the backend has acknowledged."""
+        """Record counts that the backend has acknowledged."""
         self._reported = added((self._reported, counts))
 
 

@@ -53,9 +53,9 @@ __all__ = ["Pipeline"]
 OVERHEAD, STEP_OVERHEAD = 850, 600
 """The approximate memory of an `Event` and of a `PlainStep` without payloads, in bytes."""
 MOST_SEALED = 512
-"""Payloads are sealed while fewer events than this are queued, since to encode them later must not take the worker long."""
+"""Payloads are sealed while fewer events are queued. The bound limits the time in which the worker encodes them."""
 PACE, PACE_NS = 61, 15_000_000
-"""They are also sealed while so many events take longer than this: a queue that a hanging backend has filled is no burst."""
+"""Payloads are also sealed while `PACE` calls take longer than `PACE_NS`: the queue is long, but the load is low."""
 
 FIRST_STEP = 100_000_000_000
 """The first number of a step: numbers from here on have twelve digits without formatting."""
@@ -117,7 +117,7 @@ class Pipeline:
         return self._worker
 
     def preview(self, value: object) -> Any:
-        """Return what would be sent of `value` as the input of a step; None if nothing."""
+        """Return `value` as it would be sent as the input of a step; None if it would not be."""
         return preview(value, self._config.max_payload_bytes, self._redact)
 
     @property
@@ -217,7 +217,7 @@ class Pipeline:
         return seq if self._worker.queue.put(event, False, True) is None else None
 
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
-        """Return whether such an event is queued: a call of `put` that an exception of the host interrupted may have put it."""
+        """Return whether an event is queued. After the host's exception interrupts `put`, nothing else shows it."""
         return self._worker.queue.holds(type_, run_id, step_id)
 
     def flush(self, timeout: float) -> FlushResult:
@@ -230,7 +230,7 @@ class Pipeline:
         return lambda timeout: self._result(wait(timeout), before)
 
     def hurry(self) -> Callable[[float], Left]:
-        """Do the same, and leave the drops to the result of the next flush."""
+        """Do the work of `begin_flush`, but leave the drops to the result of the next flush."""
         worker, gate = self._own_worker(), Lock()
         gate.acquire()
         flush = worker.begin_flush(self._next(), gate)
@@ -265,11 +265,11 @@ class Pipeline:
         self._before_stop.append(hook)
 
     def retire(self) -> None:
-        """Deliver the pending events and end the thread. The garbage collector calls this with the tracker; it takes no lock."""
+        """Deliver the pending events, then end the thread. Called when the tracker is garbage-collected, so it takes no lock."""
         self.ask_to_stop()
 
     def ask_to_stop(self, timeout: float | None = None) -> None:
-        """Begin the end, which may take `timeout` seconds, by default `shutdown_timeout`; and return at once."""
+        """Request a shutdown within `timeout` seconds (default `shutdown_timeout`), and return at once."""
         self._close()
         self._worker.ask_to_stop(self._config.shutdown_timeout if timeout is None else timeout)
 
@@ -295,7 +295,7 @@ class Pipeline:
         self._begin()
 
     def after_restore(self) -> None:
-        """Begin a new session in a clone of this process, after the one of its image has been delivered or has given up."""
+        """Begin a new session in a clone of this process, and wait until the session of its image has ended."""
         before = self._worker
         self._begin()
         before.ask_to_stop(self._config.shutdown_timeout)
@@ -343,7 +343,7 @@ class Pipeline:
         )
 
     def _result(self, left: Left, before: int) -> FlushResult:
-        """`before` is what had been dropped at the flush before: of two that go on at once, both tell of a drop."""
+        """Make a result. `before`: the number of drops at the flush before. Concurrent flushes all report a drop."""
         dropped = sum(self._worker.ledger.dropped().values())
         since, self._dropped_at_flush = dropped - before, max(dropped, self._dropped_at_flush)
         wrong = left.pending or left.spooled or since
@@ -379,7 +379,7 @@ async def flushed(pipelines: Sequence[Pipeline], timeout: float) -> list[FlushRe
 
 
 def _without_payloads(event: QueuedEvent) -> tuple[QueuedEvent, bool]:
-    """The event without the fields that hold payloads, and whether there were any."""
+    """Return the event without payload fields, and True if it had any."""
     if isinstance(event, DeferredEvent):
         return event, False
     full = in_full(event)

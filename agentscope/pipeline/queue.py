@@ -90,8 +90,7 @@ class EventQueue:
     def put(self, event: QueuedEvent, urgent: bool, whole: bool = False) -> str | None:
         """Append an event, or return the reason of the refusal. `urgent` events may use the room that is kept for them.
 
-        A `whole` event leaves the last of the room to those without payloads: where it is the one thing in its way, that
-        reason is `CROWDED`.
+        whole: the event has payloads that can be left out. It is refused with `CROWDED` from `SHED_AT` of the bound on.
         """
         units = event.size // UNIT + 1
         # Two threads may both read an old sum here; the bound is missed by an event a thread at most, and never drifts.
@@ -105,14 +104,14 @@ class EventQueue:
         # Neither another thread nor an exception of a signal handler can come in between: the interpreter looks for both only
         # after calls and at jumps, and a trace function at the beginning of a line.
         self._reserved += units; self._newest = event; self.events.append(event)  # noqa: E702  # fmt: skip
-        # The worker waits for company, and there is enough of it, by number or by bytes.
+        # The worker sleeps until a batch is full, by number or by bytes.
         wake_at = self.wake_at
         if len(self.events) >= wake_at or (charged > self._batch_units and wake_at != NEVER):
             self.ring()
         return None
 
     def holds(self, type_: str, run_id: str, step_id: str | None) -> bool:
-        """Return whether such an event was queued last, or is queued now."""
+        """Return whether an event of this type for this run or step is queued, or was the last one to be queued."""
         found = (self._newest, *self.events.copy())
         return any(event and (event.type, event.run_id, event.step_id) == (type_, run_id, step_id) for event in found)
 
@@ -133,8 +132,8 @@ class EventQueue:
 class Batched:
     """The batched events, and the decision when the next batch is due: by number, by bytes or by age.
 
-    Every decision takes `now`, in monotonic seconds. A batch is due as soon as `enough` events wait, and takes along all that do:
-    its size follows the backend, since more events wait while an answer takes long.
+    Every decision takes `now`, in monotonic seconds. A batch is due as soon as `enough` events wait, and takes all of them:
+    a slow backend gets larger batches.
     """
 
     def __init__(self, max_events: int, max_bytes: int, max_age: float, enough: int | None = None) -> None:
@@ -159,7 +158,7 @@ class Batched:
         self._bytes += event.size
 
     def take(self, next_event: Callable[[], QueuedEvent], number: int, now: float) -> None:
-        """Add so many events, which `next_event` returns. No exception comes between the return and the addition."""
+        """Add the events of `number` calls of `next_event`. C code makes the calls, so no exception can lose an event."""
         before = len(self._events)
         if not before:
             self._since = now
@@ -174,21 +173,21 @@ class Batched:
         self._bytes += sum(map(_SIZE, events))
 
     def room(self) -> int:
-        """How many more events fit by number; 0 if the bytes are full."""
+        """Return how many more events fit; 0 if the byte limit is reached."""
         return 0 if self._bytes >= self._max_bytes else max(self._max_events - len(self._events), 0)
 
     def missing(self) -> int:
-        """How many more events make a batch due; 0 if the bytes are full."""
+        """Return how many more events make a batch due; 0 if the byte limit is reached."""
         return 0 if self._bytes >= self._max_bytes else max(self._enough - len(self._events), 0)
 
     def wait(self, now: float) -> float | None:
-        """Seconds until the batch is due; None without events."""
+        """Return the seconds until the batch is due; None without events."""
         if not self._events:
             return None
         return max(self._since + self._max_age - now, 0.0) if self.missing() else 0.0
 
     def next(self) -> list[QueuedEvent]:
-        """The next batch, within the limits unless one event alone is larger. It stays here until it is removed."""
+        """Return the next batch, within the limits unless one event alone is larger. `remove` removes it."""
         if len(self._events) <= self._max_events and self._bytes <= self._max_bytes:
             return list(self._events)
         batch: list[QueuedEvent] = []

@@ -21,7 +21,7 @@ def _signed(record: logging.LogRecord) -> bool:
 
 
 def _sign(record: logging.LogRecord) -> None:
-    # Where no handler takes it, Python prints the bare message: it should say whose it is.
+    # Without a handler Python prints only the message, so the message begins with the name of the package.
     record.msg = f"agentscope: {record.msg}"
 
 

@@ -56,7 +56,7 @@ class stop_when(stop_base):
 
 
 class wait_for_backend(wait_base):
-    """The time that the backend asks for by `Retry-After`, a minute if it needs a person, else that of another policy."""
+    """The seconds in `Retry-After`, a minute after a refused key or a wrong address, else the wait of another policy."""
 
     def __init__(self, otherwise: wait_base, wall: Callable[[], float] = time.time) -> None:
         self._otherwise = otherwise
@@ -71,7 +71,7 @@ class wait_for_backend(wait_base):
 
 
 def give_up_after(retries: int | None, over: Callable[[], bool]) -> stop_base:
-    """Stop after so many retries without progress, if there is a limit, or as soon as `over()` is true."""
+    """Stop after this number of retries without progress (None: no limit), or as soon as `over()` is true."""
     return stop_any(stop_never if retries is None else stop_after_attempt(retries + 1), stop_when(over))
 
 
@@ -90,7 +90,7 @@ def count_anew_after_progress(retry_state: RetryCallState) -> None:
 
 
 class Backoff:
-    """The waits between separate attempts, as at events of earlier processes."""
+    """The waits between attempts that are no retries of one batch, such as those at events of earlier processes."""
 
     def __init__(self, wait: wait_base) -> None:
         self._wait = wait
@@ -102,7 +102,7 @@ class Backoff:
         return self._state.attempt_number - 1
 
     def after(self, outcome: Outcome) -> float:
-        """Return the seconds before the next attempt, after one with this outcome."""
+        """Return the seconds to wait after an attempt with this outcome."""
         self._state.set_result(outcome)
         count_anew_after_progress(self._state)
         seconds = self._wait(self._state)

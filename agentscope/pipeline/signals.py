@@ -1,7 +1,7 @@
 """Signals that end a process: pending events are delivered first. Opt-in, by `flush_on_signal=True`.
 
-A handler runs in the main thread, in the middle of whatever that was doing, so it takes no lock and waits for none: a thread of
-ours delivers, and sends the signal once more when it is done.
+A handler interrupts the main thread, which may hold any lock, so it takes no lock. Another thread delivers, and then sends the
+signal once more.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .reporting import say
 NAMES = ("SIGTERM", "SIGHUP")
 
 MOMENT = 0.25
-"""Seconds for which the main thread does nothing else: enough for a healthy backend. Then it goes on until the delivery is over,
-as it may hold what the delivery needs: an import, a logging handler."""
+"""Seconds that the main thread waits for delivery. Then it goes on, since it may hold a lock that delivery needs, such as that
+of an import or a logging handler."""
 HURRY = 30.0
 """Seconds after a signal that the application handles itself, in which events are sent at once."""
 PAUSE = 0.05
@@ -122,7 +122,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
     previous = _process.previous.get(number)
     if callable(previous):
         _hurry()
-        previous(number, frame)  # what it raises, or whether it comes back, is up to it
+        previous(number, frame)  # it may raise, or not return
         return
     try:
         if _process.ending != os.getpid():
@@ -181,7 +181,7 @@ def _hurry() -> None:
             if not threads.start(_send, "agentscope-signal", ours=False):
                 _process.hurrying = 0
     except Exception:
-        return  # the application's handler is called whatever we met
+        return  # the application's handler is called after any exception of ours
 
 
 def _send() -> None:

@@ -70,7 +70,7 @@ MOST_INCOMPLETE = 20_000
 MOST_WRITTEN, MOST_WRITTEN_BYTES = 2_000, 1 << 20
 """Events and bytes of one transaction, about."""
 MEMORY_SHARE = 4
-"""One part in so many of `max_queue_bytes` may be taken by events that are on disk as well."""
+"""Events that are on disk too may take `max_queue_bytes / MEMORY_SHARE` of memory."""
 _SEQ, _SIZE = attrgetter("seq"), attrgetter("size")
 
 
@@ -218,7 +218,7 @@ class EventStates:
     def is_settled(self, target: int, seq: int) -> bool:
         """Return whether the first `target` queued events are settled or incomplete.
 
-        With a spool events overtake each other; the events with a number below `seq` are looked at instead.
+        With a spool events overtake each other. Then the condition is for the events with a number below `seq`.
         """
         if self.spool is None:
             return target <= self.through
@@ -235,7 +235,7 @@ class EventStates:
 
     @contextmanager
     def move(self) -> Iterator[bool]:
-        """Frame a move, one thread at a time. Gives False once everything is abandoned: nothing may move then."""
+        """Lock the states for a move. Gives False after `abandon`: then no event may move."""
         with self._lock, self._one() as allowed:
             yield allowed
 
@@ -323,9 +323,9 @@ class EventStates:
     # ---- in flight -> settled or incomplete --------------------------------------------------------------------------
 
     def apply(self, outcome: Outcome, events: Sequence[ReadyEvent], told: Mapping[str, int], now: float) -> None:
-        """Make all moves that the outcome of an attempt asks for.
+        """Make all moves that follow from the outcome of an attempt.
 
-        events: those of the attempt, as they were sent. told: the counts of dropped events that went along.
+        events: those of the attempt, as they were sent. told: the dropped counts in the same request.
         """
         with self.move() as allowed:
             if not allowed:
@@ -392,7 +392,7 @@ class EventStates:
     # ---- incomplete -> batched -------------------------------------------------------------------------------------
 
     def close_all(self, now: float) -> None:
-        """Send all incomplete runs and steps as they are, once nothing else is left to send. Called at the end."""
+        """Send all incomplete runs and steps as they are, once nothing else is left to send. Called at a shutdown."""
         if self.incomplete and not self.busy:
             self._close(list(self.incomplete.events), now)
 
@@ -456,7 +456,7 @@ class EventStates:
     ) -> None:
         """writing -> stored or settled.
 
-        kept: the new events as redacted. dropped: (seq, reason) of the other new ones.
+        kept: the events of `write.new` after redaction. dropped: (seq, reason) of those that were not kept.
         """
         with self.move() as allowed:
             if not allowed:

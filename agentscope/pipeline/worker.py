@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SPOOLED_PATIENCE = 0.8
 """`END_PATIENCE` where all events are on disk already: another process can deliver them."""
 LAST_WRITE = 1.0
-"""Seconds that the end waits for a disk that does not answer."""
+"""Seconds that a shutdown waits for a disk that does not answer."""
 
 
 class Worker:
@@ -131,7 +131,7 @@ class Worker:
         return flush
 
     def help_flush(self, flush: Flush | None, timeout: float) -> bool:
-        """See that a thread is at work on a flush, or else work for `timeout` seconds. True if it is worth waiting."""
+        """Start the thread; if that fails, deliver in this one for `timeout` seconds. True if the caller should wait."""
         if flush is None:
             return False
         if self.start():
@@ -142,7 +142,7 @@ class Worker:
     def end_flush(self, flush: Flush | None) -> Left:
         """Forget a flush, and return its events that are not settled.
 
-        Its waiter was released early if the backend needs a person first: waiting would not help.
+        The waiter is released early while the backend refuses the key or the address, since waiting would not help.
         """
         if flush is None:
             # There was nothing to send when it began; later events are no part of it.
@@ -151,7 +151,7 @@ class Worker:
         return self._flushes.left_of(flush, self.states.counts())
 
     def ask_to_stop(self, limit: float) -> None:
-        """Ask for the end, after delivery of the pending events within `limit` seconds. Returns at once and takes no lock."""
+        """Request a shutdown within `limit` seconds, with delivery of the pending events. Returns at once and takes no lock."""
         if self.delivery.stop is None:
             now = monotonic()
             patience = END_PATIENCE if self.spooling is None else SPOOLED_PATIENCE
@@ -168,7 +168,7 @@ class Worker:
                 self._inline(stop)
             # The lock is held from before the thread starts until it ends.
             while self._starting.locked() and not self.finished:
-                # On a busy machine the imports alone may take seconds, which says nothing of the backend. With a spool
+                # On a busy machine the imports alone may take seconds, whatever the backend does. With a spool
                 # the events are safe, and the imports are not waited for.
                 fair = self._warm or self.spooling is not None
                 left = stop.deadline(self.delivery.progress if fair else monotonic()) - monotonic()
@@ -187,10 +187,10 @@ class Worker:
             self.spooling.ring()
 
     def wait_for_thread(self, until: float) -> None:
-        """Wait for the thread itself, after the end and until this moment of the monotonic clock.
+        """Wait for the end of the thread, until this moment of the monotonic clock. Called after the shutdown.
 
-        A thread that is inside the TLS library while the process takes it down can crash it. Its connection has been cut by
-        the end, so it comes back soon; if it doesn't, it isn't waited for.
+        A thread inside the TLS library can crash a process that exits. The shutdown has closed its connection, so that it
+        returns soon.
         """
         left = until - monotonic()
         if self.running and left > 0 and not threads.is_ours() and self._done.acquire(timeout=left):

@@ -1,1 +1,1 @@
-"""Wire formats without I/O: requests are made and responses are read, by others they are sent."""
+"""Wire formats without I/O. Protocols make requests and read responses; exporters send them."""

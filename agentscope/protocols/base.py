@@ -70,16 +70,16 @@ class Suspect:
     """The evidence against an event that was answered 500 when it was sent alone."""
 
     accepted: int
-    """The number of events that the backend had accepted before its last 500 to this one."""
+    """The number of events that the backend had accepted at the last 500 for this event."""
     errors: int = 0
-    """The number of answers of 500."""
+    """The number of answers of 500 for this event."""
     strikes: int = 0
-    """The number of answers of 500 with other events accepted since the one before. It stays 0 in an outage."""
+    """The number of these answers between which the backend accepted other events. It stays 0 in an outage."""
     yields: bool = False
     """True if later events are sent before this one."""
 
     def is_ripe(self, accepted: int) -> bool:
-        """True if other events were accepted since. Only then the next answer is evidence about this event."""
+        """True if the backend accepted other events since the last 500. Only then the next 500 counts against this event."""
         return accepted > self.accepted
 
     def note(self, accepted: int) -> bool:
@@ -196,7 +196,7 @@ class Exporter(Protocol):
         """The name of the protocol in use; None before the first answer."""
 
     def export(self, batch: Batch, timeout: float) -> Outcome:
-        """Make one attempt within about `timeout` seconds. It raises for no answer or failure of a backend."""
+        """Make one attempt within about `timeout` seconds. Answers and failures of a backend raise nothing."""
 
     def warm_up(self) -> None:
         """Import the needed modules before the first batch."""

@@ -70,11 +70,11 @@ class PieceLane:
         raise NotImplementedError
 
     def _body(self, portions: Iterator[list[bytes]]) -> Iterator[bytes]:
-        """The body in chunks, each of one or more portions of items. All portions except the last are large."""
+        """The body in chunks. A portion is a list of encoded items, of `CHUNK` bytes or more except the last."""
         raise NotImplementedError
 
     def _acknowledge(self, reply: Response) -> None:
-        """Read an answer of success, and note the verdicts; call `_stop` if the answer is not valid."""
+        """Record the verdicts in an answer of success; call `_stop` if the answer is not valid."""
         raise NotImplementedError
 
     def _unsupported_media(self) -> bool:
@@ -135,7 +135,7 @@ class PieceLane:
             note_refusal(self._outcome, reply)
 
     def _encoded(self, piece: list[int]) -> Iterator[list[bytes]]:
-        """The items of a piece in portions, up to the size of one body. The rest becomes another piece.
+        """The encoded items of a piece in portions, up to the size of one body. The other events become another piece.
 
         They are encoded on demand and not kept, because together they take as much memory as the events.
         """

@@ -28,11 +28,11 @@ class PieceState:
         self._left_out: str | None = None
         """The encoding that was left out of the last body, to find out whether it caused the refusal."""
         self.accepted = 0
-        """Events stored so far. It grows while one event is refused only if others are not."""
+        """The number of stored events, which shows if others are accepted while one is refused."""
         self.largest_body = largest_body
         """Bound on a body of several events, in bytes."""
         self.timely_body = largest_body
-        """Bound on a body that a slow connection transfers in time, in bytes."""
+        """Bound in bytes on a body, so that a slow connection transfers it before the timeout."""
         self.confirmed = False
         """True after the first acknowledgement. A later 404 is more likely a proxy's than the backend's."""
         self.absences = 0
@@ -81,8 +81,7 @@ class PieceState:
     ) -> tuple[bytes, dict[str, str]]:
         """Join and compress the chunks of a body. Returns it with its headers.
 
-        Making a chunk holds the GIL and compressing it does not, so that they alternate. Without compression `pause` is called
-        after each chunk instead.
+        Compressing a chunk releases the GIL for other threads. Without compression `pause` is called after each chunk.
         """
         headers = {"Content-Type": content_type}
         encoding, first = self.encoding, next(chunks)

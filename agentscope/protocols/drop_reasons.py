@@ -29,9 +29,9 @@ SHUTDOWN: Final = "shutdown"
 SPOOL_FULL: Final = "spool_full"
 """There was no room on disk nor in memory."""
 SPOOL_ERROR: Final = "spool_error"
-"""The spool did not work at the end, or a file of it was lost."""
+"""The spool did not work at the shutdown, or one of its files was lost."""
 UNAUTHORIZED: Final = "unauthorized"
-"""The backend still refused the key at the end."""
+"""The backend still refused the key at the shutdown."""
 
 AT_THE_END: frozenset[DropReason] = frozenset({SHUTDOWN, UNAUTHORIZED, SPOOL_FULL, SPOOL_ERROR})
-"""Reasons of events that still waited when the pipeline ended."""
+"""Reasons for events that are dropped at the shutdown."""

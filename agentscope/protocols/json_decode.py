@@ -31,7 +31,7 @@ class DecodeError(ValueError):
 
 
 class Rejected(ValueError):
-    """Raised for one item of a body that cannot be read or stored. The text tells the sender why."""
+    """Raised for one item of a body that cannot be read or stored. The text is the reason, for the sender."""
 
 
 def weight_of(body: bytes) -> int:
@@ -158,10 +158,10 @@ def _skip_space(text: str, at: int) -> int:
 
 
 def _scan_object(text: str, name: str, needed: str, make: Make) -> dict[str, Any]:
-    """Do the work of `parse_list` item by item, so that the values of one item only are in memory.
+    """Do the work of `parse_list` item by item: memory holds the values of one item.
 
-    Raises `ValueError`, `IndexError` or `RecursionError` for a text that is no strict JSON or no such object, that has a key
-    twice or a number beyond a double, or whose list comes before the member `needed`.
+    Raises `ValueError`, `IndexError` or `RecursionError` for a text that is no strict JSON object, repeats a key, has a number
+    beyond a double, or has the list before the member `needed`.
     """
     document: dict[str, Any] = {}
     at = _skip_mark(text, 0, "{")

@@ -25,7 +25,7 @@ class NegotiatedProtocol:
     single: str | None = None
     """The name of the way with one request for each record; None if the backend cannot have it."""
     takes_parts: str = ""
-    """The way, of the two, that takes the events of a run or step before its end."""
+    """The name of the way that takes the events of a run or step before its end."""
 
     def __init__(self, state: PieceState, records: SingleState | None = None) -> None:
         self.name: str | None = None
@@ -43,7 +43,7 @@ class NegotiatedProtocol:
         raise NotImplementedError
 
     def wholes(self, batch: Batch, outcome: Outcome) -> list[Whole]:
-        """The records of a batch for the other way, in order. It puts incomplete events into `outcome.parked`."""
+        """The records of a batch for `single_lane`, in order. Incomplete events go into `outcome.parked`."""
         raise NotImplementedError
 
     def single_lane(self, batch: Batch, events: list[Event]) -> SingleLane:

@@ -15,18 +15,18 @@ RETRIED = frozenset({408, 425, 429})
 
 
 def fail(outcome: Outcome, kind: str, sentence: str, retry_after: str | None = None) -> None:
-    """Note the reason why events are left."""
+    """Record the reason why events are left."""
     outcome.kind, outcome.problem, outcome.retry_after = kind, sentence, retry_after
 
 
 def note_failure(outcome: Outcome, failure: Failure) -> None:
-    """Note a request without an answer."""
+    """Record a request without an answer."""
     kind = {"refused": REFUSED, "tls": MISPLACED, "setup": MISPLACED}.get(failure.kind, BUSY)
     fail(outcome, kind, failure.sentence)
 
 
 def note_refusal(outcome: Outcome, response: Response) -> None:
-    """Note an answer that settles no event."""
+    """Record an answer that settles no event."""
     status = response.status
     retry_after = response.headers.get("retry-after")
     if status == 403 and _is_for_pages(response):
@@ -53,12 +53,12 @@ def note_refusal(outcome: Outcome, response: Response) -> None:
 
 
 def _is_for_pages(response: Response) -> bool:
-    """Return whether a receiver refuses a page of another origin or site, and not a key."""
+    """Return whether a receiver refuses the `Origin` of a request, and not its key."""
     return "Requests from pages of another" in detail(response)
 
 
 def is_denial(answer: Mapping[str, Any]) -> bool:
-    """Return whether an answer with a status of success says that nothing was stored."""
+    """Return whether the body of an answer with a status of success means that nothing was stored."""
     return answer.get("success") is False or answer.get("ok") is False
 
 

@@ -213,7 +213,7 @@ class SingleLane:
             self._batch.refused_size = min(self._batch.refused_size, len(self._sent))
 
     def _server_error(self, event: Event, reply: Response) -> None:
-        """React to HTTP 500 or a denial: drop a record that alone gets it, let later ones pass as a test, or stop."""
+        """React to HTTP 500 or a denial: drop the event if others succeed, or send the next event first, or stop."""
         note_refusal(self.outcome, reply)
         suspect = self._batch.suspects.setdefault(event.seq, Suspect(self._state.accepted))
         suspect.note(self._state.accepted)

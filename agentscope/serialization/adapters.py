@@ -2,7 +2,7 @@
 
 A form is a JSON scalar or one of the four classes below; `fallback` encodes it within bounds. Foreign code may run here and
 may raise, so the caller guards every call. Iterators are not consumed. Nothing is read that might ask a database or a file:
-attributes come from the object's own memory, and no `repr`, length or item of a lazy collection is asked for.
+attributes come from the object's own memory, and no `repr`, length or item of a lazy collection is read.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _of_class(value: object, name: str) -> object:
 
 
 def _state(value: object) -> dict[str, Any]:
-    """Return the attributes in the object's own memory; {} for an object that has no such dict."""
+    """Return the instance's `__dict__`; {} for an object without one."""
     try:
         state = object.__getattribute__(value, "__dict__")
     except AttributeError:
@@ -261,7 +261,7 @@ def _polars(value: Any) -> Form:
 
 
 _TABLES: dict[str, Callable[[Any], Form]] = {"pandas": _pandas, "polars": _polars}
-"""The forms of tables: their shape and their first rows and columns."""
+"""Functions for tables, by module: a form has the shape and the first rows and columns."""
 
 
 def _table(shape: Sequence[int], parts: dict[str, Any]) -> Form:
@@ -272,8 +272,9 @@ def _table(shape: Sequence[int], parts: dict[str, Any]) -> Form:
 
 
 def bytes_text(value: bytes, whole: bool = True) -> str | None:
-    """Decode bytes that are text: UTF-8, or nearly all ASCII with Latin-1. None for others. Unless
-    `whole`, the last character may be cut.
+    """Decode bytes as UTF-8, or as Latin-1 if nearly all are ASCII; None if they are no text.
+
+    whole: False if the last character may be cut.
     """
     try:
         decoded, strange = utf_8_decode(value, "strict", whole)[0], len(value) - len(value.translate(None, _CONTROL))
@@ -283,7 +284,7 @@ def bytes_text(value: bytes, whole: bool = True) -> str | None:
 
 
 def _bytes(value: Any, room: int, most: int) -> Form:
-    """The text of bytes that are text, so that it can be read and redacted; a data URL of all others."""
+    """Return bytes as text if they are text, so that it can be read and redacted; else as a data URL."""
     length = value.nbytes if isinstance(value, memoryview) else len(value)
     start = bytes(value[:room])[:room]
     whole = len(start) == length

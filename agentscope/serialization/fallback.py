@@ -48,7 +48,7 @@ _brief.maxstring = _brief.maxother = _MAX_KEY
 
 
 def render(value: object, limit: int, plain: Plain) -> tuple[bytes, bool]:
-    """Return JSON of `value`, in at most `max(limit, 96)` bytes, and True if anything was lost. Raises what is the host's."""
+    """Return JSON of `value`, at most `max(limit, 96)` bytes, and True for a loss. Raises only the host's exceptions."""
     renderer = _Renderer(plain, fair=False)
     try:
         return renderer.value(value, limit, 1), renderer.lossy
@@ -82,7 +82,7 @@ class _Renderer:
         self._fair = fair
         self._plain = plain
         self._nodes = _MAX_SLOW_NODES
-        self._tries = MAX_NODES // 2  # after so many values that the fast encoder looked at in vain it is asked no more
+        self._tries = MAX_NODES // 2  # values that the fast encoder may examine in vain before it is no longer tried
         self._open: set[int] = set()  # ids of the containers around the current value, to detect cycles
 
     def value(self, value: Any, room: int, depth: int) -> bytes:
@@ -122,7 +122,7 @@ class _Renderer:
             self._nodes = 0
 
     def _is_late(self, kept: int = 0) -> bool:
-        """Tell if the time is over but for `kept` nanoseconds."""
+        """Return whether at most `kept` nanoseconds of the time are left."""
         return thread_time_ns() + kept > self._cpu_until or perf_counter_ns() > self._wall_until
 
     def _form(self, form: Form, room: int, depth: int) -> bytes:

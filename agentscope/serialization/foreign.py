@@ -8,10 +8,10 @@ only evidence, and is read only when something was raised.
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from opcode import opname
-from queue import Empty
 from types import CodeType, FrameType, FunctionType, MethodType, TracebackType
 from typing import Any, TypeVar
 
@@ -20,16 +20,16 @@ U = TypeVar("U")
 
 _RAISING = frozenset({"RAISE_VARARGS", "RERAISE"})
 _HARMLESS = frozenset({"RESUME", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "NOP"})
-"""Instructions that raise nothing themselves; the interpreter looks for signals there."""
+"""Instructions that raise nothing themselves, but at which the interpreter calls signal handlers."""
 _STUB = 6
 """Bytes of the code in frames that extensions make for a traceback (`PyCode_NewEmpty`)."""
-_WITHOUT_ARGUMENTS = (MemoryError, StopIteration, StopAsyncIteration, Empty)
-"""Classes that Python's own C code raises without arguments."""
+_WITHOUT_ARGUMENTS = (MemoryError, StopIteration, StopAsyncIteration)
+"""Classes that Python's own C code raises without arguments; and `Empty`, whose module takes long to import."""
 _VARARGS = 0x04
-"""`inspect.CO_VARARGS`: that module takes long to import."""
+"""`inspect.CO_VARARGS`. The module is slow to import."""
 _args: Callable[[BaseException], tuple[Any, ...]] = BaseException.__dict__["args"].__get__
 _traceback: Callable[[BaseException], TracebackType | None] = BaseException.__dict__["__traceback__"].__get__
-"""A subclass may have properties of these names."""
+"""Getters of the base class, since a subclass may define properties of these names."""
 
 
 def called(call: Callable[[], T], otherwise: U) -> T | U:
@@ -45,7 +45,7 @@ def called(call: Callable[[], T], otherwise: U) -> T | U:
 def is_hosts(error: BaseException) -> bool:
     """Return True if the host put this exception into the code that was running, and False if that code raised it.
 
-    What is no `Exception` counts as the host's.
+    Any exception that is no `Exception` counts as the host's.
     """
     if not issubclass(type(error), Exception):
         return True
@@ -83,8 +83,8 @@ def _signal_handlers() -> Iterator[CodeType]:
 def _came_from_outside(last: TracebackType, error: BaseException) -> bool:
     """Return True if the last instruction of a traceback cannot have raised the exception, as far as that can be told.
 
-    The interpreter looks for the exceptions of other threads after a call of a C function, too, which could also have raised it.
-    But it makes them without arguments.
+    After a call of a C function the exception may come from the function or from another thread. One from another thread has no
+    arguments.
     """
     code = last.tb_frame.f_code.co_code
     if not code or (len(code) == _STUB and opname[code[-2]] == "RAISE_VARARGS"):
@@ -95,6 +95,8 @@ def _came_from_outside(last: TracebackType, error: BaseException) -> bool:
     if instruction in _HARMLESS:
         return True
     if instruction in _RAISING or issubclass(type(error), _WITHOUT_ARGUMENTS):
+        return False
+    if type(error) is getattr(sys.modules.get("queue"), "Empty", None):
         return False
     init = next(base.__dict__["__init__"] for base in type(error).__mro__ if "__init__" in base.__dict__)
     if type(init) is FunctionType:

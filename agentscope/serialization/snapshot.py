@@ -32,9 +32,9 @@ _Dumps = Callable[[object], bytes]
 _MAX_FLOAT = float_info.max
 _CONSTANTS = frozenset({bool, type(None)})
 _CHARACTER, _VALUE = 6, 5
-"""The most bytes that JSON makes of one character; and of a number with what stands around it, in units of so many."""
+"""The most JSON bytes of one character; and those of a number with its separators, in units of `_CHARACTER`."""
 SEAL = b"\x80"
-"""The first byte of a sealed payload is this one or a greater one."""
+"""The first byte of a sealed payload is at least this one."""
 _UNRENDERED = b'"<cannot be rendered>"'
 
 
@@ -234,4 +234,4 @@ def prepare() -> None:
 
 _dumps: _Dumps = _choose_dumps
 _seals = False
-"""The encoder is the standard library's. Set with it."""
+"""True if the chosen encoder is the standard library's."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONGEST_WAIT = 4_000_000.0
-"""Seconds; the operating system's own clocks end somewhere above."""
+"""The longest timeout in seconds. Operating systems refuse much longer ones."""
 
 
 class Face(InProcess):
@@ -54,10 +54,10 @@ class Face(InProcess):
 
     @safe(lambda self, *_: self._pipeline.shutdown(10.0))
     def shutdown(self, timeout: float = 10.0) -> FlushResult:
-        """Deliver what is left and end the worker; nothing can be recorded afterwards. Happens at exit by itself.
+        """Deliver pending events and end the worker. Nothing can be recorded afterwards. Called at exit automatically.
 
-        Goes on for `timeout` seconds as long as acknowledgements come in, and gives up after 2 s without one. What is left
-        then is counted as dropped.
+        Delivery goes on for `timeout` seconds at most, and gives up after 2 s without an acknowledgement. Events that are left
+        then are counted as dropped.
         """
         return self._checked(self._pipeline.shutdown(self._seconds(timeout, 10.0)))
 
@@ -78,9 +78,9 @@ class Face(InProcess):
 
     @safe(lambda self, *_: None)
     def redact_preview(self, value: object) -> Any:
-        """Return what would leave the process of `value`, if it were the input of a step: with its secrets masked.
+        """Return `value` as it would be sent as the input of a step, with its secrets masked. Nothing is recorded.
 
-        Nothing is recorded. The result is plain JSON values; None if nothing would be sent, as when the `redact` function raises.
+        The result is plain JSON values; None if nothing would be sent, for example because the `redact` function raises.
         """
         return self._pipeline.preview(value)
 

@@ -33,13 +33,14 @@ from agentscope.types import JSONDict, RunConfig, RunStatus, StepConfig
 
 _MAX_PAYLOAD_BYTES = MiB
 _MAX_TEXT = 1 << 16
-"""Characters of a text that are looked at; what the platform's columns hold is less, and cut with a note."""
+"""Characters of a text that are kept here. The columns of the platform hold fewer, and `meta_data` notes a cut to their size."""
 
 
 class AgentScopeClient:
     """Stores runs and steps on an AgentScope platform, one request a call.
 
-    api_key: else `AGENTSCOPE_API_KEY`; a receiver on this machine needs none. base_url: else `AGENTSCOPE_BASE_URL`, else `http://localhost:8000`.
+    api_key: default `AGENTSCOPE_API_KEY`; a receiver on this machine needs none.
+    base_url: default `AGENTSCOPE_BASE_URL`, else `http://localhost:8000`.
     timeout: seconds for one request as a whole, from 0.05 to 600.
     fail_silently: True logs a failure in one line and returns None or False; False raises `APIError` for it, and
     `AgentScopeError` for a wrong argument.

@@ -18,33 +18,32 @@ from weakref import WeakValueDictionary
 from agentscope.serialization.foreign import is_hosts
 
 MOST_OPEN_RUNS = 10_000
-"""Runs that are never ended must not grow without bound: beyond this the oldest is forgotten."""
+"""Bound on open runs, since some are never ended. Beyond it the oldest is forgotten."""
 MOST_ENDED_RUNS = 1_000
 MOST_STACKED = 100
 """Runs begun by `start_run` on top of each other in one context, of which none has ended."""
 
 
 BLOCK, STARTED, HANDLE, REMOTE = "block", "started", "handle", "remote"
-"""Sorts of scopes: of a block, of `start_run` (no block closes it), of a handle with methods of its own (VoltAgent's), of another
-process."""
+"""The origin of a scope: a block, `start_run`, a handle of the VoltAgent face, the headers of another process."""
 
 
 class RunState:
-    """A run, as all scopes in it share it."""
+    """The state of a run, shared by all scopes in it."""
 
     ended = False
-    """Never true for a run that was not begun here, or had ended when its scope was entered by its id."""
+    """True after the end of the run. Stays False for a run of another process, or one that had ended when it was entered."""
     inner: tuple[RunState, ...] = ()
-    """The runs that are steps of it. Their scopes count no longer than its own."""
+    """The runs that are steps of this one. Their scopes count only while it is open."""
     is_remote = False
-    """The run of another process, from the headers of a request."""
+    """True for the run of another process, from the headers of a request."""
     older_threads: Sequence[int | None] = ()
     """The threads that were alive when it began; empty for the first run of a destination."""
 
     def __init__(self, runs: Runs, own_id: str, started_at: int = 0) -> None:
         self.runs = runs
         self.own_id = own_id
-        """The id under which it was begun: not that of the recorded run if it is a run within another."""
+        """The id under which it was begun. The scopes of a run within another one have the id of the outer run as `run_id`."""
         self.started_at = started_at
         """Nanoseconds since the epoch."""
 
@@ -108,12 +107,12 @@ class Runs:
         self._ended: dict[str, None] = {}
         self._within: dict[str, Within] = {}
         self._in_main_thread: bool | None = None
-        """Whether the first run began in the main thread; None before it."""
+        """True if the first run began in the main thread; None before the first run."""
         self._is_concurrent = False
         """True once two runs were open at once, or several began in other threads than the main one."""
 
     def joined(self, own_id: str, place: Place, name: str = "") -> None:
-        """A run that is recorded as a step of another one: steps that name it belong below that step."""
+        """Register a run that is recorded as a step of another one. Steps with its run id become children of that step."""
         self._within[own_id] = Within(place, name)
         if len(self._within) > MOST_OPEN_RUNS:
             # Open runs stay: their ends would not be found.
@@ -180,10 +179,10 @@ class Runs:
         return len(self._open)
 
     def sole(self) -> str | None:
-        """Return the one run that is open, for a thread that carries none; None where that might be another's.
+        """Return the only open run, for a thread without a current run; None if the thread may work for another run.
 
-        It is a guess, made only in a program whose runs never overlap and all begin in the main thread. From the second run on a
-        thread that is older than the run may still work for an earlier one, and so may another task of an event loop.
+        It is returned only in a program whose runs never overlap and all begin in the main thread. A thread that is older than
+        the run, or another task of the event loop, may still work for an earlier run.
         """
         if self._is_concurrent or len(self._open) != 1:
             return None
@@ -222,7 +221,7 @@ class Runs:
         return None if scope is None or scope.run.ended else scope
 
     def to_end(self) -> RunState | None:
-        """Return the run that an `end_run()` without an id is about, open or not; None in a context without one."""
+        """Return the run that `end_run()` without an id ends, even if it has ended; None in a context without a run."""
         scope = _top()
         while scope is not None:
             # A step of a run that has ended may be left over from a generator that is never closed.
@@ -239,7 +238,7 @@ class Runs:
         return runs is self or (runs._address == self._address and runs._family != self._family)
 
     def below(self, run_id: str, step_id: str | None) -> str | None:
-        """Return the parent of a step that a handle adds to this step (None: to the run itself) in this context.
+        """Return the parent, in this context, of a step that a handle adds below this step (None: below the run itself).
 
         The parent is the step of the handle, unless blocks of the other face have been entered inside it.
         """
@@ -251,10 +250,7 @@ class Runs:
         return step_id
 
     def surrounding(self, run_id: Any) -> Scope | None:
-        """Return the scope directly around a step in the ordinary case: no run is named, or the current one.
-
-        None in every other case, and for an id that is no plain str. `place` handles those.
-        """
+        """Return the current scope if its run is open, and `run_id` is None or names it. `place` handles all other cases."""
         scope = _current.get()
         if scope is None or scope.left:
             return None
@@ -266,7 +262,7 @@ class Runs:
         return None
 
     def enter_below(self, run_id: Any, step_id: str) -> Scope | None:
-        """Make a step the current one, right below the scope that `surrounding` gives; None if there is none."""
+        """Make a step current, as a child of the scope from `surrounding`; None if that returns None."""
         outer = self.surrounding(run_id)
         if outer is None:
             return None
@@ -275,7 +271,7 @@ class Runs:
         return scope
 
     def parent_in(self, run_id: str) -> str | None:
-        """The innermost step of this very run in this context."""
+        """Return the innermost step of this run in this context."""
         scope = _top()
         while scope is not None:
             if scope.run_id == run_id and not scope.left and self._knows(scope):
@@ -312,7 +308,7 @@ def _is_in_other_task() -> bool:
 
 
 def _is_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook, whose cells follow each other as the lines of a script."""
+    """Return whether this process is the kernel of a notebook. Its cells run one after the other, as in a script."""
     kernel = sys.modules.get("ipykernel.kernelapp")
     return kernel is not None and kernel.IPKernelApp.initialized() is True
 
@@ -361,21 +357,21 @@ def current() -> Scope | None:
 
 
 def switch(scope: Scope | None) -> Scope | None:
-    """Make another scope current, and return the one before."""
+    """Make another scope current, and return the previous one."""
     before = _current.get()
     _current.set(scope)
     return before
 
 
 def renewed(scope: Scope | None) -> Scope | None:
-    """Return the scope; after the end of its run a copy that counts all the same, for what was made to belong to this run."""
+    """Return the scope; if its run has ended, a copy that stays valid, for code that is bound to this run."""
     if scope is None or not scope.run.ended:
         return scope
     return Scope(RunState(scope.run.runs, scope.run.own_id), scope.run_id, scope.step_id, None, scope.sort)
 
 
 def enter_again(scope: Scope) -> Scope:
-    """Make a step current that was left before, here or in another context."""
+    """Make a step current in this context after it was left in this or another one."""
     scope = renewed(scope) or scope
     scope = Scope(scope.run, scope.run_id, scope.step_id, _current.get(), scope.sort)
     scope.token = _current.set(scope)
@@ -384,7 +380,7 @@ def enter_again(scope: Scope) -> Scope:
 
 @contextmanager
 def restored(scope: Scope | None) -> Iterator[None]:
-    """Make a scope of another context current in this one."""
+    """Make a scope current inside a block."""
     before = _current.get()
     try:
         try:
@@ -400,7 +396,7 @@ def restored(scope: Scope | None) -> Iterator[None]:
 def leave(scope: Scope) -> None:
     """Take a scope out of this context. A second call changes nothing.
 
-    A block may be left in another context than it was entered in, or before a block inside it: then it counts nowhere any more.
+    A block that is left in another context than it was entered in, or before a block inside it, is marked as left everywhere.
     """
     if _current.get() is scope:
         token, scope.token = scope.token, None
@@ -417,7 +413,9 @@ def leave(scope: Scope) -> None:
         return
     scope.left = True
     scope.token = None
-    scope.outer = _not_left(scope.outer)  # of blocks left in any order none must keep the others
+    scope.outer = _not_left(
+        scope.outer
+    )  # no block may keep the scopes of others in memory, in whatever order they are left
     _current.set(_not_left(_current.get()))
 
 

@@ -1,12 +1,11 @@
 """Trackers in a pickle. It holds no key and no callback.
 
-The process that loads it makes one tracker for all pickles of the same one: from the options that were given to the original,
-and from its own environment. If that cannot work, such as for want of a key, the tracker is a disabled one.
+The process that loads pickles of one tracker makes one tracker for all of them, from the options of the original and from its
+own environment. If that fails, such as for a missing key, the tracker is disabled.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary, ref
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from agentscope.config import Config
 
 MOST_REMADE = 100
-"""Trackers that were made from pickles and are kept, so that each pickle of one finds the same."""
+"""Trackers made from pickles that are kept, so that all pickles of a tracker give the same one."""
 _NOT_CARRIED = frozenset({"api_key", "public_key", "secret_key", "headers", "on_drop", "exporters"})
 
 _known: WeakValueDictionary[str, Recorder] = WeakValueDictionary()
@@ -103,6 +102,9 @@ def _made(kind: Any, options: dict[str, Any] | None) -> Any:
             if is_hosts(error):
                 raise
             problem = str(error)
-    sentence = "a tracker that came by pickle records nothing in this process: %s"
-    logging.getLogger("agentscope").warning(sentence, problem)
+    import logging  # not at the top, to keep the import of agentscope light
+
+    logging.getLogger("agentscope").warning(
+        "a tracker that came by pickle records nothing in this process: %s", problem
+    )
     return kind(enabled=False)

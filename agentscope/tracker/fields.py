@@ -48,7 +48,7 @@ class Encoded(NamedTuple):
 
 
 def captured(value: Any, limit: int, sealing: bool) -> Encoded:
-    """Encode any value as it is at this moment; with `sealing` only seal it, where that can be done."""
+    """Encode the present state of any value. `sealing`: only seal it, if it can be sealed."""
     if type(value) is Encoded:
         return value
     if sealing and (data := seal(value, limit)) is not None:
@@ -149,7 +149,7 @@ class Fields:
         return [text(item, LONGEST_TEXT) for item in list(value)[:MOST_TEXTS]]
 
     def give(self, table: Mapping[str, Field], name: str, value: Any) -> None:
-        """Set a field by its name, as its type in the table asks for. An unknown name is noted as an invalid call."""
+        """Set a field by its name, according to its type in the table. An unknown name is an invalid call."""
         field = table.get(name)
         if field is None or not field.given:
             self.mended.append(("unknown_field", unknown(name, table)))
@@ -190,7 +190,7 @@ class Fields:
         """Set the status that a run ends with. For `completed` and for an unknown word the error decides."""
         known = _plain_text(value)
         if known in RUN_STATUSES and known != "running":
-            # `completed` is also the default of a caller that tells only an error.
+            # `completed` is also the default of a caller that passes only an error.
             self.values["status"] = outcome(error) if known == "completed" else known
         else:
             self.values["status"] = outcome(error)

@@ -42,7 +42,7 @@ input if it is not sent yet, and the time by the wall clock and by the performan
 
 
 def _taken(recorder: Recorder, value: Any) -> Encoded | None:
-    """Encode a payload as it is when a block is made. Later changes of the value do not count."""
+    """Encode a payload when a block is made. Later changes of the value do not count."""
     return None if value is None else captured(value, recorder.limit, recorder.pipeline.sealing)
 
 
@@ -289,7 +289,7 @@ class Step(_Block, InProcess):
     first_token_ms: float | None = None
     _opened: Opened | None = None
     _given: Mapping[str, tuple[Any, Encoded]] = NO_MORE
-    """The payloads that were given when the step was made, by field: the value, and what it was then."""
+    """The payloads that were given when the step was made, by field: the value, and its JSON at that moment."""
 
     def __init__(
         self,
@@ -330,7 +330,7 @@ class Step(_Block, InProcess):
             self._given = {**self._given, field: (value, captured(value, self._recorder.limit, False))}
 
     def _value(self, field: str) -> Any:
-        """Return the value of a field, as it was given or as it is set since."""
+        """Return the value of a field: the encoded one if the attribute was not set again."""
         value = getattr(self, field)
         given, taken = self._given.get(field, (None, None))
         return taken if given is value else value
@@ -397,7 +397,7 @@ class Step(_Block, InProcess):
             if error is not None and not issubclass(type(error), GeneratorExit):
                 failed = error  # a generator that is closed early is no failure
             plain = None
-            # The attributes that are not set stand in the class: their number tells whether any but the output is.
+            # Attributes that are not set are in the class, so the number of the others shows if any but the output is set.
             if failed is None and len(self.__dict__) <= _PLAIN + (output is not None) and not recorder.announces:
                 if output is not None:
                     output = captured(output, recorder.limit, recorder.pipeline.sealing)
@@ -438,7 +438,7 @@ class Step(_Block, InProcess):
     ) -> bool:
         """End the step, in any thread. True if that was accepted. Only the first end counts.
 
-        `error` may be an exception, or any value that tells of one. fields: as for `track_step`; all may also be set on the
+        `error` may be an exception, or any value that describes one. fields: as for `track_step`; all may also be set on the
         handle before.
         """
         recorder = self._recorder
@@ -524,7 +524,7 @@ class Step(_Block, InProcess):
         return StepStart(scope.run_id, scope.step_id or "", parent_id, fields.values, fields.size, started_at)
 
     def _announce(self, recorder: Recorder, given: Encoded | None) -> None:
-        """Send the start of the step by itself, for a backend that has to know it before the steps inside."""
+        """Send the start of the step at once, for a backend that needs it before the steps inside."""
         values = {"status": "running", "started_at": time.time_ns()}
         fields = Fields(recorder.limit, values, recorder.pipeline.sealing)
         fields.payload("input", given)
@@ -571,7 +571,7 @@ class Step(_Block, InProcess):
         return accepted
 
     def _put_abandoned(self, recorder: Recorder, opened: Opened, error: Any) -> None:
-        """Send a step without what its block set, after an exception of the host's interrupted its end, unless it is queued."""
+        """Send a step whose end the host's exception interrupted, unless it is queued. Fields that its block set are left out."""
         scope, parent_id, given, started_at, began = opened
         type_ = STEP_END if recorder.announces else STEP
         if not recorder.pipeline.holds(type_, scope.run_id, self.id):

@@ -28,12 +28,12 @@ _GREENLETS = (
     ("eventlet", "", ("spawn", "spawn_n", "spawn_after")),
     ("eventlet.greenpool", "GreenPool", ("spawn", "spawn_n", "imap", "starmap")),
 )
-"""Modules, a class in them or none, and functions that take a function."""
+"""(module, class or empty, names): the functions or methods that run a function in a greenlet."""
 
 _undoings: list[Callable[[], None]] = []
-"""The undoing of each patch that is in place."""
+"""The functions that remove the installed patches."""
 _users: list[object] = []
-"""One entry for each `instrument` that was not undone. Without any, a patch that others have patched over passes calls on."""
+"""One entry for each active `instrument`. Without entries, a patch that cannot be removed calls only the original."""
 
 
 def inherit() -> Callable[[], None]:
@@ -133,7 +133,7 @@ def _with_function(position: int, original: Callable[..., Any], args: tuple[Any,
 
 
 def _bound(position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments with the function among them bound to the current scope."""
+    """Return the arguments, with their function bound to the current scope."""
     if len(args) > position and callable(args[position]):
         args = (*args[:position], _inheriting(args[position], current()), *args[position + 1 :])
     elif callable(kwargs.get("func")):
@@ -142,7 +142,7 @@ def _bound(position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
 
 
 async def _carried_back(original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Make current in the task what a function, such as a dependency, left current in the thread that ran it."""
+    """Run a function in a thread. The scope that it leaves current there becomes the current one of the task."""
     if not args:
         return await original(*args, **kwargs)
     function, before = args[0], current()

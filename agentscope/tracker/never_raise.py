@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from agentscope.serialization.foreign import is_hosts
 
 _COROUTINE = 0x80
-"""`inspect.CO_COROUTINE`: that module takes long to import."""
+"""`inspect.CO_COROUTINE`. The module is slow to import."""
 
 M = TypeVar("M", bound=Callable[..., Any])
 

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from agentscope.pipeline.pipeline import Pipeline
 
 FLUSH, ANSWER = 1.0, 2.0
-"""Seconds that the notebook waits for delivery, and then for the run."""
+"""Seconds that the notebook waits for delivery, and for the answer with the run."""
 MOST_STEPS, MOST_DEPTH = 500, 60
 _SIGNS = {"completed": "✓", "failed": "✗", "cancelled": "⊘", "running": "…"}
 
 
 def run_html(run_id: str, name: str, destinations: Sequence[Destination], pipeline: Pipeline | FanOut) -> str:
-    """Return the run as its receiver has it; where that cannot be asked, its name, with the link if there is a receiver."""
+    """Return the run from its receiver as HTML; without an answer only its name, with the link if there is a receiver."""
     receiver = next((item for item in destinations if isinstance(item, AgentScopeExporter)), None)
     if receiver is None:
         return f"<b>{escape(name)}</b> <code>{escape(run_id)}</code>"

@@ -33,7 +33,7 @@ class Arguments:
         self._rest, self._options = "args", ""
         self._defaults: dict[str, Any] = {}
         self._only = only
-        # Some callables of C tell nothing, and `__signature__` may be anything.
+        # Some callables of C have no signature, and `__signature__` may be anything.
         told: list[inspect.Parameter] | None = called(
             lambda: list(inspect.signature(function).parameters.values()), None
         )
@@ -55,7 +55,7 @@ class Arguments:
         self._distinct = frozenset(
             parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_ONLY
         ) | {self._rest}
-        """Names that a keyword argument of a call may have as well, where it means another thing."""
+        """Names of parameters that cannot be passed by keyword. A key of `**kwargs` may have the same name."""
         self.unknown = sorted((only or frozenset()) - {parameter.name for parameter in parameters})
         """Names in `only` that the function does not have."""
         if self._options:
@@ -82,7 +82,7 @@ class Arguments:
 
 
 def _rendered(default: Any) -> Any:
-    """Return a default as it is recorded; `Parameter.empty` for an object that tells nothing, such as the mark of "not given".
+    """Return a default in its recorded form; `Parameter.empty` for an object without content, such as a "not given" marker.
 
     An object is rendered once, so that no call has to do it.
     """
@@ -232,7 +232,7 @@ def observed(
 ) -> Any:
     """Return the function wrapped to be recorded. An object that is no function is returned unchanged."""
     options = name, step_type, capture_input, capture_output, capture_usage
-    kind = type(function)  # what it says of its class is foreign code
+    kind = type(function)  # its `__class__` may be foreign code
     if issubclass(kind, (staticmethod, classmethod)):
         return kind(observed(recorder, function.__func__, *options))
     if (kind is partial or kind is partialmethod) and not issubclass(type(function.func), type):

@@ -50,7 +50,7 @@ async def _awaited(coroutine: Coroutine[Any, Any, Any], scope: Scope | None) -> 
 
 
 class _CarriedGenerator(Generator[Any, Any, Any]):
-    """A generator whose body has a scope of its own. Its consumer's is as before between the items."""
+    """A generator whose body has its own scope. Between the items the scope of the consumer is current."""
 
     def __init__(self, generator: Generator[Any, Any, Any], scope: Scope | None) -> None:
         self._generator = generator
@@ -71,7 +71,7 @@ class _CarriedGenerator(Generator[Any, Any, Any]):
 
 
 class _CarriedAsyncGenerator(AsyncGenerator[Any, Any]):
-    """An async generator whose body has a scope of its own. Its consumer's is as before between the items."""
+    """An async generator whose body has its own scope. Between the items the scope of the consumer is current."""
 
     def __init__(self, generator: AsyncGenerator[Any, Any], scope: Scope | None) -> None:
         self._generator = generator

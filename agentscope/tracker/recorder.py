@@ -67,7 +67,7 @@ class Recorder:
         return self.pipeline.flush(timeout)
 
     def place(self, run_id: Any, parent_id: Any) -> Place | None:
-        """Return the place of a step; None, with an invalid call, if no run can be found."""
+        """Return the place of a step. If no run can be found, count an invalid call and return None."""
         parent, named = id_of(parent_id), id_of(run_id)
         if named is not None:
             self._check_known(named)
@@ -249,7 +249,7 @@ class Recorder:
         pipeline = self.pipeline
         now = started_at = time.time_ns()
         fields = Fields(self.limit, {}, pipeline.sealing)
-        # Whatever the caller says, the start lies between that of the run and now: with a latency that is only estimated,
+        # Whatever the caller passes, the start lies between that of the run and now: with a latency that is only estimated,
         # steps would change places where they are shown in order.
         if latency_ms is not None:
             fields.number("latency_ms", latency_ms, 3)
@@ -313,7 +313,7 @@ class Recorder:
         return begun
 
     def begin(self, run_id: str, fields: Fields, within: Place | None = None) -> bool:
-        """Record the start of a run; `within` another one it is a step there, an agent's. False if nothing can be recorded."""
+        """Record the start of a run. `within` another run it is a step of type agent. False if nothing can be recorded."""
         if within is None:
             accepted = self.put(RUN_START, run_id, None, None, fields, urgent=True)
         else:
@@ -330,7 +330,7 @@ class Recorder:
         return True
 
     def _surroundings(self) -> Place | None:
-        """Return the step of another process that is current, in which a new run belongs."""
+        """Return the place of a new run inside the run of another process; None if no such run is current."""
         scope = self.runs.innermost()
         return Place(scope.run_id, scope.step_id) if scope is not None and scope.sort == context.REMOTE else None
 
@@ -370,7 +370,7 @@ class Recorder:
             self._forget(run_id)
 
     def _forget(self, run_id: str) -> None:
-        """Make a run one that has ended, and no longer the current one."""
+        """Mark a run as ended, and make it no longer current."""
         self.open_items.runs.pop(run_id, None)
         self.runs.ended(run_id)
         context.leave_run(self.runs, run_id)

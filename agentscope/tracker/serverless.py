@@ -16,7 +16,7 @@ from agentscope.pipeline.process import awaiting
 from agentscope.serialization.foreign import called
 
 Flush = Callable[[float], object]
-"""Delivers what there is, for so many seconds at most."""
+"""Delivers the pending events, for at most the given seconds."""
 
 
 def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout: float) -> Any:

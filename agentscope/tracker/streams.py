@@ -18,15 +18,17 @@ from weakref import ref
 from agentscope.serialization.foreign import is_hosts
 from agentscope.serialization.snapshot import encode
 
-from .context import current, renewed, switch
+from .context import _current, renewed
 from .fields import Encoded
 from .handles import InProcess, Run, Step
 from .token_counts import UsageOf, merged, usage_in, usage_in_item
 
+_scope, _switch = _current.get, _current.set
+"""Bound once for speed, since they are called twice for each item."""
 MOST_ITEMS = 1_000
 """Items of a stream that are recorded one by one; the others are counted."""
 _NOTE_ROOM = 160
-"""Bytes of a list's brackets, the note at its end, and the least that an item takes when it is cut."""
+"""Bytes for the brackets of a list, the note at its end, and the smallest form of an item that is cut."""
 
 Start = Callable[..., "tuple[Reading, Any]"]
 """Begins a step and calls its function, with the arguments of the function."""
@@ -89,23 +91,23 @@ class Items:
 
 
 class Reading:
-    """The open step of a call whose result is consumed later. It ends once, at the latest when it is collected."""
+    """The open step of a call whose result is consumed later. It ends once, at the latest when this object is collected."""
 
     __slots__ = ("_inside", "_items", "_open", "_unread", "_usage", "_usage_of", "_wrapper")
 
     def __init__(self, block: Run | Step, limit: int, usage_of: UsageOf | None) -> None:
         """Take the block out of the current context. limit: bytes of its output, 0 for none."""
-        inside = current()
+        inside = _scope()
         self._open: dict[str, Run | Step] = {"block": block} if block.suspend() else {}
-        """Empty after the end, and where nothing is recorded."""
+        """Empty after the end, or if nothing is recorded."""
         self._inside = inside
         self._items = Items(limit) if limit else None
         self._usage_of = usage_in_item if usage_of is usage_in else usage_of
         self._usage: dict[str, Any] | None = None
         self._unread: Any = None
-        """A coroutine that another one takes the place of."""
+        """The original coroutine, which another one replaces."""
         self._wrapper: Any = None
-        """A weak reference to the generator that is given out in place of one that others may hold as well."""
+        """A weak reference to the generator that replaces the original one."""
 
     def inside(self) -> Inside:
         """A block in which the step is current. An exception in it ends the step, as does the end of an iteration."""
@@ -132,7 +134,7 @@ class Reading:
                 self._usage = merged(self._usage, self._usage_of(item))
 
     def settle(self, result: Any) -> Any:
-        """Record what an awaitable gave and end the step, unless the result is consumed later again. Return the result."""
+        """Return the result of an awaitable. Record it and end the step, unless the result is a stream or an awaitable."""
         replace = replacement_of(result) if self._open else None
         if replace is not None:
             return replace(self, result)
@@ -146,7 +148,7 @@ class Reading:
         return result
 
     def hand_out(self, value: Any) -> Any:
-        """Return what a stream gave instead of itself: another stream is read into the same step, another value is the output."""
+        """Return the value that a stream returns in its place. A stream is wrapped for this step, another value is the output."""
         replace = replacement_of(value) if self._open else None
         if replace is not None:
             return replace(self, value)
@@ -171,7 +173,7 @@ class Reading:
         self.__class__ = Reading
 
     def is_let_go(self, error: BaseException) -> bool:
-        """Return whether a generator gets this exception because it is collected. `close` on it would close the inner one."""
+        """Return whether this exception comes from the garbage collection of the wrapper, and not from `close`."""
         return isinstance(error, GeneratorExit) and self._wrapper is not None and self._wrapper() is None
 
     def follow(self, future: Any) -> None:
@@ -192,7 +194,7 @@ class Reading:
 
 
 class OpenReading(Reading):
-    """A reading before its end. Afterwards it has no finalizer, in which an exception of the host's would be lost."""
+    """A reading before its end, with a finalizer. A finalizer swallows exceptions of the host, so an ended reading has none."""
 
     __slots__ = ()
 
@@ -212,15 +214,16 @@ class Inside:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._outside = current()
+        self._outside = _scope()
 
     def __enter__(self) -> None:
-        self._outside = outside = current()
+        self._outside = outside = _scope()
         try:
-            if self._reading._open:
-                switch(renewed(self._reading._inside))
+            reading = self._reading
+            if reading._open:
+                _switch(renewed(reading._inside))
         except BaseException:
-            switch(outside)
+            _switch(outside)
             raise
 
     # In one line, so that an exception of the host's that comes at the first line of this method is caught, too.
@@ -228,15 +231,16 @@ class Inside:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try: self._leave(error)  # noqa: E701  # fmt: skip
         except BaseException:
-            switch(self._outside)
+            _switch(self._outside)
             raise
 
     def _leave(self, error: BaseException | None) -> None:
-        inside = switch(self._outside)
-        if self._reading._open:
-            self._reading._inside = inside
+        reading, inside = self._reading, _scope()
+        _switch(self._outside)
+        if reading._open:
+            reading._inside = inside
             if error is not None:
-                self._reading.end(None if isinstance(error, (StopIteration, StopAsyncIteration)) else error)
+                reading.end(None if isinstance(error, (StopIteration, StopAsyncIteration)) else error)
 
 
 # ---- generators and coroutines ---------------------------------------------------------------------------------------
@@ -306,7 +310,7 @@ def as_thrown(error: BaseException) -> BaseException:
 def begun(inner: AsyncGenerator[Any, Any], first: Any) -> Any:
     """Start an async generator that only its wrapper ends.
 
-    An event loop closes every async generator that it knows when it ends. It must not know this one.
+    An event loop that ends closes every async generator that was started in it with hooks. This one is started without hooks.
     """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, None)
@@ -567,6 +571,6 @@ def _is_stream(kind: type) -> bool:
 
 
 def _only_manages(kind: type) -> bool:
-    """Return whether the class is for nothing but `with`: a lock, a session or a connection has other methods."""
+    """Return whether the class is a context manager without other public methods, unlike a lock or a connection."""
     enters = hasattr(kind, "__enter__") or hasattr(kind, "__aenter__")
     return enters and {name for name in dir(kind) if not name.startswith("_")} <= {"close", "aclose"}

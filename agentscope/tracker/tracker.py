@@ -94,7 +94,7 @@ class Tracker(Face):
     ) -> bool:
         """End a run: the one named, else the current one. True if that was accepted.
 
-        `error` may be an exception, or any value that tells of one; with it the run has failed, whatever `status` says.
+        `error` may be an exception, or any value that describes one; with it the run has failed, whatever `status` says.
         """
         return self._recorder.end_run(status, output, error, run_id)
 
@@ -135,10 +135,10 @@ class Tracker(Face):
         step_id: str | None = None,
         **fields: Unpack[StepFields],
     ) -> bool:
-        """Record a step that is over, in the run named or else the current one. True if it was accepted.
+        """Record a step that is over, in the run `run_id`, by default the current one. True if it was accepted.
 
-        `latency_ms` is how long it took, in milliseconds; `parent_id` the step it is part of, else the current one.
-        `step_id` names the step, so that others can be recorded as its children before; without it an id is made.
+        `latency_ms` is its duration in milliseconds. `parent_id` is the step around it, by default the current one.
+        `step_id` is its id, by default a new one. With a given id, its children can be recorded before it.
         fields: `model` and `provider` (texts), `usage` (a dict of token counts), `cost_usd` and `first_token_ms` (numbers).
         """
         return self._recorder.track_step(
@@ -284,7 +284,7 @@ class Tracker(Face):
 
     @safe(lambda self, function=_as_it_is, *_: function)
     def propagate(self, function: F) -> F:
-        """`function` with the run and step that are current now: for a thread, which inherits no context by itself.
+        """Bind `function` to the run and step that are current now, for a thread, which inherits no context.
 
         Functions, coroutines, generators and async generators. Where nothing is current, as at import time, a call has the
         run and step of its caller.
@@ -318,10 +318,10 @@ class Tracker(Face):
 
     @safe(lambda self, function=None, *_: function if callable(function) else _as_it_is)
     def lambda_handler(self, function: Any = None, /, *, margin: float = 0.5, timeout: float = 2.0) -> Any:
-        """Decorate a serverless function `(event, context)`, or a coroutine: what it recorded is sent before it returns.
+        """Decorate a serverless function `(event, context)`, or a coroutine: its events are sent before it returns.
 
-        That takes `timeout` seconds at most, and ends `margin` seconds before the call's own time is over, where the
-        context tells of it. Result and exceptions are the function's own. Put it above `observe`.
+        Sending takes `timeout` seconds at most, and stops `margin` seconds before the time limit of the call if the context
+        has one. Put it above `observe`.
         """
         from .serverless import flushing  # few programs need it
 

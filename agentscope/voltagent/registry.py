@@ -185,7 +185,7 @@ class Registry:
         return accepted
 
     def close(self, entry: Entry) -> None:
-        """End a run or step as unfinished that was not ended, but not in a forked child."""
+        """End an open run or step as unfinished. Do nothing in a forked child."""
         if not entry.ended and not self._closed and entry.pid == os.getpid() and not self.is_over(entry):
             self._end(entry, Fields(0, {"status": entry.status or UNFINISHED}), None)
 
@@ -198,7 +198,7 @@ class Registry:
         self._watches.clear()
 
     def is_over(self, entry: Entry) -> bool:
-        """Return True if it has ended. The run of a trace may also have been ended by the tracker."""
+        """Return True if a run or step has ended. The tracker may have ended the run of a trace."""
         runs = self.runs
         if entry.is_trace and not entry.ended and runs.has_ended(entry.id) and not runs.is_open(entry.id):
             entry.claim()

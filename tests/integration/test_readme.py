@@ -47,11 +47,12 @@ def test_a_program_of_the_documents_runs_and_its_run_arrives(program: str, tmp_p
     if not sends_to_a_backend(program):
         assert read_api.runs(receiver.url) == []
         return
-    stored = read_api.only_run(receiver.url)
-    assert f'"{stored["agent_name"]}"' in program
-    assert stored["status"] == "completed"
-    assert {step["name"] for step in stored["steps"]} == set(
-        re.findall(r'track_step(?:_context)?\(\s*"(\w+)"', program)
+    stored = read_api.runs(receiver.url)
+    assert len(stored) == 1 or "ProcessPoolExecutor" in program
+    assert {f'"{run["agent_name"]}"' in program for run in stored} == {True}
+    assert {run["status"] for run in stored} == {"completed"}
+    assert {step["name"] for run in stored for step in run["steps"]} == set(
+        re.findall(r'(?:track_step(?:_context)?|start_step)\(\s*"(\w+)"', program)
         + re.findall(r"observe\(.*\)\n(?:async )?def (\w+)", program)
         + re.findall(r'start_as_current_span\("(\w+)"', program)
         + re.findall(r'"name": "(\w+)"', program)

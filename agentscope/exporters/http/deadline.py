@@ -36,7 +36,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 LONGEST = 3600.0
-"""Seconds; larger timeouts are of no use here, and some are more than the system takes."""
+"""The longest timeout in seconds. Operating systems refuse much longer ones."""
 
 
 def _now() -> float:
@@ -49,7 +49,7 @@ class Attempt(threading.local):
 
     deadline = float("inf")
     connecting = False
-    """Between the look-up of the host and the end of the TLS handshake: the request is not on its way yet."""
+    """True from the look-up of the host to the end of the TLS handshake: no byte of the request was sent."""
     received = 0
     failure: OSError | None = None
     """The newest error of a socket, before the HTTP library wrapped it."""
@@ -60,7 +60,7 @@ class Attempt(threading.local):
         self.resolve: Callable[..., Any] = socket.getaddrinfo
 
     def begin(self, timeout: float, sockets: WeakSet[socket.socket]) -> None:
-        """sockets: where the connections that are made for it are noted."""
+        """Start an attempt. Each new connection is added to `sockets`."""
         self.sockets = sockets
         self.deadline = _now() + timeout
         self.connecting = False
@@ -118,7 +118,7 @@ class _Timed(_AnySocket):
 
 
 def timed(kind: type[socket.socket]) -> type[socket.socket]:
-    """Make the class of sockets of this kind that keep the deadline of the attempt."""
+    """Make a subclass of a socket class that keeps the deadline of the attempt."""
     return type("Timed", (_Timed, kind), {})
 
 
@@ -136,7 +136,7 @@ class _Connection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         # Private, and the one place where urllib3 makes a socket: it has no public way to be given one that keeps a deadline.
-        # A test fails when a version of it asks elsewhere.
+        # A test fails for a version of urllib3 that makes it elsewhere.
         try:
             return _dial(self._dns_host.strip("[]"), self.port, self.socket_options or ())
         except OSError as error:
@@ -178,10 +178,10 @@ def _dial(host: str, port: int, options: Any) -> socket.socket:
 
 
 class _Kept:
-    """Connections that are not in use, as the library's own queue keeps them: the newest is taken first.
+    """The idle connections, with the interface of the library's queue. The newest is taken first.
 
-    But without a lock: a child might be forked while another thread holds it, and would wait for it for ever at its end, when the
-    library closes what is kept. Each step here is one C call.
+    No lock is used, because a child that is forked while another thread holds it could never exit: the library takes the lock
+    to close the connections. Each method makes one C call on the deque.
     """
 
     def __init__(self, maxsize: int) -> None:
@@ -204,7 +204,7 @@ class _Kept:
 
 
 class _Own:
-    """Methods of urllib3's pool as it defines them: recorders and tracers wrap those of its class."""
+    """The original methods of urllib3's pool, for the case that a recorder or a tracer has patched the class."""
 
     QueueCls: Any = _Kept
     urlopen = unwrap(HTTPConnectionPool.urlopen)
@@ -237,7 +237,7 @@ def _proxy_tls_context(bundle: str) -> ssl.SSLContext:
 
 
 class Adapter(HTTPAdapter):
-    """The library's adapter over connections that keep the deadline. `send` stays its own: test libraries patch it."""
+    """The library's adapter, over connections that keep the deadline. `send` is inherited, since test libraries patch it."""
 
     def __init__(self, bundle: str | None, max_connections: int, tls: bool = True) -> None:
         self._bundle = bundle or DEFAULT_CA_BUNDLE_PATH
@@ -251,7 +251,7 @@ class Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         if proxy.lower().startswith("socks"):
-            # Those connect by themselves, and have but the library's timeout.
+            # SOCKS proxies make their own sockets, with the library's timeout only.
             return super().proxy_manager_for(proxy, **kwargs)
         kwargs["ssl_context"] = _tls_context()
         if proxy.lower().startswith("https"):
@@ -271,4 +271,4 @@ class Adapter(HTTPAdapter):
 
 
 MAX_REPLY_BYTES = 64 * 1024
-"""The most bytes that are read of an answer's body. Its head may take as many again."""
+"""Bound, in bytes, on the body of an answer, and likewise on its head."""

@@ -10,11 +10,11 @@ from typing import Protocol as Interface
 from agentscope.protocols.base import Batch, Failure, Lane, Outcome, Request, Response, WireProtocol
 
 SLICE = 0.5
-"""Seconds after which no further request is begun: what is settled by then goes into the ledger before the rest goes on."""
+"""Seconds after which an attempt begins no further request, so that the ledger gets the verdicts before the next attempt."""
 
 
 class Sender(Interface):
-    """Sends one request. The transport's part of the work."""
+    """The interface of `Transport`."""
 
     def send(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], timeout: float

@@ -28,7 +28,7 @@ def _read(raw: Any) -> bytes:
     """Return the body as it came. It is not inflated, since a small answer can inflate to a large one."""
     content = b""
     raw.enforce_content_length = True  # urllib3 1 does not by itself
-    # Only the read that finds nothing more tells an answer that broke off from one that is whole.
+    # Only a read at the end of the body detects an answer that broke off.
     while part := raw.read(MAX_REPLY_BYTES + 1 - len(content), decode_content=False):
         content += part
         if len(content) > MAX_REPLY_BYTES:
@@ -74,7 +74,7 @@ class Session:
     def send(
         self, method: str, url: str, body: bytes, headers: Mapping[str, str], timeout: float
     ) -> Response | Failure:
-        """One attempt, as `Transport.send` promises it."""
+        """Make one attempt, as `Transport.send` describes it."""
         attempt.begin(timeout, self._sockets)
         attempt.socket, attempt.resolve = self._socket, self._surroundings.resolve
         try:
@@ -101,7 +101,7 @@ class Session:
                 attempt.failure = None
 
     def close(self) -> None:
-        """Close what is kept, and end attempts that other threads are at: nobody waits for them any more."""
+        """Close idle connections, and abort the attempts of other threads."""
         for connection in list(self._sockets):
             try:
                 # Past the TLS layer, whose own objects the other thread is using.
@@ -119,15 +119,14 @@ class Session:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Forget where it was raised: the library's frames hold its exceptions, which hold the frames, and with them the request's
-    body would stay until the next full garbage collection."""
+    """Remove the tracebacks. Frames and exceptions of the library refer to each other, which would keep the body in memory."""
     while error is not None:
         error.__traceback__ = None
         error = error.__context__
 
 
 def _diagnosis(error: Exception, failure: OSError | None, timeout: float) -> tuple[str, str]:
-    """Kind and sentence. Nothing is quoted but what the operating system and the TLS library say."""
+    """Return the kind of a failure and a sentence, which quotes only the operating system and the TLS library."""
     if isinstance(error, TooLarge) or isinstance(failure, TooLarge):
         return "too_large", "the answer is larger than 64 KiB"
     if isinstance(failure, TimeoutError) or isinstance(error, requests.Timeout):

@@ -1,4 +1,4 @@
-"""The parts of the process that requests are made with, as they were where the transport was made.
+"""The parts of the process that make requests, as they were when the transport was made.
 
 Tests of an application replace some of them for a while: sockets that refuse, recorders of HTTP calls, variables, file systems.
 Requests are made in the background, so that the first one may meet a replacement that is not meant for it.
@@ -16,7 +16,7 @@ _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class Surroundings(NamedTuple):
-    """What connections are made with."""
+    """The functions and certificates that connections are made with."""
 
     socket: type[socket.socket]
     resolve: Callable[..., Any]
@@ -27,7 +27,7 @@ class Surroundings(NamedTuple):
 
     @classmethod
     def now(cls, environ: Mapping[str, str] | None = None) -> Surroundings:
-        """Take what this thread sees at this moment."""
+        """Return the present surroundings."""
         env = os.environ if environ is None else environ
         name = next((name for name in _BUNDLES if env.get(name)), None)
         # A mock in the place of the class cannot be a base of ours.

@@ -85,7 +85,7 @@ class Transport:
         return self._opened().send(method, self._base_url + path, body, merged, timeout)
 
     def close(self) -> None:
-        """Close the kept connections, and end attempts that are under way. One that is used again opens new ones."""
+        """Close idle connections, and abort attempts in progress. A later `send` opens new ones."""
         with self._lock:
             session, self._session = self._session, None
         if session is not None:

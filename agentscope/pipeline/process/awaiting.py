@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 LONGEST = 1e6
-"""Seconds; a limit that no call of this package reaches."""
+"""A wait without an end, in seconds."""
 
 
 class Waiter(Protocol):
-    """A closed gate that is opened once. A lock that is held is one."""
+    """The object that a flush releases when it is over, such as a lock that is held."""
 
     def locked(self) -> bool: ...
 
@@ -48,7 +48,7 @@ class LoopWaiter:
             self._told.set_result(None)
 
     async def wait(self, seconds: float) -> None:
-        """Wait until it is released, for so many seconds at most."""
+        """Wait for the release, for `seconds` at most."""
         import asyncio
 
         await asyncio.wait([self._told], timeout=seconds)
@@ -75,7 +75,7 @@ class TrioWaiter(LoopWaiter):
 
 
 def waiter() -> LoopWaiter | None:
-    """Make a waiter for this task; None in an event loop of another library, and outside of any."""
+    """Make a waiter for this task; None outside of asyncio and trio."""
     trio = _trio()
     if trio is not None:
         return TrioWaiter(trio)
@@ -84,7 +84,7 @@ def waiter() -> LoopWaiter | None:
 
 
 async def awaited(call: Callable[[], R], name: str) -> R:
-    """Await the result of `call`, made in a daemon thread. Where the event loop is not known, `call` blocks it.
+    """Await the result of `call`, which runs in a daemon thread. Outside of asyncio and trio it runs here, and blocks.
 
     The executor of the event loop is not used: the agent's work may fill it, and closing the loop waits for it.
     """

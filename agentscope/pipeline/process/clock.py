@@ -38,7 +38,7 @@ class SessionTime:
         self._latest = 0
         self._latest_at = 0.0
         self.offset = 0
-        """Nanoseconds that the clock was set back, as far as it has not caught up."""
+        """Nanoseconds by which the wall clock, after it was set back, is behind the time of the session."""
 
     def now(self) -> int:
         """Return the time of an event."""
@@ -53,7 +53,7 @@ class SessionTime:
         return now
 
     def correct(self, fields: dict[str, Any]) -> None:
-        """Correct the times of a run or step that were read after the clock was set back: none of them is later than now."""
+        """Add `offset` to the times of a run or step that were read after the clock was set back."""
         last = fields.get("ended_at", fields.get("started_at"))
         if type(last) is int and last <= time.time_ns():
             for name in ("started_at", "ended_at"):

@@ -17,7 +17,7 @@ from .clock import monotonic
 
 
 class Living(Protocol):
-    """An object that is told of the exit and of forks."""
+    """An object with methods that are called at exit and after a fork."""
 
     def hurry(self) -> Callable[[float], object]: ...
 
@@ -33,7 +33,7 @@ class Living(Protocol):
 
 
 LAST_GRACE = 0.1
-"""Seconds that an end waits for threads whose connections have been cut, all of them together."""
+"""Seconds that a shutdown waits for all threads together after it has closed their connections."""
 
 
 class _Process:
@@ -55,7 +55,7 @@ _started: dict[int, Living] = {}
 
 
 class _IdMark:
-    """A mark of this process where the system has none: asks for the process id, which takes long."""
+    """The mark on other systems than Linux. It reads the process id, which is slow."""
 
     def __getitem__(self, index: int) -> bool:
         return _process.id == os.getpid()
@@ -93,7 +93,7 @@ def look_for_fork() -> None:
 
 
 def know(pipeline: Living) -> None:
-    """Tell this pipeline of forks and restores, as long as it lives."""
+    """Register a pipeline for forks and restores, by a weak reference."""
     if not _process.listening and os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
         _process.listening = True
         _listen_for_restores()
@@ -102,7 +102,7 @@ def know(pipeline: Living) -> None:
 
 
 def _listen_for_restores() -> None:
-    """Have each clone of this process begin a session of its own. AWS Lambda makes them from one image of its memory.
+    """Let each clone of this process begin its own session. AWS Lambda makes clones from an image of the memory.
 
     https://docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks-python.html
     """
@@ -125,7 +125,7 @@ def living() -> list[Living]:
 
 
 def started(pipeline: Living) -> None:
-    """Stop this pipeline at exit. Safe to call again, and from a signal handler."""
+    """Register a pipeline to be stopped at exit. Safe to call again, and from a signal handler."""
     if id(pipeline) in _started:
         return
     _started[id(pipeline)] = pipeline
@@ -144,7 +144,7 @@ def stop_all() -> None:
     try:
         look_for_fork()
         threads.end()
-        # What an exit handler tracks after this one could not be delivered any more: it is refused, counted and said.
+        # Events of later exit handlers could not be delivered any more. They are refused, counted and logged.
         for unused in living():
             unused.ask_to_stop()
         pipelines = list(_started.values())
@@ -154,14 +154,14 @@ def stop_all() -> None:
         for pipeline in pipelines:
             pipeline.wait_for_thread(grace)
     except KeyboardInterrupt:
-        return  # a second Ctrl-C means at once; what was left has been counted by then
+        return  # a second Ctrl-C ends the wait; the remaining events are counted already
 
 
 def _after_fork_in_child() -> None:
     try:
         _begin_anew()
     except BaseException:
-        # A Ctrl-C may come in here, and Python passes over what is raised by those who are told of a fork.
+        # Python ignores exceptions of fork hooks, and a Ctrl-C may arrive in one.
         _begin_anew()
         raise
 
@@ -188,14 +188,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def register(stop: Callable[[], None]) -> None:
-    """Have `stop` called at the end of this process, if it is such a child. Called once a process."""
+    """Register `stop` for the end of a child of multiprocessing, billiard or Celery. Called once a process."""
     if _is_child("multiprocessing.process") or _is_child("billiard.process"):
         from multiprocessing.util import Finalize  # billiard's own is the same
 
         Finalize(None, stop, exitpriority=10)
     celery = sys.modules.get("celery.signals")
     if celery is not None:
-        # The children of its pool don't even come that far. It knows what it is given by its name: a second time is no other.
+        # The children of its pool do not run `Finalize`. `dispatch_uid` keeps a second registration from adding a second call.
         celery.worker_process_shutdown.connect(
             lambda **_: stop(), weak=False, dispatch_uid=f"{__package__}.{stop.__name__}"
         )

@@ -28,9 +28,9 @@ def is_ours() -> bool:
 
 
 def in_callback() -> bool:
-    """Return whether this code was called by a hook that runs for events: an event recorded there would lead to another one.
+    """Return whether this code runs inside a hook for events. An event recorded there would cause another one, without end.
 
-    A thread of this package is no proof: the garbage collector runs finalizers of other objects in it.
+    `is_ours` is no proof: the garbage collector may run finalizers of the user's objects in a thread of this package.
     """
     return get_ident() in callbacks
 
@@ -57,7 +57,7 @@ def _from_elsewhere(record: logging.LogRecord) -> bool:
 
 
 def hush() -> None:
-    """Keep what the HTTP library logs in threads of ours out of the user's handlers."""
+    """Suppress log records of the HTTP library in threads of this package."""
     for name in NOISY:
         logging.getLogger(name).addFilter(_from_elsewhere)
 
@@ -80,19 +80,19 @@ _BORN = os.getpid()
 
 
 def _in_uwsgi_master() -> bool:
-    """uWSGI forks without a word to Python: if a thread holds its lock at that moment, the workers hang for ever."""
+    """Return whether this is uWSGI's master. It forks without Python's hooks, so a lock held by a thread blocks the child."""
     uwsgi = sys.modules.get("uwsgi")
     return uwsgi is not None and os.getpid() == _BORN and uwsgi.worker_id() == 0
 
 
 def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
-    """Run `target` in a daemon thread, one of ours or a caller's. False if no more threads can be had.
+    """Run `target` in a daemon thread. False if no thread can be started. `ours`: the thread counts as one of this package.
 
-    `threading.Thread.start` takes locks of the threading module, which the code that a signal handler interrupted may hold.
-    A bare thread takes none; it starts the proper one, which debuggers and profilers see under its name.
+    A bare thread is started first, and starts the `threading.Thread`, which debuggers and profilers see under its name:
+    `Thread.start` takes locks, which the code that a signal handler interrupted may hold.
 
-    gevent and eventlet may take the place of threads after the import of this module, but not of the queues and locks made for
-    them: what is started then is a real thread, since a green one would wait in those for ever, and the program with it.
+    If gevent or eventlet patches threads after the import of this module, the bare thread does the work. A green thread would
+    block the whole program in a lock that was made before the patch.
     """
 
     begun = Lock()
@@ -120,11 +120,11 @@ def start(target: Callable[[], object], name: str, ours: bool = True) -> bool:
 
 
 LOOKS, LOOK = 200, 0.05
-"""Looks at a thread that has not begun, and seconds between two. Together they are a long time on any machine."""
+"""Number of checks whether a thread has begun, and seconds between two of them."""
 
 
 def _begins(work: Callable[[], None], name: str, begun: Lock) -> bool:
-    """Start the proper thread. False if it ended before its work began, or never starts.
+    """Run `work` in a `threading.Thread`. False if the thread never starts, or ends before its work has begun.
 
     The threading module may be patched, and a trace or profile function that raises ends a thread before its first line.
     """
@@ -151,7 +151,7 @@ def _begins(work: Callable[[], None], name: str, begun: Lock) -> bool:
         if alive is not True:
             break
     if thread.is_alive() is not False and not turn.acquire(blocking=False):
-        return True  # late, and at it
+        return True  # it began late, and works
     _say_replaced(name, "it never began")
     return False
 
@@ -172,13 +172,13 @@ FORK_PATIENCE = 5.0
 
 
 class _Gate:
-    """Held around work that a fork must wait for."""
+    """A lock around work that a fork waits for."""
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.held_by_fork = False
         self.torn = False
-        """The parent held it when this child was forked."""
+        """True if the parent held the lock when this child was forked."""
 
     def close_for_fork(self) -> None:
         """Wait for the work, within a limit."""
@@ -190,7 +190,7 @@ class _Gate:
             self.lock.release()
 
     def after_fork_in_child(self) -> None:
-        # Where forks are untold nobody waited; but nobody may have been inside either.
+        # Without fork hooks `close_for_fork` was not called, so the lock may be held at the fork.
         self.torn = self.torn or (self.lock.locked() and not self.held_by_fork)
         self.lock, self.held_by_fork = Lock(), False
 
@@ -198,27 +198,27 @@ class _Gate:
 class _Process:
     ending = False
     replaced = False
-    """It has been said that a thread was replaced."""
+    """True once the log line about a replaced thread was written."""
 
 
 _imports = _Gate()
-"""The worker's first imports: the child would find modules half imported, for ever."""
+"""Held around imports. A child that is forked during an import keeps a partly imported module."""
 _disk = _Gate()
-"""All work on the spool: SQLite has locks for the whole process, which would stay locked in the child, for ever."""
+"""Held around work on the spool. A child that is forked during it keeps SQLite's process-wide locks locked."""
 _gates = (_imports, _disk)
 _process = _Process()
 
 
 @contextmanager
 def warm_up() -> Iterator[None]:
-    """Held around imports in a thread of this package."""
+    """Hold `_imports` around imports in a thread of this package."""
     with _imports.lock:
         yield
 
 
 @contextmanager
 def disk(timeout: float = -1.0) -> Iterator[bool]:
-    """Held around work on the spool. False if it must not be done: another thread holds it, or held it at a fork."""
+    """Hold `_disk` around work on the spool. Gives False, for no work, if another thread holds it or held it at a fork."""
     gate = _disk.lock
     held = not _disk.torn and gate.acquire(timeout=timeout)
     try:
@@ -234,7 +234,7 @@ def ending() -> bool:
 
 
 def end() -> None:
-    """Note that the exit handlers have begun."""
+    """Record that the exit handlers have begun."""
     _process.ending = True
 
 

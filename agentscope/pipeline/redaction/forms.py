@@ -1,4 +1,4 @@
-"""Secrets that are told by their form, without a name: tokens of providers, JWTs, PEM blocks, URLs with a password."""
+"""Secrets that are recognised by their form, without a name: tokens of providers, JWTs, PEM blocks, URLs with a password."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["ESCAPES", "FORMS", "INNER", "NAMELESS", "QUOTE"]
 ESCAPES = r"(?:\\{15}|\\{7}|\\{3}|\\)"
 QUOTE = rf"""(?:{ESCAPES}?"|\\{{0,15}}')"""
 INNER = rf"""(?:{ESCAPES}"|\\{{0,15}}')"""
-"""A quotation mark in a string: one of JSON without a backslash is the end of the string."""
+"""A quotation mark inside a JSON string. An unescaped double quote is left out, since it ends the string."""
 
 _LONGEST = 512
-"""Bytes of a secret that are looked at. The rest of it is masked as well."""
+"""Bytes of a secret that the expressions match. The rest of a longer one is masked as well."""
 _BEGIN = r"(?:(?<![\w-])|(?<=\\[nrt]))"
 
 _PROVIDER = re.compile(
@@ -114,6 +114,6 @@ FORMS: dict[int, tuple[Callable[[bytes, bytes, int], Span | None], ...]] = {
     ord("_"): (_provider,),
     ord("/"): (_url,),
 }
-"""By the byte at a hit: functions of the text, the text in lower case, and the place of the hit. They return the span to mask."""
+"""Functions by the byte at a hit: (text, lower-case text, place of the hit) -> the span to mask."""
 NAMELESS = frozenset(b"-_/")
-"""Bytes at hits that are in no name."""
+"""The bytes of hits that are no part of a name."""

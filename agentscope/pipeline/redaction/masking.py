@@ -1,10 +1,10 @@
 """Masks the secrets in JSON, in place: under keys, and in text that looks like JSON, YAML, XML, a header or code, at any depth.
 
-The JSON is read as one text. A quotation mark of JSON in a string has backslashes before it, so many for each depth, and a
-value ends at a mark with as many as it began with.
+The JSON is read as one text. The number of backslashes before a quotation mark depends on how deep JSON is nested in JSON. A
+value ends at a mark with the same number as the mark at its beginning.
 
-The time is linear in the text, for any text: at each hit of the search a decision looks at `_WINDOW` bytes, and only what is
-masked is read to its end. That is not looked at again.
+The time is linear in the text: each hit of the search is decided within `_WINDOW` bytes. Only masked values are read to their
+end, and they are read once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TURN = 32
 """Hits after which other threads may run."""
 _FREE_HITS = 50_000
 _BYTES_FOR_A_HIT = 32
-"""Hits that are looked at: the free ones, and one for so many bytes. Logs with a secret on every line have fewer."""
+"""Bound on the hits in a text: `_FREE_HITS`, and one for each `_BYTES_FOR_A_HIT`. Logs with secrets in all lines have fewer."""
 
 Span = tuple[int, int, bytes]
 """The beginning and the end of a value, and the bytes in its place."""
@@ -35,7 +35,7 @@ Pause = Callable[[], object]
 
 
 class TooManyHits(Exception):
-    """The text has more names of secrets than are looked at."""
+    """The text has more hits than the bound."""
 
 
 def mask(text: bytes, pause: Pause) -> bytes:

@@ -54,7 +54,7 @@ _ABOUT = _words(
     rule rules schema scheme size source stats status store strategy strength text title type types updated uri url usage
     used valid version window"""
 )
-"""Last words of names that tell something about a secret: `password_policy`, `secret_name`."""
+"""Last words of names for properties of a secret: `password_policy`, `secret_name`."""
 _NO_SECRETS = _words(
     """audio bos boundary cls completion continuation control cursor each end eos eot first image input last mask max min
     next output pad page pagination per predicted prev previous prompt sep special start stop sync time unk video"""

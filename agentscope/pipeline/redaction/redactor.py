@@ -39,7 +39,7 @@ __all__ = ["MASK", "NOT_SEARCHED", "Redactor", "preview", "redacted", "redacted_
 _new = tuple.__new__
 
 NOT_SEARCHED = "[redacted: too many names of secrets to look at each]"
-"""What is sent in place of a value that may not be searched to its end."""
+"""The text in place of a value with too many hits."""
 _IDS = ("run_id", "step_id", "parent_id")
 _IDENTITY = ("type", *_IDS)
 _SHORTEST_SECRET = 8  # characters; a shorter key would mask ordinary words
@@ -58,7 +58,7 @@ Hook = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def _no_pause() -> None:
-    """The default of `Redactor.pause`: go on."""
+    """Do nothing: the default of `Redactor.pause`."""
 
 
 class Redactor:
@@ -120,10 +120,7 @@ class Redactor:
         return event._replace(**changed) if changed else event
 
     def spares(self, events: Iterable[ReadyEvent]) -> bool:
-        """Tell by one search through all of these events that none of them would be changed.
-
-        False: some of them may be. Always so with patterns or a callable.
-        """
+        """Return True if one search shows that no event would be changed. False with patterns or a callable."""
         if self._hook is not None or self._patterns:
             return False
         parts: list[bytes] = []
@@ -142,7 +139,7 @@ class Redactor:
         )
 
     def _ids(self, event: Event) -> dict[str, Any]:
-        """The ids in which something is masked. A masked id is another for each id, so that steps keep their run."""
+        """Return the ids that masking changes. Masked ids differ if the ids differ, so that steps keep their run."""
         changed = {}
         for name in _IDS:
             value = getattr(event, name)
@@ -153,7 +150,7 @@ class Redactor:
         return changed
 
     def _masked(self, fields: dict[str, Any], *, texts: bool) -> dict[str, Any]:
-        """Return the fields masked. texts: those that are no payload as well."""
+        """Return the fields with masked payloads. texts: True to mask the other texts too."""
         changed: dict[str, Any] = {}
         cut: list[str] = []
         for name, value in fields.items():
@@ -178,7 +175,7 @@ class Redactor:
         return {**fields, **changed} if changed else fields
 
     def _payload(self, payload: bytes) -> tuple[bytes, bool]:
-        """Return the JSON masked, and False if it was masked whole since it may not be searched to its end."""
+        """Return the masked JSON, and False if it was replaced as a whole because it has too many hits."""
         masked = payload
         for secret in self._secrets:
             masked = masked.replace(secret, MASK.encode())
@@ -263,7 +260,7 @@ def _compiled(patterns: object) -> tuple[re.Pattern[str], ...]:
         raise ConfigurationError("redact must be True, False, a callable, or a sequence of regular expressions")
     compiled = []
     for index, pattern in enumerate(patterns):
-        # No message tells a pattern: it may well spell out what it hides.
+        # Messages hold no pattern, since a pattern may contain the secret.
         try:
             expression = re.compile(pattern)
         except (re.error, TypeError, RecursionError, OverflowError):
@@ -327,7 +324,7 @@ def redacted(event: QueuedEvent, redact: Callable[[Event], Event]) -> Event | Dr
 
 
 def preview(value: object, limit: int, redact: Callable[[Event], Event]) -> Any:
-    """Return what would be sent of `value` as the input of a step; None if nothing. limit: bytes of the payload."""
+    """Return `value` as it would be sent as the input of a step; None if it would not be. limit: bytes of the payload."""
     sent = redacted(Event(STEP, 0, 0, "preview", "preview", None, {"input": encode(value, limit)[0]}, 0), redact)
     payload = None if isinstance(sent, str) else sent.fields.get("input")
     return json.loads(payload) if isinstance(payload, bytes) else None
@@ -341,9 +338,9 @@ GROUP_BYTES = 64 * 1024
 def redacted_all(
     events: Sequence[QueuedEvent], redact: Callable[[Event], Event], done: Collection[int], pause: Callable[[], object]
 ) -> Iterator[tuple[QueuedEvent, ReadyEvent | DropReason]]:
-    """Each event with the result of `redacted`. `done`: the `seq` of those that were redacted before.
+    """Yield each event with the result of `redacted`. `done`: the `seq` of events that were redacted before.
 
-    `pause` is called between short pieces of work. Groups of events that `redact.spares` are passed as they are.
+    `pause` is called between short pieces of work. A group of events that `redact.spares` is not redacted one by one.
     """
     spares: Callable[[Sequence[ReadyEvent]], bool] | None = getattr(redact, "spares", None)
     for group in _groups(events):
@@ -373,7 +370,7 @@ def _groups(events: Sequence[QueuedEvent]) -> Iterator[Sequence[QueuedEvent]]:
 
 
 def _ready(event: QueuedEvent, pause: Callable[[], object]) -> ReadyEvent | None:
-    """The event with its fields made; None if they cannot be."""
+    """Return the event with its fields made; None if that fails."""
     try:
         made = _made(event)
     except Exception:
@@ -384,9 +381,9 @@ def _ready(event: QueuedEvent, pause: Callable[[], object]) -> ReadyEvent | None
 
 
 def _made(event: QueuedEvent) -> ReadyEvent:
-    """Make the deferred fields of an event, and the JSON of its sealed payloads. The same object if there are none.
+    """Return an event with its deferred fields made and its sealed payloads encoded. Raises what `DeferredEvent.make` raises.
 
-    A plain step stays one, since most protocols need no dict of it. Raises what `DeferredEvent.make` raises.
+    A `PlainStep` stays a `PlainStep`, since most protocols need no dict of its fields.
     """
     if isinstance(event, PlainStep):
         given, output = event.input, event.output

@@ -2,7 +2,7 @@
 
     checksum (4 bytes) · length of the head (4 bytes) · head, JSON · payloads, one after the other
 
-The checksum is CRC-32 (as zlib has it) over the number of the event and all that follows; both numbers are big-endian. The head
+The checksum is CRC-32 (that of zlib) over the number of the event and all that follows; both numbers are big-endian. The head
 is an array: type, time_ns, run_id, step_id, parent_id, size, the fields that are no payload, and [name, length] of each payload.
 """
 

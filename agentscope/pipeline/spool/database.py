@@ -22,8 +22,8 @@ PAGE = 4096
 MOST_WAL = 4 << 20
 """Bytes that the write-ahead log may take before it is moved into the file."""
 _BUSY = 1.0
-"""Seconds. The owner's lock keeps all others away; only a backup or a curious person can be in the way."""
-_CHECKED_IN_FULL = 64 << 20  # bytes; to look through a longer file takes longer than events may wait
+"""Seconds to wait for another program, such as a backup. The owner's lock keeps out other processes of this package."""
+_CHECKED_IN_FULL = 64 << 20  # bytes; the check of a longer file takes longer than events may wait
 _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names for them
 
 _TABLES = (
@@ -134,7 +134,7 @@ class SpoolFile:
             raise
 
     def write(self, rows: Sequence[tuple[int, bytes]], gone: Iterable[int]) -> None:
-        """Add events, as (seq, packed), and remove those with these numbers: all of it, or nothing."""
+        """Add `(seq, packed)` events and remove events by `seq`, in one transaction."""
         db = self._connection
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -155,10 +155,7 @@ class SpoolFile:
             raise
 
     def read(self, after: int, upto: int, most: int, most_bytes: int) -> list[Event]:
-        """Events by their number, the first greater than `after` and none greater than `upto`.
-
-        What is damaged is left out and removed. Raises `Corrupt`.
-        """
+        """Return the events with `after < seq <= upto`, in order. Damaged ones are left out and removed. Raises `Corrupt`."""
         from sqlite3 import DatabaseError
 
         events: list[Event] = []
@@ -185,14 +182,14 @@ class SpoolFile:
         return events
 
     def count(self) -> int:
-        """Events in the file."""
+        """Return the number of events in the file."""
         number: int = self._connection.execute("SELECT count(*) FROM events").fetchone()[0]
         return number
 
     def limit(self, pages: int, log: int) -> int:
-        """Let the file grow to so many pages, and the log beside it to so many bytes; gives how many pages are in use.
+        """Limit the file to `pages` pages, and its write-ahead log to `log` bytes. Returns the number of pages in use.
 
-        SQLite calls the disk full beyond it.
+        Beyond the limit SQLite reports a full disk.
         """
         self._connection.execute(f"PRAGMA wal_autocheckpoint={max(log // PAGE, 1)}").fetchall()
         self._connection.execute(f"PRAGMA max_page_count={max(pages, 1)}")
@@ -201,7 +198,7 @@ class SpoolFile:
         )
 
     def note_refused(self) -> None:
-        """Let another key than this one deliver the events."""
+        """Record that the key was refused, so that a process with another key may deliver the events."""
         self._connection.execute("UPDATE about SET refused=1")
 
     def shrink(self) -> None:
@@ -235,7 +232,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def parts(path: str) -> tuple[str, ...]:
-    """All files that belong to a database; the last one only while it is made."""
+    """Return the paths of all files of a database. The journal exists only while the database is created."""
     return path, f"{path}-wal", f"{path}-shm", f"{path}-journal"
 
 
@@ -278,7 +275,7 @@ def _read_origin(connection: Connection) -> Origin:
         raise Unusable("it is of another application", foreign=True)
     if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
         raise Unusable("it was written by another version of agentscope", foreign=True)
-    # Letter by letter: a damaged word there, and SQLite sees other columns than there are.
+    # Compared exactly, since SQLite would read other columns if a word of the schema is damaged.
     if tuple(sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master ORDER BY name")) != _TABLES:
         raise Corrupt
     row = connection.execute("SELECT * FROM about").fetchone()

@@ -1,7 +1,7 @@
 """The spool's directory: the files in it, their owners, and the orphans among them.
 
-Each session has a file and a lock beside it. The lock is the operating system's and this process's alone: it ends with the
-process, however that ends, a forked child does not hold it, and no process id has to be believed.
+Each session has a file and a lock file beside it. The operating system releases the lock when the process ends, in whatever
+way. A forked child does not hold it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Identity = tuple[int, int]
 """Device and inode: a directory may be known under several names."""
 
 _owned: set[Identity] = set()
-"""Locks that this process holds. To open such a file again and close it would release it: POSIX has it so."""
+"""Locks that this process holds. Their files must not be opened again: by POSIX, any close of a file releases its locks."""
 
 
 class Denied(Exception):
@@ -26,7 +26,7 @@ class Denied(Exception):
 
 
 def prepare(directory: str) -> None:
-    """Make the directory, for its owner alone, or see that the one that is there will do. Raises `Denied`."""
+    """Make the directory, for its owner alone, or check an existing one. Raises `Denied`."""
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         if _status(directory).st_mode & 0o077 and not _has_strangers(directory):
@@ -37,9 +37,9 @@ def prepare(directory: str) -> None:
 
 
 def _status(directory: str) -> os.stat_result:
-    """Return the status of a directory of this user. Raises `Denied` for another one.
+    """Return the status of a directory of this user. Raises `Denied` for the directory of another user.
 
-    Its owner may put links in the places of files, which would be followed with the rights of this process.
+    The other user could replace files by links, which this process would follow with its own rights.
     """
     found = os.stat(directory)
     if not stat.S_ISDIR(found.st_mode):
@@ -51,7 +51,7 @@ def _status(directory: str) -> os.stat_result:
 
 
 def _check(directory: str) -> None:
-    """Raise `Denied` if other users may write to the directory: they might have made its events up."""
+    """Raise `Denied` if other users may write to the directory, since they could forge events."""
     if _status(directory).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise Denied(
             f"other users may write to {directory}: name a directory of this user alone, such as one inside of it"
@@ -84,14 +84,14 @@ class Claim:
         return _database_of(self.path)
 
     def release(self) -> None:
-        """Give the file up to other processes."""
+        """Release the file to other processes."""
         if self.held:
             self.held = False
             _owned.discard(self._identity)
             os.close(self._descriptor)
 
     def remove(self) -> None:
-        """Delete the file, and the lock last: nobody may adopt what is half gone. What cannot be deleted stays."""
+        """Delete the file, then the lock, so that no process adopts a file that is partly deleted. Errors are ignored."""
         remove(self.database)
         try:
             os.unlink(self.path)
@@ -115,8 +115,10 @@ class Claim:
 
 
 def claim_new(directory: str, name: str) -> Claim | None:
-    """A lock for a session's file that is to be made. None if a process that looks for orphans was quicker to lock it, and will
-    remove it. Raises `OSError`."""
+    """Make and lock the lock file of a new session. None if another process took it for an orphan's, and will remove it.
+
+    Raises `OSError`.
+    """
     path = os.path.join(directory, f"{name}.lock")
     try:
         return _claim(path, os.O_CREAT | os.O_EXCL)
@@ -129,9 +131,9 @@ def claim_new(directory: str, name: str) -> Claim | None:
 
 
 def orphans(directory: str, prefix: str, skipped: Collection[str] = ()) -> Iterator[Claim]:
-    """Files beginning with `prefix` whose owner does not live any more, each locked for this process.
+    """Yield a lock for each file whose name begins with `prefix` and whose owner is dead, except those in `skipped`.
 
-    `skipped` are the databases that are not wanted. Raises `OSError` and `Denied`.
+    Raises `OSError` and `Denied`.
     """
     _check(directory)
     names = sorted(entry.name for entry in os.scandir(directory) if entry.name.startswith(prefix))

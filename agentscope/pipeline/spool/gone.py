@@ -1,7 +1,6 @@
-"""Files of dead processes for an address or a key that this process does not use: they have an age and a share.
+"""Files of dead processes for an address or a key that this process does not use: bounds on their age and their size.
 
-A process with that address and key, or `agentscope replay`, sends them. Where neither comes, they must not take the room of new
-events for ever.
+A process with that address and key, or `agentscope replay`, sends them. If neither runs, the bounds keep room for new events.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from .database import SpoolFile, parts
 from .directory import Claim, Denied
 
 MOST_AGE = 14 * 86_400.0
-"""Seconds after its last change, after which such a file is deleted."""
+"""Seconds from the last change of such a file to its deletion."""
 SHARE = 0.5
 """The part of `spool_max_bytes` that all such files may take. Beyond it the oldest are deleted."""
 LOOK = 60.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 _used: set[str] = set()
-"""The first parts of the file names of each destination of this process."""
+"""The prefixes of the file names of all destinations of this process."""
 
 
 class _File(NamedTuple):
@@ -37,7 +36,7 @@ class _File(NamedTuple):
 
 
 class GoneFiles:
-    """Belongs to the thread that delivers, which holds `threads.disk()`."""
+    """The files and their bounds, for the thread that delivers. It holds `threads.disk()`."""
 
     def __init__(self, directory: str, max_bytes: int, prefix: str) -> None:
         _used.add(prefix)
@@ -48,9 +47,9 @@ class GoneFiles:
         """The size of such files, in one sentence; None if there are none."""
 
     def limit(self, now: float, refused: Collection[str]) -> None:
-        """Delete what is too old or too much, if it is time to look.
+        """Delete the files beyond the bounds, if a check is due.
 
-        now: of the monotonic clock, in seconds. refused: the files for an address of this process that need another key.
+        now: monotonic time in seconds. refused: the files for an address of this process that need another key.
         """
         if now < self._next:
             return
@@ -66,13 +65,13 @@ class GoneFiles:
                     found.append(file)
             self._delete(sorted(found, key=lambda file: file.changed))
         except (OSError, Denied):
-            return  # the session's own spool tells of it
+            return  # the session's own spool logs it
         finally:
             for file in found:
                 file.claim.release()
 
     def _delete(self, found: list[_File]) -> None:
-        """found: the oldest first."""
+        """Delete the files that are too old or too many. `found` is ordered, oldest first."""
         total, oldest = sum(file.size for file in found), time.time() - MOST_AGE
         kept = 0
         for file in found:
@@ -102,7 +101,7 @@ def _read(claim: Claim) -> _File | None:
 
 
 def _deleted(claim: Claim, why: str) -> bool:
-    """Delete a file, and log its events. False for one of another program, or that cannot be read: it is left."""
+    """Delete a file, and log the number of its events. False for a file of another program or one that cannot be read."""
     try:
         file = SpoolFile.open(claim.database)
         try:

@@ -1,7 +1,7 @@
-"""The spool of one worker: the thread that writes events to disk, the way back, and the files of earlier processes.
+"""The spool of one worker: the thread that writes events to disk, reading them back, and the files of earlier processes.
 
-A thread of its own writes events, because a backend that hangs must not delay that. `states` moves the events, and `spool` owns
-the file.
+A separate thread writes events, so that a hanging backend does not delay it. `states` moves the events, and `spool` owns the
+file.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .recovery import Recovery
 from .spool import Place, Saved, Spool
 
 LAST_WRITE = 1.0
-"""Seconds that the end waits for a disk that does not answer."""
+"""Seconds that a shutdown waits for a disk that does not answer."""
 WINDOW = 0.1
-"""Seconds that events wait for others before they are written. The promise is 0.25 s."""
+"""Seconds that events wait for others before they are written. The documented bound is 0.25 s."""
 
 
 class Spooling:
@@ -60,7 +60,7 @@ class Spooling:
     def watch(
         self, stopping: Callable[[], bool], over: Callable[[], bool], crashed: Callable[[BaseException], None]
     ) -> None:
-        """While the worker is `stopping` no event waits for company, and the thread ends once it is `over`."""
+        """Set the functions of the worker. Once `stopping`, events are written without delay; once `over`, the thread ends."""
         self._stopping, self._over, self._crashed = stopping, over, crashed
 
     @property
@@ -71,7 +71,7 @@ class Spooling:
     # ---- to disk ---------------------------------------------------------------------------------------------------
 
     def see_to_storing(self) -> None:
-        """Start the thread that writes. Where none can be had, write here."""
+        """Start the thread that writes. If no thread can be started, write in this one."""
         if not self.writing:
             self.writing = True
             if not threads.start(self._run, "agentscope-spool"):
@@ -95,14 +95,14 @@ class Spooling:
             self.ring()
 
     def store_all(self, until: float) -> None:
-        """Write all queued events, if that can be done until this moment."""
+        """Write queued events, all of them if the time until `until` allows."""
         while (now := monotonic()) < until and self.store(now, until - now):
             pass
 
     def store(self, now: float, timeout: float = -1.0) -> bool:
         """Make one transaction. True if there is more to write.
 
-        Called by the thread that writes, and at the end by any. timeout: seconds to wait for another thread at it.
+        Called by the thread that writes, and by any thread at a shutdown. timeout: seconds to wait for another call.
         """
         if not self._busy.acquire(timeout=timeout):
             return False
@@ -155,7 +155,7 @@ class Spooling:
                     return
 
     def note(self, outcome: Outcome) -> None:
-        """Note an attempt: whether the backend needs order, and a refused key, so that a process with another key delivers."""
+        """Record from an attempt whether the backend needs the order of events, and whether it refuses the key."""
         self._states.order_free = self._exporter.protocol in self._ordered_by_backend
         if outcome.kind == UNAUTHORIZED:
             with threads.disk() as free:
@@ -184,7 +184,7 @@ class Spooling:
         self._bell.ring()
 
     def sleep(self, seconds: float | None, wake_at: int) -> None:
-        """Wait until so many stored events are in memory, or a ring, or until `seconds` are over."""
+        """Wait until `wake_at` stored events are in memory, or for a ring, for `seconds` at most."""
         self._wake_at = wake_at
         if self._states.ready < wake_at:
             self._bell.wait(seconds)
@@ -192,7 +192,7 @@ class Spooling:
         self._bell.hush()
 
     def close(self) -> None:
-        """Delete settled events, and let other processes have the rest."""
+        """Delete settled events, and release the other events to other processes."""
         with threads.disk(LAST_WRITE) as free:
             if free:
                 self.spool.save((), list(self._states.gone), monotonic())

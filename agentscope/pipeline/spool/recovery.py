@@ -40,7 +40,7 @@ FIRST_SEQ, LAST_SEQ = -(1 << 63), (1 << 63) - 1
 
 
 class Recovery:
-    """Belongs to the thread that delivers. `step` makes one attempt; `wait` says when the next one is due."""
+    """The recovery of a destination, for the thread that delivers. `step` makes one attempt."""
 
     def __init__(self, config: Config, place: Place, exporter: Exporter) -> None:
         self.ledger = Ledger()
@@ -61,7 +61,7 @@ class Recovery:
         return self.ledger.delivered
 
     def wait(self, now: float) -> float:
-        """Seconds until there may be something to do."""
+        """Return the seconds until the next `step` is due."""
         return max(self._next - now, 0.0)
 
     def put_off(self, until: float) -> None:
@@ -69,7 +69,7 @@ class Recovery:
         self._next, self._put_off = max(self._next, until), True
 
     def go_on(self, now: float) -> None:
-        """Note that the backend works."""
+        """Record that the backend works."""
         if self._put_off:
             self._next, self._put_off = now, False
 
@@ -98,13 +98,13 @@ class Recovery:
             orphan.leave()
             self._orphan = None
             self._skip(orphan.path, now + UNREADABLE)
-        # Half of the time, and so many a second, are the most that old events may take from new ones.
+        # Old events take at most half of the time, and `MOST_RATE` events a second.
         taken = clock() - now
         self._next = clock() + max(taken, len(outcome.delivered) / MOST_RATE)
         return outcome
 
     def close(self, timeout: float) -> None:
-        """Give the file that is being sent up to other processes."""
+        """Release the file in use to other processes."""
         orphan, self._orphan = self._orphan, None
         if orphan is not None:
             with threads.disk(timeout) as free:
@@ -131,10 +131,10 @@ class Recovery:
         try:
             yield from spooldir.orphans(self._place.directory, self._place.prefix, self._skipped)
         except (OSError, spooldir.Denied):
-            return  # the session's own spool tells of it
+            return  # the session's own spool logs it
 
     def _openable(self, claim: Claim, now: float) -> SpoolFile | None:
-        """The file, if it is for this destination and can be read. Any other is left, removed or put aside."""
+        """Return the open file if it is for this destination and can be read; else None, as `open_orphan` does."""
         file, until = None, inf
         try:
             file = open_orphan(claim, self._is_mine)
@@ -159,8 +159,10 @@ class Recovery:
 
 
 def open_orphan(claim: Claim, wanted: Callable[[Origin], bool] = lambda origin: True) -> SpoolFile | None:
-    """The file behind a claim. None if there is none to read: one that was never finished is removed, one that is broken put
-    aside, and one of another version, or that is not wanted, left alone, its claim still held."""
+    """Open the file of a claim. Returns None for a file of another version, or one that is not `wanted`. The claim stays held.
+
+    Also returns None after a file that was never finished is removed, or a broken one is quarantined.
+    """
     try:
         file = SpoolFile.open(claim.database)
         try:
@@ -248,7 +250,7 @@ class Orphan:
         try:
             events = self._file.read(self._cursor, self._end, *self._limits)
         except Corrupt:
-            # What is left cannot be read. It is put aside at the end.
+            # The remaining records cannot be read. `finish` quarantines the file.
             events, self._file.damaged = [], before
             self._broken = True
         except Exception as error:
@@ -277,11 +279,11 @@ class Orphan:
             if outcome.kind == UNAUTHORIZED:
                 self._file.note_refused()
         except Exception:
-            # They are sent once more by whoever finds them; a backend that knows event ids stores them once.
+            # The process that finds them sends them again; a backend that knows event ids stores them once.
             self._gone += gone
 
     def finish(self) -> None:
-        """All events that can be read are settled."""
+        """End the file, after all events that can be read are settled: delete it, or quarantine a damaged one."""
         if self._broken:
             self._ledger.drop(SPOOL_ERROR, max(self.count - self.delivered - self.given_up, 0))
         with threads.disk() as free:
@@ -296,6 +298,6 @@ class Orphan:
                     self._claim.release()
 
     def leave(self) -> None:
-        """Give the file up to other processes as it is."""
+        """Release the file to other processes, unchanged."""
         self._file.close()
         self._claim.release()

@@ -63,7 +63,7 @@ class Place:
 def place_for(
     config: Config, kind: str, url: str, secrets: Sequence[str], ordered_by_backend: frozenset[str] = frozenset()
 ) -> Place | None:
-    """Return the place of this destination's events; None without a `spool_dir`."""
+    """Return the spool directory of this destination, and its options; None without a `spool_dir`."""
     if not config.spool_dir:
         return None
     mark = blake2b("\0".join(secrets).encode(), digest_size=4, person=b"agentscope key").hexdigest() if secrets else ""
@@ -72,7 +72,7 @@ def place_for(
 
 @dataclass
 class Spool:
-    """The file that belongs to this session."""
+    """The spool file of this session."""
 
     place: Place
     session: Session
@@ -129,14 +129,14 @@ class Spool:
             if is_corrupt(error):
                 return self._quarantined(now)
             if not is_full(error):
-                # What this connection believes of the file may be wrong from now on: it is opened anew.
+                # The cache of this connection may be wrong from now on, so the file is opened anew.
                 self._close_file()
                 self._fail(_told(error), now, "write")
                 return Saved(doubtful=True)
         return self._make_room(file, sum(len(data) for _, data in rows), gone, now)
 
     def _make_room(self, file: SpoolFile, wanted: int, gone: Sequence[int], now: float) -> Saved:
-        """Note that these bytes do not fit. Delivered events can still be deleted."""
+        """Record that `wanted` bytes do not fit, and delete the events in `gone`."""
         bound = self._would_pass(file, wanted)
         self.reason = SPOOL_FULL if bound else SPOOL_ERROR
         sentence = f"it has reached spool_max_bytes={self.place.max_bytes}" if bound else "the disk is full"
@@ -149,7 +149,7 @@ class Spool:
         return Saved(gone=True)
 
     def read(self, after: int, upto: int, most: int, most_bytes: int, now: float) -> tuple[list[Event], int] | None:
-        """(events, how many were damaged), as `SpoolFile.read` has it; None if the file is lost with all that was in it."""
+        """Return (events, number of damaged ones), read by `SpoolFile.read`; None if the file and its events are lost."""
         if self._closed or (self.unreadable and self.wait(now)):
             return [], 0
         try:
@@ -170,7 +170,7 @@ class Spool:
         return self._file is None and self.problem is not None
 
     def refused(self) -> None:
-        """Note that the backend refuses the key. A process with another key may deliver these events."""
+        """Record that the backend refuses the key. A process with another key may deliver these events."""
         if self._file is not None and not self._refused:
             self._refused = True
             try:
@@ -187,7 +187,7 @@ class Spool:
             self._close_file()
 
     def close(self, left: int) -> None:
-        """Give the file up to other processes, or remove an empty one. Nothing is written afterwards."""
+        """Release the file to other processes, or remove an empty one. Nothing is written afterwards."""
         self._closed = True
         self._close_file()
         claim, self._claim = self._claim, None
@@ -197,7 +197,7 @@ class Spool:
             elif claim is not None:
                 claim.release()
         except OSError:
-            return  # it is empty, and whoever finds it removes it
+            return  # it is empty, and the next process that finds it removes it
 
     # ---- the file --------------------------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class Spool:
     def _claimed(self) -> Claim:
         self._made = False
         for _ in range(3):
-            # A lost file's name is not used again: what becomes of it is somebody else's business.
+            # The name of a lost file is not used again, since another process may use the file.
             self._tries += 1
             suffix = "" if self._tries == 1 else f"-{self._tries}"
             claim = spooldir.claim_new(self.place.directory, f"{self.place.prefix}-{self.session.id}{suffix}")
@@ -264,7 +264,7 @@ class Spool:
                 return  # nothing is written by this any more
 
     def _bounded(self, file: SpoolFile, now: float) -> bool:
-        """Tell SQLite how far the file may grow; whether it has grown so far."""
+        """Set the limit of the file in SQLite. Returns whether the limit is reached."""
         if now >= self._next_look:
             self._next_look = now + LOOK
             own = sum(os.path.getsize(path) for path in parts(file.path) if os.path.exists(path))
@@ -277,7 +277,7 @@ class Spool:
         return min(MOST_WAL, (self.place.max_bytes - self._others) // 8)
 
     def _pages(self) -> int:
-        """How many pages the file may have: the log takes some of the room, with a transaction more than it should have."""
+        """Return the bound on the pages of the file. Twice the log is reserved, since one transaction may exceed its bound."""
         return max(self.place.max_bytes - self._others - 2 * self._log(), 0) // PAGE
 
     def _would_pass(self, file: SpoolFile, wanted: int) -> bool:
@@ -291,7 +291,7 @@ class Spool:
         if self._complained:
             logger.info("the spool works again")
         self.problem, self.reason, self._complained = None, SPOOL_ERROR, False
-        # What comes and goes, as a bound that is met and left, is told of once in a while.
+        # A problem that comes and goes, such as a bound that is reached, is logged once per QUIET.
         self._said = {kind: said for kind, said in self._said.items() if now - said < QUIET}
 
     def _fail(self, sentence: str, now: float, kind: str) -> None:

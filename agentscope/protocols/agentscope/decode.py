@@ -1,7 +1,7 @@
 """The decoder of the AgentScope ingest calls, batch and classic: bodies into patches, without clock, I/O or ids of its own.
 
-A body that is no JSON or has no envelope raises `DecodeError` with the HTTP status of the answer. A wrong event is rejected by
-itself, and the others are kept.
+A body that is no JSON or has no envelope raises `DecodeError` with the HTTP status of the answer. A wrong event is rejected
+alone, and the others are kept.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def _same(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 class Note(NamedTuple):
-    """The event that a note restores."""
+    """The event in `metadata.agentscope` of a record."""
 
     type: str
     step_id: str | None

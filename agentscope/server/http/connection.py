@@ -13,9 +13,9 @@ from .limits import Limits
 class BoundedProtocol(H11Protocol):
     """uvicorn's HTTP protocol, which also ends slow connections and, when there are too many, the oldest one that waits.
 
-    A connection is slow if the head of its next request, or the reading of its answer, takes too long. uvicorn bounds the
-    time between two requests, and the application that of a body. Such a connection is aborted: a closed one would stay
-    until the client has read everything.
+    A connection is slow if the client takes too long to send the head of a request or to read an answer. It is aborted, and
+    not closed, since a closed one stays open until the client has read the answer. uvicorn itself bounds the time between
+    requests, and `Bodies` the time of a body.
     """
 
     limits = Limits()

@@ -33,7 +33,7 @@ _PLAIN = frozenset({"bool_value", "int_value", "double_value", "bytes_value"})
 def decode_request(body: bytes) -> list[SpanGroup]:
     """Decode an `ExportTraceServiceRequest`, to one group for each `ScopeSpans`.
 
-    A span that is wrong by itself becomes `Unreadable`. Raises `DecodeError`: 400 for a body that is no such message, 413
+    A span that cannot be read becomes `Unreadable`. Raises `DecodeError`: 400 for a body that is no such message, 413
     for too many values.
     """
     weigh(body)  # attributes hold JSON that is parsed later, each by itself

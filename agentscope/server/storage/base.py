@@ -51,7 +51,7 @@ class StoredEvent(NamedTuple):
     """The event as JSON text."""
 
     def patch(self) -> Patch:
-        """The event as a patch without its text, which a reader of many events must not hold."""
+        """The event as a patch with an empty `body`, to save memory."""
         event = json.loads(self.body)
         head = (event["id"], event["type"], event["run_id"], event.get("step_id"), event["time"])
         return Patch(*head, self.session_id, event["seq"], event, "")

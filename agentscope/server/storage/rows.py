@@ -77,7 +77,7 @@ def step_row(fields: Mapping[str, Any]) -> StepRow:
 def run_row(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Make the row of a run from its fold, which is `{}` while only steps of it have come.
 
-    `tokens` are those of the run as a whole. They count only if no step has any.
+    `tokens` is the token count of the run as a whole. It is used only if no step has a count.
     """
     return {
         **{name: (_listed_texts if name in _LISTS else _listed)(fields.get(name)) for name in RUN_COLUMNS},
@@ -91,13 +91,13 @@ def run_row(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_failed(fields: Mapping[str, Any]) -> bool:
-    """Return whether a run or step counts as an error. One that was cancelled does not, though it may tell an exception."""
+    """Return whether a run or step counts as an error. A cancelled one does not, even with an exception."""
     status = fields.get("status")
     return status in _FAILED or (bool(fields.get("error")) and status != "cancelled")
 
 
 def run_tokens(rows: Sequence[StepRow]) -> int | None:
-    """Sum the tokens of the LLM steps if any has some, since other steps repeat them, else of all steps; None without any."""
+    """Sum the tokens of the LLM steps, since other steps repeat them; without those, of all steps. None without tokens."""
     return _total([(row.step_type, row.tokens) for row in rows])
 
 
@@ -126,7 +126,7 @@ def status_of(fields: Mapping[str, Any]) -> str:
 def _listed(name: object) -> str | None:
     """Cut a name to the listed length, which bounds the size of a page of runs.
 
-    A value of another type is none: events of an earlier version were stored without a check of fields that it did not know.
+    A value that is no text is None. Events of an earlier version, which did not check all fields, may have one.
     """
     if not isinstance(name, str):
         return None
@@ -138,7 +138,7 @@ def _listed_texts(texts: object) -> list[str]:
 
 
 def tokens_of(fields: Mapping[str, Any]) -> int | None:
-    """Return `tokens_used`, else the total in `usage`, else the sum of its input and output."""
+    """Return `tokens_used`, else the total in `usage`, else the sum of the input and output tokens."""
     tokens = _count(fields.get("tokens_used"))
     usage = fields.get("usage")
     if tokens is None and usage:

@@ -260,7 +260,7 @@ def _content(span: Span, attributes: Attributes, step_type: str) -> Content:
 
 
 def _meta_data(span: Span, attributes: Attributes, handled: Any) -> dict[str, Any]:
-    """The values without a field, and the attributes that nothing else has used."""
+    """The `meta_data` of a span: values that have no field, and the unused attributes."""
     meta = attributes.merged_objects(attribute_names.META_OBJECTS, attribute_names.META_PREFIXES)
     events = [event for event in span.events if event.name != names.EXCEPTION and event.name not in MESSAGE_EVENTS]
     for name, value in (

@@ -11,7 +11,7 @@ from agentscope.protocols.json_encode import dumps
 LARGEST_PARSED = 64 << 10
 """Bytes. A larger payload is not parsed: this code runs in the worker and holds the GIL."""
 LARGEST_COPIED = 8 << 10
-"""Bytes. A larger payload has one attribute only. Copies of smaller ones cost little: gzip finds repetitions within 32 KiB."""
+"""Bytes. A larger payload goes into one attribute, a smaller one into several: gzip removes repetitions within 32 KiB."""
 
 
 class _Unknown:
@@ -27,7 +27,7 @@ class Payload:
     __slots__ = ("_value", "data", "text")
 
     def __init__(self, given: object) -> None:
-        """Raises what `UNENCODABLE` names for bytes that are not UTF-8, or a value that is no JSON (a hook may put one there)."""
+        """Raises one of `UNENCODABLE` for bytes that are not UTF-8, and for a value of a hook that is no JSON."""
         self.data = given if type(given) is bytes else dumps(given).encode()
         self.text = self.data.decode()
         self._value: Any = self

@@ -31,8 +31,8 @@ _ATTRIBUTES = {name: field.attributes for name, field in FIELDS.items()}
 def span_of(event: Event, *, voltops: bool = False) -> Span:
     """Encode a whole run (`step_id` None) or step, with the merged fields of its start, updates and end.
 
-    voltops: True for VoltOps as the destination, whose names large payloads then get. Raises only exceptions of `UNENCODABLE`,
-    for fields that are no JSON.
+    voltops: True to give large payloads the attribute names of VoltOps. Raises only exceptions of `UNENCODABLE`, for fields
+    that are no JSON.
     """
     fields, is_run = event.fields, event.step_id is None
     payloads = {name: Payload(fields[name]) for name in PAYLOAD_FIELDS if fields.get(name) is not None}

@@ -147,7 +147,7 @@ def _number(value: float) -> str:
 def decode_request(body: bytes) -> list[SpanGroup]:
     """Decode an `ExportTraceServiceRequest`, to one group for each `ScopeSpans`.
 
-    A span that is wrong by itself becomes `Unreadable`. Raises `DecodeError`: 400 for a body that is no such message, 413
+    A span that cannot be read becomes `Unreadable`. Raises `DecodeError`: 400 for a body that is no such message, 413
     for too many values.
     """
     document = parse(body)[0]

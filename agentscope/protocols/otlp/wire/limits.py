@@ -49,7 +49,7 @@ def digits(value: int) -> str:
 
 
 def as_text(value: object) -> str:
-    """Write a value as text that OTLP cannot hold: one that is nested too deep, or of a foreign type."""
+    """Write a value as text, for values that OTLP cannot hold: nested too deep, or of a foreign type."""
     if isinstance(value, (Mapping, Sequence)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
@@ -69,7 +69,7 @@ def in_time(time_ns: int) -> int:
 
 
 def check_ids(trace_id: str, span_id: str, parent_span_id: str) -> tuple[str, str, str]:
-    """Check the ids of a span in hexadecimal digits; a parent of zeros becomes an empty text. Raises `Rejected`."""
+    """Check the hexadecimal ids of a span, and return them. A parent id of zeros becomes empty. Raises `Rejected`."""
     if len(trace_id) != len(_NO_TRACE) or trace_id == _NO_TRACE:
         raise Rejected("its trace id must be 16 bytes, and not all zero")
     if len(span_id) != len(_NO_SPAN) or span_id == _NO_SPAN:

@@ -78,7 +78,7 @@ class FoldCache:
         self._seen = None  # an error before `end` leaves folds of events that were not written
 
     def end(self) -> None:
-        """Note the state of the tables, when all that was folded since `begin` is written and not yet committed."""
+        """Remember the state of the tables. Call it after the last write of a transaction, before the commit."""
         assert self._db is not None
         self._seen = _table_state(self._db)
 

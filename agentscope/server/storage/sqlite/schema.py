@@ -191,7 +191,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _add_columns(connection: sqlite3.Connection) -> None:
-    """Add the columns that the tables lack, and note that the rows are to be made anew."""
+    """Add missing columns to the tables, and record that the rows have to be made anew."""
     # One transaction, since another process may upgrade the file at the same time, or this one may be killed.
     with transaction(connection):
         for added in _ADDED:
