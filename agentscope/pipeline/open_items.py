@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from agentscope.events import FieldValue
-
-if TYPE_CHECKING:
-    from weakref import ref
 
 AGE = 1.0
 """Seconds after which an open step is announced."""
@@ -44,7 +41,7 @@ class OpenStep(Protocol):
         """Return when the step began, by `time.perf_counter_ns`; None if it is not open."""
 
     def start_event(self) -> StepStart | None:
-        """Return the start of the step; None if it is not open."""
+        """Return the start of the step; None if it is an event already, or the step is not open."""
 
 
 class OpenRun(Protocol):
@@ -56,8 +53,8 @@ class OpenItems:
 
     def __init__(self) -> None:
         self.runs: dict[str, OpenRun] = {}
-        self.steps: dict[str | None, ref[OpenStep]] = {}
-        """In the order of their starts. A handle that is collected leaves a dead reference."""
+        self.steps: dict[str | None, Callable[[], OpenStep | None]] = {}
+        """References to the handles, in the order of their starts. A handle that is collected leaves a dead one."""
         self.watched = False
         """True while the workers look by themselves. If it is False, a thread that adds a step has to call `Pipeline.watch`."""
 
@@ -101,10 +98,10 @@ class Watch:
         return None if wake_at == NEVER else max(wake_at - now, 0.0)
 
     def look(self, now: float, is_told: bool | None, perf_ns: int | None = None) -> int | None:
-        """Announce the steps that are old enough. Returns the number of the first announcement; None without any.
+        """Announce the steps that are old enough. Returns the number of the first announcement; None if no step is old enough.
 
-        is_told: the destination takes the start of a step by itself. While that is not known (None), 0 is returned instead of
-        the first announcement. perf_ns: the time by `time.perf_counter_ns`.
+        0 if what waits already is to be sent: the starts are events of their own, or it is not known yet whether the destination
+        takes them (`is_told` is None). perf_ns: the time by `time.perf_counter_ns`.
         """
         items = self._items
         # In this order: a step that is added after the last line asks for a look.
@@ -134,11 +131,11 @@ class Watch:
                 start = step.start_event()
             except Exception:  # foreign code: a value that the user gave
                 start = None
-            seq = None if start is None else self._announce(start)
-            if start is None or seq is not None:
+            seq = 0 if start is None else self._announce(start)
+            if seq is not None:
                 self._announced.add(step_id)
             first = first or seq
-        return first or None
+        return first
 
     def is_open(self) -> bool:
         """Return whether any run or step of this process is open."""

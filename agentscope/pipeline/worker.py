@@ -287,8 +287,10 @@ class Worker:
         if now >= self.watch.next or (is_told and not self._was_told):
             self._was_told = is_told
             first = self.watch.look(now, is_told)
-            if first == 0 and self.states.incomplete and not (len(self.queue) or self.states.busy):
-                self.delivery.figures.note(self._attempts.ask(now), retried=False)
+            if first == 0 and not self.states.busy:
+                if is_told is None and self.states.incomplete:
+                    self.delivery.figures.note(self._attempts.ask(now), retried=False)
+                first = 0 if self.states.busy else None
             self._hurried = first if self._hurried is None else self._hurried
         if now >= self._heartbeat_at():
             self._alive_at = now

@@ -105,6 +105,11 @@ class Registry:
         self.entries[entry.id] = entry
         if len(self.entries) > MOST_OPEN_RUNS:
             bounded(self.entries, MOST_OPEN_RUNS)
+        items = self._pipeline.open_items
+        items.steps[entry.id] = entry.itself
+        bounded(items.steps, MOST_OPEN_RUNS)
+        if not items.watched:
+            self._pipeline.watch()
 
     def elsewhere(self, trace_id: Any) -> Entry:
         """Return an entry for a trace that is not open here. Another process may have begun it."""
@@ -272,6 +277,7 @@ class Registry:
         self.recorder.invalid_call("ended_twice", "a run or step was ended twice; only the first end counts")
 
     def _remove(self, entry: Entry) -> None:
+        self._pipeline.open_items.steps.pop(entry.id, None)
         self._watches.pop(id(entry), None)
         if self.entries.get(entry.id) is entry:
             self.entries.pop(entry.id, None)
@@ -296,6 +302,7 @@ class Entry:
     status: str | None = None
     """The final status from the last update, used if the end names none."""
     pid: int = field(default_factory=os.getpid)
+    began: int = field(default_factory=time.perf_counter_ns)
     _open: list[bool] = field(default_factory=lambda: [True])
 
     @property
@@ -306,6 +313,15 @@ class Entry:
     def ended(self) -> bool:
         """True after `claim()`."""
         return not self._open
+
+    def itself(self) -> Entry:
+        return self
+
+    def open_since(self) -> int | None:
+        return None if self.ended else self.began
+
+    def start_event(self) -> None:
+        """Return nothing: each start is an event of its own."""
 
     def claim(self) -> bool:
         """Claim the end. Returns True for exactly one caller, in whatever threads they are."""

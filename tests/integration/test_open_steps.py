@@ -121,3 +121,14 @@ def test_a_step_that_was_announced_ends_as_one_that_was_not(receiver: Receiver, 
     assert statuses(receiver) == dict.fromkeys(OPEN, "completed")
     assert len(shown(receiver)["steps"]) == 3
     assert receiver.store.health()["duplicates"] == 0
+
+
+def test_a_voltagent_trace_is_shown_before_anything_of_it_has_ended(receiver: Receiver, tmp_path: Path) -> None:
+    quick = '            agent.add_tool({{"name": "quick"}}).success({{}})\n'
+    program = VOLTAGENT.replace(quick, "")
+    assert program != VOLTAGENT
+    process = start_program(program.format(url=receiver.url, options="", go=str(tmp_path / "go")))
+    until(lambda: statuses(receiver) == {"": "running", "helper": "running", "hangs": "running"})
+    (tmp_path / "go").touch()
+    process.communicate()
+    assert statuses(receiver) == {"": "completed", "helper": "completed", "hangs": "completed"}
