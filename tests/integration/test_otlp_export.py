@@ -11,6 +11,7 @@ from agentscope import Tracker, create_tracker
 from agentscope.exporters.agentscope import AgentScopeExporter
 from agentscope.exporters.otlp import OTLPExporter
 from agentscope.exporters.voltagent import VoltAgentExporter
+from agentscope.server.ingest import otlp
 from agentscope.server.receiver import Receiver
 from tests.support import patient
 from tests.support.proxy import FaultProxy
@@ -120,12 +121,24 @@ def test_a_backend_that_has_no_otlp_says_where_to_look(receiver: Receiver) -> No
         assert "no OTLP endpoint" in (result.problem or "")
 
 
-def test_a_voltagent_backend_is_spoken_to_in_otlp_where_it_takes_it(receiver: Receiver) -> None:
+def test_a_voltagent_backend_is_spoken_to_in_otlp_where_it_takes_it(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otlp, "_ANNOUNCED", {})  # other backends announce no batch call
     exporter = VoltAgentExporter(base_url=receiver.url, public_key="pk", secret_key="sk")
     with create_tracker(exporters=[exporter]) as tracker:
         run_id = agent(tracker)
         assert tracker.flush()
         assert tracker.stats().protocol == "otlp"
+    assert shape(stored(receiver, run_id)) == EXPECTED
+
+
+def test_a_receiver_is_spoken_to_in_batches_by_the_voltagent_exporter(receiver: Receiver) -> None:
+    exporter = VoltAgentExporter(base_url=receiver.url, public_key="pk", secret_key="sk")
+    with create_tracker(exporters=[exporter]) as tracker:
+        run_id = agent(tracker)
+        assert tracker.flush()
+        assert tracker.stats().protocol == "agentscope-batch"
     assert shape(stored(receiver, run_id)) == EXPECTED
 
 
