@@ -35,6 +35,7 @@ if not os.environ.get("AGENTSCOPE_TEST_FAST"):
 
 # A value that is not plain JSON has milliseconds. A tracer of lines, which coverage is on some Pythons, takes longer.
 fallback._CPU_NS *= 1000
+fallback._WALL_NS *= 1000
 
 SKIPS_ARE_FAILURES = bool(os.environ.get("AGENTSCOPE_CI_FORBID_SKIPS"))
 RUN_TWICE = "run_twice"

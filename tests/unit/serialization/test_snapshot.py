@@ -1089,5 +1089,6 @@ def test_foreign_code_that_waits_ends_the_rendering(monkeypatch: pytest.MonkeyPa
             return "done"
 
     monkeypatch.setattr(fallback, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(fallback, "_WALL_NS", 200_000_000)
     shown = lost([Waiting() for _ in range(1000)])
     assert 0 < len(shown) < 100
