@@ -102,6 +102,9 @@ DEADLINES = """
         return None
 
     run_id = tracker.start_run("agent")
+    small_volt()
+    for face in (tracker, sdk):
+        assert face.flush(60)  # the workers have begun: the start of a thread is not tried here
     random.seed(SEED)
     results = [trial(WORK, FORM) for _ in range(TRIALS)]
     scopes = results.count(False)
