@@ -7,7 +7,6 @@ no thread can be started, `flush` and `shutdown` do the work in the caller's thr
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from threading import Lock, RLock
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 SPOOLED_PATIENCE = 0.8
 """`END_PATIENCE` where all events are on disk already: another process can deliver them."""
-START_PATIENCE = 1.0
-"""Seconds that a thread may take to begin, before another one is started: an exception of the host's may interrupt a start."""
 LAST_WRITE = 1.0
 """Seconds that a shutdown waits for a disk that does not answer."""
 
@@ -66,10 +63,6 @@ class Worker:
         self._warm = False
         """The modules that delivery needs have been imported."""
         self._starting = Lock()
-        """Held from the start of the thread to its end. A start that is interrupted leaves it locked."""
-        self._started_at = -START_PATIENCE
-        self._alive = Lock()
-        """Held by the thread. Of two that are started by mistake, the second ends soon."""
         self._closing = RLock()
         self._ending = False
         self._done = Lock()
@@ -110,15 +103,12 @@ class Worker:
         """Start the thread if it is not running. A signal handler may call this. False if no thread can be started."""
         if self.running or self.finished:
             return True
-        if not self._starting.acquire(blocking=False) and monotonic() - self._started_at < START_PATIENCE:
+        if not self._starting.acquire(blocking=False):
             return True  # another thread starts it
-        try:
-            self._started_at = monotonic()
-            if threads.start(self._main, "agentscope-worker"):
-                return True
-        except BaseException:  # an exception of the host's: the next call tries again
-            self._started_at = -START_PATIENCE
-            raise
+        self.running = True
+        if threads.start(self._main, "agentscope-worker"):
+            return True
+        self.running = False
         self._starting.release()
         return False
 
@@ -184,9 +174,7 @@ class Worker:
                 left = stop.deadline(self.delivery.progress if fair else monotonic()) - monotonic()
                 if left <= 0:
                     break
-                if not self.running:
-                    self.start()
-                if self._done.acquire(timeout=(left if self.running else min(left, START_PATIENCE)) + 0.01):
+                if self._done.acquire(timeout=left + 0.01):
                     self._done.release()
                     break
         finally:
@@ -211,12 +199,6 @@ class Worker:
     # ---- done by the thread that delivers --------------------------------------------------------------------------
 
     def _main(self) -> None:
-        if not self._alive.acquire(timeout=START_PATIENCE):
-            return
-        if self.finished:
-            self._alive.release()
-            return
-        self.running = True
         try:
             self.delivery.figures.begin()
             self._see_to_storing()
@@ -236,9 +218,7 @@ class Worker:
         finally:
             self.delivery.figures.count_cpu()
             self.running = False
-            with suppress(RuntimeError):  # the start of a second thread has released it
-                self._starting.release()
-            self._alive.release()
+            self._starting.release()
             if self.finished:
                 self._done.release()
             self._flushes.answer(everyone=True)

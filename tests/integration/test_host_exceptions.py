@@ -12,6 +12,8 @@ from tests.support.program import run_program, start_program
 
 TRIALS = 400
 
+pytestmark = pytest.mark.timing(reason="the exceptions come by the clock, at any instruction")
+
 SETUP = """
     import ctypes, dataclasses, json, random, signal, sys, threading, time
     from agentscope import InMemoryExporter, create_tracker

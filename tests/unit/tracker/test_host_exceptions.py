@@ -13,6 +13,10 @@ from agentscope import Tracker
 from tests.support.interruptions import KINDS, at_every_line, ended, run
 from tests.support.recording import Recording, recorded
 
+pytestmark = pytest.mark.timing(
+    reason="the worker goes on beside the call, and may finish at the line that is interrupted"
+)
+
 HEADERS = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
 
 

@@ -11,6 +11,10 @@ from agentscope.voltagent import VoltAgentSDK
 from tests.support.interruptions import KINDS, at_every_line, run
 from tests.support.voltagent import Traced, traced
 
+pytestmark = pytest.mark.timing(
+    reason="the worker goes on beside the call, and may finish at the line that is interrupted"
+)
+
 
 @dataclass
 class Value:
