@@ -152,7 +152,7 @@ class Runs:
             self._is_concurrent = True
         else:
             # As `threading.enumerate` has them, without its lock.
-            run.older_threads = list(threading._active)  # type: ignore[attr-defined]
+            run.older_threads = list(threading._active)  # type: ignore[attr-defined]  # `enumerate` takes a lock
 
     def ended(self, run_id: str) -> None:
         run = self._open.pop(run_id, None)

@@ -19,7 +19,7 @@ HANGS = """
 
     class Hangs:
         def export(self, events, timeout):
-            time.sleep(600)
+            time.sleep(600)  # it hangs
 
     tracker = create_tracker(exporters=[Hangs()], flush_interval=0.0, shutdown_timeout=0.5)
     with tracker.track_run("agent"):

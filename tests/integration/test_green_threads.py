@@ -16,7 +16,7 @@ PROGRAM = """
     undo = tracker.instrument("threads") if {instrumented} else lambda: None
     def work(name):
         with tracker.track_step_context(name):
-            sleep(0.001)
+            sleep(0.001)  # the others get their turn
             tracker.track_step("inside")
     def run(name):
         with tracker.track_run(name), tracker.track_step_context("parent"):

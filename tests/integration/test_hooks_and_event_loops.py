@@ -109,7 +109,7 @@ def test_flushes_that_are_awaited_and_cancelled_take_no_threads(destinations: in
 
         async def impatient() -> None:
             flushes = [asyncio.create_task(tracker.aflush(timeout=60)) for _ in range(200)]
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # the flushes are under way
             assert threading.active_count() < before + 20
             for flush in flushes:
                 flush.cancel()
@@ -149,7 +149,7 @@ def test_a_flush_in_trio_holds_up_no_other_task_and_can_be_cancelled() -> None:
     async def count() -> None:
         while True:
             seen.append(1)
-            await trio.sleep(0.01)
+            await trio.sleep(0.01)  # a turn of the loop
 
     async def agent() -> None:
         async with trio.open_nursery() as nursery:

@@ -82,7 +82,7 @@ DEADLINES = """
 
     def from_thread():
         while due.acquire():
-            time.sleep(begin.pop())
+            time.sleep(begin.pop())  # the deadline
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(main), ctypes.py_object(SoftLimit))
 
     threading.Thread(target=from_thread, daemon=True).start()

@@ -23,7 +23,7 @@ AGENTSCOPE = """
                 pass
             with tracker.track_step_context("hangs", step_type="tool_call", input_data={{"password": "p4ss-w0rd", "u": 2}}):
                 while not os.path.exists({go!r}):
-                    time.sleep(0.05)
+                    time.sleep(0.05)  # between two looks
     tracker.shutdown()
 """
 
@@ -36,7 +36,7 @@ VOLTAGENT = """
             agent.add_tool({{"name": "quick"}}).success({{}})
             tool = agent.add_tool({{"name": "hangs", "input": {{"password": "p4ss-w0rd", "u": 2}}}})
             while not os.path.exists({go!r}):
-                time.sleep(0.05)
+                time.sleep(0.05)  # between two looks
             tool.success({{"done": True}})
     sdk.shutdown()
 """
@@ -57,7 +57,7 @@ SPANS = """
             told = {{"input.value": '{{"password": "p4ss-w0rd", "u": 2}}', "input.mime_type": "application/json"}}
             with tracer.start_as_current_span("hangs", attributes=told):
                 while not os.path.exists({go!r}):
-                    time.sleep(0.05)
+                    time.sleep(0.05)  # between two looks
     tracker.shutdown()
 """
 

@@ -71,6 +71,7 @@ def differences(recording: Recording, open_runs: dict[str, int], scope: Scope | 
         yield f"the ledger does not add up: {stats}"
     if stats.queued_bytes:
         yield f"{stats.queued_bytes} bytes stay charged"
+        # The tracker has one destination, hence one pipeline.
         recording.tracker._pipeline._worker.queue.released = recording.tracker._pipeline._worker.queue._reserved  # type: ignore[union-attr]
 
 

@@ -48,6 +48,7 @@ def _condition(field: Field, of_step: bool) -> str:
     if of_step:
         test = f"EXISTS (SELECT 1 FROM steps WHERE run = runs.key AND {field.name} = :{field.filter})"  # noqa: S608 - constants
     elif field.type == TEXTS:
+        # The names are those of the table of fields.
         both = f"SELECT value FROM json_each({field.name}) UNION ALL SELECT value FROM json_each(more_{field.name})"  # noqa: S608
         test = f":{field.filter} IN ({both})"
     else:

@@ -441,7 +441,7 @@ def test_a_payload_with_too_many_hits_is_masked_whole_and_marked(monkeypatch: py
     with pytest.raises(TooManyHits):
         mask(hostile, no_pause)
     sent = Redactor()(event(input=hostile, output=b'"kept"', truncated=["error"], name="pwd:/" * 1000)).fields
-    assert json.loads(sent["input"]) == NOT_SEARCHED  # type: ignore[arg-type]
+    assert json.loads(sent["input"]) == NOT_SEARCHED  # type: ignore[arg-type]  # a payload is bytes
     assert (sent["output"], sent["name"], sent["truncated"]) == (b'"kept"', NOT_SEARCHED, ["error", "input", "name"])
 
 

@@ -20,7 +20,7 @@ PROBLEM = "1 file of ended processes in the spool for another address or key: `a
 def leave(directory: Path, days: float = 0.0, size: int = 100, **options: str) -> Path:
     """Leave five events of a process that is dead for so many days, for an address that is gone. Returns their file."""
     before = set(directory.glob("*.db"))
-    dead = Bench(directory, **{"destination": GONE, **options})  # type: ignore[arg-type]
+    dead = Bench(directory, **{"destination": GONE, **options})  # type: ignore[arg-type]  # of several types
     dead.put(5, size)
     dead.store()
     kill(dead)
