@@ -24,12 +24,6 @@ SECRET = "hunter2 in a payload"
 
 
 @pytest.fixture
-def recording() -> Iterator[Recording]:
-    with recorded() as found:
-        yield found
-
-
-@pytest.fixture
 def tracker(recording: Recording) -> Tracker:
     return recording.tracker
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -17,12 +16,6 @@ from agentscope.server.storage.fold import run_view
 from tests.support.recording import Recording, balanced, recorded
 
 SESSION = Session("session-1", "00000000-0000-8000-8000-")
-
-
-@pytest.fixture
-def recording() -> Iterator[Recording]:
-    with recorded() as found:
-        yield found
 
 
 def look(recording: Recording, after: float = 1.5, told: bool | None = True) -> int | None:

@@ -29,12 +29,6 @@ ENDINGS = [ValueError, asyncio.CancelledError, KeyboardInterrupt, SystemExit, St
 
 
 @pytest.fixture
-def recording() -> Iterator[Recording]:
-    with recorded() as found:
-        yield found
-
-
-@pytest.fixture
 def tracker(recording: Recording) -> Tracker:
     return recording.tracker
 

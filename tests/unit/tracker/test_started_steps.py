@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
@@ -13,18 +12,6 @@ from agentscope import Tracker
 from agentscope.errors import AgentScopeError
 from agentscope.tracker import handles
 from tests.support.recording import Recording, current_scope, recorded
-
-
-@pytest.fixture
-def recording() -> Iterator[Recording]:
-    with recorded() as found:
-        yield found
-
-
-@pytest.fixture
-def tracker(recording: Recording) -> Iterator[Tracker]:
-    with recording.tracker.track_run("agent"):
-        yield recording.tracker
 
 
 def in_thread(call) -> None:

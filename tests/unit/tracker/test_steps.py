@@ -8,7 +8,6 @@ import enum
 import inspect
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -20,18 +19,6 @@ from agentscope import AgentScopeError, Tracker
 from tests.support.recording import Recording, current_scope, recorded
 
 MS = 1_000_000
-
-
-@pytest.fixture
-def recording() -> Iterator[Recording]:
-    with recorded() as found:
-        yield found
-
-
-@pytest.fixture
-def tracker(recording: Recording) -> Iterator[Tracker]:
-    with recording.tracker.track_run("agent"):
-        yield recording.tracker
 
 
 # ---- calls ---------------------------------------------------------------------------------------------------------

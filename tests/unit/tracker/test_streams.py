@@ -25,18 +25,6 @@ from agentscope import Tracker
 from tests.support.recording import Recording, current_scope, recorded
 
 
-@pytest.fixture
-def recording() -> Iterator[Recording]:
-    with recorded() as found:
-        yield found
-
-
-@pytest.fixture
-def tracker(recording: Recording) -> Iterator[Tracker]:
-    with recording.tracker.track_run("agent"):
-        yield recording.tracker
-
-
 def only(recording: Recording, name: str = "call") -> dict[str, Any]:
     """The only step of this name."""
     (found,) = [step for step in recording.steps() if step["name"] == name]

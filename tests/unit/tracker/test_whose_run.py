@@ -19,7 +19,7 @@ import pytest
 
 from agentscope import Tracker
 from agentscope.protocols.trace_context import headers_of
-from tests.support.recording import Recording, current_scope, recorded
+from tests.support.recording import Recording, current_scope
 
 T = TypeVar("T")
 
@@ -27,12 +27,6 @@ T = TypeVar("T")
 def in_thread(call: Callable[[], T]) -> T:
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(call).result()
-
-
-@pytest.fixture
-def recording() -> Iterator[Recording]:
-    with recorded() as recording:
-        yield recording
 
 
 @pytest.fixture
