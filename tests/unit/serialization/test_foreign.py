@@ -59,7 +59,8 @@ def raised(call: Callable[[], object]) -> Exception:
 @contextlib.contextmanager
 def alarm(handler: Any) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, DEADLINE)
+    # Once more after a second: an exception that comes inside a finalizer is ignored by Python.
+    signal.setitimer(signal.ITIMER_REAL, DEADLINE, 1)
     try:
         yield
     finally:
