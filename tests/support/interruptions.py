@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
@@ -22,7 +23,8 @@ KINDS = (TimeoutError, SystemExit, KeyboardInterrupt)
 def interrupted(call: Callable[[], object], line: int, error: BaseException) -> BaseException | None:
     """Make a call, and raise `error` at its line of this number in the package. Return the exception that came out of it.
 
-    The call ends without one where it has fewer lines: `error` has no traceback then.
+    The call ends without one where it has fewer lines: `error` has no traceback then. The collector rests meanwhile: a finalizer
+    of an earlier test that ran inside the call would add lines of its own, and swallow what is raised in them.
     """
     left = line
 
@@ -36,7 +38,8 @@ def interrupted(call: Callable[[], object], line: int, error: BaseException) -> 
                 raise error
         return trace
 
-    before = sys.gettrace()
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()
     sys.settrace(trace)
     try:
         call()
@@ -44,6 +47,8 @@ def interrupted(call: Callable[[], object], line: int, error: BaseException) -> 
         return escaped
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
     return None
 
 
