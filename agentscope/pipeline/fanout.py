@@ -23,7 +23,8 @@ class FanOut(Deliveries):
     """Pipelines with a queue, retry and counts each. The counts of the whole are their sums."""
 
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
-        super().__init__(tuple(pipelines))
+        super().__init__(pipelines)
+        self._pipelines: tuple[Pipeline, ...] = tuple(pipelines)
         self._first = self._pipelines[0]
         self.open_items = self._first.open_items
         self.sealing = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from agentscope.types import FlushResult
 
@@ -13,8 +13,15 @@ from .process.awaiting import Ongoing, SharedCall, in_loop
 from .process.clock import monotonic
 
 if TYPE_CHECKING:
-    from .pipeline import Pipeline
     from .worker import Worker
+
+
+class Flushable(Protocol):
+    """A pipeline."""
+
+    def part(self, until: float, released: Callable[[], None]) -> Part: ...
+
+    def say_once(self, kind: str, message: str) -> None: ...
 
 
 class Part:
@@ -51,7 +58,7 @@ class Part:
 class Flushing(Ongoing[FlushResult]):
     """A flush of some pipelines at the same time, for `timeout` seconds at most."""
 
-    def __init__(self, pipelines: Sequence[Pipeline], timeout: float) -> None:
+    def __init__(self, pipelines: Sequence[Flushable], timeout: float) -> None:
         until = monotonic() + timeout
         super().__init__(until)
         self._first = Lock()
@@ -82,7 +89,7 @@ class Flushing(Ongoing[FlushResult]):
 class Deliveries:
     """The deliveries of one or more pipelines, for tasks that wait for them. None of them blocks the event loop."""
 
-    def __init__(self, pipelines: Sequence[Pipeline]) -> None:
+    def __init__(self, pipelines: Sequence[Flushable]) -> None:
         self._pipelines = pipelines
         self._shutdown: SharedCall[FlushResult] = SharedCall()
 
