@@ -17,7 +17,7 @@ from agentscope.protocols.agentscope.decode import (
     decode_run_update,
     decode_step,
 )
-from agentscope.protocols.headers import AGENTSCOPE_KEY, VOLTAGENT_SECRET_KEY
+from agentscope.protocols.headers import AGENTSCOPE_BATCH, AGENTSCOPE_KEY
 from agentscope.server.http.limits import Refused
 from agentscope.server.http.security import Keys
 
@@ -86,8 +86,8 @@ class Ingest:
 
     def _authorise(self, request: Request) -> None:
         given = request.headers.get(AGENTSCOPE_KEY)
-        if given is None:  # a destination of the VoltAgent face, to which the batch call was announced
-            given = request.headers.get(VOLTAGENT_SECRET_KEY)
+        if AGENTSCOPE_BATCH in request.headers and self._keys.accepts_otlp(request.headers):
+            return  # the batch call was announced to a sender of OTLP
         if given is None:
             raise Refused(422, f"The header {AGENTSCOPE_KEY} is required.")
         if not self._keys.accepts(given):
