@@ -3,8 +3,8 @@
     python -m benchmarks.kills [rounds]
 
 Each round kills a program 250 ms after the last of 8 MB and 1.2 s after the last of 40 MB, with a spool and a backend that
-refuses; and ends programs with 40 MB and a healthy backend. The exit status is 1 if an event was lost, or if the exit with secrets
-takes longer than that without by 1.2 s. The machine has to be quiet: another program that computes makes the disk late.
+refuses; and ends programs with 40 MB and a healthy backend. The exit status is 1 if an event was lost, or if the exit with
+secrets takes longer than that without by 1.2 s. The machine has to be quiet: another program that computes makes the disk late.
 """
 
 from __future__ import annotations
