@@ -68,6 +68,7 @@ def create_app(
             Route("/api/runs/{run_id:path}/events", read.events),
             Route("/api/runs/{run_id:path}", read.run),
             Route("/", read.runs_page),
+            Route("/runs", read.runs_page),
             Route("/runs/{run_id:path}", read.run_page),
             Route("/login", read.login_form),
             Route("/login", read.login, methods=["POST"]),
