@@ -197,7 +197,7 @@ class _Reading:
     def __init__(self, span: ReadableSpan, place: Place, limit: int) -> None:
         self.place = place
         self.span = _value(span, place)
-        found = (self.span.attributes, *(event.attributes for event in self.span.events))
+        found = (self.span.attributes, *(part.attributes for part in (*self.span.events, *self.span.links)))
         self.size = sum(len(value) for attributes in found for value in attributes.values() if type(value) is str)
         self._source = span
         self._limit = limit
@@ -226,7 +226,7 @@ def _utf8(value: Any) -> Any:
         return value if value.isascii() else replace_surrogates(value)
     if isinstance(value, Mapping):
         return {_utf8(name): _utf8(item) for name, item in value.items()}
-    if isinstance(value, (Span, SpanEvent, SpanGroup)):
+    if isinstance(value, (Span, SpanEvent, SpanLink, SpanGroup)):
         return type(value)(*map(_utf8, value))
     return [_utf8(item) for item in value] if isinstance(value, (list, tuple)) else value
 
