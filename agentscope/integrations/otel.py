@@ -197,7 +197,8 @@ class _Reading:
     def __init__(self, span: ReadableSpan, place: Place, limit: int) -> None:
         self.place = place
         self.span = _value(span, place)
-        found = (self.span.attributes, *(part.attributes for part in (*self.span.events, *self.span.links)))
+        parts: tuple[SpanEvent | SpanLink, ...] = (*self.span.events, *self.span.links)
+        found = (self.span.attributes, *(part.attributes for part in parts))
         self.size = sum(len(value) for attributes in found for value in attributes.values() if type(value) is str)
         self._source = span
         self._limit = limit
