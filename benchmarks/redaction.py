@@ -24,55 +24,46 @@ BYTES = 1_000_000
 LENGTHS = (50_000, 100_000, 200_000)
 MOST_GROWTH = 3.0
 NAMES = (
+    "password token api_key authorization cookie secret pwd jwt pad_token next_token sk- AKIA sig= eyJaaaa <password> --token"
+).split() + [
     *(
-        "password",
-        "token",
-        "api_key",
-        "Authorization",
-        "cookie",
-        "secret",
-        "pwd",
-        "jwt",
         "bearer ",
         "basic aaaa",
-        "eyJaaaa",
-    ),
-    *(
-        "sk-",
-        "ghp_",
         "-----BEGIN PRIVATE KEY-----",
         "identified by '",
         "://u:",
         "-u ",
-        "<password>",
         '"password"',
-        '\\"token\\"',
+        "'token'",
     ),
-    *('name="password"', '"name":"password"', "--token", "next_token", "pad_token"),
-)
-MORE = (
-    "",
-    "=",
-    ":",
-    ": ",
-    " ",
-    "='",
-    '="',
-    ":[",
-    ":{",
-    ":str)",
-    ":/",
-    "\\",
-    '\\"',
-    ",",
-    "\n- ",
-    "=>",
-    "@",
-    "a b",
-    "(",
-    "<",
-    "}",
-)
+    *('\\"token\\"', 'name="password"', '{"name":"password"'),
+]
+MORE = [
+    *(
+        "",
+        "=",
+        ":",
+        ": ",
+        " ",
+        "='",
+        '="',
+        ":[",
+        ":{",
+        '":{',
+        ":str)",
+        ":/",
+        "\\",
+        '\\"',
+        ",",
+        "\n- ",
+        "=>",
+        "@",
+        "a b",
+        "(",
+    ),
+    *("<", "}"),
+]
+"""Hostile texts are a name and one of these, again and again."""
 
 WITHOUT: dict[str, Callable[[int], str]] = {
     "log": lambda i: (
