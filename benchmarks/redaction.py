@@ -24,45 +24,13 @@ BYTES = 1_000_000
 LENGTHS = (50_000, 100_000, 200_000)
 MOST_GROWTH = 3.0
 NAMES = (
-    "password token api_key authorization cookie secret pwd jwt pad_token next_token sk- AKIA sig= eyJaaaa <password> --token"
-).split() + [
-    *(
-        "bearer ",
-        "basic aaaa",
-        "-----BEGIN PRIVATE KEY-----",
-        "identified by '",
-        "://u:",
-        "-u ",
-        '"password"',
-        "'token'",
-    ),
-    *('\\"token\\"', 'name="password"', '{"name":"password"'),
-]
-MORE = [
-    *(
-        "",
-        "=",
-        ":",
-        ": ",
-        " ",
-        "='",
-        '="',
-        ":[",
-        ":{",
-        '":{',
-        ":str)",
-        ":/",
-        "\\",
-        '\\"',
-        ",",
-        "\n- ",
-        "=>",
-        "@",
-        "a b",
-        "(",
-    ),
-    *("<", "}"),
-]
+    "password", "token", "api_key", "authorization", "cookie", "secret", "pwd", "jwt", "pad_token", "next_token", "bearer ",
+    "basic aaaa", "sk-", "AKIA", "sig=", "eyJaaaa", "-----BEGIN PRIVATE KEY-----", "identified by '", "://u:", "-u ", "--token",
+    "<password>", '"password"', "'token'", '\\"token\\"', 'name="password"', '{"name":"password"',
+)  # fmt: skip
+MORE = (
+    "", "=", ":", ": ", " ", "='", '="', ":[", ":{", '":{', ":str)", ":/", "\\", '\\"', ",", "\n- ", "=>", "@", "a b", "(", "<", "}",
+)  # fmt: skip
 """Hostile texts are a name and one of these, again and again."""
 
 WITHOUT: dict[str, Callable[[int], str]] = {
