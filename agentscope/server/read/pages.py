@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from agentscope.events import FIELDS, RUN_FIELDS, STEP_FIELDS, TEXTS, Field
+from agentscope.server.http.addressing import FRAME
 from agentscope.server.storage.base import RunQuery
 from agentscope.server.storage.rows import COST_DIGITS, is_failed
 
@@ -123,11 +125,15 @@ def message(title: str, sentence: str) -> str:
 
 
 def _page(title: str, body: str) -> str:
-    return f"""<!doctype html>
+    prefix, has_session = FRAME.get()
+    logout = '<form method="post" action="/logout"><button>Log out</button></form>' if has_session else ""
+    page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{_plain(title)} · AgentScope</title><link rel="stylesheet" href="/static/style.css"></head>
-<body><header><a class="brand" href="/">AgentScope</a></header><main>{body}</main></body></html>
+<body><header><a class="brand" href="/">AgentScope</a>{logout}</header><main>{body}</main></body></html>
 """
+    # Quotes in recorded values are escaped, so that every match is markup of this module.
+    return re.sub('( href="| action=")(?=/)', rf"\1{prefix}", page) if prefix else page
 
 
 def _first_steps(address: str, key_required: bool) -> str:

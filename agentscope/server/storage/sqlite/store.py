@@ -184,7 +184,8 @@ class SQLiteStore:
         began, run_id = query.after or (None, None)
         values = {name: getattr(query, name) for name in _FILTERS}
         values.update(began=began, run_id=run_id, q=_pattern(query.q), digits=_pattern(trace_digits(query.q)))
-        values.update(limit=query.limit + 1, now=self._silent_until(), project=project)
+        values.update(limit=query.limit + 1, now=self._silent_until())
+        values["project"] = project
         with self._reading() as db:
             rows = db.execute(_LIST, values).fetchall()
             more = len(rows) > query.limit
