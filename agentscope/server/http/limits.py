@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class Limits:
     """The bounds. Sizes are in bytes, times in seconds."""
 
-    body_bytes: int = 8 << 20
+    body_bytes: int = 64 << 20
     """Size of a body before it is inflated."""
-    inflated_bytes: int = 32 << 20
+    inflated_bytes: int = 64 << 20
     """Size of a body after it is inflated."""
-    held_bytes: int = 64 << 20
+    held_bytes: int = 128 << 20
     """Size of all bodies together that are being received or stored."""
     body_seconds: float = 10.0
     """Time from the head of a request to the end of its body."""
