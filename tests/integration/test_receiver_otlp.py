@@ -187,7 +187,10 @@ def test_a_large_request_is_stored_in_parts_and_a_repetition_stores_nothing_more
     assert len(body) > 18 << 20
     for _ in range(2):
         found = protobuf.decode_response(post(client, protobuf, body).body)
-        assert found == (1, "span ffffffffffffffff: its times must be in nanoseconds since the epoch, up to the year 9999")
+        assert found == (
+            1,
+            "span ffffffffffffffff: its times must be in nanoseconds since the epoch, up to the year 9999",
+        )
         assert client.get("/health").json["events"] == 900
 
 

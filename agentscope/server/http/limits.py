@@ -27,6 +27,11 @@ class Limits:
     """Size of the events of a run that is shown as a whole. Of a larger run only the events can be read."""
 
 
+def limits_of(body_bytes: int, inflated_bytes: int) -> Limits:
+    """Return the bounds with these sizes of one body, and room for two such bodies at once."""
+    return Limits(body_bytes, inflated_bytes, max(Limits.held_bytes, 2 * body_bytes))
+
+
 class Refused(Exception):
     """A request that is answered with `status` and one sentence."""
 

@@ -91,8 +91,8 @@ class Intake:
         `decode`.
 
         growth: the memory that the decoded body takes, in multiples of that of JSON of the same size. most_weight: bound on the
-        weight of the body, as `weight_of` counts it. is_text: the body is decoded as one text, of which each character takes the memory
-        of the widest one.
+        weight of the body, as `weight_of` counts it. is_text: the body is decoded as one text, of which each character takes the
+        memory of the widest one.
         """
         encoding = request.headers.get("content-encoding", "")
         declared = declared_size(body.raw, encoding)
