@@ -95,6 +95,7 @@ class Front:
             Route("/api/runs/{run_id:path}/events", read.events),
             Route("/api/runs/{run_id:path}", read.run),
             Route("/", read.runs_page),
+            Route("/runs", read.runs_page),
             Route("/runs/{run_id:path}", read.run_page),
             Route("/login", login.form),
             Route("/login", login.login, methods=["POST"]),

@@ -69,7 +69,7 @@ class Routes:
         return await self._reader.events(request.path_params["run_id"])
 
     async def runs_page(self, request: Request) -> Response:
-        """`GET /`: the list of runs."""
+        """`GET /` and `GET /runs`: the list of runs."""
         if not self._keys.may_read(request.scope):
             return RedirectResponse("/login", 303)
         query = run_query(request)
