@@ -7,6 +7,7 @@ no thread can be started, `flush` and `shutdown` do the work in the caller's thr
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from threading import Lock, RLock
 from typing import TYPE_CHECKING
 
@@ -118,15 +119,15 @@ class Worker:
         (self.queue if self.spooling is None else self.spooling).ring()
         self.start()
 
-    def begin_flush(self, seq: int, waiter: Waiter) -> Flush | None:
+    def begin_flush(self, seq: int, waiter: Waiter, until: float = inf) -> Flush | None:
         """Begin to send everything accepted before the number `seq`, and return at once. None if there is nothing to send.
 
-        waiter: released when all of it is settled. `end_flush` has to be called in any case.
+        waiter: released when all of it is settled, and after the moment `until`. `end_flush` has to be called in any case.
         """
         counts = self.states.counts()
         if not counts.pending + counts.spooled or self.finished or threads.is_ours():
             return None
-        flush = self._flushes.add(counts, seq, waiter)
+        flush = self._flushes.add(counts, seq, waiter, until)
         self._ring()
         return flush
 

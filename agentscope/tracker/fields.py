@@ -72,7 +72,7 @@ def plain_step(
         told, lossy = output
         if lossy:
             return None
-    return _new(PlainFields, (name, step_type, started_at, elapsed, data, told))
+    return name, step_type, started_at, elapsed, data, told
 
 
 class Fields:
@@ -188,6 +188,9 @@ class Fields:
 
     def status(self, value: Any, error: Any) -> None:
         """Set the status that a run ends with. For `completed` and for an unknown word the error decides."""
+        if error is None and type(value) is str and value == "completed":
+            self.values["status"] = value  # as it is, nearly always
+            return
         known = _plain_text(value)
         if known in RUN_STATUSES and known != "running":
             # `completed` is also the default of a caller that passes only an error.

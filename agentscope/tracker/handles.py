@@ -234,9 +234,8 @@ class Run(_Block, InProcess, str):
     @safe(lambda *_: None)
     def _open(self, recorder: Recorder) -> Scope | None:
         start, self._start = self._start, (None, None, None, NO_MORE)
-        if not recorder.begin_run(self.id, self.agent_name, *start):
-            return None
-        return recorder.runs.enter(*recorder.runs.placed(self.id), own_id=self.id)
+        run = recorder.begin_run(self.id, self.agent_name, *start)
+        return None if run is None else recorder.runs.enter_run(run)
 
     @safe(lambda *_: None)
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
@@ -403,7 +402,7 @@ class Step(_Block, InProcess):
                     output = captured(output, recorder.limit, recorder.pipeline.sealing)
                 plain = plain_step(self.name, self.step_type, started_at, elapsed, given, output)
             if plain is not None:
-                size = len(plain.name) + len(plain.input or b"") + len(plain.output or b"")
+                size = len(plain[0]) + len(plain[4] or b"") + len(plain[5] or b"")
                 accepted = recorder.pipeline.put(STEP, scope.run_id, scope.step_id, parent_id, plain, size, False)
                 self._opened = None
                 if not accepted:

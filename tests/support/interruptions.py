@@ -25,6 +25,9 @@ def interrupted(call: Callable[[], object], line: int, error: BaseException) -> 
 
     The call ends without one where it has fewer lines: `error` has no traceback then. The collector rests meanwhile: a finalizer
     of an earlier test that ran inside the call would add lines of its own, and swallow what is raised in them.
+
+    The call is made in a generator. Python 3.11 keeps an exception as the one that is being handled if another one comes at the
+    first line of its handler. In a generator this ends with it; elsewhere it became the context of each later exception.
     """
     left = line
 
@@ -38,11 +41,14 @@ def interrupted(call: Callable[[], object], line: int, error: BaseException) -> 
                 raise error
         return trace
 
+    def inside() -> Iterator[object]:
+        yield call()
+
     before, collects = sys.gettrace(), gc.isenabled()
     gc.disable()
     sys.settrace(trace)
     try:
-        call()
+        next(inside())
     except BaseException as escaped:
         return escaped
     finally:

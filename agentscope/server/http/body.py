@@ -35,6 +35,11 @@ class Bodies:
         self._limits = limits
         self._held = 0
 
+    @property
+    def held(self) -> int:
+        """Bytes of the bodies that are being received or stored."""
+        return self._held
+
     @asynccontextmanager
     async def hold(self, request: Request, *content_types: str) -> AsyncIterator[bytes]:
         """Read a body without inflating it, for the length of a block. Its bytes count as held until the block is left.

@@ -17,9 +17,9 @@ from agentscope.protocols.agentscope.decode import (
     decode_run_update,
     decode_step,
 )
-from agentscope.protocols.headers import AGENTSCOPE_KEY, VOLTAGENT_SECRET_KEY
+from agentscope.protocols.headers import AGENTSCOPE_KEY
+from agentscope.server.http.keys import Keys, carries_key
 from agentscope.server.http.limits import Refused
-from agentscope.server.http.security import Keys
 
 from .intake import Held, Intake, made_id
 
@@ -85,13 +85,12 @@ class Ingest:
         return self._intake.hold(request)
 
     def _authorise(self, request: Request) -> None:
-        given = request.headers.get(AGENTSCOPE_KEY)
-        if given is None:  # a destination of the VoltAgent face, to which the batch call was announced
-            given = request.headers.get(VOLTAGENT_SECRET_KEY)
-        if given is None:
+        # A destination of the VoltAgent face, to which the batch call was announced, has the key in another header.
+        if not carries_key(request.headers):
             raise Refused(422, f"The header {AGENTSCOPE_KEY} is required.")
-        if not self._keys.accepts(given):
+        if self._keys.given_by(request.headers) is None:
             raise Refused(401, f"{AGENTSCOPE_KEY} is not the key of this receiver.")
+        self._keys.sender(request.headers)
 
     async def _known_run(self, request: Request) -> str:
         self._authorise(request)

@@ -49,12 +49,18 @@ class Held:
 class Intake:
     """The path into the store. All calls of an application share one, since its bounds are for all of them together.
 
-    Each call checks the key before it holds a body.
+    Each call checks the key before it holds a body. `came` is called with the counts of each stored batch, and the number
+    of its rejected events.
     """
 
-    def __init__(self, store: Store, limits: Limits) -> None:
+    def __init__(
+        self, store: Store, limits: Limits, came: Callable[[IngestCounts, int], None] = lambda counts, rejected: None
+    ) -> None:
         self.bodies = Bodies(limits)
+        self.waiting = 0
+        """Batches that the store has not answered yet."""
         self._store = store
+        self._came = came
         self._inflated_bytes = limits.inflated_bytes
         self._lanes = [(size, weight, asyncio.Semaphore(at_once)) for size, weight, at_once in _LANES]
         self.large = self._lanes[-1][2]
@@ -137,7 +143,13 @@ class Intake:
 
     async def commit(self, batch: Batch) -> IngestCounts:
         """Store a batch, and return when it is durable. Raises `Unavailable`."""
-        return await asyncio.wrap_future(self._store.ingest(batch))
+        self.waiting += 1
+        try:
+            counts = await asyncio.wrap_future(self._store.ingest(batch))
+        finally:
+            self.waiting -= 1
+        self._came(counts, len(batch.rejected))
+        return counts
 
     async def store_one(self, request: Request, body: Held, decode: Callable[[bytes], Patch]) -> None:
         """Decode a body of one event and store it, unless it is stored already. Raises as `decoded` and `commit` do."""

@@ -11,15 +11,14 @@ from starlette.responses import Response
 
 from agentscope.protocols.agentscope.batch import PATH
 from agentscope.protocols.agentscope.decode import Batch, Patch
-from agentscope.protocols.headers import AGENTSCOPE_BATCH, AGENTSCOPE_KEY
+from agentscope.protocols.headers import AGENTSCOPE_BATCH
 from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.otlp.inbound.patches import SESSION, patches_of, without_repeats
 from agentscope.protocols.otlp.wire import json_form, protobuf_form
 from agentscope.protocols.otlp.wire.limits import Form
 from agentscope.protocols.otlp.wire.model import SpanGroup, Unreadable
 from agentscope.server.http.body import content_type
-from agentscope.server.http.limits import Refused
-from agentscope.server.http.security import Keys
+from agentscope.server.http.keys import Keys
 
 from . import otlp_protobuf
 from .intake import REFUSALS, Intake, refusal
@@ -60,8 +59,7 @@ class OTLP:
             return Response(form.encode_status(sentence), status, headers, form.CONTENT_TYPE)
 
     async def _take(self, request: Request, form: Form) -> bytes:
-        if not self._keys.accepts_otlp(request.headers):
-            raise Refused(401, f"Send the receiver's key, as Authorization: Bearer KEY or {AGENTSCOPE_KEY}: KEY.")
+        self._keys.sender(request.headers)
 
         def decode(body: bytes) -> Batch:
             groups = DECODERS[form.CONTENT_TYPE](body)

@@ -20,7 +20,7 @@ except ImportError as problem:
 
 from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError, Rejected, too_many, weigh
 from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, LONGEST_SHOWN_ID, check_ids
-from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Unreadable, Value
+from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, SpanLink, Unreadable, Value
 from agentscope.protocols.otlp.wire.protobuf_form import read_varint
 
 # Weights are about those of JSON with the same content; see `json_decode.MAX_WEIGHT`.
@@ -47,7 +47,13 @@ def decode_request(body: bytes) -> list[SpanGroup]:
     reader = _Reader()
     try:
         return [
-            SpanGroup(resource, inner.scope.name, inner.scope.version, [*map(reader.span, inner.spans)])
+            SpanGroup(
+                resource,
+                inner.scope.name,
+                inner.scope.version,
+                [*map(reader.span, inner.spans)],
+                reader.attributes(inner.scope.attributes),
+            )
             for outer in request.resource_spans
             for resource in [reader.attributes(outer.resource.attributes)]
             for inner in outer.scope_spans
@@ -81,6 +87,10 @@ class _Reader:
                 span.status.message,
                 [self._event(each) for each in span.events],
                 span.trace_state,
+                [self._link(each) for each in span.links],
+                span.dropped_attributes_count,
+                span.dropped_events_count,
+                span.dropped_links_count,
             )
         except Rejected as wrong:
             return Unreadable(_shown_id(data), str(wrong))
@@ -91,7 +101,13 @@ class _Reader:
 
     def _event(self, event: Any) -> SpanEvent:
         self._spend(_ATTRIBUTE)
-        return SpanEvent(event.name, event.time_unix_nano, self.attributes(event.attributes))
+        attributes = self.attributes(event.attributes)
+        return SpanEvent(event.name, event.time_unix_nano, attributes, event.dropped_attributes_count)
+
+    def _link(self, link: Any) -> SpanLink:
+        self._spend(_ATTRIBUTE)
+        ids = link.trace_id.hex(), link.span_id.hex()
+        return SpanLink(*ids, self.attributes(link.attributes), link.trace_state, link.dropped_attributes_count)
 
     def _value(self, value: Any, depth: int) -> Value:
         """Read an `AnyValue`. `depth` is its level if it is a list or a mapping."""

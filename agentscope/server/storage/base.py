@@ -8,6 +8,7 @@ entry of `list_runs` has the values that `fold.run_view` gives for the events of
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
@@ -85,7 +86,10 @@ class RunQuery(NamedTuple):
     agent: str | None = None
     """The whole name of the agent."""
     q: str | None = None
-    """A part of the agent's name or of one of the run's ids. Case does not count in ASCII letters."""
+    """A part of the agent's name or of one of the run's ids. Case does not count in ASCII letters.
+
+    A run is found by a part of its trace id, too, as `trace_digits` tells.
+    """
     user_id: str | None = None
     conversation_id: str | None = None
     tag: str | None = None
@@ -94,6 +98,14 @@ class RunQuery(NamedTuple):
     release: str | None = None
     model: str | None = None
     """The model of any step of the run."""
+
+
+_TRACE_DIGITS = re.compile("[0-9a-fA-F]{12,32}")
+
+
+def trace_digits(q: str | None) -> str | None:
+    """Return a text to search for if it may be a part of a trace id, as a part of a run id without its dashes; else None."""
+    return q.lower() if q is not None and _TRACE_DIGITS.fullmatch(q) else None
 
 
 class RunPage(NamedTuple):

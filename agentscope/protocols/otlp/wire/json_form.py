@@ -20,6 +20,7 @@ from agentscope.protocols.json_decode import DecodeError, Rejected, is_text, par
 from .limits import (
     DEEPEST_READ,
     DEEPEST_SENT,
+    HIGHEST_COUNT,
     HIGHEST_INT,
     HIGHEST_TIME,
     LOWEST_INT,
@@ -30,7 +31,7 @@ from .limits import (
     shown_id,
     utf8,
 )
-from .model import Span, SpanEvent, SpanGroup, Unreadable, Value
+from .model import Span, SpanEvent, SpanGroup, SpanLink, Unreadable, Value
 
 CONTENT_TYPE = "application/json"
 
@@ -161,7 +162,8 @@ def decode_request(body: bytes) -> list[SpanGroup]:
                 item = _object(inner, "an item of scopeSpans")
                 scope = _field(item, "scope")
                 name, version = _text(scope, "name"), _text(scope, "version")
-                groups.append(SpanGroup(resource, name, version, [_span(span) for span in _list(item, "spans")]))
+                spans = [_span(span) for span in _list(item, "spans")]
+                groups.append(SpanGroup(resource, name, version, spans, _read_attributes(scope)))
     except Rejected as wrong:  # in a resource or scope, which all its spans share
         raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
     return groups
@@ -198,11 +200,24 @@ def _sound_span(item: dict[str, Any]) -> Span:
         _text(status, "message"),
         [_read_event(_object(event, "an event")) for event in _list(item, "events")],
         _text(item, "traceState"),
+        [_read_link(_object(link, "a link")) for link in _list(item, "links")],
+        *(_count(item, f"dropped{what}Count") for what in ("Attributes", "Events", "Links")),
     )
 
 
 def _read_event(item: dict[str, Any]) -> SpanEvent:
-    return SpanEvent(_text(item, "name"), _whole(item, "timeUnixNano", 0, HIGHEST_TIME), _read_attributes(item))
+    time_ns = _whole(item, "timeUnixNano", 0, HIGHEST_TIME)
+    return SpanEvent(_text(item, "name"), time_ns, _read_attributes(item), _count(item, "droppedAttributesCount"))
+
+
+def _read_link(item: dict[str, Any]) -> SpanLink:
+    ids = _text(item, "traceId").lower(), _text(item, "spanId").lower()
+    state, dropped = _text(item, "traceState"), _count(item, "droppedAttributesCount")
+    return SpanLink(*ids, _read_attributes(item), state, dropped)
+
+
+def _count(item: dict[str, Any], name: str) -> int:
+    return _whole(item, name, 0, HIGHEST_COUNT)
 
 
 def _read_attributes(holder: dict[str, Any], name: str = "attributes", depth: int = 1) -> dict[str, Value]:

@@ -6,6 +6,7 @@ The format is opentelemetry-proto's `ExportTraceServiceRequest` (opentelemetry/p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Union
 
 Value = Union[str, bool, int, float, bytes, None, Sequence["Value"], Mapping[str, "Value"]]  # noqa: UP007 - a name in quotes knows no `|
@@ -23,6 +24,18 @@ class SpanEvent(NamedTuple):
     name: str
     time_ns: int
     attributes: Mapping[str, Value]
+    dropped_attributes: int = 0
+
+
+class SpanLink(NamedTuple):
+    """A link to another span, perhaps of another trace."""
+
+    trace_id: str
+    """As it was sent, in lower case. Neither id is checked, so that a bad link does not cost its span."""
+    span_id: str
+    attributes: Mapping[str, Value]
+    trace_state: str = ""
+    dropped_attributes: int = 0
 
 
 class Span(NamedTuple):
@@ -43,6 +56,11 @@ class Span(NamedTuple):
     status_message: str = ""
     events: Sequence[SpanEvent] = ()
     trace_state: str = ""
+    links: Sequence[SpanLink] = ()
+    dropped_attributes: int = 0
+    """Attributes, events and links that the sender left out, as it counts them."""
+    dropped_events: int = 0
+    dropped_links: int = 0
 
 
 class Unreadable(NamedTuple):
@@ -59,3 +77,4 @@ class SpanGroup(NamedTuple):
     scope_name: str
     scope_version: str
     spans: Sequence[Span | Unreadable]
+    scope_attributes: Mapping[str, Value] = MappingProxyType({})

@@ -28,6 +28,7 @@ from agentscope.server.storage.base import (
     StoredEvent,
     Unavailable,
     bounded_reasons,
+    trace_digits,
 )
 from agentscope.server.storage.fold import duration_ms
 from agentscope.server.storage.rows import COST_DIGITS, INTERRUPTED, RUN_COLUMNS
@@ -86,7 +87,7 @@ WHERE project = :project
   AND (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE project=:project AND id=:run_id), 0)))
   AND {" AND ".join(_FILTERS.values())}
   AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
-       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\')
+       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\' OR replace(id, '-', '') LIKE :digits)
 ORDER BY began DESC, key DESC LIMIT :limit
 """  # noqa: S608 - a constant of this module
 _TOTALS = """
@@ -185,7 +186,8 @@ class SQLiteStore:
     def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
         began, run_id = query.after or (None, None)
         values = {name: getattr(query, name) for name in _FILTERS}
-        values.update(began=began, run_id=run_id, q=_pattern(query.q), limit=query.limit + 1, now=self._silent_until())
+        values.update(began=began, run_id=run_id, q=_pattern(query.q), digits=_pattern(trace_digits(query.q)))
+        values.update(limit=query.limit + 1, now=self._silent_until())
         values["project"] = project
         with self._reading() as db:
             rows = db.execute(_LIST, values).fetchall()

@@ -300,6 +300,13 @@ class Conformance:
         ):
             assert all_runs(store, query) == expected, query
 
+    def test_a_run_is_found_by_its_trace_id_whole_or_in_part(self, store: Store) -> None:
+        run_id = "5b8efff7-9803-8103-d269-b633813fc60c"
+        store.ingest(batch(run_start(run_id), run_start("x" * 12))).result()
+        for q in ("5b8efff798038103d269b633813fc60c", "5B8EFFF798038103D269B633813FC60C", "8103d269b633", run_id):
+            assert all_runs(store, RunQuery(q=q)) == [run_id], q
+        assert all_runs(store, RunQuery(q="0" * 32)) == []
+
     def test_runs_are_found_by_user_conversation_tag_environment_release_and_the_model_of_a_step(
         self, store: Store
     ) -> None:

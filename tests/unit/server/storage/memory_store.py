@@ -22,6 +22,7 @@ from agentscope.server.storage.base import (
     StoredEvent,
     Unavailable,
     bounded_reasons,
+    trace_digits,
 )
 from agentscope.server.storage.fold import run_view
 from agentscope.server.storage.rows import MOST_TEXTS, RUN_COLUMNS
@@ -150,8 +151,11 @@ class MemoryStore:
 def _matches(run: dict[str, Any], query: RunQuery) -> bool:
     texts = [run[name].casefold() for name in _SEARCHED if run[name]]
     wanted = {field: getattr(query, field.filter) for field in FIELDS.values() if field.filter}
+    digits = trace_digits(query.q)
     return all(value is None or value in _values(run, field.name) for field, value in wanted.items()) and (
-        query.q is None or any(query.q.casefold() in text for text in texts)
+        query.q is None
+        or any(query.q.casefold() in text for text in texts)
+        or (digits is not None and digits in run["id"].replace("-", "").casefold())
     )
 
 
