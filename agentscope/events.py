@@ -166,17 +166,8 @@ class Event(NamedTuple):
     """Bytes this event is charged against the queue's bound."""
 
 
-class PlainFields(NamedTuple):
-    """The fields of a completed step that sets nothing but a name, a type, its times, an input and an output."""
-
-    name: str
-    step_type: str
-    started_at: int
-    """Nanoseconds since the epoch."""
-    elapsed: int
-    """Nanoseconds."""
-    input: bytes | None
-    output: bytes | None
+PlainFields: TypeAlias = "tuple[str, str, int, int, bytes | None, bytes | None]"
+"""The fields of a completed step that sets nothing but these: the last six of a `PlainStep`."""
 
 
 class PlainStep(NamedTuple):
@@ -190,7 +181,9 @@ class PlainStep(NamedTuple):
     name: str
     step_type: str
     started_at: int
+    """Nanoseconds since the epoch."""
     elapsed: int
+    """Nanoseconds."""
     input: bytes | None
     output: bytes | None
 
@@ -199,10 +192,13 @@ class PlainStep(NamedTuple):
         return STEP
 
 
-class DeferredFields(NamedTuple):
+class DeferredFields:
     """Fields that are made in the worker, of values that no longer change. An error in `make` drops the event."""
 
-    make: Callable[[], dict[str, FieldValue]]
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], dict[str, FieldValue]]) -> None:
+        self.make = make
 
 
 class DeferredEvent(NamedTuple):

@@ -21,7 +21,7 @@ from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.inbound.attribute_names import OF_RUN
 from agentscope.protocols.otlp.inbound.patches import is_run, patches_of
-from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup
+from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup, SpanLink
 from agentscope.serialization.text import replace_surrogates
 from agentscope.tracker.context import Place, bounded
 from agentscope.tracker.fields import Fields
@@ -34,8 +34,9 @@ except ImportError as missing:
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.sdk.trace import Span as LiveSpan
+    from opentelemetry.trace import Link
 
     from agentscope.tracker.tracker import Tracker
 
@@ -211,7 +212,8 @@ class _Reading:
     def __init__(self, span: ReadableSpan, place: Place, limit: int) -> None:
         self.place = place
         self.span = _value(span, place)
-        found = (self.span.attributes, *(event.attributes for event in self.span.events))
+        parts: tuple[SpanEvent | SpanLink, ...] = (*self.span.events, *self.span.links)
+        found = (self.span.attributes, *(part.attributes for part in parts))
         self.size = sum(len(value) for attributes in found for value in attributes.values() if type(value) is str)
         self._source = span
         self._limit = limit
@@ -240,7 +242,7 @@ def _utf8(value: Any) -> Any:
         return value if value.isascii() else replace_surrogates(value)
     if isinstance(value, Mapping):
         return {_utf8(name): _utf8(item) for name, item in value.items()}
-    if isinstance(value, (Span, SpanEvent, SpanGroup)):
+    if isinstance(value, (Span, SpanEvent, SpanLink, SpanGroup)):
         return type(value)(*map(_utf8, value))
     return [_utf8(item) for item in value] if isinstance(value, (list, tuple)) else value
 
@@ -268,11 +270,28 @@ def _value(span: ReadableSpan, place: Place) -> Span:
         dict(span.attributes or {}),
         span.status.status_code.value,
         span.status.description or "",
-        [SpanEvent(event.name, event.timestamp, dict(event.attributes or {})) for event in span.events],
+        [_event(event) for event in span.events],
+        context.trace_state.to_header(),
+        [_link(link) for link in span.links],
+        span.dropped_attributes,
+        span.dropped_events,
+        span.dropped_links,
     )
+
+
+def _event(event: Event) -> SpanEvent:
+    return SpanEvent(event.name, event.timestamp, dict(event.attributes or {}), event.dropped_attributes)
+
+
+def _link(link: Link) -> SpanLink:
+    linked = link.context
+    ids = f"{linked.trace_id:032x}", _hex(linked.span_id)
+    return SpanLink(*ids, dict(link.attributes or {}), linked.trace_state.to_header(), link.dropped_attributes)
 
 
 def _group(span: ReadableSpan) -> SpanGroup:
     scope = span.instrumentation_scope
-    name, version = ("", "") if scope is None else (scope.name, scope.version or "")
-    return SpanGroup(dict(span.resource.attributes), name, version, ())
+    resource = dict(span.resource.attributes)
+    if scope is None:
+        return SpanGroup(resource, "", "", ())
+    return SpanGroup(resource, scope.name, scope.version or "", (), dict(scope.attributes or {}))

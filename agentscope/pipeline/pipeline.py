@@ -79,6 +79,8 @@ class Pipeline(Deliveries):
         self._redact = redact
         self._place = place
         self._sample_rate = config.sample_rate
+        self._selective = config.sample_rate < 1.0
+        """True if some events may not be recorded: they are sampled out, or it is after the end."""
         self._mark = lifecycle.mark
         self._closed = False
         self._before_stop: list[Callable[[], object]] = []
@@ -146,31 +148,28 @@ class Pipeline(Deliveries):
         if not self._mark[0]:
             lifecycle.look_for_fork()
         worker = self._worker
-        if self._sample_rate < 1.0 and not sampled(run_id, self._sample_rate):
-            worker.ledger.sampled_out.add()
-            return False
-        if threads.callbacks and threads.in_callback():
-            worker.ledger.invalid_calls.add("inside_callback")
-            return False
-        if self._closed:
-            worker.ledger.refused.add(SHUTDOWN)
+        if (self._selective or threads.callbacks) and not self._admits(run_id):
             return False
         queue = worker.queue
         event: QueuedEvent
         seq = self._next()
-        if isinstance(fields, PlainFields):
-            if self._time.offset and fields.started_at + fields.elapsed <= time.time_ns():
-                fields = fields._replace(started_at=fields.started_at + self._time.offset)
+        if type(fields) is tuple:
             event = _new(PlainStep, (seq, run_id, step_id, parent_id, size + STEP_OVERHEAD, *fields))
-        elif isinstance(fields, DeferredFields):
-            size += OVERHEAD
-            event = DeferredEvent(type_, seq, self._time.now(), run_id, step_id, parent_id, fields.make, size)
+            if self._time.offset and event.started_at + event.elapsed <= time.time_ns():
+                event = event._replace(started_at=event.started_at + self._time.offset)
         else:
             size += OVERHEAD
-            now = self._time.now()
-            if self._time.offset:
-                self._time.correct(fields)
-            event = _new(Event, (type_, seq, now, run_id, step_id, parent_id, fields, size))
+            now, session = time.time_ns(), self._time
+            if now >= session.least:
+                session.least = now
+            else:
+                now = session.now()
+                if session.offset and type(fields) is dict:
+                    session.correct(fields)
+            if type(fields) is DeferredFields:
+                event = DeferredEvent(type_, seq, now, run_id, step_id, parent_id, fields.make, size)
+            else:
+                event = _new(Event, (type_, seq, now, run_id, step_id, parent_id, fields, size))
         refusal = queue.put(event, urgent, True)
         if refusal is not None:
             if refusal == CROWDED:
@@ -182,6 +181,7 @@ class Pipeline(Deliveries):
                 worker.ledger.refused.add(refusal)
                 return False
         if not seq % PACE:
+            self._time.now()
             moment = time.perf_counter_ns()
             self._slow = moment - self._paced_at > PACE_NS
             self._paced_at = moment
@@ -192,6 +192,19 @@ class Pipeline(Deliveries):
             if worker.finished:
                 worker.states.abandon()  # it ended between the check above and the append
         return True
+
+    def _admits(self, run_id: str) -> bool:
+        """Return False, and count the event, if it is sampled out, recorded by a hook for events, or after the end."""
+        ledger = self._worker.ledger
+        if self._sample_rate < 1.0 and not sampled(run_id, self._sample_rate):
+            ledger.sampled_out.add()
+        elif threads.callbacks and threads.in_callback():
+            ledger.invalid_calls.add("inside_callback")
+        elif self._closed:
+            ledger.refused.add(SHUTDOWN)
+        else:
+            return True
+        return False
 
     def watch(self) -> None:
         """Have the worker look at the open steps from now on. Called after a step was added while nothing was watched."""
@@ -283,7 +296,7 @@ class Pipeline(Deliveries):
             except ValueError:
                 continue  # another thread ends it, too
             hook()
-        self._closed = True
+        self._closed = self._selective = True
 
     def wait_until_stopped(self) -> None:
         self._worker.wait_until_stopped()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from agentscope.events import PAYLOAD, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START, RunStatus
-from agentscope.pipeline.open_items import StepStart
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 from agentscope.serialization.foreign import is_hosts
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from agentscope.events import StepFields
+    from agentscope.pipeline.open_items import StepStart
 
 T = TypeVar("T")
 B = TypeVar("B", bound="_Block")
@@ -234,9 +234,8 @@ class Run(_Block, InProcess, str):
     @safe(lambda *_: None)
     def _open(self, recorder: Recorder) -> Scope | None:
         start, self._start = self._start, (None, None, None, NO_MORE)
-        if not recorder.begin_run(self.id, self.agent_name, *start):
-            return None
-        return recorder.runs.enter(*recorder.runs.placed(self.id), own_id=self.id)
+        run = recorder.begin_run(self.id, self.agent_name, *start)
+        return None if run is None else recorder.runs.enter_run(run)
 
     @safe(lambda *_: None)
     def _close(self, recorder: Recorder, error: BaseException | None) -> None:
@@ -403,7 +402,7 @@ class Step(_Block, InProcess):
                     output = captured(output, recorder.limit, recorder.pipeline.sealing)
                 plain = plain_step(self.name, self.step_type, started_at, elapsed, given, output)
             if plain is not None:
-                size = len(plain.name) + len(plain.input or b"") + len(plain.output or b"")
+                size = len(plain[0]) + len(plain[4] or b"") + len(plain[5] or b"")
                 accepted = recorder.pipeline.put(STEP, scope.run_id, scope.step_id, parent_id, plain, size, False)
                 self._opened = None
                 if not accepted:
@@ -515,6 +514,8 @@ class Step(_Block, InProcess):
         recorder = self._recorder
         if opened is None or recorder is None or recorder.announces:
             return None
+        from agentscope.pipeline.open_items import StepStart  # the worker that calls this has imported it
+
         scope, parent_id, given, started_at, _ = opened
         fields = Fields(recorder.limit, {"status": "running", "started_at": started_at})
         fields.payload("input", given)

@@ -18,8 +18,8 @@ from agentscope.protocols.agentscope.decode import (
     decode_step,
 )
 from agentscope.protocols.headers import AGENTSCOPE_BATCH, AGENTSCOPE_KEY
+from agentscope.server.http.keys import Keys, carries_key
 from agentscope.server.http.limits import Refused
-from agentscope.server.http.security import Keys
 
 from .intake import Held, Intake, made_id
 
@@ -85,13 +85,14 @@ class Ingest:
         return self._intake.hold(request)
 
     def _authorise(self, request: Request) -> None:
-        given = request.headers.get(AGENTSCOPE_KEY)
-        if AGENTSCOPE_BATCH in request.headers and self._keys.accepts_otlp(request.headers):
-            return  # the batch call was announced to a sender of OTLP
-        if given is None:
+        if AGENTSCOPE_BATCH in request.headers:  # announced to a sender of OTLP, whose key is in a header of its own
+            self._keys.sender(request.headers)
+            return
+        if not carries_key(request.headers):
             raise Refused(422, f"The header {AGENTSCOPE_KEY} is required.")
-        if not self._keys.accepts(given):
+        if self._keys.given_by(request.headers) is None:
             raise Refused(401, f"{AGENTSCOPE_KEY} is not the key of this receiver.")
+        self._keys.sender(request.headers)
 
     async def _known_run(self, request: Request) -> str:
         self._authorise(request)

@@ -26,8 +26,8 @@ from agentscope.protocols.voltagent.decode import (
     run_started,
 )
 from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
+from agentscope.server.http.keys import Keys
 from agentscope.server.http.limits import Refused
-from agentscope.server.http.security import Keys
 from agentscope.server.storage.base import Store
 from agentscope.server.storage.fold import fold
 
@@ -140,6 +140,7 @@ class History:
 
     def _authorise(self, request: Request) -> None:
         public, secret = (request.headers.get(name, "") for name in (VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY))
-        if not self._keys.accepts_pair(public, secret):
+        if not public or self._keys.find(secret.encode("latin-1")) is None:
             names = f"{VOLTAGENT_PUBLIC_KEY} and the key of this receiver in {VOLTAGENT_SECRET_KEY}".lower()
             raise Refused(401, f"Send any name in the header {names}.")
+        self._keys.sender(request.headers)

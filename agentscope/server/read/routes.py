@@ -6,7 +6,6 @@ import base64
 import json
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -15,9 +14,9 @@ from agentscope._version import __version__
 from agentscope.events import FIELDS
 from agentscope.protocols.headers import AGENTSCOPE_KEY
 from agentscope.protocols.json_decode import is_text
-from agentscope.server.http.body import Bodies
+from agentscope.server.http.addressing import FRAME
+from agentscope.server.http.keys import Keys
 from agentscope.server.http.limits import Refused
-from agentscope.server.http.security import Keys
 from agentscope.server.storage.base import RunCursor, RunQuery, Store, Unavailable
 
 from . import pages
@@ -34,21 +33,24 @@ _MAX_PAGE = 1_000_000
 class Routes:
     """The routes of one application."""
 
-    def __init__(self, store: Store, keys: Keys, reader: RunReader, bodies: Bodies, css: bytes) -> None:
+    def __init__(self, store: Store, keys: Keys, reader: RunReader, css: bytes) -> None:
         self._store = store
         self._keys = keys
         self._reader = reader
-        self._bodies = bodies
         self._css = css
 
     async def health(self, request: Request) -> Response:
-        """`GET /health`. The counts need the key."""
+        """`GET /health`. The counts need the key, since they read every event."""
         answer: dict[str, Any] = {"status": "ok", "version": __version__}
+        counts: dict[str, Any] = {}
         try:
-            counts = await self._reader.read(self._store.health)
+            if self._keys.may_read(request.scope):
+                counts = await self._reader.read(self._store.health)
+            else:
+                await self._reader.read(self._store.has_run, "")
         except Unavailable as problem:
             return JSONResponse({**answer, "status": "unavailable", "detail": str(problem)}, 503)
-        return JSONResponse({**answer, **counts} if self._keys.may_read(request.scope) else answer)
+        return JSONResponse({**answer, **counts})
 
     async def runs(self, request: Request) -> Response:
         """`GET /api/runs?limit&cursor&q`, and the parameters in `FILTERS`."""
@@ -67,12 +69,13 @@ class Routes:
         return await self._reader.events(request.path_params["run_id"])
 
     async def runs_page(self, request: Request) -> Response:
-        """`GET /`: the list of runs."""
+        """`GET /` and `GET /runs`: the list of runs."""
         if not self._keys.may_read(request.scope):
             return RedirectResponse("/login", 303)
         query = run_query(request)
         runs, after = await self._reader.read(self._store.list_runs, query)
-        address = f"http://{request.headers['host']}"
+        scheme = request.scope.get("scheme", "http")
+        address = f"{scheme}://{request.headers['host']}{FRAME.get().prefix}"
         page = pages.run_list(runs, query, None if after is None else cursor_text(after), address, self._keys.required)
         return HTMLResponse(page)
 
@@ -88,31 +91,27 @@ class Routes:
             title = "Not found" if problem.status == 404 else "Not shown"
             return HTMLResponse(pages.message(title, str(problem)), problem.status, headers=problem.headers)
 
-    async def login_form(self, request: Request) -> Response:
-        """`GET /login`."""
-        return HTMLResponse(pages.login())
-
-    async def login(self, request: Request) -> Response:
-        """`POST /login`: the key as a form field, answered with a session cookie."""
-        async with self._bodies.hold(request, "application/x-www-form-urlencoded") as body:
-            given = _field(body, "key")
-        if not self._keys.accepts_text(given):
-            return HTMLResponse(pages.login("That is not the key of this receiver."), 401)
-        cookie = {"Set-Cookie": self._keys.login_cookie(request.scope)}
-        return RedirectResponse("/", 303, headers=cookie)
-
     async def style(self, request: Request) -> Response:
         """`GET /static/style.css`."""
         return Response(self._css, media_type="text/css", headers={"Cache-Control": "max-age=300"})
 
     def _authorise(self, request: Request, *known: str) -> None:
-        """Raise `Refused` without the key (401), and for a parameter that is not `known` (400)."""
+        """Raise `Refused` without a key for reading (401, 403), and for a parameter that is not `known` (400)."""
         if not self._keys.may_read(request.scope):
-            raise Refused(401, f"Send the receiver's key in the header {AGENTSCOPE_KEY}, or log in at /login.")
+            raise refusal_to_read(self._keys, request)
         unknown = [name for name in request.query_params if name not in known]
         if unknown:
             there_are = f"; there are {', '.join(known)}" if known else "; this address takes none"
             raise Refused(400, f"{unknown[0][:_MAX_TEXT]!r} is no parameter of this address{there_are}.")
+
+
+def refusal_to_read(keys: Keys, request: Request) -> Refused:
+    """Return the refusal of a request that may not read: 403 for a key with another role, 401 for any other."""
+    key = keys.given_by(request.headers)
+    if key is not None:
+        return Refused(403, f"The key {key.name!r} may not read: its role is {key.role}.")
+    ways = f"as Authorization: Bearer KEY or {AGENTSCOPE_KEY}: KEY, or log in at /login"
+    return Refused(401, f"Send the receiver's key, {ways}.")
 
 
 def _json(run: dict[str, Any]) -> str:
@@ -156,11 +155,3 @@ def parsed_cursor(text: str) -> RunCursor:
     except (ValueError, TypeError):
         pass
     raise Refused(422, "cursor must be the next of an earlier answer.")
-
-
-def _field(form: bytes, name: str) -> str:
-    """Return the first value of a field of a form; empty if it is missing, or the form has too many fields."""
-    try:
-        return dict(reversed(parse_qsl(form.decode("ascii", "replace"), max_num_fields=4))).get(name, "")
-    except ValueError:
-        return ""

@@ -73,8 +73,19 @@ OUTPUTS = (
     "langfuse.trace.output",
     "gen_ai.completion",
 )
-ALL_JSON = frozenset({"mlflow.spanInputs", "mlflow.spanOutputs", "mlflow.spanType"})
+ALL_JSON = frozenset(
+    {
+        *("mlflow.spanInputs", "mlflow.spanOutputs", "traceloop.entity.input", "traceloop.entity.output"),
+        *("ai.toolCall.args", "ai.toolCall.result", "ai.response.object", "ai.result.object", "ai.value"),
+        *("gcp.vertex.agent.tool_call_args", "gcp.vertex.agent.tool_response"),
+    }
+)
 """Attributes whose text is always JSON, even if it is only a string or a number."""
+QUOTED = frozenset({"gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "langfuse.observation.input"})
+QUOTED |= {"langfuse.observation.output", "langfuse.trace.input", "langfuse.trace.output"}
+"""Attributes whose text may be a JSON string in quotes, or a plain text."""
+ENCODERS = ("mlflow.spanType", "mlflow.traceRequestId")
+"""Attributes whose quotes tell that the sender wrote all attributes of the span as JSON, as MLflow does."""
 CONVERSATIONS = ("pydantic_ai.all_messages", "all_messages_events")
 """Attributes with the whole conversation of an agent as one list."""
 

@@ -15,7 +15,7 @@ from agentscope.protocols.otlp.wire.model import Value
 from agentscope.protocols.token_usage import ATTRIBUTE_PREFIXES, Tokens, count, count_in_attribute
 from agentscope.serialization.depth import is_deeper
 
-from .attribute_names import ALL_JSON
+from .attribute_names import ALL_JSON, ENCODERS, QUOTED
 
 MOST_KEPT = 128
 """The most unused attributes of one span that `meta_data` keeps."""
@@ -26,7 +26,8 @@ class Attributes:
     """The attributes of one span. Each look-up marks them as used; `rest` returns the unused ones."""
 
     def __init__(self, attributes: Mapping[str, Value]) -> None:
-        self.all = attributes
+        is_encoded = any(_is_quoted(attributes.get(name)) for name in ENCODERS)
+        self.all = {name: _scalar(value) for name, value in attributes.items()} if is_encoded else attributes
         self._used: set[str] = set()
 
     def use(self, names: Iterable[str]) -> None:
@@ -81,6 +82,8 @@ class Attributes:
         if not present:
             return None
         chosen = next((name for name in present if self.all[name] not in ("{}", "[]", "null")), present[0])
+        if chosen in QUOTED:
+            return unquoted(self.all[chosen])
         given = JSON_TYPE if chosen in ALL_JSON else mime_type if chosen.endswith(".value") else None
         return payload_of(self.all[chosen], given)
 
@@ -133,8 +136,19 @@ def payload_of(value: Value, mime_type: Value = None) -> Any:
 
 def unquoted(value: Value) -> Any:
     """`payload_of`, for an attribute that may be a quoted JSON string, as of Langfuse since version 5."""
-    is_quoted = type(value) is str and len(value) > 1 and value[0] == value[-1] == '"'
-    return payload_of(value, JSON_TYPE if is_quoted else None)
+    return payload_of(value, JSON_TYPE if _is_quoted(value) else None)
+
+
+def _is_quoted(value: Value) -> bool:
+    return type(value) is str and len(value) > 1 and value[0] == value[-1] == '"'
+
+
+def _scalar(value: Value) -> Value:
+    """The value of a JSON text that is no object and no list; any other value unchanged."""
+    if type(value) is not str or value.lstrip()[:1] in ("{", "["):
+        return value
+    found: Value = parsed(value)
+    return found
 
 
 def parsed(text: str) -> Any:

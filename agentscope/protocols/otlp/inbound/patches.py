@@ -29,7 +29,7 @@ from agentscope.protocols.ids import run_id_of, span_id_of
 from agentscope.protocols.json_decode import MAX_DEPTH
 from agentscope.protocols.json_encode import zoned_utc
 from agentscope.protocols.otlp import semantic_conventions as names
-from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup, Value
+from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup, SpanLink, Value
 from agentscope.protocols.token_usage import tokens_of
 from agentscope.serialization.depth import is_deeper
 
@@ -40,8 +40,8 @@ from .step_types import AGENT, LLM, OTHER, REASONING, RETRIEVAL, TOOL, step_name
 
 SESSION = "otlp"
 """The `Patch.session_id` of all spans, which have no session."""
-MOST_EVENTS = 32
-"""The most events of one span that `meta_data` keeps, besides messages and the exception."""
+MOST_EVENTS = 128
+"""The most events, and the most links, of one span that `meta_data` keeps: the bound of OpenTelemetry's SDKs."""
 
 _RUNS = frozenset({AGENT, OTHER, REASONING})
 """Step types of roots that become the run only. A root of another type becomes a run and a step."""
@@ -51,6 +51,8 @@ _PAYLOADS = (
     (names.INPUT, names.INPUT_VALUE, names.INPUT_MIME_TYPE),
     (names.OUTPUT, names.OUTPUT_VALUE, names.OUTPUT_MIME_TYPE),
 )
+_OF_EXCEPTION = frozenset({*names.EXCEPTION_KEYS.values(), "exception.escaped"})
+_KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
 _FAILURES = (("langfuse.observation.level", "ERROR"), ("agent.state", "error"), ("gen_ai.tool.status", "error"))
 """Attribute values that mean a failure although the span's status is unset."""
 _NAMES = {
@@ -181,16 +183,14 @@ def _third_party(span: Span, group: SpanGroup, run_id: str, is_root: bool) -> li
         step_fields.setdefault("first_token_ms", round(seconds * 1000, 3))
     run_name = attributes.text("langfuse.trace.name", "traceloop.workflow.name")
     run_meta = attributes.merged_objects(attribute_names.TRACE_META_OBJECTS, attribute_names.TRACE_META_PREFIXES)
-    meta = _meta_data(span, attributes, handled)
+    meta = _meta_data(span, group, attributes, handled)
     is_step = not is_root or step_type not in _RUNS
     patches: list[Patch] = []
     if is_root:
         run = {"agent_name": run_name or name, **fields, **_table_fields(Attributes(group.resource), _RESOURCE_FIELDS)}
         run |= run_fields
-        resource = Attributes(group.resource).rest()
-        if resource:
-            run_meta["resource"] = resource
         if is_step:
+            run_meta = {**_resource(group), **run_meta}
             run.pop("usage", None)  # the step has it
         else:
             run_meta = {**meta, **step_fields, **run_meta}  # a run has no fields of steps
@@ -259,24 +259,73 @@ def _content(span: Span, attributes: Attributes, step_type: str) -> Content:
     return content.completed(earlier)
 
 
-def _meta_data(span: Span, attributes: Attributes, handled: Any) -> dict[str, Any]:
-    """The `meta_data` of a span: values that have no field, and the unused attributes."""
+def _meta_data(span: Span, group: SpanGroup, attributes: Attributes, handled: Any) -> dict[str, Any]:
+    """The `meta_data` of a span: values that have no field, the unused attributes, and the parts of the span beside these."""
     meta = attributes.merged_objects(attribute_names.META_OBJECTS, attribute_names.META_PREFIXES)
-    events = [event for event in span.events if event.name != names.EXCEPTION and event.name not in MESSAGE_EVENTS]
     for name, value in (
         ("finish_reasons", attributes.texts(*attribute_names.FINISH_REASONS)),
         ("tools", flattened_list(attributes, "llm.tools")),
         ("exception", handled),
-        ("events", [_event(event) for event in events[:MOST_EVENTS]]),
     ):
         if value:
             meta.setdefault(name, value)
-    return {**attributes.rest(attribute_names.NOISE), **meta}
+    found = {**attributes.rest(attribute_names.NOISE), **meta}
+    for name, part in {**_resource(group), **_parts(span, group)}.items():
+        found[f"otlp.{name}" if name in found else name] = part  # an attribute may have the name
+    return found
+
+
+def _resource(group: SpanGroup) -> dict[str, Any]:
+    resource = Attributes(group.resource).rest()
+    return {"resource": resource} if resource else {}
+
+
+def _parts(span: Span, group: SpanGroup) -> dict[str, Any]:
+    """The parts of a span that are no attributes and have no field, under the names of OTLP."""
+    exceptions = sum(event.name == names.EXCEPTION for event in span.events)
+    events = [
+        event
+        for event in span.events
+        if event.name not in MESSAGE_EVENTS and (event.name != names.EXCEPTION or exceptions > 1)
+    ]
+    scope = {"name": group.scope_name, "version": group.scope_version, "attributes": _plain(group.scope_attributes)}
+    parts = {
+        "kind": _KINDS.get(span.kind, span.kind),
+        "scope": _given(scope),
+        "trace_state": span.trace_state,
+        "events": [_event(event) for event in events[:MOST_EVENTS]],
+        "events_left_out": max(0, len(events) - MOST_EVENTS),
+        "links": [_link(link) for link in span.links[:MOST_EVENTS]],
+        "links_left_out": max(0, len(span.links) - MOST_EVENTS),
+        "dropped_attributes_count": span.dropped_attributes,
+        "dropped_events_count": span.dropped_events,
+        "dropped_links_count": span.dropped_links,
+    }
+    return _given(parts)
 
 
 def _event(event: SpanEvent) -> dict[str, Any]:
-    attributes = {name: payload_of(value) for name, value in event.attributes.items()}
-    return {"name": event.name, "time": zoned_utc(event.time_ns), **({"attributes": attributes} if attributes else {})}
+    more = {"attributes": _plain(event.attributes), "dropped_attributes_count": event.dropped_attributes}
+    return {"name": event.name, "time": zoned_utc(event.time_ns), **_given(more)}
+
+
+def _link(link: SpanLink) -> dict[str, Any]:
+    parts = {
+        "trace_id": link.trace_id,
+        "span_id": link.span_id,
+        "trace_state": link.trace_state,
+        "attributes": _plain(link.attributes),
+        "dropped_attributes_count": link.dropped_attributes,
+    }
+    return _given(parts)
+
+
+def _plain(attributes: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: payload_of(value) for name, value in attributes.items()}
+
+
+def _given(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in parts.items() if part}
 
 
 def _table_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[str, Any]:
@@ -292,7 +341,9 @@ def _table_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[st
 
 def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
     """The `error` payload, True if the span failed, and a recorded exception that did not make it fail."""
+    recorded = next((event.attributes for event in reversed(span.events) if event.name == names.EXCEPTION), {})
     exception = {key: value for key, value in _exception(reversed(span.events)).items() if value}
+    exception |= {name: payload_of(value) for name, value in recorded.items() if name not in _OF_EXCEPTION}
     known = {
         "type": attributes.text(*attribute_names.ERROR_TYPES),
         "message": attributes.text(*attribute_names.ERROR_MESSAGES) or span.status_message,
@@ -325,12 +376,28 @@ def _parent(span: Span, run_id: str) -> str | None:
     return None if _is_root(span) or span.parent_span_id == span_id_of(run_id) else span.parent_span_id
 
 
+def update_of(
+    type_: str, run_id: str, step_id: str | None, time_ns: int, fields: Mapping[str, Any], seq: int = 0
+) -> Patch:
+    """Make a patch that other parts of OTLP than spans tell. Raises `ValueError` with the reason if it cannot be stored."""
+    if not 0 < time_ns <= _LATEST:
+        raise ValueError("its time must be in nanoseconds since the epoch, up to the year 9999")
+    return _patch(type_, run_id, step_id, None, time_ns, fields, seq)
+
+
 def _patch(
-    type_: str, run_id: str, step_id: str | None, parent_id: str | None, time_ns: int, fields: Mapping[str, Any]
+    type_: str,
+    run_id: str,
+    step_id: str | None,
+    parent_id: str | None,
+    time_ns: int,
+    fields: Mapping[str, Any],
+    seq: int = 0,
 ) -> Patch:
     time = zoned_utc(time_ns)
-    head = {"seq": 0, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
+    head = {"seq": seq, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
     event: dict[str, Any] = {**head, **fields}
+    normalise(event)
     if is_deeper(event, _EVENT_DEPTH):
         raise ValueError(f"a value is nested deeper than {_EVENT_DEPTH} levels")
     try:
@@ -339,7 +406,7 @@ def _patch(
     except (ValueError, RecursionError):
         raise ValueError("a number is out of range or a text is not valid Unicode") from None
     event["id"] = event_id
-    return Patch(event_id, type_, run_id, step_id, time, SESSION, 0, event, f'{{"id":"{event_id}",{text[1:]}')
+    return Patch(event_id, type_, run_id, step_id, time, SESSION, seq, event, f'{{"id":"{event_id}",{text[1:]}')
 
 
 def _id(value: Value, name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
-from agentscope.server.storage.base import MOST_MISSED, IngestCounts, StoredEvent
+from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, IngestCounts, StoredEvent
 from agentscope.server.storage.fold import extend, fold, place
 from agentscope.server.storage.rows import (
     LLM_STEP,
@@ -30,7 +30,7 @@ _MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgott
 _LONGEST_TEXT = 200  # characters of a text, or of all texts of a list, in a fold that is kept in the cache
 
 _OF_ROW = (*RUN_COLUMNS, "failed", "started_at", "ended_at", "tokens", "more_tags")
-_OF_RUN = (*_OF_ROW, "key", "id", "first_at", "began", "touched_at")
+_OF_RUN = (*_OF_ROW, "key", "project", "id", "first_at", "began", "touched_at")
 _INSERT_RUN = f"INSERT INTO runs ({', '.join(_OF_RUN)}) VALUES ({', '.join('?' * len(_OF_RUN))})"  # noqa: S608 - constants
 _UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=coalesce(?, first_at) WHERE key=?"  # noqa: S608 - constants
 _OF_STEP = ("llm", "failed", "tokens", "model", "cost")
@@ -41,11 +41,13 @@ UPDATE runs SET first_at=min(first_at, :first_at), began=coalesce(started_at, mi
 WHERE key=:key
 """
 # Ids are passed as one JSON list, since a statement may be limited to 999 variables.
-_EVENTS_OF = "SELECT id, key FROM events WHERE id IN (SELECT value FROM json_each(?))"
+_EVENTS_OF = "SELECT id, key FROM events WHERE project=? AND session_id=? AND id IN (SELECT value FROM json_each(?))"
 _BODY_OF = "SELECT body FROM events WHERE key=?"
-_RUNS_OF = "SELECT id, key FROM runs WHERE id IN (SELECT value FROM json_each(?))"
+_RUNS_OF = "SELECT id, key FROM runs WHERE project=? AND id IN (SELECT value FROM json_each(?))"
 _STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
-_SEE_SESSION = "INSERT INTO sessions VALUES (?,?) ON CONFLICT (id) DO UPDATE SET silent_at=excluded.silent_at"
+_SEE_SESSION = """
+INSERT INTO sessions VALUES (?,?,?) ON CONFLICT (project, id) DO UPDATE SET silent_at=excluded.silent_at
+"""
 _ADD_SESSION = """
 INSERT INTO run_sessions VALUES (?,?,?) ON CONFLICT (run, session) DO UPDATE SET own=1 WHERE excluded.own > own
 """
@@ -116,53 +118,65 @@ def _table_state(db: sqlite3.Connection) -> tuple[int, ...]:
     return version, db.total_changes, newest
 
 
-def write_batch(db: sqlite3.Connection, batch: Batch, now: float, cache: FoldCache | None = None) -> IngestCounts:
+def write_batch(
+    db: sqlite3.Connection, batch: Batch, now: float, cache: FoldCache | None = None, *, project: str = DEFAULT_PROJECT
+) -> IngestCounts:
     """Append the new events of a batch and update their rows. `now` is when it was received, in epoch seconds."""
     cache = FoldCache() if cache is None else cache
     cache.begin(db)
     if batch.heartbeat is not None:
-        db.execute(_SEE_SESSION, (batch.session_id, now + MOST_MISSED * batch.heartbeat))
+        db.execute(_SEE_SESSION, (project, batch.session_id, now + MOST_MISSED * batch.heartbeat))
     if not (batch.patches or batch.dropped):  # a heartbeat
         cache.end()
         return IngestCounts(0, 0, 0, 0)
-    fresh, duplicates, conflicts = _new_patches(db, batch.patches)
-    new_runs = _append(db, fresh, now, cache) if fresh else 0
-    seen = db.execute("SELECT 1 FROM batches WHERE id=?", (batch.batch_id,)).fetchone()
+    fresh, duplicates, conflicts = _new_patches(db, project, batch.patches)
+    new_runs = _append(db, project, fresh, now, cache) if fresh else 0
+    name = project, batch.session_id, batch.batch_id
+    seen = db.execute("SELECT key FROM batches WHERE project=? AND session_id=? AND id=?", name).fetchone()
     if seen is None:
-        db.execute("INSERT INTO batches VALUES (?,?,?,?)", (batch.batch_id, now, duplicates, conflicts))
-        rows = [(batch.batch_id, reason, count) for reason, count in batch.dropped.items()]
+        added = "INSERT INTO batches (project, session_id, id, received_at, duplicates, conflicts) VALUES (?,?,?,?,?,?)"
+        key = db.execute(added, (*name, now, duplicates, conflicts)).lastrowid
+        rows = [(key, reason, count) for reason, count in batch.dropped.items()]
         db.executemany("INSERT INTO dropped VALUES (?,?,?)", rows)
     elif duplicates:
-        change = "UPDATE batches SET duplicates=duplicates+?, conflicts=conflicts+? WHERE id=?"
-        db.execute(change, (duplicates, conflicts, batch.batch_id))
+        change = "UPDATE batches SET duplicates=duplicates+?, conflicts=conflicts+? WHERE key=?"
+        db.execute(change, (duplicates, conflicts, *seen))
     cache.end()
     return IngestCounts(len(fresh), duplicates, conflicts, new_runs)
 
 
-def _new_patches(db: sqlite3.Connection, patches: Sequence[Patch]) -> tuple[list[Patch], int, int]:
+def _new_patches(db: sqlite3.Connection, project: str, patches: Sequence[Patch]) -> tuple[list[Patch], int, int]:
     """Return the patches with a new id, the number of the others, and how many of those differ from the first."""
-    fresh: dict[str, Patch] = {}
+    fresh: dict[tuple[str, str], Patch] = {}
     again = conflicts = 0
-    stored: dict[str, int] = dict(db.execute(_EVENTS_OF, (json.dumps([patch.id for patch in patches]),)))
+    ids: dict[str, list[str]] = {}
     for patch in patches:
-        if patch.id in stored:  # bodies are read one by one, since they may be large
-            first = db.execute(_BODY_OF, (stored[patch.id],)).fetchone()[0]
-        elif patch.id in fresh:
-            first = fresh[patch.id].body
+        ids.setdefault(patch.session_id, []).append(patch.id)
+    stored = {
+        (session, id_): key
+        for session, of_session in ids.items()
+        for id_, key in db.execute(_EVENTS_OF, (project, session, json.dumps(of_session)))
+    }
+    for patch in patches:
+        name = patch.session_id, patch.id
+        if name in stored:  # bodies are read one by one, since they may be large
+            first = db.execute(_BODY_OF, (stored[name],)).fetchone()[0]
+        elif name in fresh:
+            first = fresh[name].body
         else:
-            fresh[patch.id] = patch
+            fresh[name] = patch
             continue
         again += 1
         conflicts += patch.body != first and json.loads(patch.body) != json.loads(first)
     return list(fresh.values()), again, conflicts
 
 
-def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache: FoldCache) -> int:
+def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now: float, cache: FoldCache) -> int:
     """Insert events and bring the rows of their runs and steps up to date. Returns the number of new runs."""
     by_run: dict[str, dict[str | None, list[Patch]]] = {}
     for patch in patches:
         by_run.setdefault(patch.run_id, {}).setdefault(patch.step_id, []).append(patch)
-    keys: dict[str, int] = dict(db.execute(_RUNS_OF, (json.dumps(list(by_run)),)))
+    keys: dict[str, int] = dict(db.execute(_RUNS_OF, (project, json.dumps(list(by_run)))))
     next_key = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]
     new_runs: list[tuple[Any, ...]] = []
     steps: list[tuple[Any, ...]] = []
@@ -174,7 +188,7 @@ def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache:
             next_key += 1
             key = keys[run_id] = next_key
             row = run_row(cache.folded(key, None, of_run, None) if of_run else {})
-            new_runs.append((*_values(row), key, run_id, first_at, row["started_at"] or first_at, now))
+            new_runs.append((*_values(row), key, project, run_id, first_at, row["started_at"] or first_at, now))
             known: Container[str] = ()
         else:
             _update_run(db, key, of_run, first_at, now, cache)
@@ -185,8 +199,11 @@ def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache:
     db.executemany(_PUT_STEP, steps)
     db.executemany(_ADD_SESSION, {(keys[patch.run_id], patch.session_id, patch.step_id is None) for patch in patches})
     db.executemany(
-        "INSERT INTO events (id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?)",
-        [(patch.id, keys[patch.run_id], patch.step_id, patch.session_id, now, patch.body) for patch in patches],
+        "INSERT INTO events (project, id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?,?)",
+        [
+            (project, patch.id, keys[patch.run_id], patch.step_id, patch.session_id, now, patch.body)
+            for patch in patches
+        ],
     )
     return len(new_runs)
 

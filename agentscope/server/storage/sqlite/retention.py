@@ -40,8 +40,8 @@ class Sweeper:
             more = _delete_portion(db, now - self._age)
             if not more:
                 kept = now - max(self._age, _BATCHES_KEPT)
-                old = "SELECT id FROM batches WHERE received_at<?"
-                db.execute(f"DELETE FROM dropped WHERE batch_id IN ({old})", (kept,))  # noqa: S608 - a constant
+                old = "SELECT key FROM batches WHERE received_at<?"
+                db.execute(f"DELETE FROM dropped WHERE batch IN ({old})", (kept,))  # noqa: S608 - a constant
                 db.execute("DELETE FROM batches WHERE received_at<?", (kept,))
                 db.execute("DELETE FROM sessions WHERE silent_at<?", (kept,))
         if not more:

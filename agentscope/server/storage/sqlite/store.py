@@ -18,6 +18,7 @@ from agentscope.events import RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.protocols.agentscope.decode import Batch
 from agentscope.server.clock import Clock
 from agentscope.server.storage.base import (
+    DEFAULT_PROJECT,
     SETTLING,
     EventPage,
     IngestCounts,
@@ -26,6 +27,8 @@ from agentscope.server.storage.base import (
     RunQuery,
     StoredEvent,
     Unavailable,
+    bounded_reasons,
+    trace_digits,
 )
 from agentscope.server.storage.fold import duration_ms
 from agentscope.server.storage.rows import COST_DIGITS, INTERRUPTED, RUN_COLUMNS
@@ -64,10 +67,11 @@ _FILTERS = {
 }
 # A session without a row in `sessions` has promised no heartbeats.
 _SILENCE = """
-SELECT session, silent_at <= ? FROM run_sessions JOIN sessions ON id = session WHERE run = (SELECT key FROM runs WHERE id = ?)
+SELECT session, silent_at <= :now FROM run_sessions JOIN sessions ON project = :project AND id = session
+WHERE run = (SELECT key FROM runs WHERE project = :project AND id = :run_id)
 """
 _IS_ALIVE = """
-SELECT 1 FROM run_sessions LEFT JOIN sessions ON sessions.id = session
+SELECT 1 FROM run_sessions LEFT JOIN sessions ON sessions.project = runs.project AND sessions.id = session
 WHERE run = runs.key AND (silent_at > :now OR (own AND silent_at IS NULL))
 """
 _STATUS = f"""
@@ -79,19 +83,32 @@ _FILTERS["status"] = f"(:status IS NULL OR {_STATUS} = :status)"
 _LIST = f"""
 SELECT key, began, tokens, {", ".join(_STATUS if name == "status" else name for name in _COLUMNS)}
 FROM runs
-WHERE (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE id=:run_id), 0)))
+WHERE project = :project
+  AND (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE project=:project AND id=:run_id), 0)))
   AND {" AND ".join(_FILTERS.values())}
   AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
-       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\')
+       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\' OR replace(id, '-', '') LIKE :digits)
 ORDER BY began DESC, key DESC LIMIT :limit
 """  # noqa: S608 - a constant of this module
 _TOTALS = """
 SELECT run, count(*), sum(failed), sum(tokens), sum(CASE WHEN llm THEN tokens END), sum(cost), sum(CASE WHEN llm THEN cost END)
 FROM steps WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run
 """
-_OF_RUN = "run=(SELECT key FROM runs WHERE id=?)"
+_OF_RUN = "run=(SELECT key FROM runs WHERE project=? AND id=?)"
 _SIZE = f"SELECT sum(length(body)) FROM events WHERE {_OF_RUN}"  # noqa: S608 - a constant of this module
 _ITEM_EVENTS = f"SELECT session_id, body FROM events WHERE {_OF_RUN} AND step_id IS ? ORDER BY key"  # noqa: S608 - likewise
+_EVENT = """
+SELECT body FROM events WHERE project=:project AND id=:id AND (:session IS NULL OR session_id=:session) ORDER BY key LIMIT 1
+"""
+_COUNTS = """
+SELECT (SELECT count(*) FROM events WHERE project=:project), (SELECT count(*) FROM runs WHERE project=:project),
+  count(*), coalesce(sum(duplicates), 0), coalesce(sum(conflicts), 0) FROM batches WHERE project=:project
+"""
+# total() is a float and never overflows, whatever was stored.
+_DROPPED = """
+SELECT reason, CAST(min(total(count), 9e15) AS INTEGER) AS events FROM dropped JOIN batches ON batches.key = batch
+WHERE project=:project GROUP BY reason ORDER BY events DESC, reason
+"""
 # The inner query reads an index only, so that the bodies of the events that follow the page stay unread.
 _EVENTS = f"""
 SELECT key, session_id, body FROM events
@@ -119,20 +136,22 @@ class SQLiteStore:
             self._remove_temporary()
             raise
 
-    def ingest(self, batch: Batch) -> Future[IngestCounts]:
+    def ingest(self, batch: Batch, *, project: str = DEFAULT_PROJECT) -> Future[IngestCounts]:
         now = self._now()
-        return self._writer.submit(lambda db: write_batch(db, batch, now, self._cache))
+        return self._writer.submit(lambda db: write_batch(db, batch, now, self._cache, project=project))
 
-    def event(self, event_id: str) -> dict[str, Any] | None:
+    def event(
+        self, event_id: str, session_id: str | None = None, *, project: str = DEFAULT_PROJECT
+    ) -> dict[str, Any] | None:
         with self._reading() as db:
-            row = db.execute("SELECT body FROM events WHERE id=?", (event_id,)).fetchone()
+            row = db.execute(_EVENT, {"project": project, "session": session_id, "id": event_id}).fetchone()
         return None if row is None else json.loads(row[0])
 
-    def events(self, run_id: str, *, after: str | None = None, size: int) -> EventPage:
+    def events(self, run_id: str, *, after: str | None = None, size: int, project: str = DEFAULT_PROJECT) -> EventPage:
         found: list[StoredEvent] = []
         last = int(after or 0)
         with self._reading() as db:
-            for key, session_id, body in db.execute(_EVENTS, (run_id, last, _MOST_EVENTS)):
+            for key, session_id, body in db.execute(_EVENTS, (project, run_id, last, _MOST_EVENTS)):
                 size -= len(body)
                 if found and size < 0:
                     return EventPage(found, str(last))
@@ -140,32 +159,36 @@ class SQLiteStore:
                 last = key
         return EventPage(found, str(last) if len(found) == _MOST_EVENTS else None)
 
-    def item_events(self, run_id: str, step_id: str | None) -> list[StoredEvent]:
+    def item_events(self, run_id: str, step_id: str | None, *, project: str = DEFAULT_PROJECT) -> list[StoredEvent]:
         with self._reading() as db:
-            return [StoredEvent(*row) for row in db.execute(_ITEM_EVENTS, (run_id, step_id))]
+            return [StoredEvent(*row) for row in db.execute(_ITEM_EVENTS, (project, run_id, step_id))]
 
-    def has_run(self, run_id: str) -> bool:
+    def has_run(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> bool:
         with self._reading() as db:
-            return db.execute("SELECT 1 FROM runs WHERE id=?", (run_id,)).fetchone() is not None
+            known = db.execute("SELECT 1 FROM runs WHERE project=? AND id=?", (project, run_id)).fetchone()
+        return known is not None
 
     def _silent_until(self) -> float:
         """Return the moment up to which `silent_at` means silence: now, or the beginning of time soon after the start."""
         now = self._now()
         return now if now >= self._opened_at + SETTLING else 0.0
 
-    def silence(self, run_id: str) -> dict[str, bool]:
+    def silence(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> dict[str, bool]:
+        values = {"now": self._silent_until(), "project": project, "run_id": run_id}
         with self._reading() as db:
-            return {session: bool(silent) for session, silent in db.execute(_SILENCE, (self._silent_until(), run_id))}
+            return {session: bool(silent) for session, silent in db.execute(_SILENCE, values)}
 
-    def run_size(self, run_id: str) -> int | None:
+    def run_size(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> int | None:
         with self._reading() as db:
-            size: int | None = db.execute(_SIZE, (run_id,)).fetchone()[0]
+            size: int | None = db.execute(_SIZE, (project, run_id)).fetchone()[0]
         return size
 
-    def list_runs(self, query: RunQuery) -> RunPage:
+    def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
         began, run_id = query.after or (None, None)
         values = {name: getattr(query, name) for name in _FILTERS}
-        values.update(began=began, run_id=run_id, q=_pattern(query.q), limit=query.limit + 1, now=self._silent_until())
+        values.update(began=began, run_id=run_id, q=_pattern(query.q), digits=_pattern(trace_digits(query.q)))
+        values.update(limit=query.limit + 1, now=self._silent_until())
+        values["project"] = project
         with self._reading() as db:
             rows = db.execute(_LIST, values).fetchall()
             more = len(rows) > query.limit
@@ -174,15 +197,12 @@ class SQLiteStore:
         runs = [_listed(row[2:], totals.get(row[0], (0, 0, *[None] * 4))) for row in rows]
         return RunPage(runs, RunCursor(rows[-1][1], rows[-1][3]) if more else None)
 
-    def health(self) -> dict[str, Any]:
+    def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:
         with self._reading() as db:
-            events, runs = db.execute("SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM runs)").fetchone()
-            batches, duplicates, conflicts = db.execute(
-                "SELECT count(*), coalesce(sum(duplicates), 0), coalesce(sum(conflicts), 0) FROM batches"
-            ).fetchone()
-            dropped = dict(db.execute("SELECT reason, sum(count) FROM dropped GROUP BY reason"))
-        counts = {"events": events, "runs": runs, "batches": batches, "duplicates": duplicates, "conflicts": conflicts}
-        return {**counts, "dropped": dropped}
+            counts = db.execute(_COUNTS, {"project": project}).fetchone()
+            dropped = bounded_reasons(db.execute(_DROPPED, {"project": project}))
+        names = ("events", "runs", "batches", "duplicates", "conflicts")
+        return {**dict(zip(names, counts, strict=True)), "dropped": dropped}
 
     def close(self) -> None:
         self._writer.close()
