@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from agentscope.events import FIELDS, RUN_FIELDS, STEP, TEXTS
+from agentscope.protocols.agentscope.fields import MAX_COST, MAX_TOKENS
 from agentscope.protocols.token_usage import Tokens, cost_in
 from agentscope.protocols.token_usage import tokens_of as usage_counts
 
@@ -17,10 +18,6 @@ from .totals import Account
 
 INTERRUPTED = "interrupted"
 """The status of a run or step that was left open by sessions that are silent. It is derived when it is read, and never stored."""
-MAX_TOKENS = 10**12
-"""The most tokens that one step adds to a total, so that sums stay far below 64 bits."""
-MAX_COST = 1e6
-"""The most US dollars that one step adds to a total."""
 MOST_TEXTS = 50
 """Texts of a list, such as tags, that an entry of `list_runs` shows. A filter finds each of the others too."""
 

@@ -5,7 +5,7 @@ The format is opentelemetry-proto's `ExportTraceServiceRequest` (opentelemetry/p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Union
 
@@ -16,6 +16,12 @@ INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5
 """Kinds of a span; 0 is unspecified."""
 UNSET, OK, ERROR = 0, 1, 2
 """Codes of a span's status."""
+
+
+class Unparsed(str):
+    """A text that stays a text though it may be JSON: those of its span would take too much memory as values."""
+
+    __slots__ = ()
 
 
 class SpanEvent(NamedTuple):
@@ -63,6 +69,17 @@ class Span(NamedTuple):
     dropped_links: int = 0
 
 
+class LogRecord(NamedTuple):
+    """A log record. One without a name is no event, and one without a span id belongs to no span."""
+
+    trace_id: str
+    span_id: str
+    time_ns: int
+    event_name: str
+    body: Value
+    attributes: Mapping[str, Value]
+
+
 class Unreadable(NamedTuple):
     """A span that cannot be stored. `span_id` is the id that was sent, or empty."""
 
@@ -76,5 +93,5 @@ class SpanGroup(NamedTuple):
     resource: Mapping[str, Value]
     scope_name: str
     scope_version: str
-    spans: Sequence[Span | Unreadable]
+    spans: Iterable[Span | Unreadable]
     scope_attributes: Mapping[str, Value] = MappingProxyType({})
