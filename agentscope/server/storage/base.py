@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
 from agentscope.errors import ConfigurationError
-from agentscope.protocols.agentscope.decode import Batch, Patch
+from agentscope.protocols.agentscope.decode import MOST_REASONS, OTHER_REASON, Batch, Patch
+from agentscope.protocols.agentscope.fields import readable
 
 DEFAULT_PROJECT = "default"
 """The project of a receiver without projects."""
@@ -55,7 +56,7 @@ class StoredEvent(NamedTuple):
 
     def patch(self) -> Patch:
         """The event as a patch with an empty `body`, to save memory."""
-        event = json.loads(self.body)
+        event = readable(json.loads(self.body))
         head = (event["id"], event["type"], event["run_id"], event.get("step_id"), event["time"])
         return Patch(*head, self.session_id, event["seq"], event, "")
 
@@ -117,6 +118,16 @@ class RunPage(NamedTuple):
     """None on the last page."""
 
 
+def bounded_reasons(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return the first `MOST_REASONS` counts by reason. The sum of the others is added to that of `OTHER_REASON`."""
+    shown: dict[str, int] = {}
+    for reason, count in counts:
+        if reason not in shown and len(shown) >= MOST_REASONS:
+            reason = OTHER_REASON
+        shown[reason] = shown.get(reason, 0) + count
+    return shown
+
+
 class Store(Protocol):
     """An engine. Methods may be called from any thread, and block; only `ingest` returns at once.
 
@@ -169,7 +180,10 @@ class Store(Protocol):
         ...
 
     def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:
-        """Return the number of `events`, `runs`, `batches`, `duplicates` and `conflicts`, and `dropped` by reason."""
+        """Return the number of `events`, `runs`, `batches`, `duplicates` and `conflicts`, and `dropped` by reason.
+
+        `bounded_reasons` bounds the number of reasons.
+        """
         ...
 
     def close(self) -> None:

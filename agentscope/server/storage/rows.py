@@ -9,15 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from agentscope.events import FIELDS, RUN_FIELDS, TEXTS
+from agentscope.protocols.agentscope.fields import MAX_COST, MAX_TOKENS
 from agentscope.protocols.token_usage import tokens_of as usage_counts
 
 LLM_STEP = "llm_call"
 INTERRUPTED = "interrupted"
 """The status of a run or step that was left open by sessions that are silent. It is derived when it is read, and never stored."""
-MAX_TOKENS = 10**12
-"""The most tokens that one step adds to a total, so that sums stay far below 64 bits."""
-MAX_COST = 1e6
-"""The most US dollars that one step adds to a total."""
 COST_DIGITS = 9
 """Decimal digits of a total in US dollars, so that it does not depend on the order of the sum."""
 MOST_TEXTS = 50

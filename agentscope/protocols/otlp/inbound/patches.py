@@ -382,6 +382,7 @@ def _patch(
     time = zoned_utc(time_ns)
     head = {"seq": 0, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
     event: dict[str, Any] = {**head, **fields}
+    normalise(event)
     if is_deeper(event, _EVENT_DEPTH):
         raise ValueError(f"a value is nested deeper than {_EVENT_DEPTH} levels")
     try:

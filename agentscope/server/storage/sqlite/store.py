@@ -27,6 +27,7 @@ from agentscope.server.storage.base import (
     RunQuery,
     StoredEvent,
     Unavailable,
+    bounded_reasons,
     trace_digits,
 )
 from agentscope.server.storage.fold import duration_ms
@@ -103,8 +104,10 @@ _COUNTS = """
 SELECT (SELECT count(*) FROM events WHERE project=:project), (SELECT count(*) FROM runs WHERE project=:project),
   count(*), coalesce(sum(duplicates), 0), coalesce(sum(conflicts), 0) FROM batches WHERE project=:project
 """
+# total() is a float and never overflows, whatever was stored.
 _DROPPED = """
-SELECT reason, sum(count) FROM dropped JOIN batches ON batches.key = batch WHERE project=? GROUP BY reason
+SELECT reason, CAST(min(total(count), 9e15) AS INTEGER) AS events FROM dropped JOIN batches ON batches.key = batch
+WHERE project=:project GROUP BY reason ORDER BY events DESC, reason
 """
 # The inner query reads an index only, so that the bodies of the events that follow the page stay unread.
 _EVENTS = f"""
@@ -197,7 +200,7 @@ class SQLiteStore:
     def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:
         with self._reading() as db:
             counts = db.execute(_COUNTS, {"project": project}).fetchone()
-            dropped = dict(db.execute(_DROPPED, (project,)))
+            dropped = bounded_reasons(db.execute(_DROPPED, {"project": project}))
         names = ("events", "runs", "batches", "duplicates", "conflicts")
         return {**dict(zip(names, counts, strict=True)), "dropped": dropped}
 

@@ -47,7 +47,7 @@ fields = st.fixed_dictionaries(
         "error": st.sampled_from([None, {}, {"message": "no"}]),
         "usage": usage,
         "tokens_used": st.none() | st.integers(0, 10**12),
-        "cost_usd": st.sampled_from([0.1, 0.2, 7, -1, 1e300, None]),
+        "cost_usd": st.sampled_from([0.1, 0.2, 7, -1, 1e6, None]),
     },
 )
 items = st.tuples(st.sampled_from(["r0", "r1"]), st.sampled_from([None, "s0", "s1"]))

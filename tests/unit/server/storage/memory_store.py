@@ -21,6 +21,7 @@ from agentscope.server.storage.base import (
     RunQuery,
     StoredEvent,
     Unavailable,
+    bounded_reasons,
     trace_digits,
 )
 from agentscope.server.storage.fold import run_view
@@ -131,7 +132,12 @@ class MemoryStore:
             of = self._projects[project]
             counts = {"events": len(of.log), "runs": len({patch.run_id for patch in of.log.values()})}
             totals = {name: of.totals[name] for name in ("duplicates", "conflicts")}
-            return {**counts, "batches": len(of.batches), **totals, "dropped": dict(of.dropped)}
+            return {
+                **counts,
+                "batches": len(of.batches),
+                **totals,
+                "dropped": bounded_reasons(of.dropped.most_common()),
+            }
 
     def close(self) -> None:
         with self._lock:
