@@ -77,7 +77,8 @@ def test_the_table_of_options_of_serve_has_their_variables_and_defaults() -> Non
     for action in subcommands.choices["serve"]._actions:
         variable = re.findall(r"AGENTSCOPE_\w+", action.help or "")
         if variable:
-            expected[action.option_strings[0]] = (variable[-1], str(action.default or "none").removesuffix(".0"))
+            default = f"{action.default >> 20}MB" if "max" in action.dest else str(action.default or "none")
+            expected[action.option_strings[0]] = (variable[-1], default.removesuffix(".0"))
     rows = table(GUIDE["receiver"], "option of `serve`")
     shown = {
         plain(option): (plain(variable), plain(default).removeprefix("./")) for option, variable, default, _ in rows
