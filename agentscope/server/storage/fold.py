@@ -145,7 +145,9 @@ def run_view(
     for step_id in (summary.hidden, summary.copy):
         if step_id is not None:
             del folds[step_id]
-    order = sorted(folds, key=lambda step_id: (rows[step_id].began, place(min(step_patches[step_id], key=place))))
+    firsts = {step_id: place(min(step_patches[step_id], key=place)) for step_id in folds}
+    # Of steps that began at the same moment a parent comes before its children.
+    order = sorted(folds, key=lambda step_id: (rows[step_id].began, summary.depths[step_id], firsts[step_id]))
     lives = any(silence.get(patch.session_id) is False for patch in chain(*step_patches.values())) if silence else False
     head = {name: value for name, value in summary.row.items() if name != "failed_steps"}
     head["status"] = head["status"] if lives else _current(head["status"], run_patches, silence)

@@ -55,6 +55,8 @@ class Summary(NamedTuple):
     """The parent that each step names, by the id of a step where that is known."""
     parents: dict[str, str | None]
     """The tree of the steps."""
+    depths: dict[str, int]
+    """The depth of each step in the tree."""
 
 
 def root_rows(run: Mapping[str, Any]) -> dict[str, StepRow]:
@@ -121,7 +123,7 @@ def summary_of(run_id: str, run: Mapping[str, Any], rows: Mapping[str, StepRow],
         "is_root_missing": top is not None,
     }
     topmost = min(agents, key=depths.__getitem__, default=None)
-    return Summary(row, settles, root, hidden, top, copy, topmost, given, parents)
+    return Summary(row, settles, root, hidden, top, copy, topmost, given, parents, depths)
 
 
 def _copy_of(

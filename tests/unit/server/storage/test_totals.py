@@ -18,7 +18,12 @@ NOTHING = Account()
 
 
 def teller(
-    step_type: str = "llm_call", tokens: int | None = None, *, cost: float | None = None, source: str = "one", **more: Any
+    step_type: str = "llm_call",
+    tokens: int | None = None,
+    *,
+    cost: float | None = None,
+    source: str = "one",
+    **more: Any,
 ) -> Teller:
     began, ended = more.pop("time", (0, 10))
     account = Account(Tokens(total=tokens, **more), cost)
@@ -50,7 +55,15 @@ def counted(steps: dict[str, tuple[str | None, Teller]], own: Account = NOTHING)
         ({"a": (None, teller(tokens=15)), "b": ("a", teller())}, 15),
         ({"a": (None, teller()), "b": ("a", teller(tokens=15))}, 15),
         ({"a": (None, teller("agent", 505)), "b": ("a", teller("agent", 500)), "c": ("a", teller(tokens=5))}, 505),
-        ({"a": (None, teller("other")), "b": ("a", teller("agent", 9)), "c": ("b", teller("other")), "d": ("c", teller())}, 9),
+        (
+            {
+                "a": (None, teller("other")),
+                "b": ("a", teller("agent", 9)),
+                "c": ("b", teller("other")),
+                "d": ("c", teller()),
+            },
+            9,
+        ),
         ({"a": (None, teller()), "b": (None, teller("tool_call"))}, None),
         ({"a": (None, teller(tokens=0))}, 0),
         ({}, None),
