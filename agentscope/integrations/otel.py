@@ -150,11 +150,11 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
             # The run has begun, and other spans of the trace may be in it; or the step has been announced.
             if open_span.step_id is None or open_span.announced:
                 values = {"status": "failed" if failed else "completed", "ended_at": span.end_time}
+                (run_id, parent_id), type_ = open_span.place, STEP_END
                 if open_span.step_id is None:
+                    parent_id, type_ = None, RUN_END
                     values |= _root(_hex(context.span_id))
-                type_ = RUN_END if open_span.step_id is None else STEP_END
-                (run_id, parent_id), fields = open_span.place, Fields(self._recorder.limit, values)
-                parent_id = None if open_span.step_id is None else parent_id
+                fields = Fields(self._recorder.limit, values)
                 self._recorder.put(type_, run_id, open_span.step_id, parent_id, fields, urgent=True)
             return
         reading = _Reading(span, open_span.place, self._recorder.limit)
