@@ -24,7 +24,7 @@ from .runs import RunReader
 
 MAX_LIMIT = 500
 """The most runs of one page."""
-FILTERS = tuple(dict.fromkeys(field.filter for field in FIELDS.values() if field.filter))
+FILTERS = (*dict.fromkeys(field.filter for field in FIELDS.values() if field.filter), "step_status")
 """The parameters of a list of runs that select by a field."""
 _MAX_TEXT = 255
 _MAX_PAGE = 1_000_000
@@ -127,6 +127,8 @@ def run_query(request: Request) -> RunQuery:
         text = parameters.get(name) or None
         if text is not None and (len(text) > _MAX_TEXT or "\0" in text):
             raise Refused(422, f"{name} must have at most {_MAX_TEXT} characters and no NUL.")
+        if name == "step_status" and text not in (None, "failed"):
+            raise Refused(422, "step_status must be failed.")
         texts[name] = text
     cursor = parameters.get("cursor")
     return RunQuery(limit, parsed_cursor(cursor) if cursor else None, **texts)
