@@ -189,12 +189,12 @@ def _third_party(span: Span, group: SpanGroup, run_id: str, is_root: bool) -> li
     if is_root:
         run = {"agent_name": run_name or name, **fields, **_table_fields(Attributes(group.resource), _RESOURCE_FIELDS)}
         run |= run_fields
+        run["span_id"] = span.span_id  # the parent id in its children
         if is_step:
             run_meta = {**_resource(group), **run_meta}
             run.pop("usage", None)  # the step has it
         else:
             run_meta = {**meta, **step_fields, **run_meta}  # a run has no fields of steps
-            run["span_id"] = span.span_id  # the parent id in its children
         if run["agent_name"] != name:
             run_meta.setdefault("span_name", name)
         if run_meta:
