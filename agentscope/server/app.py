@@ -87,6 +87,7 @@ class Front:
                 for base in OTLP_BASES
                 for signal, endpoint in (("traces", otlp.traces), ("logs", otlp.logs), ("metrics", otlp.metrics))
             ),
+            Route("/opentelemetry.proto.collector.{service:path}", otlp.traces, methods=["POST"]),  # gRPC is refused
             Route("/history", history.create, methods=["POST"]),
             Route("/history/{run_id:path}", history.update, methods=["PATCH"]),
             Route("/history-events", history.add_event, methods=["POST"]),
