@@ -14,8 +14,8 @@ from .limits import Limits
 logger = logging.getLogger("agentscope.server")
 
 TLS = "A client speaks TLS to this port. It takes plain HTTP: use http:// in the client, or put a proxy that ends TLS in front."
+# The first bytes of a connection in another protocol (RFC 9113 section 3.4, RFC 8446 section 5.1), and what the log says of it.
 _FOREIGN = ((b"PRI * HTTP/2", GRPC), (b"\x16\x03", TLS))
-"""The first bytes of a connection in another protocol (RFC 9113 section 3.4, RFC 8446 section 5.1), and the sentence for the log."""
 
 
 class BoundedProtocol(H11Protocol):

@@ -24,6 +24,7 @@ from agentscope.server.storage.rows import row_fields
 
 from . import otlp_protobuf
 from .intake import REFUSALS, Intake, refusal
+from .otlp_ids import SpanIds
 from .otlp_logs import JoinedRecords
 
 _FORMS: dict[str, Form] = {protobuf_form.CONTENT_TYPE: protobuf_form, json_form.CONTENT_TYPE: json_form}
@@ -63,6 +64,7 @@ class OTLP:
         self._intake = intake
         self._keys = keys
         self._joined = JoinedRecords(intake)
+        self._ids = SpanIds()
         self.not_kept = {"log_records": 0, "data_points": 0}
         """Log records and data points that were answered, and not kept, since the start."""
 
@@ -78,7 +80,7 @@ class OTLP:
         """`POST /v1/metrics`: data points are counted, and not kept."""
         return await self._answered(request, self._take_points)
 
-    async def _answered(self, request: Request, take: Callable[[Request, Form], Awaitable[bytes]]) -> Response:
+    async def _answered(self, request: Request, take: Callable[[Request, Form, str], Awaitable[bytes]]) -> Response:
         """Answer a request.
 
         Errors are answered with a `google.rpc.Status` in the encoding of the request, as the specification demands. Java's
@@ -86,19 +88,19 @@ class OTLP:
         """
         form = _FORMS.get(content_type(request), json_form)
         try:
-            self._keys.sender(request.headers)
-            return Response(await take(request, form), headers=_ANNOUNCED, media_type=form.CONTENT_TYPE)
+            project = self._keys.sender(request.headers).project
+            return Response(await take(request, form, project), headers=_ANNOUNCED, media_type=form.CONTENT_TYPE)
         except REFUSALS as problem:
             status, sentence, headers = refusal(problem)
             return Response(form.encode_status(sentence), status, headers, form.CONTENT_TYPE)
 
-    async def _take_points(self, request: Request, form: Form) -> bytes:
+    async def _take_points(self, request: Request, form: Form, project: str) -> bytes:
         async with self._intake.hold(request, *_FORMS) as body:
             count = await self._intake.decoded(request, body, _POINTS[form.CONTENT_TYPE], is_text=form is json_form)
         self.not_kept["data_points"] += count
         return form.encode_response(count, "Metrics are not kept." if count else "", "DataPoints")
 
-    async def _take_records(self, request: Request, form: Form) -> bytes:
+    async def _take_records(self, request: Request, form: Form, project: str) -> bytes:
         decode = _LOGS[form.CONTENT_TYPE]
         async with self._intake.hold(request, *_FORMS) as body:
             found = await self._intake.decoded(request, body, decode, growth=_GROWTH, is_text=form is json_form)
@@ -107,13 +109,13 @@ class OTLP:
         message = "Only log records with messages of models, and the ids of their span, are kept." if left_out else ""
         return form.encode_response(left_out, message, "LogRecords")
 
-    async def _take_spans(self, request: Request, form: Form) -> bytes:
+    async def _take_spans(self, request: Request, form: Form, project: str) -> bytes:
         def decode(body: bytes) -> tuple[Batch, Iterator[Batch] | None]:
             part = _PART if len(body) > _STORED_AT_ONCE else None
             room = (4 << 20) + MAX_GROWTH * len(body)
             groups = DECODERS[form.CONTENT_TYPE](body)
             del body
-            batches = batches_of(groups, room, part)
+            batches = batches_of(groups, lambda span: self._ids.own(span, project), room, part)
             return next(batches), None if part is None else batches
 
         count = 0
@@ -133,11 +135,13 @@ class OTLP:
         return form.encode_response(count, rejection_message(named, count))
 
 
-def batches_of(groups: Iterable[SpanGroup], room: int, part: int | None) -> Iterator[Batch]:
+def batches_of(
+    groups: Iterable[SpanGroup], own: Callable[[Span], Span], room: int, part: int | None
+) -> Iterator[Batch]:
     """Convert spans to patches: to batches of about `part` characters, or to one if it is None.
 
-    `rejected` names the spans that cannot be stored by their span ids. Events of more than `room` characters are too large: one
-    batch raises `DecodeError` (413), of several the spans beyond it are rejected.
+    own: gives a span an id of its own. `rejected` names the spans that cannot be stored by their span ids. Events of more than
+    `room` characters are too large: one batch raises `DecodeError` (413), of several the spans beyond it are rejected.
     """
     patches: list[Patch] = []
     rejected: list[dict[str, Any]] = []
@@ -149,7 +153,7 @@ def batches_of(groups: Iterable[SpanGroup], room: int, part: int | None) -> Iter
             try:
                 if room < 0:
                     raise Rejected(_TOO_LARGE)
-                found = _patches(span, group)
+                found = _patches(span, group, own)
                 length = sum(len(patch.body) for patch in found)
                 room -= length
                 if room < 0 and part is None:
@@ -170,11 +174,11 @@ def batches_of(groups: Iterable[SpanGroup], room: int, part: int | None) -> Iter
     yield _batch(patches, rejected)
 
 
-def _patches(span: Span | Unreadable, group: SpanGroup) -> list[Patch]:
+def _patches(span: Span | Unreadable, group: SpanGroup, own: Callable[[Span], Span]) -> list[Patch]:
     if isinstance(span, Unreadable):
         raise Rejected(span.reason)
     try:
-        return patches_of(span, group)
+        return patches_of(own(span), group)
     except ValueError as wrong:
         raise Rejected(str(wrong)) from None
 
