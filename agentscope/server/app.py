@@ -33,6 +33,7 @@ from agentscope.server.read.login import Login
 from agentscope.server.read.routes import Routes, refusal_to_read
 from agentscope.server.read.runs import RunReader
 from agentscope.server.storage.base import Store, Unsupported
+from agentscope.server.storage.project import of_request
 
 STATIC = Path(__file__).with_name("viewer")
 
@@ -72,6 +73,7 @@ class Front:
     def open(self, store: Store, limits: Limits) -> None:
         """Let requests through to the routes over a store."""
         keys = self._keys
+        store = of_request(store)
         intake = Intake(store, limits, self.metrics.came)
         ingest, otlp, history = Ingest(intake, keys), OTLP(intake, keys), History(intake, store, keys)
         login = Login(keys, limits)
