@@ -11,11 +11,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
+from datetime import datetime, timezone
 from typing import Any, NamedTuple, Protocol
 
 from agentscope.errors import ConfigurationError
 from agentscope.protocols.agentscope.decode import MOST_REASONS, OTHER_REASON, Batch, Patch
-from agentscope.protocols.agentscope.fields import readable
+from agentscope.protocols.agentscope.fields import readable, time_text
 
 DEFAULT_PROJECT = "default"
 """The project of a receiver without projects."""
@@ -23,6 +24,15 @@ MOST_MISSED = 4
 """Heartbeats that a session misses before it counts as silent."""
 SETTLING = 30.0
 """Seconds after the start of a store in which no session counts as silent: it could not send while the receiver was away."""
+
+
+QUIET = 300.0
+"""Seconds after the end of its last step in which a run whose root is not there counts as running."""
+
+
+def quiet_since(now: float) -> str:
+    """Return the moment `QUIET` seconds ago, in the form of `Patch.time`."""
+    return time_text(datetime.fromtimestamp(now - QUIET, timezone.utc))
 
 
 class Unavailable(Exception):
@@ -84,9 +94,9 @@ class RunQuery(NamedTuple):
     after: RunCursor | None = None
     status: str | None = None
     agent: str | None = None
-    """The whole name of the agent."""
+    """The whole name of the run or of an agent inside it."""
     q: str | None = None
-    """A part of the agent's name or of one of the run's ids. Case does not count in ASCII letters.
+    """A part of the name of the run or of an agent inside it, or of one of the run's ids. Case does not count in ASCII letters.
 
     A run is found by a part of its trace id, too, as `trace_digits` tells.
     """
@@ -98,6 +108,8 @@ class RunQuery(NamedTuple):
     release: str | None = None
     model: str | None = None
     """The model of any step of the run."""
+    step_status: str | None = None
+    """`failed` for runs in which any step failed. No other status of a step is looked for."""
 
 
 _TRACE_DIGITS = re.compile("[0-9a-fA-F]{12,32}")
@@ -113,7 +125,7 @@ class RunPage(NamedTuple):
 
     runs: list[dict[str, Any]]
     """Each run with the fields in `rows.RUN_COLUMNS`, `failed`, `started_at`, `ended_at`, `id`, `duration_ms`, `step_count`,
-    `error_count`, `tokens_used` and `cost_usd`."""
+    `error_count`, `tokens_used`, `total_usage`, `cost_usd`, `agents` and `is_root_missing`."""
     next: RunCursor | None
     """None on the last page."""
 

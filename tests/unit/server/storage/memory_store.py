@@ -22,15 +22,26 @@ from agentscope.server.storage.base import (
     StoredEvent,
     Unavailable,
     bounded_reasons,
+    quiet_since,
     trace_digits,
 )
 from agentscope.server.storage.fold import run_view
-from agentscope.server.storage.rows import MOST_TEXTS, RUN_COLUMNS
+from agentscope.server.storage.rows import MOST_TEXTS, RUN_COLUMNS, is_failed
 
 _COLUMNS = (
     *("id", *RUN_COLUMNS, "failed", "started_at", "ended_at"),
-    *("duration_ms", "step_count", "error_count", "tokens_used", "cost_usd"),
+    *(
+        "duration_ms",
+        "step_count",
+        "error_count",
+        "tokens_used",
+        "total_usage",
+        "cost_usd",
+        "agents",
+        "is_root_missing",
+    ),
 )
+_OPENED = 1_800_000_000.0
 _SEARCHED = ("agent_name", "id", "external_id", "user_id", "conversation_id")
 
 
@@ -51,7 +62,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._projects: defaultdict[str, _Project] = defaultdict(_Project)
-        self.now = 0.0
+        self.now = _OPENED
         self._closed = False
 
     def ingest(self, batch: Batch, *, project: str = DEFAULT_PROJECT) -> Future[IngestCounts]:
@@ -110,7 +121,7 @@ class MemoryStore:
     def silence(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> dict[str, bool]:
         silent_at = self._projects[project].silent_at
         sessions = {patch.session_id for patch in self._patches(project, run_id)} & silent_at.keys()
-        return {session: self.now >= SETTLING and silent_at[session] <= self.now for session in sessions}
+        return {session: self.now >= _OPENED + SETTLING and silent_at[session] <= self.now for session in sessions}
 
     def run_size(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> int | None:
         return sum(len(patch.body) for patch in self._patches(project, run_id)) or None
@@ -119,7 +130,7 @@ class MemoryStore:
         found = []
         for run_id in {patch.run_id for patch in self._patches(project)}:
             patches = self._patches(project, run_id)
-            run = run_view(run_id, patches, self.silence(run_id, project=project))
+            run = run_view(run_id, patches, self.silence(run_id, project=project), quiet_since(self.now))
             cursor = RunCursor(run["started_at"] or min(patch.time for patch in patches), run_id)
             if _matches(run, query) and (query.after is None or cursor < query.after):
                 found.append((cursor, {**{name: run[name] for name in _COLUMNS}, "tags": run["tags"][:MOST_TEXTS]}))
@@ -149,13 +160,21 @@ class MemoryStore:
 
 
 def _matches(run: dict[str, Any], query: RunQuery) -> bool:
-    texts = [run[name].casefold() for name in _SEARCHED if run[name]]
+    agents = [step["name"] for step in run["steps"] if step["step_type"] == "agent"]
+    texts = [text.casefold() for text in (*(run[name] for name in _SEARCHED), *agents) if text]
     wanted = {field: getattr(query, field.filter) for field in FIELDS.values() if field.filter}
     digits = trace_digits(query.q)
-    return all(value is None or value in _values(run, field.name) for field, value in wanted.items()) and (
-        query.q is None
-        or any(query.q.casefold() in text for text in texts)
-        or (digits is not None and digits in run["id"].replace("-", "").casefold())
+    return (
+        all(
+            value is None or value in [*_values(run, field.name), *(agents if field.name == "agent_name" else ())]
+            for field, value in wanted.items()
+        )
+        and (query.step_status is None or (query.step_status == "failed" and any(map(is_failed, run["steps"]))))
+        and (
+            query.q is None
+            or any(query.q.casefold() in text for text in texts)
+            or (digits is not None and digits in run["id"].replace("-", "").casefold())
+        )
     )
 
 
