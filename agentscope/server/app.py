@@ -66,8 +66,8 @@ class Front:
         self.state = State()
         self._gate = Gate(None, self.state)
         self._ingest: list[Route] = []
-        self._guesses = Guesses(_BURST, _PERIOD)
-        guard = Guard(self._gate, addressing, ENCODINGS, self._ingest, self._guesses)
+        guesses = Guesses(_BURST, _PERIOD, self.metrics.wrong_key)
+        guard = Guard(self._gate, addressing, ENCODINGS, self._ingest, guesses)
         self.app = self.metrics.measured(guard)
 
     def open(self, store: Store, limits: Limits) -> None:
@@ -76,7 +76,7 @@ class Front:
         store = of_request(store)
         intake = Intake(store, limits, self.metrics.came)
         ingest, otlp, history = Ingest(intake, keys), OTLP(intake, keys), History(intake, store, keys)
-        login = Login(keys, limits)
+        login = Login(keys, limits, self.metrics.wrong_key)
         read = Routes(store, keys, RunReader(store, limits, intake.large), (STATIC / "style.css").read_bytes())
         self._ingest += [
             Route("/api/ingest/batch", ingest.batch, methods=["POST"]),
@@ -105,7 +105,6 @@ class Front:
             Route("/static/style.css", read.style),
         ]
         self.metrics.name_routes([*self._ingest, *reading])
-        self.metrics.gauge("wrong_keys", "Wrong keys that came.", lambda: self._guesses.total + login.guesses.total)
         self.metrics.gauge(
             "held_bytes", "Size of the bodies that are being received or stored.", lambda: intake.bodies.held
         )

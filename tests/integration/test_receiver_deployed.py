@@ -350,6 +350,7 @@ def test_metrics_tell_of_requests_events_queue_and_disk(tmp_path: Path) -> None:
     assert values['agentscope_events_total{result="duplicate"}'] == "1.0"
     assert values['agentscope_events_total{result="rejected"}'] == "1.0"
     assert values["agentscope_queue_batches"] == "0.0"
+    assert values["agentscope_wrong_keys_total"] == "0.0"
     assert float(values["agentscope_database_bytes"]) + float(values["agentscope_database_log_bytes"]) > 0
     assert float(values["agentscope_disk_free_bytes"]) > 0
     assert "process_resident_memory_bytes" in values
