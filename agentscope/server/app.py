@@ -33,6 +33,7 @@ from agentscope.server.read.login import Login
 from agentscope.server.read.routes import Routes, refusal_to_read
 from agentscope.server.read.runs import RunReader
 from agentscope.server.storage.base import Store, Unsupported
+from agentscope.server.storage.project import of_request
 
 STATIC = Path(__file__).with_name("viewer")
 
@@ -65,16 +66,17 @@ class Front:
         self.state = State()
         self._gate = Gate(None, self.state)
         self._ingest: list[Route] = []
-        self._guesses = Guesses(_BURST, _PERIOD)
-        guard = Guard(self._gate, addressing, ENCODINGS, self._ingest, self._guesses)
+        guesses = Guesses(_BURST, _PERIOD, self.metrics.wrong_key)
+        guard = Guard(self._gate, addressing, ENCODINGS, self._ingest, guesses)
         self.app = self.metrics.measured(guard)
 
     def open(self, store: Store, limits: Limits) -> None:
         """Let requests through to the routes over a store."""
         keys = self._keys
+        store = of_request(store)
         intake = Intake(store, limits, self.metrics.came)
         ingest, otlp, history = Ingest(intake, keys), OTLP(intake, keys), History(intake, store, keys)
-        login = Login(keys, limits)
+        login = Login(keys, limits, self.metrics.wrong_key)
         reader, css = RunReader(store, limits, intake.large), (STATIC / "style.css").read_bytes()
         read = Routes(store, keys, reader, css, otlp.not_kept)
         self._ingest += [
@@ -108,7 +110,6 @@ class Front:
             Route("/static/style.css", read.style),
         ]
         self.metrics.name_routes([*self._ingest, *reading])
-        self.metrics.gauge("wrong_keys", "Wrong keys that came.", lambda: self._guesses.total + login.guesses.total)
         self.metrics.gauge(
             "held_bytes", "Size of the bodies that are being received or stored.", lambda: intake.bodies.held
         )
