@@ -92,6 +92,8 @@ class Front:
             Route("/health", read.health),
             Route("/metrics", self._metrics),
             Route("/api/runs", read.runs),
+            Route("/api/runs", read.delete_runs, methods=["DELETE"]),
+            Route("/api/runs/{run_id:path}", read.delete_run, methods=["DELETE"]),
             Route("/api/runs/{run_id:path}/events", read.events),
             Route("/api/runs/{run_id:path}", read.run),
             Route("/", read.runs_page),

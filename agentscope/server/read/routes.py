@@ -15,7 +15,7 @@ from agentscope.events import FIELDS
 from agentscope.protocols.headers import AGENTSCOPE_KEY
 from agentscope.protocols.json_decode import is_text
 from agentscope.server.http.addressing import FRAME
-from agentscope.server.http.keys import Keys
+from agentscope.server.http.keys import ADMIN, Keys
 from agentscope.server.http.limits import Refused
 from agentscope.server.storage.base import RunCursor, RunQuery, Store, Unavailable
 
@@ -67,6 +67,28 @@ class Routes:
         """`GET /api/runs/{id}/events`: the patches as they came, each with the session that sent it."""
         self._authorise(request)
         return await self._reader.events(request.path_params["run_id"])
+
+    async def delete_run(self, request: Request) -> Response:
+        """`DELETE /api/runs/{id}`."""
+        return await self._deleted(request, RunQuery(run_id=request.path_params["run_id"]))
+
+    async def delete_runs(self, request: Request) -> Response:
+        """`DELETE /api/runs?user_id=…`, with any of the filters of a list of runs: all runs that match. There must be one."""
+        parameters = [*request.query_params.multi_items()]
+        names = [name for name, _ in parameters]
+        if not names or len(names) > len({*names}) or not all(value for _, value in parameters):
+            raise Refused(422, f"Name each filter once, with a value: {', '.join(('q', *FILTERS))}.")
+        return await self._deleted(request, run_query(request), "q", *FILTERS)
+
+    async def _deleted(self, request: Request, query: RunQuery, *known: str) -> Response:
+        self._authorise(request, *known)
+        key = self._keys.reader(request.scope)
+        if key is None or not key.may(ADMIN):
+            raise Refused(403, f"Only a key with the role {ADMIN} may delete.")
+        count = await self._reader.read(self._store.delete_runs, query, project=key.project)
+        if not count and query.run_id is not None:
+            raise Refused(404, "There is no run with this id.")
+        return JSONResponse({"deleted": count})
 
     async def runs_page(self, request: Request) -> Response:
         """`GET /` and `GET /runs`: the list of runs."""

@@ -19,6 +19,8 @@ from agentscope.protocols.agentscope.fields import readable
 
 DEFAULT_PROJECT = "default"
 """The project of a receiver without projects."""
+RUN_DELETED = "run_deleted"
+"""The reason in `health` for events that came after their run had been deleted."""
 MOST_MISSED = 4
 """Heartbeats that a session misses before it counts as silent."""
 SETTLING = 30.0
@@ -42,6 +44,7 @@ class IngestCounts(NamedTuple):
 
     accepted: int
     duplicates: int
+    """Events that were stored before, or whose run was deleted."""
     conflicts: int
     """Duplicates with another body than the event that came first. The first one is kept."""
     new_runs: int
@@ -98,6 +101,12 @@ class RunQuery(NamedTuple):
     release: str | None = None
     model: str | None = None
     """The model of any step of the run."""
+    run_id: str | None = None
+    """The whole id of the run."""
+
+    def selects(self) -> bool:
+        """Return whether there is any filter."""
+        return any(value is not None for value in self[2:])
 
 
 _TRACE_DIGITS = re.compile("[0-9a-fA-F]{12,32}")
@@ -177,6 +186,15 @@ class Store(Protocol):
 
     def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
         """Return one page of the runs that match. Raises `Unsupported` for a filter that the engine does not have."""
+        ...
+
+    def delete_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> int:
+        """Delete the runs that match, with all their events, and return their number. `limit` and `after` do not count.
+
+        A deleted run is gone at once and as a whole. Events of it that come later are not stored, for as long as a sender may
+        repeat them: they count as duplicates, and in `health` as dropped for `RUN_DELETED`. Runs that are first stored
+        meanwhile stay. Raises `ValueError` for a query without a filter.
+        """
         ...
 
     def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:

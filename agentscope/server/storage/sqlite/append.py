@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
-from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, IngestCounts, StoredEvent
+from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, RUN_DELETED, IngestCounts, StoredEvent
 from agentscope.server.storage.fold import extend, fold, place
 from agentscope.server.storage.rows import (
     LLM_STEP,
@@ -44,6 +44,8 @@ WHERE key=:key
 _EVENTS_OF = "SELECT id, key FROM events WHERE project=? AND session_id=? AND id IN (SELECT value FROM json_each(?))"
 _BODY_OF = "SELECT body FROM events WHERE key=?"
 _RUNS_OF = "SELECT id, key FROM runs WHERE project=? AND id IN (SELECT value FROM json_each(?))"
+_DELETED_OF = "SELECT run_id FROM tombstones WHERE project=? AND run_id IN (SELECT value FROM json_each(?))"
+_LAST_KEY = "SELECT max(coalesce(max(key), 0), (SELECT coalesce(max(run), 0) FROM deleted)) FROM runs"
 _STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
 _SEE_SESSION = """
 INSERT INTO sessions VALUES (?,?,?) ON CONFLICT (project, id) DO UPDATE SET silent_at=excluded.silent_at
@@ -129,20 +131,30 @@ def write_batch(
     if not (batch.patches or batch.dropped):  # a heartbeat
         cache.end()
         return IngestCounts(0, 0, 0, 0)
-    fresh, duplicates, conflicts = _new_patches(db, project, batch.patches)
+    patches = _without_deleted_runs(db, project, batch.patches)
+    late = len(batch.patches) - len(patches)
+    fresh, duplicates, conflicts = _new_patches(db, project, patches)
+    duplicates += late
     new_runs = _append(db, project, fresh, now, cache) if fresh else 0
     name = project, batch.session_id, batch.batch_id
     seen = db.execute("SELECT key FROM batches WHERE project=? AND session_id=? AND id=?", name).fetchone()
     if seen is None:
         added = "INSERT INTO batches (project, session_id, id, received_at, duplicates, conflicts) VALUES (?,?,?,?,?,?)"
         key = db.execute(added, (*name, now, duplicates, conflicts)).lastrowid
-        rows = [(key, reason, count) for reason, count in batch.dropped.items()]
+        dropped = {**batch.dropped, **({RUN_DELETED: batch.dropped.get(RUN_DELETED, 0) + late} if late else {})}
+        rows = [(key, reason, count) for reason, count in dropped.items()]
         db.executemany("INSERT INTO dropped VALUES (?,?,?)", rows)
     elif duplicates:
         change = "UPDATE batches SET duplicates=duplicates+?, conflicts=conflicts+? WHERE key=?"
         db.execute(change, (duplicates, conflicts, *seen))
     cache.end()
     return IngestCounts(len(fresh), duplicates, conflicts, new_runs)
+
+
+def _without_deleted_runs(db: sqlite3.Connection, project: str, patches: list[Patch]) -> list[Patch]:
+    runs = json.dumps([*{patch.run_id for patch in patches}])
+    deleted = {run_id for (run_id,) in db.execute(_DELETED_OF, (project, runs))}
+    return [patch for patch in patches if patch.run_id not in deleted] if deleted else patches
 
 
 def _new_patches(db: sqlite3.Connection, project: str, patches: Sequence[Patch]) -> tuple[list[Patch], int, int]:
@@ -177,7 +189,7 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
     for patch in patches:
         by_run.setdefault(patch.run_id, {}).setdefault(patch.step_id, []).append(patch)
     keys: dict[str, int] = dict(db.execute(_RUNS_OF, (project, json.dumps(list(by_run)))))
-    next_key = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]
+    next_key = db.execute(_LAST_KEY).fetchone()[0]
     new_runs: list[tuple[Any, ...]] = []
     steps: list[tuple[Any, ...]] = []
     for run_id, groups in by_run.items():

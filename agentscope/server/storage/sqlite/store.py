@@ -8,9 +8,10 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from agentscope.server.storage.fold import duration_ms
 from agentscope.server.storage.rows import COST_DIGITS, INTERRUPTED, RUN_COLUMNS
 
 from .append import FoldCache, write_batch
-from .retention import Sweeper
+from .retention import Sweeper, delete_runs
 from .schema import is_corrupt, open_reader, upgrade_rows, verify
 from .writer import Writer
 
@@ -42,6 +43,7 @@ READ_SECONDS = 5.0
 """The longest read in seconds. A reader holds the write-ahead log back, so that a longer one is interrupted."""
 
 _MOST_EVENTS = 2048  # of one page
+_MOST_DELETED = 1000  # runs of one transaction
 _COLUMNS = ("id", *RUN_COLUMNS, "failed", "started_at", "ended_at")
 _TEXT_LISTS = tuple(name for name in RUN_COLUMNS if RUN_FIELDS[name].type == TEXTS)
 
@@ -79,17 +81,20 @@ CASE WHEN status = 'running' AND EXISTS (SELECT 1 FROM run_sessions WHERE run = 
 THEN '{INTERRUPTED}' ELSE status END
 """  # noqa: S608 - constants of this module
 _FILTERS["status"] = f"(:status IS NULL OR {_STATUS} = :status)"
+_MATCHES = f"""
+project = :project AND (:id IS NULL OR id = :id) AND {" AND ".join(_FILTERS.values())}
+  AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
+       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\' OR replace(id, '-', '') LIKE :digits)
+"""
 # Of runs that began together the one received last comes first.
 _LIST = f"""
 SELECT key, began, tokens, {", ".join(_STATUS if name == "status" else name for name in _COLUMNS)}
 FROM runs
-WHERE project = :project
+WHERE {_MATCHES}
   AND (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE project=:project AND id=:run_id), 0)))
-  AND {" AND ".join(_FILTERS.values())}
-  AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
-       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\' OR replace(id, '-', '') LIKE :digits)
 ORDER BY began DESC, key DESC LIMIT :limit
 """  # noqa: S608 - a constant of this module
+_KEYS = f"SELECT key FROM runs WHERE {_MATCHES} AND key > :last AND key <= :newest ORDER BY key LIMIT {_MOST_DELETED}"  # noqa: S608
 _TOTALS = """
 SELECT run, count(*), sum(failed), sum(tokens), sum(CASE WHEN llm THEN tokens END), sum(cost), sum(CASE WHEN llm THEN cost END)
 FROM steps WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run
@@ -101,7 +106,9 @@ _EVENT = """
 SELECT body FROM events WHERE project=:project AND id=:id AND (:session IS NULL OR session_id=:session) ORDER BY key LIMIT 1
 """
 _COUNTS = """
-SELECT (SELECT count(*) FROM events WHERE project=:project), (SELECT count(*) FROM runs WHERE project=:project),
+SELECT (SELECT count(*) FROM events WHERE project=:project)
+    - (SELECT count(*) FROM events WHERE run IN (SELECT run FROM deleted WHERE project=:project)),
+  (SELECT count(*) FROM runs WHERE project=:project),
   count(*), coalesce(sum(duplicates), 0), coalesce(sum(conflicts), 0) FROM batches WHERE project=:project
 """
 # total() is a float and never overflows, whatever was stored.
@@ -127,11 +134,11 @@ class SQLiteStore:
         self._temporary = tempfile.TemporaryDirectory(prefix="agentscope-") if path is None else None
         self.path = Path(self._temporary.name, "runs.db") if self._temporary is not None else Path(path or "")
         self._now: Callable[[], float] = Clock()
-        sweep = (lambda db: False) if retention_days is None else Sweeper(retention_days * 86400, self._now)
+        self._sweep = Sweeper(None if retention_days is None else retention_days * 86400, self._now)
         self._cache = FoldCache()
         self._opened_at = self._now()
         try:
-            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or sweep(db))
+            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or self._sweep(db))
         except BaseException:
             self._remove_temporary()
             raise
@@ -184,11 +191,7 @@ class SQLiteStore:
         return size
 
     def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
-        began, run_id = query.after or (None, None)
-        values = {name: getattr(query, name) for name in _FILTERS}
-        values.update(began=began, run_id=run_id, q=_pattern(query.q), digits=_pattern(trace_digits(query.q)))
-        values.update(limit=query.limit + 1, now=self._silent_until())
-        values["project"] = project
+        values = self._values(query, project)
         with self._reading() as db:
             rows = db.execute(_LIST, values).fetchall()
             more = len(rows) > query.limit
@@ -196,6 +199,32 @@ class SQLiteStore:
             totals = {run: found for run, *found in db.execute(_TOTALS, (json.dumps([row[0] for row in rows]),))}
         runs = [_listed(row[2:], totals.get(row[0], (0, 0, *[None] * 4))) for row in rows]
         return RunPage(runs, RunCursor(rows[-1][1], rows[-1][3]) if more else None)
+
+    def _values(self, query: RunQuery, project: str) -> dict[str, Any]:
+        """Return the parameters of `_LIST`."""
+        began, run_id = query.after or (None, None)
+        values = {name: getattr(query, name) for name in _FILTERS}
+        values.update(began=began, run_id=run_id, q=_pattern(query.q), digits=_pattern(trace_digits(query.q)))
+        return {**values, "id": query.run_id, "limit": query.limit + 1, "now": self._silent_until(), "project": project}
+
+    def delete_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> int:
+        if not query.selects():
+            raise ValueError("a deletion needs a filter")
+        values = self._values(query, project)
+        with self._reading() as db:
+            values["newest"] = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]
+        values["last"] = deleted = 0
+        while True:
+            with self._reading() as db:
+                keys = [key for (key,) in db.execute(_KEYS, values)]
+            if not keys:
+                return deleted
+            values["last"] = keys[-1]
+            deleted += self._writer.submit(partial(self._delete, keys)).result()
+
+    def _delete(self, keys: Collection[int], db: sqlite3.Connection) -> int:
+        self._sweep.hasten()
+        return delete_runs(db, keys, self._now())
 
     def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:
         with self._reading() as db:

@@ -13,6 +13,7 @@ from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server.storage.base import (
     DEFAULT_PROJECT,
     MOST_MISSED,
+    RUN_DELETED,
     SETTLING,
     EventPage,
     IngestCounts,
@@ -43,6 +44,7 @@ class _Project:
         self.totals: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.silent_at: dict[str, float] = {}
+        self.deleted: set[str] = set()
 
 
 class MemoryStore:
@@ -68,7 +70,9 @@ class MemoryStore:
             of.silent_at[batch.session_id] = self.now + MOST_MISSED * batch.heartbeat
         runs = {patch.run_id for patch in of.log.values()}
         again = conflicts = 0
-        for patch in batch.patches:
+        patches = [patch for patch in batch.patches if patch.run_id not in of.deleted]
+        late = len(batch.patches) - len(patches)
+        for patch in patches:
             name = patch.session_id, patch.id
             if name in of.log:
                 again += 1
@@ -78,9 +82,10 @@ class MemoryStore:
         if (batch.patches or batch.dropped) and (batch.session_id, batch.batch_id) not in of.batches:
             of.batches.add((batch.session_id, batch.batch_id))
             of.dropped.update(batch.dropped)
-        of.totals.update(duplicates=again, conflicts=conflicts)
-        new_runs = len({patch.run_id for patch in batch.patches} - runs)
-        return IngestCounts(len(batch.patches) - again, again, conflicts, new_runs)
+            of.dropped.update({RUN_DELETED: late} if late else {})
+        of.totals.update(duplicates=again + late, conflicts=conflicts)
+        new_runs = len({patch.run_id for patch in patches} - runs)
+        return IngestCounts(len(patches) - again, again + late, conflicts, new_runs)
 
     def event(
         self, event_id: str, session_id: str | None = None, *, project: str = DEFAULT_PROJECT
@@ -127,6 +132,16 @@ class MemoryStore:
         page = found[: query.limit]
         return RunPage([run for _, run in page], page[-1][0] if len(found) > len(page) else None)
 
+    def delete_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> int:
+        if not query.selects():
+            raise ValueError("a deletion needs a filter")
+        found = {run["id"] for run in self.list_runs(query._replace(limit=10**9, after=None), project=project).runs}
+        with self._lock:
+            of = self._projects[project]
+            of.deleted |= found
+            of.log = {name: patch for name, patch in of.log.items() if patch.run_id not in found}
+        return len(found)
+
     def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:
         with self._lock:
             of = self._projects[project]
@@ -152,6 +167,8 @@ def _matches(run: dict[str, Any], query: RunQuery) -> bool:
     texts = [run[name].casefold() for name in _SEARCHED if run[name]]
     wanted = {field: getattr(query, field.filter) for field in FIELDS.values() if field.filter}
     digits = trace_digits(query.q)
+    if query.run_id not in (None, run["id"]):
+        return False
     return all(value is None or value in _values(run, field.name) for field, value in wanted.items()) and (
         query.q is None
         or any(query.q.casefold() in text for text in texts)
