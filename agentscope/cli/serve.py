@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         **several,
     )
     add("--root-path", "root_path", default="", metavar="PATH", help="path that a proxy puts in front, as /agentscope")
+    sizes = (
+        ("--max-body", "max_body", "size of a request's body as it is sent"),
+        ("--max-inflated", "max_inflated", "size of a body after decompression"),
+    )
+    for flag, variable, meaning in sizes:
+        add(flag, variable, check=_size, default=64 << 20, metavar="SIZE", help=f"{meaning}, as 20MB (default: 64MB)")
     add("--retention", "retention", check=_days, metavar="DAYS", help="delete older runs (default: keep all)")
     add(
         "--drain",
@@ -67,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     from agentscope.server.http.keys import read_keys
+    from agentscope.server.http.limits import limits_of
     from agentscope.server.receiver import Receiver, run_receiver
 
     key, source = arguments.api_key, "--api-key"
@@ -87,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         trusted_proxies=arguments.trusted_proxy,
         root_path=arguments.root_path,
         drain_seconds=arguments.drain,
+        limits=limits_of(arguments.max_body, arguments.max_inflated),
     )
     age = f" for {arguments.retention:g} days" if arguments.retention else ""
     keys = [f"the key from {source}"] if key else []
@@ -129,6 +138,14 @@ def _listed(values: Sequence[object]) -> str:
 def _port(text: str) -> int:
     # Kubernetes sets AGENTSCOPE_PORT=tcp://10.0.0.1:8000 in the pods beside a service of the name "agentscope".
     return 8000 if text.startswith("tcp://") and hasattr(text, "source") else port(text)
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12})\s*([kmg]?)(?:i?b)?", text.strip().lower())
+    size = int(match[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[match[2]] if match else 0
+    if not 1 << 10 <= size <= 1 << 40:
+        raise argparse.ArgumentTypeError(f"a size of at least 1KB, such as 20MB or 500000 (bytes), not {text!r}")
+    return size
 
 
 def _days(text: str) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from agentscope.errors import ConfigurationError
-from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, DeferredFields
+from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, DeferredFields
 from agentscope.pipeline.open_items import StepStart
 from agentscope.pipeline.process import threads
 from agentscope.protocols.agentscope.decode import Patch
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     from agentscope.tracker.tracker import Tracker
 
+    Only = Callable[[ReadableSpan], bool]
+
 __all__ = ["AgentScopeSpanProcessor"]
 
 MAX_OPEN_SPANS = 10_000
@@ -53,11 +55,14 @@ _NOT_PLAIN = (*PAYLOAD_FIELDS, "id", "seq", "time", "type", "run_id", "step_id",
 class _OpenSpan:
     """A span that has not ended: its place, and the parent of its children (None if the span is the run)."""
 
-    def __init__(self, place: Place, step_id: str | None, span: LiveSpan | None, limit: int) -> None:
-        """span: None for one that is not announced."""
+    def __init__(self, place: Place, step_id: str | None, span: LiveSpan, only: Only | None, limit: int) -> None:
         self.place = place
         self.step_id = step_id
+        self.announced = False
+        """True once its start was an event of its own, which its end has to follow."""
+        self.ended = False
         self._span = span
+        self._only = only
         self._limit = limit
         self._began = time.perf_counter_ns()
 
@@ -65,8 +70,16 @@ class _OpenSpan:
         return self._began
 
     def start_event(self) -> StepStart | None:
-        """Return the start of the step, or the fields of the run, as the span tells by now. The worker calls this."""
-        if self._span is None:
+        """Return the start of the step, or the fields of the run, as the span tells by now. The worker calls this.
+
+        None for a span that is not wanted, as it is by now.
+        """
+        if self._only is not None:
+            with threads.callback():
+                if not self._only(self._span):
+                    return None
+        self.announced = True  # in this order: if the span ends between these lines, one of both threads sees it
+        if self.ended:
             return None
         reading, (run_id, parent_id) = _Reading(self._span, self.place, self._limit), self.place
         found = reading.fields(RUN_UPDATE if self.step_id is None else STEP, self.step_id)
@@ -79,14 +92,14 @@ class _OpenSpan:
 class AgentScopeSpanProcessor(SpanProcessor, Guarded):
     """Records each ended span with `tracker`. A trace that begins inside a run is part of it, any other is a run of its own.
 
-    only: called with each ended span; spans for which it returns False are not recorded. Default: all spans are. With `only` no
-    span is shown before its end.
+    only: called with each ended span; spans for which it returns False are not recorded. Default: all spans are. It is also
+    called with a span that has been open for a second: if it returns True, the span is shown before its end.
 
     No method raises. Only `force_flush` and `shutdown` wait for the network. `shutdown` does not shut down the tracker, which
     may have other users.
     """
 
-    def __init__(self, tracker: Tracker, only: Callable[[ReadableSpan], bool] | None = None) -> None:
+    def __init__(self, tracker: Tracker, only: Only | None = None) -> None:
         self._tracker = tracker
         self._recorder = tracker._recorder
         self._only = only
@@ -114,9 +127,7 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
                 place = Place(run_id_of(f"{context.trace_id:032x}"), _hex(parent.span_id))
             else:
                 place, step_id = self._begin_run(span, f"{context.trace_id:032x}"), None
-        # A span that may turn out not to be wanted is not announced: nothing would end its step.
-        announced = span if self._only is None else None
-        opened = self._open_spans[context.span_id] = _OpenSpan(place, step_id, announced, self._recorder.limit)
+        opened = self._open_spans[context.span_id] = _OpenSpan(place, step_id, span, self._only, self._recorder.limit)
         items = self._recorder.open_items
         items.steps[_hex(context.span_id)] = ref(opened)
         if not items.watched:
@@ -132,13 +143,17 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         open_span = self._open_spans.pop(context.span_id, None)
         if open_span is None:
             return
+        open_span.ended = True
         self._recorder.open_items.steps.pop(_hex(context.span_id), None)
         failed = span.status.status_code.value == ERROR
         if not self._is_wanted(span):
-            if open_span.step_id is None:  # the run has begun, and other spans of the trace may be in it
+            # The run has begun, and other spans of the trace may be in it; or the step has been announced.
+            if open_span.step_id is None or open_span.announced:
                 values = {"status": "failed" if failed else "completed", "ended_at": span.end_time}
-                fields = Fields(self._recorder.limit, values)
-                self._recorder.put(RUN_END, open_span.place.run_id, None, None, fields, urgent=True)
+                type_ = RUN_END if open_span.step_id is None else STEP_END
+                (run_id, parent_id), fields = open_span.place, Fields(self._recorder.limit, values)
+                parent_id = None if open_span.step_id is None else parent_id
+                self._recorder.put(type_, run_id, open_span.step_id, parent_id, fields, urgent=True)
             return
         reading = _Reading(span, open_span.place, self._recorder.limit)
         if open_span.step_id is None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from agentscope.events import PAYLOAD, RUN_FIELDS, STEP, STEP_END, STEP_FIELDS, STEP_START, RunStatus
-from agentscope.pipeline.open_items import StepStart
 from agentscope.pipeline.stats import SAMPLED
 from agentscope.protocols.ids import new_id
 from agentscope.serialization.foreign import is_hosts
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from agentscope.events import StepFields
+    from agentscope.pipeline.open_items import StepStart
 
 T = TypeVar("T")
 B = TypeVar("B", bound="_Block")
@@ -514,6 +514,8 @@ class Step(_Block, InProcess):
         recorder = self._recorder
         if opened is None or recorder is None or recorder.announces:
             return None
+        from agentscope.pipeline.open_items import StepStart  # the worker that calls this has imported it
+
         scope, parent_id, given, started_at, _ = opened
         fields = Fields(recorder.limit, {"status": "running", "started_at": started_at})
         fields.payload("input", given)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import random
 import select
 import socket
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from tests.support.wait import until
 BATCH = "/api/ingest/batch"
 HEAD = b"POST /api/ingest/batch HTTP/1.1\r\nHost: {host}\r\nX-Agentscope-Key: k\r\nContent-Type: application/json\r\n"
 DEEP = json.dumps(envelope(step(input=json.loads("[" * 90 + "]" * 90)))).encode()
+GZIP, ZSTD = gzip.compress(b"x" * 40, mtime=0), zstandard.ZstdCompressor().compress(b"x" * 40)
 SMALL = Limits(
     body_bytes=20_000, inflated_bytes=100_000, held_bytes=30_000, body_seconds=60, head_seconds=60, connections=8
 )
@@ -192,6 +195,16 @@ def test_a_body_that_inflates_beyond_the_bound_is_refused(receiver: Receiver, en
         (zstd_of_unknown_size(b"x" * 50)[:-1], "zstd", 400),
         (zstd_of_unknown_size(b"x" * 50) + b"more", "zstd", 400),
         (b"", "zstd", 400),
+        (b"", "gzip", 400),
+        (GZIP + GZIP[:-1], "gzip", 400),
+        (ZSTD + ZSTD[:-1], "zstd", 400),
+        (GZIP * 2 + b"more", "gzip", 400),
+        (ZSTD * 2 + b"more", "zstd", 400),
+        (GZIP * 3, "gzip", 413),
+        (ZSTD * 3, "zstd", 413),
+        (gzip.compress(b"") * 20_000, "gzip", 400),
+        (zstandard.ZstdCompressor().compress(b"") * 20_000, "zstd", 400),
+        (zlib.compress(b"x") * 2, "deflate", 400),
         (b"x", "gzip, gzip", 415),
     ],
 )
@@ -199,6 +212,21 @@ def test_a_body_that_does_not_inflate_cleanly_is_refused(body: bytes, encoding: 
     with pytest.raises(Refused) as caught:
         bodies.inflate(body, encoding, 100)
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("compress", "encoding"), [(gzip.compress, "gzip"), (zstandard.ZstdCompressor().compress, "zstd")]
+)
+def test_a_body_of_several_members_is_inflated_whole(compress: Callable[[bytes], bytes], encoding: str) -> None:
+    parts = [b"", b"x" * 100_000, b"", b"y", random.Random(1).randbytes(100_000), b"z" * 70_000]
+    assert bodies.inflate(b"".join(map(compress, parts)), encoding, 1 << 20) == b"".join(parts)
+
+
+def test_events_in_several_members_are_stored(tmp_path: Path) -> None:
+    body = json.dumps(envelope(step())).encode()
+    with Receiver(db=tmp_path / "runs.db") as receiver:
+        members = gzip.compress(body[:50]) + gzip.compress(body[50:])
+        assert Client(receiver.url).send("POST", BATCH, members, content_encoding="gzip").json["accepted"] == 1
 
 
 def test_a_zstd_frame_that_does_not_say_its_size_is_inflated() -> None:

@@ -179,6 +179,31 @@ def test_what_a_small_body_would_be_stored_as_is_bounded(client: Client, form: F
     assert client.get("/health").json["events"] == 0
 
 
+def test_a_large_request_is_stored_in_parts_and_a_repetition_stores_nothing_more(client: Client) -> None:
+    """The ids and times of protobuf look like wide characters, of which JSON of this size would be refused."""
+    text = "a payload, " * 2000 + "😀"
+    spans = [span(span_id=f"{number:016x}", attributes={"input.value": text}) for number in range(1, 901)]
+    body = body_of(protobuf, *spans, span(span_id="f" * 16, start_ns=0, end_ns=0))
+    assert len(body) > 18 << 20
+    for _ in range(2):
+        found = protobuf.decode_response(post(client, protobuf, body).body)
+        assert found == (
+            1,
+            "span ffffffffffffffff: its times must be in nanoseconds since the epoch, up to the year 9999",
+        )
+        assert client.get("/health").json["events"] == 900
+
+
+def test_spans_that_are_too_large_with_their_resource_are_rejected_alone_in_a_large_request(client: Client) -> None:
+    parent = {"parent_span_id": "1" * 16}
+    spans = [protobuf.encode_span(span(span_id=f"{number:016x}", **parent)) for number in range(1, 2001)]
+    body = protobuf.encode_request(spans, {"service.name": "x" * 100_000, "y": "y" * (2 << 20)}, "scope", "1")
+    found = protobuf.decode_response(post(client, protobuf, body).body)
+    assert found is not None
+    assert found[0] + client.get("/health").json["events"] == 2000
+    assert "the spans are too large with what their resources tell" in found[1]
+
+
 @both
 def test_a_request_without_spans_is_answered_and_leaves_nothing(client: Client, form: Form) -> None:
     assert post(client, form, body_of(form)).status == 200

@@ -101,7 +101,7 @@ def span(**fields: Any) -> Span:
 
 def read_request(form: Any, body: bytes) -> list[SpanGroup]:
     """The spans of a request, as the receiver reads them."""
-    return DECODERS[form.CONTENT_TYPE](body)
+    return [group._replace(spans=[*group.spans]) for group in DECODERS[form.CONTENT_TYPE](body)]
 
 
 def field(number: int, data: bytes) -> bytes:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
 import time
+from asyncio import sleep as _sleep
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class Guesses:
         if seconds and self._waiting < _WAITING:
             self._waiting += 1
             try:
-                await asyncio.sleep(seconds)
+                await _sleep(seconds)
             finally:
                 self._waiting -= 1
 

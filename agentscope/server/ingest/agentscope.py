@@ -17,7 +17,7 @@ from agentscope.protocols.agentscope.decode import (
     decode_run_update,
     decode_step,
 )
-from agentscope.protocols.headers import AGENTSCOPE_KEY
+from agentscope.protocols.headers import AGENTSCOPE_BATCH, AGENTSCOPE_KEY
 from agentscope.server.http.keys import Keys, carries_key
 from agentscope.server.http.limits import Refused
 
@@ -85,7 +85,9 @@ class Ingest:
         return self._intake.hold(request)
 
     def _authorise(self, request: Request) -> None:
-        # A destination of the VoltAgent face, to which the batch call was announced, has the key in another header.
+        if AGENTSCOPE_BATCH in request.headers:  # announced to a sender of OTLP, whose key is in a header of its own
+            self._keys.sender(request.headers)
+            return
         if not carries_key(request.headers):
             raise Refused(422, f"The header {AGENTSCOPE_KEY} is required.")
         if self._keys.given_by(request.headers) is None:

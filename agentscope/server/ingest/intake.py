@@ -82,6 +82,7 @@ class Intake:
         *,
         growth: int = 1,
         most_weight: int = sys.maxsize,
+        is_text: bool = True,
     ) -> T:
         """Inflate a body and decode it in a thread.
 
@@ -90,7 +91,8 @@ class Intake:
         `decode`.
 
         growth: the memory that the decoded body takes, in multiples of that of JSON of the same size. most_weight: bound on the
-        weight of the body, as `weight_of` counts it.
+        weight of the body, as `weight_of` counts it. is_text: the body is decoded as one text, of which each character takes the
+        memory of the widest one.
         """
         encoding = request.headers.get("content-encoding", "")
         declared = declared_size(body.raw, encoding)
@@ -100,7 +102,7 @@ class Intake:
             release = await _entered(lane)
             try:
                 fits, found = await run_in_threadpool(
-                    self._decoded_within, body.raw, encoding, size // growth, min(weight, most_weight), decode
+                    self._decoded_within, body.raw, encoding, size // growth, min(weight, most_weight), is_text, decode
                 )
             except BaseException:
                 release()
@@ -113,18 +115,18 @@ class Intake:
         raise too_many()
 
     def _decoded_within(
-        self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
+        self, raw: bytes, encoding: str, size: int, weight: int, is_text: bool, decode: Callable[[bytes], T]
     ) -> tuple[bool, Any]:
         """Decode a body of at most this size and weight. Returns (True, the decoded body), or (False, None) if it is larger."""
         try:
-            return self._decode_if_fits(raw, encoding, size, weight, decode)
+            return self._decode_if_fits(raw, encoding, size, weight, is_text, decode)
         except (Refused, DecodeError) as problem:
             # The frames of the traceback hold the decoded body, in a reference cycle.
             problem.__context__ = None
             raise problem.with_traceback(None) from None
 
     def _decode_if_fits(
-        self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
+        self, raw: bytes, encoding: str, size: int, weight: int, is_text: bool, decode: Callable[[bytes], T]
     ) -> tuple[bool, Any]:
         most = self._inflated_bytes
         try:
@@ -135,7 +137,7 @@ class Intake:
             raise
         if len(body) > size or (weight < sys.maxsize and weight_of(body) > weight):
             return False, None
-        if len(body) * _WIDEST > most and len(body) * _width(body) > most:
+        if is_text and len(body) * _WIDEST > most and len(body) * _width(body) > most:
             raise Refused(413, "The body is too large with the characters it holds; send it in parts.")
         held = [body]
         del body

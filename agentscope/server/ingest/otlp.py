@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from agentscope.protocols.agentscope.batch import PATH
 from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.protocols.headers import AGENTSCOPE_BATCH
-from agentscope.protocols.json_decode import DecodeError
+from agentscope.protocols.json_decode import DecodeError, Rejected
 from agentscope.protocols.otlp.inbound.patches import SESSION, patches_of, without_repeats
 from agentscope.protocols.otlp.wire import json_form, protobuf_form
 from agentscope.protocols.otlp.wire.limits import Form
-from agentscope.protocols.otlp.wire.model import SpanGroup, Unreadable
+from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Unreadable
 from agentscope.server.http.body import content_type
 from agentscope.server.http.keys import Keys
+from agentscope.server.storage.rows import row_fields
 
 from . import otlp_protobuf
 from .intake import REFUSALS, Intake, refusal
@@ -31,11 +33,16 @@ DECODERS: dict[str, Callable[[bytes], list[SpanGroup]]] = {
 """The decoder of a request by its content type."""
 _ANNOUNCED = {AGENTSCOPE_BATCH: PATH}
 _LONGEST_MESSAGE = 4000
-_GROWTH = 8  # memory beside that of JSON of the same size: protobuf is denser, and each root span repeats its resource
-MAX_STORED = 64 << 20
-"""Characters of all events of one body. Each root span repeats its resource, which the body has only once."""
+_TOO_LARGE = "the spans are too large with what their resources tell"
+_MOST_NAMED = 400  # rejected spans, for which a message has no room
+_UNNAMED = {"id": "", "reason": ""}  # takes the place of other rejections, of which there may be very many
+_GROWTH = 8  # memory beside that of JSON of the same size: protobuf is denser, and each span repeats its resource
 MAX_GROWTH = 32
-"""The most characters of events for each byte of a body, beside the first 4 MB of them."""
+"""The most characters of events for each byte of a body, beside the first 4 MB. Each span repeats its resource."""
+_MOST_STORED = 64 << 20  # characters of the events of a body that is stored at once
+_STORED_AT_ONCE = 2 << 20  # bytes of a body up to which either all of its spans are stored or none
+_PART = 8 << 20  # characters of the events of a larger body that are in memory, and stored, together
+_LONG_EVENT = 16 << 10  # characters of an event whose payloads are not kept in memory beside its text
 
 
 class OTLP:
@@ -61,47 +68,84 @@ class OTLP:
     async def _take(self, request: Request, form: Form) -> bytes:
         self._keys.sender(request.headers)
 
-        def decode(body: bytes) -> Batch:
+        def decode(body: bytes) -> tuple[Batch, Iterator[Batch] | None]:
+            part = _PART if len(body) > _STORED_AT_ONCE else None
+            room = (4 << 20) + MAX_GROWTH * len(body)
             groups = DECODERS[form.CONTENT_TYPE](body)
-            return batch_of(groups, min(MAX_STORED, (4 << 20) + MAX_GROWTH * len(body)))
+            del body
+            batches = batches_of(groups, room, part)
+            return next(batches), None if part is None else batches
 
+        count = 0
+        named: list[dict[str, Any]] = []
         async with self._intake.hold(request, *_FORMS) as body:
-            batch = await self._intake.decoded(request, body, decode, growth=_GROWTH)
-            if batch.patches:
-                await self._intake.commit(batch)
-        return form.encode_response(len(batch.rejected), rejection_message(batch.rejected))
+            is_text = form is json_form
+            decoded = await self._intake.decoded(request, body, decode, growth=_GROWTH, is_text=is_text)
+            batch: Batch | None
+            batch, more = decoded
+            while batch is not None:
+                if batch.patches:
+                    await self._intake.commit(batch)
+                count += len(batch.rejected)
+                named += batch.rejected[: _MOST_NAMED - len(named)]
+                batch = None if more is None else await run_in_threadpool(next, more, None)
+        return form.encode_response(count, rejection_message(named, count))
 
 
-def batch_of(groups: Iterable[SpanGroup], room: int = MAX_STORED) -> Batch:
-    """Convert spans to patches. `rejected` names the spans that cannot be stored by their span ids.
+def batches_of(groups: Iterable[SpanGroup], room: int, part: int | None) -> Iterator[Batch]:
+    """Convert spans to patches: to batches of about `part` characters, or to one if it is None.
 
-    Raises `DecodeError` (413) for events of more than `room` characters.
+    `rejected` names the spans that cannot be stored by their span ids. Events of more than `room` characters are too large: one
+    batch raises `DecodeError` (413), of several the spans beyond it are rejected.
     """
     patches: list[Patch] = []
     rejected: list[dict[str, Any]] = []
+    size = 0
+    if part is None:
+        room = min(room, _MOST_STORED)
     for group in groups:
         for span in group.spans:
-            if isinstance(span, Unreadable):
-                rejected.append({"id": span.span_id, "reason": span.reason})
-                continue
             try:
-                found = patches_of(span, group)
-            except ValueError as wrong:
-                rejected.append({"id": span.span_id, "reason": str(wrong)})
+                found = _patches(span, group)
+                length = sum(len(patch.body) for patch in found)
+                room -= length
+                if room < 0 and part is None:
+                    raise DecodeError(413, f"{_TOO_LARGE}; send them in parts.".capitalize())
+                if room < 0:
+                    raise Rejected(_TOO_LARGE)
+            except Rejected as wrong:
+                named = len(rejected) < _MOST_NAMED
+                rejected.append({"id": span.span_id, "reason": str(wrong)} if named else _UNNAMED)
                 continue
+            if length > _LONG_EVENT:
+                found = [patch._replace(fields=row_fields(patch.fields)) for patch in found]
             patches += found
-            room -= sum(len(patch.body) for patch in found)
-            if room < 0:
-                raise DecodeError(413, "The spans are too large with what their resources tell; send them in parts.")
+            size += length
+            if part is not None and size > part:
+                yield _batch(patches, rejected)
+                patches, rejected, size = [], [], 0
+    yield _batch(patches, rejected)
+
+
+def _patches(span: Span | Unreadable, group: SpanGroup) -> list[Patch]:
+    if isinstance(span, Unreadable):
+        raise Rejected(span.reason)
+    try:
+        return patches_of(span, group)
+    except ValueError as wrong:
+        raise Rejected(str(wrong)) from None
+
+
+def _batch(patches: list[Patch], rejected: list[dict[str, Any]]) -> Batch:
     return Batch(str(uuid.uuid4()), SESSION, without_repeats(patches), rejected, {})
 
 
-def rejection_message(rejected: list[dict[str, Any]]) -> str:
-    """Describe why spans were rejected, as `span <id>: reason; …`, for as many spans as the length of a message allows."""
+def rejection_message(rejected: list[dict[str, Any]], count: int) -> str:
+    """Describe why `count` spans were rejected, as `span <id>: reason; …`, for as many of them as a message has room for."""
     message = ""
-    for count, item in enumerate(rejected):
+    for number, item in enumerate(rejected):
         more = f"{'; ' if message else ''}span {item['id'] or '(no id)'}: {item['reason']}"
         if len(message) + len(more) > _LONGEST_MESSAGE:
-            return f"{message}; and {len(rejected) - count} more"
+            return f"{message}; and {count - number} more"
         message += more
     return message

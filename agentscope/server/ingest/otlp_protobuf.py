@@ -1,11 +1,12 @@
 """OTLP requests in protobuf, read by the messages of opentelemetry-proto.
 
-A request is parsed in two steps: first down to the bytes of each span, then span by span. A span that the library cannot
-read is refused alone, and its neighbours are kept.
+A request is parsed in two steps: first down to the bytes of each span, then span by span, as they are iterated over. Memory
+holds the values of one span. A span that the library cannot read is refused alone, and its neighbours are kept.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,25 +19,25 @@ except ImportError as problem:
 
     raise missing_extra(problem) from problem
 
-from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError, Rejected, too_many, weigh
+from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError, Rejected, too_many, weight_of
 from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, LONGEST_SHOWN_ID, check_ids
-from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, SpanLink, Unreadable, Value
+from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, SpanLink, Unparsed, Unreadable, Value
 from agentscope.protocols.otlp.wire.protobuf_form import read_varint
 
 # Weights are about those of JSON with the same content; see `json_decode.MAX_WEIGHT`.
 _FIELD, _MESSAGE, _ITEM, _ATTRIBUTE = 1, 3, 5, 10
+_LONGEST_NAME = 1000  # characters of a text that is no payload
 _LARGE_SPAN = 64 << 10  # bytes
 _PARSE_ERRORS = (ParseError, RecursionError)  # the second by the library's implementation in Python
 _PLAIN = frozenset({"bool_value", "int_value", "double_value", "bytes_value"})
 
 
 def decode_request(body: bytes) -> list[SpanGroup]:
-    """Decode an `ExportTraceServiceRequest`, to one group for each `ScopeSpans`.
+    """Decode an `ExportTraceServiceRequest`, to one group for each `ScopeSpans`. The spans of a group can be iterated over once.
 
     A span that cannot be read becomes `Unreadable`. Raises `DecodeError`: 400 for a body that is no such message, 413
     for too many values.
     """
-    weigh(body)  # attributes hold JSON that is parsed later, each by itself
     if len(body) > LIGHT_BODY:
         _check_weight(body)
     try:
@@ -44,14 +45,15 @@ def decode_request(body: bytes) -> list[SpanGroup]:
     except _PARSE_ERRORS:
         why = "The body is not OTLP in protobuf, or a text that its spans share is not UTF-8."
         raise DecodeError(400, why) from None
-    reader = _Reader()
+    del body
+    reader = _Reader()  # of the resources and scopes, which are in memory together
     try:
         return [
             SpanGroup(
                 resource,
                 inner.scope.name,
                 inner.scope.version,
-                [*map(reader.span, inner.spans)],
+                map(_span, inner.spans),
                 reader.attributes(inner.scope.attributes),
             )
             for outer in request.resource_spans
@@ -62,38 +64,44 @@ def decode_request(body: bytes) -> list[SpanGroup]:
         raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
 
 
+def _span(data: bytes) -> Span | Unreadable:
+    try:
+        # Texts may hold JSON, which is parsed later, each by itself.
+        is_heavy = len(data) > LIGHT_BODY and weight_of(data) > MAX_WEIGHT
+        return _Reader(longest_parsed=_LONGEST_NAME if is_heavy else sys.maxsize).span(data)
+    except _PARSE_ERRORS:
+        return Unreadable(_shown_id(data), "it is not protobuf, has a text that is not UTF-8, or is nested too deep")
+    except Rejected as wrong:
+        return Unreadable(_shown_id(data), str(wrong))
+    except DecodeError:
+        return Unreadable(_shown_id(data), "it holds too many values")
+
+
 class _Reader:
-    """The values of one body as they are taken out of the library's messages, up to `MAX_WEIGHT`."""
+    """Values as they are taken out of the library's messages, up to `MAX_WEIGHT`."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_parsed: int = sys.maxsize) -> None:
         self._room = MAX_WEIGHT
+        self._longest_parsed = longest_parsed
 
-    def span(self, data: bytes) -> Span | Unreadable:
-        self._spend(_ATTRIBUTE)
-        try:
-            span = trace_pb2.Span.FromString(data)
-        except _PARSE_ERRORS:
-            why = "it is not protobuf, has a text that is not UTF-8, or is nested too deep"
-            return Unreadable(_shown_id(data), why)
-        try:
-            return Span(
-                *check_ids(span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()),
-                span.name,
-                span.kind,
-                span.start_time_unix_nano,
-                span.end_time_unix_nano,
-                self.attributes(span.attributes),
-                span.status.code,
-                span.status.message,
-                [self._event(each) for each in span.events],
-                span.trace_state,
-                [self._link(each) for each in span.links],
-                span.dropped_attributes_count,
-                span.dropped_events_count,
-                span.dropped_links_count,
-            )
-        except Rejected as wrong:
-            return Unreadable(_shown_id(data), str(wrong))
+    def span(self, data: bytes) -> Span:
+        span = trace_pb2.Span.FromString(data)
+        return Span(
+            *check_ids(span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex()),
+            span.name,
+            span.kind,
+            span.start_time_unix_nano,
+            span.end_time_unix_nano,
+            self.attributes(span.attributes),
+            span.status.code,
+            span.status.message,
+            [self._event(each) for each in span.events],
+            span.trace_state,
+            [self._link(each) for each in span.links],
+            span.dropped_attributes_count,
+            span.dropped_events_count,
+            span.dropped_links_count,
+        )
 
     def attributes(self, items: Sequence[Any], depth: int = 1) -> dict[str, Value]:
         self._spend(_ATTRIBUTE * len(items))
@@ -114,7 +122,7 @@ class _Reader:
         member = value.WhichOneof("value")
         if member == "string_value":
             text: str = value.string_value
-            return text
+            return text if len(text) <= self._longest_parsed else Unparsed(text)
         if member == "array_value" or member == "kvlist_value":
             if depth > DEEPEST_READ:
                 raise Rejected(f"a value is nested deeper than {DEEPEST_READ} levels")
@@ -177,6 +185,7 @@ def _check_weight(body: bytes) -> None:
                 elif kind == 2:
                     size, position = read_varint(body, position)
                     found = inner.get(tag)
+                    room -= _MESSAGE if found is _SPAN else 0
                     if found is not None and (found is not _SPAN or size > _LARGE_SPAN):
                         messages.append((position, min(position + size, end), found))
                     position += size

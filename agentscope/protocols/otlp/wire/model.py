@@ -5,7 +5,7 @@ The format is opentelemetry-proto's `ExportTraceServiceRequest` (opentelemetry/p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Union
 
@@ -16,6 +16,12 @@ INTERNAL, SERVER, CLIENT, PRODUCER, CONSUMER = 1, 2, 3, 4, 5
 """Kinds of a span; 0 is unspecified."""
 UNSET, OK, ERROR = 0, 1, 2
 """Codes of a span's status."""
+
+
+class Unparsed(str):
+    """A text that stays a text though it may be JSON: those of its span would take too much memory as values."""
+
+    __slots__ = ()
 
 
 class SpanEvent(NamedTuple):
@@ -76,5 +82,5 @@ class SpanGroup(NamedTuple):
     resource: Mapping[str, Value]
     scope_name: str
     scope_version: str
-    spans: Sequence[Span | Unreadable]
+    spans: Iterable[Span | Unreadable]
     scope_attributes: Mapping[str, Value] = MappingProxyType({})
