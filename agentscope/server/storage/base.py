@@ -11,11 +11,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
+from datetime import datetime, timezone
 from typing import Any, NamedTuple, Protocol
 
 from agentscope.errors import ConfigurationError
 from agentscope.protocols.agentscope.decode import MOST_REASONS, OTHER_REASON, Batch, Patch
-from agentscope.protocols.agentscope.fields import readable
+from agentscope.protocols.agentscope.fields import readable, time_text
+from agentscope.protocols.json_decode import dump_plain
 
 DEFAULT_PROJECT = "default"
 """The project of a receiver without projects."""
@@ -23,6 +25,8 @@ RUN_DELETED = "run_deleted"
 """The reason in `health` for events that came after their run had been deleted."""
 MOST_MISSED = 4
 """Heartbeats that a session misses before it counts as silent."""
+CLOCK_ERROR = 3600.0
+"""Seconds by which a sender's clock may be ahead."""
 SETTLING = 30.0
 """Seconds after the start of a store in which no session counts as silent: it could not send while the receiver was away."""
 
@@ -48,6 +52,40 @@ class IngestCounts(NamedTuple):
     conflicts: int
     """Duplicates with another body than the event that came first. The first one is kept."""
     new_runs: int
+
+
+def placed(batch: Batch, now: float) -> Batch:
+    """Return a batch whose events are ordered no later than they came, at `now` in epoch seconds.
+
+    An event from more than `CLOCK_ERROR` ahead would otherwise outrank every later one. Its own time is kept as `sent_time`.
+    """
+    latest = _text_of(now + CLOCK_ERROR)
+    if all(patch.time <= latest for patch in batch.patches):
+        return batch
+    received = _text_of(now)
+    patches = [patch if patch.time <= latest else _received(patch, received) for patch in batch.patches]
+    return batch._replace(patches=patches)
+
+
+def _text_of(seconds: float) -> str:
+    return time_text(datetime.fromtimestamp(seconds, timezone.utc))
+
+
+def _received(patch: Patch, received: str) -> Patch:
+    event = {**json.loads(patch.body), "time": received, "sent_time": patch.time}
+    return patch._replace(time=received, fields={**patch.fields, "time": received}, body=dump_plain(event))
+
+
+def is_same(body: str, other: str) -> bool:
+    """Return whether two bodies, as `placed` leaves them, are the same event as it was sent."""
+    return body == other or _sent(body) == _sent(other)
+
+
+def _sent(body: str) -> Any:
+    event = json.loads(body)
+    if "sent_time" in event:
+        event["time"] = event.pop("sent_time")
+    return event
 
 
 class StoredEvent(NamedTuple):
@@ -76,7 +114,7 @@ class RunCursor(NamedTuple):
     """The last run of a page. The next page begins after it, whatever was stored meanwhile."""
 
     began: str
-    """`started_at` of the run, or the time of its earliest event while that is unknown."""
+    """`started_at` of the run, or the time of its earliest event while that is unknown; at most the time of its latest event."""
     run_id: str
 
 
@@ -148,7 +186,7 @@ class Store(Protocol):
         """Store a batch. The future ends when the batch is durable, or with `Unavailable`.
 
         An event whose id is stored already in its session is counted and ignored. The order and the number of deliveries do
-        not change the fold. A future that is cancelled before its batch was begun stores nothing.
+        not change the fold. Events are `placed` first. A future that is cancelled before its batch was begun stores nothing.
         """
         ...
 

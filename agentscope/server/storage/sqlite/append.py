@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
-from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, RUN_DELETED, IngestCounts, StoredEvent
+from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, RUN_DELETED, IngestCounts, StoredEvent, is_same
 from agentscope.server.storage.fold import extend, fold, place
 from agentscope.server.storage.rows import (
     LLM_STEP,
@@ -30,14 +30,15 @@ _MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgott
 _LONGEST_TEXT = 200  # characters of a text, or of all texts of a list, in a fold that is kept in the cache
 
 _OF_ROW = (*RUN_COLUMNS, "failed", "started_at", "ended_at", "tokens", "more_tags")
-_OF_RUN = (*_OF_ROW, "key", "project", "id", "first_at", "began", "touched_at")
+_OF_RUN = (*_OF_ROW, "key", "project", "id", "first_at", "last_at", "began", "touched_at")
 _INSERT_RUN = f"INSERT INTO runs ({', '.join(_OF_RUN)}) VALUES ({', '.join('?' * len(_OF_RUN))})"  # noqa: S608 - constants
-_UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=coalesce(?, first_at) WHERE key=?"  # noqa: S608 - constants
+_UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=min(coalesce(?, first_at), last_at) WHERE key=?"  # noqa: S608 - constants
 _OF_STEP = ("llm", "failed", "tokens", "model", "cost")
 _PUT_STEP = f"INSERT OR REPLACE INTO steps (run, id, {', '.join(_OF_STEP)}) VALUES (?,?,?,?,?,?,?)"  # noqa: S608 - constants
 _UPDATE_STEP = f"UPDATE steps SET {'=?, '.join(_OF_STEP)}=? WHERE run=? AND id=?"  # noqa: S608 - constants
 _TOUCH_RUN = """
-UPDATE runs SET first_at=min(first_at, :first_at), began=coalesce(started_at, min(first_at, :first_at)), touched_at=:now
+UPDATE runs SET first_at=min(first_at, :first_at), last_at=max(last_at, :last_at),
+  began=min(coalesce(started_at, min(first_at, :first_at)), max(last_at, :last_at)), touched_at=:now
 WHERE key=:key
 """
 # Ids are passed as one JSON list, since a statement may be limited to 999 variables.
@@ -179,7 +180,7 @@ def _new_patches(db: sqlite3.Connection, project: str, patches: Sequence[Patch])
             fresh[name] = patch
             continue
         again += 1
-        conflicts += patch.body != first and json.loads(patch.body) != json.loads(first)
+        conflicts += not is_same(patch.body, first)
     return list(fresh.values()), again, conflicts
 
 
@@ -193,17 +194,29 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
     new_runs: list[tuple[Any, ...]] = []
     steps: list[tuple[Any, ...]] = []
     for run_id, groups in by_run.items():
-        first_at = min(patch.time for group in groups.values() for patch in group)
+        times = [patch.time for group in groups.values() for patch in group]
+        first_at, last_at = min(times), max(times)
         of_run = groups.pop(None, ())
         key = keys.get(run_id)
         if key is None:
             next_key += 1
             key = keys[run_id] = next_key
             row = run_row(cache.folded(key, None, of_run, None) if of_run else {})
-            new_runs.append((*_values(row), key, project, run_id, first_at, row["started_at"] or first_at, now))
+            new_runs.append(
+                (
+                    *_values(row),
+                    key,
+                    project,
+                    run_id,
+                    first_at,
+                    last_at,
+                    min(row["started_at"] or first_at, last_at),
+                    now,
+                )
+            )
             known: Container[str] = ()
         else:
-            _update_run(db, key, of_run, first_at, now, cache)
+            _update_run(db, key, of_run, first_at, last_at, now, cache)
             known = {step_id for (step_id,) in db.execute(_STEPS_OF, (key, json.dumps(list(groups))))}
         for step_id, group in groups.items():
             steps.append((key, step_id, *_columns(_step_row(db, key, step_id, group, step_id in known, cache))))
@@ -221,9 +234,15 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
 
 
 def _update_run(
-    db: sqlite3.Connection, key: int, patches: Sequence[Patch], first_at: str, now: float, cache: FoldCache
+    db: sqlite3.Connection,
+    key: int,
+    patches: Sequence[Patch],
+    first_at: str,
+    last_at: str,
+    now: float,
+    cache: FoldCache,
 ) -> None:
-    db.execute(_TOUCH_RUN, {"first_at": first_at, "now": now, "key": key})
+    db.execute(_TOUCH_RUN, {"first_at": first_at, "last_at": last_at, "now": now, "key": key})
     if patches:
         row = run_row(cache.folded(key, None, patches, lambda: _stored(db, key, None)))
         db.execute(_UPDATE_RUN, (*_values(row), row["started_at"], key))

@@ -29,6 +29,7 @@ from agentscope.server.storage.base import (
     StoredEvent,
     Unavailable,
     bounded_reasons,
+    placed,
     trace_digits,
 )
 from agentscope.server.storage.fold import duration_ms
@@ -145,6 +146,7 @@ class SQLiteStore:
 
     def ingest(self, batch: Batch, *, project: str = DEFAULT_PROJECT) -> Future[IngestCounts]:
         now = self._now()
+        batch = placed(batch, now)
         return self._writer.submit(lambda db: write_batch(db, batch, now, self._cache, project=project))
 
     def event(

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -557,6 +558,47 @@ class Conformance:
         assert sorted(all_runs(store)) == ["r0", "r2", "r4", "r6"]
         assert_rows_equal_fold(store)
         assert {run["step_count"] for run in store.list_runs(RunQuery()).runs} == {10}
+
+    @pytest.mark.parametrize("year", ["9999-12-31T23:59:59.999999Z", "2999-01-01T00:00:00.000000Z"])
+    def test_an_event_from_the_future_outranks_nothing_that_comes_later(self, store: Store, year: str) -> None:
+        future = run_start(agent_name="pinned", user_id="u", started_at=year, time=year)
+        store.ingest(batch(future, session_id="z")).result()
+        self.let_pass(store, 1)
+        (first,) = store.list_runs(RunQuery()).runs
+        assert (first["agent_name"], first["started_at"]) == ("pinned", year)
+        self.let_pass(store, 7200)
+        now = json.loads(all_events(store, "run-1")[0].body)["time"]
+        later = now[:20] + "999999Z"
+        store.ingest(
+            batch({**run_start(agent_name="true", time=later, started_at=at(1)), "type": "run.update"})
+        ).result()
+        assert store.list_runs(RunQuery()).runs[0]["agent_name"] == "true"
+        assert_rows_equal_fold(store)
+
+    def test_a_run_from_the_future_is_listed_by_the_time_at_which_it_came(self, store: Store) -> None:
+        year = "9999-12-31T23:59:59.999999Z"
+        store.ingest(batch(run_start("pinned", started_at=year, time=year))).result()
+        store.ingest(batch(run_start("claimed", started_at=year, time=at(1)))).result()
+        (event,) = all_events(store, "pinned")
+        came = json.loads(event.body)["time"]
+        assert json.loads(event.body)["sent_time"] == year
+        store.ingest(batch(run_start("young", started_at=came[:20] + "999999Z", time=came[:20] + "999999Z"))).result()
+        assert all_runs(store, RunQuery(limit=1)) == ["young", "pinned", "claimed"]
+
+    def test_an_event_from_the_future_that_is_repeated_is_no_conflict(self, store: Store) -> None:
+        event = run_start(time="9999-12-31T23:59:59.999999Z")
+        counts = []
+        for change in ({}, {}, {"agent_name": "another"}):
+            counts.append(store.ingest(batch({**event, **change})).result())
+            self.let_pass(store, 1)
+        assert counts == [(1, 0, 0, 1), (0, 1, 0, 0), (0, 1, 1, 0)]
+
+    def test_a_clock_that_is_somewhat_ahead_is_believed(self, store: Store) -> None:
+        store.ingest(batch(step(time="9999-12-31T23:59:59.999999Z"))).result()
+        came = json.loads(all_events(store, "run-1")[0].body)["time"]
+        ahead = (datetime.fromisoformat(came[:-1]) + timedelta(minutes=50)).isoformat(timespec="microseconds") + "Z"
+        store.ingest(batch(step("r", time=ahead))).result()
+        assert json.loads(all_events(store, "r")[0].body)["time"] == ahead
 
     def test_readers_and_writers_do_not_wait_for_each_other(self, store: Store) -> None:
         store.ingest(batch(run_start())).result()

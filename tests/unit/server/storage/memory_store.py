@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter, defaultdict
 from concurrent.futures import Future
 from typing import Any
@@ -23,6 +24,8 @@ from agentscope.server.storage.base import (
     StoredEvent,
     Unavailable,
     bounded_reasons,
+    is_same,
+    placed,
     trace_digits,
 )
 from agentscope.server.storage.fold import run_view
@@ -53,7 +56,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._projects: defaultdict[str, _Project] = defaultdict(_Project)
-        self.now = 0.0
+        self.now = self._opened = time.time()
         self._closed = False
 
     def ingest(self, batch: Batch, *, project: str = DEFAULT_PROJECT) -> Future[IngestCounts]:
@@ -66,6 +69,7 @@ class MemoryStore:
         return future
 
     def _ingest(self, batch: Batch, of: _Project) -> IngestCounts:
+        batch = placed(batch, self.now)
         if batch.heartbeat is not None:
             of.silent_at[batch.session_id] = self.now + MOST_MISSED * batch.heartbeat
         runs = {patch.run_id for patch in of.log.values()}
@@ -76,7 +80,7 @@ class MemoryStore:
             name = patch.session_id, patch.id
             if name in of.log:
                 again += 1
-                conflicts += json.loads(of.log[name].body) != json.loads(patch.body)
+                conflicts += not is_same(of.log[name].body, patch.body)
             else:
                 of.log[name] = patch
         if (batch.patches or batch.dropped) and (batch.session_id, batch.batch_id) not in of.batches:
@@ -115,7 +119,7 @@ class MemoryStore:
     def silence(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> dict[str, bool]:
         silent_at = self._projects[project].silent_at
         sessions = {patch.session_id for patch in self._patches(project, run_id)} & silent_at.keys()
-        return {session: self.now >= SETTLING and silent_at[session] <= self.now for session in sessions}
+        return {session: self.now >= self._opened + SETTLING and silent_at[session] <= self.now for session in sessions}
 
     def run_size(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> int | None:
         return sum(len(patch.body) for patch in self._patches(project, run_id)) or None
@@ -125,7 +129,8 @@ class MemoryStore:
         for run_id in {patch.run_id for patch in self._patches(project)}:
             patches = self._patches(project, run_id)
             run = run_view(run_id, patches, self.silence(run_id, project=project))
-            cursor = RunCursor(run["started_at"] or min(patch.time for patch in patches), run_id)
+            times = [patch.time for patch in patches]
+            cursor = RunCursor(min(run["started_at"] or min(times), max(times)), run_id)
             if _matches(run, query) and (query.after is None or cursor < query.after):
                 found.append((cursor, {**{name: run[name] for name in _COLUMNS}, "tags": run["tags"][:MOST_TEXTS]}))
         found.sort(key=lambda item: item[0], reverse=True)

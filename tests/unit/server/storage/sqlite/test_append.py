@@ -57,7 +57,7 @@ def expected(patches: list[Patch]) -> tuple[list[Any], list[Any]]:
         of_run = [patch for patch in patches if patch.run_id == run_id]
         own = [patch for patch in of_run if patch.step_id is None]
         row = run_row(fold(own) if own else {})
-        first = min(patch.time for patch in of_run)
+        first, last = (edge(patch.time for patch in of_run) for edge in (min, max))
         columns = [row[name] for name in ("agent_name", "status", "source")]
         tags = json.dumps(row["tags"]) if row["tags"] else None
         runs.append(
@@ -70,7 +70,7 @@ def expected(patches: list[Patch]) -> tuple[list[Any], list[Any]]:
                 row["ended_at"],
                 row["tokens"],
                 first,
-                row["started_at"] or first,
+                min(row["started_at"] or first, last),
             )
         )
         for step_id in sorted({patch.step_id for patch in of_run if patch.step_id is not None}):
