@@ -279,10 +279,14 @@ class Pipeline(Deliveries):
     def retire(self) -> None:
         """Deliver the pending events, then end the thread. Called when the tracker is garbage-collected, so it takes no lock."""
         self.ask_to_stop()
+        if len(self._worker.queue):
+            self._worker.start()  # an exception of the host interrupted the call that would have started it
 
     def ask_to_stop(self, timeout: float | None = None) -> None:
         """Request a shutdown within `timeout` seconds (default `shutdown_timeout`), and return at once."""
         self._close()
+        if len(self._worker.queue):
+            lifecycle.started(self)
         self._worker.ask_to_stop(self._config.shutdown_timeout if timeout is None else timeout)
 
     def _close(self) -> None:

@@ -58,12 +58,14 @@ class Worker:
         self.queue = self.states.queue
         self.exporter = exporter
         self.running = False
+        """A thread delivers, or is about to. It only keeps each event from starting a thread: `_works` decides."""
+        self._works: dict[str, object] = {}
+        """The token of the thread that delivers, under one key. `setdefault` takes the place, by one C call."""
         self._config = config
         self._on_end = on_end
         self._flushes = Flushes(self.states)
         self._warm = False
         """The modules that delivery needs have been imported."""
-        self._starting = Lock()
         self._closing = RLock()
         self._ending = False
         self._done = Lock()
@@ -101,16 +103,20 @@ class Worker:
     # ---- asked by any thread ---------------------------------------------------------------------------------------
 
     def start(self) -> bool:
-        """Start the thread if it is not running. A signal handler may call this. False if no thread can be started."""
-        if self.running or self.finished:
+        """Start the thread if it is not running. A signal handler may call this. False if no thread can be started.
+
+        An exception of the host may interrupt it anywhere: the next call starts a thread. One too many ends at once.
+        """
+        if self.finished or self.running:
             return True
-        if not self._starting.acquire(blocking=False):
-            return True  # another thread starts it
-        self.running = True
-        if threads.start(self._main, "agentscope-worker"):
-            return True
+        try:
+            self.running = True  # no other thread can come between this and the question
+            if threads.start(self._main, "agentscope-worker"):
+                return True
+        except BaseException:
+            self.running = False
+            raise
         self.running = False
-        self._starting.release()
         return False
 
     def look_soon(self) -> None:
@@ -167,8 +173,7 @@ class Worker:
         try:
             if not self._empty() and not self.start():
                 self._inline(stop)
-            # The lock is held from before the thread starts until it ends.
-            while self._starting.locked() and not self.finished:
+            while self.running and not self.finished:
                 # On a busy machine the imports alone may take seconds, whatever the backend does. With a spool
                 # the events are safe, and the imports are not waited for.
                 fair = self._warm or self.spooling is not None
@@ -200,7 +205,10 @@ class Worker:
     # ---- done by the thread that delivers --------------------------------------------------------------------------
 
     def _main(self) -> None:
+        token = object()
         try:
+            if self.finished or not self._takes_over(token):
+                return
             self.delivery.figures.begin()
             self._see_to_storing()
             with threads.warm_up():
@@ -218,11 +226,23 @@ class Worker:
             self._crash(error)
         finally:
             self.delivery.figures.count_cpu()
-            self.running = False
-            self._starting.release()
-            if self.finished:
-                self._done.release()
-            self._flushes.answer(everyone=True)
+            worked = self._works.get("thread") is token
+            if self._leaves(token):
+                if worked and self.finished:
+                    self._done.release()
+                self._flushes.answer(everyone=True)
+
+    def _takes_over(self, token: object) -> bool:
+        """Become the only one that delivers. False if another thread does."""
+        return self._works.setdefault("thread", token) is token
+
+    def _leaves(self, token: object) -> bool:
+        """Make room for another thread. False if another one delivers."""
+        if self._works.get("thread", token) is not token:
+            return False
+        self._works.pop("thread", None)
+        self.running = False  # last: a thread that found the place taken was counted as running until now
+        return True
 
     def _crash(self, error: BaseException) -> None:
         self.delivery.problem = f"the worker stopped on {type(error).__name__}"
@@ -230,9 +250,7 @@ class Worker:
 
     def _inline(self, stop: Stop) -> None:
         """Do the worker's work in the caller's thread, where no thread can be started."""
-        if not self._starting.acquire(blocking=False):
-            return
-        before, self.delivery.stop = self.delivery.stop, stop
+        token, before = object(), self.delivery.stop
 
         def work() -> None:
             self.delivery.figures.begin()
@@ -247,15 +265,18 @@ class Worker:
                 self.delivery.round()
 
         try:
-            threads.own(work)()
+            if self._takes_over(token):
+                self.delivery.stop = stop
+                threads.own(work)()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             self._crash(error)
         finally:
-            self.delivery.figures.count_cpu()
-            self.delivery.stop = before
-            self._starting.release()
+            if self._works.get("thread") is token:
+                self.delivery.figures.count_cpu()
+                self.delivery.stop = before
+            self._leaves(token)
 
     def _cycle(self) -> bool:
         """Deliver one batch, or sleep once. False when it is time to end."""

@@ -13,6 +13,7 @@ from typing import Any
 try:
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
     from google.protobuf.message import DecodeError as ParseError
+    from opentelemetry.proto.logs.v1.logs_pb2 import LogsData
     from opentelemetry.proto.trace.v1 import trace_pb2
 except ImportError as problem:
     from agentscope.server.extra import missing_extra
@@ -21,7 +22,16 @@ except ImportError as problem:
 
 from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT, DecodeError, Rejected, too_many, weight_of
 from agentscope.protocols.otlp.wire.limits import DEEPEST_READ, LONGEST_SHOWN_ID, check_ids
-from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, SpanLink, Unparsed, Unreadable, Value
+from agentscope.protocols.otlp.wire.model import (
+    LogRecord,
+    Span,
+    SpanEvent,
+    SpanGroup,
+    SpanLink,
+    Unparsed,
+    Unreadable,
+    Value,
+)
 from agentscope.protocols.otlp.wire.protobuf_form import read_varint
 
 # Weights are about those of JSON with the same content; see `json_decode.MAX_WEIGHT`.
@@ -39,7 +49,7 @@ def decode_request(body: bytes) -> list[SpanGroup]:
     for too many values.
     """
     if len(body) > LIGHT_BODY:
-        _check_weight(body)
+        _check_weight(body, _REQUEST)
     try:
         request = _Request.FromString(body)
     except _PARSE_ERRORS:
@@ -62,6 +72,56 @@ def decode_request(body: bytes) -> list[SpanGroup]:
         ]
     except Rejected as wrong:  # in a resource, which all its spans share
         raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
+
+
+def decode_logs(body: bytes) -> list[LogRecord | None]:
+    """Decode an `ExportLogsServiceRequest`, to None for a record that cannot be read. Raises as `decode_request` does."""
+    if len(body) > LIGHT_BODY:
+        _check_weight(body, _LOGS)
+    try:
+        request = LogsData.FromString(body)
+    except _PARSE_ERRORS:
+        raise DecodeError(400, "The body is not OTLP in protobuf, or a text in it is not UTF-8.") from None
+    reader = _Reader()
+    found: list[LogRecord | None] = []
+    for outer in request.resource_logs:
+        for inner in outer.scope_logs:
+            for record in inner.log_records:
+                try:
+                    found.append(reader.log_record(record))
+                except Rejected:
+                    found.append(None)
+    return found
+
+
+def count_points(body: bytes) -> int:
+    """Count the data points of an `ExportMetricsServiceRequest`. Raises as `decode_request` does."""
+    count = 0
+    messages: list[tuple[int, int, dict[int, Any]]] = [(0, len(body), _METRICS)]
+    try:
+        while messages:
+            position, end, inner = messages.pop()
+            while position < end:
+                tag, position = read_varint(body, position)
+                size = {1: 8, 5: 4}.get(tag & 7, 0)
+                if tag & 7 == 0:
+                    position = read_varint(body, position)[1]
+                elif tag & 7 == 2:
+                    size, position = read_varint(body, position)
+                    if inner.get(tag) is _POINT:
+                        count += 1
+                    elif tag in inner:
+                        messages.append((position, position + size, inner[tag]))
+                        if len(messages) > MAX_WEIGHT // _ITEM:
+                            raise too_many()
+                elif not size:
+                    raise IndexError
+                position += size
+                if position > end:
+                    raise IndexError
+    except IndexError:
+        raise DecodeError(400, "The body is not OTLP in protobuf.") from None
+    return count
 
 
 def _span(data: bytes) -> Span | Unreadable:
@@ -102,6 +162,13 @@ class _Reader:
             span.dropped_events_count,
             span.dropped_links_count,
         )
+
+    def log_record(self, record: Any) -> LogRecord:
+        self._spend(_ATTRIBUTE)
+        ids = record.trace_id.hex(), record.span_id.hex()
+        time_ns = record.time_unix_nano or record.observed_time_unix_nano
+        body, attributes = self._value(record.body, 1), self.attributes(record.attributes)
+        return LogRecord(*ids, time_ns, record.event_name, body, attributes)
 
     def attributes(self, items: Sequence[Any], depth: int = 1) -> dict[str, Value]:
         self._spend(_ATTRIBUTE * len(items))
@@ -160,16 +227,21 @@ _EVENT = {0x1A: _KEY_VALUE}
 _SPAN = {0x4A: _KEY_VALUE, 0x5A: _EVENT, 0x6A: {0x22: _KEY_VALUE}, 0x7A: {}}
 _SCOPE_SPANS = {0x0A: {0x1A: _KEY_VALUE}, 0x12: _SPAN}
 _REQUEST = {0x0A: {0x0A: _KEY_VALUES, 0x12: _SCOPE_SPANS}}
+_LOG_RECORD = {0x2A: _ANY, 0x32: _KEY_VALUE}
+_LOGS = {0x0A: {0x0A: _KEY_VALUES, 0x12: {0x0A: {0x1A: _KEY_VALUE}, 0x12: _LOG_RECORD}}}
+_POINT: dict[int, Any] = {}
+_METRIC = {tag: {0x0A: _POINT} for tag in (0x2A, 0x3A, 0x4A, 0x52, 0x5A)}  # of each kind
+_METRICS = {0x0A: {0x12: {0x12: _METRIC}}}
 
 
-def _check_weight(body: bytes) -> None:
+def _check_weight(body: bytes, outline: dict[int, Any]) -> None:
     """Raise `DecodeError` for a body with too many fields and messages before the library makes objects of them.
 
     An empty message of two bytes takes more than fifty in the library. The content of small spans is not counted, since spans are
     parsed one at a time.
     """
     room = MAX_WEIGHT
-    messages: list[tuple[int, int, dict[int, Any]]] = [(0, len(body), _REQUEST)]
+    messages: list[tuple[int, int, dict[int, Any]]] = [(0, len(body), outline)]
     while messages:
         position, end, inner = messages.pop()
         room -= _MESSAGE

@@ -15,6 +15,7 @@ from agentscope.cli.serve import allowed
 from agentscope.server import receiver
 from agentscope.server.http.addressing import Addressing
 from agentscope.server.http.keys import Key
+from agentscope.server.http.limits import Limits
 
 GIVEN = {
     "HOST": ("0.0.0.0", "host", "0.0.0.0"),
@@ -25,6 +26,8 @@ GIVEN = {
     "ALLOWED_ORIGINS": ("https://a.example", "allow_origin", ["https://a.example"]),
     "TRUSTED_PROXIES": ("10.0.0.0/8,::1", "trusted_proxy", ["10.0.0.0/8", "::1"]),
     "ROOT_PATH": ("/agentscope", "root_path", "/agentscope"),
+    "MAX_BODY": ("8MB", "max_body", 8 << 20),
+    "MAX_INFLATED": ("20MB", "max_inflated", 20 << 20),
     "RETENTION": ("30", "retention", 30.0),
     "DRAIN": ("2.5", "drain", 2.5),
 }
@@ -109,6 +112,7 @@ def test_every_option_is_handed_to_the_receiver(tmp_path: Path, monkeypatch: pyt
             "trusted_proxies": ["10.0.0.0/8", "::1"],
             "root_path": "/agentscope",
             "drain_seconds": 2.5,
+            "limits": Limits(body_bytes=8 << 20, inflated_bytes=20 << 20),
         }
     ]
 

@@ -376,11 +376,26 @@ def _parent(span: Span, run_id: str) -> str | None:
     return None if _is_root(span) or span.parent_span_id == span_id_of(run_id) else span.parent_span_id
 
 
+def update_of(
+    type_: str, run_id: str, step_id: str | None, time_ns: int, fields: Mapping[str, Any], seq: int = 0
+) -> Patch:
+    """Make a patch that other parts of OTLP than spans tell. Raises `ValueError` with the reason if it cannot be stored."""
+    if not 0 < time_ns <= _LATEST:
+        raise ValueError("its time must be in nanoseconds since the epoch, up to the year 9999")
+    return _patch(type_, run_id, step_id, None, time_ns, fields, seq)
+
+
 def _patch(
-    type_: str, run_id: str, step_id: str | None, parent_id: str | None, time_ns: int, fields: Mapping[str, Any]
+    type_: str,
+    run_id: str,
+    step_id: str | None,
+    parent_id: str | None,
+    time_ns: int,
+    fields: Mapping[str, Any],
+    seq: int = 0,
 ) -> Patch:
     time = zoned_utc(time_ns)
-    head = {"seq": 0, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
+    head = {"seq": seq, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
     event: dict[str, Any] = {**head, **fields}
     normalise(event)
     if is_deeper(event, _EVENT_DEPTH):
@@ -391,7 +406,7 @@ def _patch(
     except (ValueError, RecursionError):
         raise ValueError("a number is out of range or a text is not valid Unicode") from None
     event["id"] = event_id
-    return Patch(event_id, type_, run_id, step_id, time, SESSION, 0, event, f'{{"id":"{event_id}",{text[1:]}')
+    return Patch(event_id, type_, run_id, step_id, time, SESSION, seq, event, f'{{"id":"{event_id}",{text[1:]}')
 
 
 def _id(value: Value, name: str) -> str:

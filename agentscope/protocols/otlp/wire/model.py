@@ -69,6 +69,17 @@ class Span(NamedTuple):
     dropped_links: int = 0
 
 
+class LogRecord(NamedTuple):
+    """A log record. One without a name is no event, and one without a span id belongs to no span."""
+
+    trace_id: str
+    span_id: str
+    time_ns: int
+    event_name: str
+    body: Value
+    attributes: Mapping[str, Value]
+
+
 class Unreadable(NamedTuple):
     """A span that cannot be stored. `span_id` is the id that was sent, or empty."""
 
