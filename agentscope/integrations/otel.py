@@ -126,7 +126,7 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
             elif parent is not None:
                 place = Place(run_id_of(f"{context.trace_id:032x}"), _hex(parent.span_id))
             else:
-                place, step_id = self._begin_run(span, f"{context.trace_id:032x}"), None
+                place, step_id = self._begin_run(span, f"{context.trace_id:032x}", _hex(context.span_id)), None
         opened = self._open_spans[context.span_id] = _OpenSpan(place, step_id, span, self._only, self._recorder.limit)
         items = self._recorder.open_items
         items.steps[_hex(context.span_id)] = ref(opened)
@@ -150,9 +150,11 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
             # The run has begun, and other spans of the trace may be in it; or the step has been announced.
             if open_span.step_id is None or open_span.announced:
                 values = {"status": "failed" if failed else "completed", "ended_at": span.end_time}
-                type_ = RUN_END if open_span.step_id is None else STEP_END
-                (run_id, parent_id), fields = open_span.place, Fields(self._recorder.limit, values)
-                parent_id = None if open_span.step_id is None else parent_id
+                (run_id, parent_id), type_ = open_span.place, STEP_END
+                if open_span.step_id is None:
+                    parent_id, type_ = None, RUN_END
+                    values |= _root(_hex(context.span_id))
+                fields = Fields(self._recorder.limit, values)
                 self._recorder.put(type_, run_id, open_span.step_id, parent_id, fields, urgent=True)
             return
         reading = _Reading(span, open_span.place, self._recorder.limit)
@@ -172,10 +174,11 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         """Flush the tracker. Returns True if everything was delivered in time."""
         return bool(self._tracker._pipeline.flush(timeout_millis / 1000))
 
-    def _begin_run(self, span: LiveSpan, trace_id: str) -> Place:
+    def _begin_run(self, span: LiveSpan, trace_id: str, span_id: str) -> Place:
         """Record the start of a run for this trace, so that it is visible before it ends."""
         run_id = run_id_of(trace_id)
-        fields = Fields(self._recorder.limit, {"status": "running", "started_at": span.start_time or 0})
+        values = {"status": "running", "started_at": span.start_time or 0, **_root(span_id)}
+        fields = Fields(self._recorder.limit, values)
         fields.name("agent_name", span.name)
         self._recorder.put(RUN_START, run_id, None, None, fields, urgent=True)
         return Place(run_id, None)
@@ -245,6 +248,11 @@ def _utf8(value: Any) -> Any:
     if isinstance(value, (Span, SpanEvent, SpanLink, SpanGroup)):
         return type(value)(*map(_utf8, value))
     return [_utf8(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _root(span_id: str) -> dict[str, Any]:
+    """Return the fields by which a receiver tells the roots of a trace apart. The end of the span tells its type."""
+    return {"span_id": span_id, "step_type": "other"}
 
 
 def _hex(span_id: int) -> str:

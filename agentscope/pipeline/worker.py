@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SPOOLED_PATIENCE = 0.8
 """`END_PATIENCE` where all events are on disk already: another process can deliver them."""
+HEAD_START = 1.0
+"""Seconds that the first delivery waits at most, while events are written to disk."""
 LAST_WRITE = 1.0
 """Seconds that a shutdown waits for a disk that does not answer."""
 
@@ -211,6 +213,7 @@ class Worker:
                 return
             self.delivery.figures.begin()
             self._see_to_storing()
+            self._let_store()
             with threads.warm_up():
                 self.delivery.warm_up()
                 self.exporter.warm_up()
@@ -335,6 +338,15 @@ class Worker:
     def _see_to_storing(self) -> None:
         if self.spooling is not None:
             self.spooling.see_to_storing()
+
+    def _let_store(self) -> None:
+        """Wait until the first events are on disk: the imports of delivery would take the interpreter from their thread."""
+        states, until = self.states, monotonic() + HEAD_START
+        while self.spooling is not None and self.spooling.writing and not self._flushes and self.delivery.stop is None:
+            waiting, left = len(self.queue) + states.stored - states.ready - states.disk_only, until - monotonic()
+            if not waiting or left <= 0:
+                return
+            self.spooling.sleep(left, states.ready + waiting)
 
     def _recover(self) -> bool:
         return self.spooling is not None and self.spooling.recover(self.delivery)

@@ -277,7 +277,7 @@ def test_a_bad_idempotency_key_is_refused(history: History, key: str) -> None:
 
 def test_events_may_come_before_their_history(history: History) -> None:
     history.add("early", "tool:start", metadata={"displayName": "t"})
-    assert history.run("early")["agent_name"] == "unknown"
+    assert history.run("early")["agent_name"] == "t"
     history.create(id="early")
     run = history.run("early")
     assert (run["agent_name"], outline(run)) == ("desk", ["tool_call t"])

@@ -36,7 +36,7 @@ def test_a_batch_is_acknowledged_with_counts_that_add_up_and_can_be_read_at_once
     assert answer.json == {"accepted": 4, "duplicates": 0, "rejected": rejected}
     run = client.get("/api/runs/run-1").json
     (listed,) = client.get("/api/runs").json["runs"]
-    assert (run["status"], run["duration_ms"], run["step_count"], run["tokens_used"]) == ("completed", 60000, 2, 3)
+    assert (run["status"], run["duration_ms"], run["step_count"], run["tokens_used"]) == ("completed", 60000, 2, 7)
     assert {name: run[name] for name in listed} == listed
 
 
@@ -94,11 +94,13 @@ def test_any_order_and_split_of_events_ends_in_the_same_run(client: Client) -> N
 def test_a_step_may_come_before_its_run_and_an_end_before_its_start(client: Client) -> None:
     client.batch(step(time=at(5)))
     (run,) = client.get("/api/runs").json["runs"]
-    assert (run["agent_name"], run["status"], run["step_count"]) == ("unknown", "running", 1)
+    assert (run["agent_name"], run["status"], run["step_count"]) == ("search", "completed", 1)
+    assert run["is_root_missing"] is True
     client.batch(run_end())
     client.batch(run_start())
     (run,) = client.get("/api/runs").json["runs"]
     assert (run["agent_name"], run["status"], run["duration_ms"]) == ("tester", "completed", 60000)
+    assert run["is_root_missing"] is False
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd", "identity"])

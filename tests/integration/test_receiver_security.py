@@ -104,7 +104,7 @@ def test_every_answer_carries_the_security_headers_and_none_of_cors(open_one: Re
     assert "frame-ancestors 'none'" in policy
     assert "base-uri 'none'" in policy
     assert "unsafe" not in policy
-    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "same-origin")
     assert headers["cache-control"] == "no-store"
     assert not [name for name in headers if name.startswith("access-control")]
 

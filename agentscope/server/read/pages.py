@@ -15,7 +15,8 @@ from agentscope.events import FIELDS, RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.server.http.addressing import FRAME
 from agentscope.server.http.paths import address_of
 from agentscope.server.storage.base import RunQuery
-from agentscope.server.storage.rows import COST_DIGITS, is_failed
+from agentscope.server.storage.rows import is_failed
+from agentscope.server.storage.totals import COST_DIGITS
 
 from .unseen import marked
 

@@ -13,8 +13,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from agentscope.protocols.ids import run_id_of
+from agentscope.server.clock import Clock
 from agentscope.server.http.limits import Limits, Refused
-from agentscope.server.storage.base import EventPage, Store, StoredEvent, Unavailable
+from agentscope.server.storage.base import EventPage, Store, StoredEvent, Unavailable, quiet_since
 from agentscope.server.storage.fold import run_view
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class RunReader:
         self._reads = asyncio.Semaphore(_READS)
         self._memory = large
         self._large_runs = asyncio.Semaphore(1)
+        self._now = Clock()
 
     async def read(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Call a method of the store in a thread."""
@@ -92,7 +94,7 @@ class RunReader:
         patches = [event.patch() for event in self._all_events(run_id)]
         if not patches:  # deleted by the retention meanwhile
             raise _unknown_run()
-        return draw(run_view(run_id, patches, self._store.silence(run_id))).encode()
+        return draw(run_view(run_id, patches, self._store.silence(run_id), quiet_since(self._now()))).encode()
 
     def _all_events(self, run_id: str) -> Iterator[StoredEvent]:
         after = None

@@ -31,6 +31,15 @@ SETTLING = 30.0
 """Seconds after the start of a store in which no session counts as silent: it could not send while the receiver was away."""
 
 
+QUIET = 300.0
+"""Seconds after the end of its last step in which a run whose root is not there counts as running."""
+
+
+def quiet_since(now: float) -> str:
+    """Return the moment `QUIET` seconds ago, in the form of `Patch.time`."""
+    return time_text(datetime.fromtimestamp(now - QUIET, timezone.utc))
+
+
 class Unavailable(Exception):
     """The store cannot be written or read at the moment. A write that raises it promises nothing, and may be repeated."""
 
@@ -125,9 +134,9 @@ class RunQuery(NamedTuple):
     after: RunCursor | None = None
     status: str | None = None
     agent: str | None = None
-    """The whole name of the agent."""
+    """The whole name of the run or of an agent inside it."""
     q: str | None = None
-    """A part of the agent's name or of one of the run's ids. Case does not count in ASCII letters.
+    """A part of the name of the run or of an agent inside it, or of one of the run's ids. Case does not count in ASCII letters.
 
     A run is found by a part of its trace id, too, as `trace_digits` tells.
     """
@@ -139,6 +148,8 @@ class RunQuery(NamedTuple):
     release: str | None = None
     model: str | None = None
     """The model of any step of the run."""
+    step_status: str | None = None
+    """`failed` for runs in which any step failed. No other status of a step is looked for."""
     run_id: str | None = None
     """The whole id of the run."""
 
@@ -160,7 +171,7 @@ class RunPage(NamedTuple):
 
     runs: list[dict[str, Any]]
     """Each run with the fields in `rows.RUN_COLUMNS`, `failed`, `started_at`, `ended_at`, `id`, `duration_ms`, `step_count`,
-    `error_count`, `tokens_used` and `cost_usd`."""
+    `error_count`, `tokens_used`, `total_usage`, `cost_usd`, `agents` and `is_root_missing`."""
     next: RunCursor | None
     """None on the last page."""
 

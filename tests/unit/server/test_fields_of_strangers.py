@@ -146,7 +146,7 @@ CALLS = {
 }
 
 
-ANSWERS = (200, 201, 400, 404, 422)
+ANSWERS = (200, 201, 400, 404, 413, 422)
 _WATCHED = {
     *(name for name, field in FIELDS.items() if field.type in BOUNDS),
     *("usage", "status", "started_at", "endTime", "truncated", "tags", "seq", "time", "count", "heartbeat_seconds"),

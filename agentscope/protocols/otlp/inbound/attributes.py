@@ -12,10 +12,10 @@ from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT
 from agentscope.protocols.otlp.semantic_conventions import JSON_TYPE, TEXT_TYPE
 from agentscope.protocols.otlp.wire.limits import DEEPEST_READ
 from agentscope.protocols.otlp.wire.model import Value
-from agentscope.protocols.token_usage import ATTRIBUTE_PREFIXES, Tokens, count, count_in_attribute
+from agentscope.protocols.token_usage import ATTRIBUTE_PREFIXES, Tokens, cost_in, count, count_in_attribute, tokens_of
 from agentscope.serialization.depth import is_deeper
 
-from .attribute_names import ALL_JSON, ENCODERS, QUOTED
+from .attribute_names import ALL_JSON, COST_OBJECTS, COST_PARTS, COST_TOTALS, ENCODERS, QUOTED, USAGE_OBJECTS
 
 MOST_KEPT = 128
 """The most unused attributes of one span that `meta_data` keeps."""
@@ -72,6 +72,48 @@ class Attributes:
                 found = value if found is None else found
         return found
 
+    def counts(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the token counts in JSON objects under these names. What else is in the objects stays unused."""
+        merged: dict[str, Any] = {}
+        for name in names:
+            known = payload_of(self.all.get(name))
+            if isinstance(known, dict):
+                merged |= known
+                self._used.add(name)
+        return tokens_of(merged).usage()
+
+    def cost(self, names: Iterable[str]) -> float | None:
+        """Return the cost in US dollars: a total, else the sum of its parts. A negative number means that it is unknown.
+
+        All attributes that tell the cost or a part of it are used.
+        """
+        totals = [value for name in names if (value := self._amount(name)) is not None]
+        sums: list[float] = []
+        for parts in COST_PARTS:
+            known = [value for name in parts if (value := self._amount(name)) is not None]
+            sums += [sum(known)] if known else []
+        in_usage = (cost_in(payload_of(self.all.get(name))) for name in USAGE_OBJECTS)
+        sums += [cost for cost in in_usage if cost is not None and cost >= 0]
+        for name in COST_OBJECTS:
+            found = payload_of(self.all.get(name))
+            amounts = (
+                {key: value for key, value in found.items() if _is_amount(value)} if isinstance(found, dict) else {}
+            )
+            if amounts:
+                total = next((amounts[key] for key in COST_TOTALS if key in amounts), None)
+                sums.append(sum(amounts.values()) if total is None else total)
+                if amounts.keys() == found.keys():
+                    self._used.add(name)
+        return next(iter((*totals, *sums)), None)
+
+    def _amount(self, name: str) -> float | None:
+        value: Any = self.all.get(name)
+        if not _is_amount(value):
+            return None
+        self._used.add(name)
+        amount: float = value
+        return amount
+
     def payload(self, names: Sequence[str], mime_type: Value = None) -> Any:
         """Return the first payload under one of these names as a JSON value, or None. All of these attributes are used.
 
@@ -123,6 +165,10 @@ class Attributes:
         if len(names) > MOST_KEPT:
             kept[_CUT_KEY] = len(names) - MOST_KEPT
         return kept
+
+
+def _is_amount(value: object) -> bool:
+    return type(value) in (int, float) and isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
 
 
 def payload_of(value: Value, mime_type: Value = None) -> Any:

@@ -29,8 +29,7 @@ from agentscope.protocols.ids import run_id_of, span_id_of
 from agentscope.protocols.json_decode import MAX_DEPTH
 from agentscope.protocols.json_encode import zoned_utc
 from agentscope.protocols.otlp import semantic_conventions as names
-from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup, SpanLink, Value
-from agentscope.protocols.token_usage import tokens_of
+from agentscope.protocols.otlp.wire.model import CONSUMER, ERROR, SERVER, Span, SpanEvent, SpanGroup, SpanLink, Value
 from agentscope.serialization.depth import is_deeper
 
 from . import attribute_names
@@ -53,6 +52,15 @@ _PAYLOADS = (
 )
 _OF_EXCEPTION = frozenset({*names.EXCEPTION_KEYS.values(), "exception.escaped"})
 _KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+_CANCELLED = frozenset(
+    {
+        *("cancelled", "canceled", "cancellederror", "cancelerror", "aborterror", "generatorexit"),
+        *("cancellationexception", "operationcanceledexception", "taskcanceledexception"),
+    }
+)
+"""Types of exceptions of a call that was cancelled, in Python, JavaScript, Java, C# and Go, in lower case."""
+_CANCELLATIONS = (("agent.state", "cancelled"), ("gen_ai.tool.status", "cancelled"))
 _FAILURES = (("langfuse.observation.level", "ERROR"), ("agent.state", "error"), ("gen_ai.tool.status", "error"))
 """Attribute values that mean a failure although the span's status is unset."""
 _NAMES = {
@@ -178,31 +186,53 @@ def _third_party(span: Span, group: SpanGroup, run_id: str, is_root: bool) -> li
     if group.scope_name:
         fields["source"] = group.scope_name
     run_fields, step_fields = (_table_fields(attributes, table) for table in (RUN_FIELDS, STEP_FIELDS))
+    cost = attributes.cost(_NAMES["cost_usd"])
+    if cost is not None:
+        step_fields["cost_usd"] = cost
     seconds = attributes.number(names.FIRST_CHUNK_SECONDS, "gen_ai.server.time_to_first_token")
     if seconds is not None:
         step_fields.setdefault("first_token_ms", round(seconds * 1000, 3))
-    run_name = attributes.text("langfuse.trace.name", "traceloop.workflow.name")
+    run_name = attributes.text(*attribute_names.TRACE_NAMES)
     run_meta = attributes.merged_objects(attribute_names.TRACE_META_OBJECTS, attribute_names.TRACE_META_PREFIXES)
     meta = _meta_data(span, group, attributes, handled)
     is_step = not is_root or step_type not in _RUNS
+    of_resource = _table_fields(Attributes(group.resource), _RESOURCE_FIELDS)
     patches: list[Patch] = []
     if is_root:
-        run = {"agent_name": run_name or name, **fields, **_table_fields(Attributes(group.resource), _RESOURCE_FIELDS)}
-        run |= run_fields
+        run = {
+            "agent_name": run_name or name,
+            "name": name,
+            "step_type": step_type,
+            **fields,
+            **of_resource,
+            **run_fields,
+        }
+        run["span_id"] = span.span_id  # the parent id in its children, and the root's id where a trace has several
         if is_step:
             run_meta = {**_resource(group), **run_meta}
             run.pop("usage", None)  # the step has it
         else:
-            run_meta = {**meta, **step_fields, **run_meta}  # a run has no fields of steps
-            run["span_id"] = span.span_id  # the parent id in its children
+            run_meta = {**meta, **run_meta}
+            run |= step_fields
         if run["agent_name"] != name:
             run_meta.setdefault("span_name", name)
         if run_meta:
             run["meta_data"] = run_meta
         patches.append(_patch(RUN_END if ended else RUN_START, run_id, None, None, time_ns, run))
-    elif run_fields:
-        # At the time of the span's start, so that the fields of the root, at its end, take precedence.
-        patches.append(_patch(RUN_UPDATE, run_id, None, None, span.start_ns or time_ns, run_fields))
+    else:
+        if attribute_names.SPAN_TAGS in span.attributes and "tags" in run_fields:
+            meta.setdefault("tags", run_fields.pop("tags"))
+        if (
+            span.kind in (SERVER, CONSUMER) or step_type == AGENT
+        ):  # the root may be in another process that is not traced
+            run_fields = {**of_resource, **run_fields}
+        if run_name:
+            run_fields["trace_name"] = run_name
+        if run_meta:
+            run_fields["meta_data"] = run_meta
+        if run_fields:
+            # At the time of the span's start, so that the fields of the root, at its end, take precedence.
+            patches.append(_patch(RUN_UPDATE, run_id, None, None, span.start_ns or time_ns, run_fields))
     if is_step:
         step = {"name": name, "step_type": step_type, **fields, **step_fields}
         if meta:
@@ -215,14 +245,14 @@ def _third_party(span: Span, group: SpanGroup, run_id: str, is_root: bool) -> li
 
 def _fields(span: Span, attributes: Attributes, step_type: str) -> tuple[dict[str, Any], Any]:
     """The fields of both runs and steps, and a recorded exception that did not make the span fail."""
-    error, failed, handled = _error(span, attributes)
-    fields: dict[str, Any] = {"status": "failed" if failed else "completed" if span.end_ns > 0 else "running"}
+    content = _content(span, attributes, step_type)
+    error, status, handled = _error(span, attributes, step_type == LLM and content.output in _NOTHING)
+    fields: dict[str, Any] = {"status": status or ("completed" if span.end_ns > 0 else "running")}
     for name, time_ns in (("started_at", span.start_ns), ("ended_at", span.end_ns)):
         if time_ns > 0:
             fields[name] = zoned_utc(time_ns)
-    content = _content(span, attributes, step_type)
     tokens = attributes.tokens()
-    usage = {**tokens_of(attributes.merged_objects(attribute_names.USAGE_OBJECTS)).usage(), **tokens.usage()} or None
+    usage = {**attributes.counts(attribute_names.USAGE_OBJECTS), **tokens.usage()} or None
     found = {"input": content.input, "output": content.output, "error": error, "usage": usage}
     fields.update((name, value) for name, value in found.items() if value is not None and value != "")
     return fields, handled
@@ -334,13 +364,13 @@ def _table_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[st
     found = {
         name: read.get(table[name].type, attributes.number)(*aliases)
         for name, aliases in _NAMES.items()
-        if name in table
+        if name in table and name != "cost_usd"  # which may be in several parts
     }
     return {name: value for name, value in found.items() if value not in (None, "", [])}
 
 
-def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
-    """The `error` payload, True if the span failed, and a recorded exception that did not make it fail."""
+def _error(span: Span, attributes: Attributes, is_call_without_answer: bool) -> tuple[Any, str | None, Any]:
+    """The `error` payload, the status of a span that failed or was cancelled, and the exception of one that did neither."""
     recorded = next((event.attributes for event in reversed(span.events) if event.name == names.EXCEPTION), {})
     exception = {key: value for key, value in _exception(reversed(span.events)).items() if value}
     exception |= {name: payload_of(value) for name, value in recorded.items() if name not in _OF_EXCEPTION}
@@ -349,14 +379,23 @@ def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
         "message": attributes.text(*attribute_names.ERROR_MESSAGES) or span.status_message,
         "traceback": attributes.text(*attribute_names.ERROR_TRACES),
     }
+    error = {**{key: text for key, text in known.items() if text}, **exception}
+    if any(span.attributes.get(name) == word for name, word in _CANCELLATIONS):
+        return error or None, "cancelled", None
     failed = (
         span.status == ERROR
         or "error.type" in span.attributes
         or any(span.attributes.get(name) == word for name, word in _FAILURES)
+        # LangSmith sets the status OK beside the exception of a call that failed.
+        or (
+            bool(recorded)
+            and (is_call_without_answer or any(name.startswith("langsmith.") for name in span.attributes))
+        )
     )
     if not failed:
-        return None, False, exception or None
-    return {**{key: text for key, text in known.items() if text}, **exception} or None, True, None
+        return None, None, exception or None
+    kind = str(error.get("type") or "").rpartition(".")[2] or str(error.get("message") or "").partition(":")[0]
+    return error or None, "cancelled" if kind.lower() in _CANCELLED else "failed", None
 
 
 # ---- both ----------------------------------------------------------------------------------------------------------

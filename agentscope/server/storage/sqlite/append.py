@@ -9,38 +9,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, RUN_DELETED, IngestCounts, StoredEvent, is_same
 from agentscope.server.storage.fold import extend, fold, place
-from agentscope.server.storage.rows import (
-    LLM_STEP,
-    MOST_TEXTS,
-    RUN_COLUMNS,
-    StepRow,
-    row_fields,
-    run_row,
-    step_row,
-)
+from agentscope.server.storage.rows import StepRow, row_fields, step_row
+from agentscope.server.storage.summary import root_rows
+
+from .run_rows import StepRows, insert_run, is_due, put_steps, touch_run, write_run
 
 _MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgotten first
 _LONGEST_TEXT = 200  # characters of a text, or of all texts of a list, in a fold that is kept in the cache
 
-_OF_ROW = (*RUN_COLUMNS, "failed", "started_at", "ended_at", "tokens", "more_tags")
-_OF_RUN = (*_OF_ROW, "key", "project", "id", "first_at", "last_at", "began", "touched_at")
-_INSERT_RUN = f"INSERT INTO runs ({', '.join(_OF_RUN)}) VALUES ({', '.join('?' * len(_OF_RUN))})"  # noqa: S608 - constants
-_UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=min(coalesce(?, first_at), last_at) WHERE key=?"  # noqa: S608 - constants
-_OF_STEP = ("llm", "failed", "tokens", "model", "cost")
-_PUT_STEP = f"INSERT OR REPLACE INTO steps (run, id, {', '.join(_OF_STEP)}) VALUES (?,?,?,?,?,?,?)"  # noqa: S608 - constants
-_UPDATE_STEP = f"UPDATE steps SET {'=?, '.join(_OF_STEP)}=? WHERE run=? AND id=?"  # noqa: S608 - constants
-_TOUCH_RUN = """
-UPDATE runs SET first_at=min(first_at, :first_at), last_at=max(last_at, :last_at),
-  began=min(coalesce(started_at, min(first_at, :first_at)), max(last_at, :last_at)), touched_at=:now
-WHERE key=:key
-"""
 # Ids are passed as one JSON list, since a statement may be limited to 999 variables.
 _EVENTS_OF = "SELECT id, key FROM events WHERE project=? AND session_id=? AND id IN (SELECT value FROM json_each(?))"
 _BODY_OF = "SELECT body FROM events WHERE key=?"
@@ -54,6 +37,7 @@ INSERT INTO sessions VALUES (?,?,?) ON CONFLICT (project, id) DO UPDATE SET sile
 _ADD_SESSION = """
 INSERT INTO run_sessions VALUES (?,?,?) ON CONFLICT (run, session) DO UPDATE SET own=1 WHERE excluded.own > own
 """
+_CALLS_OF = "SELECT id FROM steps WHERE run=? AND NOT root AND id IN (SELECT value FROM json_each(?))"
 _ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ?"
 
 
@@ -69,6 +53,7 @@ class FoldCache:
     def __init__(self, most: int = _MOST_FOLDS) -> None:
         self._most = most
         self._folds: dict[tuple[int, str | None], _CachedFold] = {}
+        self.rows = StepRows()
         self._db: sqlite3.Connection | None = None
         self._seen: tuple[int, ...] | None = None
 
@@ -79,6 +64,7 @@ class FoldCache:
         """
         if self._db is not db or self._seen != _table_state(db):
             self._folds.clear()
+            self.rows.clear()
             self._db = db
         self._seen = None  # an error before `end` leaves folds of events that were not written
 
@@ -90,18 +76,20 @@ class FoldCache:
     def folded(
         self, run: int, step_id: str | None, patches: Iterable[Patch], stored: Callable[[], Iterable[Patch]] | None
     ) -> dict[str, Any]:
-        """Return the fold of a run or one of its steps with these new patches.
+        """Return the fold of a run or one of its steps with these new patches; empty without any.
 
         `stored` reads the earlier patches where the cache does not suffice; None means that there are none.
         """
         name = run, step_id
         cached = self._folds.pop(name, None)
         fresh = sorted((patch._replace(fields=row_fields(patch.fields), body="") for patch in patches), key=place)
-        if cached is not None and place(fresh[0]) > cached.last:
-            fields, last = cached.fields, place(fresh[-1])
+        if cached is not None and (not fresh or place(fresh[0]) > cached.last):
+            fields, last = cached.fields, place(fresh[-1]) if fresh else cached.last
             extend(fields, fresh)
         else:
             together = [*stored(), *fresh] if stored is not None else fresh
+            if not together:
+                return {}
             fields, last = fold(together), max(map(place, together))
         if all(_length(value) <= _LONGEST_TEXT for value in fields.values()):
             if len(self._folds) >= self._most:
@@ -111,6 +99,8 @@ class FoldCache:
 
 
 def _length(value: Any) -> int:
+    if type(value) is dict:
+        return len(value)
     return len(value) if type(value) is str else sum(map(len, value)) if type(value) is list else 0
 
 
@@ -191,37 +181,30 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
         by_run.setdefault(patch.run_id, {}).setdefault(patch.step_id, []).append(patch)
     keys: dict[str, int] = dict(db.execute(_RUNS_OF, (project, json.dumps(list(by_run)))))
     next_key = db.execute(_LAST_KEY).fetchone()[0]
-    new_runs: list[tuple[Any, ...]] = []
-    steps: list[tuple[Any, ...]] = []
+    new_runs = 0
     for run_id, groups in by_run.items():
         times = [patch.time for group in groups.values() for patch in group]
         first_at, last_at = min(times), max(times)
         of_run = groups.pop(None, ())
-        key = keys.get(run_id)
-        if key is None:
-            next_key += 1
-            key = keys[run_id] = next_key
-            row = run_row(cache.folded(key, None, of_run, None) if of_run else {})
-            new_runs.append(
-                (
-                    *_values(row),
-                    key,
-                    project,
-                    run_id,
-                    first_at,
-                    last_at,
-                    min(row["started_at"] or first_at, last_at),
-                    now,
-                )
-            )
-            known: Container[str] = ()
+        is_new = run_id not in keys
+        if is_new:
+            new_runs += 1
+            keys[run_id] = next_key + new_runs
+        key = keys[run_id]
+        known: Container[str] = ()
+        if is_new:
+            insert_run(db, key, project, run_id, first_at, last_at, now)
         else:
-            _update_run(db, key, of_run, first_at, last_at, now, cache)
+            touch_run(db, key, first_at, last_at, now)
             known = {step_id for (step_id,) in db.execute(_STEPS_OF, (key, json.dumps(list(groups))))}
-        for step_id, group in groups.items():
-            steps.append((key, step_id, *_columns(_step_row(db, key, step_id, group, step_id in known, cache))))
-    db.executemany(_INSERT_RUN, new_runs)
-    db.executemany(_PUT_STEP, steps)
+        rows = {
+            step_id: _step_row(db, key, step_id, group, step_id in known, cache)
+            for step_id, group in groups.items()
+            if step_id is not None
+        }
+        stored = None if is_new else _stored_of(db, key)
+        run = cache.folded(key, None, of_run, stored)
+        _write(db, key, run, rows, cache.rows, is_new=is_new, with_roots=bool(of_run))
     db.executemany(_ADD_SESSION, {(keys[patch.run_id], patch.session_id, patch.step_id is None) for patch in patches})
     db.executemany(
         "INSERT INTO events (project, id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?,?)",
@@ -230,22 +213,38 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
             for patch in patches
         ],
     )
-    return len(new_runs)
+    return new_runs
 
 
-def _update_run(
+def _write(
     db: sqlite3.Connection,
     key: int,
-    patches: Sequence[Patch],
-    first_at: str,
-    last_at: str,
-    now: float,
-    cache: FoldCache,
+    run: Mapping[str, Any],
+    rows: dict[str, StepRow],
+    known: StepRows,
+    *,
+    is_new: bool = False,
+    with_roots: bool,
 ) -> None:
-    db.execute(_TOUCH_RUN, {"first_at": first_at, "last_at": last_at, "now": now, "key": key})
-    if patches:
-        row = run_row(cache.folded(key, None, patches, lambda: _stored(db, key, None)))
-        db.execute(_UPDATE_RUN, (*_values(row), row["started_at"], key))
+    """Write the rows of steps, of the roots of the trace, and of the run itself."""
+    roots = root_rows(run) if with_roots else {}
+    if roots:
+        calls = {step for (step,) in db.execute(_CALLS_OF, (key, json.dumps(list(roots))))}
+        rows |= {span: row for span, row in roots.items() if span not in calls and span not in rows}
+    put_steps(db, key, rows)
+    known.add(key, rows, is_new)
+    if is_due(db, key, len(rows)):
+        write_run(db, key, run, known)
+
+
+def _stored_of(db: sqlite3.Connection, run: int, step_id: str | None = None) -> Callable[[], Iterator[Patch]]:
+    return lambda: _stored(db, run, step_id)
+
+
+def stored_run(db: sqlite3.Connection, run: int) -> dict[str, Any]:
+    """Return the fold of the own events of a run, without payloads."""
+    patches = list(_stored(db, run, None))
+    return fold(patches) if patches else {}
 
 
 def _step_row(
@@ -254,19 +253,7 @@ def _step_row(
     if not known and len(patches) == 1 and patches[0].type == STEP:
         # Most steps are one event, which no other follows: not worth a place in the cache.
         return step_row(patches[0].fields)
-    return step_row(cache.folded(run, step_id, patches, (lambda: _stored(db, run, step_id)) if known else None))
-
-
-def _columns(row: StepRow) -> tuple[Any, ...]:
-    """Return the values of `_OF_STEP`."""
-    return row.step_type == LLM_STEP, row.failed, row.tokens, row.model, row.cost
-
-
-def _values(row: dict[str, Any]) -> Iterator[Any]:
-    """Yield the values of `_OF_ROW`. A list is stored as JSON, an empty one as NULL."""
-    tags = row["tags"]
-    for value in {**row, "tags": tags[:MOST_TEXTS], "more_tags": tags[MOST_TEXTS:]}.values():
-        yield (json.dumps(value) if value else None) if isinstance(value, list) else value
+    return step_row(cache.folded(run, step_id, patches, _stored_of(db, run, step_id) if known else None))
 
 
 def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[Patch]:
@@ -277,12 +264,10 @@ def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[P
 
 
 def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
-    """Make the row of a stored run or step anew."""
-    patches = list(_stored(db, run, step_id))
-    if not patches:  # a run of which only steps have come
-        return
+    """Make the row of a stored step or run anew; that of a run after those of its steps."""
     if step_id is None:
-        row = run_row(fold(patches))
-        db.execute(_UPDATE_RUN, (*_values(row), row["started_at"], run))
-    else:
-        db.execute(_UPDATE_STEP, (*_columns(step_row(fold(patches))), run, step_id))
+        _write(db, run, stored_run(db, run), {}, StepRows(), with_roots=True)
+        return
+    patches = list(_stored(db, run, step_id))
+    if patches:
+        put_steps(db, run, {step_id: step_row(fold(patches))})

@@ -18,7 +18,7 @@ from .append import write_row
 logger = logging.getLogger("agentscope.server")
 
 APPLICATION_ID = 0x41675363
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 WAL_LIMIT = 64 << 20
 """Bytes. A longer write-ahead log is checkpointed and truncated."""
 
@@ -40,14 +40,20 @@ CREATE TABLE IF NOT EXISTS runs (
   key INTEGER PRIMARY KEY, project TEXT NOT NULL DEFAULT 'default', id TEXT NOT NULL, agent_name TEXT NOT NULL,
   status TEXT NOT NULL, external_id TEXT, user_id TEXT, conversation_id TEXT, source TEXT, failed INTEGER NOT NULL,
   started_at TEXT, ended_at TEXT, first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL, tokens INTEGER,
-  tags TEXT, more_tags TEXT, environment TEXT, release TEXT, last_at TEXT NOT NULL DEFAULT '', UNIQUE (project, id)
+  tags TEXT, more_tags TEXT, environment TEXT, release TEXT, settles TEXT, rootless INTEGER, agents TEXT, step_count INTEGER,
+  failed_steps INTEGER, usage TEXT, cost REAL, summed INTEGER, unsummed INTEGER, last_at TEXT NOT NULL DEFAULT '',
+  UNIQUE (project, id)
 );
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (project, began DESC, key DESC);
 CREATE INDEX IF NOT EXISTS runs_by_touch ON runs (touched_at);
+CREATE INDEX IF NOT EXISTS runs_unsummed ON runs (touched_at) WHERE unsummed > 0;
 CREATE TABLE IF NOT EXISTS steps (
-  run INTEGER NOT NULL, id TEXT NOT NULL, llm INTEGER NOT NULL, failed INTEGER NOT NULL, tokens INTEGER,
-  model TEXT, cost REAL, PRIMARY KEY (run, id)
+  run INTEGER NOT NULL, id TEXT NOT NULL, name TEXT, type TEXT, status TEXT, failed INTEGER NOT NULL, parent TEXT, source TEXT,
+  began TEXT, started_at TEXT, ended_at TEXT, tokens INTEGER, usage TEXT, cost REAL, model TEXT, root INTEGER,
+  PRIMARY KEY (run, id)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS steps_of_agents ON steps (run, name) WHERE type = 'agent';
+CREATE INDEX IF NOT EXISTS steps_failed ON steps (run) WHERE failed;
 CREATE INDEX IF NOT EXISTS steps_by_model ON steps (model, run) WHERE model IS NOT NULL;
 CREATE TABLE IF NOT EXISTS events (
   key INTEGER PRIMARY KEY, project TEXT NOT NULL DEFAULT 'default', id TEXT NOT NULL, run INTEGER NOT NULL, step_id TEXT,
@@ -78,7 +84,24 @@ _DEFINITIONS = [definition for definition in _TABLES.split(";") if definition.st
 # The columns that files of earlier versions lack, beside `project`.
 _ADDED = (
     *("runs tokens INTEGER", "runs tags TEXT", "runs more_tags TEXT", "runs environment TEXT", "runs release TEXT"),
-    *("steps model TEXT", "steps cost REAL"),
+    *(
+        "runs settles TEXT",
+        "runs rootless INTEGER",
+        "runs agents TEXT",
+        "runs step_count INTEGER",
+        "runs failed_steps INTEGER",
+    ),
+    *("runs usage TEXT", "runs cost REAL", "runs summed INTEGER", "runs unsummed INTEGER"),
+    *(
+        "steps model TEXT",
+        "steps cost REAL",
+        "steps name TEXT",
+        "steps type TEXT",
+        "steps status TEXT",
+        "steps parent TEXT",
+    ),
+    *("steps source TEXT", "steps began TEXT", "steps started_at TEXT", "steps ended_at TEXT", "steps usage TEXT"),
+    *("steps root INTEGER",),
 )
 # The tables whose keys have the project since version 4. SQLite cannot change a key, so that they are made anew.
 _REKEYED = ("runs", "events", "sessions", "batches", "dropped")
@@ -238,6 +261,8 @@ def _upgrade_tables(connection: sqlite3.Connection) -> None:
     # One transaction, since another process may upgrade the file at the same time, or this one may be killed.
     with transaction(connection):
         before = {table: columns for table in (*_REKEYED, "steps") if (columns := _columns(connection, table))}
+        if "llm" in before.get("steps", ()):  # since version 5 the type itself; all rows are made anew below
+            _replace_steps(connection, before.pop("steps"))
         rekeyed = [table for table in _REKEYED if table in before and not {"project", "batch"} & {*before[table]}]
         for index in _REKEYED_INDEXES if rekeyed else ():
             connection.execute(f"DROP INDEX IF EXISTS {index}")
@@ -264,9 +289,21 @@ def _upgrade_tables(connection: sqlite3.Connection) -> None:
                 connection.execute(f"DROP TABLE old_{table}")
         if missing:
             connection.execute("DELETE FROM upgrade")
-            connection.execute("INSERT INTO upgrade VALUES (0, NULL)")
+            connection.execute("INSERT INTO upgrade VALUES (0, '')")
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def _replace_steps(connection: sqlite3.Connection, columns: list[str]) -> None:
+    """Replace the table of steps by one without its column `llm`."""
+    connection.execute("DROP INDEX IF EXISTS steps_by_model")
+    connection.execute("ALTER TABLE steps RENAME TO old_steps")
+    for definition in _DEFINITIONS:
+        if "EXISTS steps " in definition:
+            connection.execute(definition)
+    kept = ", ".join(name for name in columns if name != "llm")
+    connection.execute(f"INSERT INTO steps ({kept}) SELECT {kept} FROM old_steps")  # noqa: S608 - our names
+    connection.execute("DROP TABLE old_steps")
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
@@ -303,7 +340,7 @@ def upgrade_rows(connection: sqlite3.Connection) -> bool:
         if position is None:  # another process has finished it
             return False
         run, step = position
-        if step is None:  # first the runs, then the steps
+        if step is None:  # first the steps, then the runs, which are told from them
             sql = "SELECT key, NULL FROM runs WHERE key>? ORDER BY key LIMIT ?"
             items = connection.execute(sql, (run, _REMADE_ROWS)).fetchall()
         else:
@@ -317,8 +354,8 @@ def upgrade_rows(connection: sqlite3.Connection) -> bool:
             if time.monotonic() > end:
                 break
         if not items:
-            connection.execute("UPDATE upgrade SET run=0, step=''" if step is None else "DELETE FROM upgrade")
-    return bool(items) or step is None
+            connection.execute("DELETE FROM upgrade" if step is None else "UPDATE upgrade SET run=0, step=NULL")
+    return bool(items) or step is not None
 
 
 def verify(connection: sqlite3.Connection) -> None:

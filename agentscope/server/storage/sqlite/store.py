@@ -30,13 +30,14 @@ from agentscope.server.storage.base import (
     Unavailable,
     bounded_reasons,
     placed,
+    quiet_since,
     trace_digits,
 )
-from agentscope.server.storage.fold import duration_ms
-from agentscope.server.storage.rows import COST_DIGITS, INTERRUPTED, RUN_COLUMNS
+from agentscope.server.storage.rows import INTERRUPTED, RUN_COLUMNS, duration_ms
 
-from .append import FoldCache, write_batch
+from .append import FoldCache, stored_run, write_batch
 from .retention import Sweeper, delete_runs
+from .run_rows import Refresher
 from .schema import is_corrupt, open_reader, upgrade_rows, verify
 from .writer import Writer
 
@@ -46,6 +47,7 @@ READ_SECONDS = 5.0
 _MOST_EVENTS = 2048  # of one page
 _MOST_DELETED = 1000  # runs of one transaction
 _COLUMNS = ("id", *RUN_COLUMNS, "failed", "started_at", "ended_at")
+_TOLD = ("step_count", "failed_steps", "tokens", "usage", "cost", "agents", "rootless")
 _TEXT_LISTS = tuple(name for name in RUN_COLUMNS if RUN_FIELDS[name].type == TEXTS)
 
 
@@ -78,28 +80,29 @@ SELECT 1 FROM run_sessions LEFT JOIN sessions ON sessions.project = runs.project
 WHERE run = runs.key AND (silent_at > :now OR (own AND silent_at IS NULL))
 """
 _STATUS = f"""
-CASE WHEN status = 'running' AND EXISTS (SELECT 1 FROM run_sessions WHERE run = runs.key AND own) AND NOT EXISTS ({_IS_ALIVE})
+CASE WHEN settles > :quiet THEN 'running'
+WHEN status = 'running' AND EXISTS (SELECT 1 FROM run_sessions WHERE run = runs.key AND own) AND NOT EXISTS ({_IS_ALIVE})
 THEN '{INTERRUPTED}' ELSE status END
 """  # noqa: S608 - constants of this module
 _FILTERS["status"] = f"(:status IS NULL OR {_STATUS} = :status)"
+_FILTERS["step_status"] = "(:step_status IS NULL OR (:step_status = 'failed' AND failed_steps > 0))"
+_AGENTS = "SELECT 1 FROM steps WHERE run = runs.key AND type = 'agent' AND name"
+_FILTERS["agent"] = f"(:agent IS NULL OR agent_name = :agent OR EXISTS ({_AGENTS} = :agent))"
 _MATCHES = f"""
 project = :project AND (:id IS NULL OR id = :id) AND {" AND ".join(_FILTERS.values())}
   AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
-       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\' OR replace(id, '-', '') LIKE :digits)
+       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\' OR replace(id, '-', '') LIKE :digits
+       OR EXISTS ({_AGENTS} LIKE :q ESCAPE '\\'))
 """
 # Of runs that began together the one received last comes first.
 _LIST = f"""
-SELECT key, began, tokens, {", ".join(_STATUS if name == "status" else name for name in _COLUMNS)}
+SELECT key, began, {", ".join(_TOLD)}, {", ".join(_STATUS if name == "status" else name for name in _COLUMNS)}
 FROM runs
 WHERE {_MATCHES}
   AND (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE project=:project AND id=:run_id), 0)))
 ORDER BY began DESC, key DESC LIMIT :limit
 """  # noqa: S608 - a constant of this module
 _KEYS = f"SELECT key FROM runs WHERE {_MATCHES} AND key > :last AND key <= :newest ORDER BY key LIMIT {_MOST_DELETED}"  # noqa: S608
-_TOTALS = """
-SELECT run, count(*), sum(failed), sum(tokens), sum(CASE WHEN llm THEN tokens END), sum(cost), sum(CASE WHEN llm THEN cost END)
-FROM steps WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run
-"""
 _OF_RUN = "run=(SELECT key FROM runs WHERE project=? AND id=?)"
 _SIZE = f"SELECT sum(length(body)) FROM events WHERE {_OF_RUN}"  # noqa: S608 - a constant of this module
 _ITEM_EVENTS = f"SELECT session_id, body FROM events WHERE {_OF_RUN} AND step_id IS ? ORDER BY key"  # noqa: S608 - likewise
@@ -139,7 +142,8 @@ class SQLiteStore:
         self._cache = FoldCache()
         self._opened_at = self._now()
         try:
-            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or self._sweep(db))
+            refresh = Refresher(stored_run)
+            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or refresh(db) or self._sweep(db))
         except BaseException:
             self._remove_temporary()
             raise
@@ -198,16 +202,16 @@ class SQLiteStore:
             rows = db.execute(_LIST, values).fetchall()
             more = len(rows) > query.limit
             rows = rows[: query.limit]
-            totals = {run: found for run, *found in db.execute(_TOTALS, (json.dumps([row[0] for row in rows]),))}
-        runs = [_listed(row[2:], totals.get(row[0], (0, 0, *[None] * 4))) for row in rows]
-        return RunPage(runs, RunCursor(rows[-1][1], rows[-1][3]) if more else None)
+        runs = [_listed(row[2:]) for row in rows]
+        return RunPage(runs, RunCursor(rows[-1][1], runs[-1]["id"]) if more else None)
 
     def _values(self, query: RunQuery, project: str) -> dict[str, Any]:
         """Return the parameters of `_LIST`."""
         began, run_id = query.after or (None, None)
         values = {name: getattr(query, name) for name in _FILTERS}
         values.update(began=began, run_id=run_id, q=_pattern(query.q), digits=_pattern(trace_digits(query.q)))
-        return {**values, "id": query.run_id, "limit": query.limit + 1, "now": self._silent_until(), "project": project}
+        values.update(id=query.run_id, limit=query.limit + 1, now=self._silent_until(), project=project)
+        return {**values, "quiet": quiet_since(self._now())}
 
     def delete_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> int:
         if not query.selects():
@@ -261,21 +265,22 @@ class SQLiteStore:
             raise Unavailable(f"the database cannot be read: {problem}") from problem
 
 
-def _listed(row: Sequence[Any], totals: Sequence[Any]) -> dict[str, Any]:
-    """Make an entry of `list_runs` of a row (the run's own tokens first) and the totals of its steps."""
-    own_tokens, *columns = row
-    steps, errors, tokens, llm_tokens, cost, llm_cost = totals
-    cost = cost if llm_cost is None else llm_cost
-    run = dict(zip(_COLUMNS, columns, strict=True))
+def _listed(row: Sequence[Any]) -> dict[str, Any]:
+    """Make an entry of `list_runs` of a row."""
+    told = dict(zip(_TOLD, row, strict=False))
+    run = dict(zip(_COLUMNS, row[len(_TOLD) :], strict=True))
     return {
         **run,
         **{name: json.loads(run[name] or "[]") for name in _TEXT_LISTS},
         "failed": bool(run["failed"]),
         "duration_ms": duration_ms(run["started_at"], run["ended_at"]),
-        "step_count": steps,
-        "error_count": errors,
-        "tokens_used": next((sum_ for sum_ in (llm_tokens, tokens, own_tokens) if sum_ is not None), None),
-        "cost_usd": None if cost is None else round(cost, COST_DIGITS),
+        "step_count": told["step_count"] or 0,
+        "error_count": told["failed_steps"] or run["failed"],
+        "tokens_used": told["tokens"],
+        "total_usage": told["usage"] and json.loads(told["usage"]),
+        "cost_usd": told["cost"],
+        "agents": json.loads(told["agents"] or "[]"),
+        "is_root_missing": bool(told["rootless"]),
     }
 
 

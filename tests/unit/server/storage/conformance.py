@@ -28,11 +28,18 @@ LARGE = 1 << 30
 COLUMNS = (
     *("id", "agent_name", "status", "external_id", "user_id", "conversation_id", "source", "failed"),
     *("tags", "environment", "release"),
-    *("started_at", "ended_at", "duration_ms", "step_count", "error_count", "tokens_used", "cost_usd"),
+    *("started_at", "ended_at", "duration_ms", "step_count", "error_count", "tokens_used", "total_usage", "cost_usd"),
+    *("agents", "is_root_missing"),
 )
 EXAMPLES = count()
 
-usage = st.none() | st.dictionaries(st.sampled_from(["total_tokens", "x"]), st.integers(0, 9)) | st.just([1])
+usage = (
+    st.none()
+    | st.dictionaries(
+        st.sampled_from(["total_tokens", "input_tokens", "cached_tokens", "cost", "x"]), st.integers(0, 9)
+    )
+    | st.just([1])
+)
 fields = st.fixed_dictionaries(
     {},
     optional={
@@ -41,7 +48,11 @@ fields = st.fixed_dictionaries(
         "tags": st.sampled_from([["a", "b"], ["nul \0"], [], None]),
         "environment": st.sampled_from(["prod", None]),
         "model": st.sampled_from(["m", None]),
-        "step_type": st.sampled_from(["llm_call", "agent", None]),
+        "name": st.sampled_from(["planner", None]),
+        "source": st.sampled_from(["one", "other"]),
+        "parent_id": st.sampled_from([None, "s0", "s1", "s2", "f0", "gone"]),
+        "span_id": st.sampled_from(["f0", "f1"]),
+        "step_type": st.sampled_from(["llm_call", "agent", "other", None]),
         "status": st.sampled_from(["running", "failed", None]),
         "started_at": st.sampled_from([at(1), at(2), None]),
         "ended_at": st.sampled_from([at(3), None]),
@@ -51,7 +62,7 @@ fields = st.fixed_dictionaries(
         "cost_usd": st.sampled_from([0.1, 0.2, 7, -1, 1e6, None]),
     },
 )
-items = st.tuples(st.sampled_from(["r0", "r1"]), st.sampled_from([None, "s0", "s1"]))
+items = st.tuples(st.sampled_from(["r0", "r1"]), st.sampled_from([None, "s0", "s1", "s2"]))
 logs = st.lists(
     st.tuples(items, st.sampled_from(["start", "update", "end"]), st.integers(0, 6), fields), min_size=1, max_size=12
 )
@@ -345,12 +356,15 @@ class Conformance:
         assert all_runs(store, RunQuery(tag="tag 60")) == []
         assert all_runs(store, RunQuery(tag="tag 299")) == ["r"]
 
-    def test_the_cost_of_a_run_is_that_of_its_llm_steps_where_any_has_one(self, store: Store) -> None:
-        steps = [step("r", step_id=f"s{number}", cost_usd=0.1) for number in range(10)]
-        store.ingest(batch(*steps, run_start("free"))).result()
+    def test_tokens_and_cost_of_a_run_are_counted_once_along_each_line_of_its_steps(self, store: Store) -> None:
+        steps = [step("r", step_id=f"s{number}", parent_id="top", cost_usd=0.1) for number in range(10)]
+        store.ingest(batch(*steps, run_start("free"), run_start("r"))).result()
         assert {run["id"]: run["cost_usd"] for run in store.list_runs(RunQuery()).runs} == {"r": 1.0, "free": None}
-        store.ingest(batch(step("r", step_id="llm", step_type="llm_call", cost_usd=0.25))).result()
-        assert {run["id"]: run["cost_usd"] for run in store.list_runs(RunQuery()).runs} == {"r": 0.25, "free": None}
+        top = step("r", step_id="top", step_type="agent", cost_usd=1.5, usage={"input_tokens": 3, "cached_tokens": 2})
+        store.ingest(batch(top)).result()
+        store.ingest(batch(step("r", step_id="llm", step_type="llm_call", parent_id="top", tokens_used=7))).result()
+        (run,) = (run for run in store.list_runs(RunQuery()).runs if run["id"] == "r")
+        assert (run["cost_usd"], run["tokens_used"], run["total_usage"]) == (1.5, 7, {"total_tokens": 7})
         assert_rows_equal_fold(store)
 
     def test_a_filter_sees_the_last_value_of_a_field(self, store: Store) -> None:
@@ -416,7 +430,7 @@ class Conformance:
         store.ingest(batch(step(), session_id="other")).result()
         store.ingest(batch(step("run-2"), session_id="guest", heartbeat_seconds=15)).result()
         self.let_pass(store, 61)
-        assert statuses(store) == {"interrupted": ["run-1"], "running": ["run-2"]}, "nobody here began the second run"
+        assert statuses(store) == {"interrupted": ["run-1"], "completed": ["run-2"]}, "all of the second run ended"
 
     def test_no_session_counts_as_silent_right_after_the_start_of_the_store(self, store: Store) -> None:
         store.ingest(batch(run_start(), heartbeat_seconds=1)).result()

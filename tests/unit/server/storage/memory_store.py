@@ -26,14 +26,24 @@ from agentscope.server.storage.base import (
     bounded_reasons,
     is_same,
     placed,
+    quiet_since,
     trace_digits,
 )
 from agentscope.server.storage.fold import run_view
-from agentscope.server.storage.rows import MOST_TEXTS, RUN_COLUMNS
+from agentscope.server.storage.rows import MOST_TEXTS, RUN_COLUMNS, is_failed
 
 _COLUMNS = (
     *("id", *RUN_COLUMNS, "failed", "started_at", "ended_at"),
-    *("duration_ms", "step_count", "error_count", "tokens_used", "cost_usd"),
+    *(
+        "duration_ms",
+        "step_count",
+        "error_count",
+        "tokens_used",
+        "total_usage",
+        "cost_usd",
+        "agents",
+        "is_root_missing",
+    ),
 )
 _SEARCHED = ("agent_name", "id", "external_id", "user_id", "conversation_id")
 
@@ -128,7 +138,7 @@ class MemoryStore:
         found = []
         for run_id in {patch.run_id for patch in self._patches(project)}:
             patches = self._patches(project, run_id)
-            run = run_view(run_id, patches, self.silence(run_id, project=project))
+            run = run_view(run_id, patches, self.silence(run_id, project=project), quiet_since(self.now))
             times = [patch.time for patch in patches]
             cursor = RunCursor(min(run["started_at"] or min(times), max(times)), run_id)
             if _matches(run, query) and (query.after is None or cursor < query.after):
@@ -169,15 +179,22 @@ class MemoryStore:
 
 
 def _matches(run: dict[str, Any], query: RunQuery) -> bool:
-    texts = [run[name].casefold() for name in _SEARCHED if run[name]]
+    agents = [step["name"] for step in run["steps"] if step["step_type"] == "agent"]
+    texts = [text.casefold() for text in (*(run[name] for name in _SEARCHED), *agents) if text]
     wanted = {field: getattr(query, field.filter) for field in FIELDS.values() if field.filter}
     digits = trace_digits(query.q)
-    if query.run_id not in (None, run["id"]):
-        return False
-    return all(value is None or value in _values(run, field.name) for field, value in wanted.items()) and (
-        query.q is None
-        or any(query.q.casefold() in text for text in texts)
-        or (digits is not None and digits in run["id"].replace("-", "").casefold())
+    return (
+        query.run_id in (None, run["id"])
+        and all(
+            value is None or value in [*_values(run, field.name), *(agents if field.name == "agent_name" else ())]
+            for field, value in wanted.items()
+        )
+        and (query.step_status is None or (query.step_status == "failed" and any(map(is_failed, run["steps"]))))
+        and (
+            query.q is None
+            or any(query.q.casefold() in text for text in texts)
+            or (digits is not None and digits in run["id"].replace("-", "").casefold())
+        )
     )
 
 

@@ -94,7 +94,9 @@ def version_3(path: Path, *events: dict[str, Any]) -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(path)) as db:
         db.executescript(VERSION_3)
         db.execute("ATTACH ? AS made", (str(path.with_name("rows.db")),))
-        for table in ("runs", "steps", "events", "sessions", "run_sessions"):
+        of_step = "run, id, failed, tokens, model, cost"
+        db.execute(f"INSERT INTO steps ({of_step}, llm) SELECT {of_step}, type = 'llm_call' FROM made.steps")
+        for table in ("runs", "events", "sessions", "run_sessions"):
             names = ", ".join(row[1] for row in db.execute(f"PRAGMA main.table_info({table})"))
             db.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM made.{table}")
         db.execute("INSERT INTO batches VALUES ('b', 0, 1, 0)")
@@ -190,7 +192,7 @@ def test_a_row_of_many_events_ends_a_portion(path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(schema, "_REMADE_SECONDS", -1.0)
     version_2(path, *told(1), *told(2))
     with closing(open_writer(path)) as db:
-        assert db.execute("SELECT count(tags) FROM runs").fetchone()[0] == 1
+        assert db.execute("SELECT count(model) FROM steps").fetchone()[0] == 1
         assert [upgrade_rows(db) for _ in range(6)] == [True] * 4 + [False] * 2
 
 
