@@ -1,27 +1,28 @@
 """The write transaction: new events are appended, and the rows of their runs and steps brought up to date.
 
 Everything here runs in the writer thread between BEGIN and COMMIT. A row is made of the fold of all events of its run or
-step. `FoldCache` remembers the folds that were written last, because most events come after all others of their step: the
-fold is then extended, and nothing has to be read back.
+step. `FoldCache` remembers the registers of the folds that were written last. Those of a run or step with many events are
+in the table `folds` too, so that the time of an update does not depend on how many came before it.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, RUN_DELETED, IngestCounts, StoredEvent, is_same
-from agentscope.server.storage.fold import extend, fold, place
+from agentscope.server.storage.registers import Registers
 from agentscope.server.storage.rows import StepRow, row_fields, step_row
 from agentscope.server.storage.summary import root_rows
 
 from .run_rows import StepRows, insert_run, is_due, put_steps, touch_run, write_run
 
 _MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgotten first
+_SAVED_EVERY = 64  # events of a run or step
 _LONGEST_TEXT = 200  # characters of a text, or of all texts of a list, in a fold that is kept in the cache
 
 # Ids are passed as one JSON list, since a statement may be limited to 999 variables.
@@ -38,13 +39,12 @@ _ADD_SESSION = """
 INSERT INTO run_sessions VALUES (?,?,?) ON CONFLICT (run, session) DO UPDATE SET own=1 WHERE excluded.own > own
 """
 _CALLS_OF = "SELECT id FROM steps WHERE run=? AND NOT root AND id IN (SELECT value FROM json_each(?))"
-_ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ?"
-
-
-class _CachedFold(NamedTuple):
-    last: tuple[str, str, int, str]
-    """The place of the last patch in the fold."""
-    fields: dict[str, Any]
+_ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ? AND key>?"
+# Later events of the same run have larger keys. Those of this transaction are added again when the registers are read.
+_SAVE = """
+INSERT OR REPLACE INTO folds
+SELECT :run, :step, coalesce(max(key), 0), :registers FROM events WHERE run=:run AND step_id IS :step_id
+"""
 
 
 class FoldCache:
@@ -52,7 +52,7 @@ class FoldCache:
 
     def __init__(self, most: int = _MOST_FOLDS) -> None:
         self._most = most
-        self._folds: dict[tuple[int, str | None], _CachedFold] = {}
+        self._folds: dict[tuple[int, str | None], Registers] = {}
         self.rows = StepRows()
         self._db: sqlite3.Connection | None = None
         self._seen: tuple[int, ...] | None = None
@@ -73,29 +73,39 @@ class FoldCache:
         assert self._db is not None
         self._seen = _table_state(self._db)
 
-    def folded(
-        self, run: int, step_id: str | None, patches: Iterable[Patch], stored: Callable[[], Iterable[Patch]] | None
-    ) -> dict[str, Any]:
+    def folded(self, run: int, step_id: str | None, patches: Iterable[Patch], is_new: bool = False) -> dict[str, Any]:
         """Return the fold of a run or one of its steps with these new patches; empty without any.
 
-        `stored` reads the earlier patches where the cache does not suffice; None means that there are none.
+        is_new: no event of it is stored.
         """
+        assert self._db is not None
         name = run, step_id
-        cached = self._folds.pop(name, None)
-        fresh = sorted((patch._replace(fields=row_fields(patch.fields), body="") for patch in patches), key=place)
-        if cached is not None and (not fresh or place(fresh[0]) > cached.last):
-            fields, last = cached.fields, place(fresh[-1]) if fresh else cached.last
-            extend(fields, fresh)
-        else:
-            together = [*stored(), *fresh] if stored is not None else fresh
-            if not together:
-                return {}
-            fields, last = fold(together), max(map(place, together))
-        if all(_length(value) <= _LONGEST_TEXT for value in fields.values()):
+        registers = self._folds.pop(name, None)
+        if registers is None:
+            registers = Registers() if is_new else stored_registers(self._db, run, step_id)
+        for patch in patches:
+            registers.add(patch._replace(fields=row_fields(patch.fields), body=""))
+        if registers.added >= _SAVED_EVERY:
+            values = {"run": run, "step_id": step_id, "step": step_id or "", "registers": registers.dump()}
+            self._db.execute(_SAVE, values)
+            registers.added = 0
+        fields = registers.fields()
+        if fields and all(_length(value) <= _LONGEST_TEXT for value in fields.values()):
             if len(self._folds) >= self._most:
                 del self._folds[next(iter(self._folds))]
-            self._folds[name] = _CachedFold(last, fields)
+            self._folds[name] = registers
         return fields
+
+
+def stored_registers(db: sqlite3.Connection, run: int, step_id: str | None) -> Registers:
+    """Return the registers of the stored events of a run or step, without payloads."""
+    saved = db.execute("SELECT upto, registers FROM folds WHERE run=? AND step=?", (run, step_id or "")).fetchone()
+    upto, text = saved or (0, None)
+    registers = Registers() if text is None else Registers.load(text)
+    for session_id, body in db.execute(_ITEM_EVENTS, (run, step_id, upto)):
+        patch = StoredEvent(session_id, body).patch()
+        registers.add(patch._replace(fields=row_fields(patch.fields)))
+    return registers
 
 
 def _length(value: Any) -> int:
@@ -202,8 +212,7 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
             for step_id, group in groups.items()
             if step_id is not None
         }
-        stored = None if is_new else _stored_of(db, key)
-        run = cache.folded(key, None, of_run, stored)
+        run = cache.folded(key, None, of_run, is_new)
         _write(db, key, run, rows, cache.rows, is_new=is_new, with_roots=bool(of_run))
     db.executemany(_ADD_SESSION, {(keys[patch.run_id], patch.session_id, patch.step_id is None) for patch in patches})
     db.executemany(
@@ -237,14 +246,9 @@ def _write(
         write_run(db, key, run, known)
 
 
-def _stored_of(db: sqlite3.Connection, run: int, step_id: str | None = None) -> Callable[[], Iterator[Patch]]:
-    return lambda: _stored(db, run, step_id)
-
-
 def stored_run(db: sqlite3.Connection, run: int) -> dict[str, Any]:
     """Return the fold of the own events of a run, without payloads."""
-    patches = list(_stored(db, run, None))
-    return fold(patches) if patches else {}
+    return stored_registers(db, run, None).fields()
 
 
 def _step_row(
@@ -253,14 +257,7 @@ def _step_row(
     if not known and len(patches) == 1 and patches[0].type == STEP:
         # Most steps are one event, which no other follows: not worth a place in the cache.
         return step_row(patches[0].fields)
-    return step_row(cache.folded(run, step_id, patches, _stored_of(db, run, step_id) if known else None))
-
-
-def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[Patch]:
-    """Yield the stored patches of a run or step without their payloads, which together may be large."""
-    for row in db.execute(_ITEM_EVENTS, (run, step_id)):
-        patch = StoredEvent(*row).patch()
-        yield patch._replace(fields=row_fields(patch.fields))
+    return step_row(cache.folded(run, step_id, patches, not known))
 
 
 def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
@@ -268,6 +265,6 @@ def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
     if step_id is None:
         _write(db, run, stored_run(db, run), {}, StepRows(), with_roots=True)
         return
-    patches = list(_stored(db, run, step_id))
-    if patches:
-        put_steps(db, run, {step_id: step_row(fold(patches))})
+    fields = stored_registers(db, run, step_id).fields()
+    if fields:
+        put_steps(db, run, {step_id: step_row(fields)})

@@ -95,6 +95,7 @@ def _remove_portion(db: sqlite3.Connection) -> bool:
         if db.execute(statement, {"run": run, "most": most}).rowcount == most:
             return True
     db.execute("DELETE FROM run_sessions WHERE run=?", (run,))
+    db.execute("DELETE FROM folds WHERE run=?", (run,))
     db.execute("DELETE FROM deleted WHERE run=?", (run,))
     return True
 

@@ -32,9 +32,10 @@ _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names f
 # `events` is the log. `runs` and `steps` are folds of it, for lists and totals. A row of `runs` says the project of its events,
 # steps and sessions. `began` is `RunCursor.began`. `tags` is a list as JSON, of the tags that are shown; `more_tags` has the
 # others. `run_sessions` has the sessions that sent events of a run, with `own` for events of the run itself. `sessions` has the
-# moment at which a session that promised heartbeats counts as silent. `tombstones` has the ids of deleted runs, and `deleted` the
-# keys of those whose events are still to be removed. `upgrade` has one row while the rows of an earlier version are made anew:
-# the last one that is done.
+# moment at which a session that promised heartbeats counts as silent. `folds` has the registers of the runs (with an empty step)
+# and steps with many events, up to the event with the key `upto`. `tombstones` has the ids of deleted runs, and `deleted` the keys
+# of those whose events are still to be removed. `upgrade` has one row while the rows of an earlier version are made anew: the last
+# one that is done.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
   key INTEGER PRIMARY KEY, project TEXT NOT NULL DEFAULT 'default', id TEXT NOT NULL, agent_name TEXT NOT NULL,
@@ -73,6 +74,9 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE INDEX IF NOT EXISTS batches_by_time ON batches (received_at);
 CREATE TABLE IF NOT EXISTS dropped (batch INTEGER NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS dropped_by_batch ON dropped (batch);
+CREATE TABLE IF NOT EXISTS folds (
+  run INTEGER NOT NULL, step TEXT NOT NULL, upto INTEGER NOT NULL, registers TEXT NOT NULL, PRIMARY KEY (run, step)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tombstones (
   project TEXT NOT NULL, run_id TEXT NOT NULL, deleted_at REAL NOT NULL, PRIMARY KEY (project, run_id)
 ) WITHOUT ROWID;
