@@ -26,7 +26,7 @@ from agentscope.server.http.keys import Keys
 from agentscope.server.http.limits import Limits
 from agentscope.server.ingest.agentscope import Ingest
 from agentscope.server.ingest.intake import REFUSALS, Intake, refusal
-from agentscope.server.ingest.otlp import OTLP
+from agentscope.server.ingest.otlp import OTLP, OTLP_BASES
 from agentscope.server.ingest.voltagent import History
 from agentscope.server.metrics import CONTENT_TYPE, Metrics
 from agentscope.server.read.login import Login
@@ -77,14 +77,19 @@ class Front:
         intake = Intake(store, limits, self.metrics.came)
         ingest, otlp, history = Ingest(intake, keys), OTLP(intake, keys), History(intake, store, keys)
         login = Login(keys, limits, self.metrics.wrong_key)
-        read = Routes(store, keys, RunReader(store, limits, intake.large), (STATIC / "style.css").read_bytes())
+        reader, css = RunReader(store, limits, intake.large), (STATIC / "style.css").read_bytes()
+        read = Routes(store, keys, reader, css, otlp.not_kept)
         self._ingest += [
             Route("/api/ingest/batch", ingest.batch, methods=["POST"]),
             Route("/api/ingest/run", ingest.run, methods=["POST"]),
             Route("/api/ingest/run/{run_id:path}/step", ingest.step, methods=["POST"]),
             Route("/api/ingest/run/{run_id:path}", ingest.run_update, methods=["PATCH"]),
-            Route("/v1/traces", otlp.traces, methods=["POST"]),
-            Route("/api/public/otel/v1/traces", otlp.traces, methods=["POST"]),
+            *(
+                Route(f"{base}/v1/{signal}", endpoint, methods=["POST"])
+                for base in OTLP_BASES
+                for signal, endpoint in (("traces", otlp.traces), ("logs", otlp.logs), ("metrics", otlp.metrics))
+            ),
+            Route("/opentelemetry.proto.collector.{service:path}", otlp.traces, methods=["POST"]),  # gRPC is refused
             Route("/history", history.create, methods=["POST"]),
             Route("/history/{run_id:path}", history.update, methods=["PATCH"]),
             Route("/history-events", history.add_event, methods=["POST"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ from .runs import RunReader
 
 MAX_LIMIT = 500
 """The most runs of one page."""
-FILTERS = tuple(dict.fromkeys(field.filter for field in FIELDS.values() if field.filter))
+FILTERS = (*dict.fromkeys(field.filter for field in FIELDS.values() if field.filter), "step_status")
 """The parameters of a list of runs that select by a field."""
 _MAX_TEXT = 255
 _MAX_PAGE = 1_000_000
@@ -33,11 +34,12 @@ _MAX_PAGE = 1_000_000
 class Routes:
     """The routes of one application."""
 
-    def __init__(self, store: Store, keys: Keys, reader: RunReader, css: bytes) -> None:
+    def __init__(self, store: Store, keys: Keys, reader: RunReader, css: bytes, not_kept: Mapping[str, int]) -> None:
         self._store = store
         self._keys = keys
         self._reader = reader
         self._css = css
+        self._not_kept = not_kept
 
     async def health(self, request: Request) -> Response:
         """`GET /health`. The counts need the key, since they read every event."""
@@ -45,7 +47,7 @@ class Routes:
         counts: dict[str, Any] = {}
         try:
             if self._keys.may_read(request.scope):
-                counts = await self._reader.read(self._store.health)
+                counts = {**await self._reader.read(self._store.health), "not_kept": self._not_kept}
             else:
                 await self._reader.read(self._store.has_run, "")
         except Unavailable as problem:
@@ -127,6 +129,8 @@ def run_query(request: Request) -> RunQuery:
         text = parameters.get(name) or None
         if text is not None and (len(text) > _MAX_TEXT or "\0" in text):
             raise Refused(422, f"{name} must have at most {_MAX_TEXT} characters and no NUL.")
+        if name == "step_status" and text not in (None, "failed"):
+            raise Refused(422, "step_status must be failed.")
         texts[name] = text
     cursor = parameters.get("cursor")
     return RunQuery(limit, parsed_cursor(cursor) if cursor else None, **texts)

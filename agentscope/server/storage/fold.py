@@ -142,8 +142,12 @@ def run_view(
             rows[span_id], folds[span_id], step_patches[span_id] = row, run["roots"][span_id], of_roots[span_id]
     summary = summary_of(run_id, run, rows, quiet)
     told = _told(run, folds, summary)
-    folds.pop(summary.hidden or "", None)
-    order = sorted(folds, key=lambda step_id: (rows[step_id].began, place(min(step_patches[step_id], key=place))))
+    for step_id in (summary.hidden, summary.copy):
+        if step_id is not None:
+            del folds[step_id]
+    firsts = {step_id: place(min(step_patches[step_id], key=place)) for step_id in folds}
+    # Of steps that began at the same moment a parent comes before its children.
+    order = sorted(folds, key=lambda step_id: (rows[step_id].began, summary.depths[step_id], firsts[step_id]))
     lives = any(silence.get(patch.session_id) is False for patch in chain(*step_patches.values())) if silence else False
     head = {name: value for name, value in summary.row.items() if name != "failed_steps"}
     head["status"] = head["status"] if lives else _current(head["status"], run_patches, silence)
@@ -182,6 +186,10 @@ def _told(run: Mapping[str, Any], folds: Mapping[str, Mapping[str, Any]], summar
         resource = top["meta_data"].get("resource") if isinstance(top.get("meta_data"), dict) else None
         if resource is not None:
             fields["meta_data"] = merge_objects({"resource": resource}, fields.get("meta_data", {}))
+    if summary.copy is not None:
+        copy = folds[summary.copy]
+        fields |= {name: copy.get(name) for name in ("input", "output", "error", "usage") if fields.get(name) is None}
+        fields["meta_data"] = merge_objects(copy.get("meta_data", {}), fields.get("meta_data", {}))
     if summary.agent is not None:
         agent = folds[summary.agent]
         fields |= {name: agent.get(name) for name in ("input", "output") if fields.get(name) is None}

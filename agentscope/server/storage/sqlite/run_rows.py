@@ -29,7 +29,7 @@ _SHARE = 20  # of the time of the writer thread, for such rows
 
 _OF_ROW = (
     *RUN_COLUMNS,
-    *("failed", "started_at", "ended_at", "more_tags", "settles", "rootless", "agents"),
+    *("failed", "started_at", "ended_at", "more_tags", "settles", "rootless", "agents", "root", "copy"),
     *("step_count", "failed_steps", "tokens", "usage", "cost", "summed", "unsummed"),
 )
 _UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=coalesce(?, first_at) WHERE key=?"  # noqa: S608 - constants
@@ -124,6 +124,7 @@ def write_run(db: sqlite3.Connection, key: int, run: Mapping[str, Any], rows: St
     steps = _first_rows(db, key) if is_huge else rows.of(db, key)
     summary = summary_of(run_id, run, steps)
     row = {**summary.row, "settles": summary.settles, "summed": len(steps)}
+    row |= {"root": summary.root, "copy": summary.copy}
     if is_huge:
         row |= _sums(db, key, row)
     tags, usage = row["tags"], row["total_usage"]

@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS runs (
   status TEXT NOT NULL, external_id TEXT, user_id TEXT, conversation_id TEXT, source TEXT, failed INTEGER NOT NULL,
   started_at TEXT, ended_at TEXT, first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL, tokens INTEGER,
   tags TEXT, more_tags TEXT, environment TEXT, release TEXT, settles TEXT, rootless INTEGER, agents TEXT, step_count INTEGER,
-  failed_steps INTEGER, usage TEXT, cost REAL, summed INTEGER, unsummed INTEGER, UNIQUE (project, id)
+  failed_steps INTEGER, usage TEXT, cost REAL, summed INTEGER, unsummed INTEGER,
+  root TEXT, copy TEXT, UNIQUE (project, id)
 );
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (project, began DESC, key DESC);
 CREATE INDEX IF NOT EXISTS runs_by_touch ON runs (touched_at);
@@ -84,7 +85,8 @@ _ADDED = (
         "runs step_count INTEGER",
         "runs failed_steps INTEGER",
     ),
-    *("runs usage TEXT", "runs cost REAL", "runs summed INTEGER", "runs unsummed INTEGER"),
+    *("runs usage TEXT", "runs cost REAL", "runs summed INTEGER", "runs unsummed INTEGER", "runs root TEXT"),
+    "runs copy TEXT",
     *(
         "steps model TEXT",
         "steps cost REAL",
