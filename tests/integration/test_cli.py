@@ -344,7 +344,8 @@ def test_check_of_an_opentelemetry_backend_names_its_address_and_where_that_is_f
     done = command.agentscope("check", *LONG, env={"AGENTSCOPE_PROTOCOL": "otlp", variable: receiver.url}, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{receiver.url}/v1/traces  (from {variable})" in done.stdout
-    assert "by otlp: spans of OpenTelemetry\n" in done.stdout
+    # The receiver of this package announces the batch call to a sender of spans.
+    assert "by agentscope-batch: batches, each event stored once\n" in done.stdout
 
 
 def test_check_where_no_opentelemetry_backend_listens_names_the_setting_for_it() -> None:
