@@ -33,9 +33,9 @@ _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names f
 # steps and sessions. `began` is `RunCursor.began`. `tags` is a list as JSON, of the tags that are shown; `more_tags` has the
 # others. `run_sessions` has the sessions that sent events of a run, with `own` for events of the run itself. `sessions` has the
 # moment at which a session that promised heartbeats counts as silent. `folds` has the registers of the runs (with an empty step)
-# and steps with many events, up to the event with the key `upto`. `tombstones` has the ids of deleted runs, and `deleted` the keys
-# of those whose events are still to be removed. `upgrade` has one row while the rows of an earlier version are made anew: the last
-# one that is done.
+# and steps with many events, up to the event with the key `upto`. `tombstones` has the ids of deleted runs, and `deleted` the
+# keys of those whose events are still to be removed. `upgrade` has one row while the rows of an earlier version are made anew:
+# the last one that is done.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
   key INTEGER PRIMARY KEY, project TEXT NOT NULL DEFAULT 'default', id TEXT NOT NULL, agent_name TEXT NOT NULL,
@@ -54,6 +54,7 @@ CREATE TABLE IF NOT EXISTS steps (
   PRIMARY KEY (run, id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS steps_of_agents ON steps (run, name) WHERE type = 'agent';
+CREATE INDEX IF NOT EXISTS steps_by_start ON steps (run, began);
 CREATE INDEX IF NOT EXISTS steps_failed ON steps (run) WHERE failed;
 CREATE INDEX IF NOT EXISTS steps_by_model ON steps (model, run) WHERE model IS NOT NULL;
 CREATE TABLE IF NOT EXISTS events (
