@@ -87,6 +87,7 @@ _BOTH = (
 )
 _CONVERSATION = ("gen_ai.conversation.id", "conversation.id", "session.id")
 _ENVIRONMENT = ("deployment.environment.name",)
+_SOURCE = Field("source", TEXT, attributes=("agentscope.source",), listed=True)
 _COST = ("agentscope.cost_usd", "gen_ai.usage.cost", "llm.cost.total")
 
 RUN_FIELDS = _table(
@@ -98,8 +99,9 @@ RUN_FIELDS = _table(
     Field("tags", TEXTS, True, attributes=("tag.tags",), filter="tag", label="Tags"),
     Field("environment", TEXT, True, False, _ENVIRONMENT, True, filter="environment", label="Environment"),
     Field("release", TEXT, True, False, ("service.version",), True, filter="release", label="Release"),
-    Field("source", TEXT, attributes=("agentscope.source",), listed=True),
+    _SOURCE,
     Field("span_id", TEXT, attributes=("agentscope.span_id",)),
+    Field("trace_name", TEXT),
 )
 STEP_FIELDS = _table(
     *_BOTH,
@@ -112,6 +114,7 @@ STEP_FIELDS = _table(
     Field("cost_usd", NUMBER, given=True, attributes=_COST, label="Cost (USD)"),
     Field("first_token_ms", MILLISECONDS, True, False, ("agentscope.first_token_ms",), label="First token (ms)"),
     Field("level", TEXT, attributes=("agentscope.level",)),
+    _SOURCE,
 )
 FIELDS = {**STEP_FIELDS, **RUN_FIELDS}
 """Both tables in one. A name that is in both has the same type and meaning."""

@@ -24,55 +24,15 @@ BYTES = 1_000_000
 LENGTHS = (50_000, 100_000, 200_000)
 MOST_GROWTH = 3.0
 NAMES = (
-    *(
-        "password",
-        "token",
-        "api_key",
-        "Authorization",
-        "cookie",
-        "secret",
-        "pwd",
-        "jwt",
-        "bearer ",
-        "basic aaaa",
-        "eyJaaaa",
-    ),
-    *(
-        "sk-",
-        "ghp_",
-        "-----BEGIN PRIVATE KEY-----",
-        "identified by '",
-        "://u:",
-        "-u ",
-        "<password>",
-        '"password"',
-        '\\"token\\"',
-    ),
-    *('name="password"', '"name":"password"', "--token", "next_token", "pad_token"),
-)
+    "password", "token", "api_key", "authorization", "cookie", "secret", "pwd", "jwt", "pad_token", "next_token", "bearer ",
+    "basic aaaa", "sk-", "AKIA", "sig=", "eyJaaaa", "-----BEGIN PRIVATE KEY-----", "identified by '", "://u:", "-u ", "--token",
+    "<password>", '"password"', "'token'", '\\"token\\"', 'name="password"', '{"name":"password"',
+)  # fmt: skip
 MORE = (
-    "",
-    "=",
-    ":",
-    ": ",
-    " ",
-    "='",
-    '="',
-    ":[",
-    ":{",
-    ":str)",
-    ":/",
-    "\\",
-    '\\"',
-    ",",
-    "\n- ",
-    "=>",
-    "@",
-    "a b",
-    "(",
-    "<",
+    "", "=", ":", ": ", " ", "='", '="', ":[", ":{", '":{', ":str)", ":/", "\\", '\\"', ",", "\n- ", "=>", "@", "a b", "(", "<",
     "}",
-)
+)  # fmt: skip
+"""Hostile texts are a name and one of these, again and again."""
 
 WITHOUT: dict[str, Callable[[int], str]] = {
     "log": lambda i: (

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from threading import Lock
 from types import MappingProxyType
@@ -33,10 +33,10 @@ from agentscope.protocols.drop_reasons import SHUTDOWN
 from agentscope.protocols.ids import new_id, sampled
 from agentscope.types import FlushResult, Stats
 
+from .flushing import Deliveries, Part
 from .ledger import Left
 from .open_items import OpenItems, StepStart
 from .process import clock, lifecycle, threads
-from .process.awaiting import LoopWaiter, waiter
 from .queue import CROWDED
 from .redaction.redactor import preview
 from .reporting import say
@@ -45,8 +45,6 @@ from .worker import Worker
 
 if TYPE_CHECKING:
     from agentscope.pipeline.spool.spool import Place
-
-    from .delivery import Flush
 
 __all__ = ["Pipeline"]
 
@@ -63,7 +61,7 @@ FIRST_STEP = 100_000_000_000
 _new = tuple.__new__
 
 
-class Pipeline:
+class Pipeline(Deliveries):
     """Takes events from any thread at any moment, and delivers them in the background."""
 
     def __init__(
@@ -74,6 +72,7 @@ class Pipeline:
         place: Place | None = None,
         open_items: OpenItems | None = None,
     ) -> None:
+        super().__init__((self,))
         self._config = config
         self.open_items = OpenItems() if open_items is None else open_items
         self._exporter = exporter
@@ -258,10 +257,10 @@ class Pipeline:
 
         return wait
 
-    async def aflush(self, timeout: float) -> FlushResult:
-        """`flush` without blocking the event loop."""
-        (result,) = await flushed((self,), timeout)
-        return result
+    def part(self, until: float, released: Callable[[], None]) -> Part:
+        """Begin the part of this pipeline in a `Flushing`."""
+        before = self._dropped_at_flush
+        return Part(self._own_worker(), self._next(), until, released, lambda left: self._result(left, before))
 
     def shutdown(self, timeout: float) -> FlushResult:
         """Deliver the pending events while acknowledgements come in, for `timeout` seconds at most; then stop."""
@@ -280,10 +279,14 @@ class Pipeline:
     def retire(self) -> None:
         """Deliver the pending events, then end the thread. Called when the tracker is garbage-collected, so it takes no lock."""
         self.ask_to_stop()
+        if len(self._worker.queue):
+            self._worker.start()  # an exception of the host interrupted the call that would have started it
 
     def ask_to_stop(self, timeout: float | None = None) -> None:
         """Request a shutdown within `timeout` seconds (default `shutdown_timeout`), and return at once."""
         self._close()
+        if len(self._worker.queue):
+            lifecycle.started(self)
         self._worker.ask_to_stop(self._config.shutdown_timeout if timeout is None else timeout)
 
     def _close(self) -> None:
@@ -363,32 +366,6 @@ class Pipeline:
         return FlushResult(
             pending=left.pending, dropped=since, spooled=left.spooled, problem=self._worker.problem if wrong else None
         )
-
-
-async def flushed(pipelines: Sequence[Pipeline], timeout: float) -> list[FlushResult]:
-    """Flush several pipelines at the same time without blocking the event loop, if it is one of asyncio or trio."""
-    end = clock.monotonic() + timeout
-    begun: list[tuple[Worker, Flush | None, LoopWaiter]] = []
-    before = [pipeline._dropped_at_flush for pipeline in pipelines]
-    if waiter() is None:
-        pipelines[0].say_once(
-            "unknown_loop", "aflush() knows asyncio and trio; in another event loop it blocks, as flush() does"
-        )
-        waits = [pipeline.begin_flush() for pipeline in pipelines]
-        return [wait(max(end - clock.monotonic(), 0.0)) for wait in waits]
-    try:
-        for pipeline in pipelines:
-            worker, told = pipeline._own_worker(), waiter()
-            assert told is not None
-            begun.append((worker, worker.begin_flush(pipeline._next(), told), told))
-        for worker, flush, told in begun:
-            left = max(end - clock.monotonic(), 0.0)
-            if worker.help_flush(flush, left):
-                await told.wait(left)
-    finally:
-        # Also when the task is cancelled: nothing waits for these flushes any more.
-        lefts = [worker.end_flush(flush) for worker, flush, _ in begun]
-    return [pipeline._result(left, count) for pipeline, left, count in zip(pipelines, lefts, before, strict=True)]
 
 
 def _without_payloads(event: QueuedEvent) -> tuple[QueuedEvent, bool]:

@@ -65,6 +65,10 @@ class Recorder:
         """As a tracker's, but without exceptions."""
         return self.pipeline.flush(timeout)
 
+    async def aflush(self, timeout: float) -> FlushResult:
+        """As a tracker's, but without exceptions."""
+        return await self.pipeline.aflush(timeout)
+
     def place(self, run_id: Any, parent_id: Any) -> Place | None:
         """Return the place of a step. If no run can be found, count an invalid call and return None."""
         parent, named = id_of(parent_id), id_of(run_id)

@@ -330,7 +330,7 @@ class Tracker(Face):
 
         def decorate(function: Any) -> Any:
             try:
-                return flushing(function, self._recorder.flush, *limits)
+                return flushing(function, self._recorder, *limits)
             except Exception as error:  # an object whose attributes are traps
                 if is_hosts(error):
                     raise

@@ -49,6 +49,7 @@ HOMES = {
     "opentelemetry": ("agentscope.integrations.otel", "agentscope.server.ingest.otlp_protobuf"),
     "google": ("agentscope.server.ingest.otlp_protobuf",),
     "anyio": ("agentscope.tracker.instrument",),
+    "prometheus_client": ("agentscope.server.metrics",),
     "uvicorn": ("agentscope.server.receiver", "agentscope.server.http.connection"),
 }
 

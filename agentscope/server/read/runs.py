@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -11,11 +12,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from agentscope.protocols.ids import run_id_of
+from agentscope.server.clock import Clock
 from agentscope.server.http.limits import Limits, Refused
-from agentscope.server.storage.base import EventPage, Store, StoredEvent, Unavailable
+from agentscope.server.storage.base import EventPage, Store, StoredEvent, Unavailable, quiet_since
 from agentscope.server.storage.fold import run_view
 
 T = TypeVar("T")
+_TRACE_ID = re.compile("[0-9a-fA-F]{32}")
 
 _READS = 8  # at once; the other threads of the pool are for ingest
 _LARGE = 128 << 10  # characters of events; a run that has more is read alone
@@ -37,6 +41,7 @@ class RunReader:
         self._reads = asyncio.Semaphore(_READS)
         self._memory = large
         self._large_runs = asyncio.Semaphore(1)
+        self._now = Clock()
 
     async def read(self, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Call a method of the store in a thread."""
@@ -48,6 +53,7 @@ class RunReader:
 
         Raises `Refused`: 404 for an unknown run, 413 for one that is too large, 503 while another large one is read.
         """
+        run_id = await self._known(run_id)
         size = await self.read(self._store.run_size, run_id)
         if size is None:
             raise _unknown_run()
@@ -71,17 +77,24 @@ class RunReader:
 
     async def events(self, run_id: str) -> PacedResponse:
         """Answer with the events of a run of any size as a JSON object. Raises `Refused` (404) for an unknown run."""
+        run_id = await self._known(run_id)
         first = await self.read(self._store.events, run_id, size=_PAGE)
         if not first.events:
             raise _unknown_run()
         content = self._events_as_json(run_id, first)
         return PacedResponse(content, media_type="application/json", seconds=self._limits.send_seconds)
 
+    async def _known(self, run_id: str) -> str:
+        """Return the id of the run that was asked for: by its id, or by its trace id in 32 hexadecimal digits."""
+        if _TRACE_ID.fullmatch(run_id) and not await self.read(self._store.has_run, run_id):
+            return run_id_of(run_id)
+        return run_id
+
     def _drawn(self, run_id: str, draw: Callable[[dict[str, Any]], str]) -> bytes:
         patches = [event.patch() for event in self._all_events(run_id)]
         if not patches:  # deleted by the retention meanwhile
             raise _unknown_run()
-        return draw(run_view(run_id, patches, self._store.silence(run_id))).encode()
+        return draw(run_view(run_id, patches, self._store.silence(run_id), quiet_since(self._now()))).encode()
 
     def _all_events(self, run_id: str) -> Iterator[StoredEvent]:
         after = None

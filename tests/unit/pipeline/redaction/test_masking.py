@@ -16,6 +16,7 @@ from agentscope.pipeline.redaction import masking
 from agentscope.pipeline.redaction.masking import MASK, TooManyHits, mask
 from agentscope.pipeline.redaction.redactor import NOT_SEARCHED, Redactor, preview
 from agentscope.serialization.snapshot import encode
+from benchmarks.redaction import MORE, NAMES
 from tests.support.events import plain_step
 
 WORD = "Kx7tulip93"
@@ -334,58 +335,6 @@ def test_json_is_json_still_and_other_values_are_untouched(value: Any, other: An
     )
     assert list(sent) == ["before", "value", "other", "after"]
     assert (sent["before"], sent["after"]) == ([1, "x"], {"n": None})
-
-
-NAMES = (
-    *(
-        "password",
-        "token",
-        "api_key",
-        "authorization",
-        "cookie",
-        "secret",
-        "pwd",
-        "jwt",
-        "pad_token",
-        "next_token",
-        "bearer ",
-        "sk-",
-    ),
-    *(
-        "basic aaaa",
-        "eyJaaaa",
-        "-----BEGIN PRIVATE KEY-----",
-        "identified by '",
-        "://u:",
-        "-u ",
-        "<password>",
-        '"password"',
-        "'token'",
-    ),
-    *('name="password"', '{"name":"password"', "--token", "sig=", "AKIA"),
-)
-MORE = (
-    "",
-    "=",
-    ":",
-    ": ",
-    " ",
-    "='",
-    '="',
-    ":[",
-    '":{',
-    ":str)",
-    ":/",
-    "\\",
-    '\\"',
-    ",",
-    "\n- ",
-    "=>",
-    "@",
-    "a b",
-    "(",
-    "<",
-)
 
 
 def work(text: str) -> int:
