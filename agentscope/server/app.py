@@ -24,15 +24,17 @@ from agentscope.server.http.guard import Guard
 from agentscope.server.http.guesses import Guesses
 from agentscope.server.http.keys import Keys
 from agentscope.server.http.limits import Limits
+from agentscope.server.http.paths import WholeParts
 from agentscope.server.ingest.agentscope import Ingest
 from agentscope.server.ingest.intake import REFUSALS, Intake, refusal
-from agentscope.server.ingest.otlp import OTLP
+from agentscope.server.ingest.otlp import OTLP, OTLP_BASES
 from agentscope.server.ingest.voltagent import History
 from agentscope.server.metrics import CONTENT_TYPE, Metrics
 from agentscope.server.read.login import Login
 from agentscope.server.read.routes import Routes, refusal_to_read
 from agentscope.server.read.runs import RunReader
 from agentscope.server.storage.base import Store, Unsupported
+from agentscope.server.storage.project import of_request
 
 STATIC = Path(__file__).with_name("viewer")
 
@@ -65,53 +67,61 @@ class Front:
         self.state = State()
         self._gate = Gate(None, self.state)
         self._ingest: list[Route] = []
-        self._guesses = Guesses(_BURST, _PERIOD)
-        guard = Guard(self._gate, addressing, ENCODINGS, self._ingest, self._guesses)
+        guesses = Guesses(_BURST, _PERIOD, self.metrics.wrong_key)
+        guard = Guard(self._gate, addressing, ENCODINGS, self._ingest, guesses)
         self.app = self.metrics.measured(guard)
 
     def open(self, store: Store, limits: Limits) -> None:
         """Let requests through to the routes over a store."""
         keys = self._keys
+        store = of_request(store)
         intake = Intake(store, limits, self.metrics.came)
         ingest, otlp, history = Ingest(intake, keys), OTLP(intake, keys), History(intake, store, keys)
-        login = Login(keys, limits)
-        read = Routes(store, keys, RunReader(store, limits, intake.large), (STATIC / "style.css").read_bytes())
+        login = Login(keys, limits, self.metrics.wrong_key)
+        reader, css = RunReader(store, limits, intake.large), (STATIC / "style.css").read_bytes()
+        read = Routes(store, keys, reader, css, otlp.not_kept)
         self._ingest += [
             Route("/api/ingest/batch", ingest.batch, methods=["POST"]),
             Route("/api/ingest/run", ingest.run, methods=["POST"]),
-            Route("/api/ingest/run/{run_id:path}/step", ingest.step, methods=["POST"]),
-            Route("/api/ingest/run/{run_id:path}", ingest.run_update, methods=["PATCH"]),
-            Route("/v1/traces", otlp.traces, methods=["POST"]),
-            Route("/api/public/otel/v1/traces", otlp.traces, methods=["POST"]),
+            Route("/api/ingest/run/{run_id:id}/step", ingest.step, methods=["POST"]),
+            Route("/api/ingest/run/{run_id:id}", ingest.run_update, methods=["PATCH"]),
+            *(
+                Route(f"{base}/v1/{signal}", endpoint, methods=["POST"])
+                for base in OTLP_BASES
+                for signal, endpoint in (("traces", otlp.traces), ("logs", otlp.logs), ("metrics", otlp.metrics))
+            ),
+            Route("/opentelemetry.proto.collector.{service:path}", otlp.traces, methods=["POST"]),  # gRPC is refused
             Route("/history", history.create, methods=["POST"]),
-            Route("/history/{run_id:path}", history.update, methods=["PATCH"]),
+            Route("/history/{run_id:id}", history.update, methods=["PATCH"]),
             Route("/history-events", history.add_event, methods=["POST"]),
-            Route("/history-events/{event_id:path}", history.update_event, methods=["PATCH"]),
+            Route("/history-events/{event_id:id}", history.update_event, methods=["PATCH"]),
         ]
         reading = [
             Route("/health", read.health),
             Route("/metrics", self._metrics),
             Route("/api/runs", read.runs),
-            Route("/api/runs/{run_id:path}/events", read.events),
-            Route("/api/runs/{run_id:path}", read.run),
+            Route("/api/runs", read.delete_runs, methods=["DELETE"]),
+            Route("/api/runs/{run_id:id}", read.delete_run, methods=["DELETE"]),
+            Route("/api/runs/{run_id:id}/events", read.events),
+            Route("/api/runs/{run_id:id}", read.run),
             Route("/", read.runs_page),
             Route("/runs", read.runs_page),
-            Route("/runs/{run_id:path}", read.run_page),
+            Route("/runs/{run_id:id}", read.run_page),
             Route("/login", login.form),
             Route("/login", login.login, methods=["POST"]),
             Route("/logout", login.logout, methods=["POST"]),
             Route("/static/style.css", read.style),
         ]
         self.metrics.name_routes([*self._ingest, *reading])
-        self.metrics.gauge("wrong_keys", "Wrong keys that came.", lambda: self._guesses.total + login.guesses.total)
         self.metrics.gauge(
             "held_bytes", "Size of the bodies that are being received or stored.", lambda: intake.bodies.held
         )
         self.metrics.gauge("queue_batches", "Batches that wait to be stored.", lambda: intake.waiting)
-        self._gate.app = Starlette(
+        routes = Starlette(
             routes=[*self._ingest, *reading],
             exception_handlers=dict.fromkeys((*REFUSALS, HTTPException, Unsupported, Exception), _problem),
         )
+        self._gate.app = WholeParts(routes)
         self.state.phase = READY
 
     async def _metrics(self, request: Request) -> Response:
