@@ -192,6 +192,7 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
     keys: dict[str, int] = dict(db.execute(_RUNS_OF, (project, json.dumps(list(by_run)))))
     next_key = db.execute(_LAST_KEY).fetchone()[0]
     new_runs = 0
+    written: dict[int, dict[str, StepRow]] = {}
     for run_id, groups in by_run.items():
         times = [patch.time for group in groups.values() for patch in group]
         first_at, last_at = min(times), max(times)
@@ -215,8 +216,9 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
         }
         if of_run:
             rows |= _root_rows(db, key, cache.folded(key, None, of_run, is_new), rows)
-        put_steps(db, key, rows)
+        written[key] = rows
         cache.rows.add(key, rows, is_new)
+    put_steps(db, written)
     db.executemany(_ADD_SESSION, {(keys[patch.run_id], patch.session_id, patch.step_id is None) for patch in patches})
     db.executemany(
         "INSERT INTO events (project, id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?,?)",
@@ -252,7 +254,7 @@ def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
     """Make the row of a stored step or run anew; that of a run after those of its steps."""
     fields = stored_registers(db, run, step_id).fields()
     if step_id is None:
-        put_steps(db, run, _root_rows(db, run, fields, ()))
+        put_steps(db, {run: _root_rows(db, run, fields, ())})
         write_run(db, run, fields, StepRows())
     elif fields:
-        put_steps(db, run, {step_id: step_row(fields)})
+        put_steps(db, {run: {step_id: step_row(fields)}})

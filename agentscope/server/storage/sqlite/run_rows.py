@@ -110,9 +110,11 @@ def touch_run(db: sqlite3.Connection, key: int, received: Received) -> None:
     db.execute(_TOUCH_RUN, {"key": key, **received._asdict()})
 
 
-def put_steps(db: sqlite3.Connection, run: int, rows: Mapping[str, StepRow]) -> None:
-    """Insert or replace the rows of steps of a run."""
-    db.executemany(_PUT_STEP, [(run, step, *_columns(row)) for step, row in rows.items()])
+def put_steps(db: sqlite3.Connection, rows: Mapping[int, Mapping[str, StepRow]]) -> None:
+    """Insert or replace the rows of steps, by the keys of their runs."""
+    db.executemany(
+        _PUT_STEP, [(run, step, *_columns(row)) for run, steps in rows.items() for step, row in steps.items()]
+    )
 
 
 def write_run(db: sqlite3.Connection, key: int, run: Mapping[str, Any], rows: StepRows) -> None:
