@@ -26,7 +26,7 @@ RUN_COLUMNS = tuple(name for name, field in RUN_FIELDS.items() if field.row)
 _ROW_FIELDS = (
     *(name for name, field in FIELDS.items() if field.row),
     *("name", "step_type", "error", "tokens_used", "usage", "cost_usd", "started_at", "ended_at"),
-    *("parent_id", "span_id", "trace_name"),
+    *("parent_id", "span_id", "trace_name", "trace_environment", "trace_release"),
 )
 LISTS = tuple(name for name, field in FIELDS.items() if field.row and field.type == TEXTS)
 _LONGEST = 1000  # characters of a name or an id in a list
