@@ -50,7 +50,7 @@ def _joins(names: Iterable[str]) -> Joins:
 
 RUN_JOINS, STEP_JOINS, ROOT_JOINS, TRACE_JOINS = map(_joins, (RUN_FIELDS, STEP_FIELDS, _OF_ROOT, _OF_TRACE))
 _TEXT_LISTS = tuple(name for name, field in RUN_FIELDS.items() if field.type == TEXTS)
-_OF_RUN = tuple(name for name in RUN_FIELDS if name not in ("span_id", "trace_name"))  # which serve to tell others
+_OF_RUN = tuple(name for name in RUN_FIELDS if name != "span_id" and not name.startswith("trace_"))
 _NOT_OF_RUNS = ("model", "provider", "cost_usd", "first_token_ms")
 OF_OWNER = ("agent_name", "status", "started_at", "ended_at")
 ENDS = frozenset({RUN_END, STEP, STEP_END})
