@@ -24,6 +24,7 @@ from agentscope.server.http.guard import Guard
 from agentscope.server.http.guesses import Guesses
 from agentscope.server.http.keys import Keys
 from agentscope.server.http.limits import Limits
+from agentscope.server.http.paths import WholeParts
 from agentscope.server.ingest.agentscope import Ingest
 from agentscope.server.ingest.intake import REFUSALS, Intake, refusal
 from agentscope.server.ingest.otlp import OTLP, OTLP_BASES
@@ -82,8 +83,8 @@ class Front:
         self._ingest += [
             Route("/api/ingest/batch", ingest.batch, methods=["POST"]),
             Route("/api/ingest/run", ingest.run, methods=["POST"]),
-            Route("/api/ingest/run/{run_id:path}/step", ingest.step, methods=["POST"]),
-            Route("/api/ingest/run/{run_id:path}", ingest.run_update, methods=["PATCH"]),
+            Route("/api/ingest/run/{run_id:id}/step", ingest.step, methods=["POST"]),
+            Route("/api/ingest/run/{run_id:id}", ingest.run_update, methods=["PATCH"]),
             *(
                 Route(f"{base}/v1/{signal}", endpoint, methods=["POST"])
                 for base in OTLP_BASES
@@ -91,19 +92,21 @@ class Front:
             ),
             Route("/opentelemetry.proto.collector.{service:path}", otlp.traces, methods=["POST"]),  # gRPC is refused
             Route("/history", history.create, methods=["POST"]),
-            Route("/history/{run_id:path}", history.update, methods=["PATCH"]),
+            Route("/history/{run_id:id}", history.update, methods=["PATCH"]),
             Route("/history-events", history.add_event, methods=["POST"]),
-            Route("/history-events/{event_id:path}", history.update_event, methods=["PATCH"]),
+            Route("/history-events/{event_id:id}", history.update_event, methods=["PATCH"]),
         ]
         reading = [
             Route("/health", read.health),
             Route("/metrics", self._metrics),
             Route("/api/runs", read.runs),
-            Route("/api/runs/{run_id:path}/events", read.events),
-            Route("/api/runs/{run_id:path}", read.run),
+            Route("/api/runs", read.delete_runs, methods=["DELETE"]),
+            Route("/api/runs/{run_id:id}", read.delete_run, methods=["DELETE"]),
+            Route("/api/runs/{run_id:id}/events", read.events),
+            Route("/api/runs/{run_id:id}", read.run),
             Route("/", read.runs_page),
             Route("/runs", read.runs_page),
-            Route("/runs/{run_id:path}", read.run_page),
+            Route("/runs/{run_id:id}", read.run_page),
             Route("/login", login.form),
             Route("/login", login.login, methods=["POST"]),
             Route("/logout", login.logout, methods=["POST"]),
@@ -114,10 +117,11 @@ class Front:
             "held_bytes", "Size of the bodies that are being received or stored.", lambda: intake.bodies.held
         )
         self.metrics.gauge("queue_batches", "Batches that wait to be stored.", lambda: intake.waiting)
-        self._gate.app = Starlette(
+        routes = Starlette(
             routes=[*self._ingest, *reading],
             exception_handlers=dict.fromkeys((*REFUSALS, HTTPException, Unsupported, Exception), _problem),
         )
+        self._gate.app = WholeParts(routes)
         self.state.phase = READY
 
     async def _metrics(self, request: Request) -> Response:

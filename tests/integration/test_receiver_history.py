@@ -258,6 +258,17 @@ def test_a_repeated_call_with_the_same_idempotency_key_is_stored_once(history: H
     assert another.json["id"] != started[0]["id"]
 
 
+def test_an_idempotency_key_with_another_body_is_refused(history: History) -> None:
+    event = {"history_id": "r", "event_type": "tool", "event_name": "tool:start"}
+    calls: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+        ("POST", "/history", {"agent_id": "a"}, {"agent_id": "b"}),
+        ("POST", "/history-events", event, {**event, "input": {"a": 1}}),
+    ]
+    for method, path, body, other in calls:
+        statuses = [history.send(method, path, each, idempotency_key="k").status for each in (body, other, body)]
+        assert statuses == [200, 422, 200], path
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256])
 def test_a_bad_idempotency_key_is_refused(history: History, key: str) -> None:
     answer = history.send("POST", "/history", {"agent_id": "a"}, idempotency_key=key)

@@ -134,7 +134,7 @@ class Redactor:
         if any(secret in text for secret in self._secrets):
             return True
         return self._names and (
-            next(hits(text.lower(), self._pause), None) is not None
+            next(hits(text, self._pause), None) is not None
             or (b"\\\\u" in text and _ESCAPED.search(text) is not None)
         )
 

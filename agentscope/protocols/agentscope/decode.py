@@ -41,6 +41,8 @@ OTHER_REASON = "other"
 """The reason under which the events of all further ones are counted."""
 CLASSIC_SESSION = "classic"
 """The session of all patches from the classic calls. Their order is the order of arrival."""
+RESERVED_SESSIONS = frozenset({CLASSIC_SESSION, "history", "otlp"})
+"""The sessions of the protocols that have none. The ids of their events may be guessed, so that no batch may be of one."""
 _EVENT_DEPTH = MAX_DEPTH - 2  # an event sits inside the envelope and its list
 _RUN_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END})
 _NOT_IN_ROWS = ("input", "output", "meta_data", "truncated")
@@ -106,6 +108,8 @@ def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> B
         too_deep()
     batch_id = _envelope_id(document, "batch_id")
     session_id = _envelope_id(document, "session_id")
+    if session_id in RESERVED_SESSIONS:
+        raise DecodeError(422, f"session_id {session_id!r} is that of another protocol.")
     dropped = _dropped(document.get("dropped"))
     patches = [event for event in events if type(event) is Patch]
     rejected = [event for event in events if type(event) is dict] if len(patches) < len(events) else []

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -47,9 +48,8 @@ class Ingest:
     async def run(self, request: Request) -> Response:
         """`POST /api/ingest/run`."""
         event_id, run_id = _classic_ids(request, "run")
-        await self._store(request, lambda body: decode_run(body, run_id, self._intake.arrival(event_id)))
         # The answer is made of the stored event, so that a repeated call gets the same one.
-        fields = await self._intake.event(event_id) or {}
+        fields = await self._store(request, lambda body: decode_run(body, run_id, self._intake.arrival(event_id)))
         return JSONResponse(
             {
                 "id": run_id,
@@ -76,9 +76,9 @@ class Ingest:
         await self._store(request, lambda body: decode_run_update(body, run_id, self._intake.arrival(event_id)))
         return JSONResponse({"message": "Run updated."})
 
-    async def _store(self, request: Request, decode: Callable[[bytes], Patch]) -> None:
+    async def _store(self, request: Request, decode: Callable[[bytes], Patch]) -> dict[str, Any]:
         async with self._body(request) as body:
-            await self._intake.store_one(request, body, decode)
+            return await self._intake.store_one(request, body, decode)
 
     def _body(self, request: Request) -> AbstractAsyncContextManager[Held]:
         self._authorise(request)

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timezone
 from typing import Any, TypeVar, cast
@@ -153,20 +153,38 @@ class Intake:
         self._came(counts, len(batch.rejected))
         return counts
 
-    async def store_one(self, request: Request, body: Held, decode: Callable[[bytes], Patch]) -> None:
-        """Decode a body of one event and store it, unless it is stored already. Raises as `decoded` and `commit` do."""
-        patch = await self.decoded(request, body, decode)
+    async def store_one(self, request: Request, body: Held, decode: Callable[[bytes], Patch]) -> dict[str, Any]:
+        """Decode a body of one event and `keep_one` it. Raises as `decoded` and `keep_one` do."""
+        return await self.keep_one(await self.decoded(request, body, decode))
+
+    async def keep_one(self, patch: Patch) -> dict[str, Any]:
+        """Store a patch unless it is stored already, and return the event that is stored when it is durable.
+
+        Raises `Refused` (422) if its id, which is made of an Idempotency-Key, was that of another body, and as `commit_one`
+        does.
+        """
         # A repeated call is not ingested: it carries another time, and would count as a conflict.
-        if await self.event(patch.id) is None:
-            await self.commit_one(patch)
+        stored = await self.event(patch.id, patch.session_id) or await self.commit_one(patch)
+        if _told(stored) != _told(patch.fields):
+            raise Refused(422, "This Idempotency-Key was sent before, with another body.")
+        return stored
 
-    async def commit_one(self, patch: Patch) -> None:
-        """Store a patch, and return when it is durable. Raises `Unavailable`."""
-        await self.commit(Batch(str(uuid.uuid4()), patch.session_id, [patch], [], {}))
+    async def commit_one(self, patch: Patch) -> dict[str, Any]:
+        """Store a patch, and return the event that is stored when it is durable.
 
-    async def event(self, event_id: str) -> dict[str, Any] | None:
-        """Return a stored event as it was sent, or None."""
-        return await run_in_threadpool(self._store.event, event_id)
+        Raises `Unavailable`, and `Refused` (410) if its run was deleted.
+        """
+        counts = await self.commit(Batch(str(uuid.uuid4()), patch.session_id, [patch], [], {}))
+        if counts.accepted:
+            return dict(patch.fields)
+        stored = await self.event(patch.id, patch.session_id)
+        if stored is None:
+            raise Refused(410, "This run was deleted.")
+        return stored
+
+    async def event(self, event_id: str, session_id: str | None) -> dict[str, Any] | None:
+        """Return a stored event of a session, or of any for None, as it was sent, or None."""
+        return await run_in_threadpool(self._store.event, event_id, session_id)
 
     async def item_events(self, run_id: str, step_id: str | None) -> list[Patch]:
         """Return the stored events of a step, or of the run itself for a `step_id` of None."""
@@ -194,6 +212,11 @@ def refusal(problem: Refused | DecodeError | Unavailable) -> tuple[int, str, dic
     if isinstance(problem, Unavailable):
         return 503, f"Try again later: {problem}.", {"Retry-After": "1"}
     return problem.status, str(problem), problem.headers if isinstance(problem, Refused) else {}
+
+
+def _told(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the body of an event told, without what was made of the moment at which it came."""
+    return {name: value for name, value in event.items() if name != "seq" and value != event["time"]}
 
 
 def made_id(request: Request, space: uuid.UUID, scope: str) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from agentscope.events import FIELDS, RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.server.http.addressing import FRAME
+from agentscope.server.http.paths import address_of
 from agentscope.server.storage.base import RunQuery
 from agentscope.server.storage.rows import is_failed
 from agentscope.server.storage.totals import COST_DIGITS
@@ -88,7 +89,7 @@ def run_list(
 def run_page(run: Mapping[str, Any], page: int = 1) -> str:
     """Write one run: its payloads, and one page of its steps as a tree. A page beyond the last is the last."""
     run_id = run["id"]
-    raw = "/api/runs/" + quote(run_id, safe="")
+    raw, events = address_of("/api/runs", run_id), address_of("/api/runs", run_id, "/events")
     steps = run["steps"]
     room = _Room()
     first = min(page - 1, max(0, len(steps) - 1) // MAX_STEPS) * MAX_STEPS
@@ -122,7 +123,7 @@ def run_page(run: Mapping[str, Any], page: int = 1) -> str:
 {_facts(facts)}
 {payloads}
 <h2 id="steps">Steps</h2>{turn}{tree}{turn}
-<nav><a href="{raw}">This run as JSON</a> · <a href="{raw}/events">Its events</a></nav>""",
+<nav><a href="{raw}">This run as JSON</a> · <a href="{events}">Its events</a></nav>""",
     )
 
 
@@ -235,7 +236,7 @@ def _figures(run: Mapping[str, Any]) -> dict[str, str]:
 def _cells(run: Mapping[str, Any]) -> dict[str, str]:
     """Return the cells of a run in the list, by the heads of their columns."""
     name = run["agent_name"]
-    link = f'<a href="/runs/{quote(run["id"], safe="")}" dir="auto" title="{_plain(name)}">{_name(name)}</a>'
+    link = f'<a href="{address_of("/runs", run["id"])}" dir="auto" title="{_plain(name)}">{_name(name)}</a>'
     inside = "".join(f' <span class="type" dir="auto">{_name(agent)}</span>' for agent in run["agents"][:_MOST_AGENTS])
     more = f' <span class="type">+{len(run["agents"]) - _MOST_AGENTS}</span>' if run["agents"][_MOST_AGENTS:] else ""
     check = ' <span class="type">check of the connection</span>' if _CHECK in run["tags"] else ""
@@ -256,7 +257,8 @@ def _turn(run_id: str, first: int, count: int) -> str:
     ways = [f"Steps {first + 1:,} to {min(after, count):,} of {count:,}"]
     for word, start in (("Previous", first - MAX_STEPS), ("Next", after)):
         if 0 <= start < count:
-            link = f"/runs/{quote(run_id, safe='')}?page={start // MAX_STEPS + 1}#steps"
+            address = address_of("/runs", run_id)
+            link = f"{address}{'&amp;' if '?' in address else '?'}page={start // MAX_STEPS + 1}#steps"
             ways.append(f'<a href="{link}">{word} {min(MAX_STEPS, count - start):,} steps</a>')
     return f'<p class="note">{" · ".join(ways)}</p>'
 

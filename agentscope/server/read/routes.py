@@ -16,7 +16,7 @@ from agentscope.events import FIELDS
 from agentscope.protocols.headers import AGENTSCOPE_KEY
 from agentscope.protocols.json_decode import is_text
 from agentscope.server.http.addressing import FRAME
-from agentscope.server.http.keys import Keys
+from agentscope.server.http.keys import ADMIN, Keys
 from agentscope.server.http.limits import Refused
 from agentscope.server.storage.base import RunCursor, RunQuery, Store, Unavailable
 
@@ -62,13 +62,35 @@ class Routes:
 
     async def run(self, request: Request) -> Response:
         """`GET /api/runs/{id}`."""
-        self._authorise(request)
-        return await self._reader.run(request.path_params["run_id"], _json, "application/json")
+        run_id = self._named(request)
+        return await self._reader.run(run_id, _json, "application/json")
 
     async def events(self, request: Request) -> Response:
         """`GET /api/runs/{id}/events`: the patches as they came, each with the session that sent it."""
-        self._authorise(request)
-        return await self._reader.events(request.path_params["run_id"])
+        return await self._reader.events(self._named(request))
+
+    async def delete_run(self, request: Request) -> Response:
+        """`DELETE /api/runs/{id}`."""
+        return await self._deleted(request, RunQuery(run_id=self._named(request)))
+
+    async def delete_runs(self, request: Request) -> Response:
+        """`DELETE /api/runs?user_id=…`, with any of the filters of a list of runs: all runs that match. There must be one."""
+        parameters = [*request.query_params.multi_items()]
+        names = [name for name, _ in parameters]
+        if not names or len(names) > len({*names}) or not all(value for _, value in parameters):
+            raise Refused(422, f"Name each filter once, with a value: {', '.join(('q', *FILTERS))}.")
+        return await self._deleted(request, run_query(request), "q", *FILTERS)
+
+    async def _deleted(self, request: Request, query: RunQuery, *known: str) -> Response:
+        if query.run_id is None:
+            self._authorise(request, *known)
+        key = self._keys.reader(request.scope)
+        if key is None or not key.may(ADMIN):
+            raise Refused(403, f"Only a key with the role {ADMIN} may delete.")
+        count = await self._reader.read(self._store.delete_runs, query, project=key.project)
+        if not count and query.run_id is not None:
+            raise Refused(404, "There is no run with this id.")
+        return JSONResponse({"deleted": count})
 
     async def runs_page(self, request: Request) -> Response:
         """`GET /` and `GET /runs`: the list of runs."""
@@ -88,7 +110,7 @@ class Routes:
         try:
             page = number(request, "page", 1, _MAX_PAGE)
             draw = partial(pages.run_page, page=page)
-            return await self._reader.run(request.path_params["run_id"], draw, "text/html")
+            return await self._reader.run(run_named(request), draw, "text/html")
         except Refused as problem:
             title = "Not found" if problem.status == 404 else "Not shown"
             return HTMLResponse(pages.message(title, str(problem)), problem.status, headers=problem.headers)
@@ -96,6 +118,11 @@ class Routes:
     async def style(self, request: Request) -> Response:
         """`GET /static/style.css`."""
         return Response(self._css, media_type="text/css", headers={"Cache-Control": "max-age=300"})
+
+    def _named(self, request: Request, *known: str) -> str:
+        """Return the id of the run that an address names. Raises as `_authorise` does."""
+        self._authorise(request, *known, *(() if request.path_params["run_id"] else ("id",)))
+        return run_named(request)
 
     def _authorise(self, request: Request, *known: str) -> None:
         """Raise `Refused` without a key for reading (401, 403), and for a parameter that is not `known` (400)."""
@@ -105,6 +132,11 @@ class Routes:
         if unknown:
             there_are = f"; there are {', '.join(known)}" if known else "; this address takes none"
             raise Refused(400, f"{unknown[0][:_MAX_TEXT]!r} is no parameter of this address{there_are}.")
+
+
+def run_named(request: Request) -> str:
+    """Return the id of the run that an address names, as `address_of` writes it."""
+    return request.path_params["run_id"] or request.query_params.get("id", "")
 
 
 def refusal_to_read(keys: Keys, request: Request) -> Refused:

@@ -17,11 +17,16 @@ from typing import Any, NamedTuple, Protocol
 from agentscope.errors import ConfigurationError
 from agentscope.protocols.agentscope.decode import MOST_REASONS, OTHER_REASON, Batch, Patch
 from agentscope.protocols.agentscope.fields import readable, time_text
+from agentscope.protocols.json_decode import dump_plain
 
 DEFAULT_PROJECT = "default"
 """The project of a receiver without projects."""
+RUN_DELETED = "run_deleted"
+"""The reason in `health` for events that came after their run had been deleted."""
 MOST_MISSED = 4
 """Heartbeats that a session misses before it counts as silent."""
+CLOCK_ERROR = 3600.0
+"""Seconds by which a sender's clock may be ahead."""
 SETTLING = 30.0
 """Seconds after the start of a store in which no session counts as silent: it could not send while the receiver was away."""
 
@@ -52,9 +57,44 @@ class IngestCounts(NamedTuple):
 
     accepted: int
     duplicates: int
+    """Events that were stored before, or whose run was deleted."""
     conflicts: int
     """Duplicates with another body than the event that came first. The first one is kept."""
     new_runs: int
+
+
+def placed(batch: Batch, now: float) -> Batch:
+    """Return a batch whose events are ordered no later than they came, at `now` in epoch seconds.
+
+    An event from more than `CLOCK_ERROR` ahead would otherwise outrank every later one. Its own time is kept as `sent_time`.
+    """
+    latest = _text_of(now + CLOCK_ERROR)
+    if all(patch.time <= latest for patch in batch.patches):
+        return batch
+    received = _text_of(now)
+    patches = [patch if patch.time <= latest else _received(patch, received) for patch in batch.patches]
+    return batch._replace(patches=patches)
+
+
+def _text_of(seconds: float) -> str:
+    return time_text(datetime.fromtimestamp(seconds, timezone.utc))
+
+
+def _received(patch: Patch, received: str) -> Patch:
+    event = {**json.loads(patch.body), "time": received, "sent_time": patch.time}
+    return patch._replace(time=received, fields={**patch.fields, "time": received}, body=dump_plain(event))
+
+
+def is_same(body: str, other: str) -> bool:
+    """Return whether two bodies, as `placed` leaves them, are the same event as it was sent."""
+    return body == other or _sent(body) == _sent(other)
+
+
+def _sent(body: str) -> Any:
+    event = json.loads(body)
+    if "sent_time" in event:
+        event["time"] = event.pop("sent_time")
+    return event
 
 
 class StoredEvent(NamedTuple):
@@ -83,7 +123,7 @@ class RunCursor(NamedTuple):
     """The last run of a page. The next page begins after it, whatever was stored meanwhile."""
 
     began: str
-    """`started_at` of the run, or the time of its earliest event while that is unknown."""
+    """`started_at` of the run, or the time of its earliest event while that is unknown; at most the time of its latest event."""
     run_id: str
 
 
@@ -110,6 +150,12 @@ class RunQuery(NamedTuple):
     """The model of any step of the run."""
     step_status: str | None = None
     """`failed` for runs in which any step failed. No other status of a step is looked for."""
+    run_id: str | None = None
+    """The whole id of the run."""
+
+    def selects(self) -> bool:
+        """Return whether there is any filter."""
+        return any(value is not None for value in self[2:])
 
 
 _TRACE_DIGITS = re.compile("[0-9a-fA-F]{12,32}")
@@ -151,7 +197,7 @@ class Store(Protocol):
         """Store a batch. The future ends when the batch is durable, or with `Unavailable`.
 
         An event whose id is stored already in its session is counted and ignored. The order and the number of deliveries do
-        not change the fold. A future that is cancelled before its batch was begun stores nothing.
+        not change the fold. Events are `placed` first. A future that is cancelled before its batch was begun stores nothing.
         """
         ...
 
@@ -189,6 +235,15 @@ class Store(Protocol):
 
     def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
         """Return one page of the runs that match. Raises `Unsupported` for a filter that the engine does not have."""
+        ...
+
+    def delete_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> int:
+        """Delete the runs that match, with all their events, and return their number. `limit` and `after` do not count.
+
+        A deleted run is gone at once and as a whole. Events of it that come later are not stored, for as long as a sender may
+        repeat them: they count as duplicates, and in `health` as dropped for `RUN_DELETED`. Runs that are first stored
+        meanwhile stay. Raises `ValueError` for a query without a filter.
+        """
         ...
 
     def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:

@@ -39,20 +39,22 @@ _OF_TRACE = ("user_id", "conversation_id", "tags", "environment", "release", "ex
 """The fields that every root tells of the run as a whole."""
 _OF_ROOT = {name: field for name, field in {**STEP_FIELDS, **RUN_FIELDS}.items() if name not in _OF_TRACE}
 _ORDER = (LAST, MERGED, UNITED)
+Joins = tuple[tuple[str, ...], ...]
+"""The names of fields by their `Field.join`: the last one counts, merged, united."""
 
 
-def _joins(names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+def _joins(names: Iterable[str]) -> Joins:
     fields = {**STEP_FIELDS, **RUN_FIELDS}
     return tuple(tuple(name for name in names if fields[name].join == join) for join in _ORDER)
 
 
-_RUN_JOINS, _STEP_JOINS, _ROOT_JOINS, _TRACE_JOINS = map(_joins, (RUN_FIELDS, STEP_FIELDS, _OF_ROOT, _OF_TRACE))
+RUN_JOINS, STEP_JOINS, ROOT_JOINS, TRACE_JOINS = map(_joins, (RUN_FIELDS, STEP_FIELDS, _OF_ROOT, _OF_TRACE))
 _TEXT_LISTS = tuple(name for name, field in RUN_FIELDS.items() if field.type == TEXTS)
 _OF_RUN = tuple(name for name in RUN_FIELDS if name not in ("span_id", "trace_name"))  # which serve to tell others
 _NOT_OF_RUNS = ("model", "provider", "cost_usd", "first_token_ms")
-_OF_OWNER = ("agent_name", "status", "started_at", "ended_at")
-_ENDS = frozenset({RUN_END, STEP, STEP_END})
-_STARTS = frozenset({RUN_START, STEP_START})
+OF_OWNER = ("agent_name", "status", "started_at", "ended_at")
+ENDS = frozenset({RUN_END, STEP, STEP_END})
+STARTS = frozenset({RUN_START, STEP_START})
 
 
 def place(patch: Patch) -> tuple[str, str, int, str]:
@@ -75,16 +77,16 @@ def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
     """
     for patch in ordered:
         if patch.step_id is not None:
-            _join(fields, patch, _STEP_JOINS)
+            _join(fields, patch, STEP_JOINS)
             continue
         root = root_of(patch)
         if root is not None:
             roots = fields.setdefault("roots", {})
-            _join(roots.setdefault(root, {"first_at": patch.time, "ended": False}), patch, _ROOT_JOINS)
-            _join(fields, patch, _TRACE_JOINS)
+            _join(roots.setdefault(root, {"first_at": patch.time, "ended": False}), patch, ROOT_JOINS)
+            _join(fields, patch, TRACE_JOINS)
         else:
-            _join(fields, patch, _RUN_JOINS)
-            fields["begun"] = fields.get("begun", False) or any(name in patch.fields for name in _OF_OWNER)
+            _join(fields, patch, RUN_JOINS)
+            fields["begun"] = fields.get("begun", False) or any(name in patch.fields for name in OF_OWNER)
 
 
 def root_of(patch: Patch) -> str | None:
@@ -93,11 +95,11 @@ def root_of(patch: Patch) -> str | None:
     return root if is_id(root) and isinstance(patch.fields.get("step_type"), str) else None
 
 
-def _join(fields: dict[str, Any], patch: Patch, joins: tuple[tuple[str, ...], ...]) -> None:
+def _join(fields: dict[str, Any], patch: Patch, joins: Joins) -> None:
     last, merged, united = joins
     event = patch.fields
     # A start that is ordered after the end, by a clock that was set back, opens nothing again.
-    is_late = fields["ended"] and patch.type in _STARTS
+    is_late = fields["ended"] and patch.type in STARTS
     for name in last:
         if name in event and not (is_late and name == "status"):
             fields[name] = event[name]
@@ -109,7 +111,7 @@ def _join(fields: dict[str, Any], patch: Patch, joins: tuple[tuple[str, ...], ..
     for name in united:
         if event.get(name):
             fields[name] = sorted({*fields.get(name, ()), *event[name]})
-    if patch.type in _ENDS and joins is not _TRACE_JOINS:
+    if patch.type in ENDS and joins is not TRACE_JOINS:
         fields["ended"] = True
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from agentscope.protocols.agentscope.decode import Batch, decode_batch
 from agentscope.protocols.ids import run_id_of, trace_id_of
 from agentscope.protocols.otlp.wire import json_form, protobuf_form
-from agentscope.server.ingest.otlp import DECODERS, batches_of
+from agentscope.server.app import create_app
 from agentscope.server.storage.base import RunQuery
 from agentscope.server.storage.fold import run_view
 from agentscope.server.storage.sqlite.store import SQLiteStore
@@ -72,7 +74,7 @@ def body_of(trace_id: str, spans: Sequence[Span]) -> bytes:
 
 
 def as_protobuf(body: bytes) -> bytes:
-    groups = DECODERS[json_form.CONTENT_TYPE](body)
+    groups = json_form.decode_request(body)
     parts = []
     for group in groups:
         spans = [protobuf_form.encode_span(each) for each in group.spans]  # type: ignore[arg-type]
@@ -85,18 +87,22 @@ class Told:
 
     def __init__(self) -> None:
         self.store = SQLiteStore()
+        self._app = create_app(self.store, allowed_hosts=["testserver"])
+
+    async def _send(self, body: bytes, form: str) -> None:
+        transport = httpx.ASGITransport(self._app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            answer = await client.post("/v1/traces", content=body, headers={"content-type": form})
+        assert (answer.status_code, b"ejected" in answer.content) == (200, False), answer.text
 
     def run(self, *requests: Sequence[Span], others: Sequence[Batch] = (), trace_id: str = "") -> dict[str, Any]:
         """Send the spans of one trace in these requests, and return the run. The list has to tell the same."""
         trace_id = trace_id or f"{next(NUMBERS):032x}"
         for number, spans in enumerate(requests):
-            body = body_of(trace_id, spans)
-            form = json_form.CONTENT_TYPE
+            body, form = body_of(trace_id, spans), json_form.CONTENT_TYPE
             if number % 2:
                 body, form = as_protobuf(body), protobuf_form.CONTENT_TYPE
-            for batch in batches_of(DECODERS[form](body), lambda span: span, 1 << 30, None):
-                assert not batch.rejected
-                self.store.ingest(batch).result(60)
+            asyncio.run(self._send(body, form))
         run_id = run_id_of(trace_id)
         for batch in others:
             self.store.ingest(batch).result(60)

@@ -1,33 +1,36 @@
 """The write transaction: new events are appended, and the rows of their runs and steps brought up to date.
 
 Everything here runs in the writer thread between BEGIN and COMMIT. A row is made of the fold of all events of its run or
-step. `FoldCache` remembers the folds that were written last, because most events come after all others of their step: the
-fold is then extended, and nothing has to be read back.
+step. `FoldCache` remembers the registers of the folds that were written last. Those of a run or step with many events are
+in the table `folds` too, so that the time of an update does not depend on how many came before it.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
-from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, IngestCounts, StoredEvent
-from agentscope.server.storage.fold import extend, fold, place
+from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, RUN_DELETED, IngestCounts, StoredEvent, is_same
+from agentscope.server.storage.registers import Registers
 from agentscope.server.storage.rows import StepRow, row_fields, step_row
 from agentscope.server.storage.summary import root_rows
 
 from .run_rows import StepRows, insert_run, is_due, put_steps, touch_run, write_run
 
 _MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgotten first
+_SAVED_EVERY = 64  # events of a run or step
 _LONGEST_TEXT = 200  # characters of a text, or of all texts of a list, in a fold that is kept in the cache
 
 # Ids are passed as one JSON list, since a statement may be limited to 999 variables.
 _EVENTS_OF = "SELECT id, key FROM events WHERE project=? AND session_id=? AND id IN (SELECT value FROM json_each(?))"
 _BODY_OF = "SELECT body FROM events WHERE key=?"
 _RUNS_OF = "SELECT id, key FROM runs WHERE project=? AND id IN (SELECT value FROM json_each(?))"
+_DELETED_OF = "SELECT run_id FROM tombstones WHERE project=? AND run_id IN (SELECT value FROM json_each(?))"
+_LAST_KEY = "SELECT max(coalesce(max(key), 0), (SELECT coalesce(max(run), 0) FROM deleted)) FROM runs"
 _STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
 _SEE_SESSION = """
 INSERT INTO sessions VALUES (?,?,?) ON CONFLICT (project, id) DO UPDATE SET silent_at=excluded.silent_at
@@ -36,13 +39,12 @@ _ADD_SESSION = """
 INSERT INTO run_sessions VALUES (?,?,?) ON CONFLICT (run, session) DO UPDATE SET own=1 WHERE excluded.own > own
 """
 _CALLS_OF = "SELECT id FROM steps WHERE run=? AND NOT root AND id IN (SELECT value FROM json_each(?))"
-_ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ?"
-
-
-class _CachedFold(NamedTuple):
-    last: tuple[str, str, int, str]
-    """The place of the last patch in the fold."""
-    fields: dict[str, Any]
+_ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ? AND key>?"
+# Later events of the same run have larger keys. Those of this transaction are added again when the registers are read.
+_SAVE = """
+INSERT OR REPLACE INTO folds
+SELECT :run, :step, coalesce(max(key), 0), :registers FROM events WHERE run=:run AND step_id IS :step_id
+"""
 
 
 class FoldCache:
@@ -50,7 +52,7 @@ class FoldCache:
 
     def __init__(self, most: int = _MOST_FOLDS) -> None:
         self._most = most
-        self._folds: dict[tuple[int, str | None], _CachedFold] = {}
+        self._folds: dict[tuple[int, str | None], Registers] = {}
         self.rows = StepRows()
         self._db: sqlite3.Connection | None = None
         self._seen: tuple[int, ...] | None = None
@@ -71,29 +73,39 @@ class FoldCache:
         assert self._db is not None
         self._seen = _table_state(self._db)
 
-    def folded(
-        self, run: int, step_id: str | None, patches: Iterable[Patch], stored: Callable[[], Iterable[Patch]] | None
-    ) -> dict[str, Any]:
+    def folded(self, run: int, step_id: str | None, patches: Iterable[Patch], is_new: bool = False) -> dict[str, Any]:
         """Return the fold of a run or one of its steps with these new patches; empty without any.
 
-        `stored` reads the earlier patches where the cache does not suffice; None means that there are none.
+        is_new: no event of it is stored.
         """
+        assert self._db is not None
         name = run, step_id
-        cached = self._folds.pop(name, None)
-        fresh = sorted((patch._replace(fields=row_fields(patch.fields), body="") for patch in patches), key=place)
-        if cached is not None and (not fresh or place(fresh[0]) > cached.last):
-            fields, last = cached.fields, place(fresh[-1]) if fresh else cached.last
-            extend(fields, fresh)
-        else:
-            together = [*stored(), *fresh] if stored is not None else fresh
-            if not together:
-                return {}
-            fields, last = fold(together), max(map(place, together))
-        if all(_length(value) <= _LONGEST_TEXT for value in fields.values()):
+        registers = self._folds.pop(name, None)
+        if registers is None:
+            registers = Registers() if is_new else stored_registers(self._db, run, step_id)
+        for patch in patches:
+            registers.add(patch._replace(fields=row_fields(patch.fields), body=""))
+        if registers.added >= _SAVED_EVERY:
+            values = {"run": run, "step_id": step_id, "step": step_id or "", "registers": registers.dump()}
+            self._db.execute(_SAVE, values)
+            registers.added = 0
+        fields = registers.fields()
+        if fields and all(_length(value) <= _LONGEST_TEXT for value in fields.values()):
             if len(self._folds) >= self._most:
                 del self._folds[next(iter(self._folds))]
-            self._folds[name] = _CachedFold(last, fields)
+            self._folds[name] = registers
         return fields
+
+
+def stored_registers(db: sqlite3.Connection, run: int, step_id: str | None) -> Registers:
+    """Return the registers of the stored events of a run or step, without payloads."""
+    saved = db.execute("SELECT upto, registers FROM folds WHERE run=? AND step=?", (run, step_id or "")).fetchone()
+    upto, text = saved or (0, None)
+    registers = Registers() if text is None else Registers.load(text)
+    for session_id, body in db.execute(_ITEM_EVENTS, (run, step_id, upto)):
+        patch = StoredEvent(session_id, body).patch()
+        registers.add(patch._replace(fields=row_fields(patch.fields)))
+    return registers
 
 
 def _length(value: Any) -> int:
@@ -120,20 +132,30 @@ def write_batch(
     if not (batch.patches or batch.dropped):  # a heartbeat
         cache.end()
         return IngestCounts(0, 0, 0, 0)
-    fresh, duplicates, conflicts = _new_patches(db, project, batch.patches)
+    patches = _without_deleted_runs(db, project, batch.patches)
+    late = len(batch.patches) - len(patches)
+    fresh, duplicates, conflicts = _new_patches(db, project, patches)
+    duplicates += late
     new_runs = _append(db, project, fresh, now, cache) if fresh else 0
     name = project, batch.session_id, batch.batch_id
     seen = db.execute("SELECT key FROM batches WHERE project=? AND session_id=? AND id=?", name).fetchone()
     if seen is None:
         added = "INSERT INTO batches (project, session_id, id, received_at, duplicates, conflicts) VALUES (?,?,?,?,?,?)"
         key = db.execute(added, (*name, now, duplicates, conflicts)).lastrowid
-        rows = [(key, reason, count) for reason, count in batch.dropped.items()]
+        dropped = {**batch.dropped, **({RUN_DELETED: batch.dropped.get(RUN_DELETED, 0) + late} if late else {})}
+        rows = [(key, reason, count) for reason, count in dropped.items()]
         db.executemany("INSERT INTO dropped VALUES (?,?,?)", rows)
     elif duplicates:
         change = "UPDATE batches SET duplicates=duplicates+?, conflicts=conflicts+? WHERE key=?"
         db.execute(change, (duplicates, conflicts, *seen))
     cache.end()
     return IngestCounts(len(fresh), duplicates, conflicts, new_runs)
+
+
+def _without_deleted_runs(db: sqlite3.Connection, project: str, patches: list[Patch]) -> list[Patch]:
+    runs = json.dumps([*{patch.run_id for patch in patches}])
+    deleted = {run_id for (run_id,) in db.execute(_DELETED_OF, (project, runs))}
+    return [patch for patch in patches if patch.run_id not in deleted] if deleted else patches
 
 
 def _new_patches(db: sqlite3.Connection, project: str, patches: Sequence[Patch]) -> tuple[list[Patch], int, int]:
@@ -158,7 +180,7 @@ def _new_patches(db: sqlite3.Connection, project: str, patches: Sequence[Patch])
             fresh[name] = patch
             continue
         again += 1
-        conflicts += patch.body != first and json.loads(patch.body) != json.loads(first)
+        conflicts += not is_same(patch.body, first)
     return list(fresh.values()), again, conflicts
 
 
@@ -168,10 +190,11 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
     for patch in patches:
         by_run.setdefault(patch.run_id, {}).setdefault(patch.step_id, []).append(patch)
     keys: dict[str, int] = dict(db.execute(_RUNS_OF, (project, json.dumps(list(by_run)))))
-    next_key = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]
+    next_key = db.execute(_LAST_KEY).fetchone()[0]
     new_runs = 0
     for run_id, groups in by_run.items():
-        first_at = min(patch.time for group in groups.values() for patch in group)
+        times = [patch.time for group in groups.values() for patch in group]
+        first_at, last_at = min(times), max(times)
         of_run = groups.pop(None, ())
         is_new = run_id not in keys
         if is_new:
@@ -180,17 +203,16 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
         key = keys[run_id]
         known: Container[str] = ()
         if is_new:
-            insert_run(db, key, project, run_id, first_at, now)
+            insert_run(db, key, project, run_id, first_at, last_at, now)
         else:
-            touch_run(db, key, first_at, now)
+            touch_run(db, key, first_at, last_at, now)
             known = {step_id for (step_id,) in db.execute(_STEPS_OF, (key, json.dumps(list(groups))))}
         rows = {
             step_id: _step_row(db, key, step_id, group, step_id in known, cache)
             for step_id, group in groups.items()
             if step_id is not None
         }
-        stored = None if is_new else _stored_of(db, key)
-        run = cache.folded(key, None, of_run, stored)
+        run = cache.folded(key, None, of_run, is_new)
         _write(db, key, run, rows, cache.rows, is_new=is_new, with_roots=bool(of_run))
     db.executemany(_ADD_SESSION, {(keys[patch.run_id], patch.session_id, patch.step_id is None) for patch in patches})
     db.executemany(
@@ -224,14 +246,9 @@ def _write(
         write_run(db, key, run, known)
 
 
-def _stored_of(db: sqlite3.Connection, run: int, step_id: str | None = None) -> Callable[[], Iterator[Patch]]:
-    return lambda: _stored(db, run, step_id)
-
-
 def stored_run(db: sqlite3.Connection, run: int) -> dict[str, Any]:
     """Return the fold of the own events of a run, without payloads."""
-    patches = list(_stored(db, run, None))
-    return fold(patches) if patches else {}
+    return stored_registers(db, run, None).fields()
 
 
 def _step_row(
@@ -240,14 +257,7 @@ def _step_row(
     if not known and len(patches) == 1 and patches[0].type == STEP:
         # Most steps are one event, which no other follows: not worth a place in the cache.
         return step_row(patches[0].fields)
-    return step_row(cache.folded(run, step_id, patches, _stored_of(db, run, step_id) if known else None))
-
-
-def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[Patch]:
-    """Yield the stored patches of a run or step without their payloads, which together may be large."""
-    for row in db.execute(_ITEM_EVENTS, (run, step_id)):
-        patch = StoredEvent(*row).patch()
-        yield patch._replace(fields=row_fields(patch.fields))
+    return step_row(cache.folded(run, step_id, patches, not known))
 
 
 def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
@@ -255,6 +265,6 @@ def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
     if step_id is None:
         _write(db, run, stored_run(db, run), {}, StepRows(), with_roots=True)
         return
-    patches = list(_stored(db, run, step_id))
-    if patches:
-        put_steps(db, run, {step_id: step_row(fold(patches))})
+    fields = stored_registers(db, run, step_id).fields()
+    if fields:
+        put_steps(db, run, {step_id: step_row(fields)})

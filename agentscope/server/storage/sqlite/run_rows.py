@@ -32,13 +32,14 @@ _OF_ROW = (
     *("failed", "started_at", "ended_at", "more_tags", "settles", "rootless", "agents", "root", "copy"),
     *("step_count", "failed_steps", "tokens", "usage", "cost", "summed", "unsummed"),
 )
-_UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=coalesce(?, first_at) WHERE key=?"  # noqa: S608 - constants
+_UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=min(coalesce(?, first_at), last_at) WHERE key=?"  # noqa: S608 - constants
 _INSERT_RUN = """
-INSERT INTO runs (key, project, id, agent_name, status, failed, first_at, began, touched_at)
-VALUES (?,?,?,'unknown','running',0,?,?,?)
+INSERT INTO runs (key, project, id, agent_name, status, failed, first_at, last_at, began, touched_at)
+VALUES (?,?,?,'unknown','running',0,?,?,?,?)
 """
 _TOUCH_RUN = """
-UPDATE runs SET first_at=min(first_at, :first_at), began=coalesce(started_at, min(first_at, :first_at)), touched_at=:now
+UPDATE runs SET first_at=min(first_at, :first_at), last_at=max(last_at, :last_at),
+  began=min(coalesce(started_at, min(first_at, :first_at)), max(last_at, :last_at)), touched_at=:now
 WHERE key=:key
 """
 _OF_STEP = (
@@ -90,14 +91,16 @@ class StepRows:
         return found
 
 
-def insert_run(db: sqlite3.Connection, key: int, project: str, run_id: str, first_at: str, now: float) -> None:
+def insert_run(
+    db: sqlite3.Connection, key: int, project: str, run_id: str, first_at: str, last_at: str, now: float
+) -> None:
     """Insert the row of a run, to be made by `write_run`."""
-    db.execute(_INSERT_RUN, (key, project, run_id, first_at, first_at, now))
+    db.execute(_INSERT_RUN, (key, project, run_id, first_at, last_at, first_at, now))
 
 
-def touch_run(db: sqlite3.Connection, key: int, first_at: str, now: float) -> None:
-    """Record that events of a run were received, the earliest of which is of `first_at`."""
-    db.execute(_TOUCH_RUN, {"first_at": first_at, "now": now, "key": key})
+def touch_run(db: sqlite3.Connection, key: int, first_at: str, last_at: str, now: float) -> None:
+    """Record that events of a run were received, from that of `first_at` to that of `last_at`."""
+    db.execute(_TOUCH_RUN, {"first_at": first_at, "last_at": last_at, "now": now, "key": key})
 
 
 def put_steps(db: sqlite3.Connection, run: int, rows: Mapping[str, StepRow]) -> None:

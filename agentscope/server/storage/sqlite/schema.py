@@ -32,15 +32,18 @@ _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names f
 # `events` is the log. `runs` and `steps` are folds of it, for lists and totals. A row of `runs` says the project of its events,
 # steps and sessions. `began` is `RunCursor.began`. `tags` is a list as JSON, of the tags that are shown; `more_tags` has the
 # others. `run_sessions` has the sessions that sent events of a run, with `own` for events of the run itself. `sessions` has the
-# moment at which a session that promised heartbeats counts as silent. `upgrade` has one row while the rows of an earlier version
-# are made anew: the last one that is done.
+# moment at which a session that promised heartbeats counts as silent. `folds` has the registers of the runs (with an empty step)
+# and steps with many events, up to the event with the key `upto`. `tombstones` has the ids of deleted runs, and `deleted` the
+# keys of those whose events are still to be removed. `upgrade` has one row while the rows of an earlier version are made anew:
+# the last one that is done. Of the columns of a run `summed` is the number of rows of steps that it was told from, and
+# `unsummed` that of the rows that were written since.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
   key INTEGER PRIMARY KEY, project TEXT NOT NULL DEFAULT 'default', id TEXT NOT NULL, agent_name TEXT NOT NULL,
   status TEXT NOT NULL, external_id TEXT, user_id TEXT, conversation_id TEXT, source TEXT, failed INTEGER NOT NULL,
   started_at TEXT, ended_at TEXT, first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL, tokens INTEGER,
   tags TEXT, more_tags TEXT, environment TEXT, release TEXT, settles TEXT, rootless INTEGER, agents TEXT, step_count INTEGER,
-  failed_steps INTEGER, usage TEXT, cost REAL, summed INTEGER, unsummed INTEGER,
+  failed_steps INTEGER, usage TEXT, cost REAL, summed INTEGER, unsummed INTEGER, last_at TEXT NOT NULL DEFAULT '',
   root TEXT, copy TEXT, UNIQUE (project, id)
 );
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (project, began DESC, key DESC);
@@ -72,6 +75,14 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE INDEX IF NOT EXISTS batches_by_time ON batches (received_at);
 CREATE TABLE IF NOT EXISTS dropped (batch INTEGER NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS dropped_by_batch ON dropped (batch);
+CREATE TABLE IF NOT EXISTS folds (
+  run INTEGER NOT NULL, step TEXT NOT NULL, upto INTEGER NOT NULL, registers TEXT NOT NULL, PRIMARY KEY (run, step)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tombstones (
+  project TEXT NOT NULL, run_id TEXT NOT NULL, deleted_at REAL NOT NULL, PRIMARY KEY (project, run_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tombstones_by_time ON tombstones (deleted_at);
+CREATE TABLE IF NOT EXISTS deleted (run INTEGER PRIMARY KEY, project TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS upgrade (run INTEGER NOT NULL, step TEXT);
 """
 _DEFINITIONS = [definition for definition in _TABLES.split(";") if definition.strip()]
@@ -101,6 +112,11 @@ _ADDED = (
 # The tables whose keys have the project since version 4. SQLite cannot change a key, so that they are made anew.
 _REKEYED = ("runs", "events", "sessions", "batches", "dropped")
 _REKEYED_INDEXES = ("runs_by_time", "runs_by_touch", "events_by_step", "batches_by_time")
+# A run cannot have begun after the last event of it came.
+_PLACE_RUNS = """
+UPDATE runs SET last_at=strftime('%Y-%m-%dT%H:%M:%f', touched_at, 'unixepoch') || '000Z',
+  began=min(began, strftime('%Y-%m-%dT%H:%M:%f', touched_at, 'unixepoch') || '000Z')
+"""
 _MOVED_EVENTS = 2000  # of one transaction
 _REMADE_ROWS = 100  # of one transaction
 _REMADE_SECONDS = 0.05  # of one transaction, in which nothing else is written
@@ -186,12 +202,12 @@ def quarantine(path: Path, problem: str) -> Path:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    # SQLite gives its -wal and -shm files the mode of the database.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         _check(connection, path)
+        _keep_from_others(path)
         connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
@@ -208,6 +224,26 @@ def _open(path: Path) -> sqlite3.Connection:
             raise Corrupt(str(problem)) from problem
         raise
     return connection
+
+
+def _keep_from_others(path: Path) -> None:
+    """Take the rights of other users from the database and the files beside it. Raises `ConfigurationError` if that fails.
+
+    SQLite gives a -wal and -shm file that it makes the mode of the database.
+    """
+    if os.name != "posix":
+        return
+    for part in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", "-journal"))):
+        with suppress(FileNotFoundError):
+            if not part.stat().st_mode & 0o077:
+                continue
+            with suppress(PermissionError):
+                part.chmod(0o600)
+            if part.stat().st_mode & 0o077:
+                raise ConfigurationError(
+                    f"{part} is open to other users, and its mode cannot be set to 0600; give another path."
+                )
+            logger.warning("%s was open to other users of this machine; its mode is now 0600.", part)
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
@@ -249,6 +285,8 @@ def _upgrade_tables(connection: sqlite3.Connection) -> None:
             if table in ("runs", "sessions", "batches"):
                 names = ", ".join(before[table])
                 connection.execute(f"INSERT INTO {table} ({names}) SELECT {names} FROM old_{table}")  # noqa: S608 - our names
+        if "runs" in rekeyed:
+            connection.execute(_PLACE_RUNS)
         if "dropped" in rekeyed:
             old = "SELECT key, reason, count FROM old_dropped JOIN batches ON batches.id = batch_id"
             connection.execute(f"INSERT INTO dropped {old}")

@@ -8,9 +8,10 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from agentscope.server.storage.base import (
     StoredEvent,
     Unavailable,
     bounded_reasons,
+    placed,
     quiet_since,
     trace_digits,
 )
 from agentscope.server.storage.rows import INTERRUPTED, RUN_COLUMNS, duration_ms
 
 from .append import FoldCache, stored_run, write_batch
-from .retention import Sweeper
+from .retention import Sweeper, delete_runs
 from .run_rows import Refresher
 from .schema import is_corrupt, open_reader, upgrade_rows, verify
 from .writer import Writer
@@ -43,6 +45,7 @@ READ_SECONDS = 5.0
 """The longest read in seconds. A reader holds the write-ahead log back, so that a longer one is interrupted."""
 
 _MOST_EVENTS = 2048  # of one page
+_MOST_DELETED = 1000  # runs of one transaction
 _COLUMNS = ("id", *RUN_COLUMNS, "failed", "started_at", "ended_at")
 _TOLD = ("step_count", "failed_steps", "tokens", "usage", "cost", "agents", "rootless")
 _TEXT_LISTS = tuple(name for name in RUN_COLUMNS if RUN_FIELDS[name].type == TEXTS)
@@ -85,18 +88,21 @@ _FILTERS["status"] = f"(:status IS NULL OR {_STATUS} = :status)"
 _FILTERS["step_status"] = "(:step_status IS NULL OR (:step_status = 'failed' AND failed_steps > 0))"
 _AGENTS = "SELECT 1 FROM steps WHERE run = runs.key AND type = 'agent' AND name"
 _FILTERS["agent"] = f"(:agent IS NULL OR agent_name = :agent OR EXISTS ({_AGENTS} = :agent))"
+_MATCHES = f"""
+project = :project AND (:id IS NULL OR id = :id) AND {" AND ".join(_FILTERS.values())}
+  AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
+       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\' OR replace(id, '-', '') LIKE :digits
+       OR EXISTS ({_AGENTS} LIKE :q ESCAPE '\\'))
+"""
 # Of runs that began together the one received last comes first.
 _LIST = f"""
 SELECT key, began, {", ".join(_TOLD)}, {", ".join(_STATUS if name == "status" else name for name in _COLUMNS)}
 FROM runs
-WHERE project = :project
+WHERE {_MATCHES}
   AND (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE project=:project AND id=:run_id), 0)))
-  AND {" AND ".join(_FILTERS.values())}
-  AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
-       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\' OR replace(id, '-', '') LIKE :digits
-       OR EXISTS ({_AGENTS} LIKE :q ESCAPE '\\'))
 ORDER BY began DESC, key DESC LIMIT :limit
 """  # noqa: S608 - a constant of this module
+_KEYS = f"SELECT key FROM runs WHERE {_MATCHES} AND key > :last AND key <= :newest ORDER BY key LIMIT {_MOST_DELETED}"  # noqa: S608
 _OF_RUN = "run=(SELECT key FROM runs WHERE project=? AND id=?)"
 _SIZE = f"SELECT sum(length(body)) FROM events WHERE {_OF_RUN}"  # noqa: S608 - a constant of this module
 _ITEM_EVENTS = f"SELECT session_id, body FROM events WHERE {_OF_RUN} AND step_id IS ? ORDER BY key"  # noqa: S608 - likewise
@@ -104,7 +110,9 @@ _EVENT = """
 SELECT body FROM events WHERE project=:project AND id=:id AND (:session IS NULL OR session_id=:session) ORDER BY key LIMIT 1
 """
 _COUNTS = """
-SELECT (SELECT count(*) FROM events WHERE project=:project), (SELECT count(*) FROM runs WHERE project=:project),
+SELECT (SELECT count(*) FROM events WHERE project=:project)
+    - (SELECT count(*) FROM events WHERE run IN (SELECT run FROM deleted WHERE project=:project)),
+  (SELECT count(*) FROM runs WHERE project=:project),
   count(*), coalesce(sum(duplicates), 0), coalesce(sum(conflicts), 0) FROM batches WHERE project=:project
 """
 # total() is a float and never overflows, whatever was stored.
@@ -130,18 +138,19 @@ class SQLiteStore:
         self._temporary = tempfile.TemporaryDirectory(prefix="agentscope-") if path is None else None
         self.path = Path(self._temporary.name, "runs.db") if self._temporary is not None else Path(path or "")
         self._now: Callable[[], float] = Clock()
-        sweep = (lambda db: False) if retention_days is None else Sweeper(retention_days * 86400, self._now)
+        self._sweep = Sweeper(None if retention_days is None else retention_days * 86400, self._now)
         self._cache = FoldCache()
         self._opened_at = self._now()
         try:
             refresh = Refresher(stored_run)
-            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or refresh(db) or sweep(db))
+            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or refresh(db) or self._sweep(db))
         except BaseException:
             self._remove_temporary()
             raise
 
     def ingest(self, batch: Batch, *, project: str = DEFAULT_PROJECT) -> Future[IngestCounts]:
         now = self._now()
+        batch = placed(batch, now)
         return self._writer.submit(lambda db: write_batch(db, batch, now, self._cache, project=project))
 
     def event(
@@ -188,17 +197,40 @@ class SQLiteStore:
         return size
 
     def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
-        began, run_id = query.after or (None, None)
-        values = {name: getattr(query, name) for name in _FILTERS}
-        values.update(began=began, run_id=run_id, q=_pattern(query.q), digits=_pattern(trace_digits(query.q)))
-        values.update(limit=query.limit + 1, now=self._silent_until())
-        values.update(project=project, quiet=quiet_since(self._now()))
+        values = self._values(query, project)
         with self._reading() as db:
             rows = db.execute(_LIST, values).fetchall()
             more = len(rows) > query.limit
             rows = rows[: query.limit]
         runs = [_listed(row[2:]) for row in rows]
         return RunPage(runs, RunCursor(rows[-1][1], runs[-1]["id"]) if more else None)
+
+    def _values(self, query: RunQuery, project: str) -> dict[str, Any]:
+        """Return the parameters of `_LIST`."""
+        began, run_id = query.after or (None, None)
+        values = {name: getattr(query, name) for name in _FILTERS}
+        values.update(began=began, run_id=run_id, q=_pattern(query.q), digits=_pattern(trace_digits(query.q)))
+        values.update(id=query.run_id, limit=query.limit + 1, now=self._silent_until(), project=project)
+        return {**values, "quiet": quiet_since(self._now())}
+
+    def delete_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> int:
+        if not query.selects():
+            raise ValueError("a deletion needs a filter")
+        values = self._values(query, project)
+        with self._reading() as db:
+            values["newest"] = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]
+        values["last"] = deleted = 0
+        while True:
+            with self._reading() as db:
+                keys = [key for (key,) in db.execute(_KEYS, values)]
+            if not keys:
+                return deleted
+            values["last"] = keys[-1]
+            deleted += self._writer.submit(partial(self._delete, keys)).result()
+
+    def _delete(self, keys: Collection[int], db: sqlite3.Connection) -> int:
+        self._sweep.hasten()
+        return delete_runs(db, keys, self._now())
 
     def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:
         with self._reading() as db:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from agentscope.protocols import json_decode as strict_json
 from agentscope.protocols.agentscope.decode import (
+    CLASSIC_SESSION,
+    RESERVED_SESSIONS,
     Arrival,
     Batch,
     decode_batch,
@@ -22,6 +24,8 @@ from agentscope.protocols.agentscope.decode import (
 )
 from agentscope.protocols.agentscope.fields import MAX_TOKENS, normal_time, time_text
 from agentscope.protocols.json_decode import DecodeError
+from agentscope.protocols.otlp.inbound import patches as otlp
+from agentscope.protocols.voltagent import decode as history
 from tests.support.receiver import TIME, envelope, run_start, step
 
 ARRIVAL = Arrival("e", TIME, 3)
@@ -418,3 +422,7 @@ def test_a_key_of_another_sender_that_looks_like_a_field_stays_in_the_meta_data(
     patch = decode_step(body, "r", "s", ARRIVAL)
     assert "cost_usd" not in patch.fields
     assert patch.fields["meta_data"] == {"agentscope_cost_usd": "much"}
+
+
+def test_the_sessions_of_the_other_protocols_are_reserved() -> None:
+    assert {CLASSIC_SESSION, history.SESSION, otlp.SESSION} == RESERVED_SESSIONS

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope.protocols.agentscope.decode import Batch, decode_batch
-from agentscope.server.storage.base import SETTLING, RunCursor, RunQuery, Store, StoredEvent, Unavailable
+from agentscope.server.storage.base import RUN_DELETED, SETTLING, RunCursor, RunQuery, Store, StoredEvent, Unavailable
 from agentscope.server.storage.fold import run_view
 from tests.support.receiver import at, envelope, run_end, run_start, step
 
@@ -510,6 +511,108 @@ class Conformance:
         assert store.event(true["id"], "stranger") == store.event(true["id"]) == guess
         assert [run["agent_name"] for run in store.list_runs(RunQuery()).runs] == ["true"]
         assert store.health()["dropped"] == {"queue_full": 2}, "nor does a batch with a guessed id"
+
+    def test_a_deleted_run_is_gone_as_a_whole_and_no_other_is(self, store: Store) -> None:
+        first, second = run_start("a", user_id="u"), step("a", step_id="s", model="m", tokens_used=3)
+        store.ingest(batch(first, second, run_start("b"), step("b", step_id="s"))).result()
+        store.ingest(batch(first, second), project="other").result()
+        assert store.delete_runs(RunQuery(run_id="a")) == 1
+        assert store.delete_runs(RunQuery(run_id="a")) == 0
+        assert all_runs(store) == ["b"]
+        assert (store.has_run("a"), store.run_size("a"), store.events("a", size=LARGE)) == (False, None, ([], None))
+        assert store.item_events("a", "s") == []
+        assert all_runs(store, RunQuery(model="m")) == []
+        assert (store.health()["events"], store.health()["runs"]) == (2, 1)
+        assert len(all_events(store, "b")) == 2
+        assert store.health(project="other")["events"] == 2
+
+    def test_late_events_of_a_deleted_run_stay_out_and_are_counted(self, store: Store) -> None:
+        sent = [run_start("a"), step("a", step_id="s")]
+        store.ingest(batch(*sent)).result()
+        store.delete_runs(RunQuery(run_id="a"))
+        late = batch(*sent, step("a"), run_start("b"), dropped=[{"reason": "queue_full", "count": 1}])
+        assert store.ingest(late).result() == (1, 3, 0, 1)
+        assert store.ingest(late).result() == (0, 4, 0, 0)
+        assert all_runs(store) == ["b"]
+        assert store.health()["dropped"] == {RUN_DELETED: 3, "queue_full": 1}
+        assert store.ingest(batch(step("a")), project="other").result().accepted == 1
+
+    def test_runs_are_deleted_by_each_filter_of_a_list_and_never_without_one(self, store: Store) -> None:
+        runs = [
+            *(run_start(f"u{number}", user_id="u", conversation_id="c") for number in range(3)),
+            run_start("v", user_id="v", conversation_id="c", tags=["t"]),
+            run_start("w", agent_name="a", environment="e"),
+            run_start("x"),
+        ]
+        store.ingest(batch(*runs, step("x", model="m"), run_start("y"), run_end("y", status="failed"))).result()
+        assert store.delete_runs(RunQuery(user_id="u", tag="t")) == 0
+        for query, left in (
+            (RunQuery(limit=1, user_id="u"), ["v", "w", "x", "y"]),
+            (RunQuery(conversation_id="c"), ["w", "x", "y"]),
+            (RunQuery(status="failed"), ["w", "x"]),
+            (RunQuery(model="m"), ["w"]),
+            (RunQuery(q="A"), []),
+        ):
+            assert store.delete_runs(query) > 0
+            assert sorted(all_runs(store)) == left
+        with pytest.raises(ValueError, match="filter"):
+            store.delete_runs(RunQuery())
+
+    def test_runs_may_be_deleted_while_they_are_written(self, store: Store) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            writing = pool.submit(
+                lambda: [store.ingest(batch(step(f"r{number % 7}"))).result(60) for number in range(70)]
+            )
+            deleted = 0
+            while not writing.done():
+                deleted += sum(store.delete_runs(RunQuery(run_id=run)) for run in ("r1", "r3", "r5"))
+            writing.result()
+        deleted += sum(store.delete_runs(RunQuery(run_id=run)) for run in ("r1", "r3", "r5"))
+        assert deleted == 3
+        assert sorted(all_runs(store)) == ["r0", "r2", "r4", "r6"]
+        assert_rows_equal_fold(store)
+        assert {run["step_count"] for run in store.list_runs(RunQuery()).runs} == {10}
+
+    @pytest.mark.parametrize("year", ["9999-12-31T23:59:59.999999Z", "2999-01-01T00:00:00.000000Z"])
+    def test_an_event_from_the_future_outranks_nothing_that_comes_later(self, store: Store, year: str) -> None:
+        future = run_start(agent_name="pinned", user_id="u", started_at=year, time=year)
+        store.ingest(batch(future, session_id="z")).result()
+        self.let_pass(store, 1)
+        (first,) = store.list_runs(RunQuery()).runs
+        assert (first["agent_name"], first["started_at"]) == ("pinned", year)
+        self.let_pass(store, 7200)
+        now = json.loads(all_events(store, "run-1")[0].body)["time"]
+        later = now[:20] + "999999Z"
+        store.ingest(
+            batch({**run_start(agent_name="true", time=later, started_at=at(1)), "type": "run.update"})
+        ).result()
+        assert store.list_runs(RunQuery()).runs[0]["agent_name"] == "true"
+        assert_rows_equal_fold(store)
+
+    def test_a_run_from_the_future_is_listed_by_the_time_at_which_it_came(self, store: Store) -> None:
+        year = "9999-12-31T23:59:59.999999Z"
+        store.ingest(batch(run_start("pinned", started_at=year, time=year))).result()
+        store.ingest(batch(run_start("claimed", started_at=year, time=at(1)))).result()
+        (event,) = all_events(store, "pinned")
+        came = json.loads(event.body)["time"]
+        assert json.loads(event.body)["sent_time"] == year
+        store.ingest(batch(run_start("young", started_at=came[:20] + "999999Z", time=came[:20] + "999999Z"))).result()
+        assert all_runs(store, RunQuery(limit=1)) == ["young", "pinned", "claimed"]
+
+    def test_an_event_from_the_future_that_is_repeated_is_no_conflict(self, store: Store) -> None:
+        event = run_start(time="9999-12-31T23:59:59.999999Z")
+        counts = []
+        for change in ({}, {}, {"agent_name": "another"}):
+            counts.append(store.ingest(batch({**event, **change})).result())
+            self.let_pass(store, 1)
+        assert counts == [(1, 0, 0, 1), (0, 1, 0, 0), (0, 1, 1, 0)]
+
+    def test_a_clock_that_is_somewhat_ahead_is_believed(self, store: Store) -> None:
+        store.ingest(batch(step(time="9999-12-31T23:59:59.999999Z"))).result()
+        came = json.loads(all_events(store, "run-1")[0].body)["time"]
+        ahead = (datetime.fromisoformat(came[:-1]) + timedelta(minutes=50)).isoformat(timespec="microseconds") + "Z"
+        store.ingest(batch(step("r", time=ahead))).result()
+        assert json.loads(all_events(store, "r")[0].body)["time"] == ahead
 
     def test_readers_and_writers_do_not_wait_for_each_other(self, store: Store) -> None:
         store.ingest(batch(run_start())).result()

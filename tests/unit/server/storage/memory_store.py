@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter, defaultdict
 from concurrent.futures import Future
 from typing import Any
@@ -13,6 +14,7 @@ from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server.storage.base import (
     DEFAULT_PROJECT,
     MOST_MISSED,
+    RUN_DELETED,
     SETTLING,
     EventPage,
     IngestCounts,
@@ -22,6 +24,8 @@ from agentscope.server.storage.base import (
     StoredEvent,
     Unavailable,
     bounded_reasons,
+    is_same,
+    placed,
     quiet_since,
     trace_digits,
 )
@@ -41,7 +45,6 @@ _COLUMNS = (
         "is_root_missing",
     ),
 )
-_OPENED = 1_800_000_000.0
 _SEARCHED = ("agent_name", "id", "external_id", "user_id", "conversation_id")
 
 
@@ -54,6 +57,7 @@ class _Project:
         self.totals: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.silent_at: dict[str, float] = {}
+        self.deleted: set[str] = set()
 
 
 class MemoryStore:
@@ -62,7 +66,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._projects: defaultdict[str, _Project] = defaultdict(_Project)
-        self.now = _OPENED
+        self.now = self._opened = time.time()
         self._closed = False
 
     def ingest(self, batch: Batch, *, project: str = DEFAULT_PROJECT) -> Future[IngestCounts]:
@@ -75,23 +79,27 @@ class MemoryStore:
         return future
 
     def _ingest(self, batch: Batch, of: _Project) -> IngestCounts:
+        batch = placed(batch, self.now)
         if batch.heartbeat is not None:
             of.silent_at[batch.session_id] = self.now + MOST_MISSED * batch.heartbeat
         runs = {patch.run_id for patch in of.log.values()}
         again = conflicts = 0
-        for patch in batch.patches:
+        patches = [patch for patch in batch.patches if patch.run_id not in of.deleted]
+        late = len(batch.patches) - len(patches)
+        for patch in patches:
             name = patch.session_id, patch.id
             if name in of.log:
                 again += 1
-                conflicts += json.loads(of.log[name].body) != json.loads(patch.body)
+                conflicts += not is_same(of.log[name].body, patch.body)
             else:
                 of.log[name] = patch
         if (batch.patches or batch.dropped) and (batch.session_id, batch.batch_id) not in of.batches:
             of.batches.add((batch.session_id, batch.batch_id))
             of.dropped.update(batch.dropped)
-        of.totals.update(duplicates=again, conflicts=conflicts)
-        new_runs = len({patch.run_id for patch in batch.patches} - runs)
-        return IngestCounts(len(batch.patches) - again, again, conflicts, new_runs)
+            of.dropped.update({RUN_DELETED: late} if late else {})
+        of.totals.update(duplicates=again + late, conflicts=conflicts)
+        new_runs = len({patch.run_id for patch in patches} - runs)
+        return IngestCounts(len(patches) - again, again + late, conflicts, new_runs)
 
     def event(
         self, event_id: str, session_id: str | None = None, *, project: str = DEFAULT_PROJECT
@@ -121,7 +129,7 @@ class MemoryStore:
     def silence(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> dict[str, bool]:
         silent_at = self._projects[project].silent_at
         sessions = {patch.session_id for patch in self._patches(project, run_id)} & silent_at.keys()
-        return {session: self.now >= _OPENED + SETTLING and silent_at[session] <= self.now for session in sessions}
+        return {session: self.now >= self._opened + SETTLING and silent_at[session] <= self.now for session in sessions}
 
     def run_size(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> int | None:
         return sum(len(patch.body) for patch in self._patches(project, run_id)) or None
@@ -131,12 +139,23 @@ class MemoryStore:
         for run_id in {patch.run_id for patch in self._patches(project)}:
             patches = self._patches(project, run_id)
             run = run_view(run_id, patches, self.silence(run_id, project=project), quiet_since(self.now))
-            cursor = RunCursor(run["started_at"] or min(patch.time for patch in patches), run_id)
+            times = [patch.time for patch in patches]
+            cursor = RunCursor(min(run["started_at"] or min(times), max(times)), run_id)
             if _matches(run, query) and (query.after is None or cursor < query.after):
                 found.append((cursor, {**{name: run[name] for name in _COLUMNS}, "tags": run["tags"][:MOST_TEXTS]}))
         found.sort(key=lambda item: item[0], reverse=True)
         page = found[: query.limit]
         return RunPage([run for _, run in page], page[-1][0] if len(found) > len(page) else None)
+
+    def delete_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> int:
+        if not query.selects():
+            raise ValueError("a deletion needs a filter")
+        found = {run["id"] for run in self.list_runs(query._replace(limit=10**9, after=None), project=project).runs}
+        with self._lock:
+            of = self._projects[project]
+            of.deleted |= found
+            of.log = {name: patch for name, patch in of.log.items() if patch.run_id not in found}
+        return len(found)
 
     def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:
         with self._lock:
@@ -165,7 +184,8 @@ def _matches(run: dict[str, Any], query: RunQuery) -> bool:
     wanted = {field: getattr(query, field.filter) for field in FIELDS.values() if field.filter}
     digits = trace_digits(query.q)
     return (
-        all(
+        query.run_id in (None, run["id"])
+        and all(
             value is None or value in [*_values(run, field.name), *(agents if field.name == "agent_name" else ())]
             for field, value in wanted.items()
         )

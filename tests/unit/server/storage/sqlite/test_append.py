@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope.protocols.agentscope.decode import Patch, decode_batch
+from agentscope.server.storage.base import StoredEvent
 from agentscope.server.storage.fold import fold
 from agentscope.server.storage.rows import step_row
 from agentscope.server.storage.sqlite.append import FoldCache, write_batch
@@ -62,7 +63,7 @@ def expected(patches: list[Patch]) -> tuple[list[Any], list[Any]]:
         rows = {step: step_row(fold(patch for patch in of_run if patch.step_id == step)) for step in step_ids}
         rows = {**root_rows(run), **rows}
         row = summary_of(run_id, run, rows).row
-        first = min(patch.time for patch in of_run)
+        first, last = (edge(patch.time for patch in of_run) for edge in (min, max))
         lists = {name: json.dumps(row[name]) if row[name] else None for name in ("tags", "agents")}
         row = {**row, **lists, "tokens": row["tokens_used"], "cost": row["cost_usd"], "first_at": first}
         names = (
@@ -78,7 +79,7 @@ def expected(patches: list[Patch]) -> tuple[list[Any], list[Any]]:
             "agents",
         )
         columns = [row[name] for name in (*names, "step_count", "first_at")]
-        runs.append((run_id, *columns, row["started_at"] or first))
+        runs.append((run_id, *columns, min(row["started_at"] or first, last)))
         for step, told in sorted(rows.items()):
             counts = told.account.tokens.total, told.account.cost
             steps.append(
@@ -165,12 +166,47 @@ def test_a_later_event_is_folded_without_reading_the_stored_ones(db: sqlite3.Con
     assert tables(db)[0][0][2] == "4"
 
 
-def test_a_late_event_is_folded_from_all_stored_ones(db: sqlite3.Connection) -> None:
+def test_a_late_event_is_folded_without_reading_the_stored_ones(db: sqlite3.Connection) -> None:
     cache = FoldCache()
     write(db, cache, [run_start(time=at(5))])
-    assert reads(db, cache, update(2, agent_name="early")) == 1
+    assert reads(db, cache, update(2, agent_name="early")) == 0
     assert reads(db, cache, update(6, agent_name="late")) == 0
     assert tables(db)[0][0][1] == "late"
+
+
+class Counted(FoldCache):
+    """A cache that forgets everything, and counts the events that are read back."""
+
+    read = 0
+
+    def begin(self, db: sqlite3.Connection) -> None:
+        super().begin(db)
+        self._folds.clear()
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "long texts"])
+def test_the_events_that_are_read_back_for_an_update_do_not_grow_with_their_number(
+    db: sqlite3.Connection, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    patch_of = StoredEvent.patch
+
+    def counted(event: StoredEvent) -> Patch:
+        read[-1] += 1
+        return patch_of(event)
+
+    monkeypatch.setattr(StoredEvent, "patch", counted)
+    cache = Counted()
+    write(db, cache, [run_start(time=at(30))])
+    seconds = [number / 100 for number in range(1000)]
+    for second in seconds[::-1] if order == "backwards" else seconds:
+        read.append(0)
+        name = "n" * 900 if order == "long texts" else "n"
+        write(db, cache, [{**update(second, agent_name=f"{name}{second:.2f}"), "id": f"u{second:.2f}"}])
+    assert max(read) <= 2 * 64
+    assert tables(db)[0][0][1] == "tester"
+    (saved,) = db.execute("SELECT count(*) FROM folds").fetchone()
+    assert saved == 1
 
 
 @pytest.mark.parametrize("change", ["UPDATE events SET received_at=1", "DELETE FROM events"])
