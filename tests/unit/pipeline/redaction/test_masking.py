@@ -466,6 +466,14 @@ def test_names_and_ids_are_searched_and_masked_ids_stay_apart() -> None:
     assert first.parent_id == first.run_id
 
 
+def test_an_id_is_masked_alike_by_all_trackers_with_the_same_key() -> None:
+    def masked_run(*secrets: str) -> str:
+        return Redactor(secrets=secrets)(event()._replace(run_id=f"token={WORD}")).run_id
+
+    assert masked_run("ask_1234") == masked_run("ask_1234") != masked_run("ask_5678")
+    assert masked_run() == masked_run() != masked_run("ask_1234")
+
+
 def test_an_id_with_a_secret_makes_all_events_suspects() -> None:
     plain = plain_step(1, b'"a"')
     assert not Redactor().suspects([plain])
