@@ -53,7 +53,8 @@ EXAMPLES = ("tests/integration/test_examples.py", "tests/integration/test_readme
 SERVER_TESTS = tuple(
     f"tests/integration/test_{name}.py" for name in ("servers", "servers_spool", "fastapi", "green_threads")
 )
-BROWSER_TESTS = ("tests/integration/test_pages_in_browser.py",)
+BROWSER_TESTS = tuple(f"tests/integration/test_{name}.py" for name in ("pages_in_browser", "behind_nginx"))
+LINE_TESTS = ("tests/unit/tracker/test_host_exceptions.py", "tests/unit/voltagent/test_interrupted_calls.py")
 EMITTER_TESTS = ("tests/integration/test_pydantic_ai.py",)
 
 # Variables of the caller decide no result.
@@ -158,10 +159,11 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(tags=[FIRST])
 def long(session: nox.Session) -> None:
-    """Run the tests that are marked `long`, but for those of other sessions."""
+    """Run the tests that are marked `long`, but for those of other sessions; and interrupt calls in all ways."""
     install(session, "langchain-core")
     others = [f"--ignore={path}" for path in (*SERVER_TESTS, *BROWSER_TESTS, *EMITTER_TESTS)]
     pytest(session, "-m", "long and not by_hand", "tests", *others, examples=50)
+    pytest(session, *LINE_TESTS, AGENTSCOPE_TEST_EVERY_LINE="1")
 
 
 @nox.session(tags=[FIRST])
@@ -180,7 +182,7 @@ def servers(session: nox.Session) -> None:
 
 @nox.session(tags=[FIRST])
 def browser(session: nox.Session) -> None:
-    """Open the pages of the viewer in Chromium."""
+    """Open the pages of the viewer in Chromium, directly and behind nginx."""
     install(session)
     pytest(session, "-m", "not by_hand", *BROWSER_TESTS)
 

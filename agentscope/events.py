@@ -87,6 +87,7 @@ _BOTH = (
 )
 _CONVERSATION = ("gen_ai.conversation.id", "conversation.id", "session.id")
 _ENVIRONMENT = ("deployment.environment.name",)
+_SOURCE = Field("source", TEXT, attributes=("agentscope.source",), listed=True)
 _COST = ("agentscope.cost_usd", "gen_ai.usage.cost", "llm.cost.total")
 
 RUN_FIELDS = _table(
@@ -98,8 +99,9 @@ RUN_FIELDS = _table(
     Field("tags", TEXTS, True, attributes=("tag.tags",), filter="tag", label="Tags"),
     Field("environment", TEXT, True, False, _ENVIRONMENT, True, filter="environment", label="Environment"),
     Field("release", TEXT, True, False, ("service.version",), True, filter="release", label="Release"),
-    Field("source", TEXT, attributes=("agentscope.source",), listed=True),
+    _SOURCE,
     Field("span_id", TEXT, attributes=("agentscope.span_id",)),
+    *(Field(f"trace_{name}", TEXT) for name in ("name", "environment", "release")),
 )
 STEP_FIELDS = _table(
     *_BOTH,
@@ -112,6 +114,7 @@ STEP_FIELDS = _table(
     Field("cost_usd", NUMBER, given=True, attributes=_COST, label="Cost (USD)"),
     Field("first_token_ms", MILLISECONDS, True, False, ("agentscope.first_token_ms",), label="First token (ms)"),
     Field("level", TEXT, attributes=("agentscope.level",)),
+    _SOURCE,
 )
 FIELDS = {**STEP_FIELDS, **RUN_FIELDS}
 """Both tables in one. A name that is in both has the same type and meaning."""
@@ -166,17 +169,8 @@ class Event(NamedTuple):
     """Bytes this event is charged against the queue's bound."""
 
 
-class PlainFields(NamedTuple):
-    """The fields of a completed step that sets nothing but a name, a type, its times, an input and an output."""
-
-    name: str
-    step_type: str
-    started_at: int
-    """Nanoseconds since the epoch."""
-    elapsed: int
-    """Nanoseconds."""
-    input: bytes | None
-    output: bytes | None
+PlainFields: TypeAlias = "tuple[str, str, int, int, bytes | None, bytes | None]"
+"""The fields of a completed step that sets nothing but these: the last six of a `PlainStep`."""
 
 
 class PlainStep(NamedTuple):
@@ -190,7 +184,9 @@ class PlainStep(NamedTuple):
     name: str
     step_type: str
     started_at: int
+    """Nanoseconds since the epoch."""
     elapsed: int
+    """Nanoseconds."""
     input: bytes | None
     output: bytes | None
 
@@ -199,10 +195,13 @@ class PlainStep(NamedTuple):
         return STEP
 
 
-class DeferredFields(NamedTuple):
+class DeferredFields:
     """Fields that are made in the worker, of values that no longer change. An error in `make` drops the event."""
 
-    make: Callable[[], dict[str, FieldValue]]
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], dict[str, FieldValue]]) -> None:
+        self.make = make
 
 
 class DeferredEvent(NamedTuple):

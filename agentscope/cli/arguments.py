@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
-from agentscope.config import CHECKS, env_name
+from agentscope.config import CHECKS, env_name, from_env
 from agentscope.errors import AgentScopeError
 
 
@@ -29,3 +31,48 @@ def add_destination(parser: argparse.ArgumentParser, base_url: str, timeout: str
     parser.add_argument("--base-url", help=base_url)
     parser.add_argument("--api-key", help=f"default: {env_name('api_key')} (better: other users may see arguments)")
     parser.add_argument("--timeout", type=seconds, default=10.0, help=f"{timeout} (default: 10)")
+
+
+class FromEnvironment(str):
+    """The text of an option that the environment sets, with the name of its variable in `source`."""
+
+    source = ""
+
+
+def add_option(
+    parser: argparse.ArgumentParser, flag: str, variable: str, check: Callable[[str], Any] = str, **settings: Any
+) -> None:
+    """Add an option that an environment variable sets where the command line does not.
+
+    `check` parses a text or raises `ArgumentTypeError`, and the error names the variable that the text comes from. An
+    option with the action `Repeated` takes several values, separated by commas in the variable.
+    """
+    name = env_name(variable)
+
+    def parse(text: str) -> Any:
+        try:
+            return check(text)
+        except argparse.ArgumentTypeError as error:
+            source = getattr(text, "source", "")
+            raise argparse.ArgumentTypeError(
+                f"environment variable {source}: {error}" if source else str(error)
+            ) from None
+
+    given = from_env(variable)
+    if given is not None and settings.get("action") is Repeated:
+        settings["default"] = [part.strip() for part in given.split(",") if part.strip()]
+    elif given is not None:
+        settings["default"] = FromEnvironment(given)
+        settings["default"].source = name
+    settings["help"] += f"; also {name}"
+    parser.add_argument(flag, type=parse, **settings)
+
+
+class Repeated(argparse.Action):
+    """An option that may be given several times. The command line replaces its default."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if before is self.default else before), value])

@@ -16,7 +16,7 @@ from typing import Protocol
 from agentscope._version import __version__
 from agentscope.errors import AgentScopeError
 
-from . import check, demo, replay, serve
+from . import backup, check, demo, replay, serve
 
 
 class Command(Protocol):
@@ -31,9 +31,11 @@ class Command(Protocol):
         """Do the work and return the exit status."""
 
 
-COMMANDS: dict[str, Command] = {"demo": demo, "serve": serve, "check": check, "replay": replay}
+COMMANDS: dict[str, Command] = {"demo": demo, "serve": serve, "check": check, "replay": replay, "backup": backup}
 
-_SERVER_PACKAGES = frozenset({"starlette", "uvicorn", "anyio", "h11", "click", "google", "opentelemetry"})
+_SERVER_PACKAGES = frozenset(
+    {"starlette", "uvicorn", "anyio", "h11", "click", "google", "opentelemetry", "prometheus_client"}
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

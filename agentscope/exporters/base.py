@@ -170,6 +170,11 @@ class HTTPDestination(Destination):
         return target_of(self.url) if is_plain and self.secrets else None
 
     @property
+    def root(self) -> str:
+        """The part of the address that is the same for all requests."""
+        return self.url
+
+    @property
     def trusted_certificates(self) -> str | None:
         """The file of certificates to trust instead of the usual ones."""
         return None
@@ -193,7 +198,7 @@ class HTTPDestination(Destination):
         def make() -> Sender:
             return HTTPExporter(
                 protocol,
-                Transport(self.url, headers, max_connections=connections, certificate=self.trusted_certificates),
+                Transport(self.root, headers, max_connections=connections, certificate=self.trusted_certificates),
                 max_connections=connections,
                 clock=host.clock,
                 start_thread=host.start_thread,

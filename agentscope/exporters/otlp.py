@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, get_args
 from urllib.parse import unquote
 
 from agentscope.options import NO_HEADERS, check_base_url, check_headers, choice, header_pairs, number, words
+from agentscope.protocols.agentscope.protocol import BATCH
 from agentscope.protocols.base import WireProtocol
 
 from .base import HTTPDestination, Settings
@@ -22,6 +23,8 @@ _COMPRESSIONS: dict[str, Compression] = {name: name for name in get_args(Compres
 
 DEFAULT_OTLP_URL = "http://localhost:4318"
 TRACES_PATH = "/v1/traces"
+VOLTAGENT_TRACES_PATH = "/api/public/otel/v1/traces"
+"""The path of VoltAgent's backend. A receiver takes spans there, too."""
 
 _LONGEST_TIMEOUT = 60
 """Seconds. A larger number in the variable is taken for milliseconds."""
@@ -31,6 +34,8 @@ _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential|sig
 @dataclass(frozen=True, kw_only=True, repr=False)
 class OTLPExporter(HTTPDestination):
     """Any OpenTelemetry backend, over OTLP/HTTP. `VoltAgentExporter` writes the attributes that VoltAgent's backend reads.
+
+    A receiver (`agentscope serve`) announces its batch call, which is used from then on: it shows runs and steps that go on.
 
     Missing values are taken from the standard variables, those with `_TRACES` first: `OTEL_EXPORTER_OTLP_ENDPOINT`,
     `_HEADERS`, `_TIMEOUT`, `_PROTOCOL`, `_COMPRESSION` and `_CERTIFICATE`.
@@ -52,6 +57,7 @@ class OTLPExporter(HTTPDestination):
     OPTIONS: ClassVar[tuple[str, ...]] = ("endpoint", "headers")
     ADDRESS: ClassVar[str] = "endpoint"
     SECRETS: ClassVar[tuple[str, ...]] = ("headers",)
+    ORDERS_EVENTS: ClassVar[frozenset[str]] = frozenset({BATCH})
 
     def checked(self, environ: Mapping[str, str] | None = None) -> OTLPExporter:
         own = super().checked(environ)
@@ -79,6 +85,13 @@ class OTLPExporter(HTTPDestination):
     def trusted_certificates(self) -> str | None:
         return self.certificate
 
+    @property
+    def root(self) -> str:
+        for path in (VOLTAGENT_TRACES_PATH, TRACES_PATH):
+            if self.url.endswith(path):
+                return self.url.removesuffix(path)
+        return self.url
+
     def request_headers(self) -> Mapping[str, str]:
         return self.headers
 
@@ -89,7 +102,8 @@ class OTLPExporter(HTTPDestination):
         compress = not is_loopback(self.url) if self.compression is None else self.compression == "gzip"
 
         largest = settings.max_batch_bytes
-        state = OTLPState(path="", encoding=encoding, compress=compress, largest_body=largest, resource=resource)
+        path = self.url.removeprefix(self.root)
+        state = OTLPState(path=path, encoding=encoding, compress=compress, largest_body=largest, resource=resource)
         return self.shared(lambda: OTLPProtocol(state), encoding, compress, *resource.items())
 
 

@@ -13,7 +13,7 @@ from agentscope.protocols.headers import VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_
 
 from .base import NO_KEY, HTTPDestination, Settings, given_or_variable, key_for
 from .http.url import is_loopback
-from .otlp import service_name
+from .otlp import VOLTAGENT_TRACES_PATH, service_name
 
 DEFAULT_VOLTAGENT_URL = "https://api.voltagent.dev"
 
@@ -58,11 +58,11 @@ class VoltAgentExporter(HTTPDestination):
 
     def protocol(self, settings: Settings) -> WireProtocol:
         from agentscope.protocols.otlp.protocol import OTLPState
-        from agentscope.protocols.voltagent.protocol import OTLP_PATH, VoltAgentProtocol
+        from agentscope.protocols.voltagent.protocol import VoltAgentProtocol
 
         resource = service_name(settings.service_name)
         state = OTLPState(
-            path=OTLP_PATH,
+            path=VOLTAGENT_TRACES_PATH,
             encoding="json",  # VoltAgent's own exporter sends JSON; support for protobuf is not known
             compress=not is_loopback(self.url),
             largest_body=settings.max_batch_bytes,

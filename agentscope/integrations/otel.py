@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from agentscope.errors import ConfigurationError
-from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, DeferredFields
+from agentscope.events import PAYLOAD_FIELDS, RUN_END, RUN_START, RUN_UPDATE, STEP, STEP_END, DeferredFields
 from agentscope.pipeline.open_items import StepStart
 from agentscope.pipeline.process import threads
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.inbound.attribute_names import OF_RUN
 from agentscope.protocols.otlp.inbound.patches import is_run, patches_of
-from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup
+from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup, SpanLink
 from agentscope.serialization.text import replace_surrogates
 from agentscope.tracker.context import Place, bounded
 from agentscope.tracker.fields import Fields
@@ -34,10 +34,13 @@ except ImportError as missing:
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.sdk.trace import Span as LiveSpan
+    from opentelemetry.trace import Link
 
     from agentscope.tracker.tracker import Tracker
+
+    Only = Callable[[ReadableSpan], bool]
 
 __all__ = ["AgentScopeSpanProcessor"]
 
@@ -52,11 +55,14 @@ _NOT_PLAIN = (*PAYLOAD_FIELDS, "id", "seq", "time", "type", "run_id", "step_id",
 class _OpenSpan:
     """A span that has not ended: its place, and the parent of its children (None if the span is the run)."""
 
-    def __init__(self, place: Place, step_id: str | None, span: LiveSpan | None, limit: int) -> None:
-        """span: None for one that is not announced."""
+    def __init__(self, place: Place, step_id: str | None, span: LiveSpan, only: Only | None, limit: int) -> None:
         self.place = place
         self.step_id = step_id
+        self.announced = False
+        """True once its start was an event of its own, which its end has to follow."""
+        self.ended = False
         self._span = span
+        self._only = only
         self._limit = limit
         self._began = time.perf_counter_ns()
 
@@ -64,8 +70,16 @@ class _OpenSpan:
         return self._began
 
     def start_event(self) -> StepStart | None:
-        """Return the start of the step, or the fields of the run, as the span tells by now. The worker calls this."""
-        if self._span is None:
+        """Return the start of the step, or the fields of the run, as the span tells by now. The worker calls this.
+
+        None for a span that is not wanted, as it is by now.
+        """
+        if self._only is not None:
+            with threads.callback():
+                if not self._only(self._span):
+                    return None
+        self.announced = True  # in this order: if the span ends between these lines, one of both threads sees it
+        if self.ended:
             return None
         reading, (run_id, parent_id) = _Reading(self._span, self.place, self._limit), self.place
         found = reading.fields(RUN_UPDATE if self.step_id is None else STEP, self.step_id)
@@ -78,14 +92,14 @@ class _OpenSpan:
 class AgentScopeSpanProcessor(SpanProcessor, Guarded):
     """Records each ended span with `tracker`. A trace that begins inside a run is part of it, any other is a run of its own.
 
-    only: called with each ended span; spans for which it returns False are not recorded. Default: all spans are. With `only` no
-    span is shown before its end.
+    only: called with each ended span; spans for which it returns False are not recorded. Default: all spans are. It is also
+    called with a span that has been open for a second: if it returns True, the span is shown before its end.
 
     No method raises. Only `force_flush` and `shutdown` wait for the network. `shutdown` does not shut down the tracker, which
     may have other users.
     """
 
-    def __init__(self, tracker: Tracker, only: Callable[[ReadableSpan], bool] | None = None) -> None:
+    def __init__(self, tracker: Tracker, only: Only | None = None) -> None:
         self._tracker = tracker
         self._recorder = tracker._recorder
         self._only = only
@@ -112,10 +126,8 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
             elif parent is not None:
                 place = Place(run_id_of(f"{context.trace_id:032x}"), _hex(parent.span_id))
             else:
-                place, step_id = self._begin_run(span, f"{context.trace_id:032x}"), None
-        # A span that may turn out not to be wanted is not announced: nothing would end its step.
-        announced = span if self._only is None else None
-        opened = self._open_spans[context.span_id] = _OpenSpan(place, step_id, announced, self._recorder.limit)
+                place, step_id = self._begin_run(span, f"{context.trace_id:032x}", _hex(context.span_id)), None
+        opened = self._open_spans[context.span_id] = _OpenSpan(place, step_id, span, self._only, self._recorder.limit)
         items = self._recorder.open_items
         items.steps[_hex(context.span_id)] = ref(opened)
         if not items.watched:
@@ -131,13 +143,19 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         open_span = self._open_spans.pop(context.span_id, None)
         if open_span is None:
             return
+        open_span.ended = True
         self._recorder.open_items.steps.pop(_hex(context.span_id), None)
         failed = span.status.status_code.value == ERROR
         if not self._is_wanted(span):
-            if open_span.step_id is None:  # the run has begun, and other spans of the trace may be in it
+            # The run has begun, and other spans of the trace may be in it; or the step has been announced.
+            if open_span.step_id is None or open_span.announced:
                 values = {"status": "failed" if failed else "completed", "ended_at": span.end_time}
+                (run_id, parent_id), type_ = open_span.place, STEP_END
+                if open_span.step_id is None:
+                    parent_id, type_ = None, RUN_END
+                    values |= _root(_hex(context.span_id))
                 fields = Fields(self._recorder.limit, values)
-                self._recorder.put(RUN_END, open_span.place.run_id, None, None, fields, urgent=True)
+                self._recorder.put(type_, run_id, open_span.step_id, parent_id, fields, urgent=True)
             return
         reading = _Reading(span, open_span.place, self._recorder.limit)
         if open_span.step_id is None:
@@ -156,10 +174,11 @@ class AgentScopeSpanProcessor(SpanProcessor, Guarded):
         """Flush the tracker. Returns True if everything was delivered in time."""
         return bool(self._tracker._pipeline.flush(timeout_millis / 1000))
 
-    def _begin_run(self, span: LiveSpan, trace_id: str) -> Place:
+    def _begin_run(self, span: LiveSpan, trace_id: str, span_id: str) -> Place:
         """Record the start of a run for this trace, so that it is visible before it ends."""
         run_id = run_id_of(trace_id)
-        fields = Fields(self._recorder.limit, {"status": "running", "started_at": span.start_time or 0})
+        values = {"status": "running", "started_at": span.start_time or 0, **_root(span_id)}
+        fields = Fields(self._recorder.limit, values)
         fields.name("agent_name", span.name)
         self._recorder.put(RUN_START, run_id, None, None, fields, urgent=True)
         return Place(run_id, None)
@@ -196,7 +215,8 @@ class _Reading:
     def __init__(self, span: ReadableSpan, place: Place, limit: int) -> None:
         self.place = place
         self.span = _value(span, place)
-        found = (self.span.attributes, *(event.attributes for event in self.span.events))
+        parts: tuple[SpanEvent | SpanLink, ...] = (*self.span.events, *self.span.links)
+        found = (self.span.attributes, *(part.attributes for part in parts))
         self.size = sum(len(value) for attributes in found for value in attributes.values() if type(value) is str)
         self._source = span
         self._limit = limit
@@ -225,9 +245,14 @@ def _utf8(value: Any) -> Any:
         return value if value.isascii() else replace_surrogates(value)
     if isinstance(value, Mapping):
         return {_utf8(name): _utf8(item) for name, item in value.items()}
-    if isinstance(value, (Span, SpanEvent, SpanGroup)):
+    if isinstance(value, (Span, SpanEvent, SpanLink, SpanGroup)):
         return type(value)(*map(_utf8, value))
     return [_utf8(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _root(span_id: str) -> dict[str, Any]:
+    """Return the fields by which a receiver tells the roots of a trace apart. The end of the span tells its type."""
+    return {"span_id": span_id, "step_type": "other"}
 
 
 def _hex(span_id: int) -> str:
@@ -253,11 +278,28 @@ def _value(span: ReadableSpan, place: Place) -> Span:
         dict(span.attributes or {}),
         span.status.status_code.value,
         span.status.description or "",
-        [SpanEvent(event.name, event.timestamp, dict(event.attributes or {})) for event in span.events],
+        [_event(event) for event in span.events],
+        context.trace_state.to_header(),
+        [_link(link) for link in span.links],
+        span.dropped_attributes,
+        span.dropped_events,
+        span.dropped_links,
     )
+
+
+def _event(event: Event) -> SpanEvent:
+    return SpanEvent(event.name, event.timestamp, dict(event.attributes or {}), event.dropped_attributes)
+
+
+def _link(link: Link) -> SpanLink:
+    linked = link.context
+    ids = f"{linked.trace_id:032x}", _hex(linked.span_id)
+    return SpanLink(*ids, dict(link.attributes or {}), linked.trace_state.to_header(), link.dropped_attributes)
 
 
 def _group(span: ReadableSpan) -> SpanGroup:
     scope = span.instrumentation_scope
-    name, version = ("", "") if scope is None else (scope.name, scope.version or "")
-    return SpanGroup(dict(span.resource.attributes), name, version, ())
+    resource = dict(span.resource.attributes)
+    if scope is None:
+        return SpanGroup(resource, "", "", ())
+    return SpanGroup(resource, scope.name, scope.version or "", (), dict(scope.attributes or {}))

@@ -13,6 +13,7 @@ from _thread import get_ident
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -113,11 +114,15 @@ class Figures:
 
 
 class Flush(NamedTuple):
-    """A `flush()` that waits for the first `target` queued events; with a spool, for all before the number `seq`."""
+    """A `flush()` that waits for the first `target` queued events; with a spool, for all before the number `seq`.
+
+    until: the moment at which it is over although nothing waits for it any more.
+    """
 
     target: int
     seq: int
     waiter: Waiter
+    until: float
 
 
 class Flushes:
@@ -130,12 +135,12 @@ class Flushes:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, counts: Counts, seq: int, waiter: Waiter | None = None) -> Flush:
+    def add(self, counts: Counts, seq: int, waiter: Waiter | None = None, until: float = inf) -> Flush:
         """Add a flush. `waiter` is released when its events are settled; the default is a lock."""
         if waiter is None:
             waiter = Lock()
             waiter.acquire()
-        flush = Flush(counts.accepted - self._states.ledger.refused.total(), seq, waiter)
+        flush = Flush(counts.accepted - self._states.ledger.refused.total(), seq, waiter, until)
         self._waiting.append(flush)
         return flush
 
@@ -143,9 +148,11 @@ class Flushes:
         self._waiting.remove(flush)
 
     def answer(self, everyone: bool = False) -> None:
-        """Release the flushes whose events are settled, or all of them."""
+        """Release the flushes whose events are settled or whose time is over, or all of them."""
         for flush in list(self._waiting):
-            if flush.waiter.locked() and (everyone or self._states.is_settled(flush.target, flush.seq)):
+            if flush.waiter.locked() and (
+                everyone or self._states.is_settled(flush.target, flush.seq) or monotonic() >= flush.until
+            ):
                 flush.waiter.release()
 
     def left_of(self, flush: Flush, counts: Counts) -> Left:
@@ -404,8 +411,7 @@ class Delivery:
         while (now := monotonic()) < end:
             if not patient and now >= fresh and self._came() > came:
                 return
-            if self.kind in NEEDS_PERSON:
-                self._flushes.answer(everyone=True)
+            self._flushes.answer(everyone=self.kind in NEEDS_PERSON)
             if self._spooling is not None:
                 self._spooling.see_to_storing()
             until = end if patient else min(end, fresh if now < fresh else now + LOOK)

@@ -9,8 +9,9 @@ from typing import Any
 
 from agentscope.types import FlushResult, Stats
 
+from .flushing import Deliveries, total
 from .ledger import added
-from .pipeline import Pipeline, flushed
+from .pipeline import Pipeline
 from .process import clock
 from .stats import Meter
 
@@ -18,11 +19,12 @@ _SUMS = [field.name for field in fields(Stats) if type(field.default) in (int, f
 """The counts of `Stats`."""
 
 
-class FanOut:
+class FanOut(Deliveries):
     """Pipelines with a queue, retry and counts each. The counts of the whole are their sums."""
 
     def __init__(self, pipelines: Sequence[Pipeline]) -> None:
-        self._pipelines = tuple(pipelines)
+        super().__init__(pipelines)
+        self._pipelines: tuple[Pipeline, ...] = tuple(pipelines)
         self._first = self._pipelines[0]
         self.open_items = self._first.open_items
         self.sealing = False
@@ -63,10 +65,6 @@ class FanOut:
         waits = [pipeline.begin_flush() for pipeline in self._pipelines]
         return self._all(waits, timeout)
 
-    async def aflush(self, timeout: float) -> FlushResult:
-        """`flush` without blocking the event loop."""
-        return _sum(await flushed(self._pipelines, timeout))
-
     def shutdown(self, timeout: float) -> FlushResult:
         """Shut all pipelines down at the same time."""
         for pipeline in self._pipelines:
@@ -102,13 +100,4 @@ class FanOut:
 
     def _all(self, waits: Iterable[Callable[[float], FlushResult]], timeout: float) -> FlushResult:
         end = clock.monotonic() + timeout
-        return _sum([wait(max(end - clock.monotonic(), 0.0)) for wait in waits])
-
-
-def _sum(results: Sequence[FlushResult]) -> FlushResult:
-    return FlushResult(
-        pending=sum(result.pending for result in results),
-        dropped=sum(result.dropped for result in results),
-        spooled=sum(result.spooled for result in results),
-        problem=next((result.problem for result in results if result.problem), None),
-    )
+        return total([wait(max(end - clock.monotonic(), 0.0)) for wait in waits])

@@ -104,11 +104,15 @@ class Watch:
         takes them (`is_told` is None). perf_ns: the time by `time.perf_counter_ns`.
         """
         items = self._items
+        is_asked = items.watched and self.next == 0.0
         # In this order: a step that is added after the last line asks for a look.
         self.next = NEVER
         items.watched = False
         if not items.steps:
             self._announced.clear()
+            if is_asked:
+                # The step that asked has ended, and others will follow: not each of them has to wake the worker.
+                items.watched, self.next = True, now + AGE
             return None
         items.watched = True
         self._announced.intersection_update(items.steps.copy())

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
 from threading import Lock
 from types import MappingProxyType
@@ -33,10 +33,10 @@ from agentscope.protocols.drop_reasons import SHUTDOWN
 from agentscope.protocols.ids import new_id, sampled
 from agentscope.types import FlushResult, Stats
 
+from .flushing import Deliveries, Part
 from .ledger import Left
 from .open_items import OpenItems, StepStart
 from .process import clock, lifecycle, threads
-from .process.awaiting import LoopWaiter, waiter
 from .queue import CROWDED
 from .redaction.redactor import preview
 from .reporting import say
@@ -45,8 +45,6 @@ from .worker import Worker
 
 if TYPE_CHECKING:
     from agentscope.pipeline.spool.spool import Place
-
-    from .delivery import Flush
 
 __all__ = ["Pipeline"]
 
@@ -63,7 +61,7 @@ FIRST_STEP = 100_000_000_000
 _new = tuple.__new__
 
 
-class Pipeline:
+class Pipeline(Deliveries):
     """Takes events from any thread at any moment, and delivers them in the background."""
 
     def __init__(
@@ -74,12 +72,15 @@ class Pipeline:
         place: Place | None = None,
         open_items: OpenItems | None = None,
     ) -> None:
+        super().__init__((self,))
         self._config = config
         self.open_items = OpenItems() if open_items is None else open_items
         self._exporter = exporter
         self._redact = redact
         self._place = place
         self._sample_rate = config.sample_rate
+        self._selective = config.sample_rate < 1.0
+        """True if some events may not be recorded: they are sampled out, or it is after the end."""
         self._mark = lifecycle.mark
         self._closed = False
         self._before_stop: list[Callable[[], object]] = []
@@ -147,31 +148,28 @@ class Pipeline:
         if not self._mark[0]:
             lifecycle.look_for_fork()
         worker = self._worker
-        if self._sample_rate < 1.0 and not sampled(run_id, self._sample_rate):
-            worker.ledger.sampled_out.add()
-            return False
-        if threads.callbacks and threads.in_callback():
-            worker.ledger.invalid_calls.add("inside_callback")
-            return False
-        if self._closed:
-            worker.ledger.refused.add(SHUTDOWN)
+        if (self._selective or threads.callbacks) and not self._admits(run_id):
             return False
         queue = worker.queue
         event: QueuedEvent
         seq = self._next()
-        if isinstance(fields, PlainFields):
-            if self._time.offset and fields.started_at + fields.elapsed <= time.time_ns():
-                fields = fields._replace(started_at=fields.started_at + self._time.offset)
+        if type(fields) is tuple:
             event = _new(PlainStep, (seq, run_id, step_id, parent_id, size + STEP_OVERHEAD, *fields))
-        elif isinstance(fields, DeferredFields):
-            size += OVERHEAD
-            event = DeferredEvent(type_, seq, self._time.now(), run_id, step_id, parent_id, fields.make, size)
+            if self._time.offset and event.started_at + event.elapsed <= time.time_ns():
+                event = event._replace(started_at=event.started_at + self._time.offset)
         else:
             size += OVERHEAD
-            now = self._time.now()
-            if self._time.offset:
-                self._time.correct(fields)
-            event = _new(Event, (type_, seq, now, run_id, step_id, parent_id, fields, size))
+            now, session = time.time_ns(), self._time
+            if now >= session.least:
+                session.least = now
+            else:
+                now = session.now()
+                if session.offset and type(fields) is dict:
+                    session.correct(fields)
+            if type(fields) is DeferredFields:
+                event = DeferredEvent(type_, seq, now, run_id, step_id, parent_id, fields.make, size)
+            else:
+                event = _new(Event, (type_, seq, now, run_id, step_id, parent_id, fields, size))
         refusal = queue.put(event, urgent, True)
         if refusal is not None:
             if refusal == CROWDED:
@@ -183,6 +181,7 @@ class Pipeline:
                 worker.ledger.refused.add(refusal)
                 return False
         if not seq % PACE:
+            self._time.now()
             moment = time.perf_counter_ns()
             self._slow = moment - self._paced_at > PACE_NS
             self._paced_at = moment
@@ -193,6 +192,19 @@ class Pipeline:
             if worker.finished:
                 worker.states.abandon()  # it ended between the check above and the append
         return True
+
+    def _admits(self, run_id: str) -> bool:
+        """Return False, and count the event, if it is sampled out, recorded by a hook for events, or after the end."""
+        ledger = self._worker.ledger
+        if self._sample_rate < 1.0 and not sampled(run_id, self._sample_rate):
+            ledger.sampled_out.add()
+        elif threads.callbacks and threads.in_callback():
+            ledger.invalid_calls.add("inside_callback")
+        elif self._closed:
+            ledger.refused.add(SHUTDOWN)
+        else:
+            return True
+        return False
 
     def watch(self) -> None:
         """Have the worker look at the open steps from now on. Called after a step was added while nothing was watched."""
@@ -245,10 +257,10 @@ class Pipeline:
 
         return wait
 
-    async def aflush(self, timeout: float) -> FlushResult:
-        """`flush` without blocking the event loop."""
-        (result,) = await flushed((self,), timeout)
-        return result
+    def part(self, until: float, released: Callable[[], None]) -> Part:
+        """Begin the part of this pipeline in a `Flushing`."""
+        before = self._dropped_at_flush
+        return Part(self._own_worker(), self._next(), until, released, lambda left: self._result(left, before))
 
     def shutdown(self, timeout: float) -> FlushResult:
         """Deliver the pending events while acknowledgements come in, for `timeout` seconds at most; then stop."""
@@ -267,10 +279,14 @@ class Pipeline:
     def retire(self) -> None:
         """Deliver the pending events, then end the thread. Called when the tracker is garbage-collected, so it takes no lock."""
         self.ask_to_stop()
+        if len(self._worker.queue):
+            self._worker.start()  # an exception of the host interrupted the call that would have started it
 
     def ask_to_stop(self, timeout: float | None = None) -> None:
         """Request a shutdown within `timeout` seconds (default `shutdown_timeout`), and return at once."""
         self._close()
+        if len(self._worker.queue):
+            lifecycle.started(self)
         self._worker.ask_to_stop(self._config.shutdown_timeout if timeout is None else timeout)
 
     def _close(self) -> None:
@@ -280,7 +296,7 @@ class Pipeline:
             except ValueError:
                 continue  # another thread ends it, too
             hook()
-        self._closed = True
+        self._closed = self._selective = True
 
     def wait_until_stopped(self) -> None:
         self._worker.wait_until_stopped()
@@ -350,32 +366,6 @@ class Pipeline:
         return FlushResult(
             pending=left.pending, dropped=since, spooled=left.spooled, problem=self._worker.problem if wrong else None
         )
-
-
-async def flushed(pipelines: Sequence[Pipeline], timeout: float) -> list[FlushResult]:
-    """Flush several pipelines at the same time without blocking the event loop, if it is one of asyncio or trio."""
-    end = clock.monotonic() + timeout
-    begun: list[tuple[Worker, Flush | None, LoopWaiter]] = []
-    before = [pipeline._dropped_at_flush for pipeline in pipelines]
-    if waiter() is None:
-        pipelines[0].say_once(
-            "unknown_loop", "aflush() knows asyncio and trio; in another event loop it blocks, as flush() does"
-        )
-        waits = [pipeline.begin_flush() for pipeline in pipelines]
-        return [wait(max(end - clock.monotonic(), 0.0)) for wait in waits]
-    try:
-        for pipeline in pipelines:
-            worker, told = pipeline._own_worker(), waiter()
-            assert told is not None
-            begun.append((worker, worker.begin_flush(pipeline._next(), told), told))
-        for worker, flush, told in begun:
-            left = max(end - clock.monotonic(), 0.0)
-            if worker.help_flush(flush, left):
-                await told.wait(left)
-    finally:
-        # Also when the task is cancelled: nothing waits for these flushes any more.
-        lefts = [worker.end_flush(flush) for worker, flush, _ in begun]
-    return [pipeline._result(left, count) for pipeline, left, count in zip(pipelines, lefts, before, strict=True)]
 
 
 def _without_payloads(event: QueuedEvent) -> tuple[QueuedEvent, bool]:

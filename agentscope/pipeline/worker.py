@@ -7,6 +7,7 @@ no thread can be started, `flush` and `shutdown` do the work in the caller's thr
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from threading import Lock, RLock
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SPOOLED_PATIENCE = 0.8
 """`END_PATIENCE` where all events are on disk already: another process can deliver them."""
+HEAD_START = 1.0
+"""Seconds that the first delivery waits at most, while events are written to disk."""
 LAST_WRITE = 1.0
 """Seconds that a shutdown waits for a disk that does not answer."""
 
@@ -57,12 +60,14 @@ class Worker:
         self.queue = self.states.queue
         self.exporter = exporter
         self.running = False
+        """A thread delivers, or is about to. It only keeps each event from starting a thread: `_works` decides."""
+        self._works: dict[str, object] = {}
+        """The token of the thread that delivers, under one key. `setdefault` takes the place, by one C call."""
         self._config = config
         self._on_end = on_end
         self._flushes = Flushes(self.states)
         self._warm = False
         """The modules that delivery needs have been imported."""
-        self._starting = Lock()
         self._closing = RLock()
         self._ending = False
         self._done = Lock()
@@ -100,16 +105,20 @@ class Worker:
     # ---- asked by any thread ---------------------------------------------------------------------------------------
 
     def start(self) -> bool:
-        """Start the thread if it is not running. A signal handler may call this. False if no thread can be started."""
-        if self.running or self.finished:
+        """Start the thread if it is not running. A signal handler may call this. False if no thread can be started.
+
+        An exception of the host may interrupt it anywhere: the next call starts a thread. One too many ends at once.
+        """
+        if self.finished or self.running:
             return True
-        if not self._starting.acquire(blocking=False):
-            return True  # another thread starts it
-        self.running = True
-        if threads.start(self._main, "agentscope-worker"):
-            return True
+        try:
+            self.running = True  # no other thread can come between this and the question
+            if threads.start(self._main, "agentscope-worker"):
+                return True
+        except BaseException:
+            self.running = False
+            raise
         self.running = False
-        self._starting.release()
         return False
 
     def look_soon(self) -> None:
@@ -118,15 +127,15 @@ class Worker:
         (self.queue if self.spooling is None else self.spooling).ring()
         self.start()
 
-    def begin_flush(self, seq: int, waiter: Waiter) -> Flush | None:
+    def begin_flush(self, seq: int, waiter: Waiter, until: float = inf) -> Flush | None:
         """Begin to send everything accepted before the number `seq`, and return at once. None if there is nothing to send.
 
-        waiter: released when all of it is settled. `end_flush` has to be called in any case.
+        waiter: released when all of it is settled, and after the moment `until`. `end_flush` has to be called in any case.
         """
         counts = self.states.counts()
         if not counts.pending + counts.spooled or self.finished or threads.is_ours():
             return None
-        flush = self._flushes.add(counts, seq, waiter)
+        flush = self._flushes.add(counts, seq, waiter, until)
         self._ring()
         return flush
 
@@ -166,8 +175,7 @@ class Worker:
         try:
             if not self._empty() and not self.start():
                 self._inline(stop)
-            # The lock is held from before the thread starts until it ends.
-            while self._starting.locked() and not self.finished:
+            while self.running and not self.finished:
                 # On a busy machine the imports alone may take seconds, whatever the backend does. With a spool
                 # the events are safe, and the imports are not waited for.
                 fair = self._warm or self.spooling is not None
@@ -199,9 +207,13 @@ class Worker:
     # ---- done by the thread that delivers --------------------------------------------------------------------------
 
     def _main(self) -> None:
+        token = object()
         try:
+            if self.finished or not self._takes_over(token):
+                return
             self.delivery.figures.begin()
             self._see_to_storing()
+            self._let_store()
             with threads.warm_up():
                 self.delivery.warm_up()
                 self.exporter.warm_up()
@@ -217,11 +229,23 @@ class Worker:
             self._crash(error)
         finally:
             self.delivery.figures.count_cpu()
-            self.running = False
-            self._starting.release()
-            if self.finished:
-                self._done.release()
-            self._flushes.answer(everyone=True)
+            worked = self._works.get("thread") is token
+            if self._leaves(token):
+                if worked and self.finished:
+                    self._done.release()
+                self._flushes.answer(everyone=True)
+
+    def _takes_over(self, token: object) -> bool:
+        """Become the only one that delivers. False if another thread does."""
+        return self._works.setdefault("thread", token) is token
+
+    def _leaves(self, token: object) -> bool:
+        """Make room for another thread. False if another one delivers."""
+        if self._works.get("thread", token) is not token:
+            return False
+        self._works.pop("thread", None)
+        self.running = False  # last: a thread that found the place taken was counted as running until now
+        return True
 
     def _crash(self, error: BaseException) -> None:
         self.delivery.problem = f"the worker stopped on {type(error).__name__}"
@@ -229,9 +253,7 @@ class Worker:
 
     def _inline(self, stop: Stop) -> None:
         """Do the worker's work in the caller's thread, where no thread can be started."""
-        if not self._starting.acquire(blocking=False):
-            return
-        before, self.delivery.stop = self.delivery.stop, stop
+        token, before = object(), self.delivery.stop
 
         def work() -> None:
             self.delivery.figures.begin()
@@ -246,15 +268,18 @@ class Worker:
                 self.delivery.round()
 
         try:
-            threads.own(work)()
+            if self._takes_over(token):
+                self.delivery.stop = stop
+                threads.own(work)()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             self._crash(error)
         finally:
-            self.delivery.figures.count_cpu()
-            self.delivery.stop = before
-            self._starting.release()
+            if self._works.get("thread") is token:
+                self.delivery.figures.count_cpu()
+                self.delivery.stop = before
+            self._leaves(token)
 
     def _cycle(self) -> bool:
         """Deliver one batch, or sleep once. False when it is time to end."""
@@ -313,6 +338,15 @@ class Worker:
     def _see_to_storing(self) -> None:
         if self.spooling is not None:
             self.spooling.see_to_storing()
+
+    def _let_store(self) -> None:
+        """Wait until the first events are on disk: the imports of delivery would take the interpreter from their thread."""
+        states, until = self.states, monotonic() + HEAD_START
+        while self.spooling is not None and self.spooling.writing and not self._flushes and self.delivery.stop is None:
+            waiting, left = len(self.queue) + states.stored - states.ready - states.disk_only, until - monotonic()
+            if not waiting or left <= 0:
+                return
+            self.spooling.sleep(left, states.ready + waiting)
 
     def _recover(self) -> bool:
         return self.spooling is not None and self.spooling.recover(self.delivery)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
+from math import isfinite
 from typing import Any, NamedTuple
 
 
@@ -55,6 +56,7 @@ _KEYS = {
         "thoughts token count",
     ),
 }
+_COST_KEYS = frozenset({"cost", "costusd", "totalcost", "totalcostusd"})
 # OpenAI, Anthropic, Gemini, Bedrock, LangChain and VoltAgent: snake_case and camelCase are the same here.
 _FIELD_OF = {spelling.replace(" ", ""): field for field, spellings in _KEYS.items() for spelling in spellings}
 _OF_DETAILS = frozenset({"cache_read", "cache_write", "reasoning"})
@@ -98,6 +100,17 @@ def count(value: object) -> int | None:
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and value >= 0 else None
+
+
+def cost_in(usage: object) -> int | float | None:
+    """Return the cost in US dollars in a `usage` payload, or None."""
+    if not isinstance(usage, Mapping):
+        return None
+    for key, value in usage.items():
+        name = str(key)
+        if len(name) < 64 and name.replace("_", "").lower() in _COST_KEYS and type(value) in (int, float):
+            return value if isfinite(value) else None
+    return None
 
 
 def tokens_of(usage: object, tokens_used: object = None) -> Tokens:

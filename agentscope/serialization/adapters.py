@@ -22,6 +22,7 @@ from types import MemberDescriptorType, SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
 from .foreign import called, is_hosts
+from .text import class_name
 
 _MISSING = object()
 HIDDEN = "<hidden>"
@@ -116,14 +117,6 @@ def json_form(value: Any, room: int, most: int) -> Form:
     if issubclass(kind, (Sequence, Set, ValuesView)):
         return Items(copy_members(lambda: value, most), len(value))
     return _repr(value)
-
-
-def class_name(value: object) -> str:
-    """Return the class's name, in at most 60 characters, without running code of its metaclass."""
-    return _name_of(type(value))[:60]
-
-
-_name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
 
 
 def read_member(get: Callable[[], object], what: str) -> object:

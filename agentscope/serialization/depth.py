@@ -1,9 +1,13 @@
-"""The nesting depth of JSON values."""
+"""The nesting depth of JSON values, and the bounds of a payload."""
 
 from __future__ import annotations
 
 from typing import Any
 
+MAX_DEPTH = 50
+"""Containers inside one another."""
+MAX_NODES = 100_000
+"""Values in one payload that is plain JSON."""
 _CONTAINERS = frozenset({dict, list, tuple})
 
 

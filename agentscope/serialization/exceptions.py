@@ -8,9 +8,9 @@ import stat
 from collections import deque
 from types import CodeType, TracebackType
 
-from .adapters import class_name, type_name
+from .adapters import type_name
 from .foreign import is_hosts
-from .text import text
+from .text import class_name, text
 
 _MAX_LINKS = 8  # exceptions of a chain, from the outermost inwards
 _MAX_MEMBERS = 5  # exceptions of a group

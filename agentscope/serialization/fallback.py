@@ -14,14 +14,11 @@ from reprlib import Repr
 from time import perf_counter_ns, thread_time_ns
 from typing import Any
 
-from .adapters import Form, Items, Pairs, Placeholder, Replacement, bytes_text, class_name, json_form, read_member
+from .adapters import Form, Items, Pairs, Placeholder, Replacement, bytes_text, json_form, read_member
+from .depth import MAX_DEPTH, MAX_NODES
 from .foreign import is_hosts
-from .text import replace_surrogates
+from .text import class_name, replace_surrogates
 
-MAX_DEPTH = 50
-"""Containers inside one another."""
-MAX_NODES = 100_000
-"""Values in one payload that is plain JSON."""
 _MAX_SLOW_NODES = 20_000  # values that are encoded one by one, which takes microseconds each
 _MAX_SLOW_MEMBERS = 5_000  # of one container that is encoded member by member: to read more takes most of the time
 _CPU_NS, _WALL_NS = 6_000_000, 200_000_000

@@ -7,11 +7,9 @@ only evidence, and is read only when something was raised.
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from opcode import opname
 from types import CodeType, FrameType, FunctionType, MethodType, TracebackType
 from typing import Any, TypeVar
 
@@ -27,9 +25,19 @@ _WITHOUT_ARGUMENTS = (MemoryError, StopIteration, StopAsyncIteration)
 """Classes that Python's own C code raises without arguments; and `Empty`, whose module takes long to import."""
 _VARARGS = 0x04
 """`inspect.CO_VARARGS`. The module is slow to import."""
+_opname: Sequence[str] = ()
+"""The names of the interpreter's instructions, from `prepare` on."""
 _args: Callable[[BaseException], tuple[Any, ...]] = BaseException.__dict__["args"].__get__
 _traceback: Callable[[BaseException], TracebackType | None] = BaseException.__dict__["__traceback__"].__get__
 """Getters of the base class, since a subclass may define properties of these names."""
+
+
+def prepare() -> None:
+    """Import what `is_hosts` needs, for a program that makes a tracker: a call may come while an import goes on."""
+    global _opname
+    from opcode import opname  # `import agentscope` alone does not pay for it
+
+    _opname = opname
 
 
 def called(call: Callable[[], T], otherwise: U) -> T | U:
@@ -72,7 +80,8 @@ def _interrupts(frame: FrameType, interrupted: FrameType) -> bool:
 
 
 def _signal_handlers() -> Iterator[CodeType]:
-    for number in signal.valid_signals():
+    signal: Any = sys.modules.get("signal")  # a program without it has no handlers in Python
+    for number in () if signal is None else signal.valid_signals():
         handler: Any = signal.getsignal(number)
         while isinstance(handler, (partial, MethodType)):
             handler = handler.func if isinstance(handler, partial) else handler.__func__
@@ -86,12 +95,14 @@ def _came_from_outside(last: TracebackType, error: BaseException) -> bool:
     After a call of a C function the exception may come from the function or from another thread. One from another thread has no
     arguments.
     """
+    if not _opname:
+        prepare()
     code = last.tb_frame.f_code.co_code
-    if not code or (len(code) == _STUB and opname[code[-2]] == "RAISE_VARARGS"):
+    if not code or (len(code) == _STUB and _opname[code[-2]] == "RAISE_VARARGS"):
         return False  # the frame of an extension, such as Cython's: its code never runs
     if last.tb_lasti < 0:
         return True  # before the first instruction
-    instruction = opname[code[last.tb_lasti]]
+    instruction = _opname[code[last.tb_lasti]]
     if instruction in _HARMLESS:
         return True
     if instruction in _RAISING or issubclass(type(error), _WITHOUT_ARGUMENTS):

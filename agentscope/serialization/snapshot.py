@@ -19,13 +19,12 @@ from json import encoder as _stdlib
 from sys import float_info
 from typing import Any
 
-from .depth import is_deeper
-from .exceptions import describe_exception
-from .fallback import MAX_DEPTH, MAX_NODES, render
+from . import foreign
+from .depth import MAX_DEPTH, MAX_NODES, is_deeper
 from .foreign import is_hosts
 from .text import text
 
-__all__ = ["describe_exception", "encode", "is_sealed", "prepare", "seal", "text", "unsealed"]
+__all__ = ["encode", "is_sealed", "prepare", "seal", "text", "unsealed"]
 
 _Dumps = Callable[[object], bytes]
 
@@ -50,7 +49,11 @@ def encode(value: object, limit: int = 1 << 20) -> tuple[bytes, bool]:
     """
     try:
         encoded = _plain(value, limit, MAX_DEPTH, MAX_NODES)[0]
-        return (encoded, False) if encoded is not None else render(value, limit, _plain)
+        if encoded is not None:
+            return encoded, False
+        from .fallback import render  # `prepare` has imported it; `import agentscope` alone does not pay for it
+
+        return render(value, limit, _plain)
     except Exception as error:  # near the interpreter's recursion limit, or out of memory
         if is_hosts(error):
             raise
@@ -225,8 +228,12 @@ def _choose_dumps(value: object) -> bytes:
 
 
 def prepare() -> None:
-    """Choose the encoder now, and not at the first call: that may be a signal handler's, and imports take locks."""
+    """Import everything, and choose the encoder, now and not at the first call: that may be a signal handler's, and imports
+    take locks."""
     global _dumps, _seals
+    from . import exceptions, fallback  # noqa: F401
+
+    foreign.prepare()
     if _dumps is _choose_dumps:
         fast = _fast_dumps()
         _dumps, _seals = fast or _standard_dumps(), fast is None

@@ -1,11 +1,18 @@
-"""Text that UTF-8 can hold: surrogates replaced, names bounded."""
+"""Text that UTF-8 can hold: surrogates replaced, names bounded; the name of a class."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
-from .adapters import class_name
 from .foreign import called
+
+_name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
+
+
+def class_name(value: object) -> str:
+    """Return the name of the value's class, in at most 60 characters, without running code of its metaclass."""
+    return _name_of(type(value))[:60]
 
 
 def replace_surrogates(value: str) -> str:

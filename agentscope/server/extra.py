@@ -7,6 +7,6 @@ from agentscope.errors import ConfigurationError
 
 def missing_extra(problem: ImportError) -> ConfigurationError:
     return ConfigurationError(
-        "The receiver needs starlette, uvicorn and opentelemetry-proto; "
+        "The receiver needs starlette, uvicorn, opentelemetry-proto and prometheus-client; "
         f"install the server extra: pip install -e '.[server]' ({problem})"
     )

@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from agentscope.errors import ConfigurationError
 from agentscope.server.extra import missing_extra
@@ -20,17 +21,20 @@ try:
 except ImportError as problem:
     raise missing_extra(problem) from problem
 
+from agentscope.server.http.addressing import Addressing, bracketed
 from agentscope.server.http.connection import BoundedProtocol
+from agentscope.server.http.keys import Key, Keys
 from agentscope.server.http.limits import Limits
-from agentscope.server.http.security import bracketed, loopback_hosts
 from agentscope.server.storage.sqlite.store import SQLiteStore
 
-from .app import create_app
+from .app import Front
+from .metrics import add_disk_gauges
 
 logger = logging.getLogger("agentscope.server")
 
-_GRACE = 2  # seconds that requests in flight have to end
+_GRACE = 1  # seconds that requests have to end after the drain
 _STOP = 4.5  # seconds after which stop() no longer waits for them
+_LONGEST_DRAIN = 600.0  # seconds
 _KEEP_ALIVE = 75  # seconds; longer than the SDK's pool keeps an idle connection
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 _LARGE_BLOCK = 2 << 20  # bytes; the blocks that the SDK's batches need are smaller, and are reused for the next batch
@@ -42,8 +46,9 @@ class Receiver:
     """A receiver in a background thread of this process.
 
     `port` 0 takes a free one; `db` is the database file, None a temporary one; `retention_days` deletes older runs. A `host`
-    that is not loopback needs an `api_key`. `allowed_hosts` are further Host values, with or without port. It can be started
-    once. Raises `ConfigurationError` for wrong options, `OSError` when the address is taken.
+    that is not loopback needs an `api_key` or `keys`. `allowed_hosts`, `allowed_origins`, `trusted_proxies` and `root_path`
+    are as in `Addressing`. A stop lets requests under way finish for `drain_seconds`. It can be started once. Raises
+    `ConfigurationError` for wrong options, `OSError` when the address is taken.
     """
 
     def __init__(
@@ -54,21 +59,33 @@ class Receiver:
         api_key: str | None = None,
         retention_days: float | None = None,
         *,
+        keys: Iterable[Key] = (),
         allowed_hosts: Iterable[str] = (),
+        allowed_origins: Iterable[str] = (),
+        trusted_proxies: Iterable[str] = (),
+        root_path: str = "",
+        drain_seconds: float = 2.0,
         limits: Limits | None = None,
     ) -> None:
         if api_key is not None and not api_key:
             raise ConfigurationError("api_key must not be empty.")
-        if api_key is None and not is_loopback(host):
+        named = list(keys)
+        has_key = api_key is not None or bool(named)
+        if not has_key and not is_loopback(host):
             raise ConfigurationError(f"host {host!r} can be reached from outside; set an api_key, or use 127.0.0.1.")
         if retention_days is not None and not retention_days > 0:
             raise ConfigurationError(f"retention_days must be more than 0, not {retention_days!r}.")
+        if not 0 <= drain_seconds <= _LONGEST_DRAIN:
+            raise ConfigurationError(f"drain_seconds must be from 0 to {_LONGEST_DRAIN:g}, not {drain_seconds!r}.")
+        # The name that it listens on, where it is no address.
+        names = [*allowed_hosts, *([] if _address(host) else [host])]
+        self.addressing = Addressing(names, allowed_origins, trusted_proxies, root_path, has_key=has_key)
+        self._front = Front(Keys(api_key, named), self.addressing)
         self._host = host
         self._port = port
         self._db = db
-        self._api_key = api_key
         self._retention_days = retention_days
-        self._allowed_hosts = tuple(allowed_hosts)
+        self._drain_seconds = drain_seconds
         self._limits = limits or Limits()
         self._store: SQLiteStore | None = None
         self._server: _Server | None = None
@@ -92,17 +109,11 @@ class Receiver:
         return self._store
 
     def start(self) -> Receiver:
-        """Start to listen. Returns the receiver itself."""
+        """Start to listen, and open the store; until it is open, requests are answered with 503. Returns the receiver itself."""
         listener = _listen(self._host, self._port)
-        try:
-            self._port = listener.getsockname()[1]
-            self._store = SQLiteStore(self._db, retention_days=self._retention_days)
-        except BaseException:
-            listener.close()
-            raise
-        app = create_app(self._store, api_key=self._api_key, allowed_hosts=self._hosts(), limits=self._limits)
+        self._port = listener.getsockname()[1]
         config = uvicorn.Config(
-            app,
+            self._front.app,
             http=BoundedProtocol.bounded_by(self._limits),
             ws="none",
             loop="asyncio",
@@ -120,10 +131,18 @@ class Receiver:
         self._thread = threading.Thread(target=self._serve, args=(listener,), name="agentscope-receiver", daemon=True)
         self._thread.start()
         self._server.ready.wait()
+        try:
+            self._store = SQLiteStore(self._db, retention_days=self._retention_days)
+        except BaseException:
+            self.stop()
+            raise
+        add_disk_gauges(self._front.metrics, self._store.path)
+        self._front.open(self._store, self._limits)
         return self
 
     def stop(self) -> None:
-        """Finish the requests in flight and close the store, in at most 5 s. A second call does nothing."""
+        """Finish the requests under way and close the store, at most 5 s after `drain_seconds`. A second call does nothing."""
+        self._front.state.drain(self._drain_seconds)
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join(_STOP)
@@ -147,13 +166,6 @@ class Receiver:
             self._server.ready.set()
             self._ended()
 
-    def _hosts(self) -> list[str]:
-        hosts = loopback_hosts(self._port)
-        for host in (self._host, *self._allowed_hosts):
-            bare = bracketed(host)
-            hosts += [bare] if bare.rpartition(":")[2].isdigit() else [f"{bare}:{self._port}"]
-        return hosts
-
 
 def serve_forever(
     host: str = "127.0.0.1",
@@ -162,23 +174,30 @@ def serve_forever(
     api_key: str | None = None,
     retention_days: float | None = None,
     *,
-    allowed_hosts: Iterable[str] = (),
     on_start: Callable[[str], None] = print,
+    **options: Any,
 ) -> None:
-    """Run a receiver until SIGINT or SIGTERM. Returns within 5 s, with everything durable.
+    """Run a receiver until SIGINT or SIGTERM. Returns when it has drained, with everything durable; a second signal hurries it.
 
-    `on_start` is called with the address once it listens. Call it from the main thread. Raises as `Receiver` does.
+    The other options are those of `Receiver`. Call it from the main thread. Raises as `Receiver` does.
     """
-    receiver = Receiver(host, port, db, api_key, retention_days, allowed_hosts=allowed_hosts)
+    run_receiver(Receiver(host, port, db, api_key, retention_days, **options), on_start)
+
+
+def run_receiver(receiver: Receiver, on_start: Callable[[str], None]) -> None:
+    """Run a receiver that was not started yet, as `serve_forever`. `on_start` is called with its address once it serves."""
     _give_memory_back()
     # The handler may run inside of get(). SimpleQueue.put() is reentrant, Event.set() would deadlock.
-    ends: queue.SimpleQueue[int] = queue.SimpleQueue()
-    receiver._ended = lambda: ends.put(0)
-    before = {number: signal.signal(number, lambda got, _: ends.put(got)) for number in (signal.SIGINT, signal.SIGTERM)}
+    ends: queue.SimpleQueue[None] = queue.SimpleQueue()
+    receiver._ended = lambda: ends.put(None)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: ends.put(None)) for number in signals}
     try:
         receiver.start()
         on_start(receiver.url)
         ends.get()
+        for number in signals:
+            signal.signal(number, lambda *_: receiver._front.state.idle.put(None))
     finally:
         receiver.stop()
         for number, handler in before.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentscope.errors import AgentScopeError, APIError, AuthenticationError
@@ -66,10 +66,10 @@ class Face(InProcess):
         """`flush` without blocking the event loop, in asyncio and trio. In another event loop it blocks."""
         return self._checked(await self._pipeline.aflush(self._seconds(timeout, 30.0)))
 
-    @safe(lambda self, *_: _in_thread(lambda: self.shutdown(10.0)))
+    @safe(lambda self, *_: self._pipeline.shutting_down(10.0).wait())
     async def ashutdown(self, timeout: float = 10.0) -> FlushResult:
         """`shutdown` without blocking the event loop, in asyncio and trio. In another event loop it blocks."""
-        return await _in_thread(lambda: self.shutdown(timeout))
+        return self._checked(await self._pipeline.shutting_down(self._seconds(timeout, 10.0)).wait())
 
     @safe(lambda self, *_: self._pipeline.stats())
     def stats(self) -> Stats:
@@ -126,11 +126,3 @@ class Face(InProcess):
         spooled = f", {result.spooled} in the spool" if result.spooled else ""
         sentence = f"{problem} ({result.pending} events pending{spooled}, {result.dropped} dropped)"
         raise AuthenticationError(sentence) if "API key" in problem else APIError(sentence)
-
-
-def _in_thread(call: Callable[[], FlushResult]) -> Awaitable[FlushResult]:
-    from agentscope.pipeline.process import (
-        awaiting,
-    )  # imported late, as the pipeline is: a program without a tracker does not pay for it
-
-    return awaiting.awaited(call, "agentscope-flush")

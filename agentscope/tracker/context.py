@@ -8,8 +8,7 @@ module lands in the run that another module opened.
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
@@ -70,6 +69,10 @@ _new = tuple.__new__
 """The function that the constructor of a named tuple calls."""
 
 _current: ContextVar[Scope | None] = ContextVar("agentscope_scope", default=None)
+current: Callable[[], Scope | None] = _current.get
+"""Return the current scope of this context, for `restored`."""
+make_current: Callable[[Scope], Token[Scope | None]] = _current.set
+"""Make a new scope the current one. The result becomes its `token`."""
 
 
 class Place(NamedTuple):
@@ -94,20 +97,32 @@ class Runs:
         "_address",
         "_ended",
         "_family",
-        "_in_main_thread",
+        "_home",
         "_is_concurrent",
         "_open",
+        "_threading",
         "_within",
+        "has_ended",
+        "is_open",
+        "within",
     )
 
     def __init__(self, address: str = "", family: str = "") -> None:
+        import threading  # `import agentscope` alone does not pay for it
+
+        self._threading: Any = threading
         self._address = address
         self._family = family
         self._open: dict[str, RunState] = {}
         self._ended: dict[str, None] = {}
         self._within: dict[str, Within] = {}
-        self._in_main_thread: bool | None = None
-        """True if the first run began in the main thread; None before the first run."""
+        # Methods of the dicts, since a function around each would cost more than they do.
+        self.is_open: Callable[[str], bool] = self._open.__contains__
+        self.has_ended: Callable[[str], bool] = self._ended.__contains__
+        self.within: Callable[[str], Within | None] = self._within.get
+        """Return the place and name of a run that is a step of another run; None for a run of its own."""
+        self._home: int | None = None
+        """The main thread if the first run began there, else 0. None before the first run."""
         self._is_concurrent = False
         """True once two runs were open at once, or several began in other threads than the main one."""
 
@@ -120,10 +135,6 @@ class Runs:
             for known in (over or list(self._within))[: max(MOST_OPEN_RUNS // 10, 1)]:
                 self._within.pop(known, None)
 
-    def within(self, own_id: str) -> Within | None:
-        """Return the place and name of a run that is a step of another run; None for a run of its own."""
-        return self._within.get(own_id)
-
     def placed(self, run_id: str) -> Place:
         """Return the place of steps that name this run."""
         within = self._within.get(run_id)
@@ -132,27 +143,34 @@ class Runs:
     def opened(self, run_id: str, started_at: int = 0) -> RunState:
         """`started_at` is in nanoseconds since the epoch."""
         run = RunState(self, run_id, started_at)
-        within = self._within.get(run_id) if self._within else None
-        outer = None if within is None else self._open.get(within.place.run_id)
-        if outer is not None:
-            outer.inner = (*(known for known in outer.inner if not known.ended), run)
+        outer = None
+        if self._within and run_id in self._within:
+            outer = self._open.get(self._within[run_id].place.run_id)
+            if outer is not None:
+                outer.inner = (*(known for known in outer.inner if not known.ended), run)
         if not self._is_concurrent:
-            self._check_concurrency(run, outer)
+            here = self._threading.get_ident()
+            if (here == self._home or self._is_at_home(here)) and (outer is not None or not self._open):
+                # As `threading.enumerate` has them, without its lock.
+                run.older_threads = list(self._threading._active)
+            elif self._home is None:
+                self._home = here if self._is_main_thread(here) else 0
+            else:
+                self._is_concurrent = True
         self._open[run_id] = run
         if len(self._open) > MOST_OPEN_RUNS:
             bounded(self._open, MOST_OPEN_RUNS)
         return run
 
-    def _check_concurrency(self, run: RunState, outer: RunState | None) -> None:
-        is_main = _is_main_thread(threading.get_ident())
-        if self._in_main_thread is None:
-            self._in_main_thread = is_main
-            return
-        if not (is_main and self._in_main_thread) or (self._open and outer is None):
-            self._is_concurrent = True
-        else:
-            # As `threading.enumerate` has them, without its lock.
-            run.older_threads = list(threading._active)  # type: ignore[attr-defined]  # `enumerate` takes a lock
+    def _is_at_home(self, here: int) -> bool:
+        """Return whether the first run began in the main thread, and this is it. A fork may make another thread the main one."""
+        if not self._home or not self._is_main_thread(here):
+            return False
+        self._home = here
+        return True
+
+    def _is_main_thread(self, ident: int) -> bool:
+        return bool(ident == self._threading.main_thread().ident)
 
     def ended(self, run_id: str) -> None:
         run = self._open.pop(run_id, None)
@@ -169,12 +187,6 @@ class Runs:
         run = self._open.get(run_id)
         return 0 if run is None else run.started_at
 
-    def is_open(self, run_id: str) -> bool:
-        return run_id in self._open
-
-    def has_ended(self, run_id: str) -> bool:
-        return run_id in self._ended
-
     def count(self) -> int:
         return len(self._open)
 
@@ -187,9 +199,9 @@ class Runs:
         if self._is_concurrent or len(self._open) != 1:
             return None
         for run_id, run in list(self._open.items()):
-            here = threading.get_ident()
+            here = self._threading.get_ident()
             is_older = here in run.older_threads
-            return None if is_older and (not _is_main_thread(here) or _is_in_other_task()) else run_id
+            return None if is_older and (not self._is_main_thread(here) or _is_in_other_task()) else run_id
         return None
 
     def place(self) -> Place | None:
@@ -229,7 +241,7 @@ class Runs:
                 return scope.run
             scope = scope.outer
         # An `await` in a cell of a notebook makes the cell a task of its own.
-        run_id = self.sole() if _is_notebook() and _is_main_thread(threading.get_ident()) else None
+        run_id = self.sole() if _is_notebook() and self._is_main_thread(self._threading.get_ident()) else None
         return None if run_id is None else self._open.get(run_id)
 
     def _knows(self, scope: Scope) -> bool:
@@ -261,13 +273,14 @@ class Runs:
             return scope
         return None
 
-    def enter_below(self, run_id: Any, step_id: str) -> Scope | None:
-        """Make a step current, as a child of the scope from `surrounding`; None if that returns None."""
-        outer = self.surrounding(run_id)
-        if outer is None:
-            return None
-        scope = Scope(outer.run, outer.run_id, step_id, outer)
-        scope.token = _current.set(scope)
+    def enter_run(self, run: RunState, sort: str = BLOCK) -> Scope:
+        """Make a run that has just begun here the current one."""
+        run_id, step_id = self.placed(run.own_id) if self._within else (run.own_id, None)
+        outer = _current.get()
+        if outer is not None or "greenlet" in sys.modules:
+            outer = _below(sort)
+        scope = Scope(run, run_id, step_id, outer, sort)
+        scope.token = make_current(scope)
         return scope
 
     def parent_in(self, run_id: str) -> str | None:
@@ -281,25 +294,15 @@ class Runs:
 
     def enter(self, run_id: str, step_id: str | None = None, *, own_id: str | None = None, sort: str = BLOCK) -> Scope:
         """Make a run, or a step of a run, the current one. `own_id` is the id under which the run was begun, if it is another."""
-        outer = _current.get() or _top()
-        # Runs that were ended elsewhere must not pile up behind each other,
-        while outer is not None and (outer.left or outer.run.ended):
-            outer = outer.outer
-        # nor runs that are never ended.
-        if sort == STARTED:
-            outer = _unstacked(outer)
+        outer = _below(sort)
         own_id = own_id or run_id
         run = outer.run if outer is not None and outer.run.own_id == own_id else self._open.get(own_id)
         if run is None or run.runs is not self or sort == REMOTE:
             run = RunState(self, own_id)
             run.is_remote = sort == REMOTE
         scope = Scope(run, run_id, step_id, outer, sort)
-        scope.token = _current.set(scope)
+        scope.token = make_current(scope)
         return scope
-
-
-def _is_main_thread(ident: int) -> bool:
-    return ident == threading.main_thread().ident
 
 
 def _is_in_other_task() -> bool:
@@ -323,6 +326,16 @@ def _not_left(scope: Scope | None) -> Scope | None:
     while scope is not None and scope.left:
         scope = scope.outer
     return scope
+
+
+def _below(sort: str) -> Scope | None:
+    """Return the scope below the one that is entered now."""
+    outer = _top()
+    # Runs that were ended elsewhere must not pile up behind each other,
+    while outer is not None and (outer.left or outer.run.ended):
+        outer = outer.outer
+    # nor runs that are never ended.
+    return _unstacked(outer) if sort == STARTED else outer
 
 
 def _unstacked(scope: Scope | None) -> Scope | None:
@@ -351,11 +364,6 @@ def _top() -> Scope | None:
     return scope
 
 
-def current() -> Scope | None:
-    """Return the current scope of this context, for `restored`."""
-    return _current.get()
-
-
 def switch(scope: Scope | None) -> Scope | None:
     """Make another scope current, and return the previous one."""
     before = _current.get()
@@ -374,7 +382,7 @@ def enter_again(scope: Scope) -> Scope:
     """Make a step current in this context after it was left in this or another one."""
     scope = renewed(scope) or scope
     scope = Scope(scope.run, scope.run_id, scope.step_id, _current.get(), scope.sort)
-    scope.token = _current.set(scope)
+    scope.token = make_current(scope)
     return scope
 
 

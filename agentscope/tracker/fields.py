@@ -23,7 +23,7 @@ from agentscope.events import (
     RunStatus,
 )
 from agentscope.serialization.foreign import called
-from agentscope.serialization.snapshot import describe_exception, encode, seal, text
+from agentscope.serialization.snapshot import encode, seal, text
 
 LONGEST_NAME = 4096
 """Characters of a text field; a platform may take fewer."""
@@ -72,7 +72,7 @@ def plain_step(
         told, lossy = output
         if lossy:
             return None
-    return _new(PlainFields, (name, step_type, started_at, elapsed, data, told))
+    return name, step_type, started_at, elapsed, data, told
 
 
 class Fields:
@@ -101,7 +101,11 @@ class Fields:
 
     def error(self, value: Any) -> None:
         """Set the error: an exception, or any value that describes one."""
-        self.payload("error", describe_exception(value) if issubclass(type(value), BaseException) else value)
+        if issubclass(type(value), BaseException):
+            from agentscope.serialization.exceptions import describe_exception  # `prepare` has imported it
+
+            value = describe_exception(value)
+        self.payload("error", value)
 
     def name(self, field: str, value: Any, default: str | None = None) -> None:
         """Set a short text. None is not set, unless there is a default, which replaces it."""
@@ -188,6 +192,9 @@ class Fields:
 
     def status(self, value: Any, error: Any) -> None:
         """Set the status that a run ends with. For `completed` and for an unknown word the error decides."""
+        if error is None and type(value) is str and value == "completed":
+            self.values["status"] = value  # as it is, nearly always
+            return
         known = _plain_text(value)
         if known in RUN_STATUSES and known != "running":
             # `completed` is also the default of a caller that passes only an error.

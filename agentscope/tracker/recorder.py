@@ -15,8 +15,7 @@ from agentscope.protocols.ids import new_id, sampled
 from agentscope.serialization.foreign import is_hosts
 from agentscope.serialization.snapshot import prepare, text
 
-from . import context
-from .context import Place
+from .context import MOST_OPEN_RUNS, REMOTE, STARTED, Place, RunState, bounded, current, leave_run, runs_of, switch
 from .fields import Fields, outcome
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Recorder:
         self.enabled = config.enabled
         self.limit = config.max_payload_bytes
         """Bytes that one payload field may take."""
-        self.runs = context.runs_of(config.address, config.secrets, config.family)
+        self.runs = runs_of(config.address, config.secrets, config.family)
         self.loud = not config.fail_silently
         self.announces = config.announces
         """The start of a step is an event of its own."""
@@ -65,6 +64,10 @@ class Recorder:
     def flush(self, timeout: float) -> FlushResult:
         """As a tracker's, but without exceptions."""
         return self.pipeline.flush(timeout)
+
+    async def aflush(self, timeout: float) -> FlushResult:
+        """As a tracker's, but without exceptions."""
+        return await self.pipeline.aflush(timeout)
 
     def place(self, run_id: Any, parent_id: Any) -> Place | None:
         """Return the place of a step. If no run can be found, count an invalid call and return None."""
@@ -176,13 +179,14 @@ class Recorder:
     def start_run(
         self, agent_name: Any, input_data: Any, external_id: Any, meta_data: Any, more: Mapping[str, Any]
     ) -> str:
-        run_id, scope = new_id(), context.current()
+        run_id, scope = new_id(), current()
         try:
-            if self.begin_run(run_id, agent_name, input_data, external_id, meta_data, more):
-                self.runs.enter(*self.runs.placed(run_id), own_id=run_id, sort=context.STARTED)
+            run = self.begin_run(run_id, agent_name, input_data, external_id, meta_data, more)
+            if run is not None:
+                self.runs.enter_run(run, STARTED)
             return run_id
         except BaseException as error:
-            context.switch(scope)
+            switch(scope)
             self.abandon_run(run_id, error)
             raise
 
@@ -290,9 +294,10 @@ class Recorder:
         external_id: Any,
         meta_data: Any,
         more: Mapping[str, Any] = NO_MORE,
-    ) -> bool:
+    ) -> RunState | None:
+        """Record the start of a run. None if nothing can be recorded."""
         if not self.enabled:
-            return False
+            return None
         began = time.perf_counter_ns()
         values: dict[str, Any] = {"status": "running", "started_at": time.time_ns()}
         fields = Fields(self.limit, values, self.pipeline.sealing)
@@ -303,36 +308,40 @@ class Recorder:
             fields.payload("input", input_data)
         if meta_data is not None:
             fields.payload("meta_data", meta_data)
-        for field, value in more.items():
-            fields.give(RUN_FIELDS, field, value)
+        if more:
+            for field, value in more.items():
+                fields.give(RUN_FIELDS, field, value)
         if fields.mended:
             self.say_mended(fields)
-        begun = self.begin(run_id, fields, None if context.current() is None else self._surroundings())
+        begun = self.begin(run_id, fields, None if current() is None else self._surroundings())
         if not began % SAMPLED:
             self.meter.add(time.perf_counter_ns() - began)
         return begun
 
-    def begin(self, run_id: str, fields: Fields, within: Place | None = None) -> bool:
-        """Record the start of a run. `within` another run it is a step of type agent. False if nothing can be recorded."""
+    def begin(self, run_id: str, fields: Fields, within: Place | None = None) -> RunState | None:
+        """Record the start of a run. `within` another run it is a step of type agent. None if nothing can be recorded."""
+        values = fields.values
         if within is None:
-            accepted = self.put(RUN_START, run_id, None, None, fields, urgent=True)
+            accepted = self.pipeline.put(RUN_START, run_id, None, None, values, fields.size, True)
         else:
-            values = fields.values
             values.update(name=values.pop("agent_name"), step_type="agent")
             self.runs.joined(run_id, within, values["name"])
-            accepted = self.put(STEP_START, within.run_id, run_id, within.parent_id, fields, urgent=True)
+            accepted = self.pipeline.put(STEP_START, within.run_id, run_id, within.parent_id, values, fields.size, True)
         if not accepted and self.pipeline.closed:
-            return False
-        run = self.runs.opened(run_id, fields.values["started_at"])
+            self._say_closed()
+            return None
+        run = self.runs.opened(run_id, values["started_at"])
         if accepted:
-            self.open_items.runs[run_id] = run
-            context.bounded(self.open_items.runs, context.MOST_OPEN_RUNS)
-        return True
+            open_runs = self.open_items.runs
+            open_runs[run_id] = run
+            if len(open_runs) > MOST_OPEN_RUNS:
+                bounded(open_runs, MOST_OPEN_RUNS)
+        return run
 
     def _surroundings(self) -> Place | None:
         """Return the place of a new run inside the run of another process; None if no such run is current."""
         scope = self.runs.innermost()
-        return Place(scope.run_id, scope.step_id) if scope is not None and scope.sort == context.REMOTE else None
+        return Place(scope.run_id, scope.step_id) if scope is not None and scope.sort == REMOTE else None
 
     def end_fields(self, status: Any, output: Any, error: Any) -> Fields:
         fields = Fields(self.limit, {"ended_at": time.time_ns()}, self.pipeline.sealing)
@@ -373,4 +382,4 @@ class Recorder:
         """Mark a run as ended, and make it no longer current."""
         self.open_items.runs.pop(run_id, None)
         self.runs.ended(run_id)
-        context.leave_run(self.runs, run_id)
+        leave_run(self.runs, run_id)

@@ -12,14 +12,12 @@ from math import nan
 from types import CoroutineType
 from typing import Any
 
-from agentscope.pipeline.process import awaiting
-from agentscope.serialization.foreign import called
+from agentscope.serialization.foreign import called, is_hosts
 
-Flush = Callable[[float], object]
-"""Delivers the pending events, for at most the given seconds."""
+from .recorder import Recorder
 
 
-def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout: float) -> Any:
+def flushing(function: Callable[..., Any], recorder: Recorder, margin: float, timeout: float) -> Any:
     """Wrap `function` with a flush after each call, of at most `timeout` seconds, ending `margin` seconds before the limit."""
 
     def seconds(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
@@ -27,13 +25,27 @@ def flushing(function: Callable[..., Any], flush: Flush, margin: float, timeout:
         return timeout if left is None else max(min(timeout, left - margin), 0.0)
 
     def deliver(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        called(lambda: flush(seconds(args, kwargs)), None)  # the function's own result or exception is what counts
+        called(
+            lambda: recorder.flush(seconds(args, kwargs)), None
+        )  # the function's own result or exception is what counts
 
     async def finish(call: Coroutine[Any, Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closed = False
         try:
             return await call
+        except GeneratorExit:
+            closed = True  # its event loop has ended: nothing can be awaited any more
+            raise
         finally:
-            await awaiting.awaited(lambda: deliver(args, kwargs), "agentscope-flush")
+            if not closed:
+                await deliver_async(args, kwargs)
+
+    async def deliver_async(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            await recorder.aflush(seconds(args, kwargs))
+        except Exception as error:
+            if is_hosts(error):
+                raise
 
     @wraps(function)
     async def call_async(*args: Any, **kwargs: Any) -> Any:

@@ -13,8 +13,9 @@ from agentscope.serialization.foreign import is_hosts
 
 from .base import Face
 from .fields import unknown
-from .handles import Extracted, Run, StartedStep, Step
+from .handles import Extracted, Run
 from .never_raise import safe
+from .steps import StartedStep, Step
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -329,7 +330,7 @@ class Tracker(Face):
 
         def decorate(function: Any) -> Any:
             try:
-                return flushing(function, self._recorder.flush, *limits)
+                return flushing(function, self._recorder, *limits)
             except Exception as error:  # an object whose attributes are traps
                 if is_hosts(error):
                     raise

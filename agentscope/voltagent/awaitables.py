@@ -6,12 +6,14 @@ they may be awaited any number of times, or never.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from agentscope.tracker.handles import InProcess
 from agentscope.types import FlushResult, Stats
+
+if TYPE_CHECKING:
+    from agentscope.pipeline.process.awaiting import Ongoing
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -63,45 +65,33 @@ ACCEPTED, REFUSED = Settled(True), Settled(False)
 class Delivery(FlushResult, Coroutine[Any, Any, FlushResult]):
     """The result of `flush()` and `shutdown()`: a `FlushResult` that may be awaited for one.
 
-    Inside a running event loop, delivery goes on in a thread and does not block the loop. The result is false until it has ended.
+    In asyncio and trio, delivery goes on and does not block the loop. The result is false until it has ended.
     """
 
-    def __init__(self, call: Callable[[], FlushResult], so_far: Callable[[], Stats]) -> None:
-        from concurrent.futures import Future
-
-        from agentscope.pipeline.process import threads
-
-        self._so_far = so_far
+    def __init__(
+        self,
+        ongoing: Ongoing[FlushResult],
+        check: Callable[[FlushResult], FlushResult],
+        so_far: Callable[[], Stats],
+    ) -> None:
+        """check: returns the result, or raises for one that is false if that was asked for."""
+        self._ongoing, self._check, self._so_far = ongoing, check, so_far
         self._inner: Any = None
         """The coroutine that waits, once the result has been awaited."""
-        self._future: Future[FlushResult] = Future()
-        self._future.set_running_or_notify_cancel()  # a cancelled waiter must not cancel the delivery
-
-        def work() -> None:
-            try:
-                self._future.set_result(call())
-            except Exception as error:
-                self._future.set_exception(error)
-
-        if not _in_event_loop():
-            self._future.set_result(call())
-        elif not threads.start(work, "agentscope-flush", ours=False):
-            work()
 
     def result(self, timeout: float | None = None) -> FlushResult:
         """Return the result. Blocks this thread, for at most `timeout` seconds, until it is known.
 
         Raises `concurrent.futures.TimeoutError`, and with `fail_silently=False` the delivery's own exception.
         """
-        return self._future.result(timeout)
+        return self._check(self._ongoing.result(timeout))
 
     @property
     def _now(self) -> FlushResult:
-        if not self._future.done():
-            stats = self._so_far()
-            return FlushResult(max(stats.pending, 1), problem=stats.problem)
-        error = self._future.exception()
-        return self._future.result() if error is None else FlushResult(1, problem=str(error))
+        if self._ongoing.done():
+            return self._ongoing.result()
+        stats = self._so_far()
+        return FlushResult(max(stats.pending, 1), problem=stats.problem)
 
     @property
     def pending(self) -> int:
@@ -127,11 +117,7 @@ class Delivery(FlushResult, Coroutine[Any, Any, FlushResult]):
         return self._wait().__await__()
 
     async def _wait(self) -> FlushResult:
-        if self._future.done() and not _in_event_loop():
-            return self._future.result()
-        import asyncio
-
-        return await asyncio.wrap_future(self._future)
+        return self._check(await self._ongoing.wait())
 
     def send(self, value: Any, /) -> Any:
         """Run the waiting coroutine to its next suspension."""
@@ -149,14 +135,3 @@ class Delivery(FlushResult, Coroutine[Any, Any, FlushResult]):
         """End the waiting coroutine. The delivery continues."""
         if self._inner is not None:
             self._inner.close()
-
-
-def _in_event_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return False  # without asyncio no loop is running
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from agentscope.protocols.voltagent.vocabulary import camel_case
-from agentscope.serialization.adapters import class_name
 from agentscope.serialization.foreign import is_hosts
+from agentscope.serialization.text import class_name
 
 from .errors import ValidationError
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from agentscope.config import SharedOptions
 from agentscope.errors import AgentScopeError, ConfigurationError
 from agentscope.options import check_names
+from agentscope.pipeline.process.awaiting import Ongoing, finished, in_loop
 from agentscope.protocols.json_encode import zoned_utc
 from agentscope.serialization.snapshot import text
 from agentscope.tracker.base import Face
@@ -15,6 +16,7 @@ from agentscope.tracker.fields import Fields
 from agentscope.tracker.never_raise import safe
 from agentscope.tracker.recorder import LONGEST_ID
 from agentscope.tracker.tracker import Tracker
+from agentscope.types import FlushResult
 
 from .awaitables import ACCEPTED, REFUSED, Delivery, Settled
 from .config import given_options, load, voltagent_exporter
@@ -130,7 +132,7 @@ class VoltAgentSDK(Face):
 
     # ---- delivery --------------------------------------------------------------------------------------------------
 
-    @safe(lambda self, *_: Delivery(lambda: self._pipeline.flush(30.0), self.stats))
+    @safe(lambda self, *_: self._flushed(30.0))
     def flush(self, timeout: float = 30.0) -> Delivery:
         """Deliver everything accepted so far, within `timeout` seconds.
 
@@ -138,15 +140,15 @@ class VoltAgentSDK(Face):
         dropped since the last flush. Inside of one it returns at once; await the result, which is false until delivery is over.
         With `fail_silently=False` a failure raises, as it does from a tracker.
         """
-        return Delivery(lambda: Face.flush(self, timeout), self.stats)
+        return self._flushed(self._seconds(timeout, 30.0))
 
-    @safe(lambda self, *_: Delivery(lambda: self._pipeline.shutdown(10.0), self.stats))
+    @safe(lambda self, *_: self._shut_down(10.0))
     def shutdown(self, timeout: float = 10.0) -> Delivery:
         """Close open traces and events as unfinished, deliver all events and end the worker. Waits and raises as `flush` does.
 
         It is called at exit. Nothing can be recorded afterwards.
         """
-        return Delivery(lambda: Face.shutdown(self, timeout), self.stats)
+        return self._shut_down(self._seconds(timeout, 10.0))
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
@@ -181,6 +183,18 @@ class VoltAgentSDK(Face):
         return self._published
 
     # ---- inside ----------------------------------------------------------------------------------------------------
+
+    def _flushed(self, timeout: float) -> Delivery:
+        pipeline = self._pipeline
+        return self._delivery(pipeline.flushing(timeout) if in_loop() else pipeline.flush(timeout))
+
+    def _shut_down(self, timeout: float) -> Delivery:
+        pipeline = self._pipeline
+        return self._delivery(pipeline.shutting_down(timeout) if in_loop() else pipeline.shutdown(timeout))
+
+    def _delivery(self, result: FlushResult | Ongoing[FlushResult]) -> Delivery:
+        ongoing = finished(self._checked(result)) if isinstance(result, FlushResult) else result
+        return Delivery(ongoing, self._checked, self.stats)
 
     def _keep(self, handle: H) -> H:
         """Keep a handle that the caller need not keep."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import trio
 
-from agentscope import AgentScopeExporter, FlushResult, create_tracker
+from agentscope import AgentScopeExporter, FlushResult, Tracker, create_tracker
 from agentscope.server.receiver import Receiver
+from agentscope.tracker.base import Face
+from agentscope.voltagent import VoltAgentSDK
+from agentscope.voltagent.awaitables import Delivery
 from tests.support.platform import DeployedPlatform
 from tests.support.program import run_program
 from tests.support.proxy import FaultProxy
@@ -100,27 +104,110 @@ def test_a_flush_that_is_cancelled_holds_up_no_event_loop() -> None:
         tracker.shutdown(0.1)
 
 
+def _handled(face: Face) -> Awaitable[object]:
+    assert isinstance(face, Tracker)
+
+    @face.lambda_handler(timeout=60)
+    async def handler(event: object, context: object) -> None:
+        """Nothing more is recorded."""
+
+    return handler({}, None)
+
+
+def _delivered(face: Face, call: str) -> Awaitable[object]:
+    delivery = getattr(face, call)(60)
+    assert isinstance(delivery, Delivery)
+    return delivery
+
+
+AWAITED: dict[str, Callable[[Face], Awaitable[object]]] = {
+    "aflush": lambda face: face.aflush(timeout=60),
+    "ashutdown": lambda face: face.ashutdown(timeout=60),
+    "lambda_handler": _handled,
+    "flush": lambda face: _delivered(face, "flush"),
+    "shutdown": lambda face: _delivered(face, "shutdown"),
+}
+
+
 @pytest.mark.parametrize("destinations", [1, 2])
-def test_flushes_that_are_awaited_and_cancelled_take_no_threads(destinations: int) -> None:
+@pytest.mark.parametrize(
+    ("make", "call"),
+    [
+        (create_tracker, "aflush"),
+        (create_tracker, "ashutdown"),
+        (create_tracker, "lambda_handler"),
+        (VoltAgentSDK, "aflush"),
+        (VoltAgentSDK, "ashutdown"),
+        (VoltAgentSDK, "flush"),
+        (VoltAgentSDK, "shutdown"),
+    ],
+)
+def test_deliveries_that_are_awaited_and_cancelled_share_one_thread_at_most(
+    destinations: int, make: Callable[..., Face], call: str
+) -> None:
     with FaultProxy(mode="hang") as proxy:
         exporters = [AgentScopeExporter(api_key="ask_test", base_url=proxy.url) for _ in range(destinations)]
-        tracker = create_tracker(exporters=exporters, timeout=60)
+        face = make(exporters=exporters, timeout=60)
+        tracker = face if isinstance(face, Tracker) else face.tracker  # type: ignore[attr-defined]
         tracker.start_run("agent")
+        pipelines = face._pipeline._pipelines
+        until(lambda: all(pipeline._worker.running for pipeline in pipelines))
+        names = {thread.name for thread in threading.enumerate()}
 
         async def impatient() -> None:
-            flushes = [asyncio.create_task(tracker.aflush(timeout=60)) for _ in range(200)]
-            await asyncio.sleep(0.2)  # the flushes are under way
-            assert threading.active_count() < before + 20
-            for flush in flushes:
-                flush.cancel()
-            await asyncio.gather(*flushes, return_exceptions=True)
+            waits = [asyncio.ensure_future(AWAITED[call](face)) for _ in range(200)]
+            await asyncio.sleep(0.2)  # the deliveries are under way
+            began = [thread.name for thread in threading.enumerate() if thread.name == "agentscope-flush"]
+            assert len(began) == (call in ("shutdown", "ashutdown"))
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
-        before = threading.active_count()
         asyncio.run(impatient())
-        pipelines = getattr(tracker._pipeline, "_pipelines", [tracker._pipeline])
-        assert [len(pipeline._worker._flushes._waiting) for pipeline in pipelines] == [0] * destinations
-        assert balanced(tracker.stats())
+        if call in ("aflush", "lambda_handler"):
+            assert [len(pipeline._worker._flushes._waiting) for pipeline in pipelines] == [0] * destinations
+        assert balanced(face.stats())
         tracker.shutdown(0.1)
+        until(lambda: "agentscope-flush" not in {thread.name for thread in threading.enumerate()} - names)
+
+
+def test_all_that_ask_for_a_shutdown_at_the_same_time_get_its_result(receiver: Receiver) -> None:
+    async def agent() -> list[FlushResult]:
+        async with tracker.track_run("agent"):
+            tracker.track_step("step")
+        return await asyncio.gather(*(tracker.ashutdown(60) for _ in range(20)))
+
+    tracker = create_tracker("ask_test", receiver.url)
+    assert all(asyncio.run(agent()))
+    assert stored_steps(receiver.url) == ["step"]
+
+
+def test_a_flush_that_nothing_waits_for_is_forgotten_when_its_time_is_over() -> None:
+    async def agent() -> Delivery:
+        sdk.trace(agentId="a").end()
+        return sdk.flush(timeout=0.2)
+
+    with FaultProxy(mode="refuse") as proxy:
+        sdk = VoltAgentSDK(exporters=[AgentScopeExporter(api_key="ask_test", base_url=proxy.url)])
+        flushing = asyncio.run(agent())
+        until(lambda: not sdk._pipeline._pipelines[0]._worker._flushes._waiting)
+        assert flushing.pending == 2
+        assert not flushing.result()
+        sdk.shutdown(0.1)
+
+
+def test_a_flush_of_the_voltagent_face_does_not_block_trio(receiver: Receiver) -> None:
+    async def agent() -> FlushResult:
+        with sdk.trace(agentId="a") as trace, trace.add_agent({"name": "A"}):
+            pass
+        flushing = sdk.flush(60)
+        assert not flushing
+        return await flushing
+
+    sdk = VoltAgentSDK(exporters=[AgentScopeExporter(api_key="ask_test", base_url=receiver.url)])
+    assert trio.run(agent)
+    assert stored_steps(receiver.url) == ["A"]
+    sdk.shutdown()
 
 
 def test_an_awaited_flush_ends_in_time_and_tells_what_is_left() -> None:

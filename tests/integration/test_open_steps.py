@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import requests
+from opentelemetry.sdk.trace import TracerProvider
 
+from agentscope import create_tracker
+from agentscope.integrations.otel import AgentScopeSpanProcessor
 from agentscope.server.receiver import Receiver
 from tests.support.program import start_program
 from tests.support.wait import until
@@ -61,6 +64,17 @@ SPANS = """
     tracker.shutdown()
 """
 
+WANTED_SPANS = SPANS.replace(
+    "Processor(tracker)", 'Processor(tracker, only=lambda span: span.name != "unwanted")'
+).replace(
+    '            with tracer.start_as_current_span("quick"):',
+    '            tracer.start_span("unwanted")\n            with tracer.start_as_current_span("quick"):',
+)
+
+OTLP = AGENTSCOPE.replace(
+    'create_tracker("ask_test", {url!r}, {options})', 'create_tracker(protocol="otlp", endpoint={url!r}, {options})'
+)
+
 
 def shown(receiver: Receiver) -> dict[str, Any]:
     """The only run that the receiver shows; {} while there is none."""
@@ -86,7 +100,7 @@ def let_pass(receiver: Receiver, seconds: float) -> None:
 OPEN = {"": "running", "helper": "running", "quick": "completed", "hangs": "running"}
 
 
-@pytest.mark.parametrize("program", [AGENTSCOPE, VOLTAGENT, SPANS])
+@pytest.mark.parametrize("program", [AGENTSCOPE, VOLTAGENT, SPANS, WANTED_SPANS, OTLP])
 @pytest.mark.parametrize("spooled", [False, True])
 def test_a_hanging_tool_is_shown_as_running_and_after_a_kill_as_interrupted(
     receiver: Receiver, tmp_path: Path, spooled: bool, program: str
@@ -111,7 +125,7 @@ def test_a_hanging_tool_is_shown_as_running_and_after_a_kill_as_interrupted(
     assert [each["id"] for each in found] == [run["id"]]
 
 
-@pytest.mark.parametrize("program", [AGENTSCOPE, VOLTAGENT, SPANS])
+@pytest.mark.parametrize("program", [AGENTSCOPE, VOLTAGENT, SPANS, WANTED_SPANS, OTLP])
 def test_a_step_that_was_announced_ends_as_one_that_was_not(receiver: Receiver, tmp_path: Path, program: str) -> None:
     process = start_program(program.format(url=receiver.url, options="", go=str(tmp_path / "go")))
     until(lambda: statuses(receiver) == OPEN, what="the tool is shown as running")
@@ -132,3 +146,19 @@ def test_a_voltagent_trace_is_shown_before_anything_of_it_has_ended(receiver: Re
     (tmp_path / "go").touch()
     process.communicate()
     assert statuses(receiver) == {"": "completed", "helper": "completed", "hangs": "completed"}
+
+
+def test_a_span_that_was_shown_while_it_was_open_ends_although_it_is_not_wanted_then(receiver: Receiver) -> None:
+    tracker = create_tracker("ask_test", receiver.url)
+    provider = TracerProvider()
+    provider.add_span_processor(AgentScopeSpanProcessor(tracker, only=lambda span: span.end_time is None))
+    tracer = provider.get_tracer("test")
+    with tracer.start_as_current_span("root"):
+        with tracer.start_as_current_span("slow") as slow:
+            until(lambda: statuses(receiver) == {"": "running", "slow": "running"})
+            slow.set_attribute("output.value", "not wanted")
+        with tracer.start_as_current_span("quick"):
+            pass
+    assert tracker.shutdown()
+    assert statuses(receiver) == {"": "completed", "slow": "completed"}
+    assert "not wanted" not in str(shown(receiver))

@@ -11,7 +11,15 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, set_span_in_context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
 
 from agentscope import Tracker, create_tracker
 from agentscope.exporters.otlp import OTLPExporter
@@ -92,6 +100,26 @@ def test_a_trace_is_a_run_and_its_spans_are_steps(tracker: Tracker, spans: trace
     }
     (search,) = [step for step in run["steps"] if step["name"] == "search"]
     assert search["error"]["message"] == "no network"
+
+
+def test_links_and_trace_state_of_a_span_are_recorded(
+    tracker: Tracker, spans: trace.Tracer, receiver: Receiver
+) -> None:
+    state = TraceState([("vendor", "x")])
+    linked = SpanContext(0xABC, 0xDEF, True, TraceFlags(1), state)
+    with spans.start_as_current_span("agent", links=[Link(linked, {"why": "batch"})]):
+        pass
+    assert tracker.flush()
+    meta = only_run(receiver.url)["meta_data"]
+    assert (meta["kind"], meta["scope"]["name"]) == ("INTERNAL", "a.framework")
+    assert meta["links"] == [
+        {
+            "trace_id": f"{0xABC:032x}",
+            "span_id": f"{0xDEF:016x}",
+            "trace_state": "vendor=x",
+            "attributes": {"why": "batch"},
+        }
+    ]
 
 
 def test_spans_within_a_run_are_steps_of_that_run(tracker: Tracker, spans: trace.Tracer, receiver: Receiver) -> None:

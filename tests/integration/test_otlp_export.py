@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
 
 from agentscope import Tracker, create_tracker
 from agentscope.exporters.agentscope import AgentScopeExporter
+from agentscope.exporters.base import Destination
 from agentscope.exporters.otlp import OTLPExporter
 from agentscope.exporters.voltagent import VoltAgentExporter
 from agentscope.server.ingest import otlp
@@ -77,8 +80,9 @@ def stored(receiver: Receiver, run_id: str) -> dict[str, Any]:
 @pytest.mark.parametrize("encoding", ["protobuf", "json"])
 @pytest.mark.parametrize("compression", ["gzip", "none"])
 def test_runs_arrive_over_otlp_as_they_would_by_our_own_protocol(
-    receiver: Receiver, encoding: str, compression: str
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, encoding: str, compression: str
 ) -> None:
+    monkeypatch.setattr(otlp, "_ANNOUNCED", {})  # other backends announce no batch call
     exporter = OTLPExporter(endpoint=receiver.url, encoding=encoding, compression=compression)
     with create_tracker(exporters=[exporter]) as tracker:
         run_id = agent(tracker)
@@ -113,6 +117,21 @@ def test_the_keys_of_an_otlp_backend_go_in_headers(tmp_path: Any) -> None:
             assert "HTTP 401" in (result.problem or "")
 
 
+@pytest.mark.parametrize("name", ["Authorization", "X-Agentscope-Key", "x-api-key"])
+def test_the_batch_call_takes_the_key_where_otlp_has_it_once_it_was_announced(tmp_path: Any, name: str) -> None:
+    with Receiver(port=0, db=f"{tmp_path}/a.db", api_key="ask_secret") as receiver:
+        key = "Bearer ask_secret" if name == "Authorization" else "ask_secret"
+        with create_tracker(protocol="otlp", endpoint=receiver.url, headers={name: key}) as tracker:
+            for _ in range(2):
+                agent(tracker)
+                assert tracker.flush()
+            assert tracker.stats().protocol == "agentscope-batch"
+        wrong = {"Authorization": "Bearer no", "X-Agentscope-Batch": "/api/ingest/batch"}
+        for headers in (wrong, {**wrong, "X-Agentscope-Key": "no"}):
+            answer = requests.post(f"{receiver.url}/api/ingest/batch", json={"events": []}, headers=headers, timeout=60)
+            assert answer.status_code == 401
+
+
 def test_a_backend_that_has_no_otlp_says_where_to_look(receiver: Receiver) -> None:
     exporter = OTLPExporter(endpoint=f"{receiver.url}/nowhere/v1/traces")
     with create_tracker(exporters=[exporter], shutdown_timeout=0.1) as tracker:
@@ -133,13 +152,25 @@ def test_a_voltagent_backend_is_spoken_to_in_otlp_where_it_takes_it(
     assert shape(stored(receiver, run_id)) == EXPECTED
 
 
-def test_a_receiver_is_spoken_to_in_batches_by_the_voltagent_exporter(receiver: Receiver) -> None:
-    exporter = VoltAgentExporter(base_url=receiver.url, public_key="pk", secret_key="sk")
-    with create_tracker(exporters=[exporter]) as tracker:
-        run_id = agent(tracker)
-        assert tracker.flush()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda url: VoltAgentExporter(base_url=url, public_key="pk", secret_key="sk"),
+        lambda url: OTLPExporter(endpoint=url),
+        lambda url: OTLPExporter(endpoint=f"{url}/v1/traces", encoding="json"),
+        lambda url: OTLPExporter(endpoint=f"{url}/api/public/otel"),
+    ],
+)
+def test_a_receiver_is_spoken_to_in_batches_by_whatever_exporter_names_it(
+    receiver: Receiver, make: Callable[[str], Destination]
+) -> None:
+    with create_tracker(exporters=[make(receiver.url)]) as tracker:
+        for _ in range(2):  # by spans first, then in batches
+            run_id = agent(tracker)
+            assert tracker.flush()
+            assert shape(stored(receiver, run_id)) == EXPECTED
         assert tracker.stats().protocol == "agentscope-batch"
-    assert shape(stored(receiver, run_id)) == EXPECTED
+        assert balanced(tracker.stats())
 
 
 @pytest.mark.parametrize("status", [404, 405])
@@ -172,7 +203,8 @@ def test_several_destinations_get_everything_and_one_that_is_down_holds_up_none(
     assert balanced(tracker.stats())
 
 
-def test_a_run_that_is_never_ended_is_sent_at_shutdown(receiver: Receiver) -> None:
+def test_a_run_that_is_never_ended_is_sent_at_shutdown(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp, "_ANNOUNCED", {})  # other backends announce no batch call
     tracker = create_tracker(protocol="otlp", endpoint=receiver.url)
     run_id = tracker.start_run("forgetful", input_data=1)
     tracker.track_step("only")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import http.server
 import os
 import re
-import shutil
 import subprocess
-import sys
+import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any
 import pytest
 
 from agentscope import create_tracker
+from agentscope.server.receiver import Receiver
 from tests.support import patient
+from tests.support.browser import CHROMIUM, FLAGS, Browser
 from tests.support.receiver import Client, at, run_end, run_start, step
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
@@ -50,27 +50,6 @@ XSS = [
 ]
 
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--no-proxy-server",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-# The browser reads commands from descriptor 3 and answers on 4.
-START = """
-import fcntl, os, sys
-orders, answers = (fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3])
-os.dup2(orders, 3), os.dup2(answers, 4)
-os.execv(sys.argv[3], sys.argv[3:])
-"""
-
 # Every element of a step or a listed run that extends beyond its card, and every element that widens the page.
 STRAYS = """
 [...document.querySelectorAll('summary, .runs tr')].flatMap(inside => {
@@ -86,72 +65,6 @@ STRAYS = """
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     patient.here(monkeypatch)
-
-
-class Browser:
-    """A browser that opens pages and evaluates expressions in them."""
-
-    def __init__(self, profile: Path) -> None:
-        assert CHROMIUM
-        orders, self._orders = os.pipe()
-        answers, theirs = os.pipe()
-        chromium = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", START, str(orders), str(theirs), *chromium],
-            pass_fds=(orders, theirs),
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "HOME": str(profile)},
-        )
-        os.close(orders)
-        os.close(theirs)
-        self._answers = os.fdopen(answers, "rb")
-        self._rest = b""
-        self._count = 0
-        self._loaded: set[str] = set()
-        self._session: dict[str, str] = {}
-        target = self._ask("Target.createTarget", url="about:blank")["targetId"]
-        self._session = {"sessionId": self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
-        self._ask("Page.enable")
-        self._ask("Page.setLifecycleEventsEnabled", enabled=True)
-
-    def close(self) -> None:
-        os.close(self._orders)
-        self._answers.close()
-        self._process.terminate()
-        self._process.wait(60)
-
-    def visit(self, url: str, width: int, scheme: str = "light") -> None:
-        """Open a page in a window of this width in CSS pixels."""
-        self._ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        self._ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        document = self._ask("Page.navigate", url=url)["loaderId"]
-        while document not in self._loaded:
-            self._message()
-
-    def value(self, expression: str) -> Any:
-        """The value of a JavaScript expression on the page, whatever scripts its policy allows."""
-        answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def _ask(self, method: str, **parameters: Any) -> Any:
-        self._count += 1
-        order = {"id": self._count, "method": method, "params": parameters, **self._session}
-        os.write(self._orders, json.dumps(order).encode() + b"\0")
-        while (answer := self._message()).get("id") != self._count:
-            pass
-        return answer["result"]
-
-    def _message(self) -> Any:
-        while b"\0" not in self._rest:
-            part = os.read(self._answers.fileno(), 65536)
-            assert part, "the browser ended"
-            self._rest += part
-        message, _, self._rest = self._rest.partition(b"\0")
-        told = json.loads(message)
-        if told.get("method") == "Page.lifecycleEvent" and told["params"]["name"] == "load":
-            self._loaded.add(told["params"]["loaderId"])
-        return told
 
 
 @pytest.fixture(scope="module")
@@ -339,3 +252,53 @@ def test_dark_pages_are_dark(receiver: Any, browser: Browser) -> None:
         browser.visit(f"{receiver.url}/", 400, scheme)
         colours.append(browser.value("getComputedStyle(document.body).backgroundColor"))
     assert colours == ["rgb(246, 247, 249)", "rgb(18, 22, 28)"]
+
+
+def test_a_person_logs_in_and_out(browser: Browser, tmp_path: Path) -> None:
+    with Receiver(db=tmp_path / "runs.db", api_key="ask_in_a_browser") as locked:
+        browser.visit(f"{locked.url}/", 400)
+        browser.value("document.querySelector('input').value = 'wrong'")
+        browser.press(".login button")
+        assert "not the key" in browser.value("document.body.innerText")
+        browser.value("document.querySelector('input').value = 'ask_in_a_browser'")
+        browser.press(".login button")
+        assert browser.value("location.href") == f"{locked.url}/"
+        browser.press("header button")
+        assert browser.value("location.href") == f"{locked.url}/login"
+        browser.visit(f"{locked.url}/", 400)
+        assert browser.value("location.href") == f"{locked.url}/login"
+
+
+SEND = """
+fetch('{url}/v1/traces', {{
+  method: 'POST', body: '{{"resourceSpans": []}}', headers: {{'Content-Type': 'application/json', 'X-Agentscope-Key': 'k'}}
+}}).then(answer => {{ document.title = 'sent ' + answer.status; }}, () => {{ document.title = 'refused'; }}) && null
+"""
+
+
+@pytest.mark.parametrize(("is_allowed", "title"), [(True, "sent 200"), (False, "refused")])
+def test_a_page_of_another_origin_sends_spans_only_where_it_is_allowed(
+    browser: Browser, tmp_path: Path, is_allowed: bool, title: str
+) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Blank) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        origin = f"http://127.0.0.1:{server.server_address[1]}"
+        with Receiver(db=tmp_path / "runs.db", allowed_origins=[origin] if is_allowed else []) as one:
+            browser.visit(origin, 400)
+            browser.value(SEND.format(url=one.url))
+            until(lambda: browser.value("document.title"), timeout=60)
+            assert browser.value("document.title") == title
+        server.shutdown()
+
+
+class _Blank(http.server.BaseHTTPRequestHandler):
+    """The empty page of some application."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentscope.server.http import security
+from agentscope.server.http import keys
 from agentscope.server.read import pages
 from agentscope.server.receiver import Receiver
 from tests.support.hostile_clients import head
@@ -234,7 +234,7 @@ def test_keys_are_compared_in_constant_time_and_as_bytes(locked: Receiver, monke
         compared.append((type(one), type(other)))
         return hmac.compare_digest(one, other)
 
-    monkeypatch.setattr(security, "compare_digest", compare)
+    monkeypatch.setattr(keys, "compare_digest", compare)
     client = Client(locked.url, "ask_the_wrong_one")
     for method, path in WRITING:
         before = len(compared)

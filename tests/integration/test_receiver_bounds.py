@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import logging
+import random
 import select
 import socket
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +28,7 @@ from tests.support.wait import until
 BATCH = "/api/ingest/batch"
 HEAD = b"POST /api/ingest/batch HTTP/1.1\r\nHost: {host}\r\nX-Agentscope-Key: k\r\nContent-Type: application/json\r\n"
 DEEP = json.dumps(envelope(step(input=json.loads("[" * 90 + "]" * 90)))).encode()
+GZIP, ZSTD = gzip.compress(b"x" * 40, mtime=0), zstandard.ZstdCompressor().compress(b"x" * 40)
 SMALL = Limits(
     body_bytes=20_000, inflated_bytes=100_000, held_bytes=30_000, body_seconds=60, head_seconds=60, connections=8
 )
@@ -135,6 +139,33 @@ def test_a_second_request_on_a_connection_has_a_deadline_for_its_head_too(receiv
         assert read_all(connection) == b""
 
 
+GRPC_CALL = (
+    b"POST /opentelemetry.proto.collector.trace.v1.TraceService/Export HTTP/1.1\r\nHost: {host}\r\n"
+    b"Content-Type: application/grpc+proto\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "advice"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+        (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + b"x" * 600, "use http://"),
+        (GRPC_CALL, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+    ],
+    ids=["HTTP/2", "TLS", "gRPC"],
+)
+def test_the_log_says_once_what_to_do_about_a_client_of_another_protocol(
+    tmp_path: Path, beginning: bytes, advice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "agentscope.server")
+    with Receiver(db=tmp_path / "runs.db", limits=SMALL) as receiver:
+        for _ in range(3):
+            answer = raw(receiver.url, beginning)
+            assert int(answer.split(b" ")[1]) // 100 == 4
+    (told,) = [record.message for record in caplog.records if record.name == "agentscope.server"]
+    assert advice in told
+
+
 def test_idle_connections_give_way_when_there_are_too_many(tmp_path: Path) -> None:
     with Receiver(db=tmp_path / "runs.db", limits=Limits(connections=8)) as receiver:
         idle = [connect(receiver.url) for _ in range(30)]
@@ -192,6 +223,16 @@ def test_a_body_that_inflates_beyond_the_bound_is_refused(receiver: Receiver, en
         (zstd_of_unknown_size(b"x" * 50)[:-1], "zstd", 400),
         (zstd_of_unknown_size(b"x" * 50) + b"more", "zstd", 400),
         (b"", "zstd", 400),
+        (b"", "gzip", 400),
+        (GZIP + GZIP[:-1], "gzip", 400),
+        (ZSTD + ZSTD[:-1], "zstd", 400),
+        (GZIP * 2 + b"more", "gzip", 400),
+        (ZSTD * 2 + b"more", "zstd", 400),
+        (GZIP * 3, "gzip", 413),
+        (ZSTD * 3, "zstd", 413),
+        (gzip.compress(b"") * 20_000, "gzip", 400),
+        (zstandard.ZstdCompressor().compress(b"") * 20_000, "zstd", 400),
+        (zlib.compress(b"x") * 2, "deflate", 400),
         (b"x", "gzip, gzip", 415),
     ],
 )
@@ -199,6 +240,21 @@ def test_a_body_that_does_not_inflate_cleanly_is_refused(body: bytes, encoding: 
     with pytest.raises(Refused) as caught:
         bodies.inflate(body, encoding, 100)
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("compress", "encoding"), [(gzip.compress, "gzip"), (zstandard.ZstdCompressor().compress, "zstd")]
+)
+def test_a_body_of_several_members_is_inflated_whole(compress: Callable[[bytes], bytes], encoding: str) -> None:
+    parts = [b"", b"x" * 100_000, b"", b"y", random.Random(1).randbytes(100_000), b"z" * 70_000]
+    assert bodies.inflate(b"".join(map(compress, parts)), encoding, 1 << 20) == b"".join(parts)
+
+
+def test_events_in_several_members_are_stored(tmp_path: Path) -> None:
+    body = json.dumps(envelope(step())).encode()
+    with Receiver(db=tmp_path / "runs.db") as receiver:
+        members = gzip.compress(body[:50]) + gzip.compress(body[50:])
+        assert Client(receiver.url).send("POST", BATCH, members, content_encoding="gzip").json["accepted"] == 1
 
 
 def test_a_zstd_frame_that_does_not_say_its_size_is_inflated() -> None:

@@ -36,7 +36,7 @@ def test_a_batch_is_acknowledged_with_counts_that_add_up_and_can_be_read_at_once
     assert answer.json == {"accepted": 4, "duplicates": 0, "rejected": rejected}
     run = client.get("/api/runs/run-1").json
     (listed,) = client.get("/api/runs").json["runs"]
-    assert (run["status"], run["duration_ms"], run["step_count"], run["tokens_used"]) == ("completed", 60000, 2, 3)
+    assert (run["status"], run["duration_ms"], run["step_count"], run["tokens_used"]) == ("completed", 60000, 2, 7)
     assert {name: run[name] for name in listed} == listed
 
 
@@ -94,11 +94,13 @@ def test_any_order_and_split_of_events_ends_in_the_same_run(client: Client) -> N
 def test_a_step_may_come_before_its_run_and_an_end_before_its_start(client: Client) -> None:
     client.batch(step(time=at(5)))
     (run,) = client.get("/api/runs").json["runs"]
-    assert (run["agent_name"], run["status"], run["step_count"]) == ("unknown", "running", 1)
+    assert (run["agent_name"], run["status"], run["step_count"]) == ("search", "completed", 1)
+    assert run["is_root_missing"] is True
     client.batch(run_end())
     client.batch(run_start())
     (run,) = client.get("/api/runs").json["runs"]
     assert (run["agent_name"], run["status"], run["duration_ms"]) == ("tester", "completed", 60000)
+    assert run["is_root_missing"] is False
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd", "identity"])
@@ -191,6 +193,42 @@ def test_a_classic_call_repeated_with_its_idempotency_key_happens_once(client: C
     assert client.events() == 5
     assert client.get("/health").json["conflicts"] == 0
     assert client.get(f"/api/runs/{one.json['id']}").json["step_count"] == 1
+
+
+def test_an_idempotency_key_with_another_body_is_refused_and_changes_nothing(client: Client) -> None:
+    body = {"agent_name": "a", "meta_data": {"n": 1.0}, "started_at": "2026-01-31T12:00:00Z"}
+    first = client.send("POST", RUN, body, idempotency_key="k")
+    path = f"{RUN}/{first.json['id']}"
+    for kind, url, bodies in (
+        ("POST", RUN, [body, {**body, "agent_name": "b"}, {"agent_name": "a"}, {**body, "started_at": None}]),
+        ("POST", f"{path}/step", [{"name": "s"}, {"name": "t"}, {"name": "s", "output": {"a": 1}}]),
+        ("PATCH", path, [{"status": "failed"}, {"status": "completed"}, {"status": "failed", "error": {"a": 1}}]),
+    ):
+        good, *others = bodies
+        assert client.send(kind, url, good, idempotency_key="k").status == 200
+        for other in others:
+            answer = client.send(kind, url, other, idempotency_key="k")
+            assert (answer.status, "Idempotency-Key" in answer.json["detail"]) == (422, True), other
+        assert client.send(kind, url, good, idempotency_key="k").status == 200
+    run = client.get(f"/api/runs/{first.json['id']}").json
+    assert (run["agent_name"], run["status"], [step["name"] for step in run["steps"]]) == ("a", "failed", ["s"])
+    assert client.events() == 3
+
+
+def test_an_event_of_a_batch_with_the_id_of_a_classic_call_hides_it_not(client: Client) -> None:
+    made = client.send("POST", RUN, {"agent_name": "a"}, idempotency_key="k").json["id"]
+    (event,) = client.get(f"/api/runs/{made}/events").json["events"]
+    client.send("DELETE", f"/api/runs/{made}")
+    guess = {**run_start("stranger"), "id": event["id"]}
+    with_other = client.batch(guess, session_id="stranger")
+    assert with_other.json["accepted"] == 1
+    assert client.send("POST", RUN, {"agent_name": "a"}, idempotency_key="k").status == 410
+
+
+def test_sessions_of_other_protocols_cannot_be_taken_by_a_batch(client: Client) -> None:
+    for session in ("classic", "history", "otlp"):
+        answer = client.batch(run_start(), session_id=session)
+        assert (answer.status, "session_id" in answer.json["detail"]) == (422, True)
 
 
 @pytest.mark.parametrize(

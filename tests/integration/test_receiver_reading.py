@@ -254,7 +254,16 @@ def test_a_page_of_steps_that_cannot_be_is_refused_by_a_page(client: Client, pag
 )
 def test_durations_are_shown_in_the_unit_that_fits(milliseconds: float | None, shown: str) -> None:
     run = dict.fromkeys(("external_id", "user_id", "conversation_id", "started_at", "tokens_used"))
-    run |= {"id": "r", "agent_name": "a", "status": "odd", "failed": False, "step_count": 0, "error_count": 0}
+    run |= {
+        "id": "r",
+        "agent_name": "a",
+        "status": "odd",
+        "failed": False,
+        "step_count": 0,
+        "error_count": 0,
+        "agents": [],
+        "tags": [],
+    }
     line = pages.run_list([{**run, "duration_ms": milliseconds}], RunQuery(), None, "http://x", False)
     assert f'<td data-label="Duration">{shown}</td>' in line
 
@@ -359,3 +368,15 @@ def test_a_page_of_a_run_shows_its_fields_and_links_to_the_runs_that_share_them(
     assert "<b>" in page.text  # a tag, escaped in the source
     links = {value for name, value in page.attributes if name == "href"}
     assert {"/?user_id=zoe", "/?tag=red", "/?tag=%3Cb%3E", "/?model=large-1"} <= links
+
+
+def test_a_trace_id_of_32_digits_is_the_address_of_its_run_and_runs_is_the_list(client: Client) -> None:
+    run_id = "5b8efff7-9803-8103-d269-b633813fc60c"
+    client.batch(run_start(run_id, agent_name="planner"), run_start("0" * 32, agent_name="writer"))
+    for digits in ("5b8efff798038103d269b633813fc60c", "5B8EFFF798038103D269B633813FC60C"):
+        assert client.get(f"/api/runs/{digits}").json["id"] == run_id
+        assert client.get(f"/api/runs/{digits}/events").json["events"][0]["run_id"] == run_id
+        assert "planner" in client.get(f"/runs/{digits}").body.decode()
+    assert client.get(f"/api/runs/{'0' * 32}").json["agent_name"] == "writer"
+    assert client.get(f"/api/runs/{'1' * 32}").status == 404
+    assert client.get("/runs").body == client.get("/").body

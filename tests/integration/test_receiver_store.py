@@ -70,6 +70,44 @@ def test_the_files_are_for_their_owner_only(path: Path, store: SQLiteStore) -> N
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+def test_files_that_others_could_read_are_for_their_owner_only_after_the_start(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = SQLiteStore(path)
+    first.ingest(batch(step())).result()
+    for file in path.parent.iterdir():
+        file.chmod(0o666)
+    second = SQLiteStore(path)
+    second.ingest(batch(step())).result()
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+    assert [record.getMessage().rpartition(" was open to other users")[0] for record in caplog.records] == [
+        f"{path}{suffix}" for suffix in ("", "-wal", "-shm")
+    ]
+    second.close()
+    first.close()
+
+
+def test_an_empty_file_that_others_could_write_is_for_its_owner_only_after_the_start(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    path.chmod(0o666)
+    with closing(SQLiteStore(path)) as store:
+        store.ingest(batch(step())).result()
+        assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+
+
+def test_a_database_whose_mode_cannot_be_changed_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    SQLiteStore(path).close()
+    path.chmod(0o644)
+
+    def refuse(self: Path, mode: int) -> None:
+        raise PermissionError(1, "not the owner")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.raises(ConfigurationError, match="open to other users"):
+        SQLiteStore(path)
+
+
 def test_a_temporary_store_is_gone_after_its_end() -> None:
     store = SQLiteStore()
     assert store.ingest(batch(step())).result().accepted == 1

@@ -94,6 +94,21 @@ def test_an_object_that_gives_a_coroutine_is_flushed_when_that_is_over(tracker: 
     assert stored_steps(receiver.url) == ["step"]
 
 
+def test_a_coroutine_that_is_closed_by_its_event_loop_waits_for_nothing(hanging: Tracker) -> None:
+    @hanging.lambda_handler(timeout=60)
+    async def handler(event: object, context: object) -> None:
+        track(hanging)
+        await asyncio.sleep(60)
+
+    call = handler({}, None)
+
+    async def begin() -> None:
+        call.send(None)
+
+    asyncio.run(begin())
+    call.close()
+
+
 def test_a_flush_ends_a_margin_before_the_time_is_over(hanging: Tracker) -> None:
     @hanging.lambda_handler(margin=0.5, timeout=90)
     def handler(event: object, context: object) -> str:

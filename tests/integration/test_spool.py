@@ -6,12 +6,17 @@ import json
 import os
 import re
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from agentscope import Tracker, create_tracker
+from agentscope.exporters.http.exporter import HTTPExporter
+from agentscope.pipeline import worker
+from agentscope.pipeline.spool.manager import Spooling
 from agentscope.server.receiver import Receiver
+from agentscope.types import Stats
 from tests.support.patient import be_patient
 from tests.support.platform import DeployedPlatform
 from tests.support.program import Result, run_program, start_program
@@ -88,6 +93,60 @@ def test_a_program_that_is_killed_loses_nothing_that_was_on_disk(receiver: Recei
         proxy.set("pass")
         inherit(proxy.url, spool, 201)
     assert sorted(stored_steps(receiver.url)) == sorted(f"step {i}" for i in range(200))
+
+
+LOGS = """
+    line = "2026-11-30 09:00:00 INFO GET /v1/items?page=2 token=a8f{number:013x}9Zq status=200 user=alice"
+    text = chr(10).join(line.format(number=number) for number in range(2000))
+    for i in range(10):
+        tracker.track_step(f"log {i}", output_data={"log": text})
+    STORED
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_logs_full_of_secrets_that_were_on_disk_survive_a_kill_without_the_secrets(
+    receiver: Receiver, spool: Path
+) -> None:
+    with FaultProxy(receiver.url, mode="refuse") as proxy:
+        result = run(proxy.url, spool, 0, LOGS)
+        assert result.returncode == -signal.SIGKILL
+        assert not [path for path in spool.iterdir() if b"a8f0000000000" in path.read_bytes()]
+        proxy.set("pass")
+        inherit(proxy.url, spool, 11)
+    (stored,) = [run for run in stored_runs(receiver.url) if run["agent_name"] == "agent"]
+    assert sorted(step["name"] for step in stored["steps"]) == [f"log {i}" for i in range(10)]
+    for step in stored["steps"]:
+        lines = step["output"]["log"].splitlines()
+        assert len(lines) == 2000
+        assert {line.partition("token=")[2] for line in lines} == {"[redacted] status=200 user=alice"}
+
+
+def test_delivery_begins_when_the_first_events_are_on_disk(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Stats] = []
+    go_on = threading.Event()
+    store, warm_up = Spooling.store, HTTPExporter.warm_up
+
+    def held(spooling: Spooling, now: float, timeout: float = -1.0) -> bool:
+        go_on.wait(60)
+        return store(spooling, now, timeout)
+
+    def watched(exporter: HTTPExporter) -> None:
+        seen.append(tracker.stats())
+        warm_up(exporter)
+
+    monkeypatch.setattr(Spooling, "store", held)
+    monkeypatch.setattr(HTTPExporter, "warm_up", watched)
+    monkeypatch.setattr(worker, "HEAD_START", 60.0)
+    with create_tracker("ask_test", "http://127.0.0.1:9", spool_dir=spool, shutdown_timeout=60) as tracker:
+        run_id = tracker.start_run("agent")
+        for number in range(1_000):
+            tracker.track_step(f"step {number}", run_id=run_id)
+        go_on.set()
+        until(lambda: seen)
+        assert (seen[0].spooled, seen[0].pending) == (1_001, 0)
+        assert balanced(seen[0])
+        tracker.shutdown(0)
 
 
 def test_events_are_on_disk_soon_even_while_a_request_hangs(spool: Path) -> None:

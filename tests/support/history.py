@@ -8,12 +8,13 @@ from typing import Any
 from urllib.parse import unquote
 
 from agentscope.events import RUN_START, Event
+from agentscope.exporters.otlp import VOLTAGENT_TRACES_PATH
 from agentscope.protocols.agentscope.decode import Arrival, Patch
 from agentscope.protocols.base import Request, Response
 from agentscope.protocols.json_decode import DecodeError
 from agentscope.protocols.otlp.protocol import OTLPState
 from agentscope.protocols.voltagent.decode import event_added, event_changed, read, run_changed, run_started
-from agentscope.protocols.voltagent.protocol import HISTORY, OTLP_PATH, VoltAgentProtocol
+from agentscope.protocols.voltagent.protocol import HISTORY, VoltAgentProtocol
 from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
 from agentscope.server.storage.fold import fold, run_view
 from tests.support.events import SESSION, answer, event, strict
@@ -26,7 +27,9 @@ class HistoryProtocol(VoltAgentProtocol):
     """The protocol of a backend that is known to have the history calls only."""
 
     def __init__(self) -> None:
-        super().__init__(OTLPState(path=OTLP_PATH, encoding="json", compress=False, largest_body=1 << 20, resource={}))
+        super().__init__(
+            OTLPState(path=VOLTAGENT_TRACES_PATH, encoding="json", compress=False, largest_body=1 << 20, resource={})
+        )
         self.name = HISTORY
 
 

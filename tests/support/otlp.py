@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from agentscope.protocols.json_decode import DecodeError
-from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, Value
+from agentscope.protocols.otlp.wire.model import Span, SpanEvent, SpanGroup, SpanLink, Value
 from agentscope.protocols.otlp.wire.protobuf_form import _varint
 from agentscope.server.ingest.otlp import DECODERS
 
@@ -43,7 +43,7 @@ def ids(size: int) -> st.SearchStrategy[str]:
     return st.binary(min_size=size, max_size=size).filter(any).map(bytes.hex)
 
 
-events = st.builds(SpanEvent, texts, times, mappings)
+events = st.builds(SpanEvent, texts, times, mappings, st.just(0))
 spans = st.builds(
     Span,
     trace_id=ids(16),
@@ -58,21 +58,50 @@ spans = st.builds(
     status_message=texts,
     events=st.lists(events, max_size=2),
     trace_state=texts,
+    links=st.just([]),
+    dropped_attributes=st.just(0),
+    dropped_events=st.just(0),
+    dropped_links=st.just(0),
 )
-groups = st.builds(SpanGroup, mappings, texts, texts, st.lists(spans, max_size=2))
+groups = st.builds(SpanGroup, mappings, texts, texts, st.lists(spans, max_size=2), st.just({}))
+
+counts = st.integers(0, (1 << 32) - 1)
+foreign_spans = st.builds(
+    lambda span, links, *dropped: span._replace(
+        links=links,
+        dropped_attributes=dropped[0],
+        dropped_events=dropped[1],
+        dropped_links=dropped[2],
+        events=[event._replace(dropped_attributes=dropped[3]) for event in span.events],
+    ),
+    spans,
+    st.lists(st.builds(SpanLink, ids(16), ids(8), mappings, texts, counts), max_size=2),
+    *[counts] * 4,
+)
+"""Spans with the parts that this SDK does not send."""
+foreign_groups = st.builds(SpanGroup, mappings, texts, texts, st.lists(foreign_spans, max_size=2), mappings)
 
 
 def span(**fields: Any) -> Span:
     """A span with default values, except for the given fields."""
     plain = Span(
-        TRACE_ID, SPAN_ID, "", "a span", 1, 1_700_000_000_000_000_000, 1_700_000_001_000_000_000, {}, events=[]
+        TRACE_ID,
+        SPAN_ID,
+        "",
+        "a span",
+        1,
+        1_700_000_000_000_000_000,
+        1_700_000_001_000_000_000,
+        {},
+        events=[],
+        links=[],
     )
     return plain._replace(**fields)
 
 
 def read_request(form: Any, body: bytes) -> list[SpanGroup]:
     """The spans of a request, as the receiver reads them."""
-    return DECODERS[form.CONTENT_TYPE](body)
+    return [group._replace(spans=[*group.spans]) for group in DECODERS[form.CONTENT_TYPE](body)]
 
 
 def field(number: int, data: bytes) -> bytes:
@@ -103,6 +132,7 @@ def message_of(found: Sequence[SpanGroup]) -> ExportTraceServiceRequest:
         inner = outer.scope_spans.add()
         inner.scope.SetInParent()
         inner.scope.name, inner.scope.version = group.scope_name, group.scope_version
+        _put(inner.scope.attributes, group.scope_attributes)
         for each in group.spans:
             assert isinstance(each, Span)
             message = inner.spans.add(
@@ -115,9 +145,20 @@ def message_of(found: Sequence[SpanGroup]) -> ExportTraceServiceRequest:
                 start_time_unix_nano=each.start_ns,
                 end_time_unix_nano=each.end_ns,
             )
+            message.dropped_attributes_count, message.dropped_events_count = (
+                each.dropped_attributes,
+                each.dropped_events,
+            )
+            message.dropped_links_count = each.dropped_links
             _put(message.attributes, each.attributes)
             for event in each.events:
-                _put(message.events.add(name=event.name, time_unix_nano=event.time_ns).attributes, event.attributes)
+                added = message.events.add(name=event.name, time_unix_nano=event.time_ns)
+                added.dropped_attributes_count = event.dropped_attributes
+                _put(added.attributes, event.attributes)
+            for link in each.links:
+                linked = message.links.add(trace_id=bytes.fromhex(link.trace_id), span_id=bytes.fromhex(link.span_id))
+                linked.trace_state, linked.dropped_attributes_count = link.trace_state, link.dropped_attributes
+                _put(linked.attributes, link.attributes)
             if each.status or each.status_message:
                 message.status.code, message.status.message = each.status, each.status_message
     return request
@@ -142,11 +183,28 @@ def groups_of(request: Any) -> list[SpanGroup]:
                     _taken(each.attributes),
                     each.status.code,
                     each.status.message,
-                    [SpanEvent(e.name, e.time_unix_nano, _taken(e.attributes)) for e in each.events],
+                    [
+                        SpanEvent(e.name, e.time_unix_nano, _taken(e.attributes), e.dropped_attributes_count)
+                        for e in each.events
+                    ],
                     each.trace_state,
+                    [
+                        SpanLink(
+                            link.trace_id.hex(),
+                            link.span_id.hex(),
+                            _taken(link.attributes),
+                            link.trace_state,
+                            link.dropped_attributes_count,
+                        )
+                        for link in each.links
+                    ],
+                    each.dropped_attributes_count,
+                    each.dropped_events_count,
+                    each.dropped_links_count,
                 )
                 for each in inner.spans
             ],
+            _taken(inner.scope.attributes),
         )
         for outer in request.resource_spans
         for inner in outer.scope_spans

@@ -139,15 +139,18 @@ def raw(url: str, request: bytes) -> bytes:
 _PROGRAM = """
 import functools, json, sys
 from agentscope.server import receiver as serve
-serve.Limits = functools.partial(serve.Limits, **json.loads("".join(sys.argv[2:]) or "{}"))
-serve.serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flush=True))
+limits, options = map(json.loads, sys.argv[2:])
+serve.Limits = functools.partial(serve.Limits, **limits)
+serve.serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flush=True), **options)
 """
 
 
 @contextmanager
-def receiver_process(db: Path, **limits: float) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A receiver in its own process with these `Limits`, and its URL. It is killed at the end if it still runs."""
-    command = [sys.executable, "-c", _PROGRAM, str(db), json.dumps(limits)]
+def receiver_process(
+    db: Path, options: dict[str, Any] | None = None, **limits: float
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A receiver in its own process with these options and `Limits`, and its URL. It is killed at the end if it still runs."""
+    command = [sys.executable, "-c", _PROGRAM, str(db), json.dumps(limits), json.dumps(options or {})]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

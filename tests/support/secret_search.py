@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from agentscope import AgentScopeError, FlushResult, Stats
-from agentscope.events import DeferredFields, PlainFields
+from agentscope.events import DeferredFields
 from agentscope.exporters.http.transport import Transport
 from agentscope.pipeline.pipeline import Pipeline
 from agentscope.serialization.snapshot import unsealed
@@ -193,7 +193,7 @@ class Watch:
             if isinstance(fields, DeferredFields):
                 with suppress(Exception):  # the worker drops an event whose fields cannot be made
                     fields = fields.make()
-            values = fields.values() if isinstance(fields, dict) else fields if isinstance(fields, PlainFields) else ()
+            values = fields.values() if isinstance(fields, dict) else fields if isinstance(fields, tuple) else ()
             for value in values:
                 if type(value) is bytes and _SHORTEST_PAYLOAD <= len(value) <= _LONGEST_PAYLOAD:
                     with suppress(ValueError, EOFError, TypeError):  # likewise one whose payload is broken

@@ -8,18 +8,27 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agentscope import Stats
 from agentscope.cli.main import build_parser
 from agentscope.config import Config, env_name
 from agentscope.events import FIELDS, RUN_FIELDS, RUN_STATUSES, STEP_FIELDS, STEP_TYPES, Field
 from agentscope.protocols import drop_reasons
+from agentscope.server.app import Front
+from agentscope.server.http.addressing import Addressing
+from agentscope.server.http.gate import PROBES
+from agentscope.server.http.keys import Keys
+from agentscope.server.http.limits import Limits
+from agentscope.server.metrics import add_disk_gauges
 
 from ..support.documents import EVERY, FAULTS, GUIDES, MAP, README, commands, headings, name_of, table, text_of
 from ..support.program import ROOT
+from .server.storage.memory_store import MemoryStore
 from .test_layers import ROWS
 
 GUIDE = {path.stem: path for path in GUIDES}
+DEPLOYMENT = ROOT / "examples" / "production"
 WITHOUT_VARIABLE = ("exporters", "on_drop")
 SET_UPS = [
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[server]' && .venv/bin/agentscope demo",
@@ -60,6 +69,61 @@ def test_every_command_and_each_of_its_options_is_in_the_guide_to_the_receiver()
         for action in parser._actions:
             for option in set(action.option_strings) - {"-h", "--help"}:
                 assert re.search(rf"{option}\b", section), f"{name} {option}"
+
+
+def test_the_table_of_options_of_serve_has_their_variables_and_defaults() -> None:
+    (subcommands,) = (action for action in build_parser()._actions if isinstance(action.choices, dict))
+    expected = {}
+    for action in subcommands.choices["serve"]._actions:
+        variable = re.findall(r"AGENTSCOPE_\w+", action.help or "")
+        if variable:
+            default = f"{action.default >> 20}MB" if "max" in action.dest else str(action.default or "none")
+            expected[action.option_strings[0]] = (variable[-1], default.removesuffix(".0"))
+    rows = table(GUIDE["receiver"], "option of `serve`")
+    shown = {
+        plain(option): (plain(variable), plain(default).removeprefix("./")) for option, variable, default, _ in rows
+    }
+    assert shown["--retention"][1] == "keep all"
+    assert {**shown, "--retention": expected["--retention"]} == expected
+
+
+@pytest.mark.parametrize("path", [GUIDE["production"], *sorted(DEPLOYMENT.iterdir())], ids=name_of)
+def test_every_variable_and_command_of_a_deployment_is_there(path: Path) -> None:
+    serve = re.findall(r"`(AGENTSCOPE_\w+)`", text_of(GUIDE["receiver"]))
+    known = {env_name(item.name) for item in fields(Config)} | set(serve)
+    assert set(re.findall(r"AGENTSCOPE_[A-Z_]+", text_of(path))) - known == set()
+    for command in re.findall(r"\bagentscope serve( --.*)", text_of(path)):
+        assert build_parser().parse_args(["serve", *shlex.split(command)]).command == "serve"
+
+
+def test_the_files_for_containers_are_well_formed_and_ask_the_probes_that_there_are() -> None:
+    compose = yaml.safe_load(text_of(DEPLOYMENT / "compose.yaml"))
+    assert set(compose["services"]) == {"receiver", "agent"}
+    assert (DEPLOYMENT / compose["services"]["receiver"]["build"]["context"]).resolve() == ROOT
+    assert compose["services"]["agent"]["volumes"] == ["../basic_usage.py:/agent.py:ro"]
+    claim, deployment, service = yaml.safe_load_all(text_of(DEPLOYMENT / "kubernetes.yaml"))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    probes = {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
+    assert probes == set(PROBES)
+    assert {claim["metadata"]["name"], service["metadata"]["name"]} == {"agentscope"}
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"] == labels
+    assert "/readyz" in text_of(DEPLOYMENT / "Dockerfile")
+
+
+def test_the_table_of_metrics_has_each_of_them() -> None:
+    front = Front(Keys(), Addressing())
+    front.open(MemoryStore(), Limits())
+    add_disk_gauges(front.metrics, ROOT)
+    text = front.metrics.text().decode()
+    there = set(re.findall(r"^# TYPE (agentscope_\w+)", text, re.MULTILINE))
+    shown = {name for cell, *_ in table(GUIDE["production"], "metric") for name in re.findall(r"`(\w+)`", cell)}
+    assert {name for name in shown if name.startswith("agentscope_")} == {
+        name for name in there if not name.endswith("_created")
+    }
+    assert {name for name in shown if name.startswith("process_")} <= set(
+        re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)
+    )
 
 
 def test_the_table_of_options_is_the_configuration() -> None:
@@ -112,7 +176,7 @@ def test_the_guide_to_recording_names_all_step_types_and_statuses() -> None:
 def test_the_table_of_parameters_has_each_filter() -> None:
     filters = {field.filter for field in FIELDS.values() if field.filter}
     shown = {plain(name) for name, _ in table(GUIDE["receiver"], "parameter of `/api/runs`")}
-    assert shown == filters | {"limit", "cursor", "q"}
+    assert shown == filters | {"limit", "cursor", "q", "step_status"}
 
 
 def test_each_kind_of_invalid_call_in_the_documents_is_in_the_code() -> None:

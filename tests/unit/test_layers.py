@@ -38,7 +38,7 @@ HOMES = {
     "urllib3": ("agentscope.exporters.http.deadline",),
     "typing_extensions": (
         "agentscope.tracker.tracker",
-        "agentscope.tracker.handles",
+        "agentscope.tracker.steps",
         "agentscope.voltagent.sdk",
     ),  # for type checkers only
     "tenacity": ("agentscope.pipeline.retry",),
@@ -49,6 +49,7 @@ HOMES = {
     "opentelemetry": ("agentscope.integrations.otel", "agentscope.server.ingest.otlp_protobuf"),
     "google": ("agentscope.server.ingest.otlp_protobuf",),
     "anyio": ("agentscope.tracker.instrument",),
+    "prometheus_client": ("agentscope.server.metrics",),
     "uvicorn": ("agentscope.server.receiver", "agentscope.server.http.connection"),
 }
 
@@ -181,6 +182,8 @@ def test_importing_the_package_stays_light() -> None:
         "hashlib",
         "dataclasses",
         "inspect",
+        "agentscope.pipeline.pipeline",
+        "agentscope.serialization.fallback",
     )
     program = "import sys, agentscope; print(*sorted(sys.modules))"
     done = subprocess.run(

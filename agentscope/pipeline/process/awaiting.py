@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from . import threads
+from .clock import monotonic
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -83,30 +86,101 @@ def waiter() -> LoopWaiter | None:
     return None if loop is None else LoopWaiter(loop)
 
 
-async def awaited(call: Callable[[], R], name: str) -> R:
-    """Await the result of `call`, which runs in a daemon thread. Outside of asyncio and trio it runs here, and blocks.
+def in_loop() -> bool:
+    """Return whether this code runs in an event loop of asyncio or trio."""
+    return _trio() is not None or _loop() is not None
+
+
+class Ongoing(Generic[R]):
+    """Work that goes on elsewhere, and its result. Any number of threads and tasks may wait for it, and none need to.
+
+    until: the moment of the monotonic clock at which it is over in any case. The waits know it, so that no thread has to.
+    """
+
+    def __init__(self, until: float | None = None) -> None:
+        from concurrent.futures import Future  # few programs need it
+
+        self._future: Future[R] = Future()
+        self._until = monotonic() + LONGEST if until is None else until
+
+    def end(self) -> None:
+        """End what goes on now, with a result. The default has no other end than its own."""
+
+    def settle(self, call: Callable[[], R]) -> None:
+        """Make the result of `call` the result of this. An exception is kept for those who wait, and raised here as well."""
+        try:
+            self._future.set_result(call())
+        except BaseException as error:
+            self._future.set_exception(error)
+            raise
+
+    def done(self) -> bool:
+        if not self._future.done() and monotonic() >= self._until:
+            self.end()
+        return self._future.done()
+
+    def result(self, timeout: float | None = None) -> R:
+        """Return the result. Blocks this thread, for at most `timeout` seconds, until it is known.
+
+        Raises `concurrent.futures.TimeoutError`, and the exception of the work.
+        """
+        from concurrent.futures import wait
+
+        left = self._left()
+        if timeout is None or timeout >= left:
+            wait([self._future], left)
+            self.end()
+        return self._future.result(timeout)
+
+    async def wait(self) -> R:
+        """Return the result, without blocking the event loop. Outside of asyncio and trio it blocks."""
+        told = None if self.done() else waiter()
+        if told is not None:
+            self._future.add_done_callback(lambda _: told.release())
+            await told.wait(self._left())
+        return self.result()
+
+    def _left(self) -> float:
+        return max(self._until - monotonic(), 0.0)
+
+
+def finished(result: R) -> Ongoing[R]:
+    """Return work that is over, with this result."""
+    ongoing: Ongoing[R] = Ongoing()
+    ongoing.settle(lambda: result)
+    return ongoing
+
+
+def in_thread(call: Callable[[], R], name: str) -> Ongoing[R]:
+    """Begin `call` in a daemon thread; where none can be had, do it here.
 
     The executor of the event loop is not used: the agent's work may fill it, and closing the loop waits for it.
     """
-    told = waiter()
-    if told is None:
-        return call()
-    results: list[R] = []
-    errors: list[Exception] = []
+    ongoing: Ongoing[R] = Ongoing()
 
     def work() -> None:
-        try:
-            results.append(call())
-        except Exception as error:
-            errors.append(error)
-        told.release()
+        with suppress(BaseException):  # a thread of ours prints no traceback
+            ongoing.settle(call)
 
-    if not threads.start(work, name, ours=False):
-        return call()
-    await told.wait(LONGEST)
-    if errors:
-        raise errors[0]
-    return results[0]
+    return ongoing if threads.start(work, name, ours=False) else finished(call())
+
+
+class SharedCall(Generic[R]):
+    """A blocking call in a daemon thread. All that ask for it while it goes on share the thread and the result."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, Ongoing[R]] | None = None
+
+    def begin(self, call: Callable[[], R], name: str) -> Ongoing[R]:
+        last = self._last
+        if last is None or last[0] != os.getpid() or last[1].done():
+            self._last = last = os.getpid(), in_thread(call, name)  # a forked child does not have the parent's thread
+        return last[1]
+
+
+async def awaited(call: Callable[[], R], name: str) -> R:
+    """Await the result of `call`, which runs in a daemon thread. Outside of asyncio and trio it runs here, and blocks."""
+    return await in_thread(call, name).wait() if in_loop() else call()
 
 
 def _trio() -> Any:

@@ -27,29 +27,39 @@ else:  # Windows
 
 JITTER_NS = 1_000_000
 """Nanoseconds by which threads that stamp at the same moment may be out of order."""
+NEVER = 1 << 63
 
 
 class SessionTime:
-    """The time of one session, in nanoseconds since the epoch. It never goes back: a clock that was set back is corrected."""
+    """The time of one session, in nanoseconds since the epoch. It never goes back: a clock that was set back is corrected.
 
-    __slots__ = ("_latest", "_latest_at", "offset")
+    A call reads the wall clock, and takes that as its time if it is not before `least`, which it sets. Else, and now and then,
+    it takes `now`, which reads the monotonic clock as well.
+    """
+
+    __slots__ = ("_at", "_known", "least", "offset")
 
     def __init__(self) -> None:
-        self._latest = 0
-        self._latest_at = 0.0
+        self.least = 0
+        """The time of the last event. While `offset` is set it is later than any time."""
+        self._known = 0
+        self._at = 0.0
+        """The last time that `now` returned, and the time by the monotonic clock then."""
         self.offset = 0
         """Nanoseconds by which the wall clock, after it was set back, is behind the time of the session."""
 
     def now(self) -> int:
         """Return the time of an event."""
-        wall, latest, moment = time.time_ns(), self._latest, monotonic()
-        least = latest + int((moment - self._latest_at) * 1e9) if self.offset else latest
+        wall, moment = time.time_ns(), monotonic()
+        passed = self._known + int((moment - self._at) * 1e9)
+        latest, least = (self._known, passed) if self.offset else (self.least, self.least)
         if wall >= least - JITTER_NS:
             now, self.offset = max(wall, latest), 0
         else:
-            now = latest + int((moment - self._latest_at) * 1e9)
+            now = max(passed, latest)
             self.offset = now - wall
-        self._latest, self._latest_at = now, moment
+        self._known, self._at = now, moment
+        self.least = NEVER if self.offset else now
         return now
 
     def correct(self, fields: dict[str, Any]) -> None:

@@ -33,8 +33,16 @@ META_PREFIX = "agentscope_"
 
 LONGEST_HEARTBEAT = 3600
 """Seconds. A session that promises less often than that to say that it lives promises nothing."""
+MAX_DROPPED = 10**12
+"""The most dropped events that one batch reports for one reason, so that sums stay far below 64 bits."""
+MOST_REASONS = 32
+"""The most reasons that are told apart, in one batch and in the counts of a store."""
+OTHER_REASON = "other"
+"""The reason under which the events of all further ones are counted."""
 CLASSIC_SESSION = "classic"
 """The session of all patches from the classic calls. Their order is the order of arrival."""
+RESERVED_SESSIONS = frozenset({CLASSIC_SESSION, "history", "otlp"})
+"""The sessions of the protocols that have none. The ids of their events may be guessed, so that no batch may be of one."""
 _EVENT_DEPTH = MAX_DEPTH - 2  # an event sits inside the envelope and its list
 _RUN_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END})
 _NOT_IN_ROWS = ("input", "output", "meta_data", "truncated")
@@ -100,6 +108,8 @@ def decode_batch(body: bytes, *, weighed: bool = False, lean: bool = False) -> B
         too_deep()
     batch_id = _envelope_id(document, "batch_id")
     session_id = _envelope_id(document, "session_id")
+    if session_id in RESERVED_SESSIONS:
+        raise DecodeError(422, f"session_id {session_id!r} is that of another protocol.")
     dropped = _dropped(document.get("dropped"))
     patches = [event for event in events if type(event) is Patch]
     rejected = [event for event in events if type(event) is dict] if len(patches) < len(events) else []
@@ -251,6 +261,11 @@ def patch_of(
 ) -> Patch:
     """Make a patch of an event that was sent without an id, a time and a `seq`."""
     event_id, now, seq = arrival
+    fields = dict(fields)
+    try:
+        normalise(fields)
+    except Rejected as wrong:
+        raise DecodeError(422, f"{wrong}.") from None
     head = {"id": event_id, "seq": seq, "time": now, "type": kind, "run_id": run_id, "step_id": step_id}
     event = {**head, "parent_id": parent_id, **fields}
     return Patch(event_id, kind, run_id, step_id, now, session_id, seq, event, dump_plain(event))
@@ -275,7 +290,9 @@ def _dropped(reports: Any) -> dict[str, int]:
             raise DecodeError(422, f"reason must be {AN_ID}, in each item of dropped.")
         if type(count) is not int or not 0 <= count <= 1 << 53:
             raise DecodeError(422, "count must be a whole number from 0 to 2^53, in each item of dropped.")
-        counts[reason] = counts.get(reason, 0) + count
+        if reason not in counts and len(counts) >= MOST_REASONS:
+            reason = OTHER_REASON
+        counts[reason] = min(counts.get(reason, 0) + count, MAX_DROPPED)
     return counts
 
 

@@ -1,4 +1,8 @@
-"""The check of received fields by type, and the normal form of their values."""
+"""The check of received fields by type, their bounds, and the normal form of their values.
+
+Every protocol has its fields checked here before they are stored, and so has every event that is read back, since an earlier
+version may have stored it. Nothing that is read can then be too large a number to add up, to format or to show.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
+from math import isfinite
 from typing import Any, NamedTuple, TypeGuard
 
 from agentscope.events import FIELDS, MILLISECONDS, NUMBER, TEXT, TEXTS, TIME, WHOLE
@@ -69,16 +74,28 @@ def time_text(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
+MAX_TOKENS = 10**12
+"""The most tokens of one step or run, so that sums stay far below 64 bits."""
+MAX_COST = 1e6
+"""The most US dollars of one step."""
+MAX_MILLISECONDS = 10**12
+"""The longest duration: 31 years."""
+MAX_TEXT = 4096
+"""The most characters of a name, or of another field that holds a text."""
+MAX_TEXTS = 1000
+"""The most texts of a list, such as tags."""
+
+
 class Form(NamedTuple):
     """The check of one type of values."""
 
     expected: str
     of: Callable[[Any], Any]
-    """Return the normal form of a value, or None for one that is not as expected."""
+    """Return the normal form of a value, within its bounds, or None for one that is not as expected."""
 
 
 def _text(value: Any) -> Any:
-    return value if type(value) is str else None
+    return value[:MAX_TEXT] if type(value) is str else None
 
 
 def _moment(value: Any) -> Any:
@@ -88,18 +105,43 @@ def _moment(value: Any) -> Any:
         return None
 
 
+def _within(value: int | float, most: int | float) -> int | float:
+    """Return the number within -most and most. One that is not finite stays, and is refused when the event is encoded."""
+    if type(value) is float and not isfinite(value):
+        return value
+    return value if -most <= value <= most else most if value > 0 else -most
+
+
 def _count(value: Any) -> Any:
     if type(value) is float:
-        return int(value) if value.is_integer() else None
-    return value if type(value) is int else None
+        value = int(value) if value.is_integer() else None
+    return _within(value, MAX_TOKENS) if type(value) is int else None
 
 
-def _number(value: Any) -> Any:
-    return value if type(value) is int or type(value) is float else None
+def _number(most: int | float) -> Callable[[Any], Any]:
+    return lambda value: _within(value, most) if type(value) in (int, float) else None
 
 
 def _texts(value: Any) -> Any:
-    return value if type(value) is list and all(type(item) is str for item in value) else None
+    if type(value) is not list or not all(type(item) is str for item in value):
+        return None
+    if len(value) <= MAX_TEXTS and all(len(item) <= MAX_TEXT for item in value):
+        return value
+    return [item[:MAX_TEXT] for item in value[:MAX_TEXTS]]
+
+
+def _usage(value: Any) -> Any:
+    """Return a `usage` payload whose numbers are within the bound, those of its details included. Any JSON is as expected."""
+    if type(value) is not dict:
+        return value
+    changed = {}
+    for key, item in value.items():
+        bounded = _usage(item) if type(item) is dict else item
+        if type(item) in (int, float):
+            bounded = _within(item, MAX_TOKENS)
+        if bounded is not item:
+            changed[key] = bounded
+    return {**value, **changed} if changed else value
 
 
 _TEXT = Form("a string", _text)
@@ -107,22 +149,27 @@ FORMS = {
     TEXT: _TEXT,
     TEXTS: Form("a list of strings", _texts),
     WHOLE: Form("a whole number", _count),
-    NUMBER: Form("a number", _number),
-    MILLISECONDS: Form("a number of milliseconds", _number),
+    NUMBER: Form("a number", _number(MAX_COST)),
+    MILLISECONDS: Form("a number of milliseconds", _number(MAX_MILLISECONDS)),
     TIME: Form("an RFC 3339 time", _moment),
 }
-_FORMS = {name: FORMS[field.type] for name, field in FIELDS.items() if field.type in FORMS}
+_FORMS = {
+    **{name: FORMS[field.type] for name, field in FIELDS.items() if field.type in FORMS},
+    "usage": Form("JSON", _usage),
+}
 
 
 def normalise(fields: dict[str, Any]) -> bool:
     """Check the fields of the table, and bring them into their normal form. Return whether that changed any.
 
-    Raises `Rejected` for a value of a wrong type.
+    A number beyond its bound becomes the bound. A text that is too long is cut, and named in `truncated`. Raises `Rejected`
+    for a value of a wrong type.
     """
     changed = False
+    cut: list[str] = []
     for name, value in fields.items():
         form = _FORMS.get(name)
-        if form is None or value is None or (form is _TEXT and type(value) is str):
+        if form is None or value is None or (form is _TEXT and type(value) is str and len(value) <= MAX_TEXT):
             continue
         normal = form.of(value)
         if normal is None:
@@ -130,4 +177,17 @@ def normalise(fields: dict[str, Any]) -> bool:
         if normal is not value:
             fields[name] = normal  # the keys stay as they are, so that the loop may go on
             changed = True
+            if form is _TEXT or (type(normal) is list and name != "truncated"):
+                cut.append(name)
+    if cut:
+        fields["truncated"] = [*(fields.get("truncated") or ()), *cut]
     return changed
+
+
+def readable(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a stored event within today's bounds. A value of a wrong type becomes None."""
+    for name, value in fields.items():
+        form = _FORMS.get(name)
+        if form is not None and value is not None:
+            fields[name] = form.of(value)
+    return fields

@@ -1,27 +1,33 @@
 """OTLP over HTTP: runs and steps as spans, for every OpenTelemetry backend.
 
 The format is https://opentelemetry.io/docs/specs/otlp/#otlphttp. A span is sent once, when its run or step has ended; until then
-its events are incomplete.
+its events are incomplete. A receiver of this package announces its batch call in its answers. That is used from then on, since it
+takes the starts of runs and steps, too, so that a page shows what is going on.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from agentscope._version import __version__
 from agentscope.events import ReadyEvent, in_full
+from agentscope.protocols.agentscope.batch import PATH, BatchLane
+from agentscope.protocols.agentscope.protocol import BATCH
 from agentscope.protocols.assemble import Whole, joined
-from agentscope.protocols.base import BUSY, MISPLACED, Batch, Outcome, Response
+from agentscope.protocols.base import BUSY, MISPLACED, Batch, Failure, Outcome, Request, Response
 from agentscope.protocols.batched_lane import PieceLane
 from agentscope.protocols.compression import PieceState
 from agentscope.protocols.drop_reasons import REJECTED
+from agentscope.protocols.headers import AGENTSCOPE_BATCH
 from agentscope.protocols.ids import span_id_of
 from agentscope.protocols.negotiation import NegotiatedProtocol
 from agentscope.protocols.otlp.outbound.span import span_of
 from agentscope.protocols.otlp.wire.limits import Form
 from agentscope.protocols.otlp.wire.model import Value
 from agentscope.protocols.responses import clean, fail, json_object, note_refusal
+from agentscope.protocols.sequential_lane import SingleState
 
 from .wire import json_form, protobuf_form
 
@@ -88,32 +94,83 @@ class OTLPState(PieceState):
 
 
 class OTLPProtocol(NegotiatedProtocol):
-    """The protocol for a backend with OTLP only."""
+    """A backend with OTLP, and the batch call if the backend announces it."""
 
     batched = OTLP
 
-    def __init__(self, state: OTLPState) -> None:
-        super().__init__(state)
-        self._state = state
+    def __init__(self, state: OTLPState, records: SingleState | None = None) -> None:
+        super().__init__(state, records)
+        self._otlp = state
+        self._receiver = PieceState(True, state.largest_body)
 
-    def batched_lane(self, batch: Batch, outcome: Outcome) -> OTLPLane:
-        return OTLPLane(self._state, batch, outcome)
+    def warm_up(self) -> None:
+        super().warm_up()
+        self._receiver.warm_up()
+
+    def hear(self, reply: Response | Failure) -> None:
+        """Use the batch call from now on if an answer announces it."""
+        announced = isinstance(reply, Response) and reply.status == 200 and reply.headers.get(AGENTSCOPE_BATCH.lower())
+        if announced == PATH and self._otlp.path:
+            self.batched, self.takes_parts, self.name = BATCH, BATCH, BATCH
+
+    def forget_batches(self) -> None:
+        """Use OTLP again."""
+        self.batched, self.takes_parts, self.name = OTLP, type(self).takes_parts, None
+
+    def batched_lane(self, batch: Batch, outcome: Outcome) -> PieceLane:
+        if self.batched == BATCH:
+            return ReceiverLane(self, self._receiver, batch, outcome)
+        return OTLPLane(self, self._otlp, batch, outcome)
 
     def wholes(self, batch: Batch, outcome: Outcome) -> list[Whole]:
         fail(outcome, MISPLACED, "there is no OTLP endpoint for traces at this address: check it")
         return []
 
 
+class ReceiverLane(BatchLane):
+    """The lane of the batch call. If the receiver has it no longer, OTLP is used again."""
+
+    def __init__(self, protocol: OTLPProtocol, state: PieceState, batch: Batch, outcome: Outcome) -> None:
+        self._protocol = protocol
+        super().__init__(state, batch, outcome)
+
+    def next(self) -> Request | None:
+        request = super().next()
+        return None if request is None else replace(request, headers={**request.headers, AGENTSCOPE_BATCH: PATH})
+
+    def _settle(self, reply: Response | Failure) -> None:
+        super()._settle(reply)
+        if self.unsupported:
+            self.unsupported = False
+            self._state.confirmed, self._state.absences = False, 0
+            self._protocol.forget_batches()
+            fail(self._outcome, BUSY, "the backend has its batch call no longer")
+
+
 class OTLPLane(PieceLane):
-    """The lane of a batch's spans. It holds back the events of open runs and steps."""
+    """The lane of a batch's spans. It holds back the events of open runs and steps.
+
+    A heartbeat is a request without spans, which asks for the announcement of the batch call.
+    """
 
     _state: OTLPState
 
-    def __init__(self, state: OTLPState, batch: Batch, outcome: Outcome) -> None:
+    def __init__(self, protocol: OTLPProtocol, state: OTLPState, batch: Batch, outcome: Outcome) -> None:
         wholes, waiting = joined(batch)
         outcome.parked += waiting
+        self._protocol = protocol
         self._path = state.path
         super().__init__(state, batch, outcome, wholes)
+
+    def _line_up(self) -> None:
+        super()._line_up()
+        if self._batch.is_heartbeat:
+            self._pieces.append([])
+
+    def _settle(self, reply: Response | Failure) -> None:
+        if not self._batch.is_heartbeat:
+            super()._settle(reply)
+        self._protocol.hear(reply)
 
     @property
     def _form(self) -> Form:

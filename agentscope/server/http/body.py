@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -19,12 +20,20 @@ try:
 except ImportError:
     zstandard = None
 
+logger = logging.getLogger("agentscope.server")
+
+GRPC = (
+    "A client speaks gRPC or HTTP/2. This port takes OTLP over HTTP/1.1 only: set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, "
+    "and this port in OTEL_EXPORTER_OTLP_ENDPOINT, or use the exporter for HTTP."
+)
 ENCODINGS = "gzip, deflate, zstd" if zstandard is not None else "gzip, deflate"
 """The value of the `Accept-Encoding` header of each answer (RFC 7694)."""
 JSON = "application/json"
 
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _ZSTD_WINDOW = 1 << 25
+_CHUNK = 16 << 10  # bytes of the second and later members of a body that are given to a decoder at once
+_MOST_MEMBERS = 10_000  # of one body
 _ZLIB_BITS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
@@ -34,6 +43,12 @@ class Bodies:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._held = 0
+        self._is_grpc_told = False
+
+    @property
+    def held(self) -> int:
+        """Bytes of the bodies that are being received or stored."""
+        return self._held
 
     @asynccontextmanager
     async def hold(self, request: Request, *content_types: str) -> AsyncIterator[bytes]:
@@ -51,7 +66,8 @@ class Bodies:
                 raise Refused(408, f"The body was not there within {seconds:g} s.", close=True) from None
             except ClientDisconnect:
                 raise Refused(400, "The connection was closed before the end of the body.", close=True) from None
-            yield b"".join(chunks)
+            chunks[:] = [b"".join(chunks)]
+            yield chunks[0]
         finally:
             self._held -= sum(map(len, chunks))
 
@@ -68,6 +84,11 @@ class Bodies:
 
     def _check_head(self, request: Request, content_types: Sequence[str]) -> None:
         headers = request.headers
+        if content_type(request).startswith("application/grpc"):
+            if not self._is_grpc_told:
+                self._is_grpc_told = True
+                logger.warning(GRPC)
+            raise Refused(415, GRPC)
         if content_type(request) not in content_types:
             raise Refused(415, f"Content-Type must be {' or '.join(content_types)}.")
         given = headers.getlist("content-length")
@@ -89,7 +110,7 @@ def content_type(request: Request) -> str:
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """Remove the content encoding of a body.
+    """Remove the content encoding of a body. A body of gzip may have several members, and one of zstd several frames.
 
     Raises `Refused`: 400 for a broken body, 413 for one of more than `limit` bytes, 415 for an unknown encoding.
     """
@@ -119,16 +140,28 @@ def declared_size(body: bytes, encoding: str) -> int:
 
 
 def _unzlib(body: bytes, name: str, limit: int) -> bytes:
-    unpack = zlib.decompressobj(wbits=_ZLIB_BITS[name])
-    try:
-        data = unpack.decompress(body, limit + 1)
-    except zlib.error:
-        raise Refused(400, f"The body is not valid {name}.") from None
-    if len(data) > limit:
-        raise _too_large(limit)
-    if not unpack.eof or unpack.unused_data:
-        raise Refused(400, f"The body is not one whole {name} stream.")
-    return data
+    parts: list[bytes] = []
+    size = at = 0
+    while True:
+        unpack = zlib.decompressobj(wbits=_ZLIB_BITS[name])
+        # The rest of the body after a member is copied, so that the first member is given all of it, and others a part.
+        taken = _CHUNK if parts else len(body)
+        while not unpack.eof:
+            chunk = memoryview(body)[at : at + taken]
+            try:
+                parts.append(unpack.decompress(chunk, limit + 1 - size))
+            except zlib.error:
+                raise Refused(400, f"The body is not valid {name}.") from None
+            size += len(parts[-1])
+            at += len(chunk) - len(unpack.unused_data)
+            if size > limit:
+                raise _too_large(limit)
+            if not (chunk or unpack.eof):
+                raise Refused(400, f"The body is not one whole {name} stream.")
+        if at == len(body):
+            return b"".join(parts)
+        if name == "deflate" or len(parts) > _MOST_MEMBERS:
+            raise Refused(400, f"The body is not one whole {name} stream.")
 
 
 def _unzstd(body: bytes, limit: int) -> bytes:
@@ -138,20 +171,31 @@ def _unzstd(body: bytes, limit: int) -> bytes:
         if size != zstandard.CONTENTSIZE_UNKNOWN:
             if size > limit:
                 raise _too_large(limit)
-            data: bytes = unpack.decompress(body, allow_extra_data=False)
-            return data
-        with unpack.stream_reader(body) as reader:
+            with suppress(zstandard.ZstdError):  # of several frames
+                data: bytes = unpack.decompress(body, allow_extra_data=False)
+                if size:  # after an empty frame the library does not look for more
+                    return data
+        with unpack.stream_reader(body, read_across_frames=True) as reader:
             data = reader.read(limit + 1)
         if len(data) > limit:
             raise _too_large(limit)
-        whole = unpack.decompressobj()  # the reader does not tell the end of a frame from the end of the body
-        whole.decompress(body)
+        # The reader does not tell the end of a frame from the end of the body.
+        at = frames = 0
+        while at < len(body) and frames < _MOST_MEMBERS:
+            whole = unpack.decompressobj()
+            while not whole.eof:
+                chunk = body[at : at + _CHUNK]
+                if not chunk:
+                    raise Refused(400, "The body is not one whole zstd frame.")
+                whole.decompress(chunk)
+                at += len(chunk) - len(whole.unused_data)
+            frames += 1
     except zstandard.ZstdError:
         raise Refused(400, "The body is not valid zstd.") from None
-    if not whole.eof or whole.unused_data:
-        raise Refused(400, "The body is not one whole zstd frame.")
+    if at < len(body):
+        raise Refused(400, f"The body has more than {_MOST_MEMBERS} zstd frames.")
     return data
 
 
 def _too_large(limit: int) -> Refused:
-    return Refused(413, f"The body is larger than {limit} bytes when inflated.")
+    return Refused(413, f"The body is larger than {limit} bytes when inflated (--max-inflated).")

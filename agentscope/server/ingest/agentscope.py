@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,9 +18,9 @@ from agentscope.protocols.agentscope.decode import (
     decode_run_update,
     decode_step,
 )
-from agentscope.protocols.headers import AGENTSCOPE_KEY, VOLTAGENT_SECRET_KEY
+from agentscope.protocols.headers import AGENTSCOPE_BATCH, AGENTSCOPE_KEY
+from agentscope.server.http.keys import Keys, carries_key
 from agentscope.server.http.limits import Refused
-from agentscope.server.http.security import Keys
 
 from .intake import Held, Intake, made_id
 
@@ -47,9 +48,8 @@ class Ingest:
     async def run(self, request: Request) -> Response:
         """`POST /api/ingest/run`."""
         event_id, run_id = _classic_ids(request, "run")
-        await self._store(request, lambda body: decode_run(body, run_id, self._intake.arrival(event_id)))
         # The answer is made of the stored event, so that a repeated call gets the same one.
-        fields = await self._intake.event(event_id) or {}
+        fields = await self._store(request, lambda body: decode_run(body, run_id, self._intake.arrival(event_id)))
         return JSONResponse(
             {
                 "id": run_id,
@@ -76,22 +76,23 @@ class Ingest:
         await self._store(request, lambda body: decode_run_update(body, run_id, self._intake.arrival(event_id)))
         return JSONResponse({"message": "Run updated."})
 
-    async def _store(self, request: Request, decode: Callable[[bytes], Patch]) -> None:
+    async def _store(self, request: Request, decode: Callable[[bytes], Patch]) -> dict[str, Any]:
         async with self._body(request) as body:
-            await self._intake.store_one(request, body, decode)
+            return await self._intake.store_one(request, body, decode)
 
     def _body(self, request: Request) -> AbstractAsyncContextManager[Held]:
         self._authorise(request)
         return self._intake.hold(request)
 
     def _authorise(self, request: Request) -> None:
-        given = request.headers.get(AGENTSCOPE_KEY)
-        if given is None:  # a destination of the VoltAgent face, to which the batch call was announced
-            given = request.headers.get(VOLTAGENT_SECRET_KEY)
-        if given is None:
+        if AGENTSCOPE_BATCH in request.headers:  # announced to a sender of OTLP, whose key is in a header of its own
+            self._keys.sender(request.headers)
+            return
+        if not carries_key(request.headers):
             raise Refused(422, f"The header {AGENTSCOPE_KEY} is required.")
-        if not self._keys.accepts(given):
+        if self._keys.given_by(request.headers) is None:
             raise Refused(401, f"{AGENTSCOPE_KEY} is not the key of this receiver.")
+        self._keys.sender(request.headers)
 
     async def _known_run(self, request: Request) -> str:
         self._authorise(request)

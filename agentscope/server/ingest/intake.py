@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timezone
 from typing import Any, TypeVar, cast
@@ -49,12 +49,18 @@ class Held:
 class Intake:
     """The path into the store. All calls of an application share one, since its bounds are for all of them together.
 
-    Each call checks the key before it holds a body.
+    Each call checks the key before it holds a body. `came` is called with the counts of each stored batch, and the number
+    of its rejected events.
     """
 
-    def __init__(self, store: Store, limits: Limits) -> None:
+    def __init__(
+        self, store: Store, limits: Limits, came: Callable[[IngestCounts, int], None] = lambda counts, rejected: None
+    ) -> None:
         self.bodies = Bodies(limits)
+        self.waiting = 0
+        """Batches that the store has not answered yet."""
         self._store = store
+        self._came = came
         self._inflated_bytes = limits.inflated_bytes
         self._lanes = [(size, weight, asyncio.Semaphore(at_once)) for size, weight, at_once in _LANES]
         self.large = self._lanes[-1][2]
@@ -76,6 +82,7 @@ class Intake:
         *,
         growth: int = 1,
         most_weight: int = sys.maxsize,
+        is_text: bool = True,
     ) -> T:
         """Inflate a body and decode it in a thread.
 
@@ -84,7 +91,8 @@ class Intake:
         `decode`.
 
         growth: the memory that the decoded body takes, in multiples of that of JSON of the same size. most_weight: bound on the
-        weight of the body, as `weight_of` counts it.
+        weight of the body, as `weight_of` counts it. is_text: the body is decoded as one text, of which each character takes the
+        memory of the widest one.
         """
         encoding = request.headers.get("content-encoding", "")
         declared = declared_size(body.raw, encoding)
@@ -94,7 +102,7 @@ class Intake:
             release = await _entered(lane)
             try:
                 fits, found = await run_in_threadpool(
-                    self._decoded_within, body.raw, encoding, size // growth, min(weight, most_weight), decode
+                    self._decoded_within, body.raw, encoding, size // growth, min(weight, most_weight), is_text, decode
                 )
             except BaseException:
                 release()
@@ -107,18 +115,18 @@ class Intake:
         raise too_many()
 
     def _decoded_within(
-        self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
+        self, raw: bytes, encoding: str, size: int, weight: int, is_text: bool, decode: Callable[[bytes], T]
     ) -> tuple[bool, Any]:
         """Decode a body of at most this size and weight. Returns (True, the decoded body), or (False, None) if it is larger."""
         try:
-            return self._decode_if_fits(raw, encoding, size, weight, decode)
+            return self._decode_if_fits(raw, encoding, size, weight, is_text, decode)
         except (Refused, DecodeError) as problem:
             # The frames of the traceback hold the decoded body, in a reference cycle.
             problem.__context__ = None
             raise problem.with_traceback(None) from None
 
     def _decode_if_fits(
-        self, raw: bytes, encoding: str, size: int, weight: int, decode: Callable[[bytes], T]
+        self, raw: bytes, encoding: str, size: int, weight: int, is_text: bool, decode: Callable[[bytes], T]
     ) -> tuple[bool, Any]:
         most = self._inflated_bytes
         try:
@@ -129,7 +137,7 @@ class Intake:
             raise
         if len(body) > size or (weight < sys.maxsize and weight_of(body) > weight):
             return False, None
-        if len(body) * _WIDEST > most and len(body) * _width(body) > most:
+        if is_text and len(body) * _WIDEST > most and len(body) * _width(body) > most:
             raise Refused(413, "The body is too large with the characters it holds; send it in parts.")
         held = [body]
         del body
@@ -137,22 +145,50 @@ class Intake:
 
     async def commit(self, batch: Batch) -> IngestCounts:
         """Store a batch, and return when it is durable. Raises `Unavailable`."""
-        return await asyncio.wrap_future(self._store.ingest(batch))
+        self.waiting += 1
+        try:
+            counts = await asyncio.wrap_future(self._store.ingest(batch))
+        finally:
+            self.waiting -= 1
+        self._came(counts, len(batch.rejected))
+        return counts
 
-    async def store_one(self, request: Request, body: Held, decode: Callable[[bytes], Patch]) -> None:
-        """Decode a body of one event and store it, unless it is stored already. Raises as `decoded` and `commit` do."""
-        patch = await self.decoded(request, body, decode)
+    async def store_one(self, request: Request, body: Held, decode: Callable[[bytes], Patch]) -> dict[str, Any]:
+        """Decode a body of one event and `keep_one` it. Raises as `decoded` and `keep_one` do."""
+        return await self.keep_one(await self.decoded(request, body, decode))
+
+    async def keep_one(self, patch: Patch) -> dict[str, Any]:
+        """Store a patch unless it is stored already, and return the event that is stored when it is durable.
+
+        Raises `Refused` (422) if its id, which is made of an Idempotency-Key, was that of another body, and as `commit_one`
+        does.
+        """
         # A repeated call is not ingested: it carries another time, and would count as a conflict.
-        if await self.event(patch.id) is None:
-            await self.commit_one(patch)
+        stored = await self.event(patch.id, patch.session_id) or await self.commit_one(patch)
+        if _told(stored) != _told(patch.fields):
+            raise Refused(422, "This Idempotency-Key was sent before, with another body.")
+        return stored
 
-    async def commit_one(self, patch: Patch) -> None:
-        """Store a patch, and return when it is durable. Raises `Unavailable`."""
-        await self.commit(Batch(str(uuid.uuid4()), patch.session_id, [patch], [], {}))
+    async def commit_one(self, patch: Patch) -> dict[str, Any]:
+        """Store a patch, and return the event that is stored when it is durable.
 
-    async def event(self, event_id: str) -> dict[str, Any] | None:
-        """Return a stored event as it was sent, or None."""
-        return await run_in_threadpool(self._store.event, event_id)
+        Raises `Unavailable`, and `Refused` (410) if its run was deleted.
+        """
+        counts = await self.commit(Batch(str(uuid.uuid4()), patch.session_id, [patch], [], {}))
+        if counts.accepted:
+            return dict(patch.fields)
+        stored = await self.event(patch.id, patch.session_id)
+        if stored is None:
+            raise Refused(410, "This run was deleted.")
+        return stored
+
+    async def event(self, event_id: str, session_id: str | None) -> dict[str, Any] | None:
+        """Return a stored event of a session, or of any for None, as it was sent, or None."""
+        return await run_in_threadpool(self._store.event, event_id, session_id)
+
+    async def item_events(self, run_id: str, step_id: str | None) -> list[Patch]:
+        """Return the stored events of a step, or of the run itself for a `step_id` of None."""
+        return [event.patch() for event in await run_in_threadpool(self._store.item_events, run_id, step_id)]
 
     async def has_run(self, run_id: str) -> bool:
         """Return whether any event of this run is stored."""
@@ -176,6 +212,11 @@ def refusal(problem: Refused | DecodeError | Unavailable) -> tuple[int, str, dic
     if isinstance(problem, Unavailable):
         return 503, f"Try again later: {problem}.", {"Retry-After": "1"}
     return problem.status, str(problem), problem.headers if isinstance(problem, Refused) else {}
+
+
+def _told(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the body of an event told, without what was made of the moment at which it came."""
+    return {name: value for name, value in event.items() if name != "seq" and value != event["time"]}
 
 
 def made_id(request: Request, space: uuid.UUID, scope: str) -> str:

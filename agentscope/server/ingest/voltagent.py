@@ -19,6 +19,7 @@ from agentscope.events import RUN_START
 from agentscope.protocols.agentscope.decode import Patch
 from agentscope.protocols.headers import VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY
 from agentscope.protocols.voltagent.decode import (
+    SESSION,
     event_added,
     event_changed,
     read,
@@ -26,8 +27,8 @@ from agentscope.protocols.voltagent.decode import (
     run_started,
 )
 from agentscope.protocols.voltagent.responses import added_view, changed_view, history_view
+from agentscope.server.http.keys import Keys
 from agentscope.server.http.limits import Refused
-from agentscope.server.http.security import Keys
 from agentscope.server.storage.base import Store
 from agentscope.server.storage.fold import fold
 
@@ -63,18 +64,20 @@ class History:
     async def create(self, request: Request) -> Response:
         """`POST /history`. For a run that has begun nothing is stored, and the answer shows it."""
 
-        def decode(body: bytes) -> tuple[str, Patch | None]:
+        def decode(body: bytes) -> tuple[str, bool, Patch | None]:
             record = read(body)
-            run_id = record.get("id") or made_id(request, _SPACE, "history")
-            if any(patch.type == RUN_START for patch in self._patches(run_id, None)):
-                return run_id, None
+            named = "id" in record
+            run_id = record["id"] if named else made_id(request, _SPACE, "history")
+            if named and any(patch.type == RUN_START for patch in self._patches(run_id, None)):
+                return run_id, named, None
             # Two concurrent calls make the same event, which is stored once.
-            return run_id, run_started(record, run_id, self._intake.arrival(str(uuid.uuid5(_SPACE, f"start:{run_id}"))))
+            arrival = self._intake.arrival(str(uuid.uuid5(_SPACE, f"start:{run_id}")))
+            return run_id, named, run_started(record, run_id, arrival)
 
         async with self._body(request) as body:
-            run_id, patch = await self._intake.decoded(request, body, decode)
+            run_id, named, patch = await self._intake.decoded(request, body, decode)
             if patch is not None:
-                await self._intake.commit_one(patch)
+                await (self._intake.commit_one(patch) if named else self._intake.keep_one(patch))
         return JSONResponse(await run_in_threadpool(self._history_of, run_id))
 
     @_with_message
@@ -99,21 +102,19 @@ class History:
             record = read(body)
             event_id = made_id(request, _SPACE, f"event:{record.get('history_id')}")
             above = record.get("parent_event_id")
-            parent = None if above is None else self._store.event(above)
+            parent = None if above is None else self._event_named(above)
             return record, event_added(record, parent, self._intake.arrival(event_id))
 
         async with self._body(request) as body:
             record, patch = await self._intake.decoded(request, body, decode)
-            stored = await self._intake.event(patch.id)
-            if stored is None:
-                await self._intake.commit_one(patch)
-        return JSONResponse(added_view(patch.id, record, (stored or patch.fields)["time"]))
+            stored = await self._intake.keep_one(patch)
+        return JSONResponse(added_view(patch.id, record, stored["time"]))
 
     @_with_message
     async def update_event(self, request: Request) -> Response:
         """`PATCH /history-events/{event_id}`: change the step of an event."""
         self._authorise(request)
-        target = await self._intake.event(request.path_params["event_id"])
+        target = await run_in_threadpool(self._event_named, request.path_params["event_id"])
         if target is None or target["step_id"] is None:
             raise Refused(404, "There is no event with this id.")
         event_id = made_id(request, _SPACE, f"change:{target['id']}")
@@ -122,6 +123,10 @@ class History:
                 request, body, lambda raw: event_changed(read(raw), target, self._intake.arrival(event_id))
             )
         return JSONResponse(await run_in_threadpool(self._event_of, target))
+
+    def _event_named(self, event_id: str) -> dict[str, Any] | None:
+        """Return the event with this id: that of these calls, else one of another protocol."""
+        return self._store.event(event_id, SESSION) or self._store.event(event_id)
 
     def _history_of(self, run_id: str) -> dict[str, Any]:
         patches = self._patches(run_id, None)
@@ -140,6 +145,7 @@ class History:
 
     def _authorise(self, request: Request) -> None:
         public, secret = (request.headers.get(name, "") for name in (VOLTAGENT_PUBLIC_KEY, VOLTAGENT_SECRET_KEY))
-        if not self._keys.accepts_pair(public, secret):
+        if not public or self._keys.find(secret.encode("latin-1")) is None:
             names = f"{VOLTAGENT_PUBLIC_KEY} and the key of this receiver in {VOLTAGENT_SECRET_KEY}".lower()
             raise Refused(401, f"Send any name in the header {names}.")
+        self._keys.sender(request.headers)

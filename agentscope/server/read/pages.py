@@ -9,11 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from agentscope.events import FIELDS, RUN_FIELDS, STEP_FIELDS, TEXTS, Field
-from agentscope.server.storage.base import RunQuery
-from agentscope.server.storage.rows import COST_DIGITS, is_failed
+from agentscope.server.http.addressing import FRAME
+from agentscope.server.http.paths import address_of
+from agentscope.server.storage.base import RunQuery, StepPage
+from agentscope.server.storage.rows import is_failed
+from agentscope.server.storage.totals import COST_DIGITS
+
+from .unseen import marked
 
 MAX_CELL = 20_000
 """Characters of one payload on a page. The JSON has the rest."""
@@ -25,13 +30,15 @@ MAX_PAYLOADS = 8_000_000
 _MAX_NAME = 200
 _WHOLE_NAME = 1001  # characters, the longest that the read API has for a run
 _MAX_NAMES = 50
+_MOST_AGENTS = 5  # in a line of the list
 _JSON = json.JSONEncoder(ensure_ascii=False, indent=2)
 _MAX_NESTING = 12  # levels of indentation that leave room for a card on a phone
-# Characters that are invisible or change how others are shown: controls, bidirectional marks, zero widths.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
 _STATUSES = ("running", "completed", "failed", "cancelled", "interrupted")
 _FILTERS = {field.filter: field for field in FIELDS.values() if field.filter}
-_IN_FORM = ("status", "agent")  # filters that have an input of their own
+_IN_FORM = ("status", "agent", "step_status")  # filters that have an input of their own
+_CHECK = "agentscope-check"
+"""The tag of the runs that `agentscope check` sends."""
+_KINDS_OF_TOKENS = ("input", "output", "cache_read", "cache_write", "reasoning")
 _ERROR_TEXTS = ("type", "message", "traceback")
 
 
@@ -45,12 +52,19 @@ class _Room:
 def text(value: object, limit: int = _MAX_NAME) -> str:
     """Make any value harmless HTML text: cut, escaped, and with invisible characters shown by their numbers."""
     whole = str(value)
-    return _UNSEEN.sub(_shown, html.escape(whole[:limit] + "…" if len(whole) > limit else whole))
+    return marked(html.escape(whole[:limit] + "…" if len(whole) > limit else whole), _mark)
 
 
 def _plain(value: str) -> str:
     """Make a text harmless in an attribute or a title, which cannot hold markup."""
-    return _UNSEEN.sub(_code_point, html.escape(value[:_WHOLE_NAME]))
+    return marked(html.escape(value[:_WHOLE_NAME]), str)
+
+
+def _name(value: str) -> str:
+    """Write a name; one of spaces alone by their numbers, since nothing of it would be seen."""
+    return (
+        text(value) if value.strip() else "".join(_mark(f"U+{ord(character):04X}") for character in value[:_MAX_NAME])
+    )
 
 
 def run_list(
@@ -72,31 +86,54 @@ def run_list(
     return _page("Runs", f"<h1>Runs</h1>{form}{body}{more}")
 
 
-def run_page(run: Mapping[str, Any], page: int = 1) -> str:
-    """Write one run: its payloads, and one page of its steps as a tree. A page beyond the last is the last."""
+def run_page(run: Mapping[str, Any], page: int = 1, part: StepPage | None = None, *, failed: bool = False) -> str:
+    """Write one run: its payloads, and one page of its steps as a tree. A page beyond the last is the last.
+
+    part: the page of steps of a run that has not all of them. failed: these are the failed ones.
+    """
     run_id = run["id"]
-    raw = "/api/runs/" + quote(run_id, safe="")
+    raw, events = address_of("/api/runs", run_id), address_of("/api/runs", run_id, "/events")
     steps = run["steps"]
     room = _Room()
-    first = min(page - 1, max(0, len(steps) - 1) // MAX_STEPS) * MAX_STEPS
+    count = len(steps) if part is None else run["error_count"] if failed else run["step_count"]
+    first = min(page - 1, max(0, count - 1) // MAX_STEPS) * MAX_STEPS
     facts = [*_figures(run).items()]
+    usage = run["total_usage"] or {}
+    parts = [(kind.replace("_", " "), usage.get(f"{kind}_tokens")) for kind in _KINDS_OF_TOKENS]
+    told = [f"{kind} {_number(count)}" for kind, count in parts if count is not None]
+    if told:
+        facts.append(("Of these", " · ".join(told)))
     if run["cost_usd"] is not None:
         facts.append(("Cost (USD)", f"{run['cost_usd']:,.{COST_DIGITS}f}".rstrip("0").rstrip(".")))
+    if run["is_root_missing"]:
+        facts.append(("Root", "not here; told from the steps"))
+    if run["agents"]:
+        links = (
+            f'<a dir="auto" href="/?{html.escape(urlencode({"agent": name}))}">{_name(name)}</a>'
+            for name in run["agents"]
+        )
+        facts.append(("Agents", " ".join(links)))
     facts += _labelled(run, RUN_FIELDS)
     if len(run["agent_name"]) > _MAX_NAME:
         facts.append(("Whole name", text(run["agent_name"], _WHOLE_NAME)))
     payloads = _payloads(run, raw, room)
     none = "No steps came so far." if run["status"] == "running" else "No steps were recorded."
-    tree = _tree(steps, first, raw, room) or f'<p class="empty">{none}</p>'
-    turn = _turn(run_id, first, len(steps))
+    tree = _tree(steps, first, raw, room) if part is None else _tree(_alone(steps), 0, raw, room)
+    tree = tree or f'<p class="empty">{none}</p>'
+    turn = _turn(run_id, first, count, "&amp;status=failed" if failed else "")
+    if run["error_count"] and run["step_count"] > MAX_STEPS:
+        address = address_of("/runs", run_id)
+        link = address if failed else f"{address}{'&amp;' if '?' in address else '?'}status=failed"
+        other = f'<a href="{link}#steps">{"All steps" if failed else "Failed steps"}</a>'
+        turn += f'<p class="note">{other}</p>'
     return _page(
         run["agent_name"],
         f"""<p class="path"><a href="/">Runs</a> / <code>{text(run_id)}</code></p>
-<h1>{text(run["agent_name"])} {_status(run["status"], run["failed"])}</h1>
+<h1><span dir="auto">{_name(run["agent_name"])}</span> {_status(run["status"], run["failed"])}</h1>
 {_facts(facts)}
 {payloads}
 <h2 id="steps">Steps</h2>{turn}{tree}{turn}
-<nav><a href="{raw}">This run as JSON</a> · <a href="{raw}/events">Its events</a></nav>""",
+<nav><a href="{raw}">This run as JSON</a> · <a href="{events}">Its events</a></nav>""",
     )
 
 
@@ -117,11 +154,15 @@ def message(title: str, sentence: str) -> str:
 
 
 def _page(title: str, body: str) -> str:
-    return f"""<!doctype html>
+    prefix, has_session = FRAME.get()
+    logout = '<form method="post" action="/logout"><button>Log out</button></form>' if has_session else ""
+    page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{_plain(title)} · AgentScope</title><link rel="stylesheet" href="/static/style.css"></head>
-<body><header><a class="brand" href="/">AgentScope</a></header><main>{body}</main></body></html>
+<body><header><a class="brand" href="/">AgentScope</a>{logout}</header><main>{body}</main></body></html>
 """
+    # Quotes in recorded values are escaped, so that every match is markup of this module.
+    return re.sub('( href="| action=")(?=/)', rf"\1{prefix}", page) if prefix else page
 
 
 def _first_steps(address: str, key_required: bool) -> str:
@@ -149,16 +190,18 @@ def _filter(query: RunQuery) -> str:
     kept = "".join(f'<input type="hidden" name="{name}" value="{_plain(value)}">' for name, value in others.items())
     told = ", ".join(f"{_FILTERS[name].label.lower()} <code>{text(value)}</code>" for name, value in others.items())
     note = f'<p class="note">Only runs of {told}. <a href="/">Show all runs</a></p>' if others else ""
+    ticked = " checked" if query.step_status == "failed" else ""
     return f"""<form class="filter" method="get" action="/">
 <label>Status <select name="status"><option value="">any</option>{options}</select></label>
 <label>Agent <input name="agent" value="{_plain(query.agent or "")}" placeholder="its whole name"></label>
 <label>Search <input type="search" name="q" value="{_plain(query.q or "")}" placeholder="part of a name or id"></label>
+<label class="box"><input type="checkbox" name="step_status" value="failed"{ticked}> any step failed</label>
 {kept}<button>Filter</button></form>{note}"""
 
 
 def _chosen(query: RunQuery) -> dict[str, str]:
     """Return the filters of a query that are set."""
-    return {name: value for name in _FILTERS if (value := getattr(query, name))}
+    return {name: value for name in (*_FILTERS, "step_status") if (value := getattr(query, name))}
 
 
 def _link(query: RunQuery, cursor: str | None) -> str:
@@ -182,7 +225,7 @@ def _fact(field: Field, value: Any) -> str:
         return text(value)
     link = html.escape(urlencode({field.filter: value}))
     kind = ' class="type"' if field.type == TEXTS else ""
-    return f'<a{kind} href="/?{link}">{text(value)}</a>'
+    return f'<a{kind} dir="auto" href="/?{link}">{text(value)}</a>'
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:
@@ -203,8 +246,11 @@ def _figures(run: Mapping[str, Any]) -> dict[str, str]:
 def _cells(run: Mapping[str, Any]) -> dict[str, str]:
     """Return the cells of a run in the list, by the heads of their columns."""
     name = run["agent_name"]
-    link = f'<a href="/runs/{quote(run["id"], safe="")}" title="{_plain(name)}">{text(name)}</a>'
-    return {"Status": _status(run["status"], run["failed"]), "Agent": link, **_figures(run)}
+    link = f'<a href="{address_of("/runs", run["id"])}" dir="auto" title="{_plain(name)}">{_name(name)}</a>'
+    inside = "".join(f' <span class="type" dir="auto">{_name(agent)}</span>' for agent in run["agents"][:_MOST_AGENTS])
+    more = f' <span class="type">+{len(run["agents"]) - _MOST_AGENTS}</span>' if run["agents"][_MOST_AGENTS:] else ""
+    check = ' <span class="type">check of the connection</span>' if _CHECK in run["tags"] else ""
+    return {"Status": _status(run["status"], run["failed"]), "Agent": f"{link}{inside}{more}{check}", **_figures(run)}
 
 
 def _run_line(run: Mapping[str, Any]) -> str:
@@ -213,7 +259,13 @@ def _run_line(run: Mapping[str, Any]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _turn(run_id: str, first: int, count: int) -> str:
+def _alone(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return a part of the steps of a run as a tree of its own: a step whose parent is elsewhere has none."""
+    ids = {step["id"] for step in steps}
+    return [step if step["parent_id"] in ids else {**step, "parent_id": None} for step in steps]
+
+
+def _turn(run_id: str, first: int, count: int, more: str = "") -> str:
     """Write the range of steps on the page and the links to those before and after; empty if the page has all."""
     if count <= MAX_STEPS:
         return ""
@@ -221,7 +273,8 @@ def _turn(run_id: str, first: int, count: int) -> str:
     ways = [f"Steps {first + 1:,} to {min(after, count):,} of {count:,}"]
     for word, start in (("Previous", first - MAX_STEPS), ("Next", after)):
         if 0 <= start < count:
-            link = f"/runs/{quote(run_id, safe='')}?page={start // MAX_STEPS + 1}#steps"
+            address = address_of("/runs", run_id)
+            link = f"{address}{'&amp;' if '?' in address else '?'}page={start // MAX_STEPS + 1}{more}#steps"
             ways.append(f'<a href="{link}">{word} {min(MAX_STEPS, count - start):,} steps</a>')
     return f'<p class="note">{" · ".join(ways)}</p>'
 
@@ -268,8 +321,9 @@ def _step(step: Mapping[str, Any], depth: int, raw: str, room: _Room) -> str:
     # A step that was recorded at its end and without a duration begins and ends in the same instant.
     instant = step["started_at"] is not None and step["started_at"] == step["ended_at"]
     took = _duration(None if instant and not step["latency_ms"] else step["latency_ms"])
+    name = f'<span class="name" dir="auto">{_name(step["name"])}</span>'
     return f"""<details class="step"{" open" if failed else ""}><summary><span>{_status(step["status"], failed)}
-<span class="name">{text(step["name"])}</span> <span class="type">{text(step["step_type"])}</span>{_level(depth)}</span>
+{name} <span class="type">{text(step["step_type"])}</span>{_level(depth)}</span>
 <span class="figures">{tokens}{took}</span></summary>
 {loose}{_facts(_labelled(step, STEP_FIELDS))}{_payloads(step, raw, room)}</details>"""
 
@@ -295,7 +349,7 @@ def _payloads(record: Mapping[str, Any], raw: str, room: _Room) -> str:
         cut = f' <a href="{raw}">cut here; whole in the JSON</a>' if len(full) > MAX_CELL else ""
         shown = text(full, MAX_CELL)
         room.left -= len(shown)
-        parts.append(f"<section{kind}><h3>{name}{cut}</h3><pre>{shown}</pre></section>")
+        parts.append(f'<section{kind}><h3>{name}{cut}</h3><pre dir="auto">{shown}</pre></section>')
     if record.get("truncated"):
         names = ", ".join(map(text, record["truncated"][:_MAX_NAMES]))
         parts.append(f'<p class="note">Cut or left out before it was sent: {names}</p>')
@@ -354,9 +408,5 @@ def _duration(milliseconds: float | None) -> str:
     return f"{minutes:.0f} min {seconds:.0f} s"
 
 
-def _shown(match: re.Match[str]) -> str:
-    return f'<span class="unseen">{_code_point(match)}</span>'
-
-
-def _code_point(match: re.Match[str]) -> str:
-    return f"U+{ord(match.group()):04X}"
+def _mark(code_point: str) -> str:
+    return f'<span class="unseen">{code_point}</span>'

@@ -2,12 +2,14 @@
 
 Fields are taken one by one, as `Field.join` says: mostly the last writer by `(time, session_id, seq)` wins, and an explicit
 null is a value. A null `parent_id` changes nothing, since every event has the field.
+
+A patch to a run that has the `span_id` and the `step_type` of a root is about that root: a trace may have several. Each root has
+a fold of its own, in `roots` of the run's fold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -26,20 +28,33 @@ from agentscope.events import (
     UNITED,
 )
 from agentscope.protocols.agentscope.decode import Patch
+from agentscope.protocols.agentscope.fields import is_id
 from agentscope.protocols.assemble import merge_objects
-from agentscope.protocols.ids import span_id_of
 from agentscope.protocols.token_usage import normal_usage
 
-from .rows import INTERRUPTED, run_cost, run_row, run_tokens, status_of, step_row, tokens_of
+from .rows import INTERRUPTED, account_of, duration_ms, status_of, step_row
+from .summary import Summary, root_rows, summary_of
 
-_JOINS = {
-    of_run: tuple(tuple(name for name in fields if fields[name].join == join) for join in (LAST, MERGED, UNITED))
-    for of_run, fields in ((True, RUN_FIELDS), (False, STEP_FIELDS))
-}
+_OF_TRACE = ("user_id", "conversation_id", "tags", "environment", "release", "external_id")
+"""The fields that every root tells of the run as a whole."""
+_OF_ROOT = {name: field for name, field in {**STEP_FIELDS, **RUN_FIELDS}.items() if name not in _OF_TRACE}
+_ORDER = (LAST, MERGED, UNITED)
+Joins = tuple[tuple[str, ...], ...]
+"""The names of fields by their `Field.join`: the last one counts, merged, united."""
+
+
+def _joins(names: Iterable[str]) -> Joins:
+    fields = {**STEP_FIELDS, **RUN_FIELDS}
+    return tuple(tuple(name for name in names if fields[name].join == join) for join in _ORDER)
+
+
+RUN_JOINS, STEP_JOINS, ROOT_JOINS, TRACE_JOINS = map(_joins, (RUN_FIELDS, STEP_FIELDS, _OF_ROOT, _OF_TRACE))
 _TEXT_LISTS = tuple(name for name, field in RUN_FIELDS.items() if field.type == TEXTS)
-_OF_RUN = tuple(name for name in RUN_FIELDS if name != "span_id")  # which only serves to find parents
-_ENDS = frozenset({RUN_END, STEP, STEP_END})
-_STARTS = frozenset({RUN_START, STEP_START})
+_OF_RUN = tuple(name for name in RUN_FIELDS if name != "span_id" and not name.startswith("trace_"))
+_NOT_OF_RUNS = ("model", "provider", "cost_usd", "first_token_ms")
+OF_OWNER = ("agent_name", "status", "started_at", "ended_at")
+ENDS = frozenset({RUN_END, STEP, STEP_END})
+STARTS = frozenset({RUN_START, STEP_START})
 
 
 def place(patch: Patch) -> tuple[str, str, int, str]:
@@ -56,34 +71,60 @@ def fold(patches: Iterable[Patch]) -> dict[str, Any]:
 
 
 def extend(fields: dict[str, Any], ordered: Iterable[Patch]) -> None:
-    """Extend a fold with ordered patches, all of which come after those that it was made of."""
+    """Extend a fold with ordered patches, all of which come after those that it was made of.
+
+    `begun` of a run is True if its sender began it, beside the roots of its trace: an event of it has a name, a status or a time.
+    """
     for patch in ordered:
-        last, merged, united = _JOINS[patch.step_id is None]
-        event = patch.fields
-        # A start that is ordered after the end, by a clock that was set back, opens nothing again.
-        is_late = fields["ended"] and patch.type in _STARTS
-        for name in last:
-            if name in event and not (is_late and name == "status"):
-                fields[name] = event[name]
-        if event.get("parent_id") is not None:
-            fields["parent_id"] = event["parent_id"]
-        for name in merged:
-            if name in event:
-                fields[name] = merge_objects(fields.get(name), event[name])
-        for name in united:
-            if event.get(name):
-                fields[name] = sorted({*fields.get(name, ()), *event[name]})
-        if patch.type in _ENDS:
-            fields["ended"] = True
+        if patch.step_id is not None:
+            _join(fields, patch, STEP_JOINS)
+            continue
+        root = root_of(patch)
+        if root is not None:
+            roots = fields.setdefault("roots", {})
+            _join(roots.setdefault(root, {"first_at": patch.time, "ended": False}), patch, ROOT_JOINS)
+            _join(fields, patch, TRACE_JOINS)
+        else:
+            _join(fields, patch, RUN_JOINS)
+            fields["begun"] = fields.get("begun", False) or any(name in patch.fields for name in OF_OWNER)
+
+
+def root_of(patch: Patch) -> str | None:
+    """Return the root of the trace that a patch to a run is about. One that tells no type is about the run itself."""
+    root = patch.fields.get("span_id")
+    return root if is_id(root) and isinstance(patch.fields.get("step_type"), str) else None
+
+
+def _join(fields: dict[str, Any], patch: Patch, joins: Joins) -> None:
+    last, merged, united = joins
+    event = patch.fields
+    # A start that is ordered after the end, by a clock that was set back, opens nothing again.
+    is_late = fields["ended"] and patch.type in STARTS
+    for name in last:
+        if name in event and not (is_late and name == "status"):
+            fields[name] = event[name]
+    if event.get("parent_id") is not None:
+        fields["parent_id"] = event["parent_id"]
+    for name in merged:
+        if name in event:
+            fields[name] = merge_objects(fields.get(name), event[name])
+    for name in united:
+        if event.get(name):
+            fields[name] = sorted({*fields.get(name, ()), *event[name]})
+    if patch.type in ENDS and joins is not TRACE_JOINS:
+        fields["ended"] = True
 
 
 def run_view(
-    run_id: str, patches: Iterable[Patch], silence: Mapping[str, bool] = MappingProxyType({})
+    run_id: str,
+    patches: Iterable[Patch],
+    silence: Mapping[str, bool] = MappingProxyType({}),
+    quiet: str | None = None,
 ) -> dict[str, Any]:
     """Fold all events of one run to the run that the read API shows, with its steps ordered by start.
 
     silence: as `Store.silence` tells. An open step is interrupted if all sessions that sent events of it are silent; an open run
-    if all are that sent events of the run itself, and none lives that sent events of its steps.
+    if all are that sent events of the run itself, and none lives that sent events of its steps. quiet: as `summary_of` has it.
     """
     run_patches: list[Patch] = []
     step_patches: dict[str, list[Patch]] = {}
@@ -94,86 +135,107 @@ def run_view(
             step_patches.setdefault(patch.step_id, []).append(patch)
     run = fold(run_patches) if run_patches else {}
     folds = {step_id: fold(found) for step_id, found in step_patches.items()}
-    order = sorted(folds, key=lambda step_id: (_start(folds[step_id]), place(min(step_patches[step_id], key=place))))
-    told = run.get("span_id")
-    roots = {span_id_of(run_id), told if type(told) is str else None}  # a batch may name any JSON
-    given = resolved(roots, {step_id: folds[step_id].get("parent_id") for step_id in order})
-    parents = attach(given)
-    rows = [step_row(folds[step_id]) for step_id in order]
-    row = run_row(run)
+    rows = {step_id: step_row(fields) for step_id, fields in folds.items()}
+    of_roots: dict[str, list[Patch]] = {}
+    for patch in run_patches:
+        of_roots.setdefault(root_of(patch) or "", []).append(patch)
+    for span_id, row in root_rows(run).items():
+        if span_id not in rows:
+            rows[span_id], folds[span_id], step_patches[span_id] = row, run["roots"][span_id], of_roots[span_id]
+    summary = summary_of(run_id, run, rows, quiet)
+    told = _told(run, folds, summary)
+    for step_id in (summary.hidden, summary.copy):
+        if step_id is not None:
+            del folds[step_id]
+    firsts = {step_id: place(min(step_patches[step_id], key=place)) for step_id in folds}
+    # Of steps that began at the same moment a parent comes before its children.
+    order = sorted(folds, key=lambda step_id: (rows[step_id].began, summary.depths[step_id], firsts[step_id]))
     lives = any(silence.get(patch.session_id) is False for patch in chain(*step_patches.values())) if silence else False
-    row["status"] = row["status"] if lives else _current(row["status"], run_patches, silence)
-    own_tokens = row.pop("tokens")
-    tokens = run_tokens(rows)
+    head = {name: value for name, value in summary.row.items() if name != "failed_steps"}
+    head["status"] = head["status"] if lives else _current(head["status"], _sessions(run_patches), silence)
+    parents, given = summary.parents, summary.given
     return {
-        "id": run_id,
-        **{name: run.get(name) for name in _OF_RUN},
-        **row,
-        **{name: run.get(name) or [] for name in _TEXT_LISTS},
-        "usage": normal_usage(run.get("usage")),
-        "duration_ms": duration_ms(row["started_at"], row["ended_at"]),
-        "step_count": len(rows),
-        "error_count": sum(step.failed for step in rows),
-        "tokens_used": own_tokens if tokens is None else tokens,
-        "cost_usd": run_cost(rows),
+        **_head_view({"id": run_id, **head}, told),
         "steps": [
-            {
-                **_step_view(step_id, index, folds[step_id], parents[step_id], given[step_id]),
-                "status": _current(status_of(folds[step_id]), step_patches[step_id], silence),
-            }
-            for index, step_id in enumerate(order)
+            step_view(step, index, folds[step], parents[step], given[step], _sessions(step_patches[step]), silence)
+            for index, step in enumerate(order)
         ],
     }
 
 
-def _current(status: str, patches: Sequence[Patch], silence: Mapping[str, bool]) -> str:
-    is_left = status == "running" and bool(patches) and all(silence.get(patch.session_id) for patch in patches)
-    return INTERRUPTED if is_left else status
+def head_view(
+    run: Mapping[str, Any], folds: Mapping[str, Mapping[str, Any]], summary: Summary, listed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what `run_view` does but for the steps.
 
-
-def resolved(roots: Collection[str | None], parents: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Replace parents that another sender named by their span ids with the ids of steps.
-
-    `roots` are the span ids of the run itself.
+    run: the fold of the run's own events. folds: those of the topmost step and the topmost agent of the summary. listed: its
+    entry of `Store.list_runs`.
     """
-    strange = {parent for parent in parents.values() if parent is not None and parent not in parents}
-    if not strange:
-        return dict(parents)
-    by_span: dict[str, str | None] = {span_id_of(step_id): step_id for step_id in parents}
-    by_span.update((root, None) for root in roots if root is not None)
+    return _head_view(listed, _told(run, folds, summary))
+
+
+def _head_view(head: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        step_id: by_span.get(parent, parent) if parent in strange and parent is not None else parent
-        for step_id, parent in parents.items()
+        "id": head["id"],
+        **{name: told.get(name) for name in _OF_RUN},
+        **head,
+        **{name: told.get(name) or [] for name in _TEXT_LISTS},
+        "usage": normal_usage(told.get("usage")),
     }
 
 
-def attach(parents: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Make the parents a tree: an unknown parent, and one that leads back to its own step, becomes None."""
-    attached = {step: parent if parent in parents else None for step, parent in parents.items()}
-    settled: set[str] = set()
-    for step in parents:
-        path: dict[str, None] = {}
-        here: str | None = step
-        while here is not None and here not in settled and here not in path:
-            path[here] = None
-            here = attached[here]
-        if here is not None and here in path:
-            attached[here] = None
-        settled.update(path)
-    return attached
+def _sessions(patches: Iterable[Patch]) -> set[str]:
+    return {patch.session_id for patch in patches}
 
 
-def duration_ms(started_at: str | None, ended_at: str | None) -> float | None:
-    """Return the milliseconds between two times in the form of `Patch.time`, at least 0; None while one is missing."""
-    if started_at is None or ended_at is None:
-        return None
-    span = datetime.fromisoformat(ended_at[:-1]) - datetime.fromisoformat(started_at[:-1])
-    return max(0.0, round(span.total_seconds() * 1000, 3))
+def _told(run: Mapping[str, Any], folds: Mapping[str, Mapping[str, Any]], summary: Summary) -> dict[str, Any]:
+    """Return the fields of the run, payloads included, from its fold and those of its steps and roots."""
+    if run.get("begun"):
+        return dict(run)
+    fields = {name: value for name, value in run.items() if name != "meta_data" or summary.root is None}
+    if summary.root is not None:
+        root = run["roots"][summary.root]
+        fields |= {name: value for name, value in root.items() if name != "meta_data"}
+        parts = [{name: root[name] for name in _NOT_OF_RUNS if root.get(name) is not None}] if summary.hidden else []
+        parts += [each["meta_data"] for each in (run, root) if "meta_data" in each]
+        for part in parts:  # a run has no fields of steps
+            if part:
+                fields["meta_data"] = merge_objects(fields.get("meta_data"), part)
+    elif summary.top is not None:
+        top = folds[summary.top]
+        fields |= {name: top[name] for name in ("input", "output", "error") if fields.get(name) is None and name in top}
+        resource = top["meta_data"].get("resource") if isinstance(top.get("meta_data"), dict) else None
+        if resource is not None:
+            fields["meta_data"] = merge_objects({"resource": resource}, fields.get("meta_data", {}))
+    if summary.copy is not None:
+        copy = folds[summary.copy]
+        fields |= {name: copy.get(name) for name in ("input", "output", "error", "usage") if fields.get(name) is None}
+        fields["meta_data"] = merge_objects(copy.get("meta_data", {}), fields.get("meta_data", {}))
+    if summary.agent is not None:
+        agent = folds[summary.agent]
+        fields |= {name: agent.get(name) for name in ("input", "output") if fields.get(name) is None}
+    return fields
 
 
-def _step_view(
-    step_id: str, index: int, fields: Mapping[str, Any], parent: str | None, given: str | None
+def _current(status: str, sessions: Collection[str], silence: Mapping[str, bool]) -> str:
+    is_left = status == "running" and bool(sessions) and all(silence.get(session) for session in sessions)
+    return INTERRUPTED if is_left else status
+
+
+def step_view(
+    step_id: str,
+    index: int | None,
+    fields: Mapping[str, Any],
+    parent: str | None,
+    given: str | None,
+    sessions: Collection[str],
+    silence: Mapping[str, bool],
 ) -> dict[str, Any]:
+    """Return a step as the read API shows it.
+
+    index: its place in the order of the steps. fields: its fold. parent: its parent in the tree. given: the parent that it names.
+    sessions: those that sent events of it. silence: as `Store.silence` tells.
+    """
     latency = fields.get("latency_ms")
     if latency is None:
         latency = duration_ms(fields.get("started_at"), fields.get("ended_at"))
@@ -183,9 +245,9 @@ def _step_view(
         "step_index": index,
         **{name: fields.get(name) for name in STEP_FIELDS},
         "step_type": fields.get("step_type") or "other",
-        "name": fields.get("name") or "step",
-        "status": status_of(fields),
-        "tokens_used": tokens_of(fields),
+        "name": fields.get("name") or fields.get("agent_name") or "step",
+        "status": _current(status_of(fields), sessions, silence),
+        "tokens_used": account_of(fields).tokens.total,
         "usage": normal_usage(fields.get("usage")),
         "latency_ms": latency,
         "truncated": fields.get("truncated", []),
@@ -193,8 +255,3 @@ def _step_view(
     if parent != given:
         view["unattached_parent_id"] = given
     return view
-
-
-def _start(fields: Mapping[str, Any]) -> str:
-    started: str = fields.get("started_at") or fields["first_at"]
-    return started

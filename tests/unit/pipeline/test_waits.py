@@ -104,3 +104,13 @@ def test_a_flush_ends_the_wait_at_once_unless_it_is_for_a_person(nap: Nap) -> No
     assert nap.takes(30.0) == pytest.approx(1.5)
     nap.delivery.kind = UNAUTHORIZED
     assert nap.takes(30.0) == pytest.approx(31.5)
+
+
+def test_a_flush_is_over_at_its_time_although_nothing_waits_for_it(nap: Nap) -> None:
+    nap.put()
+    flush = nap.flushes.add(nap.states.counts(), 2, until=nap.now + 5.0)
+    nap.flushes.answer()
+    assert flush.waiter.locked()
+    nap.now += 5.0
+    nap.flushes.answer()
+    assert not flush.waiter.locked()

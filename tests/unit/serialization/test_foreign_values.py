@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import pytest
 
-from agentscope.serialization.snapshot import describe_exception
+from agentscope.serialization.exceptions import describe_exception
 from tests.unit.serialization.test_snapshot import lost, told
 
 

@@ -15,7 +15,7 @@ from agentscope.events import Event, PlainStep
 from agentscope.pipeline.pipeline import MOST_SEALED
 from agentscope.pipeline.redaction.redactor import Redactor, redacted, redacted_all
 from agentscope.serialization import snapshot
-from agentscope.serialization.fallback import MAX_DEPTH
+from agentscope.serialization.depth import MAX_DEPTH
 from agentscope.serialization.snapshot import encode, is_sealed, seal, unsealed
 from tests.support.recording import recorded
 

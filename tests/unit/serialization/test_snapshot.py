@@ -27,7 +27,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentscope.serialization import fallback, snapshot
-from agentscope.serialization.snapshot import describe_exception, encode, text
+from agentscope.serialization.exceptions import describe_exception
+from agentscope.serialization.fallback import render
+from agentscope.serialization.snapshot import encode, text
 
 pytestmark = pytest.mark.usefixtures("encoder")
 
@@ -860,7 +862,7 @@ plain = st.recursive(
 def test_any_plain_json_comes_back_equal_and_is_the_same_by_either_way(value: object) -> None:
     encoded, lossy = encode(value)
     assert (strict(encoded), lossy) == (value, False)
-    carefully, lossy = snapshot.render(value, 1 << 20, lambda *_: (None, 0))
+    carefully, lossy = render(value, 1 << 20, lambda *_: (None, 0))
     assert (strict(carefully), lossy) == (value, False)
 
 

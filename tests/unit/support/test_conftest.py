@@ -8,6 +8,9 @@ import pytest
 
 from tests.support.command import ROOT, Result, run
 
+# Each runs pytest anew.
+pytestmark = pytest.mark.long
+
 SKIPPED = {
     "in_a_test": "import pytest\ndef test_it():\n    pytest.skip('not here')\n",
     "by_a_mark": "import pytest\n@pytest.mark.skip(reason='not here')\ndef test_it(): pass\n",

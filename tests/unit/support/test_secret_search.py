@@ -9,6 +9,9 @@ import pytest
 
 from tests.support.command import ROOT, Result, run
 
+# Most run pytest anew.
+pytestmark = pytest.mark.long
+
 LEAKS = """
 import http.client, logging, os, pickle, subprocess, sys, warnings
 from agentscope import AgentScopeClient, APIError, FlushResult, Stats, create_tracker

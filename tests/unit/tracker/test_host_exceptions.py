@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import pytest
 
 from agentscope import Tracker
-from tests.support.interruptions import KINDS, at_every_line, ended, run
-from tests.support.recording import Recording, recorded
+from agentscope.events import Event
+from agentscope.pipeline.pipeline import Pipeline
+from agentscope.pipeline.process import lifecycle
+from tests.support.interruptions import KINDS, at_every_line, ended, interrupted, place, run
+from tests.support.recording import Recording, make, recorded
+from tests.support.wait import until
 
 pytestmark = pytest.mark.timing(
     reason="the worker goes on beside the call, and may finish at the line that is interrupted"
@@ -268,6 +273,57 @@ def test_an_exception_of_the_host_comes_out_with_fail_silently_false_too() -> No
         host = Host(recording, recording.tracker, outer.id)
         for call in (host.track_step, host.runs, host.start_run):
             assert at_every_line(recording, call, TimeoutError) == []
+
+
+def another_event(tracker: Tracker) -> None:
+    assert tracker.track_step("second", run_id="r")
+
+
+def a_flush(tracker: Tracker) -> None:
+    assert tracker.flush(60)
+
+
+def a_shutdown(tracker: Tracker) -> None:
+    assert tracker.shutdown(60)
+
+
+def the_exit(tracker: Tracker) -> None:
+    pipeline = tracker._pipeline
+    assert isinstance(pipeline, Pipeline)
+    pipeline.ask_to_stop()
+    assert lifecycle._started.get(id(pipeline)) is pipeline or not tracker.stats().accepted
+    pipeline.wait_until_stopped()
+
+
+@pytest.mark.parametrize("after", [another_event, a_flush, a_shutdown, the_exit])
+def test_an_exception_of_the_host_at_any_line_of_the_first_call_leaves_a_tracker_that_delivers(
+    after: Callable[[Tracker], None],
+) -> None:
+    for line in count(1):
+        with recorded(flush_interval=0.05) as recording:
+            tracker, error = recording.tracker, SystemExit("the host's")
+            interrupted(lambda: tracker.track_step("first", run_id="r"), line, error)
+            after(tracker)
+            until(lambda: tracker.stats().delivered == tracker.stats().accepted, what=place(error))
+            assert tracker.stats().dropped == {}
+        if not place(error):
+            assert line > 20
+            break
+
+
+def test_an_exception_of_the_host_at_any_line_of_the_first_call_loses_nothing_of_a_tracker_that_is_collected() -> None:
+    def begin(kept: list[Event], error: BaseException, line: int) -> tuple[str, int]:
+        tracker = make(kept)
+        interrupted(lambda: tracker.track_step("first", run_id="r"), line, error)
+        where, error.__traceback__ = place(error), None
+        return where, tracker.stats().accepted
+
+    for line in count(1):
+        kept: list[Event] = []
+        where, accepted = begin(kept, SystemExit("the host's"), line)
+        until(lambda: len(kept) == accepted, what=where)
+        if not where:
+            break
 
 
 def test_a_step_whose_end_the_host_interrupts_is_recorded_as_failed() -> None:

@@ -228,6 +228,18 @@ def test_a_first_open_step_asks_the_worker_to_look_and_the_following_ones_do_not
                 assert calls == [None]
 
 
+def test_steps_that_come_and_go_wake_the_worker_once_a_second_and_not_each_time() -> None:
+    items = OpenItems()
+    watch = Watch(items, lambda start: 1)
+    items.watched, watch.next = True, 0.0  # as the first step asks
+    assert watch.look(10.0, True) is None
+    assert items.watched, "the next step asks for nothing"
+    assert watch.wait(10.0, 15.0) == AGE
+    assert watch.look(10.0 + AGE, True) is None
+    assert not items.watched
+    assert watch.wait(10.0 + AGE, 15.0) is None, "while nothing is recorded the worker sleeps"
+
+
 def test_a_session_is_open_while_a_run_or_a_step_of_it_is(recording: Recording) -> None:
     tracker = recording.tracker
     watch = tracker._pipeline._worker.watch

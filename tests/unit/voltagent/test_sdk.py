@@ -7,7 +7,6 @@ import copy
 import gc
 import os
 import pickle
-import threading
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from agentscope.config import Config
 from agentscope.exporters.agentscope import AgentScopeExporter
 from agentscope.pipeline.fanout import FanOut
 from agentscope.pipeline.pipeline import Pipeline
+from agentscope.pipeline.process.awaiting import Ongoing, finished
 from agentscope.voltagent import VoltAgentConfig, VoltAgentSDK
 from agentscope.voltagent.config import load
 from tests.support.copies import another_process
@@ -222,7 +222,11 @@ def test_a_flush_that_leaves_events_on_disk_is_false(sdk: VoltAgentSDK, inside: 
         await flushing
         return flushing
 
-    with patch.object(sdk._pipeline, "flush", lambda timeout: FlushResult(spooled=2)):
+    left = FlushResult(spooled=2)
+    with (
+        patch.object(sdk._pipeline, "flush", lambda timeout: left),
+        patch.object(sdk._pipeline, "flushing", lambda timeout: finished(left)),
+    ):
         flushed = asyncio.run(flush()) if inside else sdk.flush()
     assert not flushed
     assert (flushed.pending, flushed.spooled) == (0, 2)
@@ -235,14 +239,14 @@ def test_a_flush_can_be_run_as_a_coroutine_more_than_once(sdk: VoltAgentSDK) -> 
 
 
 def test_a_flush_inside_an_event_loop_does_not_block_it(sdk: VoltAgentSDK) -> None:
-    held = threading.Event()
+    ongoing: Ongoing[FlushResult] = Ongoing()
 
     async def main() -> FlushResult:
-        with patch.object(sdk._pipeline, "flush", lambda timeout: (held.wait(60), FlushResult())[1]):
+        with patch.object(sdk._pipeline, "flushing", lambda timeout: ongoing):
             flushing = sdk.flush()
             assert not flushing
             assert flushing.pending >= 1
-            asyncio.get_running_loop().call_soon(held.set)  # reached only if the loop runs
+            asyncio.get_running_loop().call_soon(ongoing.settle, FlushResult)  # reached only if the loop runs
             assert await flushing == FlushResult()
             assert flushing
             assert flushing.pending == 0
@@ -263,24 +267,28 @@ def test_a_flush_inside_an_event_loop_begins_without_being_awaited(volt: Traced)
 
 
 def test_a_flush_inside_an_event_loop_can_be_a_task_and_be_cancelled(sdk: VoltAgentSDK) -> None:
+    ongoing: Ongoing[FlushResult] = Ongoing()
+
     async def main() -> None:
         assert await asyncio.create_task(sdk.flush()) == FlushResult()
         assert await asyncio.wait_for(sdk.flush(), 10) == FlushResult()
-        task = asyncio.create_task(sdk.flush())
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        flushing = sdk.flush()
-        task = asyncio.create_task(flushing)
-        await asyncio.sleep(0)  # let the task start
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        with patch.object(sdk._pipeline, "flushing", lambda timeout: ongoing):
+            task = asyncio.create_task(sdk.flush())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            flushing = sdk.flush()
+            task = asyncio.create_task(flushing)
+            await asyncio.sleep(0)  # let the task start
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            begun = sdk.flush()
+            begun.close()
+            begun.send(None)
+            begun.close()
+        ongoing.settle(FlushResult)
         assert flushing.result(10) == FlushResult()  # the delivery itself continued
-        begun = sdk.flush()
-        begun.close()
-        begun.send(None)
-        begun.close()
         assert await begun == FlushResult()
 
     asyncio.run(main())
@@ -288,7 +296,11 @@ def test_a_flush_inside_an_event_loop_can_be_a_task_and_be_cancelled(sdk: VoltAg
 
 def test_a_failed_delivery_raises_where_that_was_asked_for() -> None:
     failed = FlushResult(3, 0, "nobody listens there")
-    with traced(fail_silently=False) as volt, patch.object(volt.sdk._pipeline, "flush", lambda timeout: failed):
+    with (
+        traced(fail_silently=False) as volt,
+        patch.object(volt.sdk._pipeline, "flush", lambda timeout: failed),
+        patch.object(volt.sdk._pipeline, "flushing", lambda timeout: finished(failed)),
+    ):
         with pytest.raises(AgentScopeError, match="nobody listens there"):
             volt.sdk.flush()
 

@@ -73,8 +73,19 @@ OUTPUTS = (
     "langfuse.trace.output",
     "gen_ai.completion",
 )
-ALL_JSON = frozenset({"mlflow.spanInputs", "mlflow.spanOutputs", "mlflow.spanType"})
+ALL_JSON = frozenset(
+    {
+        *("mlflow.spanInputs", "mlflow.spanOutputs", "traceloop.entity.input", "traceloop.entity.output"),
+        *("ai.toolCall.args", "ai.toolCall.result", "ai.response.object", "ai.result.object", "ai.value"),
+        *("gcp.vertex.agent.tool_call_args", "gcp.vertex.agent.tool_response"),
+    }
+)
 """Attributes whose text is always JSON, even if it is only a string or a number."""
+QUOTED = frozenset({"gen_ai.tool.call.arguments", "gen_ai.tool.call.result", "langfuse.observation.input"})
+QUOTED |= {"langfuse.observation.output", "langfuse.trace.input", "langfuse.trace.output"}
+"""Attributes whose text may be a JSON string in quotes, or a plain text."""
+ENCODERS = ("mlflow.spanType", "mlflow.traceRequestId")
+"""Attributes whose quotes tell that the sender wrote all attributes of the span as JSON, as MLflow does."""
 CONVERSATIONS = ("pydantic_ai.all_messages", "all_messages_events")
 """Attributes with the whole conversation of an agent as one list."""
 
@@ -96,8 +107,19 @@ OUTPUT_LISTS = (
 )
 """The prefixes of flattened lists, such as `llm.input_messages.0.message.role`."""
 
-USAGE_OBJECTS = ("langfuse.observation.usage_details", "mlflow.chat.tokenUsage")
+USAGE_OBJECTS = ("langfuse.observation.usage_details", "mlflow.chat.tokenUsage", "langsmith.usage_metadata")
 """Attributes with all token counts as one JSON object. Those with one count are known to `token_usage`."""
+
+COST_PARTS = (
+    ("llm.cost.prompt", "llm.cost.completion"),
+    ("gen_ai.usage.input_cost", "gen_ai.usage.output_cost"),
+)
+"""Attributes with the parts of a cost in US dollars, of emitters that may not tell their sum."""
+COST_OBJECTS = ("langfuse.observation.cost_details", "mlflow.llm.cost")
+"""Attributes with a cost and its parts as one JSON object."""
+COST_TOTALS = ("total", "total_cost", "totalCost")
+TRACE_NAMES = ("langfuse.trace.name", "langsmith.trace.name", "traceloop.workflow.name")
+"""Attributes with the name of the whole run."""
 
 FINISH_REASONS = (
     "gen_ai.response.finish_reasons",
@@ -110,6 +132,8 @@ FINISH_REASONS = (
     "ai.response.finish_reason",
 )
 
+SPAN_TAGS = "langsmith.span.tags"
+"""The attribute with tags of one span. Those of the root are the tags of the run."""
 ALIASES = {
     "model": (
         # The model of the response is more exact than that of the request.
@@ -128,6 +152,7 @@ ALIASES = {
         "model.name",
         "model_name",
         "mlflow.llm.model",
+        "langsmith.metadata.ls_model_name",
     ),
     "provider": (
         "gen_ai.provider.name",
@@ -136,8 +161,12 @@ ALIASES = {
         "llm.system",
         "ai.model.provider",
         "mlflow.llm.provider",
+        "langsmith.metadata.ls_provider",
     ),
-    "cost_usd": ("gen_ai.usage.cost_usd", "llm.usage.cost"),
+    "cost_usd": (
+        *("gen_ai.usage.cost_usd", "gen_ai.usage.total_cost", "gen_ai.usage.total_cost_usd", "llm.usage.cost"),
+        *("llm.usage.total_cost", "usage.cost", "usage.total_cost", "ai.usage.cost", "operation.cost"),
+    ),
     "first_token_ms": ("ai.response.msToFirstChunk",),
     "user_id": (
         "enduser.id",
@@ -146,6 +175,7 @@ ALIASES = {
         "llm.user",
         "traceloop.association.properties.user_id",
         "ai.telemetry.metadata.userId",
+        "langsmith.metadata.user_id",
     ),
     "conversation_id": (
         "langfuse.session.id",
@@ -154,8 +184,11 @@ ALIASES = {
         "voltagent.conversation_id",
         "gcp.vertex.agent.session_id",
         "ai.telemetry.metadata.sessionId",
+        "langsmith.metadata.thread_id",
+        "langsmith.metadata.session_id",
+        "langsmith.metadata.conversation_id",
     ),
-    "tags": ("langfuse.trace.tags", "langfuse.tags", "ai.telemetry.metadata.tags"),
+    "tags": ("langfuse.trace.tags", "langfuse.tags", "ai.telemetry.metadata.tags", SPAN_TAGS),
     "environment": ("deployment.environment", "langfuse.environment"),
     "release": ("langfuse.release",),
 }
@@ -172,8 +205,14 @@ ERROR_TYPES = ("error.type", "error.name")
 ERROR_MESSAGES = ("error.message", "langfuse.observation.status_message")
 ERROR_TRACES = ("error.stack",)
 
+SPAN_TYPE, PENDING, PENDING_PARENT = "logfire.span_type", "pending_span", "logfire.pending_parent_id"
+"""Of Logfire, which announces a span by a child of the type `pending_span`, with the parent of the span."""
+
 META_OBJECTS = ("metadata", "langfuse.observation.metadata")
-META_PREFIXES = ("langfuse.observation.metadata.", "traceloop.association.properties.", "ai.telemetry.metadata.")
+META_PREFIXES = (
+    *("langfuse.observation.metadata.", "traceloop.association.properties.", "ai.telemetry.metadata."),
+    "langsmith.metadata.",
+)
 TRACE_META_OBJECTS = ("langfuse.trace.metadata",)
 TRACE_META_PREFIXES = ("langfuse.trace.metadata.",)
 

@@ -12,10 +12,10 @@ from agentscope.protocols.json_decode import LIGHT_BODY, MAX_WEIGHT
 from agentscope.protocols.otlp.semantic_conventions import JSON_TYPE, TEXT_TYPE
 from agentscope.protocols.otlp.wire.limits import DEEPEST_READ
 from agentscope.protocols.otlp.wire.model import Value
-from agentscope.protocols.token_usage import ATTRIBUTE_PREFIXES, Tokens, count, count_in_attribute
+from agentscope.protocols.token_usage import ATTRIBUTE_PREFIXES, Tokens, cost_in, count, count_in_attribute, tokens_of
 from agentscope.serialization.depth import is_deeper
 
-from .attribute_names import ALL_JSON
+from .attribute_names import ALL_JSON, COST_OBJECTS, COST_PARTS, COST_TOTALS, ENCODERS, QUOTED, USAGE_OBJECTS
 
 MOST_KEPT = 128
 """The most unused attributes of one span that `meta_data` keeps."""
@@ -26,7 +26,8 @@ class Attributes:
     """The attributes of one span. Each look-up marks them as used; `rest` returns the unused ones."""
 
     def __init__(self, attributes: Mapping[str, Value]) -> None:
-        self.all = attributes
+        is_encoded = any(_is_quoted(attributes.get(name)) for name in ENCODERS)
+        self.all = {name: _scalar(value) for name, value in attributes.items()} if is_encoded else attributes
         self._used: set[str] = set()
 
     def use(self, names: Iterable[str]) -> None:
@@ -71,6 +72,48 @@ class Attributes:
                 found = value if found is None else found
         return found
 
+    def counts(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the token counts in JSON objects under these names. What else is in the objects stays unused."""
+        merged: dict[str, Any] = {}
+        for name in names:
+            known = payload_of(self.all.get(name))
+            if isinstance(known, dict):
+                merged |= known
+                self._used.add(name)
+        return tokens_of(merged).usage()
+
+    def cost(self, names: Iterable[str]) -> float | None:
+        """Return the cost in US dollars: a total, else the sum of its parts. A negative number means that it is unknown.
+
+        All attributes that tell the cost or a part of it are used.
+        """
+        totals = [value for name in names if (value := self._amount(name)) is not None]
+        sums: list[float] = []
+        for parts in COST_PARTS:
+            known = [value for name in parts if (value := self._amount(name)) is not None]
+            sums += [sum(known)] if known else []
+        in_usage = (cost_in(payload_of(self.all.get(name))) for name in USAGE_OBJECTS)
+        sums += [cost for cost in in_usage if cost is not None and cost >= 0]
+        for name in COST_OBJECTS:
+            found = payload_of(self.all.get(name))
+            amounts = (
+                {key: value for key, value in found.items() if _is_amount(value)} if isinstance(found, dict) else {}
+            )
+            if amounts:
+                total = next((amounts[key] for key in COST_TOTALS if key in amounts), None)
+                sums.append(sum(amounts.values()) if total is None else total)
+                if amounts.keys() == found.keys():
+                    self._used.add(name)
+        return next(iter((*totals, *sums)), None)
+
+    def _amount(self, name: str) -> float | None:
+        value: Any = self.all.get(name)
+        if not _is_amount(value):
+            return None
+        self._used.add(name)
+        amount: float = value
+        return amount
+
     def payload(self, names: Sequence[str], mime_type: Value = None) -> Any:
         """Return the first payload under one of these names as a JSON value, or None. All of these attributes are used.
 
@@ -81,6 +124,8 @@ class Attributes:
         if not present:
             return None
         chosen = next((name for name in present if self.all[name] not in ("{}", "[]", "null")), present[0])
+        if chosen in QUOTED:
+            return unquoted(self.all[chosen])
         given = JSON_TYPE if chosen in ALL_JSON else mime_type if chosen.endswith(".value") else None
         return payload_of(self.all[chosen], given)
 
@@ -122,6 +167,10 @@ class Attributes:
         return kept
 
 
+def _is_amount(value: object) -> bool:
+    return type(value) in (int, float) and isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
+
+
 def payload_of(value: Value, mime_type: Value = None) -> Any:
     """An attribute as a JSON value. A text is parsed if its type is JSON, or is unknown and the text begins with { or [."""
     if type(value) is not str:
@@ -133,8 +182,19 @@ def payload_of(value: Value, mime_type: Value = None) -> Any:
 
 def unquoted(value: Value) -> Any:
     """`payload_of`, for an attribute that may be a quoted JSON string, as of Langfuse since version 5."""
-    is_quoted = type(value) is str and len(value) > 1 and value[0] == value[-1] == '"'
-    return payload_of(value, JSON_TYPE if is_quoted else None)
+    return payload_of(value, JSON_TYPE if _is_quoted(value) else None)
+
+
+def _is_quoted(value: Value) -> bool:
+    return type(value) is str and len(value) > 1 and value[0] == value[-1] == '"'
+
+
+def _scalar(value: Value) -> Value:
+    """The value of a JSON text that is no object and no list; any other value unchanged."""
+    if type(value) is not str or value.lstrip()[:1] in ("{", "["):
+        return value
+    found: Value = parsed(value)
+    return found
 
 
 def parsed(text: str) -> Any:

@@ -15,7 +15,7 @@ _WRAPPERS = frozenset(
 """Words of OpenInference names without information, as in `0.message.role` and `0.tool_call.id`."""
 _AS_JSON = frozenset({"metadata", "arguments", "function_call_arguments_json", "json_schema", "parameters"})
 _VECTORS = frozenset({"vector", "embedding.vector"})
-_DETAILS = "gen_ai.client.inference.operation.details"
+DETAILS = "gen_ai.client.inference.operation.details"
 _CHOICE = "gen_ai.choice"
 _ROLES = {f"gen_ai.{role}.message": role for role in ("system", "user", "assistant", "tool")}
 _PROMPTS = {
@@ -26,7 +26,7 @@ _COMPLETIONS = {
     "gen_ai.content.completion": ("gen_ai.completion", "gen_ai.event.content"),
     "gen_ai.completion": ("gen_ai.completion", "content"),
 }
-MESSAGE_EVENTS = frozenset({_DETAILS, _CHOICE, *_ROLES, *_PROMPTS, *_COMPLETIONS})
+MESSAGE_EVENTS = frozenset({DETAILS, _CHOICE, *_ROLES, *_PROMPTS, *_COMPLETIONS})
 _ENVELOPE = frozenset(
     {"event.name", "gen_ai.system", "gen_ai.provider.name", "gen_ai.message.index", "gen_ai.operation.name", "name"}
 )
@@ -109,7 +109,7 @@ def _add_messages(name: str, given: Mapping[str, Value], inputs: list[Any], outp
         inputs.append({"role": _ROLES[name], **_body(given)})
     elif name == _CHOICE:
         outputs.append(_choice(_body(given)))
-    elif name == _DETAILS:
+    elif name == DETAILS:
         for key, found in (("gen_ai.input.messages", inputs), ("gen_ai.output.messages", outputs)):
             messages = payload_of(given.get(key))
             if messages is not None:

@@ -29,8 +29,7 @@ from agentscope.protocols.ids import run_id_of, span_id_of
 from agentscope.protocols.json_decode import MAX_DEPTH
 from agentscope.protocols.json_encode import zoned_utc
 from agentscope.protocols.otlp import semantic_conventions as names
-from agentscope.protocols.otlp.wire.model import ERROR, Span, SpanEvent, SpanGroup, Value
-from agentscope.protocols.token_usage import tokens_of
+from agentscope.protocols.otlp.wire.model import CONSUMER, ERROR, SERVER, Span, SpanEvent, SpanGroup, SpanLink, Value
 from agentscope.serialization.depth import is_deeper
 
 from . import attribute_names
@@ -40,8 +39,8 @@ from .step_types import AGENT, LLM, OTHER, REASONING, RETRIEVAL, TOOL, step_name
 
 SESSION = "otlp"
 """The `Patch.session_id` of all spans, which have no session."""
-MOST_EVENTS = 32
-"""The most events of one span that `meta_data` keeps, besides messages and the exception."""
+MOST_EVENTS = 128
+"""The most events, and the most links, of one span that `meta_data` keeps: the bound of OpenTelemetry's SDKs."""
 
 _RUNS = frozenset({AGENT, OTHER, REASONING})
 """Step types of roots that become the run only. A root of another type becomes a run and a step."""
@@ -51,6 +50,17 @@ _PAYLOADS = (
     (names.INPUT, names.INPUT_VALUE, names.INPUT_MIME_TYPE),
     (names.OUTPUT, names.OUTPUT_VALUE, names.OUTPUT_MIME_TYPE),
 )
+_OF_EXCEPTION = frozenset({*names.EXCEPTION_KEYS.values(), "exception.escaped"})
+_KINDS = {1: "INTERNAL", 2: "SERVER", 3: "CLIENT", 4: "PRODUCER", 5: "CONSUMER"}
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+_CANCELLED = frozenset(
+    {
+        *("cancelled", "canceled", "cancellederror", "cancelerror", "aborterror", "generatorexit"),
+        *("cancellationexception", "operationcanceledexception", "taskcanceledexception"),
+    }
+)
+"""Types of exceptions of a call that was cancelled, in Python, JavaScript, Java, C# and Go, in lower case."""
+_CANCELLATIONS = (("agent.state", "cancelled"), ("gen_ai.tool.status", "cancelled"))
 _FAILURES = (("langfuse.observation.level", "ERROR"), ("agent.state", "error"), ("gen_ai.tool.status", "error"))
 """Attribute values that mean a failure although the span's status is unset."""
 _NAMES = {
@@ -74,12 +84,30 @@ def patches_of(span: Span, group: SpanGroup) -> list[Patch]:
     """
     if not 0 < max(span.start_ns, span.end_ns) <= _LATEST:
         raise ValueError("its times must be in nanoseconds since the epoch, up to the year 9999")
+    if span.attributes.get(attribute_names.SPAN_TYPE) == attribute_names.PENDING and span.parent_span_id:
+        span = _pending(span)
     given = span.attributes.get(names.RUN_ID)
     run_id = run_id_of(span.trace_id) if given is None else _id(given, names.RUN_ID)
     if given is not None and (names.STEP_ID in span.attributes or span.span_id == span_id_of(run_id)):
         return [_own(span, run_id)]
     # A span with the id of a run of this SDK is a step in it, even without a parent: the run has its own name and end.
     return _third_party(span, group, run_id, _is_root(span) and given is None)
+
+
+def _pending(span: Span) -> Span:
+    """Return the span that Logfire announces by a child without length."""
+    parent = span.attributes.get(attribute_names.PENDING_PARENT)
+    attributes = {
+        name: value
+        for name, value in span.attributes.items()
+        if name not in (attribute_names.SPAN_TYPE, attribute_names.PENDING_PARENT)
+    }
+    return span._replace(
+        span_id=span.parent_span_id,
+        parent_span_id=parent if isinstance(parent, str) else "",
+        end_ns=0,
+        attributes=attributes,
+    )
 
 
 def is_run(span: Span) -> bool:
@@ -176,33 +204,51 @@ def _third_party(span: Span, group: SpanGroup, run_id: str, is_root: bool) -> li
     if group.scope_name:
         fields["source"] = group.scope_name
     run_fields, step_fields = (_table_fields(attributes, table) for table in (RUN_FIELDS, STEP_FIELDS))
+    cost = attributes.cost(_NAMES["cost_usd"])
+    if cost is not None:
+        step_fields["cost_usd"] = cost
     seconds = attributes.number(names.FIRST_CHUNK_SECONDS, "gen_ai.server.time_to_first_token")
     if seconds is not None:
         step_fields.setdefault("first_token_ms", round(seconds * 1000, 3))
-    run_name = attributes.text("langfuse.trace.name", "traceloop.workflow.name")
+    run_name = attributes.text(*attribute_names.TRACE_NAMES)
     run_meta = attributes.merged_objects(attribute_names.TRACE_META_OBJECTS, attribute_names.TRACE_META_PREFIXES)
-    meta = _meta_data(span, attributes, handled)
+    meta = _meta_data(span, group, attributes, handled)
     is_step = not is_root or step_type not in _RUNS
+    of_resource = _table_fields(Attributes(group.resource), _RESOURCE_FIELDS)
     patches: list[Patch] = []
     if is_root:
-        run = {"agent_name": run_name or name, **fields, **_table_fields(Attributes(group.resource), _RESOURCE_FIELDS)}
-        run |= run_fields
-        resource = Attributes(group.resource).rest()
-        if resource:
-            run_meta["resource"] = resource
+        run = {
+            "agent_name": run_name or name,
+            "name": name,
+            "step_type": step_type,
+            **fields,
+            **of_resource,
+            **run_fields,
+        }
+        run["span_id"] = span.span_id  # the parent id in its children, and the root's id where a trace has several
         if is_step:
+            run_meta = {**_resource(group), **run_meta}
             run.pop("usage", None)  # the step has it
         else:
-            run_meta = {**meta, **step_fields, **run_meta}  # a run has no fields of steps
-            run["span_id"] = span.span_id  # the parent id in its children
+            run_meta = {**meta, **run_meta}
+            run |= step_fields
         if run["agent_name"] != name:
             run_meta.setdefault("span_name", name)
         if run_meta:
             run["meta_data"] = run_meta
         patches.append(_patch(RUN_END if ended else RUN_START, run_id, None, None, time_ns, run))
-    elif run_fields:
-        # At the time of the span's start, so that the fields of the root, at its end, take precedence.
-        patches.append(_patch(RUN_UPDATE, run_id, None, None, span.start_ns or time_ns, run_fields))
+    else:
+        if attribute_names.SPAN_TAGS in span.attributes and "tags" in run_fields:
+            meta.setdefault("tags", run_fields.pop("tags"))
+        if span.kind in (SERVER, CONSUMER) or step_type == AGENT:  # the topmost step, if the root is not traced
+            run_fields |= {f"trace_{field}": value for field, value in of_resource.items()}
+        if run_name:
+            run_fields["trace_name"] = run_name
+        if run_meta:
+            run_fields["meta_data"] = run_meta
+        if run_fields:
+            # At the time of the span's start, so that the fields of the root, at its end, take precedence.
+            patches.append(_patch(RUN_UPDATE, run_id, None, None, span.start_ns or time_ns, run_fields))
     if is_step:
         step = {"name": name, "step_type": step_type, **fields, **step_fields}
         if meta:
@@ -215,14 +261,14 @@ def _third_party(span: Span, group: SpanGroup, run_id: str, is_root: bool) -> li
 
 def _fields(span: Span, attributes: Attributes, step_type: str) -> tuple[dict[str, Any], Any]:
     """The fields of both runs and steps, and a recorded exception that did not make the span fail."""
-    error, failed, handled = _error(span, attributes)
-    fields: dict[str, Any] = {"status": "failed" if failed else "completed" if span.end_ns > 0 else "running"}
+    content = _content(span, attributes, step_type)
+    error, status, handled = _error(span, attributes, step_type == LLM and content.output in _NOTHING)
+    fields: dict[str, Any] = {"status": status or ("completed" if span.end_ns > 0 else "running")}
     for name, time_ns in (("started_at", span.start_ns), ("ended_at", span.end_ns)):
         if time_ns > 0:
             fields[name] = zoned_utc(time_ns)
-    content = _content(span, attributes, step_type)
     tokens = attributes.tokens()
-    usage = {**tokens_of(attributes.merged_objects(attribute_names.USAGE_OBJECTS)).usage(), **tokens.usage()} or None
+    usage = {**attributes.counts(attribute_names.USAGE_OBJECTS), **tokens.usage()} or None
     found = {"input": content.input, "output": content.output, "error": error, "usage": usage}
     fields.update((name, value) for name, value in found.items() if value is not None and value != "")
     return fields, handled
@@ -259,24 +305,73 @@ def _content(span: Span, attributes: Attributes, step_type: str) -> Content:
     return content.completed(earlier)
 
 
-def _meta_data(span: Span, attributes: Attributes, handled: Any) -> dict[str, Any]:
-    """The `meta_data` of a span: values that have no field, and the unused attributes."""
+def _meta_data(span: Span, group: SpanGroup, attributes: Attributes, handled: Any) -> dict[str, Any]:
+    """The `meta_data` of a span: values that have no field, the unused attributes, and the parts of the span beside these."""
     meta = attributes.merged_objects(attribute_names.META_OBJECTS, attribute_names.META_PREFIXES)
-    events = [event for event in span.events if event.name != names.EXCEPTION and event.name not in MESSAGE_EVENTS]
     for name, value in (
         ("finish_reasons", attributes.texts(*attribute_names.FINISH_REASONS)),
         ("tools", flattened_list(attributes, "llm.tools")),
         ("exception", handled),
-        ("events", [_event(event) for event in events[:MOST_EVENTS]]),
     ):
         if value:
             meta.setdefault(name, value)
-    return {**attributes.rest(attribute_names.NOISE), **meta}
+    found = {**attributes.rest(attribute_names.NOISE), **meta}
+    for name, part in {**_resource(group), **_parts(span, group)}.items():
+        found[f"otlp.{name}" if name in found else name] = part  # an attribute may have the name
+    return found
+
+
+def _resource(group: SpanGroup) -> dict[str, Any]:
+    resource = Attributes(group.resource).rest()
+    return {"resource": resource} if resource else {}
+
+
+def _parts(span: Span, group: SpanGroup) -> dict[str, Any]:
+    """The parts of a span that are no attributes and have no field, under the names of OTLP."""
+    exceptions = sum(event.name == names.EXCEPTION for event in span.events)
+    events = [
+        event
+        for event in span.events
+        if event.name not in MESSAGE_EVENTS and (event.name != names.EXCEPTION or exceptions > 1)
+    ]
+    scope = {"name": group.scope_name, "version": group.scope_version, "attributes": _plain(group.scope_attributes)}
+    parts = {
+        "kind": _KINDS.get(span.kind, span.kind),
+        "scope": _given(scope),
+        "trace_state": span.trace_state,
+        "events": [_event(event) for event in events[:MOST_EVENTS]],
+        "events_left_out": max(0, len(events) - MOST_EVENTS),
+        "links": [_link(link) for link in span.links[:MOST_EVENTS]],
+        "links_left_out": max(0, len(span.links) - MOST_EVENTS),
+        "dropped_attributes_count": span.dropped_attributes,
+        "dropped_events_count": span.dropped_events,
+        "dropped_links_count": span.dropped_links,
+    }
+    return _given(parts)
 
 
 def _event(event: SpanEvent) -> dict[str, Any]:
-    attributes = {name: payload_of(value) for name, value in event.attributes.items()}
-    return {"name": event.name, "time": zoned_utc(event.time_ns), **({"attributes": attributes} if attributes else {})}
+    more = {"attributes": _plain(event.attributes), "dropped_attributes_count": event.dropped_attributes}
+    return {"name": event.name, "time": zoned_utc(event.time_ns), **_given(more)}
+
+
+def _link(link: SpanLink) -> dict[str, Any]:
+    parts = {
+        "trace_id": link.trace_id,
+        "span_id": link.span_id,
+        "trace_state": link.trace_state,
+        "attributes": _plain(link.attributes),
+        "dropped_attributes_count": link.dropped_attributes,
+    }
+    return _given(parts)
+
+
+def _plain(attributes: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: payload_of(value) for name, value in attributes.items()}
+
+
+def _given(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: part for name, part in parts.items() if part}
 
 
 def _table_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[str, Any]:
@@ -285,27 +380,38 @@ def _table_fields(attributes: Attributes, table: Mapping[str, Field]) -> dict[st
     found = {
         name: read.get(table[name].type, attributes.number)(*aliases)
         for name, aliases in _NAMES.items()
-        if name in table
+        if name in table and name != "cost_usd"  # which may be in several parts
     }
     return {name: value for name, value in found.items() if value not in (None, "", [])}
 
 
-def _error(span: Span, attributes: Attributes) -> tuple[Any, bool, Any]:
-    """The `error` payload, True if the span failed, and a recorded exception that did not make it fail."""
+def _error(span: Span, attributes: Attributes, is_call_without_answer: bool) -> tuple[Any, str | None, Any]:
+    """The `error` payload, the status of a span that failed or was cancelled, and the exception of one that did neither."""
+    recorded = next((event.attributes for event in reversed(span.events) if event.name == names.EXCEPTION), {})
     exception = {key: value for key, value in _exception(reversed(span.events)).items() if value}
+    exception |= {name: payload_of(value) for name, value in recorded.items() if name not in _OF_EXCEPTION}
     known = {
         "type": attributes.text(*attribute_names.ERROR_TYPES),
         "message": attributes.text(*attribute_names.ERROR_MESSAGES) or span.status_message,
         "traceback": attributes.text(*attribute_names.ERROR_TRACES),
     }
+    error = {**{key: text for key, text in known.items() if text}, **exception}
+    if any(span.attributes.get(name) == word for name, word in _CANCELLATIONS):
+        return error or None, "cancelled", None
     failed = (
         span.status == ERROR
         or "error.type" in span.attributes
         or any(span.attributes.get(name) == word for name, word in _FAILURES)
+        # LangSmith sets the status OK beside the exception of a call that failed.
+        or (
+            bool(recorded)
+            and (is_call_without_answer or any(name.startswith("langsmith.") for name in span.attributes))
+        )
     )
     if not failed:
-        return None, False, exception or None
-    return {**{key: text for key, text in known.items() if text}, **exception} or None, True, None
+        return None, None, exception or None
+    kind = str(error.get("type") or "").rpartition(".")[2] or str(error.get("message") or "").partition(":")[0]
+    return error or None, "cancelled" if kind.lower() in _CANCELLED else "failed", None
 
 
 # ---- both ----------------------------------------------------------------------------------------------------------
@@ -325,12 +431,28 @@ def _parent(span: Span, run_id: str) -> str | None:
     return None if _is_root(span) or span.parent_span_id == span_id_of(run_id) else span.parent_span_id
 
 
+def update_of(
+    type_: str, run_id: str, step_id: str | None, time_ns: int, fields: Mapping[str, Any], seq: int = 0
+) -> Patch:
+    """Make a patch that other parts of OTLP than spans tell. Raises `ValueError` with the reason if it cannot be stored."""
+    if not 0 < time_ns <= _LATEST:
+        raise ValueError("its time must be in nanoseconds since the epoch, up to the year 9999")
+    return _patch(type_, run_id, step_id, None, time_ns, fields, seq)
+
+
 def _patch(
-    type_: str, run_id: str, step_id: str | None, parent_id: str | None, time_ns: int, fields: Mapping[str, Any]
+    type_: str,
+    run_id: str,
+    step_id: str | None,
+    parent_id: str | None,
+    time_ns: int,
+    fields: Mapping[str, Any],
+    seq: int = 0,
 ) -> Patch:
     time = zoned_utc(time_ns)
-    head = {"seq": 0, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
+    head = {"seq": seq, "time": time, "type": type_, "run_id": run_id, "step_id": step_id, "parent_id": parent_id}
     event: dict[str, Any] = {**head, **fields}
+    normalise(event)
     if is_deeper(event, _EVENT_DEPTH):
         raise ValueError(f"a value is nested deeper than {_EVENT_DEPTH} levels")
     try:
@@ -339,7 +461,7 @@ def _patch(
     except (ValueError, RecursionError):
         raise ValueError("a number is out of range or a text is not valid Unicode") from None
     event["id"] = event_id
-    return Patch(event_id, type_, run_id, step_id, time, SESSION, 0, event, f'{{"id":"{event_id}",{text[1:]}')
+    return Patch(event_id, type_, run_id, step_id, time, SESSION, seq, event, f'{{"id":"{event_id}",{text[1:]}')
 
 
 def _id(value: Value, name: str) -> str:

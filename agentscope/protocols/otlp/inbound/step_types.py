@@ -67,12 +67,14 @@ _PREFIXES = {
     TOOL: ("execute_tool ", "tool.execution:", "running tool: "),
     RETRIEVAL: ("retrieval ",),
 }
-_OTHER_NAMES = ("traceloop.entity.name", "gen_ai.workflow.name", "workflow.step.name")
+_OTHER_NAMES = ("traceloop.entity.name", "gen_ai.workflow.name", "workflow.step.name", "ai.telemetry.functionId")
+_MESSAGE = "logfire.msg"
+"""The attribute with the name as people read it, where that of the span is a template."""
 _NAMES = {
     # VoltAgent's sub-agents have the `entity.name` of their parent, so the names before it take precedence.
     AGENT: (
         *("subagent.name", "gen_ai.agent.name", "agent.name", "agent_name", "entity.name"),
-        *("gen_ai.workflow.name", "traceloop.entity.name"),
+        *("gen_ai.workflow.name", "traceloop.entity.name", "ai.telemetry.functionId"),
     ),
     TOOL: ("gen_ai.tool.name", "tool.name", "ai.toolCall.name", "traceloop.entity.name", "mcp.tool.name"),
     RETRIEVAL: ("retriever.name", "gen_ai.data_source.id", "traceloop.entity.name"),
@@ -100,10 +102,13 @@ def step_type_of(span: Span) -> str:
 
 
 def step_name_of(span: Span, step_type: str, attributes: Attributes) -> str:
-    """The name of the step: an attribute of its type, else the span's name without the prefix of a convention."""
+    """The name of the step: an attribute of its type, else its message or the span's name without the prefix of a convention."""
     name = attributes.text(*_NAMES.get(step_type, ()))
     if name is not None:
         return name
+    message = attributes.text(_MESSAGE)
+    if message is not None:
+        return message
     call = _MCP_CALL.fullmatch(span.name) if step_type == TOOL else None
     if call is not None:
         return call[1]

@@ -20,6 +20,7 @@ from agentscope.protocols.json_decode import DecodeError, Rejected, is_text, par
 from .limits import (
     DEEPEST_READ,
     DEEPEST_SENT,
+    HIGHEST_COUNT,
     HIGHEST_INT,
     HIGHEST_TIME,
     LOWEST_INT,
@@ -30,7 +31,7 @@ from .limits import (
     shown_id,
     utf8,
 )
-from .model import Span, SpanEvent, SpanGroup, Unreadable, Value
+from .model import LogRecord, Span, SpanEvent, SpanGroup, SpanLink, Unreadable, Value
 
 CONTENT_TYPE = "application/json"
 
@@ -76,11 +77,14 @@ def encode_request(spans: Sequence[bytes], resource: Mapping[str, Value], scope_
     return b"%b%b]}]}]}" % (utf8(head), b",".join(spans))
 
 
-def encode_response(rejected: int, message: str) -> bytes:
-    """Encode an `ExportTraceServiceResponse` that tells how many spans were rejected, and why."""
+def encode_response(rejected: int, message: str, what: str = "Spans") -> bytes:
+    """Encode an `ExportTraceServiceResponse` that tells how many spans were rejected, and why.
+
+    what: `LogRecords` or `DataPoints` for the response to logs or metrics.
+    """
     if not rejected and not message:
         return b"{}"
-    partial = f'"rejectedSpans":"{rejected}","errorMessage":{_quote(message)}'
+    partial = f'"rejected{what}":"{rejected}","errorMessage":{_quote(message)}'
     return utf8(f'{{"partialSuccess":{{{partial}}}}}')
 
 
@@ -161,10 +165,43 @@ def decode_request(body: bytes) -> list[SpanGroup]:
                 item = _object(inner, "an item of scopeSpans")
                 scope = _field(item, "scope")
                 name, version = _text(scope, "name"), _text(scope, "version")
-                groups.append(SpanGroup(resource, name, version, [_span(span) for span in _list(item, "spans")]))
+                spans = [_span(span) for span in _list(item, "spans")]
+                groups.append(SpanGroup(resource, name, version, spans, _read_attributes(scope)))
     except Rejected as wrong:  # in a resource or scope, which all its spans share
         raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
     return groups
+
+
+def decode_logs(body: bytes) -> list[LogRecord | None]:
+    """Decode an `ExportLogsServiceRequest`, to None for a record that cannot be read. Raises as `decode_request` does."""
+    found: list[LogRecord | None] = []
+    for item in _items(body, "resourceLogs", "scopeLogs", "logRecords"):
+        try:
+            found.append(_log_record(_object(item, "a log record")))
+        except Rejected:
+            found.append(None)
+    return found
+
+
+def count_points(body: bytes) -> int:
+    """Count the data points of an `ExportMetricsServiceRequest`. Raises as `decode_request` does."""
+    count = 0
+    for metric in _items(body, "resourceMetrics", "scopeMetrics", "metrics"):
+        members = metric.values() if type(metric) is dict else ()
+        data = (_get(member, "dataPoints") for member in members if type(member) is dict)
+        count += sum(len(points) for points in data if type(points) is list)
+    return count
+
+
+def _items(body: bytes, *path: str) -> list[Any]:
+    """Read the items of the lists at the end of a path of lists in a body."""
+    items = [parse(body)[0]]
+    try:
+        for name in path:
+            items = [inner for item in items for inner in _list(_object(item, "the body or an item of it"), name)]
+    except Rejected as wrong:
+        raise DecodeError(400, f"The body is not OTLP: {wrong}.") from None
+    return items
 
 
 def decode_response(body: bytes) -> tuple[int, str] | None:
@@ -198,11 +235,31 @@ def _sound_span(item: dict[str, Any]) -> Span:
         _text(status, "message"),
         [_read_event(_object(event, "an event")) for event in _list(item, "events")],
         _text(item, "traceState"),
+        [_read_link(_object(link, "a link")) for link in _list(item, "links")],
+        *(_count(item, f"dropped{what}Count") for what in ("Attributes", "Events", "Links")),
     )
 
 
+def _log_record(item: dict[str, Any]) -> LogRecord:
+    time_ns, observed_ns = (_whole(item, name, 0, HIGHEST_TIME) for name in ("timeUnixNano", "observedTimeUnixNano"))
+    ids = _id(item, "traceId"), _id(item, "spanId")
+    body, attributes = _any(_get(item, "body"), 1), _read_attributes(item)
+    return LogRecord(*ids, time_ns or observed_ns, _text(item, "eventName"), body, attributes)
+
+
 def _read_event(item: dict[str, Any]) -> SpanEvent:
-    return SpanEvent(_text(item, "name"), _whole(item, "timeUnixNano", 0, HIGHEST_TIME), _read_attributes(item))
+    time_ns = _whole(item, "timeUnixNano", 0, HIGHEST_TIME)
+    return SpanEvent(_text(item, "name"), time_ns, _read_attributes(item), _count(item, "droppedAttributesCount"))
+
+
+def _read_link(item: dict[str, Any]) -> SpanLink:
+    ids = _text(item, "traceId").lower(), _text(item, "spanId").lower()
+    state, dropped = _text(item, "traceState"), _count(item, "droppedAttributesCount")
+    return SpanLink(*ids, _read_attributes(item), state, dropped)
+
+
+def _count(item: dict[str, Any], name: str) -> int:
+    return _whole(item, name, 0, HIGHEST_COUNT)
 
 
 def _read_attributes(holder: dict[str, Any], name: str = "attributes", depth: int = 1) -> dict[str, Value]:

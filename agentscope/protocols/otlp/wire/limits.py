@@ -15,6 +15,8 @@ LOWEST_INT, HIGHEST_INT = -(1 << 63), (1 << 63) - 1
 """The range of `AnyValue.int_value`."""
 HIGHEST_TIME = (1 << 64) - 1
 """Nanoseconds since the epoch."""
+HIGHEST_COUNT = (1 << 32) - 1
+"""The range of the counts of dropped attributes, events and links."""
 DEEPEST_SENT = 24
 """Levels of lists and mappings in a value that is sent. Protobuf libraries refuse 100 levels of messages; a mapping takes 3."""
 DEEPEST_READ = 56
@@ -35,7 +37,7 @@ class Form(Protocol):
     def encode_request(
         self, spans: Sequence[bytes], resource: Mapping[str, Value], scope_name: str, scope_version: str
     ) -> bytes: ...
-    def encode_response(self, rejected: int, message: str) -> bytes: ...
+    def encode_response(self, rejected: int, message: str, what: str = ...) -> bytes: ...
     def decode_response(self, body: bytes) -> tuple[int, str] | None: ...
     def encode_status(self, message: str) -> bytes: ...
 

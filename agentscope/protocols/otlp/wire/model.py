@@ -5,7 +5,8 @@ The format is opentelemetry-proto's `ExportTraceServiceRequest` (opentelemetry/p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Union
 
 Value = Union[str, bool, int, float, bytes, None, Sequence["Value"], Mapping[str, "Value"]]  # noqa: UP007 - a name in quotes knows no `|
@@ -17,12 +18,30 @@ UNSET, OK, ERROR = 0, 1, 2
 """Codes of a span's status."""
 
 
+class Unparsed(str):
+    """A text that stays a text though it may be JSON: those of its span would take too much memory as values."""
+
+    __slots__ = ()
+
+
 class SpanEvent(NamedTuple):
     """An event of a span."""
 
     name: str
     time_ns: int
     attributes: Mapping[str, Value]
+    dropped_attributes: int = 0
+
+
+class SpanLink(NamedTuple):
+    """A link to another span, perhaps of another trace."""
+
+    trace_id: str
+    """As it was sent, in lower case. Neither id is checked, so that a bad link does not cost its span."""
+    span_id: str
+    attributes: Mapping[str, Value]
+    trace_state: str = ""
+    dropped_attributes: int = 0
 
 
 class Span(NamedTuple):
@@ -43,6 +62,22 @@ class Span(NamedTuple):
     status_message: str = ""
     events: Sequence[SpanEvent] = ()
     trace_state: str = ""
+    links: Sequence[SpanLink] = ()
+    dropped_attributes: int = 0
+    """Attributes, events and links that the sender left out, as it counts them."""
+    dropped_events: int = 0
+    dropped_links: int = 0
+
+
+class LogRecord(NamedTuple):
+    """A log record. One without a name is no event, and one without a span id belongs to no span."""
+
+    trace_id: str
+    span_id: str
+    time_ns: int
+    event_name: str
+    body: Value
+    attributes: Mapping[str, Value]
 
 
 class Unreadable(NamedTuple):
@@ -58,4 +93,5 @@ class SpanGroup(NamedTuple):
     resource: Mapping[str, Value]
     scope_name: str
     scope_version: str
-    spans: Sequence[Span | Unreadable]
+    spans: Iterable[Span | Unreadable]
+    scope_attributes: Mapping[str, Value] = MappingProxyType({})

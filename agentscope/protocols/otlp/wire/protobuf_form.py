@@ -61,8 +61,11 @@ def encode_request(spans: Sequence[bytes], resource: Mapping[str, Value], scope_
     return b"".join((b"\x0a", _varint(len(head) + size), head, *inner))
 
 
-def encode_response(rejected: int, message: str) -> bytes:
-    """Encode an `ExportTraceServiceResponse` that tells how many spans were rejected, and why; empty without any."""
+def encode_response(rejected: int, message: str, what: str = "Spans") -> bytes:
+    """Encode an `ExportTraceServiceResponse` that tells how many spans were rejected, and why; empty without any.
+
+    The responses to logs and metrics have the same fields, whatever was rejected.
+    """
     partial = b"\x08" + _varint(rejected) if rejected else b""  # 1
     if message:
         partial += _field(b"\x12", utf8(message))  # 2

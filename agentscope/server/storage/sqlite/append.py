@@ -1,61 +1,50 @@
 """The write transaction: new events are appended, and the rows of their runs and steps brought up to date.
 
 Everything here runs in the writer thread between BEGIN and COMMIT. A row is made of the fold of all events of its run or
-step. `FoldCache` remembers the folds that were written last, because most events come after all others of their step: the
-fold is then extended, and nothing has to be read back.
+step. `FoldCache` remembers the registers of the folds that were written last. Those of a run or step with many events are
+in the table `folds` too, so that the time of an update does not depend on how many came before it.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
-from agentscope.server.storage.base import MOST_MISSED, IngestCounts, StoredEvent
-from agentscope.server.storage.fold import extend, fold, place
-from agentscope.server.storage.rows import (
-    LLM_STEP,
-    MOST_TEXTS,
-    RUN_COLUMNS,
-    StepRow,
-    row_fields,
-    run_row,
-    step_row,
-)
+from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, RUN_DELETED, IngestCounts, StoredEvent, is_same
+from agentscope.server.storage.registers import Registers
+from agentscope.server.storage.rows import StepRow, row_fields, step_row
+from agentscope.server.storage.summary import root_rows
+
+from .run_rows import Received, StepRows, insert_run, put_steps, touch_run, write_run
 
 _MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgotten first
+_SAVED_EVERY = 64  # events of a run or step
 _LONGEST_TEXT = 200  # characters of a text, or of all texts of a list, in a fold that is kept in the cache
 
-_OF_ROW = (*RUN_COLUMNS, "failed", "started_at", "ended_at", "tokens", "more_tags")
-_OF_RUN = (*_OF_ROW, "key", "id", "first_at", "began", "touched_at")
-_INSERT_RUN = f"INSERT INTO runs ({', '.join(_OF_RUN)}) VALUES ({', '.join('?' * len(_OF_RUN))})"  # noqa: S608 - constants
-_UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=coalesce(?, first_at) WHERE key=?"  # noqa: S608 - constants
-_OF_STEP = ("llm", "failed", "tokens", "model", "cost")
-_PUT_STEP = f"INSERT OR REPLACE INTO steps (run, id, {', '.join(_OF_STEP)}) VALUES (?,?,?,?,?,?,?)"  # noqa: S608 - constants
-_UPDATE_STEP = f"UPDATE steps SET {'=?, '.join(_OF_STEP)}=? WHERE run=? AND id=?"  # noqa: S608 - constants
-_TOUCH_RUN = """
-UPDATE runs SET first_at=min(first_at, :first_at), began=coalesce(started_at, min(first_at, :first_at)), touched_at=:now
-WHERE key=:key
-"""
 # Ids are passed as one JSON list, since a statement may be limited to 999 variables.
-_EVENTS_OF = "SELECT id, key FROM events WHERE id IN (SELECT value FROM json_each(?))"
+_EVENTS_OF = "SELECT id, key FROM events WHERE project=? AND session_id=? AND id IN (SELECT value FROM json_each(?))"
 _BODY_OF = "SELECT body FROM events WHERE key=?"
-_RUNS_OF = "SELECT id, key FROM runs WHERE id IN (SELECT value FROM json_each(?))"
+_RUNS_OF = "SELECT id, key FROM runs WHERE project=? AND id IN (SELECT value FROM json_each(?))"
+_DELETED_OF = "SELECT run_id FROM tombstones WHERE project=? AND run_id IN (SELECT value FROM json_each(?))"
+_LAST_KEY = "SELECT max(coalesce(max(key), 0), (SELECT coalesce(max(run), 0) FROM deleted)) FROM runs"
 _STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
-_SEE_SESSION = "INSERT INTO sessions VALUES (?,?) ON CONFLICT (id) DO UPDATE SET silent_at=excluded.silent_at"
+_SEE_SESSION = """
+INSERT INTO sessions VALUES (?,?,?) ON CONFLICT (project, id) DO UPDATE SET silent_at=excluded.silent_at
+"""
 _ADD_SESSION = """
 INSERT INTO run_sessions VALUES (?,?,?) ON CONFLICT (run, session) DO UPDATE SET own=1 WHERE excluded.own > own
 """
-_ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ?"
-
-
-class _CachedFold(NamedTuple):
-    last: tuple[str, str, int, str]
-    """The place of the last patch in the fold."""
-    fields: dict[str, Any]
+_CALLS_OF = "SELECT id FROM steps WHERE run=? AND NOT root AND id IN (SELECT value FROM json_each(?))"
+_ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ? AND key>?"
+# Later events of the same run have larger keys. Those of this transaction are added again when the registers are read.
+_SAVE = """
+INSERT OR REPLACE INTO folds
+SELECT :run, :step, coalesce(max(key), 0), :registers FROM events WHERE run=:run AND step_id IS :step_id
+"""
 
 
 class FoldCache:
@@ -63,7 +52,8 @@ class FoldCache:
 
     def __init__(self, most: int = _MOST_FOLDS) -> None:
         self._most = most
-        self._folds: dict[tuple[int, str | None], _CachedFold] = {}
+        self._folds: dict[tuple[int, str | None], Registers] = {}
+        self.rows = StepRows()
         self._db: sqlite3.Connection | None = None
         self._seen: tuple[int, ...] | None = None
 
@@ -74,6 +64,7 @@ class FoldCache:
         """
         if self._db is not db or self._seen != _table_state(db):
             self._folds.clear()
+            self.rows.clear()
             self._db = db
         self._seen = None  # an error before `end` leaves folds of events that were not written
 
@@ -82,30 +73,44 @@ class FoldCache:
         assert self._db is not None
         self._seen = _table_state(self._db)
 
-    def folded(
-        self, run: int, step_id: str | None, patches: Iterable[Patch], stored: Callable[[], Iterable[Patch]] | None
-    ) -> dict[str, Any]:
-        """Return the fold of a run or one of its steps with these new patches.
+    def folded(self, run: int, step_id: str | None, patches: Iterable[Patch], is_new: bool = False) -> dict[str, Any]:
+        """Return the fold of a run or one of its steps with these new patches; empty without any.
 
-        `stored` reads the earlier patches where the cache does not suffice; None means that there are none.
+        is_new: no event of it is stored.
         """
+        assert self._db is not None
         name = run, step_id
-        cached = self._folds.pop(name, None)
-        fresh = sorted((patch._replace(fields=row_fields(patch.fields), body="") for patch in patches), key=place)
-        if cached is not None and place(fresh[0]) > cached.last:
-            fields, last = cached.fields, place(fresh[-1])
-            extend(fields, fresh)
-        else:
-            together = [*stored(), *fresh] if stored is not None else fresh
-            fields, last = fold(together), max(map(place, together))
-        if all(_length(value) <= _LONGEST_TEXT for value in fields.values()):
+        registers = self._folds.pop(name, None)
+        if registers is None:
+            registers = Registers() if is_new else stored_registers(self._db, run, step_id)
+        for patch in patches:
+            registers.add(patch._replace(fields=row_fields(patch.fields), body=""))
+        if registers.added >= _SAVED_EVERY:
+            values = {"run": run, "step_id": step_id, "step": step_id or "", "registers": registers.dump()}
+            self._db.execute(_SAVE, values)
+            registers.added = 0
+        fields = registers.fields()
+        if fields and all(_length(value) <= _LONGEST_TEXT for value in fields.values()):
             if len(self._folds) >= self._most:
                 del self._folds[next(iter(self._folds))]
-            self._folds[name] = _CachedFold(last, fields)
+            self._folds[name] = registers
         return fields
 
 
+def stored_registers(db: sqlite3.Connection, run: int, step_id: str | None) -> Registers:
+    """Return the registers of the stored events of a run or step, without payloads."""
+    saved = db.execute("SELECT upto, registers FROM folds WHERE run=? AND step=?", (run, step_id or "")).fetchone()
+    upto, text = saved or (0, None)
+    registers = Registers() if text is None else Registers.load(text)
+    for session_id, body in db.execute(_ITEM_EVENTS, (run, step_id, upto)):
+        patch = StoredEvent(session_id, body).patch()
+        registers.add(patch._replace(fields=row_fields(patch.fields)))
+    return registers
+
+
 def _length(value: Any) -> int:
+    if type(value) is dict:
+        return len(value)
     return len(value) if type(value) is str else sum(map(len, value)) if type(value) is list else 0
 
 
@@ -116,88 +121,124 @@ def _table_state(db: sqlite3.Connection) -> tuple[int, ...]:
     return version, db.total_changes, newest
 
 
-def write_batch(db: sqlite3.Connection, batch: Batch, now: float, cache: FoldCache | None = None) -> IngestCounts:
+def write_batch(
+    db: sqlite3.Connection, batch: Batch, now: float, cache: FoldCache | None = None, *, project: str = DEFAULT_PROJECT
+) -> IngestCounts:
     """Append the new events of a batch and update their rows. `now` is when it was received, in epoch seconds."""
     cache = FoldCache() if cache is None else cache
     cache.begin(db)
     if batch.heartbeat is not None:
-        db.execute(_SEE_SESSION, (batch.session_id, now + MOST_MISSED * batch.heartbeat))
+        db.execute(_SEE_SESSION, (project, batch.session_id, now + MOST_MISSED * batch.heartbeat))
     if not (batch.patches or batch.dropped):  # a heartbeat
         cache.end()
         return IngestCounts(0, 0, 0, 0)
-    fresh, duplicates, conflicts = _new_patches(db, batch.patches)
-    new_runs = _append(db, fresh, now, cache) if fresh else 0
-    seen = db.execute("SELECT 1 FROM batches WHERE id=?", (batch.batch_id,)).fetchone()
+    patches = _without_deleted_runs(db, project, batch.patches)
+    late = len(batch.patches) - len(patches)
+    fresh, duplicates, conflicts = _new_patches(db, project, patches)
+    duplicates += late
+    new_runs = _append(db, project, fresh, now, cache) if fresh else 0
+    name = project, batch.session_id, batch.batch_id
+    seen = db.execute("SELECT key FROM batches WHERE project=? AND session_id=? AND id=?", name).fetchone()
     if seen is None:
-        db.execute("INSERT INTO batches VALUES (?,?,?,?)", (batch.batch_id, now, duplicates, conflicts))
-        rows = [(batch.batch_id, reason, count) for reason, count in batch.dropped.items()]
+        added = "INSERT INTO batches (project, session_id, id, received_at, duplicates, conflicts) VALUES (?,?,?,?,?,?)"
+        key = db.execute(added, (*name, now, duplicates, conflicts)).lastrowid
+        dropped = {**batch.dropped, **({RUN_DELETED: batch.dropped.get(RUN_DELETED, 0) + late} if late else {})}
+        rows = [(key, reason, count) for reason, count in dropped.items()]
         db.executemany("INSERT INTO dropped VALUES (?,?,?)", rows)
     elif duplicates:
-        change = "UPDATE batches SET duplicates=duplicates+?, conflicts=conflicts+? WHERE id=?"
-        db.execute(change, (duplicates, conflicts, batch.batch_id))
+        change = "UPDATE batches SET duplicates=duplicates+?, conflicts=conflicts+? WHERE key=?"
+        db.execute(change, (duplicates, conflicts, *seen))
     cache.end()
     return IngestCounts(len(fresh), duplicates, conflicts, new_runs)
 
 
-def _new_patches(db: sqlite3.Connection, patches: Sequence[Patch]) -> tuple[list[Patch], int, int]:
+def _without_deleted_runs(db: sqlite3.Connection, project: str, patches: list[Patch]) -> list[Patch]:
+    runs = json.dumps([*{patch.run_id for patch in patches}])
+    deleted = {run_id for (run_id,) in db.execute(_DELETED_OF, (project, runs))}
+    return [patch for patch in patches if patch.run_id not in deleted] if deleted else patches
+
+
+def _new_patches(db: sqlite3.Connection, project: str, patches: Sequence[Patch]) -> tuple[list[Patch], int, int]:
     """Return the patches with a new id, the number of the others, and how many of those differ from the first."""
-    fresh: dict[str, Patch] = {}
+    fresh: dict[tuple[str, str], Patch] = {}
     again = conflicts = 0
-    stored: dict[str, int] = dict(db.execute(_EVENTS_OF, (json.dumps([patch.id for patch in patches]),)))
+    ids: dict[str, list[str]] = {}
     for patch in patches:
-        if patch.id in stored:  # bodies are read one by one, since they may be large
-            first = db.execute(_BODY_OF, (stored[patch.id],)).fetchone()[0]
-        elif patch.id in fresh:
-            first = fresh[patch.id].body
+        ids.setdefault(patch.session_id, []).append(patch.id)
+    stored = {
+        (session, id_): key
+        for session, of_session in ids.items()
+        for id_, key in db.execute(_EVENTS_OF, (project, session, json.dumps(of_session)))
+    }
+    for patch in patches:
+        name = patch.session_id, patch.id
+        if name in stored:  # bodies are read one by one, since they may be large
+            first = db.execute(_BODY_OF, (stored[name],)).fetchone()[0]
+        elif name in fresh:
+            first = fresh[name].body
         else:
-            fresh[patch.id] = patch
+            fresh[name] = patch
             continue
         again += 1
-        conflicts += patch.body != first and json.loads(patch.body) != json.loads(first)
+        conflicts += not is_same(patch.body, first)
     return list(fresh.values()), again, conflicts
 
 
-def _append(db: sqlite3.Connection, patches: Sequence[Patch], now: float, cache: FoldCache) -> int:
+def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now: float, cache: FoldCache) -> int:
     """Insert events and bring the rows of their runs and steps up to date. Returns the number of new runs."""
     by_run: dict[str, dict[str | None, list[Patch]]] = {}
     for patch in patches:
         by_run.setdefault(patch.run_id, {}).setdefault(patch.step_id, []).append(patch)
-    keys: dict[str, int] = dict(db.execute(_RUNS_OF, (json.dumps(list(by_run)),)))
-    next_key = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]
-    new_runs: list[tuple[Any, ...]] = []
-    steps: list[tuple[Any, ...]] = []
+    keys: dict[str, int] = dict(db.execute(_RUNS_OF, (project, json.dumps(list(by_run)))))
+    next_key = db.execute(_LAST_KEY).fetchone()[0]
+    new_runs = 0
+    written: dict[int, dict[str, StepRow]] = {}
     for run_id, groups in by_run.items():
-        first_at = min(patch.time for group in groups.values() for patch in group)
+        times = [patch.time for group in groups.values() for patch in group]
+        first_at, last_at = min(times), max(times)
         of_run = groups.pop(None, ())
-        key = keys.get(run_id)
-        if key is None:
-            next_key += 1
-            key = keys[run_id] = next_key
-            row = run_row(cache.folded(key, None, of_run, None) if of_run else {})
-            new_runs.append((*_values(row), key, run_id, first_at, row["started_at"] or first_at, now))
-            known: Container[str] = ()
+        is_new = run_id not in keys
+        if is_new:
+            new_runs += 1
+            keys[run_id] = next_key + new_runs
+        key = keys[run_id]
+        known: Container[str] = ()
+        received = Received(first_at, last_at, max(1, len(groups)), now)
+        if is_new:
+            insert_run(db, key, project, run_id, received)
         else:
-            _update_run(db, key, of_run, first_at, now, cache)
+            touch_run(db, key, received)
             known = {step_id for (step_id,) in db.execute(_STEPS_OF, (key, json.dumps(list(groups))))}
-        for step_id, group in groups.items():
-            steps.append((key, step_id, *_columns(_step_row(db, key, step_id, group, step_id in known, cache))))
-    db.executemany(_INSERT_RUN, new_runs)
-    db.executemany(_PUT_STEP, steps)
+        rows = {
+            step_id: _step_row(db, key, step_id, group, step_id in known, cache)
+            for step_id, group in groups.items()
+            if step_id is not None
+        }
+        if of_run:
+            rows |= _root_rows(db, key, cache.folded(key, None, of_run, is_new), rows)
+        written[key] = rows
+        cache.rows.add(key, rows, is_new)
+    put_steps(db, written)
     db.executemany(_ADD_SESSION, {(keys[patch.run_id], patch.session_id, patch.step_id is None) for patch in patches})
     db.executemany(
-        "INSERT INTO events (id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?)",
-        [(patch.id, keys[patch.run_id], patch.step_id, patch.session_id, now, patch.body) for patch in patches],
+        "INSERT INTO events (project, id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?,?)",
+        [
+            (project, patch.id, keys[patch.run_id], patch.step_id, patch.session_id, now, patch.body)
+            for patch in patches
+        ],
     )
-    return len(new_runs)
+    return new_runs
 
 
-def _update_run(
-    db: sqlite3.Connection, key: int, patches: Sequence[Patch], first_at: str, now: float, cache: FoldCache
-) -> None:
-    db.execute(_TOUCH_RUN, {"first_at": first_at, "now": now, "key": key})
-    if patches:
-        row = run_row(cache.folded(key, None, patches, lambda: _stored(db, key, None)))
-        db.execute(_UPDATE_RUN, (*_values(row), row["started_at"], key))
+def _root_rows(
+    db: sqlite3.Connection, key: int, run: Mapping[str, Any], known: Container[str]
+) -> Mapping[str, StepRow]:
+    """Return the rows of the roots of a trace, without those that have a step of their own."""
+    roots = root_rows(run)
+    if not roots:
+        return {}
+    steps = {step for (step,) in db.execute(_CALLS_OF, (key, json.dumps(list(roots))))}
+    return {span: row for span, row in roots.items() if span not in steps and span not in known}
 
 
 def _step_row(
@@ -206,35 +247,14 @@ def _step_row(
     if not known and len(patches) == 1 and patches[0].type == STEP:
         # Most steps are one event, which no other follows: not worth a place in the cache.
         return step_row(patches[0].fields)
-    return step_row(cache.folded(run, step_id, patches, (lambda: _stored(db, run, step_id)) if known else None))
-
-
-def _columns(row: StepRow) -> tuple[Any, ...]:
-    """Return the values of `_OF_STEP`."""
-    return row.step_type == LLM_STEP, row.failed, row.tokens, row.model, row.cost
-
-
-def _values(row: dict[str, Any]) -> Iterator[Any]:
-    """Yield the values of `_OF_ROW`. A list is stored as JSON, an empty one as NULL."""
-    tags = row["tags"]
-    for value in {**row, "tags": tags[:MOST_TEXTS], "more_tags": tags[MOST_TEXTS:]}.values():
-        yield (json.dumps(value) if value else None) if isinstance(value, list) else value
-
-
-def _stored(db: sqlite3.Connection, run: int, step_id: str | None) -> Iterator[Patch]:
-    """Yield the stored patches of a run or step without their payloads, which together may be large."""
-    for row in db.execute(_ITEM_EVENTS, (run, step_id)):
-        patch = StoredEvent(*row).patch()
-        yield patch._replace(fields=row_fields(patch.fields))
+    return step_row(cache.folded(run, step_id, patches, not known))
 
 
 def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
-    """Make the row of a stored run or step anew."""
-    patches = list(_stored(db, run, step_id))
-    if not patches:  # a run of which only steps have come
-        return
+    """Make the row of a stored step or run anew; that of a run after those of its steps."""
+    fields = stored_registers(db, run, step_id).fields()
     if step_id is None:
-        row = run_row(fold(patches))
-        db.execute(_UPDATE_RUN, (*_values(row), row["started_at"], run))
-    else:
-        db.execute(_UPDATE_STEP, (*_columns(step_row(fold(patches))), run, step_id))
+        put_steps(db, {run: _root_rows(db, run, fields, ())})
+        write_run(db, run, fields, StepRows())
+    elif fields:
+        put_steps(db, {run: {step_id: step_row(fields)}})

@@ -1,35 +1,70 @@
-"""Retention: old runs are deleted in short transactions between those of the ingest."""
+"""Deletion: a run disappears at once, and its events are removed in short transactions between those of the ingest."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from .schema import transaction
 
-_STEPS = 200  # of one transaction
+TOMBSTONES_KEPT = 30 * 86400.0
+"""Seconds for which events of a deleted run are refused. A spool may hold events for as long."""
+_RUNS = 500  # of one transaction
+_EVENTS = 200  # of one transaction
+_STEPS = 2000  # of one transaction
 _PAGES = 256  # given back to the file system at a time
 _PAUSE = 60.0  # seconds between looks, while there is nothing to do
-_YOUNGEST = 600.0  # seconds; a run that received something since is never deleted
+_YOUNGEST = 600.0  # seconds; a run that received something since is never deleted by its age
 _BATCHES_KEPT = 30 * 86400.0  # seconds that batch ids are remembered, at the least
+
+_KEYS = "(SELECT value FROM json_each(:keys))"
+# The constants of this module are no input.
+_BURY = f"INSERT OR REPLACE INTO tombstones SELECT project, id, :now FROM runs WHERE key IN {_KEYS}"  # noqa: S608
+_CONDEMN = f"INSERT INTO deleted SELECT key, project FROM runs WHERE key IN {_KEYS}"  # noqa: S608
+_HIDE = f"DELETE FROM runs WHERE key IN {_KEYS}"  # noqa: S608
+_OLD_RUNS = "SELECT key FROM runs WHERE touched_at<? ORDER BY touched_at LIMIT ?"
+_REMOVE_STEP_EVENTS = (
+    "DELETE FROM events WHERE key IN (SELECT key FROM events WHERE run=:run AND step_id>'' LIMIT :most)"
+)
+_REMOVE_EVENTS = "DELETE FROM events WHERE key IN (SELECT key FROM events WHERE run=:run LIMIT :most)"
+_REMOVE_STEPS = "DELETE FROM steps WHERE run=:run AND id IN (SELECT id FROM steps WHERE run=:run LIMIT :most)"
+
+
+def delete_runs(db: sqlite3.Connection, keys: Collection[int], now: float) -> int:
+    """Delete the runs with these keys, as far as they are there. Returns their number.
+
+    They are gone with this transaction. The `Sweeper` removes their events later.
+    """
+    values = {"keys": json.dumps([*keys]), "now": now}
+    db.execute(_BURY, values)
+    db.execute(_CONDEMN, values)
+    return db.execute(_HIDE, values).rowcount
 
 
 class Sweeper:
-    """Deletes runs that have received nothing for `age` seconds, a portion at each call. `now` is the clock of the store."""
+    """Removes what is deleted, and deletes runs that have received nothing for `age` seconds, a portion at each call.
+
+    `now` is the clock of the store. No run is too old if `age` is None.
+    """
 
     def __init__(
         self,
-        age: float,
+        age: float | None,
         now: Callable[[], float],
         *,
         youngest: float = _YOUNGEST,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._age = max(age, youngest)
+        self._age = None if age is None else max(age, youngest)
         self._now = now
         self._steady = steady
         self._next = steady()
+
+    def hasten(self) -> None:
+        """Look at the next call, since something was deleted."""
+        self._next = self._steady()
 
     def __call__(self, db: sqlite3.Connection) -> bool:
         """Delete one portion if it is time to. Returns True if more is waiting."""
@@ -37,30 +72,35 @@ class Sweeper:
             return False
         now = self._now()
         with transaction(db):
-            more = _delete_portion(db, now - self._age)
+            old = [] if self._age is None else db.execute(_OLD_RUNS, (now - self._age, _RUNS)).fetchall()
+            delete_runs(db, [key for (key,) in old], now)
+            more = _remove_portion(db)
             if not more:
-                kept = now - max(self._age, _BATCHES_KEPT)
-                old = "SELECT id FROM batches WHERE received_at<?"
-                db.execute(f"DELETE FROM dropped WHERE batch_id IN ({old})", (kept,))  # noqa: S608 - a constant
-                db.execute("DELETE FROM batches WHERE received_at<?", (kept,))
-                db.execute("DELETE FROM sessions WHERE silent_at<?", (kept,))
+                db.execute("DELETE FROM tombstones WHERE deleted_at<?", (now - TOMBSTONES_KEPT,))
+                if self._age is not None:
+                    _forget_batches(db, now - max(self._age, _BATCHES_KEPT))
         if not more:
             self._next = self._steady() + _PAUSE
         db.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
         return more
 
 
-def _delete_portion(db: sqlite3.Connection, before: float) -> bool:
-    """Delete some steps of the oldest run, and with its last steps the run. Returns False when no run is that old."""
-    row = db.execute("SELECT key FROM runs WHERE touched_at<? ORDER BY touched_at LIMIT 1", (before,)).fetchone()
+def _remove_portion(db: sqlite3.Connection) -> bool:
+    """Remove some events or steps of one deleted run, and with the last of them its key. Returns False if there is none."""
+    row = db.execute("SELECT run FROM deleted LIMIT 1").fetchone()
     if row is None:
         return False
     run = row[0]
-    steps = db.execute("SELECT run, id FROM steps WHERE run=? LIMIT ?", (run, _STEPS)).fetchall()
-    db.executemany("DELETE FROM events WHERE run=? AND step_id=?", steps)
-    db.executemany("DELETE FROM steps WHERE run=? AND id=?", steps)
-    if len(steps) < _STEPS:
-        db.execute("DELETE FROM events WHERE run=?", (run,))
-        db.execute("DELETE FROM run_sessions WHERE run=?", (run,))
-        db.execute("DELETE FROM runs WHERE key=?", (run,))
+    for statement, most in ((_REMOVE_STEP_EVENTS, _EVENTS), (_REMOVE_EVENTS, _EVENTS), (_REMOVE_STEPS, _STEPS)):
+        if db.execute(statement, {"run": run, "most": most}).rowcount == most:
+            return True
+    db.execute("DELETE FROM run_sessions WHERE run=?", (run,))
+    db.execute("DELETE FROM folds WHERE run=?", (run,))
+    db.execute("DELETE FROM deleted WHERE run=?", (run,))
     return True
+
+
+def _forget_batches(db: sqlite3.Connection, before: float) -> None:
+    db.execute("DELETE FROM dropped WHERE batch IN (SELECT key FROM batches WHERE received_at<?)", (before,))
+    db.execute("DELETE FROM batches WHERE received_at<?", (before,))
+    db.execute("DELETE FROM sessions WHERE silent_at<?", (before,))

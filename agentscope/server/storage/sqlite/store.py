@@ -8,9 +8,11 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +20,39 @@ from agentscope.events import RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.protocols.agentscope.decode import Batch
 from agentscope.server.clock import Clock
 from agentscope.server.storage.base import (
+    DEFAULT_PROJECT,
     SETTLING,
     EventPage,
     IngestCounts,
     RunCursor,
     RunPage,
     RunQuery,
+    StepPage,
+    StepQuery,
     StoredEvent,
     Unavailable,
+    bounded_reasons,
+    placed,
+    quiet_since,
+    trace_digits,
 )
-from agentscope.server.storage.fold import duration_ms
-from agentscope.server.storage.rows import COST_DIGITS, INTERRUPTED, RUN_COLUMNS
+from agentscope.server.storage.rows import INTERRUPTED, RUN_COLUMNS, duration_ms
 
 from .append import FoldCache, write_batch
-from .retention import Sweeper
+from .refresh import Refresher, is_due
+from .retention import Sweeper, delete_runs
 from .schema import is_corrupt, open_reader, upgrade_rows, verify
+from .views import run_head, steps_page
 from .writer import Writer
 
 READ_SECONDS = 5.0
 """The longest read in seconds. A reader holds the write-ahead log back, so that a longer one is interrupted."""
 
+_REFRESH_SECONDS = 0.3  # for which a list waits for rows that are made anew
 _MOST_EVENTS = 2048  # of one page
+_MOST_DELETED = 1000  # runs of one transaction
 _COLUMNS = ("id", *RUN_COLUMNS, "failed", "started_at", "ended_at")
+_TOLD = ("step_count", "failed_steps", "tokens", "usage", "cost", "agents", "rootless")
 _TEXT_LISTS = tuple(name for name in RUN_COLUMNS if RUN_FIELDS[name].type == TEXTS)
 
 
@@ -64,34 +77,54 @@ _FILTERS = {
 }
 # A session without a row in `sessions` has promised no heartbeats.
 _SILENCE = """
-SELECT session, silent_at <= ? FROM run_sessions JOIN sessions ON id = session WHERE run = (SELECT key FROM runs WHERE id = ?)
+SELECT session, silent_at <= :now FROM run_sessions JOIN sessions ON project = :project AND id = session
+WHERE run = (SELECT key FROM runs WHERE project = :project AND id = :run_id)
 """
 _IS_ALIVE = """
-SELECT 1 FROM run_sessions LEFT JOIN sessions ON sessions.id = session
+SELECT 1 FROM run_sessions LEFT JOIN sessions ON sessions.project = runs.project AND sessions.id = session
 WHERE run = runs.key AND (silent_at > :now OR (own AND silent_at IS NULL))
 """
 _STATUS = f"""
-CASE WHEN status = 'running' AND EXISTS (SELECT 1 FROM run_sessions WHERE run = runs.key AND own) AND NOT EXISTS ({_IS_ALIVE})
+CASE WHEN settles > :quiet THEN 'running'
+WHEN status = 'running' AND EXISTS (SELECT 1 FROM run_sessions WHERE run = runs.key AND own) AND NOT EXISTS ({_IS_ALIVE})
 THEN '{INTERRUPTED}' ELSE status END
 """  # noqa: S608 - constants of this module
 _FILTERS["status"] = f"(:status IS NULL OR {_STATUS} = :status)"
+_FILTERS["step_status"] = "(:step_status IS NULL OR (:step_status = 'failed' AND failed_steps > 0))"
+_AGENTS = "SELECT 1 FROM steps WHERE run = runs.key AND type = 'agent' AND name"
+_FILTERS["agent"] = f"(:agent IS NULL OR agent_name = :agent OR EXISTS ({_AGENTS} = :agent))"
+_MATCHES = f"""
+project = :project AND (:id IS NULL OR id = :id) AND {" AND ".join(_FILTERS.values())}
+  AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
+       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\' OR replace(id, '-', '') LIKE :digits
+       OR EXISTS ({_AGENTS} LIKE :q ESCAPE '\\'))
+"""
 # Of runs that began together the one received last comes first.
 _LIST = f"""
-SELECT key, began, tokens, {", ".join(_STATUS if name == "status" else name for name in _COLUMNS)}
+SELECT key, began, {", ".join(_TOLD)}, {", ".join(_STATUS if name == "status" else name for name in _COLUMNS)}
 FROM runs
-WHERE (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE id=:run_id), 0)))
-  AND {" AND ".join(_FILTERS.values())}
-  AND (:q IS NULL OR agent_name LIKE :q ESCAPE '\\' OR id LIKE :q ESCAPE '\\' OR external_id LIKE :q ESCAPE '\\'
-       OR user_id LIKE :q ESCAPE '\\' OR conversation_id LIKE :q ESCAPE '\\')
+WHERE {_MATCHES}
+  AND (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE project=:project AND id=:run_id), 0)))
 ORDER BY began DESC, key DESC LIMIT :limit
 """  # noqa: S608 - a constant of this module
-_TOTALS = """
-SELECT run, count(*), sum(failed), sum(tokens), sum(CASE WHEN llm THEN tokens END), sum(cost), sum(CASE WHEN llm THEN cost END)
-FROM steps WHERE run IN (SELECT value FROM json_each(?)) GROUP BY run
-"""
-_OF_RUN = "run=(SELECT key FROM runs WHERE id=?)"
+_KEYS = f"SELECT key FROM runs WHERE {_MATCHES} AND key > :last AND key <= :newest ORDER BY key LIMIT {_MOST_DELETED}"  # noqa: S608
+_OF_RUN = "run=(SELECT key FROM runs WHERE project=? AND id=?)"
 _SIZE = f"SELECT sum(length(body)) FROM events WHERE {_OF_RUN}"  # noqa: S608 - a constant of this module
 _ITEM_EVENTS = f"SELECT session_id, body FROM events WHERE {_OF_RUN} AND step_id IS ? ORDER BY key"  # noqa: S608 - likewise
+_EVENT = """
+SELECT body FROM events WHERE project=:project AND id=:id AND (:session IS NULL OR session_id=:session) ORDER BY key LIMIT 1
+"""
+_COUNTS = """
+SELECT (SELECT count(*) FROM events WHERE project=:project)
+    - (SELECT count(*) FROM events WHERE run IN (SELECT run FROM deleted WHERE project=:project)),
+  (SELECT count(*) FROM runs WHERE project=:project),
+  count(*), coalesce(sum(duplicates), 0), coalesce(sum(conflicts), 0) FROM batches WHERE project=:project
+"""
+# total() is a float and never overflows, whatever was stored.
+_DROPPED = """
+SELECT reason, CAST(min(total(count), 9e15) AS INTEGER) AS events FROM dropped JOIN batches ON batches.key = batch
+WHERE project=:project GROUP BY reason ORDER BY events DESC, reason
+"""
 # The inner query reads an index only, so that the bodies of the events that follow the page stay unread.
 _EVENTS = f"""
 SELECT key, session_id, body FROM events
@@ -110,29 +143,33 @@ class SQLiteStore:
         self._temporary = tempfile.TemporaryDirectory(prefix="agentscope-") if path is None else None
         self.path = Path(self._temporary.name, "runs.db") if self._temporary is not None else Path(path or "")
         self._now: Callable[[], float] = Clock()
-        sweep = (lambda db: False) if retention_days is None else Sweeper(retention_days * 86400, self._now)
+        self._sweep = Sweeper(None if retention_days is None else retention_days * 86400, self._now)
         self._cache = FoldCache()
         self._opened_at = self._now()
         try:
-            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or sweep(db))
+            self._refresher = Refresher(self._cache)
+            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or self._refresher(db) or self._sweep(db))
         except BaseException:
             self._remove_temporary()
             raise
 
-    def ingest(self, batch: Batch) -> Future[IngestCounts]:
+    def ingest(self, batch: Batch, *, project: str = DEFAULT_PROJECT) -> Future[IngestCounts]:
         now = self._now()
-        return self._writer.submit(lambda db: write_batch(db, batch, now, self._cache))
+        batch = placed(batch, now)
+        return self._writer.submit(lambda db: write_batch(db, batch, now, self._cache, project=project))
 
-    def event(self, event_id: str) -> dict[str, Any] | None:
+    def event(
+        self, event_id: str, session_id: str | None = None, *, project: str = DEFAULT_PROJECT
+    ) -> dict[str, Any] | None:
         with self._reading() as db:
-            row = db.execute("SELECT body FROM events WHERE id=?", (event_id,)).fetchone()
+            row = db.execute(_EVENT, {"project": project, "session": session_id, "id": event_id}).fetchone()
         return None if row is None else json.loads(row[0])
 
-    def events(self, run_id: str, *, after: str | None = None, size: int) -> EventPage:
+    def events(self, run_id: str, *, after: str | None = None, size: int, project: str = DEFAULT_PROJECT) -> EventPage:
         found: list[StoredEvent] = []
         last = int(after or 0)
         with self._reading() as db:
-            for key, session_id, body in db.execute(_EVENTS, (run_id, last, _MOST_EVENTS)):
+            for key, session_id, body in db.execute(_EVENTS, (project, run_id, last, _MOST_EVENTS)):
                 size -= len(body)
                 if found and size < 0:
                     return EventPage(found, str(last))
@@ -140,49 +177,89 @@ class SQLiteStore:
                 last = key
         return EventPage(found, str(last) if len(found) == _MOST_EVENTS else None)
 
-    def item_events(self, run_id: str, step_id: str | None) -> list[StoredEvent]:
+    def item_events(self, run_id: str, step_id: str | None, *, project: str = DEFAULT_PROJECT) -> list[StoredEvent]:
         with self._reading() as db:
-            return [StoredEvent(*row) for row in db.execute(_ITEM_EVENTS, (run_id, step_id))]
+            return [StoredEvent(*row) for row in db.execute(_ITEM_EVENTS, (project, run_id, step_id))]
 
-    def has_run(self, run_id: str) -> bool:
+    def has_run(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> bool:
         with self._reading() as db:
-            return db.execute("SELECT 1 FROM runs WHERE id=?", (run_id,)).fetchone() is not None
+            known = db.execute("SELECT 1 FROM runs WHERE project=? AND id=?", (project, run_id)).fetchone()
+        return known is not None
 
     def _silent_until(self) -> float:
         """Return the moment up to which `silent_at` means silence: now, or the beginning of time soon after the start."""
         now = self._now()
         return now if now >= self._opened_at + SETTLING else 0.0
 
-    def silence(self, run_id: str) -> dict[str, bool]:
+    def silence(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> dict[str, bool]:
+        values = {"now": self._silent_until(), "project": project, "run_id": run_id}
         with self._reading() as db:
-            return {session: bool(silent) for session, silent in db.execute(_SILENCE, (self._silent_until(), run_id))}
+            return {session: bool(silent) for session, silent in db.execute(_SILENCE, values)}
 
-    def run_size(self, run_id: str) -> int | None:
+    def run_size(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> int | None:
         with self._reading() as db:
-            size: int | None = db.execute(_SIZE, (run_id,)).fetchone()[0]
+            size: int | None = db.execute(_SIZE, (project, run_id)).fetchone()[0]
         return size
 
-    def list_runs(self, query: RunQuery) -> RunPage:
-        began, run_id = query.after or (None, None)
-        values = {name: getattr(query, name) for name in _FILTERS}
-        values.update(began=began, run_id=run_id, q=_pattern(query.q), limit=query.limit + 1, now=self._silent_until())
+    def run(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> dict[str, Any] | None:
+        found = self.list_runs(RunQuery(1, run_id=run_id), project=project).runs
+        return run_head(self._reading, project, found[0]) if found else None
+
+    def steps(self, run_id: str, query: StepQuery, *, project: str = DEFAULT_PROJECT) -> StepPage | None:
+        return steps_page(self._reading, project, run_id, query, self.silence(run_id, project=project))
+
+    def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
+        self._refresh()
+        values = self._values(query, project)
         with self._reading() as db:
             rows = db.execute(_LIST, values).fetchall()
             more = len(rows) > query.limit
             rows = rows[: query.limit]
-            totals = {run: found for run, *found in db.execute(_TOTALS, (json.dumps([row[0] for row in rows]),))}
-        runs = [_listed(row[2:], totals.get(row[0], (0, 0, *[None] * 4))) for row in rows]
-        return RunPage(runs, RunCursor(rows[-1][1], rows[-1][3]) if more else None)
+        runs = [_listed(row[2:]) for row in rows]
+        return RunPage(runs, RunCursor(rows[-1][1], runs[-1]["id"]) if more else None)
 
-    def health(self) -> dict[str, Any]:
+    def _refresh(self) -> None:
+        """Have the rows of runs made anew that are due, before runs are selected by them."""
         with self._reading() as db:
-            events, runs = db.execute("SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM runs)").fetchone()
-            batches, duplicates, conflicts = db.execute(
-                "SELECT count(*), coalesce(sum(duplicates), 0), coalesce(sum(conflicts), 0) FROM batches"
-            ).fetchone()
-            dropped = dict(db.execute("SELECT reason, sum(count) FROM dropped GROUP BY reason"))
-        counts = {"events": events, "runs": runs, "batches": batches, "duplicates": duplicates, "conflicts": conflicts}
-        return {**counts, "dropped": dropped}
+            if not is_due(db):
+                return
+        with suppress(Unavailable, FutureTimeout):  # a full disk, or a busy writer: the rows are as they were
+            self._writer.submit(lambda db: self._refresher.refresh(db, _REFRESH_SECONDS)).result(READ_SECONDS)
+
+    def _values(self, query: RunQuery, project: str) -> dict[str, Any]:
+        """Return the parameters of `_LIST`."""
+        began, run_id = query.after or (None, None)
+        values = {name: getattr(query, name) for name in _FILTERS}
+        values.update(began=began, run_id=run_id, q=_pattern(query.q), digits=_pattern(trace_digits(query.q)))
+        values.update(id=query.run_id, limit=query.limit + 1, now=self._silent_until(), project=project)
+        return {**values, "quiet": quiet_since(self._now())}
+
+    def delete_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> int:
+        if not query.selects():
+            raise ValueError("a deletion needs a filter")
+        self._refresh()
+        values = self._values(query, project)
+        with self._reading() as db:
+            values["newest"] = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]
+        values["last"] = deleted = 0
+        while True:
+            with self._reading() as db:
+                keys = [key for (key,) in db.execute(_KEYS, values)]
+            if not keys:
+                return deleted
+            values["last"] = keys[-1]
+            deleted += self._writer.submit(partial(self._delete, keys)).result()
+
+    def _delete(self, keys: Collection[int], db: sqlite3.Connection) -> int:
+        self._sweep.hasten()
+        return delete_runs(db, keys, self._now())
+
+    def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:
+        with self._reading() as db:
+            counts = db.execute(_COUNTS, {"project": project}).fetchone()
+            dropped = bounded_reasons(db.execute(_DROPPED, {"project": project}))
+        names = ("events", "runs", "batches", "duplicates", "conflicts")
+        return {**dict(zip(names, counts, strict=True)), "dropped": dropped}
 
     def close(self) -> None:
         self._writer.close()
@@ -210,21 +287,22 @@ class SQLiteStore:
             raise Unavailable(f"the database cannot be read: {problem}") from problem
 
 
-def _listed(row: Sequence[Any], totals: Sequence[Any]) -> dict[str, Any]:
-    """Make an entry of `list_runs` of a row (the run's own tokens first) and the totals of its steps."""
-    own_tokens, *columns = row
-    steps, errors, tokens, llm_tokens, cost, llm_cost = totals
-    cost = cost if llm_cost is None else llm_cost
-    run = dict(zip(_COLUMNS, columns, strict=True))
+def _listed(row: Sequence[Any]) -> dict[str, Any]:
+    """Make an entry of `list_runs` of a row."""
+    told = dict(zip(_TOLD, row, strict=False))
+    run = dict(zip(_COLUMNS, row[len(_TOLD) :], strict=True))
     return {
         **run,
         **{name: json.loads(run[name] or "[]") for name in _TEXT_LISTS},
         "failed": bool(run["failed"]),
         "duration_ms": duration_ms(run["started_at"], run["ended_at"]),
-        "step_count": steps,
-        "error_count": errors,
-        "tokens_used": next((sum_ for sum_ in (llm_tokens, tokens, own_tokens) if sum_ is not None), None),
-        "cost_usd": None if cost is None else round(cost, COST_DIGITS),
+        "step_count": told["step_count"] or 0,
+        "error_count": told["failed_steps"] or run["failed"],
+        "tokens_used": told["tokens"],
+        "total_usage": told["usage"] and json.loads(told["usage"]),
+        "cost_usd": told["cost"],
+        "agents": json.loads(told["agents"] or "[]"),
+        "is_root_missing": bool(told["rootless"]),
     }
 
 

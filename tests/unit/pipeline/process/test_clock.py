@@ -94,6 +94,31 @@ def test_the_time_of_a_session_goes_on_when_the_clock_is_set_back(clocks: Any, b
     assert session.offset == back * SECOND
 
 
+def test_a_clock_that_is_set_back_after_events_that_read_only_the_wall_clock_is_corrected(clocks: Any) -> None:
+    session = turns.SessionTime()
+    session.now()
+    clocks.go(100)
+    assert clocks.wall >= session.least
+    session.least = latest = clocks.wall  # as an event does
+    clocks.go(1, set_by=-3600)
+    assert clocks.wall < session.least
+    assert session.now() == latest + SECOND
+    clocks.go(1)
+    assert clocks.wall < session.least
+    assert session.now() == latest + 2 * SECOND
+
+
+def test_the_time_of_a_session_does_not_go_back_when_a_clock_that_was_set_forward_is_set_right(clocks: Any) -> None:
+    session = turns.SessionTime()
+    session.now()
+    clocks.go(1, set_by=3600)
+    session.least = latest = clocks.wall
+    clocks.go(1, set_by=-3600)
+    assert session.now() == latest
+    clocks.go(1)
+    assert session.now() == latest + SECOND
+
+
 def test_the_time_of_a_session_is_that_of_the_clock_again_when_it_has_caught_up(clocks: Any) -> None:
     session = turns.SessionTime()
     session.now()

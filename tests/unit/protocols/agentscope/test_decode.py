@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from agentscope.protocols import json_decode as strict_json
 from agentscope.protocols.agentscope.decode import (
+    CLASSIC_SESSION,
+    RESERVED_SESSIONS,
     Arrival,
     Batch,
     decode_batch,
@@ -20,8 +22,10 @@ from agentscope.protocols.agentscope.decode import (
     decode_run_update,
     decode_step,
 )
-from agentscope.protocols.agentscope.fields import normal_time, time_text
+from agentscope.protocols.agentscope.fields import MAX_TOKENS, normal_time, time_text
 from agentscope.protocols.json_decode import DecodeError
+from agentscope.protocols.otlp.inbound import patches as otlp
+from agentscope.protocols.voltagent import decode as history
 from tests.support.receiver import TIME, envelope, run_start, step
 
 ARRIVAL = Arrival("e", TIME, 3)
@@ -123,8 +127,8 @@ def test_nulls_are_kept_as_values_and_whole_floats_become_token_counts() -> None
     assert type(patch.fields["tokens_used"]) is int
 
 
-def test_a_token_count_beyond_64_bits_is_taken() -> None:
-    assert decoded(step(tokens_used=10**30)).patches[0].fields["tokens_used"] == pytest.approx(10**30)
+def test_a_token_count_beyond_64_bits_is_taken_as_the_most_that_a_step_can_have() -> None:
+    assert decoded(step(tokens_used=10**30)).patches[0].fields["tokens_used"] == MAX_TOKENS
 
 
 def test_times_come_out_in_one_form_that_sorts_as_text() -> None:
@@ -418,3 +422,7 @@ def test_a_key_of_another_sender_that_looks_like_a_field_stays_in_the_meta_data(
     patch = decode_step(body, "r", "s", ARRIVAL)
     assert "cost_usd" not in patch.fields
     assert patch.fields["meta_data"] == {"agentscope_cost_usd": "much"}
+
+
+def test_the_sessions_of_the_other_protocols_are_reserved() -> None:
+    assert {CLASSIC_SESSION, history.SESSION, otlp.SESSION} == RESERVED_SESSIONS

@@ -21,7 +21,19 @@ from agentscope.protocols.otlp.inbound.attributes import MOST_KEPT
 from agentscope.protocols.otlp.inbound.patches import MOST_EVENTS, patches_of, without_repeats
 from agentscope.protocols.otlp.wire import json_form
 from agentscope.protocols.otlp.wire import protobuf_form as protobuf
-from agentscope.protocols.otlp.wire.model import CLIENT, ERROR, INTERNAL, OK, UNSET, Span, SpanEvent, SpanGroup, Value
+from agentscope.protocols.otlp.wire.model import (
+    CLIENT,
+    ERROR,
+    INTERNAL,
+    OK,
+    SERVER,
+    UNSET,
+    Span,
+    SpanEvent,
+    SpanGroup,
+    SpanLink,
+    Value,
+)
 from agentscope.server.storage.fold import run_view
 from tests.support.events import NOON
 from tests.support.otlp import read_request
@@ -46,18 +58,32 @@ def event(name: str, **attributes: Value) -> SpanEvent:
     return SpanEvent(name, NOON, {key.replace("__", "."): value for key, value in attributes.items()})
 
 
+COMMON = {
+    "kind": "INTERNAL",
+    "scope": {"name": "some.instrumentation", "version": "1.0"},
+    "resource": {"service.name": "shop"},
+}
+"""The `meta_data` of each span of `GROUP`."""
+
+
 def step(name: str = "work", attributes: Attributes | None = None, **fields: Any) -> Mapping[str, Any]:
-    """The step that a child span becomes."""
+    """The step that a child span becomes, without the `meta_data` that all spans have."""
     patch = patches_of(span(name, attributes, **fields), GROUP)[-1]
     assert patch.step_id == CHILD
-    return patch.fields
+    return without_common(patch.fields)
 
 
 def run(name: str = "work", attributes: Attributes | None = None, **fields: Any) -> Mapping[str, Any]:
-    """The run that a root span becomes."""
+    """The run that a root span becomes, without the `meta_data` that all spans have."""
     patch = patches_of(span(name, attributes, parent="", **fields), GROUP)[0]
     assert (patch.run_id, patch.step_id) == (RUN, None)
-    return patch.fields
+    return without_common(patch.fields)
+
+
+def without_common(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    meta = {name: part for name, part in fields["meta_data"].items() if name not in COMMON or COMMON[name] != part}
+    others = {name: value for name, value in fields.items() if name != "meta_data"}
+    return {**others, "meta_data": meta} if meta else others
 
 
 # ---- kinds -----------------------------------------------------------------------------------------------------------
@@ -367,7 +393,7 @@ def test_entities_of_traceloop_tell_name_and_content() -> None:
         "traceloop.association.properties.plan": "free",
     }
     told = step("search.tool", attributes)
-    assert (told["name"], told["input"], told["output"]) == ("search", {"args": ["q"], "kwargs": {}}, '"found"')
+    assert (told["name"], told["input"], told["output"]) == ("search", {"args": ["q"], "kwargs": {}}, "found")
     assert told["meta_data"] == {"plan": "free"}
     assert patches_of(span("search.tool", attributes), GROUP)[0].fields["user_id"] == "u1"
 
@@ -486,7 +512,7 @@ def test_pydantic_ai_tells_the_conversation_of_an_agent_as_one_list() -> None:
     assert told["output"] == messages[-1]
     assert told["usage"] == {"input_tokens": 114, "output_tokens": 28}
     assert told["agent_name"] == "weather agent"
-    assert told["meta_data"] == {"model": "test", "resource": {"service.name": "shop"}}
+    assert (told["model"], "meta_data" in told) == ("test", False)
     assert run("agent run", {**attributes, "final_result": '{"answer": 5}'})["output"] == {"answer": 5}
 
 
@@ -580,7 +606,7 @@ def test_langfuse_tells_observations_and_traces() -> None:
     assert (told["meta_data"], told["model"]) == ({"x": "bare"}, "gpt-4o")
     told = run("handle", {**common, "langfuse.observation.type": "agent", "langfuse.observation.output": '{"r": 2}'})
     assert (told["agent_name"], told["tags"], told["output"]) == ("chat-trace", ["t"], {"r": 2})
-    assert told["meta_data"] == {"plan": "free", "span_name": "handle", "resource": {"service.name": "shop"}}
+    assert told["meta_data"] == {"plan": "free", "span_name": "handle"}
 
 
 def test_langfuse_levels_tell_of_failure() -> None:
@@ -603,6 +629,54 @@ def test_mlflow_tells_everything_as_json() -> None:
     assert (told["step_type"], told["input"], told["output"]) == ("tool_call", {"x": 1}, 2)
     assert told["usage"] == {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
     assert "meta_data" not in told
+
+
+def test_scalars_that_mlflow_wrote_as_json_have_no_quotes() -> None:
+    attributes = {
+        "mlflow.spanType": '"CHAT_MODEL"',
+        "mlflow.spanFunctionName": '"predict"',
+        "mlflow.llm.model": '"gpt-4o"',
+        "session.id": '"s1"',
+        "mine": '"a \\"quoted\\" word"',
+        "top_k": "3",
+        "flag": "true",
+        "none": "null",
+        "list": "[1]",
+        "broken": '"a" or "b"',
+    }
+    told = step("predict", attributes)
+    assert told["model"] == "gpt-4o"
+    assert patches_of(span("predict", attributes), GROUP)[0].fields["conversation_id"] == "s1"
+    assert told["meta_data"] == {
+        "mlflow.spanFunctionName": "predict",
+        "mine": 'a "quoted" word',
+        "top_k": 3,
+        "flag": True,
+        "none": None,
+        "list": [1],
+        "broken": '"a" or "b"',
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("traceloop.entity.output", "output"),
+        ("ai.toolCall.args", "input"),
+        ("ai.toolCall.result", "output"),
+        ("gen_ai.tool.call.result", "output"),
+        ("langfuse.observation.output", "output"),
+        ("mlflow.spanOutputs", "output"),
+    ],
+)
+def test_a_text_that_its_sender_wrote_as_json_has_no_quotes(name: str, field: str) -> None:
+    assert step(attributes={name: '"sunny"'})[field] == "sunny"
+
+
+def test_quotes_that_belong_to_a_text_are_left() -> None:
+    assert step(attributes={"output.value": '"Hi", she said', "quote": '"Hi"'})["meta_data"] == {"quote": '"Hi"'}
+    assert step(attributes={"ai.response.text": '"Hi"'})["output"] == '"Hi"'
+    assert step(attributes={"gen_ai.tool.call.result": "5"})["output"] == "5"
 
 
 def test_mcp_calls_of_server_and_client() -> None:
@@ -872,7 +946,7 @@ def test_a_root_that_is_an_agent_is_the_run() -> None:
     assert patch.fields["source"] == "some.instrumentation"
     assert patch.fields["started_at"] == "2026-01-31T12:00:00.000000Z"
     assert patch.fields["ended_at"] == patch.time == "2026-01-31T12:00:01.000000Z"
-    assert patch.fields["meta_data"] == {"resource": {"service.name": "shop"}}
+    assert patch.fields["meta_data"] == COMMON
 
 
 def test_steps_below_a_root_that_is_the_run_hang_directly_in_it() -> None:
@@ -920,12 +994,13 @@ def test_agents_that_repeat_the_usage_of_their_calls_do_not_count_twice() -> Non
 NAMED = {
     "user_id": [
         *("user.id", "enduser.id", "langfuse.user.id", "gen_ai.user", "llm.user"),
-        *("traceloop.association.properties.user_id", "ai.telemetry.metadata.userId"),
+        *("traceloop.association.properties.user_id", "ai.telemetry.metadata.userId", "langsmith.metadata.user_id"),
     ],
     "conversation_id": [
         *("gen_ai.conversation.id", "conversation.id", "session.id", "langfuse.session.id"),
         *("traceloop.association.properties.session_id", "traceloop.association.properties.conversation_id"),
         *("voltagent.conversation_id", "gcp.vertex.agent.session_id", "ai.telemetry.metadata.sessionId"),
+        *("langsmith.metadata.thread_id", "langsmith.metadata.session_id", "langsmith.metadata.conversation_id"),
     ],
 }
 
@@ -997,10 +1072,87 @@ def test_only_so_many_attributes_and_events_are_kept() -> None:
     attributes = {f"key.{number}": number for number in range(MOST_KEPT + 5)}
     events = tuple(event(f"event {number}", n=number) for number in range(MOST_EVENTS + 5))
     meta = step(attributes=attributes, events=events)["meta_data"]
-    assert meta["agentscope.attributes_left_out"] == 5
-    assert len(meta) == MOST_KEPT + 2
+    assert (meta["agentscope.attributes_left_out"], meta["events_left_out"]) == (5, 5)
+    assert len(meta) == MOST_KEPT + 3
     assert len(meta["events"]) == MOST_EVENTS
     assert meta["events"][3] == {"name": "event 3", "time": "2026-01-31T12:00:00.000000Z", "attributes": {"n": 3}}
+
+
+# ---- the parts of a span that are no attributes -----------------------------------------------------------------------
+
+
+def test_resource_scope_kind_trace_state_links_and_counts_of_every_span_are_kept() -> None:
+    group = SpanGroup({"service.name": "rag"}, "be", "1.2", [], {"team": "search"})
+    link = SpanLink("a" * 32, "b" * 16, {"why": "batch"}, "x=y", 7)
+    parts: dict[str, Any] = {
+        "kind": SERVER,
+        "trace_state": "a=b",
+        "links": (link,),
+        "dropped_attributes": 5,
+        "dropped_events": 6,
+        "dropped_links": 8,
+    }
+    kept = {
+        "resource": {"service.name": "rag"},
+        "scope": {"name": "be", "version": "1.2", "attributes": {"team": "search"}},
+        "kind": "SERVER",
+        "trace_state": "a=b",
+        "links": [
+            {
+                "trace_id": "a" * 32,
+                "span_id": "b" * 16,
+                "trace_state": "x=y",
+                "attributes": {"why": "batch"},
+                "dropped_attributes_count": 7,
+            }
+        ],
+        "dropped_attributes_count": 5,
+        "dropped_events_count": 6,
+        "dropped_links_count": 8,
+    }
+    for parent in (ROOT, ""):
+        (patch,) = patches_of(span(parent=parent, **parts), group)
+        assert patch.fields["meta_data"] == kept
+    both: Attributes = {"gen_ai.operation.name": "chat"}  # a root that is a run and a step
+    run_patch, step_patch = patches_of(span(attributes=both, parent="", **parts), group)
+    assert run_patch.fields["meta_data"] == {"resource": kept["resource"]}
+    assert step_patch.fields["meta_data"] == kept
+
+
+def test_an_attribute_with_the_name_of_a_part_is_kept_beside_it() -> None:
+    meta = step(attributes={"kind": "mine", "metadata": '{"links": 3}'}, links=(SpanLink("a", "b", {}),))["meta_data"]
+    assert (meta["kind"], meta["otlp.kind"]) == ("mine", "INTERNAL")
+    assert (meta["links"], meta["otlp.links"]) == (3, [{"trace_id": "a", "span_id": "b"}])
+
+
+def test_links_beyond_the_bound_are_counted() -> None:
+    meta = step(links=[SpanLink("a", f"{number}", {}) for number in range(MOST_EVENTS + 3)])["meta_data"]
+    assert (len(meta["links"]), meta["links_left_out"]) == (MOST_EVENTS, 3)
+
+
+@pytest.mark.parametrize("status", [ERROR, UNSET, OK])
+def test_every_exception_of_a_span_is_kept(status: int) -> None:
+    """cases/otlp/two_exceptions.json: a call that was repeated after an error."""
+    first = event("exception", exception__type="RateLimit", exception__message="first 429", retry=1)
+    second = event("exception", exception__type="Timeout", exception__message="second")._replace(dropped_attributes=2)
+    told = step(status=status, events=(first, event("log"), second))
+    last = {"type": "Timeout", "message": "second"}
+    assert (told.get("error"), told["meta_data"].get("exception")) == (
+        (last, None) if status == ERROR else (None, last)
+    )
+    assert [each["name"] for each in told["meta_data"]["events"]] == ["exception", "log", "exception"]
+    assert told["meta_data"]["events"][0]["attributes"] == {
+        "exception.type": "RateLimit",
+        "exception.message": "first 429",
+        "retry": 1,
+    }
+    assert told["meta_data"]["events"][2]["dropped_attributes_count"] == 2
+
+
+def test_an_exception_keeps_the_attributes_that_no_convention_has() -> None:
+    told = step(status=ERROR, events=(event("exception", exception__type="E", exception__escaped="False", code=7),))
+    assert told["error"] == {"type": "E", "code": 7}
+    assert "meta_data" not in told
 
 
 # ---- spans of this SDK -----------------------------------------------------------------------------------------------
@@ -1145,7 +1297,7 @@ event_names = st.sampled_from(
         "log",
     ]
 )
-events = st.lists(st.builds(SpanEvent, event_names, st.integers(0, 1 << 62), attributes), max_size=3)
+events = st.lists(st.builds(SpanEvent, event_names, st.integers(0, 1 << 62), attributes, st.just(0)), max_size=3)
 spans = st.builds(
     Span,
     trace_id=st.just(TRACE),
@@ -1159,6 +1311,11 @@ spans = st.builds(
     status=st.integers(0, 2),
     status_message=texts,
     events=events,
+    trace_state=texts,
+    links=st.just([]),
+    dropped_attributes=st.just(0),
+    dropped_events=st.just(0),
+    dropped_links=st.just(0),
 )
 
 
@@ -1237,7 +1394,8 @@ def test_a_cost_that_is_no_number_stays_in_the_meta_data(value: Any) -> None:
 
 
 def test_a_root_that_is_the_run_keeps_its_model_in_the_meta_data() -> None:
-    told = run("agent", {"gen_ai.operation.name": "invoke_agent", "gen_ai.request.model": "m"})
+    root = span("agent", {"gen_ai.operation.name": "invoke_agent", "gen_ai.request.model": "m"}, parent="")
+    told = run_view(RUN, patches_of(root, GROUP))
     assert "model" not in told
     assert told["meta_data"]["model"] == "m"
 

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope.events import RUN_START, Event
+from agentscope.exporters.otlp import VOLTAGENT_TRACES_PATH
 from agentscope.protocols.base import BUSY, MISPLACED, REFUSED, UNAUTHORIZED, Failure, Outcome, Request, Response
 from agentscope.protocols.ids import span_id_of
 from agentscope.protocols.otlp.protocol import OTLP, OTLPProtocol, OTLPState
 from agentscope.protocols.otlp.wire import json_form
 from agentscope.protocols.otlp.wire import protobuf_form as protobuf
 from agentscope.protocols.otlp.wire.model import Span, Unreadable
-from agentscope.protocols.voltagent.protocol import HISTORY, OTLP_PATH, VoltAgentProtocol
+from agentscope.protocols.voltagent.protocol import HISTORY, VoltAgentProtocol
 from tests.support.events import answer, attempt, batch, deliver, event, opened, parked_after, run_of
 from tests.support.otlp import read_request
 
@@ -221,7 +222,7 @@ def test_a_backend_that_was_there_is_not_given_up_for_one_404() -> None:
 
 
 def voltagent() -> VoltAgentProtocol:
-    return VoltAgentProtocol(state("json", path=OTLP_PATH, voltops=True))
+    return VoltAgentProtocol(state("json", path=VOLTAGENT_TRACES_PATH, voltops=True))
 
 
 class History:
@@ -232,7 +233,7 @@ class History:
 
     def __call__(self, request: Request) -> Response:
         self.calls.append(f"{request.method} {request.path.split('/')[1]}")
-        if request.path == OTLP_PATH:
+        if request.path == VOLTAGENT_TRACES_PATH:
             return answer(404, {"message": "Not found"})
         return answer(200, {"id": f"srv-{len(self.calls)}"})
 

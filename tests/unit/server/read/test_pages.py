@@ -79,7 +79,8 @@ def listed(**fields: Any) -> str:
     """The list of one run."""
     run: dict[str, Any] = dict.fromkeys(("external_id", "user_id", "conversation_id", "started_at", "tokens_used"))
     run |= {"id": "r", "agent_name": "a", "status": "odd", "failed": False, "step_count": 0, "error_count": 0}
-    return pages.run_list([{**run, "duration_ms": None, **fields}], RunQuery(), None, "http://x", False)
+    run |= {"duration_ms": None, "agents": [], "tags": []}
+    return pages.run_list([{**run, **fields}], RunQuery(), None, "http://x", False)
 
 
 def test_steps_stand_in_the_lists_of_the_steps_they_are_part_of() -> None:
@@ -232,3 +233,16 @@ def test_characters_that_are_not_seen_make_no_markup_in_attributes_and_titles() 
 def test_each_figure_of_a_run_has_a_label_where_there_are_no_columns() -> None:
     page = listed(duration_ms=250, step_count=3000)
     assert '<td data-label="Duration">250 ms</td><td data-label="Steps">3,000</td>' in page
+
+
+def test_texts_have_the_direction_of_their_own_script() -> None:
+    page = pages.run_page(
+        run_view("run-1", [StoredEvent("s", json.dumps(run_start(input="\u0633\u0644\u0627\u0645"))).patch()])
+    )
+    assert '<pre dir="auto">\u0633\u0644\u0627\u0645</pre>' in page
+    assert '<span dir="auto">tester</span>' in page
+    assert '<a href="/runs/r" dir="auto" title="a">a</a>' in listed()
+
+
+def test_a_name_of_spaces_alone_is_shown_by_their_numbers() -> None:
+    assert '<span class="unseen">U+0020</span><span class="unseen">U+00A0</span></a>' in listed(agent_name=" \u00a0")

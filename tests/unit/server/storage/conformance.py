@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -18,7 +19,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope.protocols.agentscope.decode import Batch, decode_batch
-from agentscope.server.storage.base import SETTLING, RunCursor, RunQuery, Store, StoredEvent, Unavailable
+from agentscope.server.storage.base import (
+    RUN_DELETED,
+    SETTLING,
+    RunCursor,
+    RunQuery,
+    StepQuery,
+    Store,
+    StoredEvent,
+    Unavailable,
+)
 from agentscope.server.storage.fold import run_view
 from tests.support.receiver import at, envelope, run_end, run_start, step
 
@@ -27,11 +37,18 @@ LARGE = 1 << 30
 COLUMNS = (
     *("id", "agent_name", "status", "external_id", "user_id", "conversation_id", "source", "failed"),
     *("tags", "environment", "release"),
-    *("started_at", "ended_at", "duration_ms", "step_count", "error_count", "tokens_used", "cost_usd"),
+    *("started_at", "ended_at", "duration_ms", "step_count", "error_count", "tokens_used", "total_usage", "cost_usd"),
+    *("agents", "is_root_missing"),
 )
 EXAMPLES = count()
 
-usage = st.none() | st.dictionaries(st.sampled_from(["total_tokens", "x"]), st.integers(0, 9)) | st.just([1])
+usage = (
+    st.none()
+    | st.dictionaries(
+        st.sampled_from(["total_tokens", "input_tokens", "cached_tokens", "cost", "x"]), st.integers(0, 9)
+    )
+    | st.just([1])
+)
 fields = st.fixed_dictionaries(
     {},
     optional={
@@ -40,17 +57,21 @@ fields = st.fixed_dictionaries(
         "tags": st.sampled_from([["a", "b"], ["nul \0"], [], None]),
         "environment": st.sampled_from(["prod", None]),
         "model": st.sampled_from(["m", None]),
-        "step_type": st.sampled_from(["llm_call", "agent", None]),
+        "name": st.sampled_from(["planner", None]),
+        "source": st.sampled_from(["one", "other"]),
+        "parent_id": st.sampled_from([None, "s0", "s1", "s2", "f0", "gone"]),
+        "span_id": st.sampled_from(["f0", "f1"]),
+        "step_type": st.sampled_from(["llm_call", "agent", "other", None]),
         "status": st.sampled_from(["running", "failed", None]),
         "started_at": st.sampled_from([at(1), at(2), None]),
         "ended_at": st.sampled_from([at(3), None]),
         "error": st.sampled_from([None, {}, {"message": "no"}]),
         "usage": usage,
         "tokens_used": st.none() | st.integers(0, 10**12),
-        "cost_usd": st.sampled_from([0.1, 0.2, 7, -1, 1e300, None]),
+        "cost_usd": st.sampled_from([0.1, 0.2, 7, -1, 1e6, None]),
     },
 )
-items = st.tuples(st.sampled_from(["r0", "r1"]), st.sampled_from([None, "s0", "s1"]))
+items = st.tuples(st.sampled_from(["r0", "r1"]), st.sampled_from([None, "s0", "s1", "s2"]))
 logs = st.lists(
     st.tuples(items, st.sampled_from(["start", "update", "end"]), st.integers(0, 6), fields), min_size=1, max_size=12
 )
@@ -89,10 +110,35 @@ def statuses(store: Store) -> dict[str, list[str]]:
     return found
 
 
+def all_steps(store: Store, run_id: str, query: StepQuery) -> list[dict[str, Any]]:
+    """The steps of a run, page by page."""
+    page = store.steps(run_id, query)
+    assert page is not None
+    found = page.steps
+    while page.next is not None:
+        page = store.steps(run_id, query._replace(after=page.next, skip=0))
+        assert page is not None
+        found = found + page.steps
+    return found
+
+
 def assert_rows_equal_fold(store: Store) -> None:
     for listed in store.list_runs(RunQuery(limit=500)).runs:
         view = run_view(listed["id"], [event.patch() for event in all_events(store, listed["id"])])
         assert {name: listed[name] for name in COLUMNS} == {name: view[name] for name in COLUMNS}
+
+
+def _by_id(step: dict[str, Any]) -> str:
+    return str(step["id"])
+
+
+def _indexes(store: Store, run_id: str, steps: list[dict[str, Any]]) -> list[int]:
+    """The places of steps: those that began at the same moment may be in any order."""
+    page = store.steps(run_id, StepQuery())
+    assert page is not None
+    places = {step["id"]: step["step_index"] for step in page.steps}
+    assert sorted(places.values()) == [*range(len(steps))]
+    return [places[step["id"]] for step in steps]
 
 
 class Conformance:
@@ -134,6 +180,16 @@ class Conformance:
             sent = [event for event in events if event["run_id"] == run_id]
             found = [json.loads(event.body) for event in all_events(store, run_id)]
             assert sorted(found, key=lambda event: event["id"]) == sorted(sent, key=lambda event: event["id"])
+            view = run_view(run_id, [event.patch() for event in all_events(store, run_id)])
+            steps = view.pop("steps")
+            assert store.run(run_id) == view
+            assert sorted(all_steps(store, run_id, StepQuery(1)), key=_by_id) == sorted(
+                (
+                    {**step, "step_index": index}
+                    for step, index in zip(steps, _indexes(store, run_id, steps), strict=True)
+                ),
+                key=_by_id,
+            )
         assert_rows_equal_fold(store)
 
     def test_writers_at_once_store_every_event_once(self, store: Store) -> None:
@@ -300,6 +356,13 @@ class Conformance:
         ):
             assert all_runs(store, query) == expected, query
 
+    def test_a_run_is_found_by_its_trace_id_whole_or_in_part(self, store: Store) -> None:
+        run_id = "5b8efff7-9803-8103-d269-b633813fc60c"
+        store.ingest(batch(run_start(run_id), run_start("x" * 12))).result()
+        for q in ("5b8efff798038103d269b633813fc60c", "5B8EFFF798038103D269B633813FC60C", "8103d269b633", run_id):
+            assert all_runs(store, RunQuery(q=q)) == [run_id], q
+        assert all_runs(store, RunQuery(q="0" * 32)) == []
+
     def test_runs_are_found_by_user_conversation_tag_environment_release_and_the_model_of_a_step(
         self, store: Store
     ) -> None:
@@ -337,12 +400,15 @@ class Conformance:
         assert all_runs(store, RunQuery(tag="tag 60")) == []
         assert all_runs(store, RunQuery(tag="tag 299")) == ["r"]
 
-    def test_the_cost_of_a_run_is_that_of_its_llm_steps_where_any_has_one(self, store: Store) -> None:
-        steps = [step("r", step_id=f"s{number}", cost_usd=0.1) for number in range(10)]
-        store.ingest(batch(*steps, run_start("free"))).result()
+    def test_tokens_and_cost_of_a_run_are_counted_once_along_each_line_of_its_steps(self, store: Store) -> None:
+        steps = [step("r", step_id=f"s{number}", parent_id="top", cost_usd=0.1) for number in range(10)]
+        store.ingest(batch(*steps, run_start("free"), run_start("r"))).result()
         assert {run["id"]: run["cost_usd"] for run in store.list_runs(RunQuery()).runs} == {"r": 1.0, "free": None}
-        store.ingest(batch(step("r", step_id="llm", step_type="llm_call", cost_usd=0.25))).result()
-        assert {run["id"]: run["cost_usd"] for run in store.list_runs(RunQuery()).runs} == {"r": 0.25, "free": None}
+        top = step("r", step_id="top", step_type="agent", cost_usd=1.5, usage={"input_tokens": 3, "cached_tokens": 2})
+        store.ingest(batch(top)).result()
+        store.ingest(batch(step("r", step_id="llm", step_type="llm_call", parent_id="top", tokens_used=7))).result()
+        (run,) = (run for run in store.list_runs(RunQuery()).runs if run["id"] == "r")
+        assert (run["cost_usd"], run["tokens_used"], run["total_usage"]) == (1.5, 7, {"total_tokens": 7})
         assert_rows_equal_fold(store)
 
     def test_a_filter_sees_the_last_value_of_a_field(self, store: Store) -> None:
@@ -408,7 +474,7 @@ class Conformance:
         store.ingest(batch(step(), session_id="other")).result()
         store.ingest(batch(step("run-2"), session_id="guest", heartbeat_seconds=15)).result()
         self.let_pass(store, 61)
-        assert statuses(store) == {"interrupted": ["run-1"], "running": ["run-2"]}, "nobody here began the second run"
+        assert statuses(store) == {"interrupted": ["run-1"], "completed": ["run-2"]}, "all of the second run ended"
 
     def test_no_session_counts_as_silent_right_after_the_start_of_the_store(self, store: Store) -> None:
         store.ingest(batch(run_start(), heartbeat_seconds=1)).result()
@@ -431,6 +497,202 @@ class Conformance:
         cancelled = [future.cancel() for future in futures]
         assert store.ingest(batch(step("last"))).result(60).accepted == 1
         assert store.health()["events"] == 1 + cancelled.count(False)
+
+    def test_projects_with_the_same_ids_never_see_each_other(self, store: Store) -> None:
+        self.let_pass(store, SETTLING)
+        drops = [{"reason": "queue_full", "count": 2}]
+        start = run_start("r", agent_name="ours", user_id="u", tags=["t"])
+        beat = {"batch_id": "b", "heartbeat_seconds": 15}
+        store.ingest(batch(start, step("r", step_id="s", model="m"), dropped=drops, **beat), project="ours").result()
+        theirs = {**start, "agent_name": "theirs"}
+        assert store.ingest(batch(theirs, **beat), project="theirs").result() == (1, 0, 0, 1)
+        assert store.ingest(batch(theirs, batch_id="b"), project="theirs").result() == (0, 1, 0, 0)
+        assert store.ingest(batch(run_start("only theirs")), project="theirs").result().new_runs == 1
+
+        for project, event, runs in (("ours", start, ["r"]), ("theirs", theirs, ["only theirs", "r"])):
+            assert store.event(start["id"], project=project) == event
+            assert sorted(run["id"] for run in store.list_runs(RunQuery(), project=project).runs) == runs
+            assert json.loads(store.events("r", size=1, project=project).events[0].body) == event
+            assert [json.loads(each.body) for each in store.item_events("r", None, project=project)] == [event]
+            assert store.has_run("only theirs", project=project) is (project == "theirs")
+            size = sum(len(each.body) for each in store.events("r", size=LARGE, project=project).events)
+            assert store.run_size("r", project=project) == size
+        assert [run["id"] for run in store.list_runs(RunQuery(model="m", tag="t"), project="ours").runs] == ["r"]
+        assert store.list_runs(RunQuery(model="m"), project="theirs").runs == []
+        assert store.health(project="ours") == {
+            "events": 2,
+            "runs": 1,
+            "batches": 1,
+            "duplicates": 0,
+            "conflicts": 0,
+            "dropped": {"queue_full": 2},
+        }
+        assert store.health(project="theirs") == {
+            "events": 2,
+            "runs": 2,
+            "batches": 2,
+            "duplicates": 1,
+            "conflicts": 0,
+            "dropped": {},
+        }
+        assert store.health()["events"] == 0
+        assert not store.has_run("r")
+
+        self.let_pass(store, 3600)
+        store.ingest(batch(batch_id="beat", heartbeat_seconds=15), project="theirs").result()
+        assert store.silence("r", project="ours") == {"session-1": True}
+        assert store.silence("r", project="theirs") == {"session-1": False}
+        assert [run["status"] for run in store.list_runs(RunQuery(), project="ours").runs] == ["interrupted"]
+        assert {run["status"] for run in store.list_runs(RunQuery(), project="theirs").runs} == {"running"}
+
+    def test_an_event_of_another_session_with_a_guessed_id_hides_nothing(self, store: Store) -> None:
+        true = run_start(agent_name="true", time=at(2))
+        guess = {**true, "agent_name": "guess", "time": at(1)}
+        store.ingest(batch(guess, batch_id="b", session_id="stranger")).result()
+        drops = [{"reason": "queue_full", "count": 2}]
+        assert store.ingest(batch(true, batch_id="b", dropped=drops)).result() == (1, 0, 0, 0)
+        assert store.event(true["id"], "session-1") == true
+        assert store.event(true["id"], "stranger") == store.event(true["id"]) == guess
+        assert [run["agent_name"] for run in store.list_runs(RunQuery()).runs] == ["true"]
+        assert store.health()["dropped"] == {"queue_full": 2}, "nor does a batch with a guessed id"
+
+    def test_a_deleted_run_is_gone_as_a_whole_and_no_other_is(self, store: Store) -> None:
+        first, second = run_start("a", user_id="u"), step("a", step_id="s", model="m", tokens_used=3)
+        store.ingest(batch(first, second, run_start("b"), step("b", step_id="s"))).result()
+        store.ingest(batch(first, second), project="other").result()
+        assert store.delete_runs(RunQuery(run_id="a")) == 1
+        assert store.delete_runs(RunQuery(run_id="a")) == 0
+        assert all_runs(store) == ["b"]
+        assert (store.has_run("a"), store.run_size("a"), store.events("a", size=LARGE)) == (False, None, ([], None))
+        assert store.item_events("a", "s") == []
+        assert all_runs(store, RunQuery(model="m")) == []
+        assert (store.health()["events"], store.health()["runs"]) == (2, 1)
+        assert len(all_events(store, "b")) == 2
+        assert store.health(project="other")["events"] == 2
+
+    def test_late_events_of_a_deleted_run_stay_out_and_are_counted(self, store: Store) -> None:
+        sent = [run_start("a"), step("a", step_id="s")]
+        store.ingest(batch(*sent)).result()
+        store.delete_runs(RunQuery(run_id="a"))
+        late = batch(*sent, step("a"), run_start("b"), dropped=[{"reason": "queue_full", "count": 1}])
+        assert store.ingest(late).result() == (1, 3, 0, 1)
+        assert store.ingest(late).result() == (0, 4, 0, 0)
+        assert all_runs(store) == ["b"]
+        assert store.health()["dropped"] == {RUN_DELETED: 3, "queue_full": 1}
+        assert store.ingest(batch(step("a")), project="other").result().accepted == 1
+
+    def test_runs_are_deleted_by_each_filter_of_a_list_and_never_without_one(self, store: Store) -> None:
+        runs = [
+            *(run_start(f"u{number}", user_id="u", conversation_id="c") for number in range(3)),
+            run_start("v", user_id="v", conversation_id="c", tags=["t"]),
+            run_start("w", agent_name="a", environment="e"),
+            run_start("x"),
+        ]
+        store.ingest(batch(*runs, step("x", model="m"), run_start("y"), run_end("y", status="failed"))).result()
+        assert store.delete_runs(RunQuery(user_id="u", tag="t")) == 0
+        for query, left in (
+            (RunQuery(limit=1, user_id="u"), ["v", "w", "x", "y"]),
+            (RunQuery(conversation_id="c"), ["w", "x", "y"]),
+            (RunQuery(status="failed"), ["w", "x"]),
+            (RunQuery(model="m"), ["w"]),
+            (RunQuery(q="A"), []),
+        ):
+            assert store.delete_runs(query) > 0
+            assert sorted(all_runs(store)) == left
+        with pytest.raises(ValueError, match="filter"):
+            store.delete_runs(RunQuery())
+
+    def test_runs_may_be_deleted_while_they_are_written(self, store: Store) -> None:
+        with ThreadPoolExecutor(2) as pool:
+            writing = pool.submit(
+                lambda: [store.ingest(batch(step(f"r{number % 7}"))).result(60) for number in range(70)]
+            )
+            deleted = 0
+            while not writing.done():
+                deleted += sum(store.delete_runs(RunQuery(run_id=run)) for run in ("r1", "r3", "r5"))
+            writing.result()
+        deleted += sum(store.delete_runs(RunQuery(run_id=run)) for run in ("r1", "r3", "r5"))
+        assert deleted == 3
+        assert sorted(all_runs(store)) == ["r0", "r2", "r4", "r6"]
+        assert_rows_equal_fold(store)
+        assert {run["step_count"] for run in store.list_runs(RunQuery()).runs} == {10}
+
+    @pytest.mark.parametrize("year", ["9999-12-31T23:59:59.999999Z", "2999-01-01T00:00:00.000000Z"])
+    def test_an_event_from_the_future_outranks_nothing_that_comes_later(self, store: Store, year: str) -> None:
+        future = run_start(agent_name="pinned", user_id="u", started_at=year, time=year)
+        store.ingest(batch(future, session_id="z")).result()
+        self.let_pass(store, 1)
+        (first,) = store.list_runs(RunQuery()).runs
+        assert (first["agent_name"], first["started_at"]) == ("pinned", year)
+        self.let_pass(store, 7200)
+        now = json.loads(all_events(store, "run-1")[0].body)["time"]
+        later = now[:20] + "999999Z"
+        store.ingest(
+            batch({**run_start(agent_name="true", time=later, started_at=at(1)), "type": "run.update"})
+        ).result()
+        assert store.list_runs(RunQuery()).runs[0]["agent_name"] == "true"
+        assert_rows_equal_fold(store)
+
+    def test_a_run_from_the_future_is_listed_by_the_time_at_which_it_came(self, store: Store) -> None:
+        year = "9999-12-31T23:59:59.999999Z"
+        store.ingest(batch(run_start("pinned", started_at=year, time=year))).result()
+        store.ingest(batch(run_start("claimed", started_at=year, time=at(1)))).result()
+        (event,) = all_events(store, "pinned")
+        came = json.loads(event.body)["time"]
+        assert json.loads(event.body)["sent_time"] == year
+        store.ingest(batch(run_start("young", started_at=came[:20] + "999999Z", time=came[:20] + "999999Z"))).result()
+        assert all_runs(store, RunQuery(limit=1)) == ["young", "pinned", "claimed"]
+
+    def test_an_event_from_the_future_that_is_repeated_is_no_conflict(self, store: Store) -> None:
+        event = run_start(time="9999-12-31T23:59:59.999999Z")
+        counts = []
+        for change in ({}, {}, {"agent_name": "another"}):
+            counts.append(store.ingest(batch({**event, **change})).result())
+            self.let_pass(store, 1)
+        assert counts == [(1, 0, 0, 1), (0, 1, 0, 0), (0, 1, 1, 0)]
+
+    def test_a_clock_that_is_somewhat_ahead_is_believed(self, store: Store) -> None:
+        store.ingest(batch(step(time="9999-12-31T23:59:59.999999Z"))).result()
+        came = json.loads(all_events(store, "run-1")[0].body)["time"]
+        ahead = (datetime.fromisoformat(came[:-1]) + timedelta(minutes=50)).isoformat(timespec="microseconds") + "Z"
+        store.ingest(batch(step("r", time=ahead))).result()
+        assert json.loads(all_events(store, "r")[0].body)["time"] == ahead
+
+    def test_the_steps_of_a_run_come_page_by_page_by_their_start(self, store: Store) -> None:
+        steps = [
+            step(step_id=f"s{number}", started_at=at(number), parent_id=f"s{number - 1}", input="x" * 100)
+            for number in range(25)
+        ]
+        failed = step(step_id="f", started_at=at(7.5), status="failed")
+        store.ingest(batch(run_start(input="the input"), *reversed(steps), failed)).result()
+        view = run_view("run-1", [event.patch() for event in all_events(store, "run-1")])
+        expected = view.pop("steps")
+        assert store.run("run-1") == view
+        for query in (StepQuery(), StepQuery(limit=7), StepQuery(size=1), StepQuery(size=1000)):
+            assert all_steps(store, "run-1", query) == expected
+        page = store.steps("run-1", StepQuery(limit=3, skip=20))
+        assert page is not None
+        assert page.steps == expected[20:23]
+        assert [each["id"] for each in all_steps(store, "run-1", StepQuery(failed=True))] == ["f"]
+        assert (store.steps("unknown", StepQuery()), store.run("unknown")) == (None, None)
+
+    def test_a_page_of_a_fixed_number_of_steps_leaves_out_payloads_and_no_step(self, store: Store) -> None:
+        steps = [step(step_id=f"s{number}", started_at=at(number), input="x" * 1000) for number in range(9)]
+        store.ingest(batch(*steps)).result()
+        page = store.steps("run-1", StepQuery(limit=6, size=2500, is_whole=True))
+        assert page is not None
+        assert [each["id"] for each in page.steps] == [f"s{number}" for number in range(6)]
+        assert page.steps[0]["input"] == "x" * 1000
+        assert page.next is not None
+        assert page.next.position == 5
+
+    def test_parents_that_lead_in_a_circle_are_told_as_unattached(self, store: Store) -> None:
+        pairs = (("a", "b"), ("b", "a"), ("self", "self"), ("c", "a"), ("orphan", "nowhere"))
+        steps = [step(step_id=one, parent_id=other, started_at=at(number)) for number, (one, other) in enumerate(pairs)]
+        store.ingest(batch(*steps)).result()
+        found = {each["id"]: each["parent_id"] for each in all_steps(store, "run-1", StepQuery())}
+        assert (found["self"], found["c"], found["orphan"]) == (None, "a", None)
+        assert None in (found["a"], found["b"])
 
     def test_readers_and_writers_do_not_wait_for_each_other(self, store: Store) -> None:
         store.ingest(batch(run_start())).result()

@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope.protocols.agentscope.decode import Patch, decode_batch
-from agentscope.server.storage.fold import attach, duration_ms, fold, run_view
-from agentscope.server.storage.rows import StepRow, row_fields, run_row, run_tokens, step_row
+from agentscope.protocols.token_usage import Tokens
+from agentscope.server.storage.fold import fold, run_view
+from agentscope.server.storage.rows import duration_ms, row_fields, step_row
+from agentscope.server.storage.summary import summary_of
+from agentscope.server.storage.tree import attach
 from tests.support.receiver import at, envelope, run_end, run_start, step
 
 
@@ -105,7 +108,10 @@ def test_a_step_split_into_single_fields_folds_to_the_same(written: list[tuple[d
 
 def test_a_step_of_one_event_has_the_row_of_its_fold() -> None:
     (patch,) = patches(step(step_type="llm_call", error={"message": "no"}, usage={"total_tokens": 7}))
-    assert step_row(patch.fields) == step_row(fold([patch])) == StepRow("llm_call", True, 7)
+    row = step_row(patch.fields)
+    assert row == step_row(fold([patch]))
+    assert (row.name, row.step_type, row.status, row.failed) == ("search", "llm_call", "failed", True)
+    assert row.account == (Tokens(total=7), None)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +120,8 @@ def test_a_step_of_one_event_has_the_row_of_its_fold() -> None:
         ({}, None),
         ({"tokens_used": 5, "usage": {"total_tokens": 7}}, 5),
         ({"tokens_used": 0}, 0),
-        ({"tokens_used": -3}, 0),
+        ({"tokens_used": -3}, None),
+        ({"tokens_used": -1, "usage": {"total_tokens": 7}}, 7),
         ({"tokens_used": 10**30}, 10**12),
         ({"tokens_used": None, "usage": {"total_tokens": 7.0}}, 7),
         ({"usage": {"input_tokens": 3, "output_tokens": 4}}, 7),
@@ -126,21 +133,30 @@ def test_a_step_of_one_event_has_the_row_of_its_fold() -> None:
     ],
 )
 def test_tokens_of_a_step_come_from_its_count_or_else_its_usage(values: dict[str, Any], tokens: int | None) -> None:
-    assert step_row(values).tokens == tokens
+    assert step_row({"time": at(1), **values}).account.tokens.total == tokens
 
 
 @pytest.mark.parametrize(
     ("cost", "counted"),
-    [(0.5, 0.5), (2, 2.0), (-1, 0.0), (float("inf"), 1e6), (float("nan"), None), ("1", None), (None, None)],
+    [(0.5, 0.5), (2, 2.0), (-1, None), (float("inf"), 1e6), (float("nan"), None), ("1", None), (None, None)],
 )
 def test_the_cost_of_a_step_is_a_number_within_bounds(cost: Any, counted: float | None) -> None:
-    assert step_row({"cost_usd": cost}).cost == counted
+    assert step_row({"time": at(1), "cost_usd": cost}).account.cost == counted
+
+
+def test_a_cost_in_the_usage_of_a_step_counts_where_it_has_no_other() -> None:
+    usage = {"input_tokens": 3, "total_cost": 0.25}
+    assert step_row({"time": at(1), "usage": usage}).account.cost == 0.25
+    assert step_row({"time": at(1), "usage": usage, "cost_usd": 0.5}).account.cost == 0.5
+    assert step_row(fold(patches(changed(1, usage=usage)))).account.cost == 0.25
 
 
 def test_fields_of_another_type_which_an_earlier_version_stored_unchecked_are_left_out_of_a_row() -> None:
-    row = run_row(row_fields({"environment": 5, "release": ["x"], "tags": [1, "a"], "agent_name": "a" * 1001}))
+    fields = {"environment": 5, "release": ["x"], "tags": [1, "a"], "agent_name": "a" * 1001}
+    row = summary_of("r", {"begun": True, **row_fields(fields)}, {}).row
     assert (row["environment"], row["release"], row["tags"]) == (None, None, ["a"])
-    assert (step_row({"model": {"name": "m"}}).model, run_row({"tags": "a"})["tags"]) == (None, [])
+    assert step_row({"time": at(1), "model": {"name": "m"}}).model is None
+    assert summary_of("r", {"begun": True, "tags": "a"}, {}).row["tags"] == []
 
 
 def test_usage_is_shown_in_one_spelling_whatever_the_senders() -> None:
@@ -161,13 +177,6 @@ def test_a_usage_without_counts_is_shown_as_it_was_sent(usage: Any) -> None:
     assert run_view("r", patches(step("r", usage=usage)))["steps"][0]["usage"] == usage
 
 
-def test_tokens_of_a_run_are_those_of_its_llm_steps_where_any_counts_them() -> None:
-    agent, llm, silent = StepRow("agent", False, 30), StepRow("llm_call", False, 10), StepRow("llm_call", False, None)
-    assert run_tokens([agent, llm, silent]) == 10
-    assert run_tokens([agent, silent]) == 30
-    assert run_tokens([silent]) is None
-
-
 @pytest.mark.parametrize(
     ("values", "status", "failed"),
     [
@@ -184,7 +193,8 @@ def test_tokens_of_a_run_are_those_of_its_llm_steps_where_any_counts_them() -> N
 def test_the_status_is_that_of_the_sender_else_derived_from_the_events(
     values: dict[str, Any], status: str, failed: bool
 ) -> None:
-    assert (run_row(values)["status"], run_row(values)["failed"]) == (status, failed)
+    row = summary_of("r", {"begun": True, **values}, {}).row
+    assert (row["status"], row["failed"]) == (status, failed)
 
 
 def test_a_run_is_shown_with_its_steps_in_the_order_they_started() -> None:
@@ -202,11 +212,6 @@ def test_a_run_is_shown_with_its_steps_in_the_order_they_started() -> None:
         ["t"],
     )
     assert (view["input"], view["step_count"], view["error_count"], view["tokens_used"]) == ("hi", 2, 0, None)
-
-
-def test_a_run_of_which_only_steps_came_is_shown_as_running() -> None:
-    view = run_view("r", patches(step("r")))
-    assert (view["id"], view["agent_name"], view["status"], view["started_at"]) == ("r", "unknown", "running", None)
 
 
 def test_an_unknown_parent_is_shown_as_unattached_and_kept() -> None:

@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope.protocols.agentscope.decode import Patch, decode_batch
+from agentscope.server.storage.base import StoredEvent
 from agentscope.server.storage.fold import fold
-from agentscope.server.storage.rows import LLM_STEP, run_row, step_row
+from agentscope.server.storage.rows import step_row
 from agentscope.server.storage.sqlite.append import FoldCache, write_batch
+from agentscope.server.storage.sqlite.refresh import Refresher
 from agentscope.server.storage.sqlite.schema import _TABLES
+from agentscope.server.storage.summary import root_rows, summary_of
 from tests.support.receiver import at, envelope, run_start
 
 Event = dict[str, Any]
@@ -44,9 +47,10 @@ def write(db: sqlite3.Connection, cache: FoldCache | None, events: list[Event], 
 
 
 def tables(db: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
-    columns = "agent_name, status, source, tags, failed, started_at, ended_at, tokens, first_at, began"
+    Refresher(FoldCache()).refresh(db, 60.0)
+    columns = "agent_name, status, source, tags, failed, started_at, ended_at, tokens, cost, agents, step_count, first_at, began"
     runs = f"SELECT id, {columns} FROM runs ORDER BY id"
-    columns = "r.id, s.id, llm, s.failed, s.tokens, s.model, s.cost"
+    columns = "r.id, s.id, s.name, s.type, s.failed, s.parent, s.tokens, s.cost, s.model, s.root"
     steps = f"SELECT {columns} FROM steps s JOIN runs r ON r.key=s.run ORDER BY r.id, s.id"
     return db.execute(runs).fetchall(), db.execute(steps).fetchall()
 
@@ -56,26 +60,43 @@ def expected(patches: list[Patch]) -> tuple[list[Any], list[Any]]:
     for run_id in sorted({patch.run_id for patch in patches}):
         of_run = [patch for patch in patches if patch.run_id == run_id]
         own = [patch for patch in of_run if patch.step_id is None]
-        row = run_row(fold(own) if own else {})
-        first = min(patch.time for patch in of_run)
-        columns = [row[name] for name in ("agent_name", "status", "source")]
-        tags = json.dumps(row["tags"]) if row["tags"] else None
-        runs.append(
-            (
-                run_id,
-                *columns,
-                tags,
-                row["failed"],
-                row["started_at"],
-                row["ended_at"],
-                row["tokens"],
-                first,
-                row["started_at"] or first,
-            )
+        run = fold(own) if own else {}
+        step_ids = {patch.step_id for patch in of_run if patch.step_id is not None}
+        rows = {step: step_row(fold(patch for patch in of_run if patch.step_id == step)) for step in step_ids}
+        rows = {**root_rows(run), **rows}
+        row = summary_of(run_id, run, rows).row
+        first, last = (edge(patch.time for patch in of_run) for edge in (min, max))
+        lists = {name: json.dumps(row[name]) if row[name] else None for name in ("tags", "agents")}
+        row = {**row, **lists, "tokens": row["tokens_used"], "cost": row["cost_usd"], "first_at": first}
+        names = (
+            "agent_name",
+            "status",
+            "source",
+            "tags",
+            "failed",
+            "started_at",
+            "ended_at",
+            "tokens",
+            "cost",
+            "agents",
         )
-        for step_id in sorted({patch.step_id for patch in of_run if patch.step_id is not None}):
-            step = step_row(fold(patch for patch in of_run if patch.step_id == step_id))
-            steps.append((run_id, step_id, step.step_type == LLM_STEP, step.failed, step.tokens, step.model, step.cost))
+        columns = [row[name] for name in (*names, "step_count", "first_at")]
+        runs.append((run_id, *columns, min(row["started_at"] or first, last)))
+        for step, told in sorted(rows.items()):
+            counts = told.account.tokens.total, told.account.cost
+            steps.append(
+                (
+                    run_id,
+                    step,
+                    told.name,
+                    told.step_type,
+                    told.failed,
+                    told.parent_id,
+                    *counts,
+                    told.model,
+                    told.is_root,
+                )
+            )
     return runs, steps
 
 
@@ -90,6 +111,8 @@ fields = st.fixed_dictionaries(
         "tags": st.sampled_from([["a"], ["b" * 1001, "c"], [], None]),
         "model": st.sampled_from(["m", "n" * 1001, None]),
         "step_type": st.sampled_from(["llm_call", "agent", None]),
+        "span_id": st.sampled_from(["f0", "s0"]),
+        "parent_id": st.sampled_from(["f0", "s0", "s1", None]),
         "status": st.sampled_from(["running", "failed", None]),
         "started_at": st.sampled_from([at(1), at(2), None]),
         "error": st.sampled_from([None, {}, {"message": "no"}]),
@@ -145,12 +168,47 @@ def test_a_later_event_is_folded_without_reading_the_stored_ones(db: sqlite3.Con
     assert tables(db)[0][0][2] == "4"
 
 
-def test_a_late_event_is_folded_from_all_stored_ones(db: sqlite3.Connection) -> None:
+def test_a_late_event_is_folded_without_reading_the_stored_ones(db: sqlite3.Connection) -> None:
     cache = FoldCache()
     write(db, cache, [run_start(time=at(5))])
-    assert reads(db, cache, update(2, agent_name="early")) == 1
+    assert reads(db, cache, update(2, agent_name="early")) == 0
     assert reads(db, cache, update(6, agent_name="late")) == 0
     assert tables(db)[0][0][1] == "late"
+
+
+class Counted(FoldCache):
+    """A cache that forgets everything, and counts the events that are read back."""
+
+    read = 0
+
+    def begin(self, db: sqlite3.Connection) -> None:
+        super().begin(db)
+        self._folds.clear()
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "long texts"])
+def test_the_events_that_are_read_back_for_an_update_do_not_grow_with_their_number(
+    db: sqlite3.Connection, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    patch_of = StoredEvent.patch
+
+    def counted(event: StoredEvent) -> Patch:
+        read[-1] += 1
+        return patch_of(event)
+
+    monkeypatch.setattr(StoredEvent, "patch", counted)
+    cache = Counted()
+    write(db, cache, [run_start(time=at(30))])
+    seconds = [number / 100 for number in range(1000)]
+    for second in seconds[::-1] if order == "backwards" else seconds:
+        read.append(0)
+        name = "n" * 900 if order == "long texts" else "n"
+        write(db, cache, [{**update(second, agent_name=f"{name}{second:.2f}"), "id": f"u{second:.2f}"}])
+    assert max(read) <= 2 * 64
+    assert tables(db)[0][0][1] == "tester"
+    (saved,) = db.execute("SELECT count(*) FROM folds").fetchone()
+    assert saved == 1
 
 
 @pytest.mark.parametrize("change", ["UPDATE events SET received_at=1", "DELETE FROM events"])
