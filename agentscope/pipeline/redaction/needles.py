@@ -14,7 +14,7 @@ from .names import QUALIFIERS
 
 __all__ = ["hits"]
 
-_CHUNK = 32 * 1024
+_CHUNK = 96 * 1024
 """Bytes that are searched at once. Other threads may run in between."""
 _OVERLAP = 64
 """Bytes; no needle is longer."""

@@ -30,7 +30,7 @@ from agentscope.events import (
     united,
 )
 from agentscope.protocols.drop_reasons import ENCODE_ERROR, REDACTION_ERROR, DropReason
-from agentscope.serialization.snapshot import encode, is_sealed, text, unsealed
+from agentscope.serialization.snapshot import SEAL, encode, is_sealed, text, unsealed
 
 from .masking import MASK, TooManyHits, mask
 from .needles import hits
@@ -389,6 +389,10 @@ def redacted_all(
                 suspected = suspects([event for event in made if event is not None])
             except Exception:
                 pass
+        if not suspected and None not in made:
+            yield from zip(group, made, strict=True)
+            pause()
+            continue
         for place, (event, full) in enumerate(zip(group, made, strict=True)):
             if full is not None and (
                 place not in suspected or (event.seq in done and not isinstance(event, DeferredEvent))
@@ -428,13 +432,13 @@ def _made(event: QueuedEvent) -> ReadyEvent:
     A `PlainStep` stays a `PlainStep`, since most protocols need no dict of its fields.
     """
     if isinstance(event, PlainStep):
-        given, output = event.input, event.output
-        if (given is None or not is_sealed(given)) and (output is None or not is_sealed(output)):
+        *head, given, output = event
+        given, cut = (given, False) if given is None or given[:1] < SEAL else unsealed(given)
+        output, also_cut = (output, False) if output is None or output[:1] < SEAL else unsealed(output)
+        if given is event.input and output is event.output:
             return event
-        given, cut = unsealed(given) if given is not None else (None, False)
-        output, also_cut = unsealed(output) if output is not None else (None, False)
         if not cut and not also_cut:
-            return _new(PlainStep, (*event[:-2], given, output))
+            return _new(PlainStep, (*head, given, output))
     full = in_full(event)
     sealed = {name: value for name, value in full.fields.items() if isinstance(value, bytes) and is_sealed(value)}
     if not sealed:
