@@ -121,7 +121,7 @@ def write_run(db: sqlite3.Connection, key: int, run: Mapping[str, Any], rows: St
     """Make the row of a run from the fold of its own events and the rows of its steps."""
     run_id, summed, unsummed = db.execute(_SUMMED, (key,)).fetchone()
     is_huge = summed + unsummed > MOST_READ
-    steps = _first_rows(db, key) if is_huge else rows.of(db, key)
+    steps = first_rows(db, key) if is_huge else rows.of(db, key)
     summary = summary_of(run_id, run, steps)
     row = {**summary.row, "settles": summary.settles, "summed": len(steps)}
     row |= {"root": summary.root, "copy": summary.copy}
@@ -138,7 +138,7 @@ def write_run(db: sqlite3.Connection, key: int, run: Mapping[str, Any], rows: St
     db.execute(_UPDATE_RUN, (*(_column(row[name]) for name in _OF_ROW), row["started_at"], key))
 
 
-def _first_rows(db: sqlite3.Connection, run: int) -> dict[str, StepRow]:
+def first_rows(db: sqlite3.Connection, run: int) -> dict[str, StepRow]:
     """Return the rows of the first steps, and of the first agents and roots, which tell a run that has too many to be read."""
     found: dict[str, StepRow] = {}
     for condition in ("", "AND (root OR type='agent')"):

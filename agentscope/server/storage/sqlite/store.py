@@ -27,6 +27,8 @@ from agentscope.server.storage.base import (
     RunCursor,
     RunPage,
     RunQuery,
+    StepPage,
+    StepQuery,
     StoredEvent,
     Unavailable,
     bounded_reasons,
@@ -40,6 +42,7 @@ from .append import FoldCache, write_batch
 from .refresh import Refresher, is_due
 from .retention import Sweeper, delete_runs
 from .schema import is_corrupt, open_reader, upgrade_rows, verify
+from .views import run_head, steps_page
 from .writer import Writer
 
 READ_SECONDS = 5.0
@@ -197,6 +200,13 @@ class SQLiteStore:
         with self._reading() as db:
             size: int | None = db.execute(_SIZE, (project, run_id)).fetchone()[0]
         return size
+
+    def run(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> dict[str, Any] | None:
+        found = self.list_runs(RunQuery(1, run_id=run_id), project=project).runs
+        return run_head(self._reading, project, found[0]) if found else None
+
+    def steps(self, run_id: str, query: StepQuery, *, project: str = DEFAULT_PROJECT) -> StepPage | None:
+        return steps_page(self._reading, project, run_id, query, self.silence(run_id, project=project))
 
     def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
         self._refresh()
