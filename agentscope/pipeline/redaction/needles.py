@@ -49,14 +49,14 @@ def hits(text: bytes, pause: Callable[[], object]) -> Iterator[int]:
     needles = _NEEDLES if text.isascii() else _NEEDLES + _FOREIGN
     if b"@" in text:
         needles += (_URL,)
-    text = text.translate(_MERGED)
     for start in range(0, len(text), _CHUNK):
-        end = start + _CHUNK
+        begin, end = max(start - _OVERLAP, 0), start + _CHUNK
+        merged = text[begin : end + _OVERLAP].translate(_MERGED)
         found: list[int] = []
         for needle in needles:
-            found += [match.start() for match in needle.finditer(text, start, end + _OVERLAP)]
+            found += [match.start() for match in needle.finditer(merged, start - begin)]
         found.sort()
         pause()
         for at in found:
-            if at < end:
-                yield at
+            if begin + at < end:
+                yield begin + at

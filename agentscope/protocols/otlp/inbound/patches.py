@@ -240,10 +240,8 @@ def _third_party(span: Span, group: SpanGroup, run_id: str, is_root: bool) -> li
     else:
         if attribute_names.SPAN_TAGS in span.attributes and "tags" in run_fields:
             meta.setdefault("tags", run_fields.pop("tags"))
-        if (
-            span.kind in (SERVER, CONSUMER) or step_type == AGENT
-        ):  # the root may be in another process that is not traced
-            run_fields = {**of_resource, **run_fields}
+        if span.kind in (SERVER, CONSUMER) or step_type == AGENT:  # the topmost step, if the root is not traced
+            run_fields |= {f"trace_{field}": value for field, value in of_resource.items()}
         if run_name:
             run_fields["trace_name"] = run_name
         if run_meta:

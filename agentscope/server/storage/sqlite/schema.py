@@ -55,6 +55,7 @@ CREATE TABLE IF NOT EXISTS steps (
   PRIMARY KEY (run, id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS steps_of_agents ON steps (run, name) WHERE type = 'agent';
+CREATE INDEX IF NOT EXISTS steps_by_start ON steps (run, began);
 CREATE INDEX IF NOT EXISTS steps_failed ON steps (run) WHERE failed;
 CREATE INDEX IF NOT EXISTS steps_by_model ON steps (model, run) WHERE model IS NOT NULL;
 CREATE TABLE IF NOT EXISTS events (
