@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     from agentscope.server.http.keys import read_keys
     from agentscope.server.http.limits import limits_of
-    from agentscope.server.receiver import Receiver, run_receiver
+    from agentscope.server.receiver import Receiver, is_loopback, run_receiver
 
     key, source = arguments.api_key, "--api-key"
     if key is None:
@@ -109,6 +109,10 @@ def run(arguments: argparse.Namespace) -> int:
         terminal.say(f"  it needs {' or '.join(keys) or 'no key (on this machine only)'}")
         for line in allowed(receiver.addressing):
             terminal.say(f"  {line}")
+        if not is_loopback(arguments.host) and not receiver.addressing.proxies:
+            terminal.say(
+                "! keys come to it without encryption: put a TLS proxy in front, unless the network is trusted"
+            )
         terminal.say()
         terminal.say("Point an agent at it, in the environment or in code:")
         terminal.say(f"  export {env_name('base_url')}={url}" + (f" {env_name('api_key')}=…" if keys else ""))

@@ -93,11 +93,11 @@ class Deliveries:
         self._pipelines = pipelines
         self._shutdown: SharedCall[FlushResult] = SharedCall()
 
-    def flush(self, timeout: float) -> FlushResult:
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-    def shutdown(self, timeout: float) -> FlushResult:
-        raise NotImplementedError
+        def flush(self, timeout: float) -> FlushResult: ...
+
+        def shutdown(self, timeout: float) -> FlushResult: ...
 
     def flushing(self, timeout: float) -> Flushing:
         """Begin a flush, and return at once."""

@@ -24,6 +24,8 @@ NAMES = ("SIGTERM", "SIGHUP")
 MOMENT = 0.25
 """Seconds that the main thread waits for delivery. Then it goes on, since it may hold a lock that delivery needs, such as that
 of an import or a logging handler."""
+LAST_SIGNAL = 5.0
+"""Seconds that the exit waits, after all is delivered, for the signal to be sent again."""
 HURRY = 30.0
 """Seconds after a signal that the application handles itself, in which events are sent at once."""
 PAUSE = 0.05
@@ -159,6 +161,16 @@ def _end(number: int, halfway: bool) -> None:
         while True:  # one that comes just before the main thread goes to sleep does not wake it
             os.kill(os.getpid(), number)
             time.sleep(PAUSE)  # no bell: the interrupted code may hold any lock
+
+
+def _wait_for_signal() -> None:
+    """Wait at exit until `_end` has sent the signal: the main thread may have come to its own end meanwhile."""
+    until = monotonic() + LAST_SIGNAL
+    while _process.ending == os.getpid() and monotonic() < until:
+        time.sleep(PAUSE)  # the signal ends it
+
+
+lifecycle.after_exit.append(_wait_for_signal)
 
 
 def _die(number: int) -> None:

@@ -27,13 +27,14 @@ from agentscope.server.http.limits import Limits
 from agentscope.server.http.paths import WholeParts
 from agentscope.server.ingest.agentscope import Ingest
 from agentscope.server.ingest.intake import REFUSALS, Intake, refusal
-from agentscope.server.ingest.otlp import OTLP
+from agentscope.server.ingest.otlp import OTLP, OTLP_BASES
 from agentscope.server.ingest.voltagent import History
 from agentscope.server.metrics import CONTENT_TYPE, Metrics
 from agentscope.server.read.login import Login
 from agentscope.server.read.routes import Routes, refusal_to_read
 from agentscope.server.read.runs import RunReader
 from agentscope.server.storage.base import Store, Unsupported
+from agentscope.server.storage.project import of_request
 
 STATIC = Path(__file__).with_name("viewer")
 
@@ -66,24 +67,30 @@ class Front:
         self.state = State()
         self._gate = Gate(None, self.state)
         self._ingest: list[Route] = []
-        self._guesses = Guesses(_BURST, _PERIOD)
-        guard = Guard(self._gate, addressing, ENCODINGS, self._ingest, self._guesses)
+        guesses = Guesses(_BURST, _PERIOD, self.metrics.wrong_key)
+        guard = Guard(self._gate, addressing, ENCODINGS, self._ingest, guesses)
         self.app = self.metrics.measured(guard)
 
     def open(self, store: Store, limits: Limits) -> None:
         """Let requests through to the routes over a store."""
         keys = self._keys
+        store = of_request(store)
         intake = Intake(store, limits, self.metrics.came)
         ingest, otlp, history = Ingest(intake, keys), OTLP(intake, keys), History(intake, store, keys)
-        login = Login(keys, limits)
-        read = Routes(store, keys, RunReader(store, limits, intake.large), (STATIC / "style.css").read_bytes())
+        login = Login(keys, limits, self.metrics.wrong_key)
+        reader, css = RunReader(store, limits, intake.large), (STATIC / "style.css").read_bytes()
+        read = Routes(store, keys, reader, css, otlp.not_kept)
         self._ingest += [
             Route("/api/ingest/batch", ingest.batch, methods=["POST"]),
             Route("/api/ingest/run", ingest.run, methods=["POST"]),
             Route("/api/ingest/run/{run_id:id}/step", ingest.step, methods=["POST"]),
             Route("/api/ingest/run/{run_id:id}", ingest.run_update, methods=["PATCH"]),
-            Route("/v1/traces", otlp.traces, methods=["POST"]),
-            Route("/api/public/otel/v1/traces", otlp.traces, methods=["POST"]),
+            *(
+                Route(f"{base}/v1/{signal}", endpoint, methods=["POST"])
+                for base in OTLP_BASES
+                for signal, endpoint in (("traces", otlp.traces), ("logs", otlp.logs), ("metrics", otlp.metrics))
+            ),
+            Route("/opentelemetry.proto.collector.{service:path}", otlp.traces, methods=["POST"]),  # gRPC is refused
             Route("/history", history.create, methods=["POST"]),
             Route("/history/{run_id:id}", history.update, methods=["PATCH"]),
             Route("/history-events", history.add_event, methods=["POST"]),
@@ -107,7 +114,6 @@ class Front:
             Route("/static/style.css", read.style),
         ]
         self.metrics.name_routes([*self._ingest, *reading])
-        self.metrics.gauge("wrong_keys", "Wrong keys that came.", lambda: self._guesses.total + login.guesses.total)
         self.metrics.gauge(
             "held_bytes", "Size of the bodies that are being received or stored.", lambda: intake.bodies.held
         )

@@ -54,6 +54,7 @@ class Metrics:
         )
         for result in ("accepted", "duplicate", "conflict", "rejected"):
             self._events.labels(result)
+        self._wrong_keys = Counter("agentscope_wrong_keys", "Wrong keys that came.", registry=registry)
         self._under_way = Gauge("agentscope_requests_under_way", "Requests that are being answered.", registry=registry)
         Gauge("agentscope_info", "The version of the receiver.", ("version",), registry=registry).labels(
             __version__
@@ -75,6 +76,10 @@ class Metrics:
         numbers = (counts.accepted, counts.duplicates - counts.conflicts, counts.conflicts, rejected)
         for result, number in zip(("accepted", "duplicate", "conflict", "rejected"), numbers, strict=True):
             self._events.labels(result).inc(number)
+
+    def wrong_key(self) -> None:
+        """Count a wrong key."""
+        self._wrong_keys.inc()
 
     def text(self) -> bytes:
         """Return all metrics as text."""

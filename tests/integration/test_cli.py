@@ -27,6 +27,7 @@ from agentscope.cli.main import main
 
 from ..support import command, patient, read_api
 from ..support.platform import DeployedPlatform
+from ..support.receiver import Client
 
 ESCAPE = "\x1b"
 LONG = ("--timeout", "60")  # for a backend that a busy machine has put to sleep
@@ -343,7 +344,8 @@ def test_check_of_an_opentelemetry_backend_names_its_address_and_where_that_is_f
     done = command.agentscope("check", *LONG, env={"AGENTSCOPE_PROTOCOL": "otlp", variable: receiver.url}, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{receiver.url}/v1/traces  (from {variable})" in done.stdout
-    assert "by otlp: spans of OpenTelemetry\n" in done.stdout
+    # The receiver of this package announces the batch call to a sender of spans.
+    assert "by agentscope-batch: batches, each event stored once\n" in done.stdout
 
 
 def test_check_where_no_opentelemetry_backend_listens_names_the_setting_for_it() -> None:
@@ -490,3 +492,19 @@ def test_check_of_an_unknown_host_advises_to_correct_it() -> None:
 
 def test_the_module_is_the_command() -> None:
     assert command.agentscope("--version").stdout.startswith(f"agentscope {__version__} on Python 3.")
+
+
+def test_serve_takes_its_options_from_the_environment_and_says_what_it_allows(tmp_path: Path) -> None:
+    env = {
+        "AGENTSCOPE_HOST": "0.0.0.0",
+        "AGENTSCOPE_API_KEY": "ask_right",
+        "AGENTSCOPE_DB": "from-env.db",
+        "AGENTSCOPE_ALLOWED_HOSTS": "traces.example.com,box",
+    }
+    with serving(cwd=tmp_path, env=env) as (_, url, greeting):
+        assert str(tmp_path / "from-env.db") in greeting
+        assert "the names of loopback, traces.example.com, box" in greeting
+        assert "without encryption" in greeting
+        client = Client(url, "ask_right")
+        hosts = ("traces.example.com", "box:8000", "localhost:9000", "other.example.com")
+        assert [client.get("/api/runs", host=host).status for host in hosts] == [200, 200, 200, 421]

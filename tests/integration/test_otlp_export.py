@@ -127,9 +127,9 @@ def test_the_batch_call_takes_the_key_where_otlp_has_it_once_it_was_announced(tm
                 assert tracker.flush()
             assert tracker.stats().protocol == "agentscope-batch"
         wrong = {"Authorization": "Bearer no", "X-Agentscope-Batch": "/api/ingest/batch"}
-        for headers, status in ((wrong, 422), ({**wrong, "X-Agentscope-Key": "no"}, 401)):
+        for headers in (wrong, {**wrong, "X-Agentscope-Key": "no"}):
             answer = requests.post(f"{receiver.url}/api/ingest/batch", json={"events": []}, headers=headers, timeout=60)
-            assert answer.status_code == status
+            assert answer.status_code == 401
 
 
 def test_a_backend_that_has_no_otlp_says_where_to_look(receiver: Receiver) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import logging
 import random
 import select
 import socket
@@ -136,6 +137,33 @@ def test_a_second_request_on_a_connection_has_a_deadline_for_its_head_too(receiv
             connection.sendall(request[:20])
             connection.sendall(request[20:30])
         assert read_all(connection) == b""
+
+
+GRPC_CALL = (
+    b"POST /opentelemetry.proto.collector.trace.v1.TraceService/Export HTTP/1.1\r\nHost: {host}\r\n"
+    b"Content-Type: application/grpc+proto\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "advice"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+        (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + b"x" * 600, "use http://"),
+        (GRPC_CALL, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+    ],
+    ids=["HTTP/2", "TLS", "gRPC"],
+)
+def test_the_log_says_once_what_to_do_about_a_client_of_another_protocol(
+    tmp_path: Path, beginning: bytes, advice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "agentscope.server")
+    with Receiver(db=tmp_path / "runs.db", limits=SMALL) as receiver:
+        for _ in range(3):
+            answer = raw(receiver.url, beginning)
+            assert int(answer.split(b" ")[1]) // 100 == 4
+    (told,) = [record.message for record in caplog.records if record.name == "agentscope.server"]
+    assert advice in told
 
 
 def test_idle_connections_give_way_when_there_are_too_many(tmp_path: Path) -> None:

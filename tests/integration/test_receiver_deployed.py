@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from agentscope.cli.main import main
 from agentscope.server import receiver as serve
-from agentscope.server.http.keys import Key
+from agentscope.server.http.keys import ROLES, Key
 from agentscope.server.receiver import Receiver
 from agentscope.server.storage.sqlite.store import SQLiteStore
 from tests.support.receiver import Client, connect, envelope, raw, read_all, receiver_process, run_start, step
@@ -349,6 +350,7 @@ def test_metrics_tell_of_requests_events_queue_and_disk(tmp_path: Path) -> None:
     assert values['agentscope_events_total{result="duplicate"}'] == "1.0"
     assert values['agentscope_events_total{result="rejected"}'] == "1.0"
     assert values["agentscope_queue_batches"] == "0.0"
+    assert values["agentscope_wrong_keys_total"] == "0.0"
     assert float(values["agentscope_database_bytes"]) + float(values["agentscope_database_log_bytes"]) > 0
     assert float(values["agentscope_disk_free_bytes"]) > 0
     assert "process_resident_memory_bytes" in values
@@ -381,3 +383,65 @@ def test_a_backup_under_load_has_what_was_acknowledged_before_it(tmp_path: Path)
             writer.join(60)
     with Receiver(db=tmp_path / "copy.db") as restored:
         assert all(restored.store.event(event) for event in before)
+
+
+# Projects
+
+TEAMS = [Key(f"{team}-{role}", role, team, f"ask_{team}_{role}".encode()) for team in "ab" for role in ROLES]
+
+
+@pytest.fixture
+def teams(tmp_path: Path) -> Iterator[Receiver]:
+    """A receiver with the keys of two projects."""
+    with Receiver(db=tmp_path / "teams.db", keys=TEAMS) as running:
+        yield running
+
+
+SPAN = {"traceId": "1" * 32, "spanId": "2" * 16, "name": "look", "startTimeUnixNano": "1", "endTimeUnixNano": "2"}
+TRACES = {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN]}]}]}
+EACH_WAY = [
+    ("/api/ingest/batch", envelope(run_start(), step())),
+    ("/api/ingest/run", {"agent_name": "a"}),
+    ("/v1/traces", TRACES),
+    ("/history", {"name": "a", "agent_id": "a", "id": "run-1"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), EACH_WAY)
+def test_a_key_sees_the_runs_of_its_own_project_only(teams: Receiver, path: str, body: Any) -> None:
+    headers = {"x_public_key": "any", "x_secret_key": "ask_a_ingest"} if path == "/history" else {}
+    sender = Client(teams.url, "ask_a_ingest")
+    assert sender.send("POST", path, body, **headers).status == 200
+    a, b = (Client(teams.url, f"ask_{team}_read") for team in "ab")
+    (run,) = a.get("/api/runs").json["runs"]
+    run_id = quote(run["id"], safe="")
+    assert b.get("/api/runs").json["runs"] == []
+    for place in (f"/api/runs/{run_id}", f"/api/runs/{run_id}/events", f"/runs/{run_id}"):
+        assert (a.get(place).status, b.get(place).status) == (200, 404)
+    pages = [client.get("/").body.decode() for client in (a, b)]
+    assert [f"/runs/{run_id}" in page for page in pages] == [True, False]
+    assert (a.get("/health").json["runs"], b.get("/health").json["runs"]) == (1, 0)
+    cookie = log_in(teams, "ask_b_read").headers["set-cookie"].partition(";")[0]
+    assert a.get("/api/runs", x_agentscope_key=None, cookie=cookie).json["runs"] == []
+
+
+def test_projects_may_use_the_same_ids_and_change_nothing_of_each_other(teams: Receiver) -> None:
+    event = run_start()
+    for team in "ab":
+        answer = Client(teams.url, f"ask_{team}_ingest").batch({**event, "agent_name": f"agent of {team}"})
+        assert answer.json["accepted"] == 1
+    sender = Client(teams.url, "ask_b_ingest")
+    assert sender.send("PATCH", "/api/ingest/run/run-1", {"status": "failed"}).status == 200
+    shown = [Client(teams.url, f"ask_{team}_read").get("/api/runs/run-1").json for team in "ab"]
+    assert [(run["agent_name"], run["status"]) for run in shown] == [
+        ("agent of a", "running"),
+        ("agent of b", "failed"),
+    ]
+
+
+def test_a_run_of_another_project_cannot_be_added_to(teams: Receiver) -> None:
+    Client(teams.url, "ask_a_ingest").batch(run_start())
+    sender = Client(teams.url, "ask_b_ingest")
+    volt = {"x_public_key": "any", "x_secret_key": "ask_b_ingest"}
+    assert sender.send("POST", "/api/ingest/run/run-1/step", {"name": "x"}).status == 404
+    assert sender.send("PATCH", "/history/run-1", {"status": "failed"}, **volt).status == 404

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import logging
 import zlib
 from collections.abc import Iterator
@@ -131,6 +132,66 @@ def test_spans_that_come_twice_are_stored_once_whatever_the_encoding(client: Cli
     health = client.get("/health").json
     assert (health["events"], health["conflicts"]) == (2, 0)
     assert client.get(f"/api/runs/{RUN_ID}").json["step_count"] == 1
+
+
+@both
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("order", [*itertools.permutations(range(4))])
+def test_spans_that_share_an_id_are_all_kept_and_told(
+    client: Client, form: Form, order: tuple[int, ...], at_once: bool
+) -> None:
+    child = {"span_id": "00f067aa0ba902b7", "parent_span_id": SPAN_ID}
+    first = span(name="fetch", attributes={"output": "1"}, **child)
+    later = span(name="fetch", attributes={"output": "2"}, **child)._replace(start_ns=first.start_ns + 5)
+    other = span(name="parse", attributes={"output": "3"}, **child)
+    spans = [span(name="agent"), first, later, other]
+    chosen = [spans[place] for place in order]
+    for _ in range(2):  # the second time everything is known
+        for part in [chosen] if at_once else [[each] for each in chosen]:
+            assert form.decode_response(post(client, form, body_of(form, *part)).body) == (0, "")
+    run = client.get(f"/api/runs/{RUN_ID}").json
+    assert (run["agent_name"], run["step_count"]) == ("agent", 3)
+    assert sorted((step["name"], step["output"]) for step in run["steps"]) == [
+        ("fetch", "1"),
+        ("fetch", "2"),
+        ("parse", "3"),
+    ]
+    assert sorted(step["meta_data"].get("shared_span_id", "") for step in run["steps"]) == ["", *[child["span_id"]] * 2]
+    assert client.get("/health").json["events"] == 4
+
+
+def test_roots_that_share_an_id_are_all_kept(client: Client) -> None:
+    spans = [span(name=name, attributes={"gen_ai.operation.name": "invoke_agent"}) for name in ("one", "two")]
+    for each in spans:
+        post(client, protobuf, body_of(protobuf, each))
+    run = client.get(f"/api/runs/{RUN_ID}").json
+    assert {run["agent_name"], *(step["name"] for step in run["steps"])} == {"one", "two"}
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(4))])
+def test_pending_spans_of_logfire_end_as_ended_in_any_order(client: Client, order: tuple[int, ...]) -> None:
+    """logfire 4: the real span may have no length, and begins when its pending one does."""
+    at = {"start_ns": 1_700_000_000_000_000_000, "end_ns": 1_700_000_000_000_000_000}
+
+    def pending(of: str, parent: str) -> dict[str, Any]:
+        told = {"logfire.span_type": "pending_span", "logfire.pending_parent_id": parent}
+        return {"span_id": f"{int(of, 16) ^ 1:016x}", "parent_span_id": of, "attributes": told, **at}
+
+    child = "00f067aa0ba902b7"
+    spans = [
+        span(name="agent", attributes={"logfire.span_type": "span"}, **at),
+        span(name="call", span_id=child, parent_span_id=SPAN_ID, attributes={"logfire.span_type": "span"}, **at),
+        span(name="agent", **pending(SPAN_ID, "0" * 16)),
+        span(name="call", **pending(child, SPAN_ID)),
+    ]
+    for number, place in enumerate(order):
+        post(client, protobuf, body_of(protobuf, spans[place]))
+        ended = {spans[each].span_id for each in order[: number + 1]}
+        run = client.get(f"/api/runs/{RUN_ID}").json
+        for step in run["steps"]:
+            assert (step["name"], step["status"]) == ("call", "completed" if child in ended else "running")
+            assert step["id"] == child
+    assert (run["agent_name"], run["status"], run["step_count"]) == ("agent", "completed", 1)
 
 
 @both

@@ -19,7 +19,7 @@ import pytest
 
 from agentscope.errors import ConfigurationError
 from agentscope.protocols import json_decode as strict_json
-from agentscope.server import app
+from agentscope.server import app, metrics
 from agentscope.server import receiver as serve
 from agentscope.server.http import body
 from agentscope.server.ingest import otlp_protobuf
@@ -126,7 +126,12 @@ def test_a_receiver_that_was_not_started_has_no_store_and_stops_at_once() -> Non
 
 @pytest.mark.parametrize(
     ("module", "missing"),
-    [(app, "starlette.applications"), (serve, "uvicorn"), (otlp_protobuf, "opentelemetry.proto.trace.v1")],
+    [
+        (app, "starlette.applications"),
+        (serve, "uvicorn"),
+        (otlp_protobuf, "opentelemetry.proto.trace.v1"),
+        (metrics, "prometheus_client"),
+    ],
 )
 def test_a_missing_extra_is_named_in_the_error(
     module: ModuleType, missing: str, monkeypatch: pytest.MonkeyPatch

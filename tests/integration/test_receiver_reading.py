@@ -254,7 +254,16 @@ def test_a_page_of_steps_that_cannot_be_is_refused_by_a_page(client: Client, pag
 )
 def test_durations_are_shown_in_the_unit_that_fits(milliseconds: float | None, shown: str) -> None:
     run = dict.fromkeys(("external_id", "user_id", "conversation_id", "started_at", "tokens_used"))
-    run |= {"id": "r", "agent_name": "a", "status": "odd", "failed": False, "step_count": 0, "error_count": 0}
+    run |= {
+        "id": "r",
+        "agent_name": "a",
+        "status": "odd",
+        "failed": False,
+        "step_count": 0,
+        "error_count": 0,
+        "agents": [],
+        "tags": [],
+    }
     line = pages.run_list([{**run, "duration_ms": milliseconds}], RunQuery(), None, "http://x", False)
     assert f'<td data-label="Duration">{shown}</td>' in line
 

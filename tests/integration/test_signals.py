@@ -367,6 +367,42 @@ def test_the_handlers_of_an_event_loop_are_called_as_before(receiver: Receiver, 
     assert stored_steps(receiver.url) == ["after the signal"]
 
 
+LATE = """
+    import os, signal, threading, time
+    from agentscope import create_tracker
+    from agentscope.pipeline.process import lifecycle
+    from tests.support.patient import be_patient
+    be_patient()
+    tracker = create_tracker("ask_test", {url!r}, flush_interval=60, flush_on_signal=True)
+    stop_all = lifecycle.stop_all
+    def slow():
+        stop_all()
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.5)   # the thread that sends the signal again is late
+    lifecycle.stop_all = slow
+    def work():
+        tracker.track_step("step", run_id=tracker.start_run("agent"))
+        os.kill(os.getpid(), signal.SIGTERM)
+    {run}
+"""
+
+
+@pytest.mark.parametrize("child", [False, True])
+def test_a_program_that_comes_to_its_own_end_meanwhile_ends_by_the_signal_all_the_same(
+    receiver: Receiver, child: bool
+) -> None:
+    process = """
+    import multiprocessing
+    worker = multiprocessing.get_context("fork").Process(target=work)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGTERM, worker.exitcode
+    """
+    result = run_program(LATE.format(url=receiver.url, run=process if child else "work()"), timeout=120)
+    assert (result.returncode, result.stderr) == (0 if child else -signal.SIGTERM, "")
+    assert stored_steps(receiver.url) == ["step"]
+
+
 UVICORN = """
     import os, signal
     import uvicorn
@@ -402,6 +438,6 @@ UVICORN = """
 def test_a_server_that_raises_the_signal_again_loses_nothing(
     receiver: Receiver, early: str, late: str, flush: str
 ) -> None:
-    result = run_program(UVICORN.format(url=receiver.url, early=early, late=late, flush=flush))
+    result = run_program(UVICORN.format(url=receiver.url, early=early, late=late, flush=flush), timeout=120)
     assert (result.returncode, result.stderr) == (-signal.SIGTERM, "")
     assert stored_steps(receiver.url) == ["at shutdown"]

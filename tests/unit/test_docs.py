@@ -176,7 +176,7 @@ def test_the_guide_to_recording_names_all_step_types_and_statuses() -> None:
 def test_the_table_of_parameters_has_each_filter() -> None:
     filters = {field.filter for field in FIELDS.values() if field.filter}
     shown = {plain(name) for name, _ in table(GUIDE["receiver"], "parameter of `/api/runs`")}
-    assert shown == filters | {"limit", "cursor", "q"}
+    assert shown == filters | {"limit", "cursor", "q", "step_status"}
 
 
 def test_each_kind_of_invalid_call_in_the_documents_is_in_the_code() -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from threading import RLock
 from typing import Any, Protocol
 
@@ -52,6 +53,8 @@ _known: dict[int, weakref.ref[Living]] = {}
 """All pipelines, for forks. A plain dict: each operation is one step, a WeakSet's are not."""
 _started: dict[int, Living] = {}
 """Pipelines with something to deliver; they must outlive their trackers."""
+after_exit: list[Callable[[], None]] = []
+"""Functions that are called after the exit handler has stopped all pipelines."""
 
 
 class _IdMark:
@@ -131,7 +134,7 @@ def started(pipeline: Living) -> None:
     _started[id(pipeline)] = pipeline
     if not _process.registered:
         _process.registered = True
-        register(stop_all)
+        register(at_exit)
 
 
 def ended(pipeline: Living) -> None:
@@ -139,8 +142,16 @@ def ended(pipeline: Living) -> None:
     _started.pop(id(pipeline), None)
 
 
+def at_exit() -> None:
+    """Stop all pipelines at exit."""
+    stop_all()
+    with suppress(KeyboardInterrupt):
+        for hook in after_exit:
+            hook()
+
+
 def stop_all() -> None:
-    """Stop all pipelines at exit, at the same time, so that their delays do not add up."""
+    """Stop all pipelines at the same time, so that their delays do not add up."""
     try:
         look_for_fork()
         threads.end()
@@ -178,7 +189,7 @@ def _begin_anew() -> None:
         mark[0] = 1
 
 
-atexit.register(stop_all)
+atexit.register(at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=threads.before_fork,

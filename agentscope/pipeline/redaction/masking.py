@@ -132,7 +132,7 @@ class _Masker:
         told = bytearray()
         looked, most = 0, _FREE_HITS + len(text) // _BYTES_FOR_A_HIT
         copied = done = 0
-        for at in hits(lower, self._pause):
+        for at in hits(text, self._pause):
             if at < done:
                 continue
             looked += 1

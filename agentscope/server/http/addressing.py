@@ -120,7 +120,7 @@ class Addressing:
         if prefix and (path == prefix or path.startswith(f"{prefix}/")):
             # The proxy has not taken it off.
             scope["path"] = path[len(prefix) :] or "/"
-            scope["raw_path"] = scope.get("raw_path", b"")[len(prefix) :] or b"/"
+            scope["raw_path"] = (scope.get("raw_path") or b"")[len(prefix) :] or b"/"
         return prefix
 
     def _is_named(self, host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
@@ -19,6 +20,12 @@ try:
 except ImportError:
     zstandard = None
 
+logger = logging.getLogger("agentscope.server")
+
+GRPC = (
+    "A client speaks gRPC or HTTP/2. This port takes OTLP over HTTP/1.1 only: set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, "
+    "and this port in OTEL_EXPORTER_OTLP_ENDPOINT, or use the exporter for HTTP."
+)
 ENCODINGS = "gzip, deflate, zstd" if zstandard is not None else "gzip, deflate"
 """The value of the `Accept-Encoding` header of each answer (RFC 7694)."""
 JSON = "application/json"
@@ -36,6 +43,7 @@ class Bodies:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._held = 0
+        self._is_grpc_told = False
 
     @property
     def held(self) -> int:
@@ -76,6 +84,11 @@ class Bodies:
 
     def _check_head(self, request: Request, content_types: Sequence[str]) -> None:
         headers = request.headers
+        if content_type(request).startswith("application/grpc"):
+            if not self._is_grpc_told:
+                self._is_grpc_told = True
+                logger.warning(GRPC)
+            raise Refused(415, GRPC)
         if content_type(request) not in content_types:
             raise Refused(415, f"Content-Type must be {' or '.join(content_types)}.")
         given = headers.getlist("content-length")
@@ -185,4 +198,4 @@ def _unzstd(body: bytes, limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> Refused:
-    return Refused(413, f"The body is larger than {limit} bytes when inflated.")
+    return Refused(413, f"The body is larger than {limit} bytes when inflated (--max-inflated).")

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .body import GRPC
 from .limits import Limits
+
+logger = logging.getLogger("agentscope.server")
+
+TLS = "A client speaks TLS to this port. It takes plain HTTP: use http:// in the client, or put a proxy that ends TLS in front."
+# The first bytes of a connection in another protocol (RFC 9113 section 3.4, RFC 8446 section 5.1), and what the log says of it.
+_FOREIGN = ((b"PRI * HTTP/2", GRPC), (b"\x16\x03", TLS))
 
 
 class BoundedProtocol(H11Protocol):
@@ -19,6 +27,8 @@ class BoundedProtocol(H11Protocol):
     """
 
     limits = Limits()
+    told: ClassVar[set[str]] = set()
+    """The sentences about foreign protocols that were logged. Each is logged once by a receiver."""
     _since = 0.0
     _deadline: asyncio.TimerHandle
     _stalled: asyncio.TimerHandle | None = None
@@ -26,7 +36,7 @@ class BoundedProtocol(H11Protocol):
     @classmethod
     def bounded_by(cls, limits: Limits) -> type[BoundedProtocol]:
         """Return a subclass with these bounds: uvicorn makes the instances and has no arguments for them."""
-        return type("BoundedProtocol", (cls,), {"limits": limits})
+        return type("BoundedProtocol", (cls,), {"limits": limits, "told": set()})
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -43,6 +53,10 @@ class BoundedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._waits():
             self._since = self.loop.time()
+            for beginning, sentence in _FOREIGN:
+                if data.startswith(beginning) and sentence not in self.told:
+                    self.told.add(sentence)
+                    logger.warning(sentence)
         super().data_received(data)
         if not self._waits():
             self._deadline.cancel()

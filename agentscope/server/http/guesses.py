@@ -29,17 +29,27 @@ class _Count:
 
 
 class Guesses:
-    """The wrong keys of each address. `burst` of them are free, then one every `period` seconds."""
+    """The wrong keys of each address. `burst` of them are free, then one every `period` seconds.
 
-    def __init__(self, burst: int, period: float, *, now: Callable[[], float] = time.monotonic) -> None:
+    `counted` is called for each one.
+    """
+
+    def __init__(
+        self,
+        burst: int,
+        period: float,
+        counted: Callable[[], None] = lambda: None,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._burst = burst
         self._period = period
+        self._counted = counted
         self._now = now
         self._counts: OrderedDict[str, _Count] = OrderedDict()
         self._lines = 0
         self._lines_since = 0.0
         self._waiting = 0
-        self.total = 0
 
     def wrong(self, address: str) -> float:
         """Count and log a wrong key. Returns the seconds that its answer should wait."""
@@ -51,7 +61,7 @@ class Guesses:
         count.level = self._level(count, now) + 1
         count.at = now
         count.since_line += 1
-        self.total += 1
+        self._counted()
         self._log(address, count, now)
         beyond = count.level - self._burst
         return 0.0 if beyond <= 0 else min(_LONGEST, 0.1 * 2 ** min(beyond, 8))

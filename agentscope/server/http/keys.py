@@ -19,14 +19,14 @@ from starlette.types import Scope
 
 from agentscope.errors import ConfigurationError
 from agentscope.protocols.headers import AGENTSCOPE_KEY, VOLTAGENT_SECRET_KEY
+from agentscope.server.storage.base import DEFAULT_PROJECT
+from agentscope.server.storage.project import PROJECT
 
 from .limits import Refused
 
 INGEST, READ, ADMIN = "ingest", "read", "admin"
 ROLES = (INGEST, READ, ADMIN)
 """What a key may do: send events, read, or both and delete."""
-PROJECT = "default"
-"""The project of a key that names none."""
 SESSION_SECONDS = 12 * 3600.0
 """Age at which the session of a login ends."""
 
@@ -42,7 +42,7 @@ class Key:
 
     name: str
     role: str
-    project: str = PROJECT
+    project: str = DEFAULT_PROJECT
     secret: bytes = field(default=b"", repr=False)
 
     def may(self, role: str) -> bool:
@@ -93,27 +93,36 @@ class Keys:
         return next((key for key in found if key is not None), None)
 
     def sender(self, headers: Headers) -> Key:
-        """Return the key of a request that sends events. A receiver without keys needs none. Raises `Refused`."""
-        if not self._keys:
-            return ANYBODY
-        key = self.given_by(headers)
+        """Return the key of a request that sends events, which is in its project from now on.
+
+        A receiver without keys needs none. Raises `Refused`.
+        """
+        key = self.given_by(headers) if self._keys else ANYBODY
         if key is None:
             raise Refused(401, f"Send the receiver's key, as Authorization: Bearer KEY or {AGENTSCOPE_KEY}: KEY.")
         if not key.may(INGEST):
             raise Refused(403, f"The key {key.name!r} may not send events: its role is {key.role}.")
+        PROJECT.set(key.project)
         return key
 
     def reader(self, scope: Scope) -> Key | None:
-        """Return the key of a request that reads, from a key header or the cookie of a login; None if it may not."""
-        if not self._keys:
-            return ANYBODY
+        """Return the key of a request that reads, which is in its project from now on; None if it may not.
+
+        The key is that of a header, or of the login that a cookie names.
+        """
         headers = Headers(scope=scope)
-        if carries_key(headers):
+        key: Key | None
+        if not self._keys:
+            key = ANYBODY
+        elif carries_key(headers):
             key = self.given_by(headers)
         else:
             self._forget_ended()
             _, key = self._sessions.get(_digest(session_token(scope)), (0.0, None))
-        return key if key is not None and key.may(READ) else None
+        if key is None or not key.may(READ):
+            return None
+        PROJECT.set(key.project)
+        return key
 
     def may_read(self, scope: Scope) -> bool:
         """Return whether a request may read."""

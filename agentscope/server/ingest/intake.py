@@ -186,6 +186,10 @@ class Intake:
         """Return a stored event of a session, or of any for None, as it was sent, or None."""
         return await run_in_threadpool(self._store.event, event_id, session_id)
 
+    async def item_events(self, run_id: str, step_id: str | None) -> list[Patch]:
+        """Return the stored events of a step, or of the run itself for a `step_id` of None."""
+        return [event.patch() for event in await run_in_threadpool(self._store.item_events, run_id, step_id)]
+
     async def has_run(self, run_id: str) -> bool:
         """Return whether any event of this run is stored."""
         return await run_in_threadpool(self._store.has_run, run_id)

@@ -1,9 +1,9 @@
-"""The OTLP call. https://opentelemetry.io/docs/specs/otlp/#otlphttp describes request and answers."""
+"""The OTLP calls. https://opentelemetry.io/docs/specs/otlp/#otlphttp describes request and answers."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -24,6 +24,8 @@ from agentscope.server.storage.rows import row_fields
 
 from . import otlp_protobuf
 from .intake import REFUSALS, Intake, refusal
+from .otlp_ids import SpanIds
+from .otlp_logs import JoinedRecords
 
 _FORMS: dict[str, Form] = {protobuf_form.CONTENT_TYPE: protobuf_form, json_form.CONTENT_TYPE: json_form}
 DECODERS: dict[str, Callable[[bytes], list[SpanGroup]]] = {
@@ -31,6 +33,16 @@ DECODERS: dict[str, Callable[[bytes], list[SpanGroup]]] = {
     json_form.CONTENT_TYPE: json_form.decode_request,
 }
 """The decoder of a request by its content type."""
+_LOGS = {
+    protobuf_form.CONTENT_TYPE: otlp_protobuf.decode_logs,
+    json_form.CONTENT_TYPE: json_form.decode_logs,
+}
+_POINTS = {
+    protobuf_form.CONTENT_TYPE: otlp_protobuf.count_points,
+    json_form.CONTENT_TYPE: json_form.count_points,
+}
+OTLP_BASES = ("", "/api/public/otel", "/otel", "/api/v1/private/otel")
+"""The paths before `/v1/traces`: of collectors, VoltAgent and Langfuse, LangSmith, and Opik."""
 _ANNOUNCED = {AGENTSCOPE_BATCH: PATH}
 _LONGEST_MESSAGE = 4000
 _TOO_LARGE = "the spans are too large with what their resources tell"
@@ -46,34 +58,64 @@ _LONG_EVENT = 16 << 10  # characters of an event whose payloads are not kept in 
 
 
 class OTLP:
-    """The endpoint. It answers when its spans are durable."""
+    """The endpoints. They answer when what they keep is durable."""
 
     def __init__(self, intake: Intake, keys: Keys) -> None:
         self._intake = intake
         self._keys = keys
+        self._joined = JoinedRecords(intake)
+        self._ids = SpanIds()
+        self.not_kept = {"log_records": 0, "data_points": 0}
+        """Log records and data points that were answered, and not kept, since the start."""
 
     async def traces(self, request: Request) -> Response:
-        """`POST /v1/traces`, and the same under the path of VoltAgent's and Langfuse's backends.
+        """`POST /v1/traces`."""
+        return await self._answered(request, self._take_spans)
+
+    async def logs(self, request: Request) -> Response:
+        """`POST /v1/logs`: messages of models are joined to their span, other records are not kept."""
+        return await self._answered(request, self._take_records)
+
+    async def metrics(self, request: Request) -> Response:
+        """`POST /v1/metrics`: data points are counted, and not kept."""
+        return await self._answered(request, self._take_points)
+
+    async def _answered(self, request: Request, take: Callable[[Request, Form, str], Awaitable[bytes]]) -> Response:
+        """Answer a request.
 
         Errors are answered with a `google.rpc.Status` in the encoding of the request, as the specification demands. Java's
         exporter logs its message, others log the status line or the raw body.
         """
         form = _FORMS.get(content_type(request), json_form)
         try:
-            return Response(await self._take(request, form), headers=_ANNOUNCED, media_type=form.CONTENT_TYPE)
+            project = self._keys.sender(request.headers).project
+            return Response(await take(request, form, project), headers=_ANNOUNCED, media_type=form.CONTENT_TYPE)
         except REFUSALS as problem:
             status, sentence, headers = refusal(problem)
             return Response(form.encode_status(sentence), status, headers, form.CONTENT_TYPE)
 
-    async def _take(self, request: Request, form: Form) -> bytes:
-        self._keys.sender(request.headers)
+    async def _take_points(self, request: Request, form: Form, project: str) -> bytes:
+        async with self._intake.hold(request, *_FORMS) as body:
+            count = await self._intake.decoded(request, body, _POINTS[form.CONTENT_TYPE], is_text=form is json_form)
+        self.not_kept["data_points"] += count
+        return form.encode_response(count, "Metrics are not kept." if count else "", "DataPoints")
 
+    async def _take_records(self, request: Request, form: Form, project: str) -> bytes:
+        decode = _LOGS[form.CONTENT_TYPE]
+        async with self._intake.hold(request, *_FORMS) as body:
+            found = await self._intake.decoded(request, body, decode, growth=_GROWTH, is_text=form is json_form)
+            left_out = await self._joined.add(found)
+        self.not_kept["log_records"] += left_out
+        message = "Only log records with messages of models, and the ids of their span, are kept." if left_out else ""
+        return form.encode_response(left_out, message, "LogRecords")
+
+    async def _take_spans(self, request: Request, form: Form, project: str) -> bytes:
         def decode(body: bytes) -> tuple[Batch, Iterator[Batch] | None]:
             part = _PART if len(body) > _STORED_AT_ONCE else None
             room = (4 << 20) + MAX_GROWTH * len(body)
             groups = DECODERS[form.CONTENT_TYPE](body)
             del body
-            batches = batches_of(groups, room, part)
+            batches = batches_of(groups, lambda span: self._ids.own(span, project), room, part)
             return next(batches), None if part is None else batches
 
         count = 0
@@ -85,6 +127,7 @@ class OTLP:
             batch, more = decoded
             while batch is not None:
                 if batch.patches:
+                    await self._joined.complete_roots(batch.patches)
                     await self._intake.commit(batch)
                 count += len(batch.rejected)
                 named += batch.rejected[: _MOST_NAMED - len(named)]
@@ -92,11 +135,13 @@ class OTLP:
         return form.encode_response(count, rejection_message(named, count))
 
 
-def batches_of(groups: Iterable[SpanGroup], room: int, part: int | None) -> Iterator[Batch]:
+def batches_of(
+    groups: Iterable[SpanGroup], own: Callable[[Span], Span], room: int, part: int | None
+) -> Iterator[Batch]:
     """Convert spans to patches: to batches of about `part` characters, or to one if it is None.
 
-    `rejected` names the spans that cannot be stored by their span ids. Events of more than `room` characters are too large: one
-    batch raises `DecodeError` (413), of several the spans beyond it are rejected.
+    own: gives a span an id of its own. `rejected` names the spans that cannot be stored by their span ids. Events of more than
+    `room` characters are too large: one batch raises `DecodeError` (413), of several the spans beyond it are rejected.
     """
     patches: list[Patch] = []
     rejected: list[dict[str, Any]] = []
@@ -106,7 +151,9 @@ def batches_of(groups: Iterable[SpanGroup], room: int, part: int | None) -> Iter
     for group in groups:
         for span in group.spans:
             try:
-                found = _patches(span, group)
+                if room < 0:
+                    raise Rejected(_TOO_LARGE)
+                found = _patches(span, group, own)
                 length = sum(len(patch.body) for patch in found)
                 room -= length
                 if room < 0 and part is None:
@@ -127,11 +174,11 @@ def batches_of(groups: Iterable[SpanGroup], room: int, part: int | None) -> Iter
     yield _batch(patches, rejected)
 
 
-def _patches(span: Span | Unreadable, group: SpanGroup) -> list[Patch]:
+def _patches(span: Span | Unreadable, group: SpanGroup, own: Callable[[Span], Span]) -> list[Patch]:
     if isinstance(span, Unreadable):
         raise Rejected(span.reason)
     try:
-        return patches_of(span, group)
+        return patches_of(own(span), group)
     except ValueError as wrong:
         raise Rejected(str(wrong)) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import parse_qsl
 
@@ -24,12 +25,15 @@ _BURST, _PERIOD = 5, 5.0  # wrong keys of an address that are free, and seconds 
 
 
 class Login:
-    """The routes. Their bodies have a small budget of their own, since anybody may send them."""
+    """The routes. Their bodies have a small budget of their own, since anybody may send them.
 
-    def __init__(self, keys: Keys, limits: Limits) -> None:
+    `counted` is called for each wrong key.
+    """
+
+    def __init__(self, keys: Keys, limits: Limits, counted: Callable[[], None] = lambda: None) -> None:
         self._keys = keys
         self._bodies = Bodies(replace(limits, body_bytes=_BODY_BYTES, held_bytes=_FORMS * _BODY_BYTES))
-        self.guesses = Guesses(_BURST, _PERIOD)
+        self._guesses = Guesses(_BURST, _PERIOD, counted)
 
     async def form(self, request: Request) -> Response:
         """`GET /login`."""
@@ -38,7 +42,7 @@ class Login:
     async def login(self, request: Request) -> Response:
         """`POST /login`: the key as a form field, answered with a session cookie. After wrong keys an address has to wait."""
         address = request.client.host if request.client else ""
-        wait = math.ceil(self.guesses.seconds_to_wait(address))
+        wait = math.ceil(self._guesses.seconds_to_wait(address))
         if wait:
             told = f"Too many wrong keys came from your address. Try again in {wait} s."
             headers = {"Retry-After": str(wait), "Connection": "close"}
@@ -47,7 +51,7 @@ class Login:
             given = _field(body, "key")
         key = self._keys.find(given.encode("utf-8", "replace"))
         if key is None:
-            self.guesses.wrong(address)
+            self._guesses.wrong(address)
             return HTMLResponse(pages.login("That is not the key of this receiver."), 401)
         if not key.may(READ):
             return HTMLResponse(pages.login(f"This key may not read: its role is {key.role}."), 403)

@@ -30,11 +30,15 @@ MAX_PAYLOADS = 8_000_000
 _MAX_NAME = 200
 _WHOLE_NAME = 1001  # characters, the longest that the read API has for a run
 _MAX_NAMES = 50
+_MOST_AGENTS = 5  # in a line of the list
 _JSON = json.JSONEncoder(ensure_ascii=False, indent=2)
 _MAX_NESTING = 12  # levels of indentation that leave room for a card on a phone
 _STATUSES = ("running", "completed", "failed", "cancelled", "interrupted")
 _FILTERS = {field.filter: field for field in FIELDS.values() if field.filter}
-_IN_FORM = ("status", "agent")  # filters that have an input of their own
+_IN_FORM = ("status", "agent", "step_status")  # filters that have an input of their own
+_CHECK = "agentscope-check"
+"""The tag of the runs that `agentscope check` sends."""
+_KINDS_OF_TOKENS = ("input", "output", "cache_read", "cache_write", "reasoning")
 _ERROR_TEXTS = ("type", "message", "traceback")
 
 
@@ -94,8 +98,21 @@ def run_page(run: Mapping[str, Any], page: int = 1, part: StepPage | None = None
     count = len(steps) if part is None else run["error_count"] if failed else run["step_count"]
     first = min(page - 1, max(0, count - 1) // MAX_STEPS) * MAX_STEPS
     facts = [*_figures(run).items()]
+    usage = run["total_usage"] or {}
+    parts = [(kind.replace("_", " "), usage.get(f"{kind}_tokens")) for kind in _KINDS_OF_TOKENS]
+    told = [f"{kind} {_number(count)}" for kind, count in parts if count is not None]
+    if told:
+        facts.append(("Of these", " · ".join(told)))
     if run["cost_usd"] is not None:
         facts.append(("Cost (USD)", f"{run['cost_usd']:,.{COST_DIGITS}f}".rstrip("0").rstrip(".")))
+    if run["is_root_missing"]:
+        facts.append(("Root", "not here; told from the steps"))
+    if run["agents"]:
+        links = (
+            f'<a dir="auto" href="/?{html.escape(urlencode({"agent": name}))}">{_name(name)}</a>'
+            for name in run["agents"]
+        )
+        facts.append(("Agents", " ".join(links)))
     facts += _labelled(run, RUN_FIELDS)
     if len(run["agent_name"]) > _MAX_NAME:
         facts.append(("Whole name", text(run["agent_name"], _WHOLE_NAME)))
@@ -173,16 +190,18 @@ def _filter(query: RunQuery) -> str:
     kept = "".join(f'<input type="hidden" name="{name}" value="{_plain(value)}">' for name, value in others.items())
     told = ", ".join(f"{_FILTERS[name].label.lower()} <code>{text(value)}</code>" for name, value in others.items())
     note = f'<p class="note">Only runs of {told}. <a href="/">Show all runs</a></p>' if others else ""
+    ticked = " checked" if query.step_status == "failed" else ""
     return f"""<form class="filter" method="get" action="/">
 <label>Status <select name="status"><option value="">any</option>{options}</select></label>
 <label>Agent <input name="agent" value="{_plain(query.agent or "")}" placeholder="its whole name"></label>
 <label>Search <input type="search" name="q" value="{_plain(query.q or "")}" placeholder="part of a name or id"></label>
+<label class="box"><input type="checkbox" name="step_status" value="failed"{ticked}> any step failed</label>
 {kept}<button>Filter</button></form>{note}"""
 
 
 def _chosen(query: RunQuery) -> dict[str, str]:
     """Return the filters of a query that are set."""
-    return {name: value for name in _FILTERS if (value := getattr(query, name))}
+    return {name: value for name in (*_FILTERS, "step_status") if (value := getattr(query, name))}
 
 
 def _link(query: RunQuery, cursor: str | None) -> str:
@@ -228,7 +247,10 @@ def _cells(run: Mapping[str, Any]) -> dict[str, str]:
     """Return the cells of a run in the list, by the heads of their columns."""
     name = run["agent_name"]
     link = f'<a href="{address_of("/runs", run["id"])}" dir="auto" title="{_plain(name)}">{_name(name)}</a>'
-    return {"Status": _status(run["status"], run["failed"]), "Agent": link, **_figures(run)}
+    inside = "".join(f' <span class="type" dir="auto">{_name(agent)}</span>' for agent in run["agents"][:_MOST_AGENTS])
+    more = f' <span class="type">+{len(run["agents"]) - _MOST_AGENTS}</span>' if run["agents"][_MOST_AGENTS:] else ""
+    check = ' <span class="type">check of the connection</span>' if _CHECK in run["tags"] else ""
+    return {"Status": _status(run["status"], run["failed"]), "Agent": f"{link}{inside}{more}{check}", **_figures(run)}
 
 
 def _run_line(run: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -26,7 +26,7 @@ MAX_LIMIT = 500
 """The most runs of one page."""
 MAX_STEPS = 1000
 """The most steps of one page."""
-FILTERS = tuple(dict.fromkeys(field.filter for field in FIELDS.values() if field.filter))
+FILTERS = (*dict.fromkeys(field.filter for field in FIELDS.values() if field.filter), "step_status")
 """The parameters of a list of runs that select by a field."""
 _MAX_TEXT = 255
 _MAX_PAGE = 1_000_000
@@ -37,11 +37,12 @@ C = TypeVar("C", RunCursor, StepCursor)
 class Routes:
     """The routes of one application."""
 
-    def __init__(self, store: Store, keys: Keys, reader: RunReader, css: bytes) -> None:
+    def __init__(self, store: Store, keys: Keys, reader: RunReader, css: bytes, not_kept: Mapping[str, int]) -> None:
         self._store = store
         self._keys = keys
         self._reader = reader
         self._css = css
+        self._not_kept = not_kept
 
     async def health(self, request: Request) -> Response:
         """`GET /health`. The counts need the key, since they read every event."""
@@ -49,7 +50,7 @@ class Routes:
         counts: dict[str, Any] = {}
         try:
             if self._keys.may_read(request.scope):
-                counts = await self._reader.read(self._store.health)
+                counts = {**await self._reader.read(self._store.health), "not_kept": self._not_kept}
             else:
                 await self._reader.read(self._store.has_run, "")
         except Unavailable as problem:
@@ -183,6 +184,8 @@ def run_query(request: Request) -> RunQuery:
         text = parameters.get(name) or None
         if text is not None and (len(text) > _MAX_TEXT or "\0" in text):
             raise Refused(422, f"{name} must have at most {_MAX_TEXT} characters and no NUL.")
+        if name == "step_status" and text not in (None, "failed"):
+            raise Refused(422, "step_status must be failed.")
         texts[name] = text
     cursor = parameters.get("cursor")
     return RunQuery(limit, parsed_cursor(cursor, RunCursor) if cursor else None, **texts)

@@ -50,7 +50,7 @@ def _joins(names: Iterable[str]) -> Joins:
 
 RUN_JOINS, STEP_JOINS, ROOT_JOINS, TRACE_JOINS = map(_joins, (RUN_FIELDS, STEP_FIELDS, _OF_ROOT, _OF_TRACE))
 _TEXT_LISTS = tuple(name for name, field in RUN_FIELDS.items() if field.type == TEXTS)
-_OF_RUN = tuple(name for name in RUN_FIELDS if name not in ("span_id", "trace_name"))  # which serve to tell others
+_OF_RUN = tuple(name for name in RUN_FIELDS if name != "span_id" and not name.startswith("trace_"))
 _NOT_OF_RUNS = ("model", "provider", "cost_usd", "first_token_ms")
 OF_OWNER = ("agent_name", "status", "started_at", "ended_at")
 ENDS = frozenset({RUN_END, STEP, STEP_END})
@@ -144,8 +144,12 @@ def run_view(
             rows[span_id], folds[span_id], step_patches[span_id] = row, run["roots"][span_id], of_roots[span_id]
     summary = summary_of(run_id, run, rows, quiet)
     told = _told(run, folds, summary)
-    folds.pop(summary.hidden or "", None)
-    order = sorted(folds, key=lambda step_id: (rows[step_id].began, place(min(step_patches[step_id], key=place))))
+    for step_id in (summary.hidden, summary.copy):
+        if step_id is not None:
+            del folds[step_id]
+    firsts = {step_id: place(min(step_patches[step_id], key=place)) for step_id in folds}
+    # Of steps that began at the same moment a parent comes before its children.
+    order = sorted(folds, key=lambda step_id: (rows[step_id].began, summary.depths[step_id], firsts[step_id]))
     lives = any(silence.get(patch.session_id) is False for patch in chain(*step_patches.values())) if silence else False
     head = {name: value for name, value in summary.row.items() if name != "failed_steps"}
     head["status"] = head["status"] if lives else _current(head["status"], _sessions(run_patches), silence)
@@ -203,6 +207,10 @@ def _told(run: Mapping[str, Any], folds: Mapping[str, Mapping[str, Any]], summar
         resource = top["meta_data"].get("resource") if isinstance(top.get("meta_data"), dict) else None
         if resource is not None:
             fields["meta_data"] = merge_objects({"resource": resource}, fields.get("meta_data", {}))
+    if summary.copy is not None:
+        copy = folds[summary.copy]
+        fields |= {name: copy.get(name) for name in ("input", "output", "error", "usage") if fields.get(name) is None}
+        fields["meta_data"] = merge_objects(copy.get("meta_data", {}), fields.get("meta_data", {}))
     if summary.agent is not None:
         agent = folds[summary.agent]
         fields |= {name: agent.get(name) for name in ("input", "output") if fields.get(name) is None}

@@ -47,12 +47,16 @@ class Summary(NamedTuple):
     """That root, if it is not a step as well."""
     top: str | None
     """The topmost step of a run without a root."""
+    copy: str | None
+    """The only step right below that root, if it is a copy of it: its children stand in its place."""
     agent: str | None
     """The topmost agent among the steps."""
     given: dict[str, str | None]
     """The parent that each step names, by the id of a step where that is known."""
     parents: dict[str, str | None]
     """The tree of the steps."""
+    depths: dict[str, int]
+    """The depth of each step in the tree."""
 
 
 def root_rows(run: Mapping[str, Any]) -> dict[str, StepRow]:
@@ -90,6 +94,8 @@ def summary_of(run_id: str, run: Mapping[str, Any], rows: Mapping[str, StepRow],
     settles = None
     if top is not None:
         row |= _told_by(steps[top], steps.values())
+        told_of = {name: listed(run.get(f"trace_{name}")) for name in ("environment", "release")}
+        row |= {name: value for name, value in told_of.items() if row[name] is None}
         settles = max(step.ended_at or step.began for step in steps.values()) if row["status"] != "running" else None
         if settles is not None and quiet is not None and settles > quiet:
             row["status"] = "running"
@@ -98,6 +104,12 @@ def summary_of(run_id: str, run: Mapping[str, Any], rows: Mapping[str, StepRow],
         step: Teller(row.account, row.step_type, row.source, row.began, row.ended_at) for step, row in steps.items()
     }
     account = run_account(own, tellers, list(depths), parents)
+    copy = _copy_of(hidden, row, steps, parents)
+    if copy is not None:
+        agents = [step for step in agents if step != copy]
+        del steps[copy], parents[copy], given[copy]
+        parents.update({step: None for step, parent in parents.items() if parent == copy})
+        given.update({step: None for step, parent in given.items() if parent == copy})
     failed = sum(step.failed for step in steps.values())
     names = dict.fromkeys(steps[step].name for step in agents)
     names.pop(row["agent_name"], None)
@@ -113,7 +125,19 @@ def summary_of(run_id: str, run: Mapping[str, Any], rows: Mapping[str, StepRow],
         "is_root_missing": top is not None,
     }
     topmost = min(agents, key=depths.__getitem__, default=None)
-    return Summary(row, settles, root, hidden, top, topmost, given, parents)
+    return Summary(row, settles, root, hidden, top, copy, topmost, given, parents, depths)
+
+
+def _copy_of(
+    root: str | None, row: Mapping[str, Any], steps: Mapping[str, StepRow], parents: Mapping[str, str | None]
+) -> str | None:
+    """Return the step that repeats the root, as the task in a workflow of the OpenAI Agents SDK does."""
+    top = [step for step, parent in parents.items() if parent is None]
+    if root is None or len(top) != 1 or len(steps) == 1:
+        return None
+    only = steps[top[0]]
+    same = only.name == row["agent_name"] and only.status == row["status"] and only.step_type not in _CALLS
+    return top[0] if same else None
 
 
 def _row(head: Mapping[str, Any]) -> dict[str, Any]:

@@ -205,6 +205,9 @@ ERROR_TYPES = ("error.type", "error.name")
 ERROR_MESSAGES = ("error.message", "langfuse.observation.status_message")
 ERROR_TRACES = ("error.stack",)
 
+SPAN_TYPE, PENDING, PENDING_PARENT = "logfire.span_type", "pending_span", "logfire.pending_parent_id"
+"""Of Logfire, which announces a span by a child of the type `pending_span`, with the parent of the span."""
+
 META_OBJECTS = ("metadata", "langfuse.observation.metadata")
 META_PREFIXES = (
     *("langfuse.observation.metadata.", "traceloop.association.properties.", "ai.telemetry.metadata."),

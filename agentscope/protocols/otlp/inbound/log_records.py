@@ -32,7 +32,7 @@ Records = dict[str, list[Any]]
 
 def place_of(record: LogRecord) -> tuple[str, str] | None:
     """Return the run and the span id of a record with messages of a span, None for any other record."""
-    if _name(record) not in MESSAGE_EVENTS:
+    if _name(record) not in MESSAGE_EVENTS or not record.time_ns:
         return None
     try:
         trace_id, span_id, _ = check_ids(record.trace_id, record.span_id, "")

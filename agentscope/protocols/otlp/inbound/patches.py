@@ -84,12 +84,30 @@ def patches_of(span: Span, group: SpanGroup) -> list[Patch]:
     """
     if not 0 < max(span.start_ns, span.end_ns) <= _LATEST:
         raise ValueError("its times must be in nanoseconds since the epoch, up to the year 9999")
+    if span.attributes.get(attribute_names.SPAN_TYPE) == attribute_names.PENDING and span.parent_span_id:
+        span = _pending(span)
     given = span.attributes.get(names.RUN_ID)
     run_id = run_id_of(span.trace_id) if given is None else _id(given, names.RUN_ID)
     if given is not None and (names.STEP_ID in span.attributes or span.span_id == span_id_of(run_id)):
         return [_own(span, run_id)]
     # A span with the id of a run of this SDK is a step in it, even without a parent: the run has its own name and end.
     return _third_party(span, group, run_id, _is_root(span) and given is None)
+
+
+def _pending(span: Span) -> Span:
+    """Return the span that Logfire announces by a child without length."""
+    parent = span.attributes.get(attribute_names.PENDING_PARENT)
+    attributes = {
+        name: value
+        for name, value in span.attributes.items()
+        if name not in (attribute_names.SPAN_TYPE, attribute_names.PENDING_PARENT)
+    }
+    return span._replace(
+        span_id=span.parent_span_id,
+        parent_span_id=parent if isinstance(parent, str) else "",
+        end_ns=0,
+        attributes=attributes,
+    )
 
 
 def is_run(span: Span) -> bool:
@@ -222,10 +240,8 @@ def _third_party(span: Span, group: SpanGroup, run_id: str, is_root: bool) -> li
     else:
         if attribute_names.SPAN_TAGS in span.attributes and "tags" in run_fields:
             meta.setdefault("tags", run_fields.pop("tags"))
-        if (
-            span.kind in (SERVER, CONSUMER) or step_type == AGENT
-        ):  # the root may be in another process that is not traced
-            run_fields = {**of_resource, **run_fields}
+        if span.kind in (SERVER, CONSUMER) or step_type == AGENT:  # the topmost step, if the root is not traced
+            run_fields |= {f"trace_{field}": value for field, value in of_resource.items()}
         if run_name:
             run_fields["trace_name"] = run_name
         if run_meta:

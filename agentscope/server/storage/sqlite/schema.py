@@ -35,7 +35,8 @@ _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names f
 # moment at which a session that promised heartbeats counts as silent. `folds` has the registers of the runs (with an empty step)
 # and steps with many events, up to the event with the key `upto`. `tombstones` has the ids of deleted runs, and `deleted` the
 # keys of those whose events are still to be removed. `upgrade` has one row while the rows of an earlier version are made anew:
-# the last one that is done.
+# the last one that is done. Of the columns of a run `summed` is the number of rows of steps that it was told from, and
+# `unsummed` that of the rows that were written since.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
   key INTEGER PRIMARY KEY, project TEXT NOT NULL DEFAULT 'default', id TEXT NOT NULL, agent_name TEXT NOT NULL,
@@ -43,7 +44,7 @@ CREATE TABLE IF NOT EXISTS runs (
   started_at TEXT, ended_at TEXT, first_at TEXT NOT NULL, began TEXT NOT NULL, touched_at REAL NOT NULL, tokens INTEGER,
   tags TEXT, more_tags TEXT, environment TEXT, release TEXT, settles TEXT, rootless INTEGER, agents TEXT, step_count INTEGER,
   failed_steps INTEGER, usage TEXT, cost REAL, summed INTEGER, unsummed INTEGER, last_at TEXT NOT NULL DEFAULT '',
-  UNIQUE (project, id)
+  root TEXT, copy TEXT, UNIQUE (project, id)
 );
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (project, began DESC, key DESC);
 CREATE INDEX IF NOT EXISTS runs_by_touch ON runs (touched_at);
@@ -97,7 +98,8 @@ _ADDED = (
         "runs step_count INTEGER",
         "runs failed_steps INTEGER",
     ),
-    *("runs usage TEXT", "runs cost REAL", "runs summed INTEGER", "runs unsummed INTEGER"),
+    *("runs usage TEXT", "runs cost REAL", "runs summed INTEGER", "runs unsummed INTEGER", "runs root TEXT"),
+    "runs copy TEXT",
     *(
         "steps model TEXT",
         "steps cost REAL",

@@ -10,7 +10,8 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ from agentscope.server.storage.base import (
 )
 from agentscope.server.storage.rows import INTERRUPTED, RUN_COLUMNS, duration_ms
 
-from .append import FoldCache, stored_run, write_batch
+from .append import FoldCache, write_batch
+from .refresh import Refresher, is_due
 from .retention import Sweeper, delete_runs
-from .run_rows import Refresher
 from .schema import is_corrupt, open_reader, upgrade_rows, verify
 from .views import run_head, steps_page
 from .writer import Writer
@@ -47,6 +48,7 @@ from .writer import Writer
 READ_SECONDS = 5.0
 """The longest read in seconds. A reader holds the write-ahead log back, so that a longer one is interrupted."""
 
+_REFRESH_SECONDS = 0.3  # for which a list waits for rows that are made anew
 _MOST_EVENTS = 2048  # of one page
 _MOST_DELETED = 1000  # runs of one transaction
 _COLUMNS = ("id", *RUN_COLUMNS, "failed", "started_at", "ended_at")
@@ -145,8 +147,8 @@ class SQLiteStore:
         self._cache = FoldCache()
         self._opened_at = self._now()
         try:
-            refresh = Refresher(stored_run)
-            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or refresh(db) or self._sweep(db))
+            self._refresher = Refresher(self._cache)
+            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or self._refresher(db) or self._sweep(db))
         except BaseException:
             self._remove_temporary()
             raise
@@ -207,6 +209,7 @@ class SQLiteStore:
         return steps_page(self._reading, project, run_id, query, self.silence(run_id, project=project))
 
     def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
+        self._refresh()
         values = self._values(query, project)
         with self._reading() as db:
             rows = db.execute(_LIST, values).fetchall()
@@ -214,6 +217,14 @@ class SQLiteStore:
             rows = rows[: query.limit]
         runs = [_listed(row[2:]) for row in rows]
         return RunPage(runs, RunCursor(rows[-1][1], runs[-1]["id"]) if more else None)
+
+    def _refresh(self) -> None:
+        """Have the rows of runs made anew that are due, before runs are selected by them."""
+        with self._reading() as db:
+            if not is_due(db):
+                return
+        with suppress(Unavailable, FutureTimeout):  # a full disk, or a busy writer: the rows are as they were
+            self._writer.submit(lambda db: self._refresher.refresh(db, _REFRESH_SECONDS)).result(READ_SECONDS)
 
     def _values(self, query: RunQuery, project: str) -> dict[str, Any]:
         """Return the parameters of `_LIST`."""
@@ -226,6 +237,7 @@ class SQLiteStore:
     def delete_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> int:
         if not query.selects():
             raise ValueError("a deletion needs a filter")
+        self._refresh()
         values = self._values(query, project)
         with self._reading() as db:
             values["newest"] = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]

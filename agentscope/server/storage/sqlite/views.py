@@ -15,7 +15,7 @@ from agentscope.server.storage.registers import Registers
 from agentscope.server.storage.rows import row_fields
 from agentscope.server.storage.summary import root_rows, summary_of
 
-from .append import stored_run
+from .append import stored_registers
 from .run_rows import first_rows
 
 _STEPS = 100  # of one read
@@ -69,7 +69,7 @@ def steps_page(
         if found is None:
             return None
         run = found[0]
-        own = stored_run(db, run)
+        own = stored_registers(db, run, None).fields()
         heads = _heads(db, run, query, _hidden(db, run, run_id, own))
         spans = {span_id_of(run_id), own.get("span_id"), *own.get("roots", {})}
         given, parents = _parents(db, run, heads[: query.limit], spans)

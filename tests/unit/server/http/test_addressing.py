@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentscope.errors import ConfigurationError
 from agentscope.server.http.addressing import Addressing
@@ -194,3 +196,29 @@ def test_a_value_that_cannot_be_is_refused_by_name(option: str, value: str) -> N
 def test_a_root_path_is_a_path(path: str) -> None:
     with pytest.raises(ConfigurationError, match="root-path takes"):
         Addressing(root_path=path)
+
+
+HOSTILE = st.text(st.sampled_from("localhost127.:[]/@%*-_ex\x00 \xe9"), max_size=30) | st.text(max_size=20)
+ALLOWED = {"localhost", "127.0.0.1", "[::1]", "box"}
+
+
+@given(host=HOSTILE, origin=HOSTILE)
+def test_no_text_passes_for_a_name_that_is_not_allowed(host: str, origin: str) -> None:
+    addressing = Addressing(["box"])
+    if addressing.serves(host, request()):
+        name = host.lower()
+        assert name in ALLOWED or name.rpartition(":")[0] in ALLOWED
+    for scheme in ("http://", "https://", ""):
+        if addressing.is_own_origin(scheme + origin, host, request()):
+            found = origin.lower()
+            assert found == host.lower() or found in ALLOWED or found.rpartition(":")[0] in ALLOWED
+
+
+@given(values=st.lists(HOSTILE, max_size=3))
+def test_no_forwarded_header_breaks_a_request(values: list[str]) -> None:
+    scope = request("/a", peer="10.1.2.3")
+    names = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-prefix")
+    scope["headers"] = [(n.encode(), v.encode("utf-8", "replace")) for n in names for v in values]
+    Addressing(proxies=["10.0.0.0/8"]).resolve(scope)
+    assert scope["scheme"] in ("http", "https")
+    assert scope["path"].startswith("/")

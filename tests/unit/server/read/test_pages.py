@@ -79,7 +79,8 @@ def listed(**fields: Any) -> str:
     """The list of one run."""
     run: dict[str, Any] = dict.fromkeys(("external_id", "user_id", "conversation_id", "started_at", "tokens_used"))
     run |= {"id": "r", "agent_name": "a", "status": "odd", "failed": False, "step_count": 0, "error_count": 0}
-    return pages.run_list([{**run, "duration_ms": None, **fields}], RunQuery(), None, "http://x", False)
+    run |= {"duration_ms": None, "agents": [], "tags": []}
+    return pages.run_list([{**run, **fields}], RunQuery(), None, "http://x", False)
 
 
 def test_steps_stand_in_the_lists_of_the_steps_they_are_part_of() -> None:
