@@ -97,9 +97,9 @@ class Attributes:
         sums += [cost for cost in in_usage if cost is not None and cost >= 0]
         for name in COST_OBJECTS:
             found = payload_of(self.all[name]) if name in self.all else None
-            amounts = (
-                {key: value for key, value in found.items() if _is_amount(value)} if isinstance(found, dict) else {}
-            )
+            if not isinstance(found, dict):
+                continue
+            amounts = {key: value for key, value in found.items() if _is_amount(value)}
             if amounts:
                 total = next((amounts[key] for key in COST_TOTALS if key in amounts), None)
                 sums.append(sum(amounts.values()) if total is None else total)
