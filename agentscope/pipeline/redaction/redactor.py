@@ -134,8 +134,7 @@ class Redactor:
         if any(secret in text for secret in self._secrets):
             return True
         return self._names and (
-            next(hits(text, self._pause), None) is not None
-            or (b"\\\\u" in text and _ESCAPED.search(text) is not None)
+            next(hits(text, self._pause), None) is not None or (b"\\\\u" in text and _ESCAPED.search(text) is not None)
         )
 
     def _ids(self, event: Event) -> dict[str, Any]:
