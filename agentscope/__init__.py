@@ -7,7 +7,8 @@ as dropped with a reason. Start with `create_tracker`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from agentscope.tracker.handles import Run, Step
+from agentscope.tracker.handles import Run
+from agentscope.tracker.steps import Step
 from agentscope.tracker.tracker import RunTracker, Tracker, create_tracker
 
 from ._version import __version__

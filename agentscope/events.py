@@ -101,7 +101,7 @@ RUN_FIELDS = _table(
     Field("release", TEXT, True, False, ("service.version",), True, filter="release", label="Release"),
     _SOURCE,
     Field("span_id", TEXT, attributes=("agentscope.span_id",)),
-    Field("trace_name", TEXT),
+    *(Field(f"trace_{name}", TEXT) for name in ("name", "environment", "release")),
 )
 STEP_FIELDS = _table(
     *_BOTH,

@@ -29,8 +29,8 @@ NAMES = (
     "<password>", '"password"', "'token'", '\\"token\\"', 'name="password"', '{"name":"password"',
 )  # fmt: skip
 MORE = (
-    "", "=", ":", ": ", " ", "='", '="', ":[", ":{", '":{', ":str)", ":/", "\\", '\\"', ",", "\n- ", "=>", "@", "a b", "(", "<",
-    "}",
+    "", "=", ":", ": ", " ", "='", '="', ":[", ":{", '":{', ":str)", ":/", "\\", '\\"', ",", "\n- ", "=>", "@", "a b", "(",
+    "<", "}",
 )  # fmt: skip
 """Hostile texts are a name and one of these, again and again."""
 

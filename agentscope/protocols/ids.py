@@ -14,6 +14,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f
 _SPAN_ID = re.compile(r"[0-9a-f]{16}")
 _NO_TRACE = "0" * 32
 _NO_SPAN = "0" * 16
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The digit of a UUID that tells its variant, of any digit."""
 
 
 def trace_id_of(run_id: str) -> str:
@@ -51,9 +53,7 @@ def _hashed(text: str, size: int) -> str:
 def new_id(raw: bytes | None = None) -> str:
     """Return a random UUID (version 4). The `random` module is not used, since its sequence belongs to the user."""
     digits = (os.urandom(16) if raw is None else raw).hex()
-    return (
-        f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) & 3]}{digits[17:20]}-{digits[20:]}"
-    )
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 def sampled(run_id: str, rate: float) -> bool:

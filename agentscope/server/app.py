@@ -103,6 +103,7 @@ class Front:
             Route("/api/runs", read.delete_runs, methods=["DELETE"]),
             Route("/api/runs/{run_id:id}", read.delete_run, methods=["DELETE"]),
             Route("/api/runs/{run_id:id}/events", read.events),
+            Route("/api/runs/{run_id:id}/steps", read.steps),
             Route("/api/runs/{run_id:id}", read.run),
             Route("/", read.runs_page),
             Route("/runs", read.runs_page),

@@ -71,6 +71,8 @@ _new = tuple.__new__
 _current: ContextVar[Scope | None] = ContextVar("agentscope_scope", default=None)
 current: Callable[[], Scope | None] = _current.get
 """Return the current scope of this context, for `restored`."""
+make_current: Callable[[Scope], Token[Scope | None]] = _current.set
+"""Make a new scope the current one. The result becomes its `token`."""
 
 
 class Place(NamedTuple):
@@ -271,20 +273,14 @@ class Runs:
             return scope
         return None
 
-    def enter_below(self, run_id: Any, step_id: str) -> Scope | None:
-        """Make a step current, as a child of the scope from `surrounding`; None if that returns None."""
-        outer = self.surrounding(run_id)
-        if outer is None:
-            return None
-        scope = Scope(outer.run, outer.run_id, step_id, outer)
-        scope.token = _current.set(scope)
-        return scope
-
     def enter_run(self, run: RunState, sort: str = BLOCK) -> Scope:
         """Make a run that has just begun here the current one."""
         run_id, step_id = self.placed(run.own_id) if self._within else (run.own_id, None)
-        scope = Scope(run, run_id, step_id, _below(sort), sort)
-        scope.token = _current.set(scope)
+        outer = _current.get()
+        if outer is not None or "greenlet" in sys.modules:
+            outer = _below(sort)
+        scope = Scope(run, run_id, step_id, outer, sort)
+        scope.token = make_current(scope)
         return scope
 
     def parent_in(self, run_id: str) -> str | None:
@@ -305,7 +301,7 @@ class Runs:
             run = RunState(self, own_id)
             run.is_remote = sort == REMOTE
         scope = Scope(run, run_id, step_id, outer, sort)
-        scope.token = _current.set(scope)
+        scope.token = make_current(scope)
         return scope
 
 
@@ -334,9 +330,6 @@ def _not_left(scope: Scope | None) -> Scope | None:
 
 def _below(sort: str) -> Scope | None:
     """Return the scope below the one that is entered now."""
-    outer = _current.get()
-    if outer is None and "greenlet" not in sys.modules:
-        return None
     outer = _top()
     # Runs that were ended elsewhere must not pile up behind each other,
     while outer is not None and (outer.left or outer.run.ended):
@@ -389,7 +382,7 @@ def enter_again(scope: Scope) -> Scope:
     """Make a step current in this context after it was left in this or another one."""
     scope = renewed(scope) or scope
     scope = Scope(scope.run, scope.run_id, scope.step_id, _current.get(), scope.sort)
-    scope.token = _current.set(scope)
+    scope.token = make_current(scope)
     return scope
 
 

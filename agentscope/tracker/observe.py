@@ -16,8 +16,9 @@ from agentscope.serialization.foreign import called, is_hosts
 from agentscope.serialization.snapshot import encode
 
 from .context import Scope, current, renewed, restored
-from .handles import Run, Step
+from .handles import Run
 from .recorder import Recorder
+from .steps import Step
 from .streams import OpenReading, Reading, async_reader, reader, replacement_of
 from .token_counts import UsageOf, usage_in
 

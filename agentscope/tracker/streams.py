@@ -20,7 +20,8 @@ from agentscope.serialization.snapshot import encode
 
 from .context import _current, renewed
 from .fields import Encoded
-from .handles import InProcess, Run, Step
+from .handles import InProcess, Run
+from .steps import Step
 from .token_counts import UsageOf, merged, usage_in, usage_in_item
 
 _scope, _switch = _current.get, _current.set

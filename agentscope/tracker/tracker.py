@@ -13,8 +13,9 @@ from agentscope.serialization.foreign import is_hosts
 
 from .base import Face
 from .fields import unknown
-from .handles import Extracted, Run, StartedStep, Step
+from .handles import Extracted, Run
 from .never_raise import safe
+from .steps import StartedStep, Step
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -18,7 +18,7 @@ from agentscope.protocols.ids import new_id
 from agentscope.serialization.text import text
 from agentscope.tracker.context import HANDLE, Scope
 from agentscope.tracker.fields import LONGEST_SHOWN, Fields, outcome
-from agentscope.tracker.handles import _Block
+from agentscope.tracker.handles import Block
 from agentscope.tracker.never_raise import safe
 from agentscope.tracker.recorder import Recorder
 
@@ -39,7 +39,7 @@ _ATTRIBUTES = frozenset({"id", "trace_id", "agent_id"})
 _refused = safe(lambda *_: REFUSED)
 
 
-class Handle(_Block, Ready[Any]):
+class Handle(Block, Ready[Any]):
     """A handle of an open run or step. `await` returns the handle itself."""
 
     def __init__(self, registry: Registry | None, entry: Entry, above: Handle | None = None) -> None:

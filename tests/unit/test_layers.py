@@ -38,7 +38,7 @@ HOMES = {
     "urllib3": ("agentscope.exporters.http.deadline",),
     "typing_extensions": (
         "agentscope.tracker.tracker",
-        "agentscope.tracker.handles",
+        "agentscope.tracker.steps",
         "agentscope.voltagent.sdk",
     ),  # for type checkers only
     "tenacity": ("agentscope.pipeline.retry",),

@@ -23,8 +23,10 @@ class Limits:
     """Number of open connections. Beyond it, the oldest one that waits for a request or for its body is ended."""
     send_seconds: float = 10.0
     """Time in which a client has to read a part of an answer. All of it has a second more for each megabyte."""
-    view_bytes: int = 128 << 20
-    """Size of the events of a run that is shown as a whole. Of a larger run only the events can be read."""
+    view_bytes: int = 16 << 20
+    """Size of the events of a run that is shown as a whole. Of a larger one a part of the steps is shown, of about this size."""
+    view_steps: int = 10_000
+    """Steps of a run that is shown as a whole."""
 
 
 def limits_of(body_bytes: int, inflated_bytes: int) -> Limits:

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from agentscope.events import FIELDS, RUN_FIELDS, STEP_FIELDS, TEXTS, Field
 from agentscope.server.http.addressing import FRAME
 from agentscope.server.http.paths import address_of
-from agentscope.server.storage.base import RunQuery
+from agentscope.server.storage.base import RunQuery, StepPage
 from agentscope.server.storage.rows import is_failed
 from agentscope.server.storage.totals import COST_DIGITS
 
@@ -86,13 +86,17 @@ def run_list(
     return _page("Runs", f"<h1>Runs</h1>{form}{body}{more}")
 
 
-def run_page(run: Mapping[str, Any], page: int = 1) -> str:
-    """Write one run: its payloads, and one page of its steps as a tree. A page beyond the last is the last."""
+def run_page(run: Mapping[str, Any], page: int = 1, part: StepPage | None = None, *, failed: bool = False) -> str:
+    """Write one run: its payloads, and one page of its steps as a tree. A page beyond the last is the last.
+
+    part: the page of steps of a run that has not all of them. failed: these are the failed ones.
+    """
     run_id = run["id"]
     raw, events = address_of("/api/runs", run_id), address_of("/api/runs", run_id, "/events")
     steps = run["steps"]
     room = _Room()
-    first = min(page - 1, max(0, len(steps) - 1) // MAX_STEPS) * MAX_STEPS
+    count = len(steps) if part is None else run["error_count"] if failed else run["step_count"]
+    first = min(page - 1, max(0, count - 1) // MAX_STEPS) * MAX_STEPS
     facts = [*_figures(run).items()]
     usage = run["total_usage"] or {}
     parts = [(kind.replace("_", " "), usage.get(f"{kind}_tokens")) for kind in _KINDS_OF_TOKENS]
@@ -114,8 +118,14 @@ def run_page(run: Mapping[str, Any], page: int = 1) -> str:
         facts.append(("Whole name", text(run["agent_name"], _WHOLE_NAME)))
     payloads = _payloads(run, raw, room)
     none = "No steps came so far." if run["status"] == "running" else "No steps were recorded."
-    tree = _tree(steps, first, raw, room) or f'<p class="empty">{none}</p>'
-    turn = _turn(run_id, first, len(steps))
+    tree = _tree(steps, first, raw, room) if part is None else _tree(_alone(steps), 0, raw, room)
+    tree = tree or f'<p class="empty">{none}</p>'
+    turn = _turn(run_id, first, count, "&amp;status=failed" if failed else "")
+    if run["error_count"] and run["step_count"] > MAX_STEPS:
+        address = address_of("/runs", run_id)
+        link = address if failed else f"{address}{'&amp;' if '?' in address else '?'}status=failed"
+        other = f'<a href="{link}#steps">{"All steps" if failed else "Failed steps"}</a>'
+        turn += f'<p class="note">{other}</p>'
     return _page(
         run["agent_name"],
         f"""<p class="path"><a href="/">Runs</a> / <code>{text(run_id)}</code></p>
@@ -249,7 +259,13 @@ def _run_line(run: Mapping[str, Any]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _turn(run_id: str, first: int, count: int) -> str:
+def _alone(steps: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return a part of the steps of a run as a tree of its own: a step whose parent is elsewhere has none."""
+    ids = {step["id"] for step in steps}
+    return [step if step["parent_id"] in ids else {**step, "parent_id": None} for step in steps]
+
+
+def _turn(run_id: str, first: int, count: int, more: str = "") -> str:
     """Write the range of steps on the page and the links to those before and after; empty if the page has all."""
     if count <= MAX_STEPS:
         return ""
@@ -258,7 +274,7 @@ def _turn(run_id: str, first: int, count: int) -> str:
     for word, start in (("Previous", first - MAX_STEPS), ("Next", after)):
         if 0 <= start < count:
             address = address_of("/runs", run_id)
-            link = f"{address}{'&amp;' if '?' in address else '?'}page={start // MAX_STEPS + 1}#steps"
+            link = f"{address}{'&amp;' if '?' in address else '?'}page={start // MAX_STEPS + 1}{more}#steps"
             ways.append(f'<a href="{link}">{word} {min(MAX_STEPS, count - start):,} steps</a>')
     return f'<p class="note">{" · ".join(ways)}</p>'
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -18,17 +17,21 @@ from agentscope.protocols.json_decode import is_text
 from agentscope.server.http.addressing import FRAME
 from agentscope.server.http.keys import ADMIN, Keys
 from agentscope.server.http.limits import Refused
-from agentscope.server.storage.base import RunCursor, RunQuery, Store, Unavailable
+from agentscope.server.storage.base import RunCursor, RunQuery, StepCursor, StepPage, StepQuery, Store, Unavailable
 
 from . import pages
 from .runs import RunReader
 
 MAX_LIMIT = 500
 """The most runs of one page."""
+MAX_STEPS = 1000
+"""The most steps of one page."""
 FILTERS = (*dict.fromkeys(field.filter for field in FIELDS.values() if field.filter), "step_status")
 """The parameters of a list of runs that select by a field."""
 _MAX_TEXT = 255
 _MAX_PAGE = 1_000_000
+_MAX_POSITION = 1 << 53
+C = TypeVar("C", RunCursor, StepCursor)
 
 
 class Routes:
@@ -63,7 +66,17 @@ class Routes:
     async def run(self, request: Request) -> Response:
         """`GET /api/runs/{id}`."""
         run_id = self._named(request)
-        return await self._reader.run(run_id, _json, "application/json")
+        return await self._reader.run(run_id, _json, "application/json", StepQuery())
+
+    async def steps(self, request: Request) -> Response:
+        """`GET /api/runs/{id}/steps?limit&cursor&status`: a page of the steps by their start."""
+        run_id = self._named(request, "limit", "cursor", "status")
+        cursor, status = request.query_params.get("cursor"), request.query_params.get("status")
+        if status not in (None, "failed"):
+            raise Refused(422, "status must be failed.")
+        after = parsed_cursor(cursor, StepCursor) if cursor else None
+        query = StepQuery(number(request, "limit", MAX_STEPS, MAX_STEPS), after, failed=status is not None)
+        return await self._reader.steps(run_id, query, _steps_json)
 
     async def events(self, request: Request) -> Response:
         """`GET /api/runs/{id}/events`: the patches as they came, each with the session that sent it."""
@@ -109,8 +122,13 @@ class Routes:
             return RedirectResponse("/login", 303)
         try:
             page = number(request, "page", 1, _MAX_PAGE)
-            draw = partial(pages.run_page, page=page)
-            return await self._reader.run(run_named(request), draw, "text/html")
+            failed = request.query_params.get("status") == "failed"
+            query = StepQuery(pages.MAX_STEPS, skip=(page - 1) * pages.MAX_STEPS, failed=failed, is_whole=True)
+
+            def draw(run: dict[str, Any], part: StepPage | None) -> str:
+                return pages.run_page(run, page, part, failed=failed)
+
+            return await self._reader.run(run_named(request), draw, "text/html", query)
         except Refused as problem:
             title = "Not found" if problem.status == 404 else "Not shown"
             return HTMLResponse(pages.message(title, str(problem)), problem.status, headers=problem.headers)
@@ -148,8 +166,13 @@ def refusal_to_read(keys: Keys, request: Request) -> Refused:
     return Refused(401, f"Send the receiver's key, {ways}.")
 
 
-def _json(run: dict[str, Any]) -> str:
-    return json.dumps(run, ensure_ascii=False, separators=(",", ":"))
+def _json(run: dict[str, Any], page: StepPage | None = None) -> str:
+    following = {} if page is None else {"steps_next": None if page.next is None else cursor_text(page.next)}
+    return json.dumps({**run, **following}, ensure_ascii=False, separators=(",", ":"))
+
+
+def _steps_json(page: StepPage) -> str:
+    return _json({"steps": page.steps, "next": None if page.next is None else cursor_text(page.next)})
 
 
 def run_query(request: Request) -> RunQuery:
@@ -165,7 +188,7 @@ def run_query(request: Request) -> RunQuery:
             raise Refused(422, "step_status must be failed.")
         texts[name] = text
     cursor = parameters.get("cursor")
-    return RunQuery(limit, parsed_cursor(cursor) if cursor else None, **texts)
+    return RunQuery(limit, parsed_cursor(cursor, RunCursor) if cursor else None, **texts)
 
 
 def number(request: Request, name: str, usual: int, highest: int) -> int:
@@ -176,17 +199,20 @@ def number(request: Request, name: str, usual: int, highest: int) -> int:
     return int(given)
 
 
-def cursor_text(cursor: RunCursor) -> str:
+def cursor_text(cursor: RunCursor | StepCursor) -> str:
     """Write a cursor as text that is opaque to clients."""
     return base64.urlsafe_b64encode(json.dumps(cursor).encode()).decode().rstrip("=")
 
 
-def parsed_cursor(text: str) -> RunCursor:
+def parsed_cursor(text: str, kind: Callable[..., C]) -> C:
     """Decode the text of a cursor. Raises `Refused` (422) for a text that `cursor_text` has not made."""
     try:
         values = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
-        cursor = RunCursor(*values)
-        if cursor_text(cursor) == text and all(type(value) is str and is_text(value) for value in cursor):
+        cursor = kind(*values)
+        numbers = [value for value in cursor if type(value) is int and 0 <= value <= _MAX_POSITION]
+        texts = [value for value in cursor if type(value) is str and is_text(value)]
+        is_whole = len(texts) == 2 and len(numbers) == len(cursor) - 2 and type(cursor[-1]) is (int if numbers else str)
+        if cursor_text(cursor) == text and is_whole:
             return cursor
     except (ValueError, TypeError):
         pass

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -15,10 +16,21 @@ from starlette.types import Receive, Scope, Send
 from agentscope.protocols.ids import run_id_of
 from agentscope.server.clock import Clock
 from agentscope.server.http.limits import Limits, Refused
-from agentscope.server.storage.base import EventPage, Store, StoredEvent, Unavailable, quiet_since
+from agentscope.server.storage.base import (
+    EventPage,
+    RunQuery,
+    StepPage,
+    StepQuery,
+    Store,
+    StoredEvent,
+    Unavailable,
+    quiet_since,
+)
 from agentscope.server.storage.fold import run_view
 
 T = TypeVar("T")
+Draw = Callable[[dict[str, Any], "StepPage | None"], str]
+"""Writes a run, and the page of its steps if it has not all of them."""
 _TRACE_ID = re.compile("[0-9a-fA-F]{32}")
 
 _READS = 8  # at once; the other threads of the pool are for ingest
@@ -48,19 +60,41 @@ class RunReader:
         async with self._reads:
             return await run_in_threadpool(work, *arguments, **options)
 
-    async def run(self, run_id: str, draw: Callable[[dict[str, Any]], str], media_type: str) -> PacedResponse:
-        """Answer with a whole run as `draw` puts it.
+    async def run(self, run_id: str, draw: Draw, media_type: str, query: StepQuery) -> PacedResponse:
+        """Answer with a run as `draw` puts it. A run that is too large to be shown as a whole has the steps of `query`.
 
-        Raises `Refused`: 404 for an unknown run, 413 for one that is too large, 503 while another large one is read.
+        Raises `Refused`: 404 for an unknown run, 503 while another large one is read.
         """
         run_id = await self._known(run_id)
-        size = await self.read(self._store.run_size, run_id)
+        size = await self.read(self._size, run_id)
+        return await self._answer(size, partial(self._drawn, run_id, size, draw, query), media_type)
+
+    async def steps(self, run_id: str, query: StepQuery, draw: Callable[[StepPage], str]) -> PacedResponse:
+        """Answer with a page of the steps of a run. Raises as `run` does."""
+        run_id = await self._known(run_id)
+        size = await self.read(self._size, run_id)
+
+        def drawn() -> bytes:
+            page = self._store.steps(run_id, query._replace(size=self._limits.view_bytes))
+            if page is None:
+                raise _unknown_run()
+            return draw(page).encode()
+
+        return await self._answer(size, drawn, "application/json")
+
+    def _size(self, run_id: str) -> int:
+        """Return the characters of the events of a run, or a number beyond the limit for one of too many steps."""
+        listed = self._store.list_runs(RunQuery(1, run_id=run_id)).runs
+        if listed and listed[0]["step_count"] > self._limits.view_steps:
+            return self._limits.view_bytes + 1  # without a look at its events
+        size = self._store.run_size(run_id)
         if size is None:
             raise _unknown_run()
-        if size > self._limits.view_bytes:
-            raise Refused(413, f"This run is larger than {self._limits.view_bytes} bytes; read its events instead.")
+        return size
+
+    async def _answer(self, size: int, drawn: Callable[[], bytes], media_type: str) -> PacedResponse:
         if size <= _LARGE:
-            body = await self.read(self._drawn, run_id, draw)
+            body = await self.read(drawn)
             return PacedResponse(body, media_type=media_type, seconds=self._limits.send_seconds)
         try:
             await asyncio.wait_for(self._large_runs.acquire(), _PATIENCE)
@@ -69,7 +103,7 @@ class RunReader:
         done = self._large_runs.release
         try:
             async with self._memory:  # given back before the answer is sent, which may take long
-                body = await self.read(self._drawn, run_id, draw)
+                body = await self.read(drawn)
         except BaseException:
             done()
             raise
@@ -90,11 +124,17 @@ class RunReader:
             return run_id_of(run_id)
         return run_id
 
-    def _drawn(self, run_id: str, draw: Callable[[dict[str, Any]], str]) -> bytes:
+    def _drawn(self, run_id: str, size: int, draw: Draw, query: StepQuery) -> bytes:
+        if size > self._limits.view_bytes or query.failed:
+            run = self._store.run(run_id)
+            page = self._store.steps(run_id, query._replace(size=self._limits.view_bytes))
+            if run is None or page is None:
+                raise _unknown_run()
+            return draw({**run, "steps": page.steps}, page).encode()
         patches = [event.patch() for event in self._all_events(run_id)]
-        if not patches:  # deleted by the retention meanwhile
+        if not patches:  # deleted meanwhile
             raise _unknown_run()
-        return draw(run_view(run_id, patches, self._store.silence(run_id), quiet_since(self._now()))).encode()
+        return draw(run_view(run_id, patches, self._store.silence(run_id), quiet_since(self._now())), None).encode()
 
     def _all_events(self, run_id: str) -> Iterator[StoredEvent]:
         after = None

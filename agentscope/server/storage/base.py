@@ -176,6 +176,39 @@ class RunPage(NamedTuple):
     """None on the last page."""
 
 
+class StepCursor(NamedTuple):
+    """The last step of a page. The next page begins after it."""
+
+    began: str
+    step_id: str
+    position: int
+    """Its place in the order of the steps."""
+
+
+class StepQuery(NamedTuple):
+    """A page of the steps of a run, ordered by start."""
+
+    limit: int = 1000
+    after: StepCursor | None = None
+    skip: int = 0
+    """Steps that are left out at the beginning."""
+    failed: bool = False
+    """Only the failed steps."""
+    size: int = 16 << 20
+    """Characters of the events of a page, after which it ends."""
+    is_whole: bool = False
+    """Steps beyond `size` come without payloads instead of on the next page."""
+
+
+class StepPage(NamedTuple):
+    """A part of the steps of a run."""
+
+    steps: list[dict[str, Any]]
+    """Steps as `fold.run_view` shows them; without `step_index` if only the failed ones were asked for."""
+    next: StepCursor | None
+    """None on the last page."""
+
+
 def bounded_reasons(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
     """Return the first `MOST_REASONS` counts by reason. The sum of the others is added to that of `OTHER_REASON`."""
     shown: dict[str, int] = {}
@@ -231,6 +264,20 @@ class Store(Protocol):
 
     def run_size(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> int | None:
         """Return the characters of all events of a run, or None for an unknown run."""
+        ...
+
+    def run(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> dict[str, Any] | None:
+        """Return a run as `fold.run_view` does, without its steps; None for an unknown run.
+
+        The memory does not depend on the number of its steps and events.
+        """
+        ...
+
+    def steps(self, run_id: str, query: StepQuery, *, project: str = DEFAULT_PROJECT) -> StepPage | None:
+        """Return a page of the steps of a run as `fold.run_view` shows them, or None for an unknown run.
+
+        In a run of very many steps a parent that is named by its span id may be told as unattached.
+        """
         ...
 
     def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:

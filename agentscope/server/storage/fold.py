@@ -9,7 +9,7 @@ a fold of its own, in `roots` of the run's fold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -50,7 +50,7 @@ def _joins(names: Iterable[str]) -> Joins:
 
 RUN_JOINS, STEP_JOINS, ROOT_JOINS, TRACE_JOINS = map(_joins, (RUN_FIELDS, STEP_FIELDS, _OF_ROOT, _OF_TRACE))
 _TEXT_LISTS = tuple(name for name, field in RUN_FIELDS.items() if field.type == TEXTS)
-_OF_RUN = tuple(name for name in RUN_FIELDS if name not in ("span_id", "trace_name"))  # which serve to tell others
+_OF_RUN = tuple(name for name in RUN_FIELDS if name != "span_id" and not name.startswith("trace_"))
 _NOT_OF_RUNS = ("model", "provider", "cost_usd", "first_token_ms")
 OF_OWNER = ("agent_name", "status", "started_at", "ended_at")
 ENDS = frozenset({RUN_END, STEP, STEP_END})
@@ -152,21 +152,40 @@ def run_view(
     order = sorted(folds, key=lambda step_id: (rows[step_id].began, summary.depths[step_id], firsts[step_id]))
     lives = any(silence.get(patch.session_id) is False for patch in chain(*step_patches.values())) if silence else False
     head = {name: value for name, value in summary.row.items() if name != "failed_steps"}
-    head["status"] = head["status"] if lives else _current(head["status"], run_patches, silence)
+    head["status"] = head["status"] if lives else _current(head["status"], _sessions(run_patches), silence)
+    parents, given = summary.parents, summary.given
     return {
-        "id": run_id,
+        **_head_view({"id": run_id, **head}, told),
+        "steps": [
+            step_view(step, index, folds[step], parents[step], given[step], _sessions(step_patches[step]), silence)
+            for index, step in enumerate(order)
+        ],
+    }
+
+
+def head_view(
+    run: Mapping[str, Any], folds: Mapping[str, Mapping[str, Any]], summary: Summary, listed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what `run_view` does but for the steps.
+
+    run: the fold of the run's own events. folds: those of the topmost step and the topmost agent of the summary. listed: its
+    entry of `Store.list_runs`.
+    """
+    return _head_view(listed, _told(run, folds, summary))
+
+
+def _head_view(head: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": head["id"],
         **{name: told.get(name) for name in _OF_RUN},
         **head,
         **{name: told.get(name) or [] for name in _TEXT_LISTS},
         "usage": normal_usage(told.get("usage")),
-        "steps": [
-            {
-                **_step_view(step_id, index, folds[step_id], summary.parents[step_id], summary.given[step_id]),
-                "status": _current(status_of(folds[step_id]), step_patches[step_id], silence),
-            }
-            for index, step_id in enumerate(order)
-        ],
     }
+
+
+def _sessions(patches: Iterable[Patch]) -> set[str]:
+    return {patch.session_id for patch in patches}
 
 
 def _told(run: Mapping[str, Any], folds: Mapping[str, Mapping[str, Any]], summary: Summary) -> dict[str, Any]:
@@ -198,14 +217,25 @@ def _told(run: Mapping[str, Any], folds: Mapping[str, Mapping[str, Any]], summar
     return fields
 
 
-def _current(status: str, patches: Sequence[Patch], silence: Mapping[str, bool]) -> str:
-    is_left = status == "running" and bool(patches) and all(silence.get(patch.session_id) for patch in patches)
+def _current(status: str, sessions: Collection[str], silence: Mapping[str, bool]) -> str:
+    is_left = status == "running" and bool(sessions) and all(silence.get(session) for session in sessions)
     return INTERRUPTED if is_left else status
 
 
-def _step_view(
-    step_id: str, index: int, fields: Mapping[str, Any], parent: str | None, given: str | None
+def step_view(
+    step_id: str,
+    index: int | None,
+    fields: Mapping[str, Any],
+    parent: str | None,
+    given: str | None,
+    sessions: Collection[str],
+    silence: Mapping[str, bool],
 ) -> dict[str, Any]:
+    """Return a step as the read API shows it.
+
+    index: its place in the order of the steps. fields: its fold. parent: its parent in the tree. given: the parent that it names.
+    sessions: those that sent events of it. silence: as `Store.silence` tells.
+    """
     latency = fields.get("latency_ms")
     if latency is None:
         latency = duration_ms(fields.get("started_at"), fields.get("ended_at"))
@@ -216,7 +246,7 @@ def _step_view(
         **{name: fields.get(name) for name in STEP_FIELDS},
         "step_type": fields.get("step_type") or "other",
         "name": fields.get("name") or fields.get("agent_name") or "step",
-        "status": status_of(fields),
+        "status": _current(status_of(fields), sessions, silence),
         "tokens_used": account_of(fields).tokens.total,
         "usage": normal_usage(fields.get("usage")),
         "latency_ms": latency,

@@ -26,10 +26,11 @@ RUN_COLUMNS = tuple(name for name, field in RUN_FIELDS.items() if field.row)
 _ROW_FIELDS = (
     *(name for name, field in FIELDS.items() if field.row),
     *("name", "step_type", "error", "tokens_used", "usage", "cost_usd", "started_at", "ended_at"),
-    *("parent_id", "span_id", "trace_name"),
+    *("parent_id", "span_id", "trace_name", "trace_environment", "trace_release"),
 )
 LISTS = tuple(name for name, field in FIELDS.items() if field.row and field.type == TEXTS)
 _LONGEST = 1000  # characters of a name or an id in a list
+_NOTHING = Account()
 _FAILED = frozenset({"failed", "error"})
 
 
@@ -112,7 +113,7 @@ def listed(name: object) -> str | None:
 
     A value that is no text is None. Events of an earlier version, which did not check all fields, may have one.
     """
-    if not isinstance(name, str):
+    if type(name) is not str:
         return None
     return name if len(name) <= _LONGEST else name[:_LONGEST] + "…"
 
@@ -127,14 +128,15 @@ def account_of(fields: Mapping[str, Any]) -> Account:
 
     Its cost is `cost_usd`, else that in `usage`.
     """
-    usage = fields.get("usage")
-    counts = Tokens(*map(_count, usage_counts(usage))) if usage else Tokens()
-    total = _count(fields.get("tokens_used"))
+    total, cost, usage = fields.get("tokens_used"), fields.get("cost_usd"), fields.get("usage")
+    if not usage and cost is None:
+        return _NOTHING if total is None else Account(Tokens(total=_count(total)))
+    counts = Tokens(*map(_count, usage_counts(usage)))
+    total, cost = _count(total), _cost(cost)
     if total is None:
         total = counts.total
     if total is None and (counts.input is not None or counts.output is not None):
         total = min((counts.input or 0) + (counts.output or 0), MAX_TOKENS)
-    cost = _cost(fields.get("cost_usd"))
     return Account(counts._replace(total=total), _cost(cost_in(usage)) if cost is None else cost)
 
 

@@ -94,6 +94,8 @@ def summary_of(run_id: str, run: Mapping[str, Any], rows: Mapping[str, StepRow],
     settles = None
     if top is not None:
         row |= _told_by(steps[top], steps.values())
+        told_of = {name: listed(run.get(f"trace_{name}")) for name in ("environment", "release")}
+        row |= {name: value for name, value in told_of.items() if row[name] is None}
         settles = max(step.ended_at or step.began for step in steps.values()) if row["status"] != "running" else None
         if settles is not None and quiet is not None and settles > quiet:
             row["status"] = "running"

@@ -259,6 +259,14 @@ def test_a_root_beside_a_run_of_the_sdk_in_the_same_trace_is_a_step_of_it(told: 
     other.store.close()
 
 
+def test_the_environment_of_a_run_is_that_of_its_root_and_not_of_another_service(told: Told) -> None:
+    inner = span("retrieve", "root", kind=2, resource={"service.version": "2.0", "deployment.environment": "prod"})
+    run = told.run([span("root", None, resource={"service.version": "1.0"}), inner])
+    assert (run["release"], run["environment"]) == ("1.0", None)
+    run = told.run([inner])
+    assert (run["release"], run["environment"]) == ("2.0", "prod")
+
+
 def test_an_agent_inside_a_run_of_a_web_framework_is_found_and_its_content_shown(told: Told) -> None:
     run = told.run(SERVED)
     assert (run["agent_name"], run["agents"]) == ("POST /chat", ["planner", "writer"])

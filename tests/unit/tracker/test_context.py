@@ -28,6 +28,7 @@ from agentscope.tracker.context import (
     current,
     leave,
     leave_run,
+    make_current,
     renewed,
     restored,
     runs_of,
@@ -263,8 +264,18 @@ def test_an_exception_of_a_signal_handler_goes_through_and_a_second_call_leaves(
     assert interrupted >= 4
 
 
+def enter_below(runs: Runs, step_id: str) -> Scope | None:
+    """Enter a step as the handle of a block does, if a run is current."""
+    outer = runs.surrounding(None)
+    if outer is None:
+        return None
+    scope = Scope(outer.run, outer.run_id, step_id, outer)
+    scope.token = make_current(scope)
+    return scope
+
+
 def enter_step(runs: Runs, step_id: str) -> Scope:
-    return runs.enter_below(None, step_id) or runs.enter("run", step_id)
+    return enter_below(runs, step_id) or runs.enter("run", step_id)
 
 
 @pytest.mark.parametrize("copied", [True, False])
@@ -387,7 +398,7 @@ def test_no_order_of_calls_in_any_contexts_finds_a_run_that_is_not_its_own(data:
             if call == "run":
                 blocks.append((scope, name))
         elif call == "step":
-            scope_below = here.context.run(runs.enter_below, None, name)
+            scope_below = here.context.run(enter_below, runs, name)
             place = here.context.run(runs.place)
             if scope_below is not None:
                 blocks.append((scope_below, None))

@@ -23,7 +23,8 @@ from agentscope import (
     create_tracker,
 )
 from agentscope.tracker import copies
-from agentscope.tracker.handles import Extracted, Run, StartedStep, Step
+from agentscope.tracker.handles import Extracted, Run
+from agentscope.tracker.steps import StartedStep, Step
 from tests.support.copies import another_process
 from tests.support.recording import Recording, recorded
 

@@ -10,7 +10,7 @@ import pytest
 
 from agentscope import Tracker
 from agentscope.errors import AgentScopeError
-from agentscope.tracker import handles
+from agentscope.tracker import steps
 from tests.support.recording import Recording, current_scope, recorded
 
 
@@ -115,7 +115,7 @@ def test_a_started_step_that_is_collected_without_its_end_is_cancelled(recording
 
 def test_the_copy_of_a_started_step_in_a_forked_process_records_nothing(recording: Recording, tracker: Tracker) -> None:
     step = tracker.start_step("the parent's")
-    with patch.object(handles.os, "getpid", lambda: 0):
+    with patch.object(steps.os, "getpid", lambda: 0):
         del step
     assert recording.steps() == []
 

@@ -19,7 +19,7 @@ from agentscope.server.storage.registers import Registers
 from agentscope.server.storage.rows import StepRow, row_fields, step_row
 from agentscope.server.storage.summary import root_rows
 
-from .run_rows import StepRows, insert_run, is_due, put_steps, touch_run, write_run
+from .run_rows import Received, StepRows, insert_run, put_steps, touch_run, write_run
 
 _MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgotten first
 _SAVED_EVERY = 64  # events of a run or step
@@ -192,6 +192,7 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
     keys: dict[str, int] = dict(db.execute(_RUNS_OF, (project, json.dumps(list(by_run)))))
     next_key = db.execute(_LAST_KEY).fetchone()[0]
     new_runs = 0
+    written: dict[int, dict[str, StepRow]] = {}
     for run_id, groups in by_run.items():
         times = [patch.time for group in groups.values() for patch in group]
         first_at, last_at = min(times), max(times)
@@ -202,18 +203,22 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
             keys[run_id] = next_key + new_runs
         key = keys[run_id]
         known: Container[str] = ()
+        received = Received(first_at, last_at, max(1, len(groups)), now)
         if is_new:
-            insert_run(db, key, project, run_id, first_at, last_at, now)
+            insert_run(db, key, project, run_id, received)
         else:
-            touch_run(db, key, first_at, last_at, now)
+            touch_run(db, key, received)
             known = {step_id for (step_id,) in db.execute(_STEPS_OF, (key, json.dumps(list(groups))))}
         rows = {
             step_id: _step_row(db, key, step_id, group, step_id in known, cache)
             for step_id, group in groups.items()
             if step_id is not None
         }
-        run = cache.folded(key, None, of_run, is_new)
-        _write(db, key, run, rows, cache.rows, is_new=is_new, with_roots=bool(of_run))
+        if of_run:
+            rows |= _root_rows(db, key, cache.folded(key, None, of_run, is_new), rows)
+        written[key] = rows
+        cache.rows.add(key, rows, is_new)
+    put_steps(db, written)
     db.executemany(_ADD_SESSION, {(keys[patch.run_id], patch.session_id, patch.step_id is None) for patch in patches})
     db.executemany(
         "INSERT INTO events (project, id, run, step_id, session_id, received_at, body) VALUES (?,?,?,?,?,?,?)",
@@ -225,30 +230,15 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
     return new_runs
 
 
-def _write(
-    db: sqlite3.Connection,
-    key: int,
-    run: Mapping[str, Any],
-    rows: dict[str, StepRow],
-    known: StepRows,
-    *,
-    is_new: bool = False,
-    with_roots: bool,
-) -> None:
-    """Write the rows of steps, of the roots of the trace, and of the run itself."""
-    roots = root_rows(run) if with_roots else {}
-    if roots:
-        calls = {step for (step,) in db.execute(_CALLS_OF, (key, json.dumps(list(roots))))}
-        rows |= {span: row for span, row in roots.items() if span not in calls and span not in rows}
-    put_steps(db, key, rows)
-    known.add(key, rows, is_new)
-    if is_due(db, key, len(rows)):
-        write_run(db, key, run, known)
-
-
-def stored_run(db: sqlite3.Connection, run: int) -> dict[str, Any]:
-    """Return the fold of the own events of a run, without payloads."""
-    return stored_registers(db, run, None).fields()
+def _root_rows(
+    db: sqlite3.Connection, key: int, run: Mapping[str, Any], known: Container[str]
+) -> Mapping[str, StepRow]:
+    """Return the rows of the roots of a trace, without those that have a step of their own."""
+    roots = root_rows(run)
+    if not roots:
+        return {}
+    steps = {step for (step,) in db.execute(_CALLS_OF, (key, json.dumps(list(roots))))}
+    return {span: row for span, row in roots.items() if span not in steps and span not in known}
 
 
 def _step_row(
@@ -262,9 +252,9 @@ def _step_row(
 
 def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
     """Make the row of a stored step or run anew; that of a run after those of its steps."""
-    if step_id is None:
-        _write(db, run, stored_run(db, run), {}, StepRows(), with_roots=True)
-        return
     fields = stored_registers(db, run, step_id).fields()
-    if fields:
-        put_steps(db, run, {step_id: step_row(fields)})
+    if step_id is None:
+        put_steps(db, {run: _root_rows(db, run, fields, ())})
+        write_run(db, run, fields, StepRows())
+    elif fields:
+        put_steps(db, {run: {step_id: step_row(fields)}})

@@ -1,31 +1,28 @@
 """The tables `runs` and `steps`: the rows of steps, and the rows of runs, which are told from them.
 
-The row of a run is made anew with each of its events, in the same transaction, from the rows of all its steps. That of a run with
-many steps is made anew when it has grown by a quarter, and in the meantime by `Refresher`, so that the time stays linear.
+The rows of steps are written with their events. The row of a run is made anew from the rows of all its steps before it is read,
+or when there is time, so that a run of many batches is not told anew with each of them. `runs.unsummed` counts the rows that were
+written since.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from agentscope.protocols.token_usage import Tokens
 from agentscope.server.storage.rows import MOST_TEXTS, RUN_COLUMNS, StepRow
 from agentscope.server.storage.summary import summary_of
 from agentscope.server.storage.totals import LLM_STEP, Account
 
-LARGE = 5_000
-"""Steps. The row of a run with more is not made anew with each of its events."""
-MOST_READ = 50_000
+LARGE = 2_000
+"""Steps. The row of a run with more is made anew when it has grown by a quarter, or when there is time."""
+MOST_READ = 20_000
 """Steps. Tokens and cost of a run with more are the sums over its model calls, or over all steps where those have none."""
-_GROWTH = 4  # the row of a large run is made anew when it has grown by this part of its steps
 _FIRST = 200  # steps that tell the name and the status of a run with too many to be read
-_MOST_CACHED = 20_000  # rows of steps
-_PAUSE = 2.0  # seconds between two rows of large runs that are made anew, at the least
-_SHARE = 20  # of the time of the writer thread, for such rows
+_MOST_CACHED = 10_000  # rows of steps
 
 _OF_ROW = (
     *RUN_COLUMNS,
@@ -34,12 +31,13 @@ _OF_ROW = (
 )
 _UPDATE_RUN = f"UPDATE runs SET {'=?, '.join(_OF_ROW)}=?, began=min(coalesce(?, first_at), last_at) WHERE key=?"  # noqa: S608 - constants
 _INSERT_RUN = """
-INSERT INTO runs (key, project, id, agent_name, status, failed, first_at, last_at, began, touched_at)
-VALUES (?,?,?,'unknown','running',0,?,?,?,?)
+INSERT INTO runs (key, project, id, agent_name, status, failed, first_at, last_at, began, touched_at, unsummed)
+VALUES (?,?,?,'unknown','running',0,?,?,?,?,?)
 """
 _TOUCH_RUN = """
 UPDATE runs SET first_at=min(first_at, :first_at), last_at=max(last_at, :last_at),
-  began=min(coalesce(started_at, min(first_at, :first_at)), max(last_at, :last_at)), touched_at=:now
+  began=min(coalesce(started_at, min(first_at, :first_at)), max(last_at, :last_at)), touched_at=:now,
+  unsummed=coalesce(unsummed, 0) + :rows
 WHERE key=:key
 """
 _OF_STEP = (
@@ -91,40 +89,39 @@ class StepRows:
         return found
 
 
-def insert_run(
-    db: sqlite3.Connection, key: int, project: str, run_id: str, first_at: str, last_at: str, now: float
-) -> None:
+class Received(NamedTuple):
+    """The events of a run that a batch has."""
+
+    first_at: str
+    last_at: str
+    rows: int
+    """The number of rows of steps that were written, at least 1."""
+    now: float
+
+
+def insert_run(db: sqlite3.Connection, key: int, project: str, run_id: str, received: Received) -> None:
     """Insert the row of a run, to be made by `write_run`."""
-    db.execute(_INSERT_RUN, (key, project, run_id, first_at, last_at, first_at, now))
+    first_at, last_at, rows, now = received
+    db.execute(_INSERT_RUN, (key, project, run_id, first_at, last_at, first_at, now, rows))
 
 
-def touch_run(db: sqlite3.Connection, key: int, first_at: str, last_at: str, now: float) -> None:
-    """Record that events of a run were received, from that of `first_at` to that of `last_at`."""
-    db.execute(_TOUCH_RUN, {"first_at": first_at, "last_at": last_at, "now": now, "key": key})
+def touch_run(db: sqlite3.Connection, key: int, received: Received) -> None:
+    """Record that events of a run were received. Its row is to be made anew by `write_run`."""
+    db.execute(_TOUCH_RUN, {"key": key, **received._asdict()})
 
 
-def put_steps(db: sqlite3.Connection, run: int, rows: Mapping[str, StepRow]) -> None:
-    """Insert or replace the rows of steps of a run."""
-    db.executemany(_PUT_STEP, [(run, step, *_columns(row)) for step, row in rows.items()])
-
-
-def is_due(db: sqlite3.Connection, key: int, count: int) -> bool:
-    """Return whether the row of a run has to be made anew after `count` more rows of its steps were written."""
-    summed, unsummed = db.execute(
-        "SELECT coalesce(summed, 0), coalesce(unsummed, 0) FROM runs WHERE key=?", (key,)
-    ).fetchone()
-    unsummed += count
-    if summed + unsummed <= LARGE or unsummed * _GROWTH >= summed:
-        return True
-    db.execute("UPDATE runs SET unsummed=? WHERE key=?", (unsummed, key))
-    return False
+def put_steps(db: sqlite3.Connection, rows: Mapping[int, Mapping[str, StepRow]]) -> None:
+    """Insert or replace the rows of steps, by the keys of their runs."""
+    db.executemany(
+        _PUT_STEP, [(run, step, *_columns(row)) for run, steps in rows.items() for step, row in steps.items()]
+    )
 
 
 def write_run(db: sqlite3.Connection, key: int, run: Mapping[str, Any], rows: StepRows) -> None:
     """Make the row of a run from the fold of its own events and the rows of its steps."""
     run_id, summed, unsummed = db.execute(_SUMMED, (key,)).fetchone()
     is_huge = summed + unsummed > MOST_READ
-    steps = _first_rows(db, key) if is_huge else rows.of(db, key)
+    steps = first_rows(db, key) if is_huge else rows.of(db, key)
     summary = summary_of(run_id, run, steps)
     row = {**summary.row, "settles": summary.settles, "summed": len(steps)}
     row |= {"root": summary.root, "copy": summary.copy}
@@ -141,7 +138,7 @@ def write_run(db: sqlite3.Connection, key: int, run: Mapping[str, Any], rows: St
     db.execute(_UPDATE_RUN, (*(_column(row[name]) for name in _OF_ROW), row["started_at"], key))
 
 
-def _first_rows(db: sqlite3.Connection, run: int) -> dict[str, StepRow]:
+def first_rows(db: sqlite3.Connection, run: int) -> dict[str, StepRow]:
     """Return the rows of the first steps, and of the first agents and roots, which tell a run that has too many to be read."""
     found: dict[str, StepRow] = {}
     for condition in ("", "AND (root OR type='agent')"):
@@ -160,37 +157,6 @@ def _sums(db: sqlite3.Connection, run: int, row: Mapping[str, Any]) -> dict[str,
         status = "running" if running else row["status"]
         sums |= {"ended_at": ended, "settles": None if running else ended, "status": status}
     return sums
-
-
-class Refresher:
-    """Makes the rows of large runs anew that have grown, one at a time. `fold` returns the fold of a run's own events."""
-
-    def __init__(
-        self,
-        fold: Callable[[sqlite3.Connection, int], Mapping[str, Any]],
-        steady: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._fold = fold
-        self._steady = steady
-        self._next = steady()
-
-    def __call__(self, db: sqlite3.Connection) -> bool:
-        """Make one row anew if it is time to. Returns True if more is waiting, and due now."""
-        began = self._steady()
-        if began < self._next:
-            return False
-        found = db.execute("SELECT key FROM runs WHERE unsummed > 0 ORDER BY touched_at LIMIT 1").fetchone()
-        if found is not None:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                write_run(db, found[0], self._fold(db, found[0]), StepRows())
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-        self._next = self._steady() + max(_PAUSE, _SHARE * (self._steady() - began))
-        return False
 
 
 def _columns(row: StepRow) -> tuple[Any, ...]:

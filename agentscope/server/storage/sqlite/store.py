@@ -10,7 +10,8 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from agentscope.server.storage.base import (
     RunCursor,
     RunPage,
     RunQuery,
+    StepPage,
+    StepQuery,
     StoredEvent,
     Unavailable,
     bounded_reasons,
@@ -35,15 +38,17 @@ from agentscope.server.storage.base import (
 )
 from agentscope.server.storage.rows import INTERRUPTED, RUN_COLUMNS, duration_ms
 
-from .append import FoldCache, stored_run, write_batch
+from .append import FoldCache, write_batch
+from .refresh import Refresher, is_due
 from .retention import Sweeper, delete_runs
-from .run_rows import Refresher
 from .schema import is_corrupt, open_reader, upgrade_rows, verify
+from .views import run_head, steps_page
 from .writer import Writer
 
 READ_SECONDS = 5.0
 """The longest read in seconds. A reader holds the write-ahead log back, so that a longer one is interrupted."""
 
+_REFRESH_SECONDS = 0.3  # for which a list waits for rows that are made anew
 _MOST_EVENTS = 2048  # of one page
 _MOST_DELETED = 1000  # runs of one transaction
 _COLUMNS = ("id", *RUN_COLUMNS, "failed", "started_at", "ended_at")
@@ -142,8 +147,8 @@ class SQLiteStore:
         self._cache = FoldCache()
         self._opened_at = self._now()
         try:
-            refresh = Refresher(stored_run)
-            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or refresh(db) or self._sweep(db))
+            self._refresher = Refresher(self._cache)
+            self._writer = Writer(self.path, idle=lambda db: upgrade_rows(db) or self._refresher(db) or self._sweep(db))
         except BaseException:
             self._remove_temporary()
             raise
@@ -196,7 +201,15 @@ class SQLiteStore:
             size: int | None = db.execute(_SIZE, (project, run_id)).fetchone()[0]
         return size
 
+    def run(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> dict[str, Any] | None:
+        found = self.list_runs(RunQuery(1, run_id=run_id), project=project).runs
+        return run_head(self._reading, project, found[0]) if found else None
+
+    def steps(self, run_id: str, query: StepQuery, *, project: str = DEFAULT_PROJECT) -> StepPage | None:
+        return steps_page(self._reading, project, run_id, query, self.silence(run_id, project=project))
+
     def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
+        self._refresh()
         values = self._values(query, project)
         with self._reading() as db:
             rows = db.execute(_LIST, values).fetchall()
@@ -204,6 +217,15 @@ class SQLiteStore:
             rows = rows[: query.limit]
         runs = [_listed(row[2:]) for row in rows]
         return RunPage(runs, RunCursor(rows[-1][1], runs[-1]["id"]) if more else None)
+
+    def _refresh(self) -> None:
+        """Have the rows of runs made anew that are due, before runs are selected by them."""
+        with self._reading() as db:
+            if not is_due(db, self._now()):
+                return
+        with suppress(Unavailable, FutureTimeout):  # a full disk, or a busy writer: the rows are as they were
+            now = self._now()
+            self._writer.submit(lambda db: self._refresher.refresh(db, _REFRESH_SECONDS, now)).result(READ_SECONDS)
 
     def _values(self, query: RunQuery, project: str) -> dict[str, Any]:
         """Return the parameters of `_LIST`."""
@@ -216,6 +238,7 @@ class SQLiteStore:
     def delete_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> int:
         if not query.selects():
             raise ValueError("a deletion needs a filter")
+        self._refresh()
         values = self._values(query, project)
         with self._reading() as db:
             values["newest"] = db.execute("SELECT coalesce(max(key), 0) FROM runs").fetchone()[0]

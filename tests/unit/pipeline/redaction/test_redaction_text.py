@@ -21,10 +21,10 @@ def event(value: object) -> Event:
 
 
 def masked(value: object) -> Any:
-    """What is sent of the payload `value`; the quick look has to see it coming."""
+    """What is sent of the payload `value`. An event that is changed has to be a suspect."""
     redactor = Redactor()
     sent = json.loads(redactor(event(value)).fields["input"])
-    assert sent == value or not redactor.spares([event(value)])
+    assert sent == value or redactor.suspects([event(value)])
     return sent
 
 

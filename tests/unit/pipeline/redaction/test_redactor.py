@@ -447,10 +447,10 @@ documents = st.recursive(
 @example('{"\\u0070assword": "x"}', "", [])
 @example("password" + " " * 100 + "= 'x'", "", [])
 @example("api_keys: 'x'", "token='", [KEY])
-def test_what_the_quick_search_spares_would_not_be_changed(value: Any, name: str, tags: list[str]) -> None:
+def test_an_event_that_is_no_suspect_would_not_be_changed(value: Any, name: str, tags: list[str]) -> None:
     redactor = Redactor(secrets=[KEY])
     before = event(input=value, name=name, tags=tags)
-    if redactor.spares([event(output=1), before]):
+    if not redactor.suspects([event(output=1), before]):
         fields = before.fields
         assert json.loads(redactor._payload(fields["input"])[0]) == json.loads(fields["input"])
         assert [redactor._text(text)[0] for text in (name, *tags)] == [name, *tags]
@@ -464,21 +464,36 @@ def test_what_the_quick_search_spares_would_not_be_changed(value: Any, name: str
         "a secretary, an author and his monkey went to https://host/path?page=2&key=1#part",
     ],
 )
-def test_what_is_usual_in_an_agents_payloads_is_spared_at_once(value: object) -> None:
-    assert Redactor(secrets=[KEY]).spares([event(input=value, name="search", tags=["a"])] * 3)
+def test_what_is_usual_in_an_agents_payloads_is_no_suspect(value: object) -> None:
+    assert not Redactor(secrets=[KEY]).suspects([event(input=value, name="search", tags=["a"])] * 3)
 
 
 @pytest.mark.parametrize("redact", [["x+"], lambda told: told])
-def test_with_patterns_or_a_callable_no_event_is_spared(redact: Any) -> None:
-    assert not Redactor(redact).spares([event(input=1)])
+def test_with_patterns_or_a_callable_every_event_is_a_suspect(redact: Any) -> None:
+    assert list(Redactor(redact).suspects([event(input=1)] * 2)) == [0, 1]
 
 
-def test_one_event_with_a_secret_among_many_is_not_spared() -> None:
+def test_an_event_with_a_secret_in_its_payload_is_the_only_suspect_among_many() -> None:
     plain = plain_step(1, b'"a"')
-    assert Redactor().spares([plain] * 20)
-    for field in ("name", "input", "output"):
-        told = plain._replace(**{field: "password='x'" if field == "name" else b'{"password":"x"}'})
-        assert not Redactor().spares([*[plain] * 20, told, plain])
+    assert not Redactor().suspects([plain] * 20)
+    for field in ("input", "output"):
+        told = plain._replace(**{field: b'{"password":"x"}'})
+        assert list(Redactor().suspects([*[plain] * 20, told, event(input={"token": "x1"}), plain])) == [20, 21]
+
+
+@pytest.mark.parametrize(
+    "suspect",
+    [
+        event(name="password='x'"),
+        event(tags=["password='x'"]),
+        event(input=f"the key is {KEY}"),
+        event(input='{"\\u0070assword": "x"}'),
+        event(input="token=x1 " * 300),
+    ],
+    ids=["name", "list", "own key", "escape", "many hits"],
+)
+def test_a_secret_that_is_told_of_no_one_event_makes_all_suspects(suspect: Event) -> None:
+    assert list(Redactor(secrets=[KEY]).suspects([event(input=1), suspect, event(input=2)])) == [0, 1, 2]
 
 
 SLOW = (

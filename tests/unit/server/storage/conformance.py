@@ -19,7 +19,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope.protocols.agentscope.decode import Batch, decode_batch
-from agentscope.server.storage.base import RUN_DELETED, SETTLING, RunCursor, RunQuery, Store, StoredEvent, Unavailable
+from agentscope.server.storage.base import (
+    RUN_DELETED,
+    SETTLING,
+    RunCursor,
+    RunQuery,
+    StepQuery,
+    Store,
+    StoredEvent,
+    Unavailable,
+)
 from agentscope.server.storage.fold import run_view
 from tests.support.receiver import at, envelope, run_end, run_start, step
 
@@ -101,10 +110,35 @@ def statuses(store: Store) -> dict[str, list[str]]:
     return found
 
 
+def all_steps(store: Store, run_id: str, query: StepQuery) -> list[dict[str, Any]]:
+    """The steps of a run, page by page."""
+    page = store.steps(run_id, query)
+    assert page is not None
+    found = page.steps
+    while page.next is not None:
+        page = store.steps(run_id, query._replace(after=page.next, skip=0))
+        assert page is not None
+        found = found + page.steps
+    return found
+
+
 def assert_rows_equal_fold(store: Store) -> None:
     for listed in store.list_runs(RunQuery(limit=500)).runs:
         view = run_view(listed["id"], [event.patch() for event in all_events(store, listed["id"])])
         assert {name: listed[name] for name in COLUMNS} == {name: view[name] for name in COLUMNS}
+
+
+def _by_id(step: dict[str, Any]) -> str:
+    return str(step["id"])
+
+
+def _indexes(store: Store, run_id: str, steps: list[dict[str, Any]]) -> list[int]:
+    """The places of steps: those that began at the same moment may be in any order."""
+    page = store.steps(run_id, StepQuery())
+    assert page is not None
+    places = {step["id"]: step["step_index"] for step in page.steps}
+    assert sorted(places.values()) == [*range(len(steps))]
+    return [places[step["id"]] for step in steps]
 
 
 class Conformance:
@@ -146,6 +180,16 @@ class Conformance:
             sent = [event for event in events if event["run_id"] == run_id]
             found = [json.loads(event.body) for event in all_events(store, run_id)]
             assert sorted(found, key=lambda event: event["id"]) == sorted(sent, key=lambda event: event["id"])
+            view = run_view(run_id, [event.patch() for event in all_events(store, run_id)])
+            steps = view.pop("steps")
+            assert store.run(run_id) == view
+            assert sorted(all_steps(store, run_id, StepQuery(1)), key=_by_id) == sorted(
+                (
+                    {**step, "step_index": index}
+                    for step, index in zip(steps, _indexes(store, run_id, steps), strict=True)
+                ),
+                key=_by_id,
+            )
         assert_rows_equal_fold(store)
 
     def test_writers_at_once_store_every_event_once(self, store: Store) -> None:
@@ -613,6 +657,42 @@ class Conformance:
         ahead = (datetime.fromisoformat(came[:-1]) + timedelta(minutes=50)).isoformat(timespec="microseconds") + "Z"
         store.ingest(batch(step("r", time=ahead))).result()
         assert json.loads(all_events(store, "r")[0].body)["time"] == ahead
+
+    def test_the_steps_of_a_run_come_page_by_page_by_their_start(self, store: Store) -> None:
+        steps = [
+            step(step_id=f"s{number}", started_at=at(number), parent_id=f"s{number - 1}", input="x" * 100)
+            for number in range(25)
+        ]
+        failed = step(step_id="f", started_at=at(7.5), status="failed")
+        store.ingest(batch(run_start(input="the input"), *reversed(steps), failed)).result()
+        view = run_view("run-1", [event.patch() for event in all_events(store, "run-1")])
+        expected = view.pop("steps")
+        assert store.run("run-1") == view
+        for query in (StepQuery(), StepQuery(limit=7), StepQuery(size=1), StepQuery(size=1000)):
+            assert all_steps(store, "run-1", query) == expected
+        page = store.steps("run-1", StepQuery(limit=3, skip=20))
+        assert page is not None
+        assert page.steps == expected[20:23]
+        assert [each["id"] for each in all_steps(store, "run-1", StepQuery(failed=True))] == ["f"]
+        assert (store.steps("unknown", StepQuery()), store.run("unknown")) == (None, None)
+
+    def test_a_page_of_a_fixed_number_of_steps_leaves_out_payloads_and_no_step(self, store: Store) -> None:
+        steps = [step(step_id=f"s{number}", started_at=at(number), input="x" * 1000) for number in range(9)]
+        store.ingest(batch(*steps)).result()
+        page = store.steps("run-1", StepQuery(limit=6, size=2500, is_whole=True))
+        assert page is not None
+        assert [each["id"] for each in page.steps] == [f"s{number}" for number in range(6)]
+        assert page.steps[0]["input"] == "x" * 1000
+        assert page.next is not None
+        assert page.next.position == 5
+
+    def test_parents_that_lead_in_a_circle_are_told_as_unattached(self, store: Store) -> None:
+        pairs = (("a", "b"), ("b", "a"), ("self", "self"), ("c", "a"), ("orphan", "nowhere"))
+        steps = [step(step_id=one, parent_id=other, started_at=at(number)) for number, (one, other) in enumerate(pairs)]
+        store.ingest(batch(*steps)).result()
+        found = {each["id"]: each["parent_id"] for each in all_steps(store, "run-1", StepQuery())}
+        assert (found["self"], found["c"], found["orphan"]) == (None, "a", None)
+        assert None in (found["a"], found["b"])
 
     def test_readers_and_writers_do_not_wait_for_each_other(self, store: Store) -> None:
         store.ingest(batch(run_start())).result()

@@ -21,6 +21,9 @@ from agentscope.server.storage.base import (
     RunCursor,
     RunPage,
     RunQuery,
+    StepCursor,
+    StepPage,
+    StepQuery,
     StoredEvent,
     Unavailable,
     bounded_reasons,
@@ -133,6 +136,33 @@ class MemoryStore:
 
     def run_size(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> int | None:
         return sum(len(patch.body) for patch in self._patches(project, run_id)) or None
+
+    def run(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> dict[str, Any] | None:
+        return (
+            {name: value for name, value in run.items() if name != "steps"}
+            if (run := self._view(run_id, project))
+            else None
+        )
+
+    def steps(self, run_id: str, query: StepQuery, *, project: str = DEFAULT_PROJECT) -> StepPage | None:
+        run = self._view(run_id, project)
+        if run is None:
+            return None
+        first = query.skip if query.after is None else query.after.position + 1
+        steps = [step for step in run["steps"] if is_failed(step)] if query.failed else run["steps"]
+        end, left = first, query.size
+        while end < min(len(steps), first + query.limit) and (left > 0 or query.is_whole):
+            left -= sum(len(event.body) for event in self.item_events(run_id, steps[end]["id"], project=project))
+            end += 1
+        cursor = StepCursor("", steps[end - 1]["id"], end - 1) if end < len(steps) else None
+        found = [{**step, "step_index": None} for step in steps] if query.failed else steps
+        return StepPage(found[first:end], cursor)
+
+    def _view(self, run_id: str, project: str) -> dict[str, Any] | None:
+        patches = self._patches(project, run_id)
+        return (
+            run_view(run_id, patches, self.silence(run_id, project=project), quiet_since(self.now)) if patches else None
+        )
 
     def list_runs(self, query: RunQuery, *, project: str = DEFAULT_PROJECT) -> RunPage:
         found = []

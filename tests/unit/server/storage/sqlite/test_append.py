@@ -17,6 +17,7 @@ from agentscope.server.storage.base import StoredEvent
 from agentscope.server.storage.fold import fold
 from agentscope.server.storage.rows import step_row
 from agentscope.server.storage.sqlite.append import FoldCache, write_batch
+from agentscope.server.storage.sqlite.refresh import Refresher
 from agentscope.server.storage.sqlite.schema import _TABLES
 from agentscope.server.storage.summary import root_rows, summary_of
 from tests.support.receiver import at, envelope, run_start
@@ -46,6 +47,7 @@ def write(db: sqlite3.Connection, cache: FoldCache | None, events: list[Event], 
 
 
 def tables(db: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
+    Refresher(FoldCache()).refresh(db, 60.0, 0.0)
     columns = "agent_name, status, source, tags, failed, started_at, ended_at, tokens, cost, agents, step_count, first_at, began"
     runs = f"SELECT id, {columns} FROM runs ORDER BY id"
     columns = "r.id, s.id, s.name, s.type, s.failed, s.parent, s.tokens, s.cost, s.model, s.root"

@@ -1,0 +1,81 @@
+"""Rows of runs that are behind the rows of their steps are made anew, before they are read or when there is time."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+
+from .append import FoldCache
+from .run_rows import LARGE, write_run
+
+_GROWTH = 4  # the row of a large run is due when it has grown by this part of its steps
+_SETTLED = 2.0  # seconds after its last event in which the row of a large run is due however little it has grown
+_PAUSE = 0.5  # seconds between two times at which rows are made anew without being read
+_IDLE_SECONDS = 0.02  # for which a batch may have to wait meanwhile
+_SHARE = 20  # of this part of the time the row of a large run is made anew without being read
+_BEHIND = "SELECT key FROM runs WHERE unsummed > 0"
+_IS_SMALL = f"coalesce(summed, 0) + unsummed <= {LARGE}"
+_SMALL = f"{_BEHIND} AND {_IS_SMALL} ORDER BY touched_at DESC"
+_DUE = f"""
+{_BEHIND} AND ({_IS_SMALL} OR unsummed * {_GROWTH} >= coalesce(summed, 0) OR touched_at < :now - {_SETTLED})
+ORDER BY touched_at DESC
+"""
+_OLDEST = f"{_BEHIND} ORDER BY touched_at LIMIT 1"
+
+
+def is_due(db: sqlite3.Connection, now: float) -> bool:
+    """Return whether the row of any run has to be made anew before it is read. `now` is in epoch seconds."""
+    return db.execute(f"{_DUE} LIMIT 1", {"now": now}).fetchone() is not None
+
+
+class Refresher:
+    """Makes rows of runs anew. For the writer thread only. `cache` has the folds that were written last."""
+
+    def __init__(self, cache: FoldCache, steady: Callable[[], float] = time.monotonic) -> None:
+        self._cache = cache
+        self._steady = steady
+        self._next = self._next_large = steady()
+
+    def __call__(self, db: sqlite3.Connection) -> bool:
+        """Make some rows anew in a transaction, and that of one large run, if it is time to."""
+        began = self._steady()
+        if began < self._next:
+            return False
+        self._next = began + _PAUSE
+        oldest = db.execute(_OLDEST).fetchone()
+        if oldest is None:
+            return False
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            self._cache.begin(db)
+            self._refresh(db, _SMALL, _IDLE_SECONDS)
+            if began >= self._next_large:
+                self._refresh(db, _OLDEST, _IDLE_SECONDS)
+                self._next_large = self._steady() + _SHARE * (self._steady() - began)
+            self._cache.end()
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        return False
+
+    def refresh(self, db: sqlite3.Connection, seconds: float, now: float) -> None:
+        """Make the rows of runs anew that are due, those that received something last first, for this time at most."""
+        self._cache.begin(db)
+        self._refresh(db, _DUE, seconds, now)
+        self._cache.end()
+
+    def _refresh(self, db: sqlite3.Connection, selection: str, seconds: float, now: float = 0.0) -> None:
+        end = self._steady() + seconds
+        for (key,) in db.execute(selection, {"now": now}).fetchall():
+            self._write(db, key)
+            if self._steady() >= end:
+                return
+
+    def _write(self, db: sqlite3.Connection, key: int) -> None:
+        try:
+            write_run(db, key, self._cache.folded(key, None, ()), self._cache.rows)
+        except (KeyError, TypeError, ValueError):  # a damaged event leaves the row as it was
+            db.execute("UPDATE runs SET unsummed=0 WHERE key=?", (key,))
