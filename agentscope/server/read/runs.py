@@ -66,26 +66,31 @@ class RunReader:
         Raises `Refused`: 404 for an unknown run, 503 while another large one is read.
         """
         run_id = await self._known(run_id)
-        size = await self.read(self._store.run_size, run_id)
-        if size is None:
-            raise _unknown_run()
+        size = await self.read(self._size, run_id)
         return await self._answer(size, partial(self._drawn, run_id, size, draw, query), media_type)
 
     async def steps(self, run_id: str, query: StepQuery, draw: Callable[[StepPage], str]) -> PacedResponse:
         """Answer with a page of the steps of a run. Raises as `run` does."""
         run_id = await self._known(run_id)
-        size = await self.read(self._store.run_size, run_id)
-        if size is None:
-            raise _unknown_run()
-        query = query._replace(size=self._limits.view_bytes)
+        size = await self.read(self._size, run_id)
 
         def drawn() -> bytes:
-            page = self._store.steps(run_id, query)
+            page = self._store.steps(run_id, query._replace(size=self._limits.view_bytes))
             if page is None:
                 raise _unknown_run()
             return draw(page).encode()
 
         return await self._answer(size, drawn, "application/json")
+
+    def _size(self, run_id: str) -> int:
+        """Return the characters of the events of a run, or a number beyond the limit for one of too many steps."""
+        listed = self._store.list_runs(RunQuery(1, run_id=run_id)).runs
+        if listed and listed[0]["step_count"] > self._limits.view_steps:
+            return self._limits.view_bytes + 1  # without a look at its events
+        size = self._store.run_size(run_id)
+        if size is None:
+            raise _unknown_run()
+        return size
 
     async def _answer(self, size: int, drawn: Callable[[], bytes], media_type: str) -> PacedResponse:
         if size <= _LARGE:
@@ -120,9 +125,7 @@ class RunReader:
         return run_id
 
     def _drawn(self, run_id: str, size: int, draw: Draw, query: StepQuery) -> bytes:
-        listed = self._store.list_runs(RunQuery(1, run_id=run_id)).runs
-        steps = listed[0]["step_count"] if listed else 0
-        if size > self._limits.view_bytes or steps > self._limits.view_steps or query.failed:
+        if size > self._limits.view_bytes or query.failed:
             run = self._store.run(run_id)
             page = self._store.steps(run_id, query._replace(size=self._limits.view_bytes))
             if run is None or page is None:

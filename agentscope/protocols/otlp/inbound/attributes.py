@@ -96,10 +96,10 @@ class Attributes:
         in_usage = (cost_in(payload_of(self.all[name])) for name in USAGE_OBJECTS if name in self.all)
         sums += [cost for cost in in_usage if cost is not None and cost >= 0]
         for name in COST_OBJECTS:
-            found: Any = payload_of(self.all[name]) if name in self.all else None
-            amounts = (
-                {key: value for key, value in found.items() if _is_amount(value)} if isinstance(found, dict) else {}
-            )
+            found = payload_of(self.all[name]) if name in self.all else None
+            if not isinstance(found, dict):
+                continue
+            amounts = {key: value for key, value in found.items() if _is_amount(value)}
             if amounts:
                 total = next((amounts[key] for key in COST_TOTALS if key in amounts), None)
                 sums.append(sum(amounts.values()) if total is None else total)

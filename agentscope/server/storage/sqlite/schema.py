@@ -56,7 +56,8 @@ CREATE TABLE IF NOT EXISTS steps (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS steps_of_agents ON steps (run, name) WHERE type = 'agent';
 CREATE INDEX IF NOT EXISTS steps_by_start ON steps (run, began);
-CREATE INDEX IF NOT EXISTS steps_failed ON steps (run) WHERE failed;
+CREATE INDEX IF NOT EXISTS steps_that_tell ON steps (run, began) WHERE (root OR type='agent');
+CREATE INDEX IF NOT EXISTS steps_failed ON steps (run, began) WHERE failed;
 CREATE INDEX IF NOT EXISTS steps_by_model ON steps (model, run) WHERE model IS NOT NULL;
 CREATE TABLE IF NOT EXISTS events (
   key INTEGER PRIMARY KEY, project TEXT NOT NULL DEFAULT 'default', id TEXT NOT NULL, run INTEGER NOT NULL, step_id TEXT,

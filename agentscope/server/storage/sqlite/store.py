@@ -221,10 +221,11 @@ class SQLiteStore:
     def _refresh(self) -> None:
         """Have the rows of runs made anew that are due, before runs are selected by them."""
         with self._reading() as db:
-            if not is_due(db):
+            if not is_due(db, self._now()):
                 return
         with suppress(Unavailable, FutureTimeout):  # a full disk, or a busy writer: the rows are as they were
-            self._writer.submit(lambda db: self._refresher.refresh(db, _REFRESH_SECONDS)).result(READ_SECONDS)
+            now = self._now()
+            self._writer.submit(lambda db: self._refresher.refresh(db, _REFRESH_SECONDS, now)).result(READ_SECONDS)
 
     def _values(self, query: RunQuery, project: str) -> dict[str, Any]:
         """Return the parameters of `_LIST`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from agentscope.protocols.ids import span_id_of
@@ -18,6 +18,7 @@ from agentscope.server.storage.summary import root_rows, summary_of
 from .append import stored_registers
 from .run_rows import first_rows
 
+_STEPS = 100  # of one read
 _EVENTS = 2000  # of one read
 _SIZE = 8 << 20  # characters of one read, and one event more
 _MOST_SEARCHED = 50_000  # steps of a run in which a parent is looked for by its span id
@@ -76,29 +77,34 @@ def steps_page(
     steps: list[dict[str, Any]] = []
     left = query.size
     first = query.skip if query.after is None else query.after.position + 1
-    for head in heads[: query.limit]:
-        if left <= 0 and not query.is_whole:
-            break
-        if head.is_root:
-            whole = whole or _folded(reading, run, None)
-            fields = whole.fields["roots"][head.step_id]
-            item = _Fold(fields, whole.root_sessions.get(head.step_id, set()), {}, len(json.dumps(fields)))
-        else:
-            item = _folded(reading, run, head.step_id, lean=left <= 0)
-        left -= item.size
-        if not item.fields:  # deleted meanwhile
-            continue
-        index = None if query.failed else first + len(steps)
-        step = head.step_id
-        steps.append(step_view(step, index, item.fields, parents[step], given[step], item.sessions, silence))
-    shown = len(steps)
-    is_last = shown == len(heads)
-    last = heads[shown - 1] if steps else None
-    return StepPage(steps, None if is_last or last is None else StepCursor(last.began, last.step_id, first + shown - 1))
+    shown = heads[: query.limit]
+    for start in range(0, len(shown), _STEPS):
+        with reading() as db:
+            for head in shown[start : start + _STEPS]:
+                if left <= 0 and not query.is_whole:
+                    break
+                step = head.step_id
+                if head.is_root:
+                    whole = whole or _folded(reading, run, None)
+                    fields = whole.fields.get("roots", {}).get(step, {})
+                    item = _Fold(fields, whole.root_sessions.get(step, set()), {}, len(json.dumps(fields)))
+                else:
+                    item = _folded(reading, run, step, db, lean=left <= 0)
+                left -= item.size
+                if item.fields:  # else deleted meanwhile
+                    index = None if query.failed else first + len(steps)
+                    steps.append(
+                        step_view(step, index, item.fields, parents[step], given[step], item.sessions, silence)
+                    )
+    count = len(steps)
+    last = heads[count - 1] if 0 < count < len(heads) else None
+    return StepPage(steps, None if last is None else StepCursor(last.began, last.step_id, first + count - 1))
 
 
-def _folded(reading: Reading, run: int, step_id: str | None, *, lean: bool = False) -> _Fold:
-    """Fold the events of a run or step. lean: without its payloads."""
+def _folded(
+    reading: Reading, run: int, step_id: str | None, db: sqlite3.Connection | None = None, *, lean: bool = False
+) -> _Fold:
+    """Fold the events of a run or step. db: a read that was begun, for the first of them. lean: without the payloads."""
     registers = Registers()
     sessions: set[str] = set()
     root_sessions: dict[str, set[str]] = {}
@@ -106,8 +112,8 @@ def _folded(reading: Reading, run: int, step_id: str | None, *, lean: bool = Fal
     more = True
     while more:
         count = read = 0
-        with reading() as db:  # a read is short, since it holds the log back
-            for key, session_id, body in db.execute(_ITEM, (run, step_id, last, _EVENTS)):
+        with reading() if db is None else nullcontext(db) as source:  # a read is short, since it holds the log back
+            for key, session_id, body in source.execute(_ITEM, (run, step_id, last, _EVENTS)):
                 patch = StoredEvent(session_id, body).patch()
                 registers.add(patch._replace(fields=row_fields(patch.fields)) if lean else patch)
                 sessions.add(session_id)
@@ -117,6 +123,7 @@ def _folded(reading: Reading, run: int, step_id: str | None, *, lean: bool = Fal
                 last, count, read = key, count + 1, read + len(body)
                 if read > _SIZE:
                     break
+        db = None
         size += read
         more = count == _EVENTS or read > _SIZE
     return _Fold(registers.fields(), sessions, root_sessions, size)
