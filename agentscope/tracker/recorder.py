@@ -53,7 +53,7 @@ class Recorder:
         self.pipeline = pipeline
         self.meter = pipeline.meter
         self.open_items = pipeline.open_items
-        self.open_steps = self.open_items.steps
+        self.open_steps, self.open_runs = self.open_items.steps, self.open_items.runs
         self.origin: Any = None
         """The `Origin` of its tracker, for pickles of what records by it."""
         weakref.finalize(self, pipeline.retire).atexit = False
@@ -332,10 +332,9 @@ class Recorder:
             return None
         run = self.runs.opened(run_id, values["started_at"])
         if accepted:
-            open_runs = self.open_items.runs
-            open_runs[run_id] = run
-            if len(open_runs) > MOST_OPEN_RUNS:
-                bounded(open_runs, MOST_OPEN_RUNS)
+            self.open_runs[run_id] = run
+            if len(self.open_runs) > MOST_OPEN_RUNS:
+                bounded(self.open_runs, MOST_OPEN_RUNS)
         return run
 
     def _surroundings(self) -> Place | None:
@@ -380,6 +379,6 @@ class Recorder:
 
     def _forget(self, run_id: str) -> None:
         """Mark a run as ended, and make it no longer current."""
-        self.open_items.runs.pop(run_id, None)
+        self.open_runs.pop(run_id, None)
         self.runs.ended(run_id)
         leave_run(self.runs, run_id)
