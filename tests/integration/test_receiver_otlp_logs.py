@@ -30,6 +30,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from agentscope.protocols.ids import run_id_of
 from agentscope.protocols.otlp.wire import json_form
+from agentscope.server.ingest import otlp_logs
 from agentscope.server.receiver import Receiver
 from tests.support.otlp import SPAN_ID, TRACE_ID, span
 from tests.support.receiver import Answer, Client
@@ -165,6 +166,19 @@ def test_records_that_come_twice_are_joined_once(client: Client) -> None:
         send_logs(client, MESSAGES[1])
     (step,) = client.get(f"/api/runs/{RUN}").json["steps"]
     assert (step["input"], step["output"]) == (INPUT, OUTPUT)
+
+
+def test_records_of_one_span_in_very_many_requests_are_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each update of a step has the records of those before it."""
+    monkeypatch.setattr(otlp_logs, "_MOST_STORED", 100_000)
+    send_spans(client, "invoke_agent", "chat")
+    sent = [record("gen_ai.user.message", at, {"content": f"{at} {'x' * 5000}"}) for at in range(1, 31)]
+    for each in sent:
+        send_logs(client, each)
+    left_out = client.get("/health").json["not_kept"]["log_records"]
+    (step,) = client.get(f"/api/runs/{RUN}").json["steps"]
+    assert [int(message["content"].split()[0]) for message in step["input"]] == [*range(1, 31 - left_out)]
+    assert 0 < left_out < 30
 
 
 def test_other_records_are_answered_and_counted(client: Client) -> None:

@@ -42,8 +42,8 @@ class SessionTime:
     def __init__(self) -> None:
         self.least = 0
         """The time of the last event. While `offset` is set it is later than any time."""
-        self._known = 0
-        self._at = 0.0
+        self._known = time.time_ns()
+        self._at = monotonic()
         """The last time that `now` returned, and the time by the monotonic clock then."""
         self.offset = 0
         """Nanoseconds by which the wall clock, after it was set back, is behind the time of the session."""

@@ -18,13 +18,25 @@ _LONGEST = 512
 _BEGIN = r"(?:(?<![\w-])|(?<=\\[nrt]))"
 
 _PROVIDER = re.compile(
-    rf"{_BEGIN}(?:[sr]k[-_]|gsk_|gh[oprsu]_|github_pat_|glpat-|xox.-|hf_|npm_|whsec_|shpat_|dop_v1_|pypi-|akia|aiza)".encode()
+    (
+        rf"{_BEGIN}(?:[sr]k[-_]|gsk_|gh[oprsu]_|github_pat_|dckr_pat_|gl(?:pat|ptt|dt|rt)-|glsa_|xox.-|xapp-|hf_|npm_|whsec_"
+        r"|shp(?:at|ca|pa|ss)_|do[opr]_v1_|pypi-|akia|aiza|sg\.|ya29\.|gocspx-|figd_|sntry[su]_|pcsk_|sbp_|tvly-|pplx-|xai-"
+        r"|sq0(?:atp|csp)-)"
+    ).encode()
 )
-_TOKEN = re.compile(rb"(?=[\w-]{0,64}\d)[\w-]{8,}")
+_TOKEN = re.compile(rb"(?=[\w-]{0,64}\d)[\w-]{8,}(?:\.[\w-]{8,})*")
 _JWT = re.compile(rf"{_BEGIN}eyj[\w-]{{4,}}\.[\w-]{{4,}}(?:\.[\w-]*){{0,3}}".encode())
 _BEARER = re.compile(rb"bearer {1,4}(?P<value>[\w.~+/=-]{6,512})")
 _BASIC = re.compile(rb"basic {1,4}(?P<value>[\w+/-]{4,512}={0,2})")
 _SQL = re.compile(rf"""by {{1,4}}{INNER}(?P<value>[^\s'"\\]{{1,512}})""".encode())
+_SET_PASSWORD = re.compile(
+    rf"""password(?: for [^=;"\n]{{1,80}}= {{0,4}}(?:password\()?| {{0,4}}= {{0,4}}password\(){INNER}"""
+    rf"""(?P<value>[^\s'"\\]{{1,512}})""".encode()
+)
+_ORACLE = re.compile(
+    rb"""(?:jdbc:oracle:\w{1,12}:|plus (?:-\w{1,8} ){0,3})[^\s/@:"'\\]{1,64}/(?P<value>[^\s/@"'\\]{1,128})(?=@|[\s"'\\])"""
+)
+_WEBHOOK = re.compile(rb"ks(?:\.slack\.com/services/\w{1,16}/\w{1,16}|/\d{1,24})/(?P<value>[\w-]{8,})")
 _PEM = re.compile(rb"-----begin [a-z0-9 ]{0,20}private key[a-z ]{0,8}-----")
 _PEM_BODY = re.compile(rb"(?:[\w+/=:,. \r\n\t]|\\{1,7}[nr]|-(?!----))+")
 _OPTION = re.compile(
@@ -44,8 +56,10 @@ Span = tuple[int, int]
 
 def _provider(text: bytes, lower: bytes, at: int) -> Span | None:
     match = _PROVIDER.search(lower, max(at - 13, 0), at + 3)
-    token = None if match is None else _TOKEN.match(lower, match.end())
-    return None if match is None or token is None else (match.start(), token.end())
+    if match is None or (match.group() == b"sg." and text[match.start() : at + 1] != b"SG"):  # a name of a host
+        return None
+    token = _TOKEN.match(lower, match.end())
+    return None if token is None else (match.start(), token.end())
 
 
 def _jwt(text: bytes, lower: bytes, at: int) -> Span | None:
@@ -78,6 +92,21 @@ def _sql(text: bytes, lower: bytes, at: int) -> Span | None:
     return None if match is None else match.span("value")
 
 
+def _set_password(text: bytes, lower: bytes, at: int) -> Span | None:
+    match = _SET_PASSWORD.match(lower, at)
+    return None if match is None else match.span("value")
+
+
+def _oracle(text: bytes, lower: bytes, at: int) -> Span | None:
+    match = _ORACLE.match(lower, at)
+    return None if match is None else match.span("value")
+
+
+def _webhook(text: bytes, lower: bytes, at: int) -> Span | None:
+    match = _WEBHOOK.match(lower, at)
+    return None if match is None else match.span("value")
+
+
 def _pem(text: bytes, lower: bytes, at: int) -> Span | None:
     match = _PEM.match(lower, at)
     body = _PEM_BODY.match(lower, match.end()) if match is not None else None
@@ -107,8 +136,11 @@ def _rest(lower: bytes, at: int) -> int:
 
 FORMS: dict[int, tuple[Callable[[bytes, bytes, int], Span | None], ...]] = {
     ord("b"): (_bearer, _basic, _sql),
-    ord("j"): (_jwt,),
-    ord("k"): (_provider,),
+    ord("g"): (_provider,),
+    ord("9"): (_provider,),
+    ord("p"): (_set_password, _oracle),
+    ord("j"): (_jwt, _oracle),
+    ord("k"): (_provider, _webhook),
     ord("z"): (_provider,),
     ord("-"): (_pem, _option, _provider),
     ord("_"): (_provider,),

@@ -86,6 +86,10 @@ _ITEM = _expression(
     rf"(?:[ \t]?[|>][+-]?{_NEWLINE}[ \t]{{1,32}}|{_NEWLINE}[ \t]{{0,32}}-[ \t]{{1,8}})"
     rf"""(?:{INNER})?(?P<value>[^\s"'\\,]{{1,256}})(?:{INNER})?"""
 )
+_FLOW_ITEM = _expression(
+    rf"""\s{{0,4}}(?P<quote>{INNER})?(?P<value>[^\s"'\\,\[\]{{}}]{{1,256}}){INNER}?\s{{0,4}}(?P<end>[,\]])"""
+)
+_FLOW_END = _expression(r"""[\s,;})"'\\]""")
 _BRACKET = _expression(r"""[\[\]{}"']""")
 _SCHEMA = _expression(
     rf"\{{\s{{0,8}}{QUOTE}(?:type|description|title|\$ref|anyof|allof|oneof|enum|format|required|minlength){QUOTE}"
@@ -122,19 +126,22 @@ class _Masker:
 
     def __init__(self, text: bytes, pause: Pause) -> None:
         self._text = text
-        self._lower = text.lower()
+        self._lower = b""
+        """The text in lower case, made at the first hit."""
         self._pause = pause
         self._steps = 0
 
     def masked(self) -> bytes:
         """Return the masked copy."""
-        text, lower = self._text, self._lower
+        text, lower = self._text, b""
         told = bytearray()
         looked, most = 0, _FREE_HITS + len(text) // _BYTES_FOR_A_HIT
         copied = done = 0
         for at in hits(text, self._pause):
             if at < done:
                 continue
+            if not lower:
+                lower = self._lower = text.lower()
             looked += 1
             if not looked % _TURN:
                 self._pause()
@@ -248,6 +255,8 @@ class _Masker:
             span = bare_value(self._lower, name, at, form)
             return [] if span is None else [(*span, key + _MASK + key)]
         if match["open"] is not None:
+            if not key and match["open"] == b"[":
+                return self._flow(name, match.end(), form)
             return self._container(name, match.start("open"), key) if key else []
         quote, start = match["quote"], match.end()
         # The mark may as well end the string that the name stands in.
@@ -287,6 +296,18 @@ class _Masker:
             spans.append((*match.span("value"), _MASK))
             at = match.end()
         return spans
+
+    def _flow(self, name: Name, at: int, form: int) -> list[Span]:
+        """Return the spans of the items of a list in one line of YAML or code. Without quotation marks they are YAML only."""
+        spans = []
+        while (match := _FLOW_ITEM.match(self._lower, at)) is not None and (match["quote"] or form == COLON):
+            self._count_step()
+            if is_secret(name, match["value"], KEY):
+                spans.append((*match.span("value"), _MASK))
+            at = match.end()
+            if match["end"] == b"]":
+                return spans if _FLOW_END.match(self._lower, at) else []  # "[a-z0-9]+" is an expression
+        return []
 
     def _container(self, name: Name, start: int, key: bytes) -> list[Span]:
         """Return the span of a list or an object under the name of a secret, unless it is a schema or a setting."""

@@ -38,13 +38,16 @@ QUALIFIERS = (
 )
 _PASSWORDS = (
     "pass_?(?:words?|wd|wds|phrases?|wort|code)|pwds?|kennwort|contrase[ñn]as?|(?<![a-z])pw|wachtwoord|mot_de_passe|"
-    "парол[ьяи]|hasło|密码|密碼|パスワード|비밀번호"
+    "senhas?|lozink[aeu]|adgangskoder?|парол[ьяи]|hasło|密码|密碼|パスワード|비밀번호"
 )
 _SECRET = re.compile(
     rf"(?:(?P<strong>{_PASSWORDS}|(?:{QUALIFIERS})_?keys?"
-    r"|(?:admin|auth|db|ftp|http|login|mail|mysql|pg|postgres|proxy|redis|root|smtp|ssh|sudo|user)_?pass)"
+    r"|(?:admin|auth|db|ftp|http|login|mail|mysql|pg|postgres|proxy|redis|root|smtp|ssh|sudo|user)_?pass"
+    r"|(?:seed|recovery)_phrases?)"
     r"|(?P<vague>secrets?|credentials?)|(?P<cookie>cookies?)|(?P<authorization>authorizations?)"
-    r"|(?P<weak>token|bearer|(?:access|amz|goog)_?signature|(?:\A|(?<=_))(?:jwt|pass|passe|pin|[ht]?otp|psk|sig|ssn)))(?![^_])"
+    r"|(?P<weak>token|bearer|(?:access|amz|goog)_?signature|(?:php|j|(?<![a-z]))sess(?:ion)?id|asp_net_session_id|connect_sid"
+    r"|(?:\A|(?<=_))(?:jwt|pass|passe|pin|psk|sig|ssn|(?<!palabra_)claves?|(?:mfa|2_fa|[ht]?otp)(?:_?codes?)?"
+    r"|(?:verification|security|recovery|backup|sms|one_time)_codes?)))(?![^_])"
 )
 _ABOUT = _words(
     """age algorithm arn at attempts budget change changed class classes cost count counts date description enabled endpoint

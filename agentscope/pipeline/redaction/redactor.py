@@ -30,7 +30,7 @@ from agentscope.events import (
     united,
 )
 from agentscope.protocols.drop_reasons import ENCODE_ERROR, REDACTION_ERROR, DropReason
-from agentscope.serialization.snapshot import encode, is_sealed, text, unsealed
+from agentscope.serialization.snapshot import SEAL, encode, text, unsealed
 
 from .masking import MASK, TooManyHits, mask
 from .needles import hits
@@ -43,6 +43,7 @@ NOT_SEARCHED = "[redacted: too many names of secrets to look at each]"
 """The text in place of a value with too many hits."""
 _IDS = ("run_id", "step_id", "parent_id")
 _IDENTITY = ("type", *_IDS)
+_SALT = os.urandom(16)
 _SHORTEST_SECRET = 8  # characters; a shorter key would mask ordinary words
 # JSON in a string may spell any character by an escape: in a key, that hides a name from the search. These are the escapes of
 # printable ASCII but for quotation marks and backslashes, and those in the names of other languages.
@@ -103,7 +104,8 @@ class Redactor:
         # The longest first: one may be a part of another.
         self._secrets = sorted((_bytes(form) for form in forms), key=len, reverse=True)
         self._pause = pause
-        self._salt = os.urandom(16)
+        # Processes with the same key mask an id alike. Without a key only those that were forked do.
+        self._digest_key = blake2b(_bytes("\n".join(sorted(secrets)))).digest() if any(secrets) else _SALT
 
     def __repr__(self) -> str:
         kind = "callable" if self._hook else "patterns" if self._patterns else self._names
@@ -137,18 +139,18 @@ class Redactor:
         values: Iterable[object]
         for event in events:
             if isinstance(event, PlainStep):
-                _, run_id, step_id, parent_id, _, name, _, _, _, *values = event
-                texts.update((run_id, step_id, parent_id, name))
+                texts.update((event.run_id, event.step_id, event.parent_id, event.name))
+                values = event[-2:]
             else:
                 texts.update((event.run_id, event.step_id, event.parent_id))
                 values = event.fields.values()
             for value in values:
-                if isinstance(value, bytes):
+                if type(value) is bytes:
                     payloads.append(value)
                     size += len(value) + 1
-                elif isinstance(value, str):
+                elif type(value) is str:
                     texts.add(value)
-                elif isinstance(value, list):
+                elif type(value) is list:
                     texts.update(item for item in value if type(item) is str)
             ends.append(size)
         # The mark is that of a key, in case a name is the end of a text.
@@ -171,13 +173,17 @@ class Redactor:
         return self._has_own_key_or_escape(text) or (self._names and next(hits(text, self._pause), None) is not None)
 
     def _ids(self, event: Event) -> dict[str, Any]:
-        """Return the ids that masking changes. Masked ids differ if the ids differ, so that steps keep their run."""
+        """Return the ids that masking changes.
+
+        A masked id ends in a digest, so that steps keep their run. It is keyed: without the key of the tracker, guesses at the
+        secret cannot be checked.
+        """
         changed = {}
         for name in _IDS:
             value = getattr(event, name)
             masked, _ = self._text(value) if value else (value, True)
             if masked != value:
-                digest = blake2b(_bytes(value), digest_size=8, key=self._salt).hexdigest()
+                digest = blake2b(_bytes(value), digest_size=8, key=self._digest_key).hexdigest()
                 changed[name] = f"{masked}-{digest}"
         return changed
 
@@ -383,6 +389,10 @@ def redacted_all(
                 suspected = suspects([event for event in made if event is not None])
             except Exception:
                 pass
+        if not suspected and None not in made:
+            yield from zip(group, made, strict=True)
+            pause()
+            continue
         for place, (event, full) in enumerate(zip(group, made, strict=True)):
             if full is not None and (
                 place not in suspected or (event.seq in done and not isinstance(event, DeferredEvent))
@@ -422,20 +432,20 @@ def _made(event: QueuedEvent) -> ReadyEvent:
     A `PlainStep` stays a `PlainStep`, since most protocols need no dict of its fields.
     """
     if isinstance(event, PlainStep):
-        given, output = event.input, event.output
-        if (given is None or not is_sealed(given)) and (output is None or not is_sealed(output)):
+        *head, given, output = event
+        given, cut = (given, False) if given is None or given[:1] < SEAL else unsealed(given)
+        output, also_cut = (output, False) if output is None or output[:1] < SEAL else unsealed(output)
+        if given is event.input and output is event.output:
             return event
-        given, cut = unsealed(given) if given is not None else (None, False)
-        output, also_cut = unsealed(output) if output is not None else (None, False)
         if not cut and not also_cut:
-            return _new(PlainStep, (*event[:-2], given, output))
-    full = in_full(event)
-    sealed = {name: value for name, value in full.fields.items() if isinstance(value, bytes) and is_sealed(value)}
-    if not sealed:
-        return full
-    fields = full.fields.copy()
-    for name, payload in sealed.items():
-        fields[name], lossy = unsealed(payload)
-        if lossy:
-            fields["truncated"] = united(fields.get("truncated"), (name,))
-    return full._replace(fields=fields)
+            return _new(PlainStep, (*head, given, output))
+    type_, seq, time_ns, run_id, step_id, parent_id, fields, size = full = in_full(event)
+    for name, payload in full.fields.items():
+        if type(payload) is bytes and payload[:1] >= SEAL:
+            fields = fields if fields is not full.fields else fields.copy()
+            fields[name], lossy = unsealed(payload)
+            if lossy:
+                fields["truncated"] = united(fields.get("truncated"), (name,))
+    return (
+        full if fields is full.fields else _new(Event, (type_, seq, time_ns, run_id, step_id, parent_id, fields, size))
+    )

@@ -20,7 +20,7 @@ from agentscope.protocols.json_decode import DecodeError, too_many, weight_of
 from agentscope.server.clock import Clock
 from agentscope.server.http.body import JSON, Bodies, declared_size, inflate
 from agentscope.server.http.limits import Limits, Refused
-from agentscope.server.storage.base import IngestCounts, Store, Unavailable
+from agentscope.server.storage.base import IngestCounts, Store, StoredEvent, Unavailable
 
 T = TypeVar("T")
 
@@ -186,9 +186,9 @@ class Intake:
         """Return a stored event of a session, or of any for None, as it was sent, or None."""
         return await run_in_threadpool(self._store.event, event_id, session_id)
 
-    async def item_events(self, run_id: str, step_id: str | None) -> list[Patch]:
+    async def item_events(self, run_id: str, step_id: str | None) -> list[StoredEvent]:
         """Return the stored events of a step, or of the run itself for a `step_id` of None."""
-        return [event.patch() for event in await run_in_threadpool(self._store.item_events, run_id, step_id)]
+        return await run_in_threadpool(self._store.item_events, run_id, step_id)
 
     async def has_run(self, run_id: str) -> bool:
         """Return whether any event of this run is stored."""

@@ -21,11 +21,13 @@ from agentscope.protocols.otlp.inbound.log_records import (
 )
 from agentscope.protocols.otlp.inbound.patches import SESSION
 from agentscope.protocols.otlp.wire.model import LogRecord
+from agentscope.server.storage.base import StoredEvent
 from agentscope.server.storage.fold import place
 
 from .intake import Intake
 
 _MOST_EARLY = 100_000  # spans
+_MOST_STORED = 16 << 20  # characters of all updates of a span, each of which has the records of those before it
 
 
 class JoinedRecords:
@@ -63,18 +65,23 @@ class JoinedRecords:
                 await self._intake.commit(Batch(str(uuid.uuid4()), SESSION, patches, [], {}))
         return left_out
 
-    async def _updates(self, run_id: str, span_id: str, found: list[LogRecord], of_run: list[Patch]) -> list[Patch]:
-        events = await self._intake.item_events(run_id, span_id)
-        root = root_among(of_run, span_id)
-        if not events and root is None:
+    async def _updates(
+        self, run_id: str, span_id: str, found: list[LogRecord], of_run: list[StoredEvent]
+    ) -> list[Patch]:
+        of_root = [event for event in of_run if span_id in event.body]
+        of_step = await self._intake.item_events(run_id, span_id)
+        if sum(len(event.body) for event in (*of_root, *of_step) if RECORDS in event.body) > _MOST_STORED:
+            raise ValueError("the records of this span came in too many parts")
+        events = [event.patch() for event in (*of_root, *of_step)]
+        root = root_among(events, span_id)
+        if not of_step and root is None:
             self._early[run_id, span_id] = None
             if len(self._early) > _MOST_EARLY:
                 del self._early[next(iter(self._early))]
-        of_root = [event for event in of_run if event.fields.get("span_id") == span_id]
-        update = update_by({**records_of(found), **stored_records([*events, *of_root])}, run_id, span_id)
+        update = update_by({**records_of(found), **stored_records(events)}, run_id, span_id)
         if root is None:
             return [update]
-        return [root_update(update, root), *([update] if events else [])]
+        return [root_update(update, root), *([update] if of_step else [])]
 
     async def complete_roots(self, patches: list[Patch]) -> None:
         """Add to the patches of spans what log records told before of a root among them."""
@@ -82,7 +89,7 @@ class JoinedRecords:
             span_id = root_span(patch)
             if span_id is None or (patch.run_id, span_id) not in self._early:
                 continue
-            events = await self._intake.item_events(patch.run_id, span_id)
+            events = [event.patch() for event in await self._intake.item_events(patch.run_id, span_id)]
             updates = [event for event in events if event.type == STEP_UPDATE and RECORDS in event.fields]
             if updates:
                 patches.append(root_update(max(updates, key=place), patch.fields))

@@ -4,7 +4,7 @@ Senders repeat counts: an agent has the sum of its calls, a chain that of its ag
 the same call side by side.
 
 1. Along a line of ancestry, counts are those of the model calls below, if each of these has a count. Otherwise they are the
-   larger of a step's own count and the sum below it.
+   larger of a step's own count and the sum below it. Agents inside an agent then count beside it, unless its count is their sum.
 2. Two steps on different lines tell the same call if they have the same count, the time of one lies within that of the other, and
    they come from different instrumentations or are of different types.
 """
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from agentscope.protocols.token_usage import Tokens
 
 LLM_STEP = "llm_call"
+AGENT_STEP = "agent"
 COST_DIGITS = 9
 """Decimal digits of a total in US dollars, so that it does not depend on the order of the sum."""
 _MOST_COMPARED = 64  # earlier steps of the same count that a step is compared with, so that the time is linear
@@ -71,9 +72,10 @@ def run_account(
                 mine = told.get(other, (None,) * len(theirs))
                 told[other] = tuple(b if a is None else a for a, b in zip(mine, theirs, strict=True))
     calls = {step for step in order if steps[step].step_type == LLM_STEP and step not in same}
+    agents = {step for step in order if steps[step].step_type == AGENT_STEP}
     own_tokens = None if own.tokens.total is None else _counts(own.tokens)
-    found = _along_lines(tokens, own_tokens, order, parents, calls)
-    cost = _along_lines(costs, None if own.cost is None else (own.cost,), order, parents, calls)
+    found = _along_lines(tokens, own_tokens, order, parents, calls, agents)
+    cost = _along_lines(costs, None if own.cost is None else (own.cost,), order, parents, calls, agents)
     return Account(
         Tokens() if found is None else Tokens(**dict(zip(_KEPT, map(_whole, found), strict=True))),
         None if cost is None or cost[0] is None else round(cost[0], COST_DIGITS),
@@ -94,34 +96,51 @@ def _along_lines(
     order: Sequence[str],
     parents: Mapping[str, str | None],
     calls: Collection[str],
+    agents: Collection[str],
 ) -> _Counts | None:
     """Count each line of ancestry once. The first of the counts decides which of two is larger."""
     if not told:
         return own
-    below: dict[str | None, _Counts] = {}
+    inner: dict[str | None, _Counts] = {}  # below a step, the counts of agents
+    others: dict[str | None, _Counts] = {}  # and those of other steps
     counted: set[str | None] = set()  # steps with a model call below that has a count
     silent: set[str | None] = set()  # steps with a model call below that has none
     for step in reversed(order):
         parent = parents[step]
-        count = told.get(step)
-        total = _larger(count, below.pop(step, None), step in counted and step not in silent)
-        if total is not None:
-            below[parent] = _sum(below[parent], total) if parent in below else total
-        is_call = step in calls
+        count, of_agents, of_others = told.get(step), inner.pop(step, None), others.pop(step, None)
+        is_call, is_agent = step in calls, step in agents
+        below = _sum(of_agents, of_others)
+        is_complete = step in counted and step not in silent
+        total = _larger(count, below, is_complete)
+        if is_agent and not is_complete and count and of_agents and below and below[0] != count[0]:
+            total = _sum(of_agents, _larger(count, of_others, False))
+        if total is below and not is_agent:
+            _add(inner, parent, of_agents)
+            _add(others, parent, of_others)
+        else:
+            _add(inner if is_agent else others, parent, total)
         if step in counted or (is_call and count is not None):
             counted.add(parent)
         if count is None and (step in silent or (is_call and step not in counted)):
             silent.add(parent)
-    return _larger(own, below.get(None), None in counted and None not in silent)
+    return _larger(own, _sum(inner.get(None), others.get(None)), None in counted and None not in silent)
+
+
+def _add(sums: dict[str | None, _Counts], step: str | None, counts: _Counts | None) -> None:
+    total = _sum(sums.get(step), counts)
+    if total is not None:
+        sums[step] = total
 
 
 def _larger(own: _Counts | None, below: _Counts | None, is_complete: bool) -> _Counts | None:
     if own is None or below is None:
         return below if own is None else own
-    return below if is_complete or (below[0] or 0) >= (own[0] or 0) else own
+    return below if is_complete or (below[0] or 0) > (own[0] or 0) else own
 
 
-def _sum(one: _Counts, other: _Counts) -> _Counts:
+def _sum(one: _Counts | None, other: _Counts | None) -> _Counts | None:
+    if one is None or other is None:
+        return other if one is None else one
     return tuple(b if a is None else a if b is None else a + b for a, b in zip(one, other, strict=True))
 
 

@@ -19,6 +19,7 @@ from .attribute_names import ALL_JSON, COST_OBJECTS, COST_PARTS, COST_TOTALS, EN
 
 MOST_KEPT = 128
 """The most unused attributes of one span that `meta_data` keeps."""
+_SIMPLE = frozenset({str, int, bool})
 _CUT_KEY = "agentscope.attributes_left_out"
 
 
@@ -76,11 +77,11 @@ class Attributes:
         """Return the token counts in JSON objects under these names. What else is in the objects stays unused."""
         merged: dict[str, Any] = {}
         for name in names:
-            known = payload_of(self.all.get(name))
+            known = payload_of(self.all[name]) if name in self.all else None
             if isinstance(known, dict):
                 merged |= known
                 self._used.add(name)
-        return tokens_of(merged).usage()
+        return tokens_of(merged).usage() if merged else {}
 
     def cost(self, names: Iterable[str]) -> float | None:
         """Return the cost in US dollars: a total, else the sum of its parts. A negative number means that it is unknown.
@@ -92,13 +93,13 @@ class Attributes:
         for parts in COST_PARTS:
             known = [value for name in parts if (value := self._amount(name)) is not None]
             sums += [sum(known)] if known else []
-        in_usage = (cost_in(payload_of(self.all.get(name))) for name in USAGE_OBJECTS)
+        in_usage = (cost_in(payload_of(self.all[name])) for name in USAGE_OBJECTS if name in self.all)
         sums += [cost for cost in in_usage if cost is not None and cost >= 0]
         for name in COST_OBJECTS:
-            found = payload_of(self.all.get(name))
-            amounts = (
-                {key: value for key, value in found.items() if _is_amount(value)} if isinstance(found, dict) else {}
-            )
+            found = payload_of(self.all[name]) if name in self.all else None
+            if not isinstance(found, dict):
+                continue
+            amounts = {key: value for key, value in found.items() if _is_amount(value)}
             if amounts:
                 total = next((amounts[key] for key in COST_TOTALS if key in amounts), None)
                 sums.append(sum(amounts.values()) if total is None else total)
@@ -119,7 +120,7 @@ class Attributes:
 
         A payload that is not empty is preferred: some emitters leave `{}` if another attribute has the content.
         """
-        present = [name for name in names if self.all.get(name) not in (None, "")]
+        present = [name for name in names if name in self.all and self.all[name] not in (None, "")]
         self._used.update(present)
         if not present:
             return None
@@ -147,13 +148,13 @@ class Attributes:
         """Merge the JSON objects under these names with the attributes that have one of these prefixes."""
         merged: dict[str, Any] = {}
         for name in names:
-            known = payload_of(self.all.get(name))
+            known = payload_of(self.all[name]) if name in self.all else None
             if isinstance(known, dict):
                 merged |= known
                 self._used.add(name)
         for prefix in prefixes:
-            for name in sorted(self.all):
-                if name.startswith(prefix) and name not in self._used:
+            for name in sorted(name for name in self.all if name.startswith(prefix)):
+                if name not in self._used:
                     merged[name[len(prefix) :]] = unquoted(self.all[name])
                     self._used.add(name)
         return merged
@@ -218,7 +219,7 @@ def _finite(digits: str) -> float | str:
 
 def plain(value: Value) -> Any:
     """An attribute's value as a JSON value: bytes in base64, and numbers that are not finite as text."""
-    if type(value) is str:
+    if value is None or type(value) in _SIMPLE:
         return value
     if isinstance(value, float):
         return value if isfinite(value) else str(value)

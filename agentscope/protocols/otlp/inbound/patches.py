@@ -328,25 +328,24 @@ def _resource(group: SpanGroup) -> dict[str, Any]:
 
 def _parts(span: Span, group: SpanGroup) -> dict[str, Any]:
     """The parts of a span that are no attributes and have no field, under the names of OTLP."""
-    exceptions = sum(event.name == names.EXCEPTION for event in span.events)
-    events = [
-        event
-        for event in span.events
-        if event.name not in MESSAGE_EVENTS and (event.name != names.EXCEPTION or exceptions > 1)
-    ]
     scope = {"name": group.scope_name, "version": group.scope_version, "attributes": _plain(group.scope_attributes)}
-    parts = {
-        "kind": _KINDS.get(span.kind, span.kind),
-        "scope": _given(scope),
-        "trace_state": span.trace_state,
-        "events": [_event(event) for event in events[:MOST_EVENTS]],
-        "events_left_out": max(0, len(events) - MOST_EVENTS),
-        "links": [_link(link) for link in span.links[:MOST_EVENTS]],
-        "links_left_out": max(0, len(span.links) - MOST_EVENTS),
-        "dropped_attributes_count": span.dropped_attributes,
-        "dropped_events_count": span.dropped_events,
-        "dropped_links_count": span.dropped_links,
-    }
+    parts: dict[str, Any] = {"kind": _KINDS.get(span.kind, span.kind), "scope": _given(scope)}
+    if span.events:
+        exceptions = sum(event.name == names.EXCEPTION for event in span.events)
+        events = [
+            event
+            for event in span.events
+            if event.name not in MESSAGE_EVENTS and (event.name != names.EXCEPTION or exceptions > 1)
+        ]
+        parts["events"] = [_event(event) for event in events[:MOST_EVENTS]]
+        parts["events_left_out"] = max(0, len(events) - MOST_EVENTS)
+    if span.links:
+        parts["links"] = [_link(link) for link in span.links[:MOST_EVENTS]]
+        parts["links_left_out"] = max(0, len(span.links) - MOST_EVENTS)
+    parts["trace_state"] = span.trace_state
+    parts["dropped_attributes_count"] = span.dropped_attributes
+    parts["dropped_events_count"] = span.dropped_events
+    parts["dropped_links_count"] = span.dropped_links
     return _given(parts)
 
 

@@ -10,20 +10,23 @@ from .append import FoldCache
 from .run_rows import LARGE, write_run
 
 _GROWTH = 4  # the row of a large run is due when it has grown by this part of its steps
+_SETTLED = 2.0  # seconds after its last event in which the row of a large run is due however little it has grown
 _PAUSE = 0.5  # seconds between two times at which rows are made anew without being read
 _IDLE_SECONDS = 0.02  # for which a batch may have to wait meanwhile
-_SHARE = 20  # of this part of the time a large run is made anew that has grown a little
+_SHARE = 20  # of this part of the time the row of a large run is made anew without being read
 _BEHIND = "SELECT key FROM runs WHERE unsummed > 0"
+_IS_SMALL = f"coalesce(summed, 0) + unsummed <= {LARGE}"
+_SMALL = f"{_BEHIND} AND {_IS_SMALL} ORDER BY touched_at DESC"
 _DUE = f"""
-{_BEHIND} AND (coalesce(summed, 0) + unsummed <= {LARGE} OR unsummed * {_GROWTH} >= coalesce(summed, 0))
+{_BEHIND} AND ({_IS_SMALL} OR unsummed * {_GROWTH} >= coalesce(summed, 0) OR touched_at < :now - {_SETTLED})
 ORDER BY touched_at DESC
 """
 _OLDEST = f"{_BEHIND} ORDER BY touched_at LIMIT 1"
 
 
-def is_due(db: sqlite3.Connection) -> bool:
-    """Return whether the row of any run has to be made anew before it is read."""
-    return db.execute(f"{_DUE} LIMIT 1").fetchone() is not None
+def is_due(db: sqlite3.Connection, now: float) -> bool:
+    """Return whether the row of any run has to be made anew before it is read. `now` is in epoch seconds."""
+    return db.execute(f"{_DUE} LIMIT 1", {"now": now}).fetchone() is not None
 
 
 class Refresher:
@@ -35,7 +38,7 @@ class Refresher:
         self._next = self._next_large = steady()
 
     def __call__(self, db: sqlite3.Connection) -> bool:
-        """Make some rows anew in a transaction, if it is time to, and one of a large run that has grown a little."""
+        """Make some rows anew in a transaction, and that of one large run, if it is time to."""
         began = self._steady()
         if began < self._next:
             return False
@@ -45,13 +48,12 @@ class Refresher:
             return False
         db.execute("BEGIN IMMEDIATE")
         try:
-            self.refresh(db, _IDLE_SECONDS)
-            if began >= self._next_large and not is_due(db):
-                self._cache.begin(db)
-                for (key,) in db.execute(_OLDEST).fetchall():
-                    self._write(db, key)
-                self._cache.end()
+            self._cache.begin(db)
+            self._refresh(db, _SMALL, _IDLE_SECONDS)
+            if began >= self._next_large:
+                self._refresh(db, _OLDEST, _IDLE_SECONDS)
                 self._next_large = self._steady() + _SHARE * (self._steady() - began)
+            self._cache.end()
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
@@ -59,15 +61,18 @@ class Refresher:
             raise
         return False
 
-    def refresh(self, db: sqlite3.Connection, seconds: float) -> None:
+    def refresh(self, db: sqlite3.Connection, seconds: float, now: float) -> None:
         """Make the rows of runs anew that are due, those that received something last first, for this time at most."""
-        end = self._steady() + seconds
         self._cache.begin(db)
-        for (key,) in db.execute(_DUE).fetchall():
+        self._refresh(db, _DUE, seconds, now)
+        self._cache.end()
+
+    def _refresh(self, db: sqlite3.Connection, selection: str, seconds: float, now: float = 0.0) -> None:
+        end = self._steady() + seconds
+        for (key,) in db.execute(selection, {"now": now}).fetchall():
             self._write(db, key)
             if self._steady() >= end:
-                break
-        self._cache.end()
+                return
 
     def _write(self, db: sqlite3.Connection, key: int) -> None:
         try:

@@ -17,12 +17,12 @@ from agentscope.server.storage.rows import MOST_TEXTS, RUN_COLUMNS, StepRow
 from agentscope.server.storage.summary import summary_of
 from agentscope.server.storage.totals import LLM_STEP, Account
 
-LARGE = 5_000
+LARGE = 2_000
 """Steps. The row of a run with more is made anew when it has grown by a quarter, or when there is time."""
-MOST_READ = 50_000
+MOST_READ = 20_000
 """Steps. Tokens and cost of a run with more are the sums over its model calls, or over all steps where those have none."""
 _FIRST = 200  # steps that tell the name and the status of a run with too many to be read
-_MOST_CACHED = 20_000  # rows of steps
+_MOST_CACHED = 10_000  # rows of steps
 
 _OF_ROW = (
     *RUN_COLUMNS,

@@ -45,7 +45,8 @@ passwd | pw | db.password | login/password | New Password | password  | Password
 PASSWORD_1 | user_pwd | passcode | Passwort | mot_de_passe | пароль | 密码 | パスワード | contraseña | client_secret |
 secret_id | jwtSecret | Api Key | subscription-key | AccountKey | master_key | OPENAI_KEY | SecretAccessKey |
 aws_session_token | csrftoken | SLACK_TOKEN_OLD | tokenValue | otp | totp_code | wifi_psk | pin | credentials | bearer |
-Proxy-Authorization | cookies | pass
+Proxy-Authorization | cookies | pass | senha | SENHA_DB | clave | adgangskode | seed_phrase | mfa_code | mfaCode | 2fa_code |
+verification_code | recoveryCode | sessionid | PHPSESSID | JSESSIONID | ASP.NET_SessionId | connect.sid | SIGNING_KEY
 """.replace("\n", " ").split(" | ")
 
 
@@ -67,6 +68,8 @@ HIDDEN_VALUES = r"""
 {"credentials": {"user": "ann", "key": "@"}}
 {"cookies": {"sid": "@"}}
 {"password": {"a": ["]", "@"]}}
+{"backup_codes": ["ab1", "@"]}
+["curl", "--user", "ann:@"]
 """.strip().splitlines()
 
 
@@ -104,6 +107,11 @@ ftp://u:x?@@h
 {'a': 1}⏎{'password': '@'}
 data: {"token": "@"}⏎⏎
 secrets:⏎- @⏎- other1⏎
+passwords: [@, other1]
+passwords: [other1, '@']
+API_KEYS = ["@"]
+senha: @
+clave=@
 a:⏎  password: |⏎    @
 <password>@</password>
 <o:Password Type='x'>@</o:Password>
@@ -115,6 +123,12 @@ password = '''@'''
 :password => "@"
 machine h login u password @
 IDENTIFIED BY '@'
+IDENTIFIED WITH mysql_native_password BY '@'
+SET PASSWORD FOR ann = '@'
+SET PASSWORD FOR 'ann' = PASSWORD('@')
+SET PASSWORD = PASSWORD('@')
+jdbc:oracle:thin:ann/@@h:1521/x
+sqlplus ann/@@db
 ALTER USER u WITH PASSWORD '@'
 let password = `@`;
 Config(password=SecretStr('@'))
@@ -129,7 +143,19 @@ $env:API_KEY = '@'
 -passin pass:@
 sk-proj-@
 ghp_@
+dckr_pat_@
 glpat-@
+glptt-@
+shpca_@
+figd_@
+pcsk_@
+tvly-@
+xapp-1-@
+GOCSPX-@
+SG.@abcdefgh.abcdefgh
+ya29.@abcdefgh
+https://hooks.slack.com/services/T012345/B012345/@
+https://discord.com/api/webhooks/123456789/@
 xoxb-1-@
 hf_@abc
 npm_@
@@ -151,6 +177,12 @@ def test_a_secret_in_text_is_hidden_at_any_depth(case: str) -> None:
         assert WORD not in shown(value)
 
 
+def test_a_number_is_a_code_if_its_name_says_so() -> None:
+    assert shown({"otp_code": 482913, "mfa_code": "4829", "status_code": 482913}) == shown(
+        {"otp_code": MASK, "mfa_code": MASK, "status_code": 482913}
+    )
+
+
 # ---- kept ------------------------------------------------------------------------------------------------------------
 
 KEPT_VALUES = r"""
@@ -166,6 +198,12 @@ KEPT_VALUES = r"""
 {"cls_token": "[CLS]"}
 {"nextPageToken": "abc123def456"}
 {"session_id": "abc123def456"}
+{"sessionId": "abc123def456"}
+{"conversation_id": "abc123def456"}
+{"status_code": "404123"}
+{"error_code": "E12345"}
+{"country_code": "49123"}
+{"palabra_clave": "x1y2"}
 {"cache_key": "a1b2c3d4"}
 {"public_key": "AAAA1234"}
 {"PWD": "/home/ann"}
@@ -243,6 +281,18 @@ class="token keyword1"
 api_key=api_key
 password=None
 ssn: see page 12
+password: [A-Za-z0-9]{8,}
+token: [CLS]
+tokens: [101, 2023]
+tokens = [t1, t2]
+def f(secret: [int], x1)
+https://sg.example123.com/x
+set password for the new user: ok1
+jdbc:postgresql://host1/db1?user=x
+https://discord.com/channels/123456/7890123
+kiosk-12345678 and desk_12345678 and pspa_12345678
+commit 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b
+/home/ann1/tokens/abc123 and C:\Users\ann1\password.txt
 """.strip().splitlines()
 
 
@@ -375,7 +425,7 @@ def test_a_decision_looks_at_a_bounded_piece_of_the_text() -> None:
 
 
 def test_other_threads_get_turns_within_a_long_value() -> None:
-    for value in ({"password": '"' * 3000}, {"password": [[1]] * 3000}, "a" * 300_000, "token=abcdef1 " * 3000):
+    for value in ({"password": '"' * 3000}, {"password": [[1]] * 3000}, "a" * 1_000_000, "token=abcdef1 " * 3000):
         turns: list[int] = []
         mask(encode(value)[0], lambda turns=turns: turns.append(1))  # type: ignore[misc]  # a default binds it
         assert len(turns) >= 9
@@ -414,6 +464,14 @@ def test_names_and_ids_are_searched_and_masked_ids_stay_apart() -> None:
     assert first.run_id.startswith(f"token={MASK}-")
     assert first.run_id == again.run_id != second.run_id
     assert first.parent_id == first.run_id
+
+
+def test_an_id_is_masked_alike_by_all_trackers_with_the_same_key() -> None:
+    def masked_run(*secrets: str) -> str:
+        return Redactor(secrets=secrets)(event()._replace(run_id=f"token={WORD}")).run_id
+
+    assert masked_run("ask_1234") == masked_run("ask_1234") != masked_run("ask_5678")
+    assert masked_run() == masked_run() != masked_run("ask_1234")
 
 
 def test_an_id_with_a_secret_makes_all_events_suspects() -> None:

@@ -246,3 +246,31 @@ def test_texts_have_the_direction_of_their_own_script() -> None:
 
 def test_a_name_of_spaces_alone_is_shown_by_their_numbers() -> None:
     assert '<span class="unseen">U+0020</span><span class="unseen">U+00A0</span></a>' in listed(agent_name=" \u00a0")
+
+
+def test_the_form_offers_runs_that_failed_and_runs_in_which_any_step_failed() -> None:
+    asked = pages.run_list([], RunQuery(step_status="failed"), None, "http://x", False)
+    assert 'name="step_status" value="failed" checked>' in asked
+    assert '<option value="failed">' in asked
+    assert 'name="step_status" value="failed">' in listed()
+    link = pages.run_list([], RunQuery(step_status="failed"), "cursor", "http://x", False)
+    assert "step_status=failed" in link.partition("Older runs")[0].rpartition("href")[2]
+
+
+def test_a_line_of_the_list_names_the_agents_inside_a_run_and_the_runs_of_check() -> None:
+    line = listed(agents=[f"agent {number}" for number in range(7)])
+    assert '<span class="type" dir="auto">agent 4</span> <span class="type">+2</span>' in line
+    assert "check of the connection" in listed(tags=["agentscope-check"])
+    assert "check of the connection" not in line
+
+
+def test_a_run_shows_its_tokens_by_kind_its_agents_and_that_its_root_is_not_here() -> None:
+    usage = {"input_tokens": 30, "output_tokens": 5, "cached_tokens": 20, "reasoning_tokens": 0}
+    page = shown(step(step_type="agent", name="planner"), step(name="search", usage=usage))
+    facts = page.text.partition("Steps\n")[0]
+    assert "input 30 · output 5 · cache read 20 · reasoning 0" in facts
+    assert "cache write" not in page.text
+    assert "not here; told from the steps" in facts
+    assert "not here" not in shown(run_start()).text
+    page = shown(run_start(), step(step_type="agent", name="planner"))
+    assert page.links["planner"] == "/?agent=planner"
