@@ -60,9 +60,9 @@ class Summary(NamedTuple):
 
 
 def root_rows(run: Mapping[str, Any]) -> dict[str, StepRow]:
-    """Return the rows of the roots of a trace, from the fold of its run. A root that is a call has a step of its own."""
+    """Return the rows of the roots of a trace, from the fold of its run. Of a root with a step of its own that one counts."""
     roots: Mapping[str, Any] = run.get("roots", {})
-    return {span: step_row(root, is_root=True) for span, root in roots.items() if root.get("step_type") not in _CALLS}
+    return {span: step_row(root, is_root=True) for span, root in roots.items()}
 
 
 def summary_of(run_id: str, run: Mapping[str, Any], rows: Mapping[str, StepRow], quiet: str | None = None) -> Summary:
@@ -75,7 +75,8 @@ def summary_of(run_id: str, run: Mapping[str, Any], rows: Mapping[str, StepRow],
     root = min(
         roots, key=lambda span: (roots[span].get("step_type") != _AGENT, _start(roots[span]), span), default=None
     )
-    hidden = root if root is not None and root in rows and rows[root].is_root else None
+    is_hidden = root is not None and root in rows and rows[root].is_root and rows[root].step_type not in _CALLS
+    hidden = root if is_hidden else None
     steps = {step: rows[step] for step in sorted(rows, key=lambda step: (rows[step].began, step)) if step != hidden}
     told = run.get("span_id")
     own_spans = {span_id_of(run_id), root, told if type(told) is str else None}  # a batch may name any JSON

@@ -38,6 +38,7 @@ INSERT INTO sessions VALUES (?,?,?) ON CONFLICT (project, id) DO UPDATE SET sile
 _ADD_SESSION = """
 INSERT INTO run_sessions VALUES (?,?,?) ON CONFLICT (run, session) DO UPDATE SET own=1 WHERE excluded.own > own
 """
+_REMOVE_ROOTS = "DELETE FROM steps WHERE run=? AND root AND id IN (SELECT value FROM json_each(?))"
 _CALLS_OF = "SELECT id FROM steps WHERE run=? AND NOT root AND id IN (SELECT value FROM json_each(?))"
 _ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ? AND key>?"
 # Later events of the same run have larger keys. Those of this transaction are added again when the registers are read.
@@ -215,7 +216,13 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
             if step_id is not None
         }
         if of_run:
-            rows |= _root_rows(db, key, cache.folded(key, None, of_run, is_new), rows)
+            run = cache.folded(key, None, of_run, is_new)
+            rows |= _root_rows(db, key, run, rows)
+            calls = [span for span in run.get("roots", ()) if span not in rows]
+            if (
+                calls and db.execute(_REMOVE_ROOTS, (key, json.dumps(calls))).rowcount
+            ):  # roots that told another type before
+                cache.rows.forget(key)
         written[key] = rows
         cache.rows.add(key, rows, is_new)
     put_steps(db, written)

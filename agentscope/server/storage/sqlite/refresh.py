@@ -10,23 +10,26 @@ from .append import FoldCache
 from .run_rows import LARGE, write_run
 
 _GROWTH = 4  # the row of a large run is due when it has grown by this part of its steps
-_SETTLED = 2.0  # seconds after its last event in which the row of a large run is due however little it has grown
 _PAUSE = 0.5  # seconds between two times at which rows are made anew without being read
 _IDLE_SECONDS = 0.02  # for which a batch may have to wait meanwhile
 _SHARE = 20  # of this part of the time the row of a large run is made anew without being read
+_SHARE_OF_READS = 5  # and of this part where it is read, but has grown only a little
 _BEHIND = "SELECT key FROM runs WHERE unsummed > 0"
 _IS_SMALL = f"coalesce(summed, 0) + unsummed <= {LARGE}"
 _SMALL = f"{_BEHIND} AND {_IS_SMALL} ORDER BY touched_at DESC"
-_DUE = f"""
-{_BEHIND} AND ({_IS_SMALL} OR unsummed * {_GROWTH} >= coalesce(summed, 0) OR touched_at < :now - {_SETTLED})
-ORDER BY touched_at DESC
-"""
+_DUE = f"{_BEHIND} AND ({_IS_SMALL} OR unsummed * {_GROWTH} >= coalesce(summed, 0)) ORDER BY touched_at DESC"
+_NEWEST = f"{_BEHIND} ORDER BY touched_at DESC"
 _OLDEST = f"{_BEHIND} ORDER BY touched_at LIMIT 1"
 
 
-def is_due(db: sqlite3.Connection, now: float) -> bool:
-    """Return whether the row of any run has to be made anew before it is read. `now` is in epoch seconds."""
-    return db.execute(f"{_DUE} LIMIT 1", {"now": now}).fetchone() is not None
+def is_behind(db: sqlite3.Connection) -> bool:
+    """Return whether the row of any run is behind."""
+    return db.execute(f"{_BEHIND} LIMIT 1").fetchone() is not None
+
+
+def is_due(db: sqlite3.Connection) -> bool:
+    """Return whether the row of any run has to be made anew before it is read."""
+    return db.execute(f"{_DUE} LIMIT 1").fetchone() is not None
 
 
 class Refresher:
@@ -35,7 +38,7 @@ class Refresher:
     def __init__(self, cache: FoldCache, steady: Callable[[], float] = time.monotonic) -> None:
         self._cache = cache
         self._steady = steady
-        self._next = self._next_large = steady()
+        self._next = self._next_large = self._next_read = steady()
 
     def __call__(self, db: sqlite3.Connection) -> bool:
         """Make some rows anew in a transaction, and that of one large run, if it is time to."""
@@ -61,15 +64,19 @@ class Refresher:
             raise
         return False
 
-    def refresh(self, db: sqlite3.Connection, seconds: float, now: float) -> None:
-        """Make the rows of runs anew that are due, those that received something last first, for this time at most."""
+    def refresh(self, db: sqlite3.Connection, seconds: float) -> None:
+        """Make rows anew before they are read, those of runs that received something last first, for this time at most."""
         self._cache.begin(db)
-        self._refresh(db, _DUE, seconds, now)
+        self._refresh(db, _DUE, seconds)
+        began = self._steady()
+        if began >= self._next_read:
+            self._refresh(db, _NEWEST, seconds)
+            self._next_read = self._steady() + _SHARE_OF_READS * (self._steady() - began)
         self._cache.end()
 
-    def _refresh(self, db: sqlite3.Connection, selection: str, seconds: float, now: float = 0.0) -> None:
+    def _refresh(self, db: sqlite3.Connection, selection: str, seconds: float) -> None:
         end = self._steady() + seconds
-        for (key,) in db.execute(selection, {"now": now}).fetchall():
+        for (key,) in db.execute(selection).fetchall():
             self._write(db, key)
             if self._steady() >= end:
                 return

@@ -39,7 +39,7 @@ from agentscope.server.storage.base import (
 from agentscope.server.storage.rows import INTERRUPTED, RUN_COLUMNS, duration_ms
 
 from .append import FoldCache, write_batch
-from .refresh import Refresher, is_due
+from .refresh import Refresher, is_behind, is_due
 from .retention import Sweeper, delete_runs
 from .schema import is_corrupt, open_reader, upgrade_rows, verify
 from .views import run_head, steps_page
@@ -221,13 +221,14 @@ class SQLiteStore:
     def _refresh(self) -> None:
         """Have the rows of runs made anew that are due, before runs are selected by them. Batches are stored in between."""
         end = time.monotonic() + READ_SECONDS
+        is_wanted = is_behind
         with suppress(Unavailable, FutureTimeout):  # a full disk, or a busy writer: the rows are as they were
             while (left := end - time.monotonic()) > 0:
-                now = self._now()
                 with self._reading() as db:
-                    if not is_due(db, now):
+                    if not is_wanted(db):
                         return
-                self._writer.submit(partial(self._refresher.refresh, seconds=_REFRESH_SECONDS, now=now)).result(left)
+                self._writer.submit(partial(self._refresher.refresh, seconds=_REFRESH_SECONDS)).result(left)
+                is_wanted = is_due
 
     def _values(self, query: RunQuery, project: str) -> dict[str, Any]:
         """Return the parameters of `_LIST`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from agentscope.server.storage.base import StepCursor, StepPage, StepQuery, Stor
 from agentscope.server.storage.fold import head_view, root_of, step_view
 from agentscope.server.storage.registers import Registers
 from agentscope.server.storage.rows import row_fields
-from agentscope.server.storage.summary import root_rows, summary_of
+from agentscope.server.storage.summary import summary_of
 
 from .append import stored_registers
 from .run_rows import first_rows
@@ -38,6 +38,17 @@ class _Head(NamedTuple):
     is_root: bool
 
 
+class _Folds(dict[str, dict[str, Any]]):
+    """The folds of the steps that are asked for."""
+
+    def __init__(self, fold: Callable[[str], dict[str, Any]]) -> None:
+        self._fold = fold
+
+    def __missing__(self, step_id: str) -> dict[str, Any]:
+        self[step_id] = self._fold(step_id)
+        return self[step_id]
+
+
 class _Fold(NamedTuple):
     fields: dict[str, Any]
     sessions: set[str]
@@ -55,8 +66,8 @@ def run_head(reading: Reading, project: str, listed: Mapping[str, Any]) -> dict[
         rows = first_rows(db, found[0])
     run = _folded(reading, found[0], None).fields
     summary = summary_of(run_id, run, rows)
-    folds = {step: _folded(reading, found[0], step).fields for step in {summary.top, summary.agent} if step is not None}
-    folds = {step: fields for step, fields in folds.items() if fields}
+    roots = run.get("roots", {})  # some of which are steps without events of their own
+    folds = _Folds(lambda step: _folded(reading, found[0], step).fields or roots.get(step, {}))
     return head_view(run, folds, summary, listed)
 
 
@@ -70,9 +81,10 @@ def steps_page(
             return None
         run = found[0]
         own = stored_registers(db, run, None).fields()
-        hidden = _hidden(db, run, run_id, own)
+        summary = summary_of(run_id, own, first_rows(db, run))
+        hidden = {step for step in (summary.hidden, summary.copy) if step is not None}
         heads = _heads(db, run, query, hidden)
-        spans = {span_id_of(run_id), own.get("span_id"), *own.get("roots", {})}
+        spans = {span_id_of(run_id), own.get("span_id"), summary.root}
         given, parents = _parents(db, run, heads[: query.limit], spans, hidden)
     whole: _Fold | None = None
     steps: list[dict[str, Any]] = []
@@ -130,18 +142,10 @@ def _folded(
     return _Fold(registers.fields(), sessions, root_sessions, size)
 
 
-def _hidden(db: sqlite3.Connection, run: int, run_id: str, own: Mapping[str, Any]) -> str | None:
-    """Return the root of the trace that is the run, and no step as well."""
-    rows = root_rows(own)
-    root = summary_of(run_id, own, rows).hidden if rows else None
-    row = db.execute("SELECT root FROM steps WHERE run=? AND id=?", (run, root)).fetchone()
-    return root if row is not None and row[0] else None
-
-
-def _heads(db: sqlite3.Connection, run: int, query: StepQuery, hidden: str | None) -> list[_Head]:
+def _heads(db: sqlite3.Connection, run: int, query: StepQuery, hidden: Collection[str]) -> list[_Head]:
     """Return the steps of a page and the one after it."""
-    values: dict[str, Any] = {"run": run, "hidden": hidden, "limit": query.limit + 1, "skip": query.skip}
-    conditions = ["run=:run", "id IS NOT :hidden"]
+    values: dict[str, Any] = {"run": run, "hidden": json.dumps([*hidden]), "limit": query.limit + 1, "skip": query.skip}
+    conditions = ["run=:run", "id NOT IN (SELECT value FROM json_each(:hidden))"]
     if query.failed:
         conditions.append("failed")
     if query.after is not None:
@@ -153,14 +157,17 @@ def _heads(db: sqlite3.Connection, run: int, query: StepQuery, hidden: str | Non
 
 
 def _parents(
-    db: sqlite3.Connection, run: int, heads: Iterable[_Head], spans: set[Any], hidden: str | None
+    db: sqlite3.Connection, run: int, heads: Iterable[_Head], spans: set[Any], hidden: Collection[str]
 ) -> tuple[dict[str, str | None], dict[str, str | None]]:
     """Return the parent that each step names, by the id of a step where that is known, and its parent in the tree."""
     given = {head.step_id: head.parent for head in heads}
     known: dict[str, str | None] = dict(given)
     _look_up(db, run, known, {*given.values()})
-    known.pop(hidden or "", None)  # the run itself
     strange = {parent for parent in given.values() if parent is not None and parent not in known}
+    for step in hidden:  # the run itself
+        known[step] = None
+        strange |= {step} & {*given.values()}
+        spans.add(step)
     named: dict[str, str | None] = dict.fromkeys(strange & spans)
     if strange - named.keys():
         found = db.execute("SELECT id FROM steps WHERE run=? LIMIT ?", (run, _MOST_SEARCHED))

@@ -188,14 +188,22 @@ class Conformance:
             assert sorted(found, key=lambda event: event["id"]) == sorted(sent, key=lambda event: event["id"])
             view = run_view(run_id, [event.patch() for event in all_events(store, run_id)])
             steps = view.pop("steps")
-            assert differences(store.run(run_id), view) == {}
-            assert sorted(all_steps(store, run_id, StepQuery(1)), key=_by_id) == sorted(
+            assert not (wrong := differences(store.run(run_id), view)), wrong
+            shown = sorted(all_steps(store, run_id, StepQuery(1)), key=_by_id)
+            expected = sorted(
                 (
                     {**step, "step_index": index}
                     for step, index in zip(steps, _indexes(store, run_id, steps), strict=True)
                 ),
                 key=_by_id,
             )
+            assert [each["id"] for each in shown] == [each["id"] for each in expected]
+            in_circle = {each["id"] for each in steps} & {each.get("unattached_parent_id") for each in steps}
+            for one, other in zip(shown, expected, strict=True):
+                wrong = differences(one, other)
+                if in_circle:  # the store may cut a circle at another place
+                    wrong = {name: pair for name, pair in wrong.items() if not name.endswith("parent_id")}
+                assert not wrong, (one["id"], wrong)
         assert_rows_equal_fold(store)
 
     def test_writers_at_once_store_every_event_once(self, store: Store) -> None:
@@ -311,6 +319,7 @@ class Conformance:
         steps = [step(step_id=f"s{number}", tokens_used=10**12, step_type="llm_call") for number in range(3000)]
         store.ingest(batch(*steps[:2900])).result()
         store.ingest(batch(*steps[2900:])).result()
+        self.let_pass(store, 60)  # a store may count a run of very many steps a little later
         (run,) = store.list_runs(RunQuery()).runs
         assert (run["step_count"], run["tokens_used"]) == (3000, 3000 * 10**12)
         assert len(all_events(store, "run-1")) == 3000

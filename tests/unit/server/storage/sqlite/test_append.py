@@ -47,7 +47,7 @@ def write(db: sqlite3.Connection, cache: FoldCache | None, events: list[Event], 
 
 
 def tables(db: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
-    Refresher(FoldCache()).refresh(db, 60.0, 0.0)
+    Refresher(FoldCache()).refresh(db, 60.0)
     columns = "agent_name, status, source, tags, failed, started_at, ended_at, tokens, cost, agents, step_count, first_at, began"
     runs = f"SELECT id, {columns} FROM runs ORDER BY id"
     columns = "r.id, s.id, s.name, s.type, s.failed, s.parent, s.tokens, s.cost, s.model, s.root"
