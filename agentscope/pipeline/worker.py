@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SPOOLED_PATIENCE = 0.8
 """`END_PATIENCE` where all events are on disk already: another process can deliver them."""
-HEAD_START = 1.0
+HEAD_START = 1.5
 """Seconds that the first delivery waits at most, while events are written to disk."""
 LAST_WRITE = 1.0
 """Seconds that a shutdown waits for a disk that does not answer."""

@@ -66,10 +66,10 @@ def event_json(event: ReadyEvent, session: Session) -> bytes:
     )
     parts = [b""]
     for name, value in fields.items():
-        if isinstance(value, bytes):
+        if type(value) is bytes:
             parts.append(_key(name).encode())
             parts.append(value)
-        elif isinstance(value, str):
+        elif type(value) is str:
             head += f"{_key(name)}{quoted(value)}"
         elif type(value) is int:
             head += f'{_key(name)}"{naive_utc(value)}Z"' if name in TIME_FIELDS else f"{_key(name)}{value}"

@@ -97,10 +97,12 @@ class Runs:
         "_address",
         "_ended",
         "_family",
+        "_here",
         "_home",
         "_is_concurrent",
+        "_main_thread",
         "_open",
-        "_threading",
+        "_threads",
         "_within",
         "has_ended",
         "is_open",
@@ -110,7 +112,9 @@ class Runs:
     def __init__(self, address: str = "", family: str = "") -> None:
         import threading  # `import agentscope` alone does not pay for it
 
-        self._threading: Any = threading
+        self._here: Callable[[], int] = threading.get_ident
+        self._main_thread: Callable[[], threading.Thread] = threading.main_thread
+        self._threads: dict[int, Any] = threading._active  # type: ignore[attr-defined]  # `enumerate` takes a lock
         self._address = address
         self._family = family
         self._open: dict[str, RunState] = {}
@@ -149,10 +153,9 @@ class Runs:
             if outer is not None:
                 outer.inner = (*(known for known in outer.inner if not known.ended), run)
         if not self._is_concurrent:
-            here = self._threading.get_ident()
+            here = self._here()
             if (here == self._home or self._is_at_home(here)) and (outer is not None or not self._open):
-                # As `threading.enumerate` has them, without its lock.
-                run.older_threads = list(self._threading._active)
+                run.older_threads = list(self._threads)
             elif self._home is None:
                 self._home = here if self._is_main_thread(here) else 0
             else:
@@ -170,7 +173,7 @@ class Runs:
         return True
 
     def _is_main_thread(self, ident: int) -> bool:
-        return bool(ident == self._threading.main_thread().ident)
+        return ident == self._main_thread().ident
 
     def ended(self, run_id: str) -> None:
         run = self._open.pop(run_id, None)
@@ -199,7 +202,7 @@ class Runs:
         if self._is_concurrent or len(self._open) != 1:
             return None
         for run_id, run in list(self._open.items()):
-            here = self._threading.get_ident()
+            here = self._here()
             is_older = here in run.older_threads
             return None if is_older and (not self._is_main_thread(here) or _is_in_other_task()) else run_id
         return None
@@ -241,7 +244,7 @@ class Runs:
                 return scope.run
             scope = scope.outer
         # An `await` in a cell of a notebook makes the cell a task of its own.
-        run_id = self.sole() if _is_notebook() and self._is_main_thread(self._threading.get_ident()) else None
+        run_id = self.sole() if _is_notebook() and self._is_main_thread(self._here()) else None
         return None if run_id is None else self._open.get(run_id)
 
     def _knows(self, scope: Scope) -> bool:

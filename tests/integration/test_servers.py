@@ -67,7 +67,6 @@ def test_the_green_workers_of_gunicorn_deliver_before_they_end(
 
 
 @needs("celery")
-@pytest.mark.timing(reason="celery missed its end once, beside many other servers")
 def test_the_children_of_celery_deliver_before_they_end(receiver: Receiver, servers: Servers) -> None:
     # Some children are replaced, others live until the end.
     server = servers.start(*CELERY, "-c", "2", "--max-tasks-per-child", str(REQUESTS // 3))

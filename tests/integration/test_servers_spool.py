@@ -87,7 +87,6 @@ def test_what_a_killed_worker_of_gunicorn_left_is_sent_by_the_next_one(
 
 
 @needs("celery")
-@pytest.mark.timing(reason="celery missed its end once, beside many other servers")
 def test_what_a_killed_child_of_celery_left_is_sent_by_the_next_one(
     receiver: Receiver, servers: Servers, proxy: FaultProxy, files: Path
 ) -> None:

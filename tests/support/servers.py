@@ -50,7 +50,10 @@ def app(environ, start_response):
 
 TASKS = """
 import os, signal, time
-from celery import Celery
+from celery import Celery, platforms
+# Celery asks Linux to kill each child when its parent ends. Linux takes the thread that forked it for the parent: in a shutdown
+# the thread that replaces children ends first, and these are killed within their exit functions, or with a lock of the pool.
+platforms.set_pdeathsig = lambda name: None
 from agentscope import create_tracker
 from tests.support.patient import be_patient
 be_patient()

@@ -126,19 +126,22 @@ class _Masker:
 
     def __init__(self, text: bytes, pause: Pause) -> None:
         self._text = text
-        self._lower = text.lower()
+        self._lower = b""
+        """The text in lower case, made at the first hit."""
         self._pause = pause
         self._steps = 0
 
     def masked(self) -> bytes:
         """Return the masked copy."""
-        text, lower = self._text, self._lower
+        text, lower = self._text, b""
         told = bytearray()
         looked, most = 0, _FREE_HITS + len(text) // _BYTES_FOR_A_HIT
         copied = done = 0
         for at in hits(text, self._pause):
             if at < done:
                 continue
+            if not lower:
+                lower = self._lower = text.lower()
             looked += 1
             if not looked % _TURN:
                 self._pause()

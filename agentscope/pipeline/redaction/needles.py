@@ -19,10 +19,8 @@ _CHUNK = 96 * 1024
 _OVERLAP = 64
 """Bytes; no needle is longer."""
 
-_MERGED = (
-    bytes.maketrans(b"G", b"z").translate(bytes(range(256)).lower()).translate(bytes.maketrans(b"bj9-=", b"pzz__"))
-)
-"""A table for `translate`: lower case, "p" for "b", "z" for "j", "9" and "G", and "_" for "-" and "="."""
+_MERGED = bytes.maketrans(b"G", b"z").translate(bytes(range(256)).lower()).translate(bytes.maketrans(b"bj9-", b"pzz_"))
+"""A table for `translate`: lower case, "p" for "b", "z" for "j", "9" and "G", and "_" for "-"."""
 
 
 def _needles(*expressions: str) -> tuple[re.Pattern[bytes], ...]:
@@ -33,9 +31,7 @@ def _needles(*expressions: str) -> tuple[re.Pattern[bytes], ...]:
 # "primary key" is none, and "monkey" neither.
 _ENDS = {qualifier[-3:] for qualifier in QUALIFIERS.split("|")} - {"hf"}
 _KEYS = "|".join(sorted(_ENDS)).replace("b", "p").replace("g", "[gz]")
-_TOKENS = (
-    "gh[oprsu]|npm|sec|pat|ptt|ldt|lrt|lsa|_v1|ypi|ox.|spx|igd|ry[su]|csk|spp|vly|plx|xai|atp|csp|[\\W_nrt]hf|si[gz]"
-)
+_TOKENS = "gh[oprsu]|npm|sec|pat|ptt|ldt|lrt|lsa|_v1|ypi|ox.|spx|igd|ry[su]|csk|spp|vly|plx|xai|atp|csp|[\\W_nrt]hf"
 """The last letters before "_" or "-" in tokens of providers."""
 _CODES = ".mfa|.2fa|.sms|tion|rity|very|ckup|time"
 _NEEDLES = _needles(
@@ -51,18 +47,20 @@ _NEEDLES = _needles(
     r"z(?:a(?:tion(?<=authorization)|(?<=aiza))|wt$|(?<=eyz)|inka|dpc:|\.(?:(?<=sz\.)|(?<=ya2z\.)))",
     r"ss(?:n$|(?:ion)?id)",
     "senha",
-    rf"_(?:(?<=(?:{_TOKENS})_)|(?<=(?:xapp|hp(?:ca|pa|ss))_)|(?<=si[gz]nature_)|____pe[gz]in|[ap](?<= _.)"
-    r"|u(?:ser)?[ _\"\\](?:(?<=\W_u.)|(?<=\\[nrt]_u.)|(?<=[\W_]_user.)|(?<=\\[nrt]_user.)))",
+    # The first two letters tell in most cases that there is none of the tokens.
+    rf"_(?:____pe[gz]in|[ap](?<= _.)|(?<=[acdeghilprstvxyz][acdefgikmoprstuxyz1]_)"
+    rf"(?:(?<=(?:{_TOKENS})_)|(?<=(?:xapp|hp(?:ca|pa|ss))_))"
+    r"|u(?:ser)?[ =\"\\](?:(?<=\W_u.)|(?<=\\[nrt]_u.)|(?<=[\W_]_user.)|(?<=\\[nrt]_user.)))",
 )
-_URL = re.compile(rb"/\\{0,8}/")
+_MARKED = {b"@": re.compile(rb"/\\{0,8}/"), b"=": re.compile(b"=(?<=[egz]=)(?:(?<=si[gz]=)|(?<=si[gz]nature=))")}
+"""URLs and signatures, searched only in text that has the mark."""
 _FOREIGN = _needles("арол", "密[码碼]", "パスワード", "비밀번호", "asło")
 
 
 def hits(text: bytes, pause: Callable[[], object]) -> Iterator[int]:
     """Yield the places of the hits in a text, in order. `pause` is called after each piece of the text."""
     needles = _NEEDLES if text.isascii() else _NEEDLES + _FOREIGN
-    if b"@" in text:
-        needles += (_URL,)
+    needles += tuple(needle for mark, needle in _MARKED.items() if mark in text)
     for start in range(0, len(text), _CHUNK):
         begin, end = max(start - _OVERLAP, 0), start + _CHUNK
         merged = text[begin : end + _OVERLAP].translate(_MERGED)

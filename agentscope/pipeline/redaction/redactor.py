@@ -30,7 +30,7 @@ from agentscope.events import (
     united,
 )
 from agentscope.protocols.drop_reasons import ENCODE_ERROR, REDACTION_ERROR, DropReason
-from agentscope.serialization.snapshot import SEAL, encode, is_sealed, text, unsealed
+from agentscope.serialization.snapshot import SEAL, encode, text, unsealed
 
 from .masking import MASK, TooManyHits, mask
 from .needles import hits
@@ -139,18 +139,18 @@ class Redactor:
         values: Iterable[object]
         for event in events:
             if isinstance(event, PlainStep):
-                _, run_id, step_id, parent_id, _, name, _, _, _, *values = event
-                texts.update((run_id, step_id, parent_id, name))
+                texts.update((event.run_id, event.step_id, event.parent_id, event.name))
+                values = event[-2:]
             else:
                 texts.update((event.run_id, event.step_id, event.parent_id))
                 values = event.fields.values()
             for value in values:
-                if isinstance(value, bytes):
+                if type(value) is bytes:
                     payloads.append(value)
                     size += len(value) + 1
-                elif isinstance(value, str):
+                elif type(value) is str:
                     texts.add(value)
-                elif isinstance(value, list):
+                elif type(value) is list:
                     texts.update(item for item in value if type(item) is str)
             ends.append(size)
         # The mark is that of a key, in case a name is the end of a text.
@@ -439,13 +439,13 @@ def _made(event: QueuedEvent) -> ReadyEvent:
             return event
         if not cut and not also_cut:
             return _new(PlainStep, (*head, given, output))
-    full = in_full(event)
-    sealed = {name: value for name, value in full.fields.items() if isinstance(value, bytes) and is_sealed(value)}
-    if not sealed:
-        return full
-    fields = full.fields.copy()
-    for name, payload in sealed.items():
-        fields[name], lossy = unsealed(payload)
-        if lossy:
-            fields["truncated"] = united(fields.get("truncated"), (name,))
-    return full._replace(fields=fields)
+    type_, seq, time_ns, run_id, step_id, parent_id, fields, size = full = in_full(event)
+    for name, payload in full.fields.items():
+        if type(payload) is bytes and payload[:1] >= SEAL:
+            fields = fields if fields is not full.fields else fields.copy()
+            fields[name], lossy = unsealed(payload)
+            if lossy:
+                fields["truncated"] = united(fields.get("truncated"), (name,))
+    return (
+        full if fields is full.fields else _new(Event, (type_, seq, time_ns, run_id, step_id, parent_id, fields, size))
+    )

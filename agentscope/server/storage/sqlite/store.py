@@ -48,7 +48,7 @@ from .writer import Writer
 READ_SECONDS = 5.0
 """The longest read in seconds. A reader holds the write-ahead log back, so that a longer one is interrupted."""
 
-_REFRESH_SECONDS = 0.3  # for which a list waits for rows that are made anew
+_REFRESH_SECONDS = 0.1  # for which a batch waits for rows that are made anew
 _MOST_EVENTS = 2048  # of one page
 _MOST_DELETED = 1000  # runs of one transaction
 _COLUMNS = ("id", *RUN_COLUMNS, "failed", "started_at", "ended_at")
@@ -219,13 +219,15 @@ class SQLiteStore:
         return RunPage(runs, RunCursor(rows[-1][1], runs[-1]["id"]) if more else None)
 
     def _refresh(self) -> None:
-        """Have the rows of runs made anew that are due, before runs are selected by them."""
-        with self._reading() as db:
-            if not is_due(db, self._now()):
-                return
+        """Have the rows of runs made anew that are due, before runs are selected by them. Batches are stored in between."""
+        end = time.monotonic() + READ_SECONDS
         with suppress(Unavailable, FutureTimeout):  # a full disk, or a busy writer: the rows are as they were
-            now = self._now()
-            self._writer.submit(lambda db: self._refresher.refresh(db, _REFRESH_SECONDS, now)).result(READ_SECONDS)
+            while (left := end - time.monotonic()) > 0:
+                now = self._now()
+                with self._reading() as db:
+                    if not is_due(db, now):
+                        return
+                self._writer.submit(partial(self._refresher.refresh, seconds=_REFRESH_SECONDS, now=now)).result(left)
 
     def _values(self, query: RunQuery, project: str) -> dict[str, Any]:
         """Return the parameters of `_LIST`."""

@@ -70,9 +70,10 @@ def steps_page(
             return None
         run = found[0]
         own = stored_registers(db, run, None).fields()
-        heads = _heads(db, run, query, _hidden(db, run, run_id, own))
+        hidden = _hidden(db, run, run_id, own)
+        heads = _heads(db, run, query, hidden)
         spans = {span_id_of(run_id), own.get("span_id"), *own.get("roots", {})}
-        given, parents = _parents(db, run, heads[: query.limit], spans)
+        given, parents = _parents(db, run, heads[: query.limit], spans, hidden)
     whole: _Fold | None = None
     steps: list[dict[str, Any]] = []
     left = query.size
@@ -152,18 +153,19 @@ def _heads(db: sqlite3.Connection, run: int, query: StepQuery, hidden: str | Non
 
 
 def _parents(
-    db: sqlite3.Connection, run: int, heads: Iterable[_Head], spans: set[Any]
+    db: sqlite3.Connection, run: int, heads: Iterable[_Head], spans: set[Any], hidden: str | None
 ) -> tuple[dict[str, str | None], dict[str, str | None]]:
     """Return the parent that each step names, by the id of a step where that is known, and its parent in the tree."""
     given = {head.step_id: head.parent for head in heads}
     known: dict[str, str | None] = dict(given)
     _look_up(db, run, known, {*given.values()})
+    known.pop(hidden or "", None)  # the run itself
     strange = {parent for parent in given.values() if parent is not None and parent not in known}
     named: dict[str, str | None] = dict.fromkeys(strange & spans)
     if strange - named.keys():
         found = db.execute("SELECT id FROM steps WHERE run=? LIMIT ?", (run, _MOST_SEARCHED))
-        by_span = ((span_id_of(step), step) for (step,) in found)
-        named.update((span, step) for span, step in by_span if span in strange)
+        by_span = [(span_id_of(step), step) for (step,) in found]
+        named.update((span, step) for span, step in by_span if span in strange and span not in named)
     given = {
         step: named.get(parent, parent) if parent in strange and parent is not None else parent
         for step, parent in given.items()

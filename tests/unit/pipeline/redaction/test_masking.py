@@ -425,7 +425,7 @@ def test_a_decision_looks_at_a_bounded_piece_of_the_text() -> None:
 
 
 def test_other_threads_get_turns_within_a_long_value() -> None:
-    for value in ({"password": '"' * 3000}, {"password": [[1]] * 3000}, "a" * 300_000, "token=abcdef1 " * 3000):
+    for value in ({"password": '"' * 3000}, {"password": [[1]] * 3000}, "a" * 1_000_000, "token=abcdef1 " * 3000):
         turns: list[int] = []
         mask(encode(value)[0], lambda turns=turns: turns.append(1))  # type: ignore[misc]  # a default binds it
         assert len(turns) >= 9

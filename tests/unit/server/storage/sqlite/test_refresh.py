@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,19 +13,29 @@ import pytest
 from agentscope.protocols.agentscope.decode import decode_batch
 from agentscope.server.storage.base import RunQuery
 from agentscope.server.storage.sqlite import run_rows, store
+from agentscope.server.storage.sqlite.append import FoldCache, write_batch
+from agentscope.server.storage.sqlite.refresh import Refresher
 from agentscope.server.storage.sqlite.run_rows import LARGE
+from agentscope.server.storage.sqlite.schema import _TABLES
 from agentscope.server.storage.sqlite.store import SQLiteStore
 from tests.support.receiver import at, envelope, run_end, run_start, step
 
 
+class Asked(Refresher):
+    """Makes no row anew by itself."""
+
+    def __call__(self, db: sqlite3.Connection) -> bool:
+        return False
+
+
 class Calm(SQLiteStore):
-    """A store whose writer makes no row anew by itself."""
+    """A store whose writer makes rows anew only when they are read."""
 
     told = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self._refresher._next = float("inf")
+        self._refresher = Asked(self._cache)
 
     def send(self, *events: dict[str, Any]) -> None:
         self.ingest(decode_batch(json.dumps(envelope(*events)).encode())).result(60)
@@ -100,9 +112,15 @@ def test_a_huge_run_is_told_from_its_first_steps_and_the_sums_of_all(
     assert (calm.run()["agent_name"], calm.run()["duration_ms"]) == ("tester", 60_000)
 
 
-def test_the_writer_makes_rows_anew_by_itself_when_it_is_time_to(calm: Calm) -> None:
-    calm.send(step("r"), run_start("other"))
-    calm._refresher._next = calm._refresher._steady()
-    calm.send(step("r"))
-    calm.close()
-    assert Calm.told == 2
+def test_the_writer_makes_rows_anew_by_itself_twice_a_second_at_most() -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.executescript(_TABLES)
+        now, cache = [0.0], FoldCache()
+        refresher = Refresher(cache, lambda: now[0])
+        behind = []
+        for second in (0.0, 0.1, 0.6):
+            now[0] = second
+            write_batch(db, decode_batch(json.dumps(envelope(step("r"))).encode()), 0.0, cache)
+            assert not refresher(db)
+            behind.append(db.execute("SELECT unsummed FROM runs").fetchone()[0])
+    assert behind == [0, 1, 0]
