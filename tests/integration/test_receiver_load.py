@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from agentscope.protocols.otlp.wire import protobuf_form as protobuf
 from agentscope.server.http.limits import Limits
 from agentscope.server.receiver import Receiver
 from agentscope.server.storage.sqlite import retention
 from tests.support import hostile_clients, patient
 from tests.support.hostile_clients import ATTACKERS, LARGE, head, memory, prepare, unread
+from tests.support.otlp import span
 from tests.support.receiver import Client, connect, read_all, receiver_process, run_start, step
 from tests.support.wait import until
 
@@ -199,6 +201,24 @@ def test_bombs_cost_little_memory_though_many_come_at_once(
     assert set(answers) <= {status, 503}
     assert status in answers
     assert memory(pid) < 250
+
+
+def test_the_largest_body_of_spans_takes_bounded_memory(tmp_path: Path) -> None:
+    text = "a payload of a step. " * 200 + "😀"  # each text of protobuf takes the memory of its own widest character
+    spans = [
+        protobuf.encode_span(span(span_id=f"{number:016x}", attributes={"input.value": text, "output.value": text}))
+        for number in range(1, 7501)
+    ]
+    body = protobuf.encode_request(spans, {"service.name": "large"}, "scope", "1")
+    assert 60 << 20 < len(body) < 64 << 20
+    with receiver_process(tmp_path / "runs.db", body_seconds=60) as (running, url):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=300)
+        connection.request("POST", "/v1/traces", body, {"content-type": protobuf.CONTENT_TYPE})
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
+        connection.close()
+        assert Client(url).get("/health").json["events"] == 7500
+        assert memory(running.pid) < 500
 
 
 def test_a_healthy_client_is_served_among_hostile_ones(tmp_path: Path) -> None:
