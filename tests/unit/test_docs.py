@@ -190,7 +190,7 @@ def test_every_test_that_a_document_names_is_there() -> None:
     named = {name for path in EVERY for name in re.findall(r"`(test_\w+)`", text_of(path))}
     there = {
         name
-        for path in (ROOT / "tests").rglob("test_*.py")
+        for path in (ROOT / "tests").rglob("*.py")  # the suite that every store has to pass has another name
         for name in re.findall(r"def (test_\w+)\(", path.read_text(encoding="utf-8"))
     }
     assert len(named) > 50
