@@ -1,6 +1,8 @@
 """OpenTelemetry out: runs and steps as spans, to any backend that takes OTLP over HTTP. `agentscope serve` is one.
 
 OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 python examples/otlp.py
+
+The receiver announces a call of its own, which also takes open steps: it is used after the first request.
 """
 
 import os

@@ -53,7 +53,7 @@ def add_option(
         try:
             return check(text)
         except argparse.ArgumentTypeError as error:
-            source = getattr(text, "source", "")
+            source = text.source if isinstance(text, FromEnvironment) else ""
             raise argparse.ArgumentTypeError(
                 f"environment variable {source}: {error}" if source else str(error)
             ) from None

@@ -12,7 +12,7 @@ from agentscope.config import env_name, from_env
 from agentscope.exporters.terminal import Terminal
 from agentscope.options import check_api_key
 
-from .arguments import Repeated, add_option, port
+from .arguments import FromEnvironment, Repeated, add_option, port
 
 if TYPE_CHECKING:
     from agentscope.server.http.addressing import Addressing
@@ -141,7 +141,7 @@ def _listed(values: Sequence[object]) -> str:
 
 def _port(text: str) -> int:
     # Kubernetes sets AGENTSCOPE_PORT=tcp://10.0.0.1:8000 in the pods beside a service of the name "agentscope".
-    return 8000 if text.startswith("tcp://") and hasattr(text, "source") else port(text)
+    return 8000 if text.startswith("tcp://") and isinstance(text, FromEnvironment) else port(text)
 
 
 def _size(text: str) -> int:

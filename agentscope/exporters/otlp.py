@@ -35,7 +35,8 @@ _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential|sig
 class OTLPExporter(HTTPDestination):
     """Any OpenTelemetry backend, over OTLP/HTTP. `VoltAgentExporter` writes the attributes that VoltAgent's backend reads.
 
-    A receiver (`agentscope serve`) announces its batch call, which is used from then on: it shows runs and steps that go on.
+    A receiver (`agentscope serve`) announces its batch call. The exporter uses it from then on, so that open runs and steps
+    are shown.
 
     Missing values are taken from the standard variables, those with `_TRACES` first: `OTEL_EXPORTER_OTLP_ENDPOINT`,
     `_HEADERS`, `_TIMEOUT`, `_PROTOCOL`, `_COMPRESSION` and `_CERTIFICATE`.

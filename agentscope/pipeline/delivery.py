@@ -116,7 +116,7 @@ class Figures:
 class Flush(NamedTuple):
     """A `flush()` that waits for the first `target` queued events; with a spool, for all before the number `seq`.
 
-    until: the moment at which it is over although nothing waits for it any more.
+    until: the monotonic time at which it is released in any case.
     """
 
     target: int

@@ -1,4 +1,4 @@
-"""Flushes that go on while threads and tasks do other things. None of them takes a thread."""
+"""Flushes that threads and tasks can wait for. They take no thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Flushable(Protocol):
-    """A pipeline."""
+    """The pipeline as a flush uses it."""
 
     def part(self, until: float, released: Callable[[], None]) -> Part: ...
 
@@ -25,7 +25,7 @@ class Flushable(Protocol):
 
 
 class Part:
-    """The part of one pipeline: the `Waiter` that its worker releases."""
+    """The share of one pipeline in a `Flushing`: the `Waiter` that its worker releases."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Flushing(Ongoing[FlushResult]):
 
     def end(self) -> None:
         """Forget this flush. Its events that are not settled are counted in the result."""
-        if self._first.acquire(blocking=False):  # the threads of the pipelines may come here, and those that wait
+        if self._first.acquire(blocking=False):  # workers and waiting threads call this; the first call counts
             self.settle(lambda: total([part.result() for part in self._parts]))
 
 

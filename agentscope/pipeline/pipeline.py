@@ -80,7 +80,7 @@ class Pipeline(Deliveries):
         self._place = place
         self._sample_rate = config.sample_rate
         self._selective = config.sample_rate < 1.0
-        """True if some events may not be recorded: they are sampled out, or it is after the end."""
+        """True if `_admits` must be asked: the sample rate is below 1, or the pipeline is closed."""
         self._mark = lifecycle.mark
         self._closed = False
         self._before_stop: list[Callable[[], object]] = []

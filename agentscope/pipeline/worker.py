@@ -60,9 +60,9 @@ class Worker:
         self.queue = self.states.queue
         self.exporter = exporter
         self.running = False
-        """A thread delivers, or is about to. It only keeps each event from starting a thread: `_works` decides."""
+        """True while a thread delivers or starts. A hint that saves the start of a thread for each event; `_works` decides."""
         self._works: dict[str, object] = {}
-        """The token of the thread that delivers, under one key. `setdefault` takes the place, by one C call."""
+        """The token of the delivering thread, under one key. `setdefault` is one C call, so that it cannot be interrupted."""
         self._config = config
         self._on_end = on_end
         self._flushes = Flushes(self.states)
@@ -112,7 +112,7 @@ class Worker:
         if self.finished or self.running:
             return True
         try:
-            self.running = True  # no other thread can come between this and the question
+            self.running = True  # directly after the check, so that no other thread runs in between
             if threads.start(self._main, "agentscope-worker"):
                 return True
         except BaseException:

@@ -7,5 +7,5 @@ VOLTAGENT_PUBLIC_KEY = "X-Public-Key"
 VOLTAGENT_SECRET_KEY = "X-Secret-Key"  # noqa: S105 - a name
 
 AGENTSCOPE_BATCH = "X-Agentscope-Batch"
-"""In answers to OTLP: the path of the batch call, by a receiver of this package. A request of the call has the same header if its
-sender was told so: the key is then where OTLP has it."""
+"""In an answer to OTLP: the path of the receiver's batch call. A batch request of a sender that learned of the call this way has
+the header too, and its key is in the header of OTLP."""

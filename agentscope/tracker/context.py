@@ -334,10 +334,10 @@ def _not_left(scope: Scope | None) -> Scope | None:
 def _below(sort: str) -> Scope | None:
     """Return the scope below the one that is entered now."""
     outer = _top()
-    # Runs that were ended elsewhere must not pile up behind each other,
+    # Drop runs that were ended elsewhere.
     while outer is not None and (outer.left or outer.run.ended):
         outer = outer.outer
-    # nor runs that are never ended.
+    # Bound the stack of runs that are never ended.
     return _unstacked(outer) if sort == STARTED else outer
 
 

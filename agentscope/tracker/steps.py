@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _KNOWN = frozenset({"name", "step_type", "id", "run_id", "parent_id", "output", "error", "meta_data"})
 """Public attributes of a step that are recorded by name."""
 _PLAIN = 1
-"""Attributes in the `__dict__` of a step's handle in its block if no field is set: `_opened`."""
+"""The number of attributes in the `__dict__` of a handle in its block while no field is set: `_opened` only."""
 
 Opened = tuple[Scope, "str | None", "Encoded | None", int, int]
 """The values fixed at the beginning of a step's block, which attributes of the handle do not change: the scope, the parent, the
@@ -43,7 +43,7 @@ class Step(Block, InProcess):
     counted as an invalid call.
     """
 
-    # Beside the fields that a block sets: their number is looked at, and the fewer there are, the less that takes.
+    # The handle's own state is in slots, so that the size of `__dict__` shows whether a field was set.
     __slots__ = ("_entered", "_input", "_recorder", "id", "name", "parent_id", "run_id", "step_type")
 
     output: Any = None
@@ -109,8 +109,8 @@ class Step(Block, InProcess):
         # In another process it is an id, and records nothing.
         return type(self), (None, None, "other", None, self.run_id, self.parent_id, self.id)
 
-    # As `Block` has them, but in as few calls as can be: a step's are made more often than all others, and after a
-    # moment of other work, when caches are cold, a call costs more than what is done in it.
+    # The methods of `Block` again, with fewer calls: steps are the most frequent blocks, and with cold caches a call costs more
+    # than its work.
 
     def __enter__(self) -> Step:
         recorder = self._recorder

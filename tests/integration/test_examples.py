@@ -135,7 +135,7 @@ def test_processes(receiver: Any) -> None:
 
 
 def test_otlp(receiver: Any) -> None:
-    assert start("otlp.py", receiver).stdout == "delivered: True, by otlp\n"
+    assert start("otlp.py", receiver).stdout == "delivered: True, by agentscope-batch\n"
     run = read_api.only_run(receiver.url)
     assert read_api.outline(run) == ["retrieval find_notes", "llm_call write"]
     assert (run["agent_name"], run["tokens_used"]) == ("cook", 15)

@@ -17,15 +17,25 @@ def get(url: str, path: str) -> Any:
 
 
 def stored_runs(url: str) -> list[dict[str, Any]]:
-    """All runs with their steps, the newest first."""
+    """All runs with all of their steps, the newest first."""
     found: list[dict[str, Any]] = []
     cursor = ""
     while True:
         page = get(url, f"/api/runs?limit=100{cursor}")
-        found += [get(url, "/api/runs/" + quote(run["id"], safe="")) for run in page["runs"]]
+        found += [_whole(url, "/api/runs/" + quote(run["id"], safe="")) for run in page["runs"]]
         if page["next"] is None:
             return found
         cursor = f"&cursor={page['next']}"
+
+
+def _whole(url: str, path: str) -> dict[str, Any]:
+    run: dict[str, Any] = get(url, path)
+    cursor = run.pop("steps_next", None)
+    while cursor is not None:
+        page = get(url, f"{path}/steps?limit=1000&cursor={cursor}")
+        run["steps"] += page["steps"]
+        cursor = page["next"]
+    return run
 
 
 def stored_steps(url: str) -> list[str]:

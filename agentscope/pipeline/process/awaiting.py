@@ -94,7 +94,7 @@ def in_loop() -> bool:
 class Ongoing(Generic[R]):
     """Work that goes on elsewhere, and its result. Any number of threads and tasks may wait for it, and none need to.
 
-    until: the moment of the monotonic clock at which it is over in any case. The waits know it, so that no thread has to.
+    until: the monotonic time at which the work is over in any case. Each wait ends then, so that no timer thread is needed.
     """
 
     def __init__(self, until: float | None = None) -> None:
@@ -104,7 +104,7 @@ class Ongoing(Generic[R]):
         self._until = monotonic() + LONGEST if until is None else until
 
     def end(self) -> None:
-        """End what goes on now, with a result. The default has no other end than its own."""
+        """End the work early, with a result. The default does nothing: the work ends by itself."""
 
     def settle(self, call: Callable[[], R]) -> None:
         """Make the result of `call` the result of this. An exception is kept for those who wait, and raised here as well."""

@@ -33,8 +33,8 @@ NEVER = 1 << 63
 class SessionTime:
     """The time of one session, in nanoseconds since the epoch. It never goes back: a clock that was set back is corrected.
 
-    A call reads the wall clock, and takes that as its time if it is not before `least`, which it sets. Else, and now and then,
-    it takes `now`, which reads the monotonic clock as well.
+    A call takes the wall clock as its time, and sets `least` to it, unless it is before `least`. Otherwise it takes `now()`,
+    which reads the monotonic clock too. `now()` is also called now and then.
     """
 
     __slots__ = ("_at", "_known", "least", "offset")

@@ -380,7 +380,7 @@ def redacted_all(
 
     `pause` is called between short pieces of work. Of a `Redactor`, only `suspects` are redacted.
     """
-    suspects: Callable[[Sequence[ReadyEvent]], Collection[int]] | None = getattr(redact, "suspects", None)
+    suspects = redact.suspects if isinstance(redact, Redactor) else None
     for group in _groups(events):
         made = [_ready(event, pause) for event in group]
         suspected: Collection[int] = range(len(group))

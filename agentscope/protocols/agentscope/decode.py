@@ -38,11 +38,11 @@ MAX_DROPPED = 10**12
 MOST_REASONS = 32
 """The most reasons that are told apart, in one batch and in the counts of a store."""
 OTHER_REASON = "other"
-"""The reason under which the events of all further ones are counted."""
+"""The reason that stands for all reasons beyond `MOST_REASONS`."""
 CLASSIC_SESSION = "classic"
 """The session of all patches from the classic calls. Their order is the order of arrival."""
 RESERVED_SESSIONS = frozenset({CLASSIC_SESSION, "history", "otlp"})
-"""The sessions of the protocols that have none. The ids of their events may be guessed, so that no batch may be of one."""
+"""The sessions of events of protocols without sessions. A batch may not use them, since these ids can be guessed."""
 _EVENT_DEPTH = MAX_DEPTH - 2  # an event sits inside the envelope and its list
 _RUN_TYPES = frozenset({RUN_START, RUN_UPDATE, RUN_END})
 _NOT_IN_ROWS = ("input", "output", "meta_data", "truncated")

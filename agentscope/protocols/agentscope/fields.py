@@ -74,6 +74,11 @@ def time_text(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
+def time_text_of(seconds: float) -> str:
+    """Return the text of a time in seconds since the epoch."""
+    return time_text(datetime.fromtimestamp(seconds, timezone.utc))
+
+
 MAX_TOKENS = 10**12
 """The most tokens of one step or run, so that sums stay far below 64 bits."""
 MAX_COST = 1e6

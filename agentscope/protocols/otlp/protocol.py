@@ -1,8 +1,8 @@
 """OTLP over HTTP: runs and steps as spans, for every OpenTelemetry backend.
 
 The format is https://opentelemetry.io/docs/specs/otlp/#otlphttp. A span is sent once, when its run or step has ended; until then
-its events are incomplete. A receiver of this package announces its batch call in its answers. That is used from then on, since it
-takes the starts of runs and steps, too, so that a page shows what is going on.
+its events are incomplete. A receiver of this package announces its batch call in its answers. The lane changes to it, which
+takes the starts of runs and steps too.
 """
 
 from __future__ import annotations

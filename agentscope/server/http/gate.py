@@ -22,7 +22,7 @@ class State:
         self.phase = STARTING
         self.requests = 0
         self.idle: queue.SimpleQueue[None] = queue.SimpleQueue()
-        """Gets an item when the last request has ended while the receiver drains. An item of another ends the wait, too."""
+        """Gets an item when the last request ends during the drain. A second signal puts one too, to end the drain early."""
 
     def drain(self, seconds: float) -> None:
         """Refuse new requests, and wait for those under way, for this time at most. Called from another thread."""

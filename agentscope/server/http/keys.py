@@ -26,7 +26,7 @@ from .limits import Refused
 
 INGEST, READ, ADMIN = "ingest", "read", "admin"
 ROLES = (INGEST, READ, ADMIN)
-"""What a key may do: send events, read, or both and delete."""
+"""The roles of a key. `ingest` sends events, `read` reads, `admin` does both and deletes."""
 SESSION_SECONDS = 12 * 3600.0
 """Age at which the session of a login ends."""
 
@@ -55,7 +55,7 @@ ANYBODY = Key("", ADMIN)
 
 
 class Keys:
-    """Checks API keys and browser sessions. Without a key any non-empty one is accepted, and everything may be read.
+    """Checks API keys and browser sessions. Without keys any non-empty secret is accepted, and all may be read.
 
     `api_key` is a key with every role for the project "default"; `named` are those of a file.
     """
@@ -93,7 +93,7 @@ class Keys:
         return next((key for key in found if key is not None), None)
 
     def sender(self, headers: Headers) -> Key:
-        """Return the key of a request that sends events, which is in its project from now on.
+        """Authorise a request to send events, and select the project of its key. Returns the key.
 
         A receiver without keys needs none. Raises `Refused`.
         """
@@ -106,7 +106,7 @@ class Keys:
         return key
 
     def reader(self, scope: Scope) -> Key | None:
-        """Return the key of a request that reads, which is in its project from now on; None if it may not.
+        """Authorise a request to read, and select the project of its key. Returns the key; None if the request may not read.
 
         The key is that of a header, or of the login that a cookie names.
         """

@@ -8,14 +8,13 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime, timezone
 from typing import Any, TypeVar, cast
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from agentscope.protocols.agentscope.decode import Arrival, Batch, Patch
-from agentscope.protocols.agentscope.fields import time_text
+from agentscope.protocols.agentscope.fields import time_text_of
 from agentscope.protocols.json_decode import DecodeError, too_many, weight_of
 from agentscope.server.clock import Clock
 from agentscope.server.http.body import JSON, Bodies, declared_size, inflate
@@ -165,7 +164,7 @@ class Intake:
         """
         # A repeated call is not ingested: it carries another time, and would count as a conflict.
         stored = await self.event(patch.id, patch.session_id) or await self.commit_one(patch)
-        if _told(stored) != _told(patch.fields):
+        if _sent_fields(stored) != _sent_fields(patch.fields):
             raise Refused(422, "This Idempotency-Key was sent before, with another body.")
         return stored
 
@@ -183,7 +182,7 @@ class Intake:
         return stored
 
     async def event(self, event_id: str, session_id: str | None) -> dict[str, Any] | None:
-        """Return a stored event of a session, or of any for None, as it was sent, or None."""
+        """Return a stored event as it was sent; None if there is none. `session_id` None: of any session."""
         return await run_in_threadpool(self._store.event, event_id, session_id)
 
     async def item_events(self, run_id: str, step_id: str | None) -> list[StoredEvent]:
@@ -196,7 +195,7 @@ class Intake:
 
     def now(self) -> str:
         """Return the time in the form of `Patch.time`, for an event that was sent without one."""
-        return time_text(datetime.fromtimestamp(self._clock(), timezone.utc))
+        return time_text_of(self._clock())
 
     def arrival(self, event_id: str) -> Arrival:
         """Return the id, the time and the `seq` of an event that was sent without them, in the order of arrival."""
@@ -214,8 +213,8 @@ def refusal(problem: Refused | DecodeError | Unavailable) -> tuple[int, str, dic
     return problem.status, str(problem), problem.headers if isinstance(problem, Refused) else {}
 
 
-def _told(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the body of an event told, without what was made of the moment at which it came."""
+def _sent_fields(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that the sender set, without those derived from the time of arrival."""
     return {name: value for name, value in event.items() if name != "seq" and value != event["time"]}
 
 

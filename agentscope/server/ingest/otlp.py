@@ -20,6 +20,7 @@ from agentscope.protocols.otlp.wire.limits import Form
 from agentscope.protocols.otlp.wire.model import Span, SpanGroup, Unreadable
 from agentscope.server.http.body import content_type
 from agentscope.server.http.keys import Keys
+from agentscope.server.storage.project import PROJECT
 from agentscope.server.storage.rows import row_fields
 
 from . import otlp_protobuf
@@ -80,7 +81,7 @@ class OTLP:
         """`POST /v1/metrics`: data points are counted, and not kept."""
         return await self._answered(request, self._take_points)
 
-    async def _answered(self, request: Request, take: Callable[[Request, Form, str], Awaitable[bytes]]) -> Response:
+    async def _answered(self, request: Request, take: Callable[[Request, Form], Awaitable[bytes]]) -> Response:
         """Answer a request.
 
         Errors are answered with a `google.rpc.Status` in the encoding of the request, as the specification demands. Java's
@@ -88,19 +89,19 @@ class OTLP:
         """
         form = _FORMS.get(content_type(request), json_form)
         try:
-            project = self._keys.sender(request.headers).project
-            return Response(await take(request, form, project), headers=_ANNOUNCED, media_type=form.CONTENT_TYPE)
+            self._keys.sender(request.headers)
+            return Response(await take(request, form), headers=_ANNOUNCED, media_type=form.CONTENT_TYPE)
         except REFUSALS as problem:
             status, sentence, headers = refusal(problem)
             return Response(form.encode_status(sentence), status, headers, form.CONTENT_TYPE)
 
-    async def _take_points(self, request: Request, form: Form, project: str) -> bytes:
+    async def _take_points(self, request: Request, form: Form) -> bytes:
         async with self._intake.hold(request, *_FORMS) as body:
             count = await self._intake.decoded(request, body, _POINTS[form.CONTENT_TYPE], is_text=form is json_form)
         self.not_kept["data_points"] += count
         return form.encode_response(count, "Metrics are not kept." if count else "", "DataPoints")
 
-    async def _take_records(self, request: Request, form: Form, project: str) -> bytes:
+    async def _take_records(self, request: Request, form: Form) -> bytes:
         decode = _LOGS[form.CONTENT_TYPE]
         async with self._intake.hold(request, *_FORMS) as body:
             found = await self._intake.decoded(request, body, decode, growth=_GROWTH, is_text=form is json_form)
@@ -109,7 +110,9 @@ class OTLP:
         message = "Only log records with messages of models, and the ids of their span, are kept." if left_out else ""
         return form.encode_response(left_out, message, "LogRecords")
 
-    async def _take_spans(self, request: Request, form: Form, project: str) -> bytes:
+    async def _take_spans(self, request: Request, form: Form) -> bytes:
+        project = PROJECT.get()
+
         def decode(body: bytes) -> tuple[Batch, Iterator[Batch] | None]:
             part = _PART if len(body) > _STORED_AT_ONCE else None
             room = (4 << 20) + MAX_GROWTH * len(body)
@@ -141,7 +144,7 @@ def batches_of(
     """Convert spans to patches: to batches of about `part` characters, or to one if it is None.
 
     own: gives a span an id of its own. `rejected` names the spans that cannot be stored by their span ids. Events of more than
-    `room` characters are too large: one batch raises `DecodeError` (413), of several the spans beyond it are rejected.
+    `room` characters are too large. If `part` is None this raises `DecodeError` (413), else the spans beyond `room` are rejected.
     """
     patches: list[Patch] = []
     rejected: list[dict[str, Any]] = []

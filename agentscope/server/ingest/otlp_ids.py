@@ -1,4 +1,4 @@
-"""Spans that share an id: emitters that copied the state of their random numbers, or that name client and server alike."""
+"""Separate ids for spans that share one: after a fork that copied the random state, or if client and server use one id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from agentscope.protocols.otlp.semantic_conventions import RUN_ID
 from agentscope.protocols.otlp.wire.model import Span
 
 SHARED = "shared_span_id"
-"""The attribute of a span with an id of its own that tells the id which it was sent with."""
+"""The attribute with the id under which a span was sent, if it got another one."""
 _MOST = 20_000  # ids that are remembered
 _MOST_ALIKE = 16  # spans of one id that are remembered
 

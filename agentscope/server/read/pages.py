@@ -89,7 +89,7 @@ def run_list(
 def run_page(run: Mapping[str, Any], page: int = 1, part: StepPage | None = None, *, failed: bool = False) -> str:
     """Write one run: its payloads, and one page of its steps as a tree. A page beyond the last is the last.
 
-    part: the page of steps of a run that has not all of them. failed: these are the failed ones.
+    part: the page of steps, if `run` does not hold them all. failed: the page has failed steps only.
     """
     run_id = run["id"]
     raw, events = address_of("/api/runs", run_id), address_of("/api/runs", run_id, "/events")

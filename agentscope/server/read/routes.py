@@ -24,8 +24,6 @@ from .runs import RunReader
 
 MAX_LIMIT = 500
 """The most runs of one page."""
-MAX_STEPS = 1000
-"""The most steps of one page."""
 FILTERS = (*dict.fromkeys(field.filter for field in FIELDS.values() if field.filter), "step_status")
 """The parameters of a list of runs that select by a field."""
 _MAX_TEXT = 255
@@ -75,7 +73,7 @@ class Routes:
         if status not in (None, "failed"):
             raise Refused(422, "status must be failed.")
         after = parsed_cursor(cursor, StepCursor) if cursor else None
-        query = StepQuery(number(request, "limit", MAX_STEPS, MAX_STEPS), after, failed=status is not None)
+        query = StepQuery(number(request, "limit", pages.MAX_STEPS, pages.MAX_STEPS), after, failed=status is not None)
         return await self._reader.steps(run_id, query, _steps_json)
 
     async def events(self, request: Request) -> Response:

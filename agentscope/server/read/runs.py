@@ -30,7 +30,7 @@ from agentscope.server.storage.fold import run_view
 
 T = TypeVar("T")
 Draw = Callable[[dict[str, Any], "StepPage | None"], str]
-"""Writes a run, and the page of its steps if it has not all of them."""
+"""Writes a run. The second argument is a page of its steps, if the run does not hold them all."""
 _TRACE_ID = re.compile("[0-9a-fA-F]{32}")
 
 _READS = 8  # at once; the other threads of the pool are for ingest

@@ -11,12 +11,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from datetime import datetime, timezone
 from typing import Any, NamedTuple, Protocol
 
 from agentscope.errors import ConfigurationError
 from agentscope.protocols.agentscope.decode import MOST_REASONS, OTHER_REASON, Batch, Patch
-from agentscope.protocols.agentscope.fields import readable, time_text
+from agentscope.protocols.agentscope.fields import readable, time_text_of
 from agentscope.protocols.json_decode import dump_plain
 
 DEFAULT_PROJECT = "default"
@@ -37,7 +36,7 @@ QUIET = 300.0
 
 def quiet_since(now: float) -> str:
     """Return the moment `QUIET` seconds ago, in the form of `Patch.time`."""
-    return time_text(datetime.fromtimestamp(now - QUIET, timezone.utc))
+    return time_text_of(now - QUIET)
 
 
 class Unavailable(Exception):
@@ -68,16 +67,12 @@ def placed(batch: Batch, now: float) -> Batch:
 
     An event from more than `CLOCK_ERROR` ahead would otherwise outrank every later one. Its own time is kept as `sent_time`.
     """
-    latest = _text_of(now + CLOCK_ERROR)
+    latest = time_text_of(now + CLOCK_ERROR)
     if all(patch.time <= latest for patch in batch.patches):
         return batch
-    received = _text_of(now)
+    received = time_text_of(now)
     patches = [patch if patch.time <= latest else _received(patch, received) for patch in batch.patches]
     return batch._replace(patches=patches)
-
-
-def _text_of(seconds: float) -> str:
-    return time_text(datetime.fromtimestamp(seconds, timezone.utc))
 
 
 def _received(patch: Patch, received: str) -> Patch:

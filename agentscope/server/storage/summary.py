@@ -23,12 +23,11 @@ from .rows import (
     status_of,
     step_row,
 )
-from .totals import Account, Teller, run_account
-from .tree import attach, in_lines, resolved
+from .totals import AGENT_STEP, Account, CountedStep, run_account
+from .tree import attach, depth_first, resolved
 
 MOST_AGENTS = 20
 """The most agents inside a run that an entry of `list_runs` names. A filter finds each of the others too."""
-_AGENT = "agent"
 _CALLS = frozenset({"llm_call", "tool_call", "memory", "retrieval"})
 """Types of roots that are steps as well: the run consists of that call."""
 
@@ -44,11 +43,11 @@ class Summary(NamedTuple):
     root: str | None
     """The root of the trace that is the run."""
     hidden: str | None
-    """That root, if it is not a step as well."""
+    """The root that is the run, unless it is shown as a step too."""
     top: str | None
     """The topmost step of a run without a root."""
     copy: str | None
-    """The only step right below that root, if it is a copy of it: its children stand in its place."""
+    """The only child of the root, if it repeats the root. It is not shown, and its children become children of the run."""
     agent: str | None
     """The topmost agent among the steps."""
     given: dict[str, str | None]
@@ -73,7 +72,7 @@ def summary_of(run_id: str, run: Mapping[str, Any], rows: Mapping[str, StepRow],
     is_begun = run.get("begun", False)
     roots: Mapping[str, Any] = {} if is_begun else run.get("roots", {})
     root = min(
-        roots, key=lambda span: (roots[span].get("step_type") != _AGENT, _start(roots[span]), span), default=None
+        roots, key=lambda span: (roots[span].get("step_type") != AGENT_STEP, _start(roots[span]), span), default=None
     )
     is_hidden = root is not None and root in rows and rows[root].is_root and rows[root].step_type not in _CALLS
     hidden = root if is_hidden else None
@@ -82,11 +81,11 @@ def summary_of(run_id: str, run: Mapping[str, Any], rows: Mapping[str, StepRow],
     own_spans = {span_id_of(run_id), root, told if type(told) is str else None}  # a batch may name any JSON
     given = resolved(own_spans, {step: row.parent_id for step, row in steps.items()})
     parents = attach(given)
-    depths = in_lines(parents)
+    depths = depth_first(parents)
     loose = [step for step, parent in parents.items() if parent is None]
-    first = next((step for step in loose if steps[step].step_type == _AGENT), loose[0] if loose else None)
+    first = next((step for step in loose if steps[step].step_type == AGENT_STEP), loose[0] if loose else None)
     top = None if is_begun or root is not None else first
-    agents = [step for step, row in steps.items() if row.step_type == _AGENT]
+    agents = [step for step, row in steps.items() if row.step_type == AGENT_STEP]
     head = run if root is None else {**run, **roots[root]}
     row = _row(head)
     if row["agent_name"] is None:
@@ -102,7 +101,8 @@ def summary_of(run_id: str, run: Mapping[str, Any], rows: Mapping[str, StepRow],
             row["status"] = "running"
     own = Account() if root is not None and hidden is None else account_of(head)
     tellers = {
-        step: Teller(row.account, row.step_type, row.source, row.began, row.ended_at) for step, row in steps.items()
+        step: CountedStep(row.account, row.step_type, row.source, row.began, row.ended_at)
+        for step, row in steps.items()
     }
     account = run_account(own, tellers, list(depths), parents)
     copy = _copy_of(hidden, row, steps, parents)

@@ -31,8 +31,8 @@ class Account(NamedTuple):
     cost: float | None = None
 
 
-class Teller(NamedTuple):
-    """A step as far as it matters here."""
+class CountedStep(NamedTuple):
+    """The counts of a step, and the facts that decide whether another step repeats them."""
 
     account: Account
     step_type: str
@@ -47,7 +47,7 @@ _KEPT = ("total", "input", "output", "cache_read", "cache_write", "reasoning")
 
 
 def run_account(
-    own: Account, steps: Mapping[str, Teller], order: Sequence[str], parents: Mapping[str, str | None]
+    own: Account, steps: Mapping[str, CountedStep], order: Sequence[str], parents: Mapping[str, str | None]
 ) -> Account:
     """Return the tokens and the cost of a run.
 
@@ -144,7 +144,9 @@ def _sum(one: _Counts | None, other: _Counts | None) -> _Counts | None:
     return tuple(b if a is None else a if b is None else a + b for a, b in zip(one, other, strict=True))
 
 
-def _same_calls(steps: Mapping[str, Teller], order: Sequence[str], parents: Mapping[str, str | None]) -> dict[str, str]:
+def _same_calls(
+    steps: Mapping[str, CountedStep], order: Sequence[str], parents: Mapping[str, str | None]
+) -> dict[str, str]:
     """Return the steps that tell the call of another step, with that step.
 
     Each step stands for one step of every other instrumentation and type at most: of two calls at once both are counted.
@@ -184,5 +186,5 @@ def _same_calls(steps: Mapping[str, Teller], order: Sequence[str], parents: Mapp
     return same
 
 
-def _kind(teller: Teller) -> tuple[str | None, str]:
+def _kind(teller: CountedStep) -> tuple[str | None, str]:
     return teller.source, teller.step_type

@@ -39,7 +39,7 @@ def attach(parents: Mapping[str, str | None]) -> dict[str, str | None]:
     return attached
 
 
-def in_lines(parents: dict[str, str | None]) -> dict[str, int]:
+def depth_first(parents: dict[str, str | None]) -> dict[str, int]:
     """Return the depth of each step of a tree, each after its parent and with its descendants following."""
     children: dict[str | None, list[str]] = {}
     for step in reversed(parents):

@@ -100,7 +100,7 @@ def root_span(patch: Patch) -> str | None:
 
 
 def step_of(root: Patch, span_id: str) -> Patch:
-    """Make the step of a root that is the run. Log records that came before the root have made a step of it."""
+    """Make the step of a root that is the run itself. Log records that came before the root made a step with its id."""
     fields = {name: value for name, value in root.fields.items() if name in STEP_FIELDS}
     fields = {"name": root.fields.get("agent_name"), "step_type": "agent", **fields}
     type_ = STEP if root.type == RUN_END else STEP_START

@@ -1,4 +1,4 @@
-"""Rows of runs that are behind the rows of their steps are made anew, before they are read or when there is time."""
+"""The refresh of the rows of runs from the rows of their steps: before a read, and when the writer is idle."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable
 from .append import FoldCache
 from .run_rows import LARGE, write_run
 
-_GROWTH = 4  # the row of a large run is due when it has grown by this part of its steps
+_GROWTH = 4  # the row of a large run is due when the run has grown by one part in 4
 _PAUSE = 0.5  # seconds between two times at which rows are made anew without being read
 _IDLE_SECONDS = 0.02  # for which a batch may have to wait meanwhile
-_SHARE = 20  # of this part of the time the row of a large run is made anew without being read
-_SHARE_OF_READS = 5  # and of this part where it is read, but has grown only a little
+_SHARE = 20  # an idle refresh of a large run takes at most one part in 20 of the time
+_SHARE_OF_READS = 5  # a read refreshes rows that are not due in at most one part in 5 of the time
 _BEHIND = "SELECT key FROM runs WHERE unsummed > 0"
 _IS_SMALL = f"coalesce(summed, 0) + unsummed <= {LARGE}"
 _SMALL = f"{_BEHIND} AND {_IS_SMALL} ORDER BY touched_at DESC"

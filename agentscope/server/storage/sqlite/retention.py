@@ -21,9 +21,9 @@ _BATCHES_KEPT = 30 * 86400.0  # seconds that batch ids are remembered, at the le
 
 _KEYS = "(SELECT value FROM json_each(:keys))"
 # The constants of this module are no input.
-_BURY = f"INSERT OR REPLACE INTO tombstones SELECT project, id, :now FROM runs WHERE key IN {_KEYS}"  # noqa: S608
-_CONDEMN = f"INSERT INTO deleted SELECT key, project FROM runs WHERE key IN {_KEYS}"  # noqa: S608
-_HIDE = f"DELETE FROM runs WHERE key IN {_KEYS}"  # noqa: S608
+_ADD_TOMBSTONES = f"INSERT OR REPLACE INTO tombstones SELECT project, id, :now FROM runs WHERE key IN {_KEYS}"  # noqa: S608
+_QUEUE_REMOVAL = f"INSERT INTO deleted SELECT key, project FROM runs WHERE key IN {_KEYS}"  # noqa: S608
+_DELETE_RUNS = f"DELETE FROM runs WHERE key IN {_KEYS}"  # noqa: S608
 _OLD_RUNS = "SELECT key FROM runs WHERE touched_at<? ORDER BY touched_at LIMIT ?"
 _REMOVE_STEP_EVENTS = (
     "DELETE FROM events WHERE key IN (SELECT key FROM events WHERE run=:run AND step_id>'' LIMIT :most)"
@@ -38,9 +38,9 @@ def delete_runs(db: sqlite3.Connection, keys: Collection[int], now: float) -> in
     They are gone with this transaction. The `Sweeper` removes their events later.
     """
     values = {"keys": json.dumps([*keys]), "now": now}
-    db.execute(_BURY, values)
-    db.execute(_CONDEMN, values)
-    return db.execute(_HIDE, values).rowcount
+    db.execute(_ADD_TOMBSTONES, values)
+    db.execute(_QUEUE_REMOVAL, values)
+    return db.execute(_DELETE_RUNS, values).rowcount
 
 
 class Sweeper:

@@ -18,9 +18,11 @@ from agentscope.server.storage.summary import summary_of
 from agentscope.server.storage.totals import LLM_STEP, Account
 
 LARGE = 2_000
-"""Steps. The row of a run with more is made anew when it has grown by a quarter, or when there is time."""
+"""The steps of a run up to which its row is rebuilt before each read. Beyond it, after a growth by a quarter, or if there is
+time."""
 MOST_READ = 20_000
-"""Steps. Tokens and cost of a run with more are the sums over its model calls, or over all steps where those have none."""
+"""The steps of a run up to which its totals follow `totals.py`. Beyond it they are sums over its model calls, or over all steps
+if those have none."""
 _FIRST = 200  # steps that tell the name and the status of a run with too many to be read
 _MOST_CACHED = 10_000  # rows of steps
 

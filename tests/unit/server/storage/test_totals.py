@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope.protocols.token_usage import Tokens
-from agentscope.server.storage.totals import Account, Teller, run_account
-from agentscope.server.storage.tree import in_lines
+from agentscope.server.storage.totals import Account, CountedStep, run_account
+from agentscope.server.storage.tree import depth_first
 from tests.support.receiver import at
 
 NOTHING = Account()
@@ -24,18 +24,18 @@ def teller(
     cost: float | None = None,
     source: str = "one",
     **more: Any,
-) -> Teller:
+) -> CountedStep:
     began, ended = more.pop("time", (0, 10))
     account = Account(Tokens(total=tokens, **more), cost)
-    return Teller(account, step_type, source, at(began), None if ended is None else at(ended))
+    return CountedStep(account, step_type, source, at(began), None if ended is None else at(ended))
 
 
-def counted(steps: dict[str, tuple[str | None, Teller]], own: Account = NOTHING) -> Account:
+def counted(steps: dict[str, tuple[str | None, CountedStep]], own: Account = NOTHING) -> Account:
     """The account of a run, the same in each order of few steps."""
     found = set()
     for order in list(permutations(steps))[:24]:
         parents = {step: steps[step][0] for step in order}
-        found.add(run_account(own, {step: steps[step][1] for step in order}, list(in_lines(parents)), parents))
+        found.add(run_account(own, {step: steps[step][1] for step in order}, list(depth_first(parents)), parents))
     (account,) = found
     return account
 
@@ -75,7 +75,7 @@ def counted(steps: dict[str, tuple[str | None, Teller]], own: Account = NOTHING)
     ],
 )
 def test_tokens_are_counted_once_along_a_line_of_ancestry(
-    steps: dict[str, tuple[str | None, Teller]], tokens: int | None
+    steps: dict[str, tuple[str | None, CountedStep]], tokens: int | None
 ) -> None:
     assert counted(steps).tokens.total == tokens
 
@@ -132,7 +132,7 @@ def test_tokens_are_counted_once_along_a_line_of_ancestry(
     ],
 )
 def test_a_call_that_two_steps_side_by_side_tell_is_counted_once(
-    steps: dict[str, tuple[str | None, Teller]], tokens: int
+    steps: dict[str, tuple[str | None, CountedStep]], tokens: int
 ) -> None:
     assert counted(steps).tokens.total == tokens
 
@@ -185,7 +185,7 @@ tellers = st.builds(
 
 
 @given(st.lists(st.tuples(tellers, st.integers(0, 9)), max_size=9), st.randoms())
-def test_the_order_of_the_steps_makes_no_difference(given_steps: list[tuple[Teller, int]], chance: Any) -> None:
+def test_the_order_of_the_steps_makes_no_difference(given_steps: list[tuple[CountedStep, int]], chance: Any) -> None:
     steps = {f"s{number}": each for number, (each, _) in enumerate(given_steps)}
     parents = {f"s{n}": f"s{above}" if above < n else None for n, (_, above) in enumerate(given_steps)}
     found = []
@@ -193,7 +193,7 @@ def test_the_order_of_the_steps_makes_no_difference(given_steps: list[tuple[Tell
         order = list(steps)
         chance.shuffle(order)
         shuffled = {step: parents[step] for step in order}
-        found.append(run_account(NOTHING, steps, list(in_lines(shuffled)), shuffled))
+        found.append(run_account(NOTHING, steps, list(depth_first(shuffled)), shuffled))
     assert found[0].tokens == found[1].tokens
     assert found[0].cost == pytest.approx(found[1].cost, abs=1e-8)
     known = [each.account.tokens.total for each, _ in given_steps if each.account.tokens.total is not None]
