@@ -19,7 +19,7 @@ from agentscope.protocols.json_decode import DecodeError, too_many, weight_of
 from agentscope.server.clock import Clock
 from agentscope.server.http.body import JSON, Bodies, declared_size, inflate
 from agentscope.server.http.limits import Limits, Refused
-from agentscope.server.storage.base import IngestCounts, Store, StoredEvent, Unavailable
+from agentscope.server.storage.base import IngestCounts, Store, Unavailable
 
 T = TypeVar("T")
 
@@ -185,9 +185,9 @@ class Intake:
         """Return a stored event as it was sent; None if there is none. `session_id` None: of any session."""
         return await run_in_threadpool(self._store.event, event_id, session_id)
 
-    async def item_events(self, run_id: str, step_id: str | None) -> list[StoredEvent]:
-        """Return the stored events of a step, or of the run itself for a `step_id` of None."""
-        return await run_in_threadpool(self._store.item_events, run_id, step_id)
+    async def read(self, look: Callable[[Store], T]) -> T:
+        """Call a function with the store in a thread."""
+        return await run_in_threadpool(look, self._store)
 
     async def has_run(self, run_id: str) -> bool:
         """Return whether any event of this run is stored."""

@@ -130,8 +130,8 @@ class OTLP:
             batch, more = decoded
             while batch is not None:
                 if batch.patches:
-                    await self._joined.complete_roots(batch.patches)
                     await self._intake.commit(batch)
+                    await self._joined.complete_roots(batch.patches)
                 count += len(batch.rejected)
                 named += batch.rejected[: _MOST_NAMED - len(named)]
                 batch = None if more is None else await run_in_threadpool(next, more, None)

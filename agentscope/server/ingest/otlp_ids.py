@@ -10,7 +10,7 @@ from agentscope.protocols.otlp.wire.model import Span
 
 SHARED = "shared_span_id"
 """The attribute with the id under which a span was sent, if it got another one."""
-_MOST = 20_000  # ids that are remembered
+_MOST = 20_000  # ids of each project that are remembered
 _MOST_ALIKE = 16  # spans of one id that are remembered
 
 
@@ -23,30 +23,33 @@ class SpanIds:
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._lock = threading.Lock()  # bodies are decoded in several threads
-        self._seen: dict[tuple[str, str, str], list[tuple[int, str | None]]] = {}
+        self._seen: dict[str, dict[tuple[str, str], list[tuple[int, bytes | None]]]] = {}
+        """By project: by trace and span id, the start and the digest of the name of each span. Names may be very long."""
 
     def own(self, span: Span, project: str) -> Span:
         """Return the span, with an id of its own if another span of its trace came with the same one."""
         if RUN_ID in span.attributes:  # of this SDK, whose starts, updates and ends of a step share an id
             return span
-        name = span.name if span.end_ns else None  # a span may be renamed until it ends
-        key = project, span.trace_id, span.span_id
+        # A span may be renamed until it ends.
+        name = blake2b(span.name.encode("utf-8", "replace"), digest_size=8).digest() if span.end_ns else None
+        key = span.trace_id, span.span_id
         with self._lock:
-            spans = self._seen.pop(key, [])
+            seen = self._seen.setdefault(project, {})
+            spans = seen.pop(key, [])
             place = next((at for at, other in enumerate(spans) if _is_same(other, span.start_ns, name)), len(spans))
             if place < len(spans):
                 name = name or spans[place][1]
             if place < _MOST_ALIKE:
                 spans[place : place + 1] = [(span.start_ns, name)]
-            self._seen[key] = spans
-            if len(self._seen) > self._most:
-                del self._seen[next(iter(self._seen))]
+            seen[key] = spans
+            if len(seen) > self._most:
+                del seen[next(iter(seen))]
         if place == 0:
             return span
-        digest = blake2b(f"{span.start_ns} {name}".encode("utf-8", "replace"), digest_size=6).hexdigest()
+        digest = blake2b(f"{span.start_ns} ".encode() + (name or b""), digest_size=6).hexdigest()
         attributes = {**span.attributes, SHARED: span.span_id}
         return span._replace(span_id=f"{span.span_id}-{digest}", attributes=attributes)
 
 
-def _is_same(other: tuple[int, str | None], start_ns: int, name: str | None) -> bool:
+def _is_same(other: tuple[int, bytes | None], start_ns: int, name: bytes | None) -> bool:
     return other[0] == start_ns and (name is None or other[1] in (None, name))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from weakref import WeakValueDictionary
 
 from agentscope.events import STEP_UPDATE
 from agentscope.protocols.agentscope.decode import Batch, Patch
@@ -12,7 +14,6 @@ from agentscope.protocols.otlp.inbound.log_records import (
     RECORDS,
     place_of,
     records_of,
-    root_among,
     root_span,
     root_update,
     step_of,
@@ -21,77 +22,116 @@ from agentscope.protocols.otlp.inbound.log_records import (
 )
 from agentscope.protocols.otlp.inbound.patches import SESSION
 from agentscope.protocols.otlp.wire.model import LogRecord
-from agentscope.server.storage.base import StoredEvent
+from agentscope.server.storage.base import Store, StoredEvent
 from agentscope.server.storage.fold import place
+from agentscope.server.storage.project import PROJECT
 
 from .intake import Intake
 
-_MOST_EARLY = 100_000  # spans
-_MOST_STORED = 16 << 20  # characters of all updates of a span, each of which has the records of those before it
+_MOST_STORED = 16 << 20  # characters of the events of a span, each update of which has the records of those before it
 
 
 class JoinedRecords:
-    """Turns log records into updates of the steps of their spans."""
+    """Turns log records into updates of the steps of their spans.
+
+    A root that is the run has no step, so its run is updated. Spans and log records may be taken at the same time: each side
+    looks for the other one after its own commit, and so at least one of them finds both. What both of them store is equal,
+    and kept once.
+    """
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
-        self._lock = asyncio.Lock()  # each update of a step is made of the one before
-        self._early: dict[tuple[str, str], None] = {}
-        """The runs and spans whose records came before any event of the span. One may be a root, and become no step."""
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        """By project and run. Each update of a step is made of the one before."""
 
     async def add(self, records: Iterable[LogRecord | None]) -> int:
         """Store the records with messages of a span. Returns the number of the others."""
         left_out = 0
-        spans: dict[tuple[str, str], list[LogRecord]] = {}
+        runs: dict[str, dict[str, list[LogRecord]]] = {}
         for record in records:
             place = None if record is None else place_of(record)
             if record is None or place is None:
                 left_out += 1
             else:
-                spans.setdefault(place, []).append(record)
-        if not spans:
-            return left_out
-        async with self._lock:
-            of_runs = {
-                run_id: await self._intake.item_events(run_id, None) for run_id in {run_id for run_id, _ in spans}
-            }
-            patches: list[Patch] = []
-            for (run_id, span_id), found in spans.items():
-                try:
-                    patches += await self._updates(run_id, span_id, found, of_runs[run_id])
-                except ValueError:
-                    left_out += len(found)
-            if patches:
-                await self._intake.commit(Batch(str(uuid.uuid4()), SESSION, patches, [], {}))
-        return left_out
+                runs.setdefault(place[0], {}).setdefault(place[1], []).append(record)
+        async with AsyncExitStack() as held:
+            for run_id in sorted(runs):  # in one order, so that no two requests wait for each other
+                await held.enter_async_context(self._locks.setdefault((PROJECT.get(), run_id), asyncio.Lock()))
+            patches, unknown, too_many = await self._intake.read(lambda store: _updates(store, runs))
+            await self._commit(patches)
+            await self._commit(await self._intake.read(lambda store: _missing(store, unknown)))
+        return left_out + too_many
 
-    async def _updates(
-        self, run_id: str, span_id: str, found: list[LogRecord], of_run: list[StoredEvent]
-    ) -> list[Patch]:
-        of_root = [event for event in of_run if span_id in event.body]
-        of_step = await self._intake.item_events(run_id, span_id)
-        if sum(len(event.body) for event in (*of_root, *of_step) if RECORDS in event.body) > _MOST_STORED:
-            raise ValueError("the records of this span came in too many parts")
-        events = [event.patch() for event in (*of_root, *of_step)]
-        root = root_among(events, span_id)
-        if not of_step and root is None:
-            self._early[run_id, span_id] = None
-            if len(self._early) > _MOST_EARLY:
-                del self._early[next(iter(self._early))]
-        update = update_by({**records_of(found), **stored_records(events)}, run_id, span_id)
-        if root is None:
-            return [update]
-        return [root_update(update, root), *([update] if of_step else [])]
-
-    async def complete_roots(self, patches: list[Patch]) -> None:
-        """Add to the patches of spans what log records told before of a root among them."""
-        for patch in [*patches]:
+    async def complete_roots(self, stored: Iterable[Patch]) -> None:
+        """Store what log records told before of the roots among these events, which have been stored."""
+        roots: dict[str, set[str]] = {}
+        for patch in stored:
             span_id = root_span(patch)
-            if span_id is None or (patch.run_id, span_id) not in self._early:
+            if span_id is not None:
+                roots.setdefault(patch.run_id, set()).add(span_id)
+        if roots:
+            await self._commit(await self._intake.read(lambda store: _missing(store, roots)))
+
+    async def _commit(self, patches: list[Patch]) -> None:
+        if patches:
+            await self._intake.commit(Batch(str(uuid.uuid4()), SESSION, patches, [], {}))
+
+
+def _updates(
+    store: Store, runs: Mapping[str, Mapping[str, list[LogRecord]]]
+) -> tuple[list[Patch], dict[str, set[str]], int]:
+    """Return the updates of spans, the spans that are no known roots, and the number of records that are left out."""
+    patches: list[Patch] = []
+    unknown: dict[str, set[str]] = {}
+    left_out = 0
+    for run_id, spans in runs.items():
+        of_run = _of_run(store, run_id)
+        for span_id, found in spans.items():
+            of_root = [event for event in of_run if span_id in event.body]
+            of_step = store.item_events(run_id, span_id, session_id=SESSION, most=_MOST_STORED)
+            events = [event.patch() for event in (*of_root, *of_step)]
+            root = next((event.fields for event in events if root_span(event) == span_id), None)
+            try:
+                for each in (of_run, of_step):
+                    if sum(len(event.body) for event in each) > _MOST_STORED:
+                        raise ValueError("the records of this span came in too many parts")
+                update = update_by({**records_of(found), **stored_records(events)}, run_id, span_id)
+                patches += [update] if root is None else [root_update(update, root), *([update] if of_step else [])]
+            except ValueError:
+                left_out += len(found)
                 continue
-            events = [event.patch() for event in await self._intake.item_events(patch.run_id, span_id)]
+            if root is None:
+                unknown.setdefault(run_id, set()).add(span_id)
+    return patches, unknown, left_out
+
+
+def _missing(store: Store, spans: Mapping[str, Iterable[str]]) -> list[Patch]:
+    """Return the events of those of the spans that are roots, and whose records were stored while no root was known."""
+    missing: list[Patch] = []
+    for run_id, span_ids in spans.items():
+        told = [
+            span_id
+            for span_id in span_ids
+            if store.item_events(run_id, span_id, session_id=SESSION, holding=f'"{RECORDS}":', most=0)
+        ]
+        of_run = [event.patch() for event in _of_run(store, run_id)] if told else []
+        for span_id in told:
+            roots = [event for event in of_run if root_span(event) == span_id]
+            if not roots:
+                continue
+            of_step = store.item_events(run_id, span_id, session_id=SESSION, most=_MOST_STORED)
+            events = [event.patch() for event in of_step]
             updates = [event for event in events if event.type == STEP_UPDATE and RECORDS in event.fields]
-            if updates:
-                patches.append(root_update(max(updates, key=place), patch.fields))
-            if not any(other.step_id == span_id and other.run_id == patch.run_id for other in patches):
-                patches.append(step_of(patch, span_id))
+            if not updates:
+                continue
+            missing.append(root_update(max(updates, key=place), roots[-1].fields))
+            made = [step_of(root, span_id) for root in roots]
+            # A root that is the run and a step as well has told its step itself.
+            if {event.id for event in events if event.type != STEP_UPDATE} <= {step.id for step in made}:
+                missing += made
+    return missing
+
+
+def _of_run(store: Store, run_id: str) -> list[StoredEvent]:
+    """Return the events of the roots of a run."""
+    return store.item_events(run_id, None, session_id=SESSION, holding='"span_id":', most=_MOST_STORED)

@@ -97,11 +97,16 @@ def decode_logs(body: bytes) -> list[LogRecord | None]:
 def count_points(body: bytes) -> int:
     """Count the data points of an `ExportMetricsServiceRequest`. Raises as `decode_request` does."""
     count = 0
+    room = MAX_WEIGHT
     messages: list[tuple[int, int, dict[int, Any]]] = [(0, len(body), _METRICS)]
     try:
         while messages:
             position, end, inner = messages.pop()
+            room -= _MESSAGE
             while position < end:
+                room -= _FIELD
+                if room < 0:
+                    raise too_many()
                 tag, position = read_varint(body, position)
                 size = {1: 8, 5: 4}.get(tag & 7, 0)
                 if tag & 7 == 0:
@@ -112,8 +117,6 @@ def count_points(body: bytes) -> int:
                         count += 1
                     elif tag in inner:
                         messages.append((position, position + size, inner[tag]))
-                        if len(messages) > MAX_WEIGHT // _ITEM:
-                            raise too_many()
                 elif not size:
                     raise IndexError
                 position += size

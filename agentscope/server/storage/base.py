@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
@@ -242,8 +243,21 @@ class Store(Protocol):
         """
         ...
 
-    def item_events(self, run_id: str, step_id: str | None, *, project: str = DEFAULT_PROJECT) -> list[StoredEvent]:
-        """Return the events of one step, or of the run itself for a `step_id` of None, in the order received."""
+    def item_events(
+        self,
+        run_id: str,
+        step_id: str | None,
+        *,
+        session_id: str | None = None,
+        holding: str = "",
+        most: int = sys.maxsize,
+        project: str = DEFAULT_PROJECT,
+    ) -> list[StoredEvent]:
+        """Return the events of one step, or of the run itself for a `step_id` of None, in the order received.
+
+        session_id: None for the events of all sessions. holding: a text that the body of each event has. most: the characters
+        of all bodies, after which further events are left out. The event that passes this bound is the last one.
+        """
         ...
 
     def has_run(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> bool:

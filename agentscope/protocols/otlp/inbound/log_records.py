@@ -20,7 +20,7 @@ from agentscope.protocols.otlp.wire.model import LogRecord
 
 from .attributes import payload_of, plain
 from .messages import DETAILS, MESSAGE_EVENTS, messages_of
-from .patches import update_of
+from .patches import SESSION, update_of
 
 RECORDS = "log_records"
 """The member of an event with the records that it was made of: lists of time, index, name and content, by digest."""
@@ -59,12 +59,18 @@ def records_of(found: Iterable[LogRecord]) -> Records:
 
 
 def stored_records(events: Iterable[Patch]) -> Records:
-    """Return the records in the stored events of a step or run."""
-    records: Records = {}
-    for event in events:
-        found = event.fields.get(RECORDS)
-        records.update(found if isinstance(found, dict) else {})
-    return records
+    """Return the records in the stored events of a step or run. Events of other protocols may have any value under their name."""
+    return {
+        digest: record
+        for event in events
+        if event.session_id == SESSION and isinstance(event.fields.get(RECORDS), dict)
+        for digest, record in event.fields[RECORDS].items()
+        if _is_record(record)
+    }
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, list) and [*map(type, record)] == [int, int, str, dict]
 
 
 def update_by(records: Records, run_id: str, span_id: str) -> Patch:
@@ -88,15 +94,10 @@ def root_update(update: Patch, root: Mapping[str, Any]) -> Patch:
     return update_of(RUN_UPDATE, update.run_id, None, _nanoseconds(update.time), fields, update.seq)
 
 
-def root_among(events: Iterable[Patch], span_id: str) -> Mapping[str, Any] | None:
-    """Return the fields of the root with this span id, from the events of its run; None if it has not come."""
-    return next((event.fields for event in events if root_span(event) == span_id), None)
-
-
 def root_span(patch: Patch) -> str | None:
     """Return the span id of a root from its event; None for any other event."""
     span_id = patch.fields.get("span_id")
-    return span_id if patch.type in (RUN_START, RUN_END) and isinstance(span_id, str) else None
+    return span_id if patch.type in (RUN_START, RUN_END) and isinstance(span_id, str) and span_id else None
 
 
 def step_of(root: Patch, span_id: str) -> Patch:
@@ -109,7 +110,7 @@ def step_of(root: Patch, span_id: str) -> Patch:
 
 def _nanoseconds(time: str) -> int:
     since = datetime.fromisoformat(time[:-1]) - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
+    return max(1, (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000)  # 0 is no time
 
 
 def _name(record: LogRecord) -> str:

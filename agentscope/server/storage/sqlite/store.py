@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -110,7 +111,10 @@ ORDER BY began DESC, key DESC LIMIT :limit
 _KEYS = f"SELECT key FROM runs WHERE {_MATCHES} AND key > :last AND key <= :newest ORDER BY key LIMIT {_MOST_DELETED}"  # noqa: S608
 _OF_RUN = "run=(SELECT key FROM runs WHERE project=? AND id=?)"
 _SIZE = f"SELECT sum(length(body)) FROM events WHERE {_OF_RUN}"  # noqa: S608 - a constant of this module
-_ITEM_EVENTS = f"SELECT session_id, body FROM events WHERE {_OF_RUN} AND step_id IS ? ORDER BY key"  # noqa: S608 - likewise
+_ITEM_EVENTS = f"""
+SELECT session_id, body FROM events
+WHERE {_OF_RUN} AND step_id IS ? AND (?4 IS NULL OR session_id=?4) AND (?5='' OR instr(body, ?5)) ORDER BY key
+"""  # noqa: S608 - likewise
 _EVENT = """
 SELECT body FROM events WHERE project=:project AND id=:id AND (:session IS NULL OR session_id=:session) ORDER BY key LIMIT 1
 """
@@ -177,9 +181,24 @@ class SQLiteStore:
                 last = key
         return EventPage(found, str(last) if len(found) == _MOST_EVENTS else None)
 
-    def item_events(self, run_id: str, step_id: str | None, *, project: str = DEFAULT_PROJECT) -> list[StoredEvent]:
+    def item_events(
+        self,
+        run_id: str,
+        step_id: str | None,
+        *,
+        session_id: str | None = None,
+        holding: str = "",
+        most: int = sys.maxsize,
+        project: str = DEFAULT_PROJECT,
+    ) -> list[StoredEvent]:
+        found: list[StoredEvent] = []
         with self._reading() as db:
-            return [StoredEvent(*row) for row in db.execute(_ITEM_EVENTS, (project, run_id, step_id))]
+            for row in db.execute(_ITEM_EVENTS, (project, run_id, step_id, session_id, holding)):
+                found.append(StoredEvent(*row))
+                most -= len(found[-1].body)
+                if most < 0:
+                    break
+        return found
 
     def has_run(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> bool:
         with self._reading() as db:

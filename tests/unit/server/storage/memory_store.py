@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -122,9 +123,27 @@ class MemoryStore:
             found.append(StoredEvent(patch.session_id, patch.body))
         return EventPage(found, None)
 
-    def item_events(self, run_id: str, step_id: str | None, *, project: str = DEFAULT_PROJECT) -> list[StoredEvent]:
-        patches = self._patches(project, run_id)
-        return [StoredEvent(patch.session_id, patch.body) for patch in patches if patch.step_id == step_id]
+    def item_events(
+        self,
+        run_id: str,
+        step_id: str | None,
+        *,
+        session_id: str | None = None,
+        holding: str = "",
+        most: int = sys.maxsize,
+        project: str = DEFAULT_PROJECT,
+    ) -> list[StoredEvent]:
+        found: list[StoredEvent] = []
+        for patch in self._patches(project, run_id):
+            if (
+                patch.step_id == step_id
+                and session_id in (None, patch.session_id)
+                and holding in patch.body
+                and most >= 0
+            ):
+                found.append(StoredEvent(patch.session_id, patch.body))
+                most -= len(patch.body)
+        return found
 
     def has_run(self, run_id: str, *, project: str = DEFAULT_PROJECT) -> bool:
         return bool(self._patches(project, run_id))
