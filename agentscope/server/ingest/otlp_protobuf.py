@@ -102,7 +102,6 @@ def count_points(body: bytes) -> int:
     try:
         while messages:
             position, end, inner = messages.pop()
-            room -= _MESSAGE
             while position < end:
                 room -= _FIELD
                 if room < 0:
@@ -116,6 +115,7 @@ def count_points(body: bytes) -> int:
                     if inner.get(tag) is _POINT:
                         count += 1
                     elif tag in inner:
+                        room -= _MESSAGE
                         messages.append((position, position + size, inner[tag]))
                 elif not size:
                     raise IndexError

@@ -374,3 +374,27 @@ def test_damaged_requests_are_refused_or_read_as_the_library_reads_them(group: S
     if not any(isinstance(each, Unreadable) for found in mine for each in found.spans):
         zeros = repr(theirs).replace("'0000000000000000'", "''")  # a parent of zeros is none
         assert repr(mine).replace("'0000000000000000'", "''") == zeros
+
+
+def metrics(*members: bytes) -> bytes:
+    return field(1, field(2, b"".join(field(2, member) for member in members)))
+
+
+def test_data_points_are_counted_up_to_the_weight_of_a_body() -> None:
+    assert otlp_protobuf.count_points(metrics(field(5, field(1, b"") * 100_000), field(7, field(1, b"x")))) == 100_001
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x08\x00" * (MAX_WEIGHT + 1),
+        metrics(field(5, field(1, b"") * (MAX_WEIGHT + 1))),
+        field(1, b"") * (MAX_WEIGHT // 2),
+        metrics(*[b""] * (MAX_WEIGHT // 2)),
+    ],
+    ids=["fields", "points", "resources", "metrics"],
+)
+def test_metrics_with_too_many_values_are_refused(body: bytes) -> None:
+    with pytest.raises(DecodeError) as caught:
+        otlp_protobuf.count_points(body)
+    assert caught.value.status == 413

@@ -289,6 +289,26 @@ class Conformance:
         assert [json.loads(event.body) for event in store.item_events("run-1", None)] == [start, end]
         assert store.item_events("run-1", "u") == store.item_events("unknown", None) == []
 
+    def test_the_events_of_one_item_can_be_chosen_and_bounded(self, store: Store) -> None:
+        for session in ("one", "two"):
+            sent = [
+                step(step_id="s", time=at(number), input=f"{session} {number}", id=f"{session}-{number}")
+                for number in range(3)
+            ]
+            store.ingest(batch(*sent, session_id=session)).result()
+        every = store.item_events("run-1", "s")
+        assert len(every) == 6
+        assert store.item_events("run-1", "s", session_id="two") == every[3:]
+        assert store.item_events("run-1", "s", session_id="two", holding="two 1") == every[4:5]
+        assert (
+            store.item_events("run-1", "s", holding="no such text")
+            == store.item_events("run-1", "s", session_id="no")
+            == []
+        )
+        assert store.item_events("run-1", "s", most=0) == every[:1]
+        assert store.item_events("run-1", "s", most=len(every[0].body)) == every[:2]
+        assert store.item_events("run-1", "s", most=len(every[0].body) - 1) == every[:1]
+
     def test_a_run_is_known_once_anything_of_it_is_stored(self, store: Store) -> None:
         assert (store.has_run("run-1"), store.run_size("run-1"), store.event("e")) == (False, None, None)
         assert store.events("run-1", size=1) == ([], None)
