@@ -87,9 +87,12 @@ def _updates(
     for run_id, spans in runs.items():
         of_run = _of_run(store, run_id)
         for span_id, found in spans.items():
-            of_root = [event for event in of_run if span_id in event.body]
             of_step = store.item_events(run_id, span_id, session_id=SESSION, most=_MOST_STORED)
-            events = [event.patch() for event in (*of_root, *of_step)]
+            of_root = [event.patch() for event in of_run if span_id in event.body]
+            events = [
+                event for event in of_root if event.fields.get("span_id") == span_id
+            ]  # another may mention the id
+            events += [event.patch() for event in of_step]
             root = next((event.fields for event in events if root_span(event) == span_id), None)
             try:
                 for each in (of_run, of_step):

@@ -247,3 +247,19 @@ def test_a_large_run_of_others_does_not_bound_the_log_records_of_a_span(
             await application.post("/v1/logs", record("11" * 16, CHILD, "more"))
 
     asyncio.run(main())
+
+
+def test_a_root_has_no_log_records_of_another_root_that_mentions_its_id(application: Application) -> None:
+    async def main() -> None:
+        trace_id, other = "11" * 16, "cc" * 8
+        await application.post("/v1/traces", root(trace_id))
+        await application.post("/v1/traces", root(trace_id, spanId=other, name="other"))
+        await application.post("/v1/logs", record(trace_id, other, f"about {ROOT}"))
+        await application.post("/v1/logs", record(trace_id, ROOT, "hi"))
+        bodies = [
+            json.loads(event.body) for event in application.store.item_events(run_id_of(trace_id), None, project="A")
+        ]
+        told = {body["span_id"]: body["input"] for body in bodies if RECORDS in body}
+        assert told == {ROOT: TOLD, other: [{"role": "user", "content": f"about {ROOT}"}]}
+
+    asyncio.run(main())
