@@ -30,7 +30,11 @@ _EVENTS_OF = "SELECT id, key FROM events WHERE project=? AND session_id=? AND id
 _BODY_OF = "SELECT body FROM events WHERE key=?"
 _RUNS_OF = "SELECT id, key FROM runs WHERE project=? AND id IN (SELECT value FROM json_each(?))"
 _DELETED_OF = "SELECT run_id FROM tombstones WHERE project=? AND run_id IN (SELECT value FROM json_each(?))"
-_LAST_KEY = "SELECT max(coalesce(max(key), 0), (SELECT coalesce(max(run), 0) FROM deleted)) FROM runs"
+# A key is never given twice, since a reader or a deletion may still use it when its run is gone.
+_LAST_KEY = """
+SELECT max(coalesce(max(key), 0), (SELECT coalesce(max(run), 0) FROM deleted), (SELECT coalesce(max(run), 0) FROM last_removed))
+FROM runs
+"""
 _STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
 _SEE_SESSION = """
 INSERT INTO sessions VALUES (?,?,?) ON CONFLICT (project, id) DO UPDATE SET silent_at=excluded.silent_at
