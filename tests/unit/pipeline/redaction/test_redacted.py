@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope.events import DeferredEvent, Event, FieldValue, in_full
+from agentscope.events import DeferredEvent, Event, FieldValue, ReadyEvent, in_full
 from agentscope.pipeline.redaction.redactor import GROUP, GROUP_BYTES, Redactor, redacted_all
 from tests.support.events import event, plain_step
 
 
-class Masking:
+class Masking(Redactor):
     """Suspects events with an odd number and refuses them; remembers what it was asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.groups: list[list[int]] = []
         self.asked: list[int] = []
 
-    def suspects(self, events: Sequence[Event]) -> list[int]:
+    def suspects(self, events: Sequence[ReadyEvent]) -> list[int]:
         self.groups.append([event.seq for event in events])
         return [place for place, event in enumerate(events) if event.seq % 2]
 
@@ -98,7 +99,7 @@ def test_after_a_search_that_fails_all_events_are_redacted() -> None:
     assert outcome([event(1), strange], Redactor()) == [event(1), strange]
 
     class Broken(Masking):
-        def suspects(self, events: Sequence[Event]) -> list[int]:
+        def suspects(self, events: Sequence[ReadyEvent]) -> list[int]:
             raise RecursionError
 
     assert outcome([event(2)], Broken()) == [event(2)]
