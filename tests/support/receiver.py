@@ -139,7 +139,7 @@ def raw(url: str, request: bytes) -> bytes:
 _PROGRAM = """
 import functools, json, sys
 from agentscope.server import receiver as serve
-limits, options = map(json.loads, sys.argv[2:])
+limits, options = map(json.loads, sys.argv[2:] or ("{}", "{}"))
 serve.Limits = functools.partial(serve.Limits, **limits)
 serve.serve_forever(port=0, db=sys.argv[1], on_start=lambda url: print(url, flush=True), **options)
 """
