@@ -22,8 +22,8 @@ from agentscope.server.http.body import ENCODINGS
 from agentscope.server.http.gate import READY, Gate, State
 from agentscope.server.http.guard import Guard
 from agentscope.server.http.guesses import Guesses
-from agentscope.server.http.keys import Keys
-from agentscope.server.http.limits import Limits
+from agentscope.server.http.keys import ADMIN, Keys
+from agentscope.server.http.limits import Limits, Refused
 from agentscope.server.http.paths import WholeParts
 from agentscope.server.ingest.agentscope import Ingest
 from agentscope.server.ingest.intake import REFUSALS, Intake, refusal
@@ -122,13 +122,19 @@ class Front:
             routes=[*self._ingest, *reading],
             exception_handlers=dict.fromkeys((*REFUSALS, HTTPException, Unsupported, Exception), _problem),
         )
+        routes.router.redirect_slashes = (
+            False  # it writes an absolute address, without the prefix and scheme of the proxy
+        )
         self._gate.app = WholeParts(routes)
         self.state.phase = READY
 
     async def _metrics(self, request: Request) -> Response:
-        """`GET /metrics`."""
-        if not self._keys.may_read(request.scope):
+        """`GET /metrics`: the numbers of all projects together."""
+        key = self._keys.reader(request.scope)
+        if key is None:
             raise refusal_to_read(self._keys, request)
+        if self._keys.of_projects and not key.may(ADMIN):
+            raise Refused(403, f"The metrics are those of all projects: a key with the role {ADMIN} may read them.")
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
 
 

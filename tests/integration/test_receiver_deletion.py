@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agentscope.protocols.ids import run_id_of
 from agentscope.server.http.keys import read_keys
 from agentscope.server.receiver import Receiver
 from tests.support.receiver import Client, run_start, step
@@ -70,6 +71,17 @@ def test_runs_are_deleted_by_id_user_conversation_or_any_filter(client: Client, 
 )
 def test_a_deletion_that_is_not_clear_deletes_nothing(client: Client, path: str, status: int) -> None:
     assert client.send("DELETE", path).status == status
+    assert runs(client) == ALL
+
+
+def test_a_run_is_deleted_by_its_trace_id_as_it_is_read_by_it(client: Client) -> None:
+    run_id = run_id_of("1" * 32)
+    client.batch(run_start(run_id), run_start("2" * 32))
+    for trace_id in ("1" * 32, "2" * 32):
+        assert client.get(f"/api/runs/{trace_id}").status == 200
+        assert client.send("DELETE", f"/api/runs/{trace_id}").json == {"deleted": 1}
+        assert client.get(f"/api/runs/{trace_id}").status == 404
+        assert client.send("DELETE", f"/api/runs/{trace_id}").status == 404
     assert runs(client) == ALL
 
 

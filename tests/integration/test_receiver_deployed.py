@@ -21,7 +21,7 @@ from agentscope.server import receiver as serve
 from agentscope.server.http.keys import ROLES, Key
 from agentscope.server.receiver import Receiver
 from agentscope.server.storage.sqlite.store import SQLiteStore
-from tests.support.receiver import Client, connect, envelope, raw, read_all, receiver_process, run_start, step
+from tests.support.receiver import Answer, Client, connect, envelope, raw, read_all, receiver_process, run_start, step
 from tests.support.wait import until
 
 KEYS = [
@@ -332,7 +332,64 @@ def test_a_refusal_names_the_option_that_would_allow_it(called: Receiver) -> Non
     assert b"--allow-origin" in client.get("/", origin="https://other.example.com").body
 
 
+# Roles in answers
+
+TEAMS = [Key(f"{team}-{role}", role, team, f"ask_{team}_{role}".encode()) for team in "ab" for role in ROLES]
+
+
+@pytest.fixture
+def teams(tmp_path: Path) -> Iterator[Receiver]:
+    """A receiver with the keys of two projects."""
+    with Receiver(db=tmp_path / "teams.db", keys=TEAMS) as running:
+        yield running
+
+
+STORED = "stored canary"
+
+
+@pytest.mark.parametrize("role", ROLES[::2])
+def test_history_calls_show_what_is_stored_to_a_key_that_may_read(teams: Receiver, role: str) -> None:
+    def call(method: str, path: str, body: dict[str, Any], role: str = "admin", **headers: str) -> Answer:
+        given = {"x_agentscope_key": None, "x_public_key": "any", "x_secret_key": f"ask_a_{role}", **headers}
+        return Client(teams.url).send(method, path, body, **given)
+
+    call("POST", "/history", {"id": "r", "agent_id": STORED, "userId": STORED, "input": {"q": STORED}})
+    event = {"history_id": "r", "event_type": "tool", "event_name": STORED, "status": "running"}
+    event |= {"input": {"q": STORED}, "tags": [STORED], "metadata": {"displayName": STORED}}
+    event_id = call("POST", "/history-events", event).json["id"]
+    added = {"history_id": "r", "event_type": "tool", "event_name": "tool:success", "parent_event_id": event_id}
+    answers = [
+        call("POST", "/history", {"id": "r", "agent_id": "mine", "input": {"q": "mine"}}, role),
+        call("PATCH", "/history/r", {"output": {"a": "mine"}}, role),
+        call("PATCH", "/history/r", {"output": {"a": "mine"}}, role, idempotency_key="k"),
+        call("PATCH", "/history/r", {"output": {"a": "mine"}}, role, idempotency_key="k"),
+        call("PATCH", f"/history-events/{event_id}", {"output": {"a": "mine"}}, role),
+    ]
+    assert [answer.status for answer in answers] == [200] * 5
+    assert [STORED in answer.body.decode() for answer in answers] == [role == "admin"] * 5
+    assert "mine" in answers[-1].body.decode()
+    assert [answer.json["id"] for answer in answers] == [*["r"] * 4, event_id]
+    ended = call("POST", "/history-events", {**added, "status": "completed"}, role)
+    assert (ended.status, STORED in ended.body.decode()) == (200, False)
+    assert Client(teams.url, "ask_a_read").get("/api/runs/r").json["agent_name"] == STORED
+
+
 # Metrics
+
+
+def test_metrics_of_several_projects_are_for_admins_and_those_of_one_for_all_that_read(
+    shared: Receiver, teams: Receiver
+) -> None:
+    assert [Client(teams.url, f"ask_a_{role}").get("/metrics").status for role in ROLES] == [403, 403, 200]
+    assert [Client(shared.url, key.secret.decode()).get("/metrics").status for key in KEYS] == [403, 200, 200]
+
+
+def test_log_records_that_are_not_kept_are_counted_for_the_project_that_sent_them(teams: Receiver) -> None:
+    record = {"timeUnixNano": "1", "body": {"stringValue": "x"}}
+    body = {"resourceLogs": [{"scopeLogs": [{"logRecords": [record] * 3}]}]}
+    assert Client(teams.url, "ask_a_ingest").send("POST", "/v1/logs", body).status == 200
+    shown = [Client(teams.url, f"ask_{team}_read").get("/health").json["not_kept"] for team in "ab"]
+    assert shown == [{"log_records": 3, "data_points": 0}, {"log_records": 0, "data_points": 0}]
 
 
 def test_metrics_tell_of_requests_events_queue_and_disk(tmp_path: Path) -> None:
@@ -386,16 +443,6 @@ def test_a_backup_under_load_has_what_was_acknowledged_before_it(tmp_path: Path)
 
 
 # Projects
-
-TEAMS = [Key(f"{team}-{role}", role, team, f"ask_{team}_{role}".encode()) for team in "ab" for role in ROLES]
-
-
-@pytest.fixture
-def teams(tmp_path: Path) -> Iterator[Receiver]:
-    """A receiver with the keys of two projects."""
-    with Receiver(db=tmp_path / "teams.db", keys=TEAMS) as running:
-        yield running
-
 
 SPAN = {"traceId": "1" * 32, "spanId": "2" * 16, "name": "look", "startTimeUnixNano": "1", "endTimeUnixNano": "2"}
 TRACES = {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN]}]}]}

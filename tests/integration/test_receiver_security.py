@@ -95,6 +95,12 @@ def test_a_link_on_another_site_may_lead_to_a_page(open_one: Receiver) -> None:
     assert Client(open_one.url).get("/", sec_fetch_site="cross-site", sec_fetch_mode="no-cors").status == 403
 
 
+@pytest.mark.parametrize("path", ["/login/", "/health/", "/metrics/", "/api/runs"])
+def test_a_slash_at_the_end_leads_nowhere_else(open_one: Receiver, path: str) -> None:
+    answer = Client(open_one.url).get(path)
+    assert (answer.status, answer.headers.get("location")) == (404 if path.endswith("/") else 200, None)
+
+
 @pytest.mark.parametrize("route", [*ROUTES, "/nothing"])
 def test_every_answer_carries_the_security_headers_and_none_of_cors(open_one: Receiver, route: str) -> None:
     headers = Client(open_one.url).get(route).headers

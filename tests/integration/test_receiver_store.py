@@ -437,6 +437,39 @@ def test_upkeep_that_fails_is_logged_and_the_writer_lives_on(path: Path, caplog:
     writer.close()
 
 
+def test_no_error_of_the_upkeep_ends_the_writer_or_is_logged_with_a_payload(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def idle(db: sqlite3.Connection) -> bool:
+        raise LookupError("payload canary")
+
+    writer = Writer(path, idle=idle)
+    for number in range(3):
+        assert writer.submit(lambda db, number=number: number).result(60) == number  # type: ignore[misc]
+    until(lambda: "upkeep" in caplog.text, 60)
+    writer.close()
+    assert "LookupError" in caplog.text
+    assert "canary" not in caplog.text
+
+
+def test_a_fresh_file_that_cannot_be_opened_in_any_way_fails_the_job_and_not_the_writer(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damage(db: sqlite3.Connection) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    def refuse(*_: Any) -> None:
+        raise LookupError("payload canary")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agentscope.server.storage.sqlite.writer.quarantine", refuse)
+        with pytest.raises(Unavailable):
+            store._writer.submit(damage).result(60)
+    assert "no fresh database could be made: LookupError" in caplog.text
+    assert "canary" not in caplog.text
+    assert store.ingest(batch(step())).result(60).accepted == 1
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 100 * DAY

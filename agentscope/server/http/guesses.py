@@ -102,4 +102,8 @@ def _network_of(address: str) -> str:
         found = ipaddress.ip_address(address)
     except ValueError:
         return ""
+    if (
+        isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None
+    ):  # on a socket that takes both versions
+        found = found.ipv4_mapped
     return str(found) if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))

@@ -76,6 +76,11 @@ class Keys:
         """True if the receiver has a key."""
         return bool(self._keys)
 
+    @property
+    def of_projects(self) -> bool:
+        """True if the receiver has keys of more than one project."""
+        return len({key.project for key in self._keys}) > 1
+
     def find(self, secret: bytes) -> Key | None:
         """Return the key with this secret. Takes the same time for any wrong one."""
         if not self._keys:
@@ -108,15 +113,14 @@ class Keys:
     def reader(self, scope: Scope) -> Key | None:
         """Authorise a request to read, and select the project of its key. Returns the key; None if the request may not read.
 
-        The key is that of a header, or of the login that a cookie names.
+        The key is that of a header, or of the login that a cookie names. An `Authorization` that holds no key may be that of
+        a proxy, which the browser sends with each request.
         """
         headers = Headers(scope=scope)
         key: Key | None
         if not self._keys:
             key = ANYBODY
-        elif carries_key(headers):
-            key = self.given_by(headers)
-        else:
+        elif (key := self.given_by(headers)) is None and not any(name in headers for name in _KEY_HEADERS):
             self._forget_ended()
             _, key = self._sessions.get(_digest(session_token(scope)), (0.0, None))
         if key is None or not key.may(READ):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -66,8 +67,8 @@ class OTLP:
         self._keys = keys
         self._joined = JoinedRecords(intake)
         self._ids = SpanIds()
-        self.not_kept = {"log_records": 0, "data_points": 0}
-        """Log records and data points that were answered, and not kept, since the start."""
+        self.not_kept: Mapping[str, dict[str, int]] = defaultdict(lambda: {"log_records": 0, "data_points": 0})
+        """Log records and data points that were answered, and not kept, since the start, by project."""
 
     async def traces(self, request: Request) -> Response:
         """`POST /v1/traces`."""
@@ -98,7 +99,7 @@ class OTLP:
     async def _take_points(self, request: Request, form: Form) -> bytes:
         async with self._intake.hold(request, *_FORMS) as body:
             count = await self._intake.decoded(request, body, _POINTS[form.CONTENT_TYPE], is_text=form is json_form)
-        self.not_kept["data_points"] += count
+        self.not_kept[PROJECT.get()]["data_points"] += count
         return form.encode_response(count, "Metrics are not kept." if count else "", "DataPoints")
 
     async def _take_records(self, request: Request, form: Form) -> bytes:
@@ -106,7 +107,7 @@ class OTLP:
         async with self._intake.hold(request, *_FORMS) as body:
             found = await self._intake.decoded(request, body, decode, growth=_GROWTH, is_text=form is json_form)
             left_out = await self._joined.add(found)
-        self.not_kept["log_records"] += left_out
+        self.not_kept[PROJECT.get()]["log_records"] += left_out
         message = "Only log records with messages of models, and the ids of their span, are kept." if left_out else ""
         return form.encode_response(left_out, message, "LogRecords")
 

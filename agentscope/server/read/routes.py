@@ -18,6 +18,7 @@ from agentscope.server.http.addressing import FRAME
 from agentscope.server.http.keys import ADMIN, Keys
 from agentscope.server.http.limits import Refused
 from agentscope.server.storage.base import RunCursor, RunQuery, StepCursor, StepPage, StepQuery, Store, Unavailable
+from agentscope.server.storage.project import PROJECT
 
 from . import pages
 from .runs import RunReader
@@ -35,7 +36,9 @@ C = TypeVar("C", RunCursor, StepCursor)
 class Routes:
     """The routes of one application."""
 
-    def __init__(self, store: Store, keys: Keys, reader: RunReader, css: bytes, not_kept: Mapping[str, int]) -> None:
+    def __init__(
+        self, store: Store, keys: Keys, reader: RunReader, css: bytes, not_kept: Mapping[str, Mapping[str, int]]
+    ) -> None:
         self._store = store
         self._keys = keys
         self._reader = reader
@@ -48,7 +51,7 @@ class Routes:
         counts: dict[str, Any] = {}
         try:
             if self._keys.may_read(request.scope):
-                counts = {**await self._reader.read(self._store.health), "not_kept": self._not_kept}
+                counts = {**await self._reader.read(self._store.health), "not_kept": self._not_kept[PROJECT.get()]}
             else:
                 await self._reader.read(self._store.has_run, "")
         except Unavailable as problem:
@@ -98,6 +101,8 @@ class Routes:
         key = self._keys.reader(request.scope)
         if key is None or not key.may(ADMIN):
             raise Refused(403, f"Only a key with the role {ADMIN} may delete.")
+        if query.run_id is not None:
+            query = query._replace(run_id=await self._reader.known(query.run_id))
         count = await self._reader.read(self._store.delete_runs, query, project=key.project)
         if not count and query.run_id is not None:
             raise Refused(404, "There is no run with this id.")

@@ -65,13 +65,13 @@ class RunReader:
 
         Raises `Refused`: 404 for an unknown run, 503 while another large one is read.
         """
-        run_id = await self._known(run_id)
+        run_id = await self.known(run_id)
         size = await self.read(self._size, run_id)
         return await self._answer(size, partial(self._drawn, run_id, size, draw, query), media_type)
 
     async def steps(self, run_id: str, query: StepQuery, draw: Callable[[StepPage], str]) -> PacedResponse:
         """Answer with a page of the steps of a run. Raises as `run` does."""
-        run_id = await self._known(run_id)
+        run_id = await self.known(run_id)
         size = await self.read(self._size, run_id)
 
         def drawn() -> bytes:
@@ -111,14 +111,14 @@ class RunReader:
 
     async def events(self, run_id: str) -> PacedResponse:
         """Answer with the events of a run of any size as a JSON object. Raises `Refused` (404) for an unknown run."""
-        run_id = await self._known(run_id)
+        run_id = await self.known(run_id)
         first = await self.read(self._store.events, run_id, size=_PAGE)
         if not first.events:
             raise _unknown_run()
         content = self._events_as_json(run_id, first)
         return PacedResponse(content, media_type="application/json", seconds=self._limits.send_seconds)
 
-    async def _known(self, run_id: str) -> str:
+    async def known(self, run_id: str) -> str:
         """Return the id of the run that was asked for: by its id, or by its trace id in 32 hexadecimal digits."""
         if _TRACE_ID.fullmatch(run_id) and not await self.read(self._store.has_run, run_id):
             return run_id_of(run_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from agentscope.protocols.agentscope.decode import Patch
@@ -137,13 +137,19 @@ class Registers:
         """True before the first patch."""
         return not self._own.first_at
 
-    def fields(self) -> dict[str, Any]:
-        """Return the fold; empty before the first patch."""
+    @property
+    def size(self) -> int:
+        """The number of folds that are kept: the run or step, and the roots of a trace."""
+        return 1 + len(self._roots)
+
+    def fields(self, roots: Collection[str] | None = None) -> dict[str, Any]:
+        """Return the fold; empty before the first patch. Of the roots of a trace it has these only, if any are given."""
         if self.is_empty:
             return {}
         fields = self._own.fields()
         if self._roots:
-            fields["roots"] = {root: item.fields() for root, item in self._roots.items()}
+            named = self._roots if roots is None else self._roots.keys() & roots
+            fields["roots"] = {root: self._roots[root].fields() for root in named}
         if self._begun is not None:
             fields["begun"] = self._begun
         return fields

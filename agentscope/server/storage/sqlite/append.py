@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from agentscope.events import STEP
 from agentscope.protocols.agentscope.decode import Batch, Patch
 from agentscope.server.storage.base import DEFAULT_PROJECT, MOST_MISSED, RUN_DELETED, IngestCounts, StoredEvent, is_same
+from agentscope.server.storage.fold import root_of
 from agentscope.server.storage.registers import Registers
 from agentscope.server.storage.rows import StepRow, row_fields, step_row
 from agentscope.server.storage.summary import root_rows
 
 from .run_rows import Received, StepRows, insert_run, put_steps, touch_run, write_run
 
-_MOST_FOLDS = 4096  # in the cache; the one that was used longest ago is forgotten first
+_MOST_FOLDS = 4096  # in the cache, with those of roots; the one that was used longest ago is forgotten first
 _SAVED_EVERY = 64  # events of a run or step
 _LONGEST_TEXT = 200  # characters of a text, or of all texts of a list, in a fold that is kept in the cache
 
@@ -30,7 +31,11 @@ _EVENTS_OF = "SELECT id, key FROM events WHERE project=? AND session_id=? AND id
 _BODY_OF = "SELECT body FROM events WHERE key=?"
 _RUNS_OF = "SELECT id, key FROM runs WHERE project=? AND id IN (SELECT value FROM json_each(?))"
 _DELETED_OF = "SELECT run_id FROM tombstones WHERE project=? AND run_id IN (SELECT value FROM json_each(?))"
-_LAST_KEY = "SELECT max(coalesce(max(key), 0), (SELECT coalesce(max(run), 0) FROM deleted)) FROM runs"
+# A key is never given twice, since a reader or a deletion may still use it when its run is gone.
+_LAST_KEY = """
+SELECT max(coalesce(max(key), 0), (SELECT coalesce(max(run), 0) FROM deleted), (SELECT coalesce(max(run), 0) FROM last_removed))
+FROM runs
+"""
 _STEPS_OF = "SELECT id FROM steps WHERE run=? AND id IN (SELECT value FROM json_each(?))"
 _SEE_SESSION = """
 INSERT INTO sessions VALUES (?,?,?) ON CONFLICT (project, id) DO UPDATE SET silent_at=excluded.silent_at
@@ -38,7 +43,6 @@ INSERT INTO sessions VALUES (?,?,?) ON CONFLICT (project, id) DO UPDATE SET sile
 _ADD_SESSION = """
 INSERT INTO run_sessions VALUES (?,?,?) ON CONFLICT (run, session) DO UPDATE SET own=1 WHERE excluded.own > own
 """
-_REMOVE_ROOTS = "DELETE FROM steps WHERE run=? AND root AND id IN (SELECT value FROM json_each(?))"
 _CALLS_OF = "SELECT id FROM steps WHERE run=? AND NOT root AND id IN (SELECT value FROM json_each(?))"
 _ITEM_EVENTS = "SELECT session_id, body FROM events WHERE run=? AND step_id IS ? AND key>?"
 # Later events of the same run have larger keys. Those of this transaction are added again when the registers are read.
@@ -54,6 +58,7 @@ class FoldCache:
     def __init__(self, most: int = _MOST_FOLDS) -> None:
         self._most = most
         self._folds: dict[tuple[int, str | None], Registers] = {}
+        self._count = 0
         self.rows = StepRows()
         self._db: sqlite3.Connection | None = None
         self._seen: tuple[int, ...] | None = None
@@ -65,6 +70,7 @@ class FoldCache:
         """
         if self._db is not db or self._seen != _table_state(db):
             self._folds.clear()
+            self._count = 0
             self.rows.clear()
             self._db = db
         self._seen = None  # an error before `end` leaves folds of events that were not written
@@ -74,15 +80,24 @@ class FoldCache:
         assert self._db is not None
         self._seen = _table_state(self._db)
 
-    def folded(self, run: int, step_id: str | None, patches: Iterable[Patch], is_new: bool = False) -> dict[str, Any]:
+    def folded(
+        self,
+        run: int,
+        step_id: str | None,
+        patches: Iterable[Patch],
+        is_new: bool = False,
+        roots: Collection[str] | None = None,
+    ) -> dict[str, Any]:
         """Return the fold of a run or one of its steps with these new patches; empty without any.
 
-        is_new: no event of it is stored.
+        is_new: no event of it is stored. roots: the roots of a trace that are asked for; None for all.
         """
         assert self._db is not None
         name = run, step_id
         registers = self._folds.pop(name, None)
-        if registers is None:
+        if registers is not None:
+            self._count -= registers.size
+        else:
             registers = Registers() if is_new else stored_registers(self._db, run, step_id)
         for patch in patches:
             registers.add(patch._replace(fields=row_fields(patch.fields), body=""))
@@ -90,11 +105,13 @@ class FoldCache:
             values = {"run": run, "step_id": step_id, "step": step_id or "", "registers": registers.dump()}
             self._db.execute(_SAVE, values)
             registers.added = 0
-        fields = registers.fields()
-        if fields and all(_length(value) <= _LONGEST_TEXT for value in fields.values()):
-            if len(self._folds) >= self._most:
-                del self._folds[next(iter(self._folds))]
+        fields = registers.fields(roots)
+        is_short = all(_length(value) <= _LONGEST_TEXT for field, value in fields.items() if field != "roots")
+        if fields and is_short and registers.size <= self._most:
             self._folds[name] = registers
+            self._count += registers.size
+            while self._count > self._most:
+                self._count -= self._folds.pop(next(iter(self._folds))).size
         return fields
 
 
@@ -216,13 +233,8 @@ def _append(db: sqlite3.Connection, project: str, patches: Sequence[Patch], now:
             if step_id is not None
         }
         if of_run:
-            run = cache.folded(key, None, of_run, is_new)
-            rows |= _root_rows(db, key, run, rows)
-            calls = [span for span in run.get("roots", ()) if span not in rows]
-            if (
-                calls and db.execute(_REMOVE_ROOTS, (key, json.dumps(calls))).rowcount
-            ):  # roots that told another type before
-                cache.rows.forget(key)
+            roots = {root for patch in of_run if (root := root_of(patch)) is not None}
+            rows |= _root_rows(db, key, cache.folded(key, None, of_run, is_new, roots), rows)
         written[key] = rows
         cache.rows.add(key, rows, is_new)
     put_steps(db, written)

@@ -84,5 +84,7 @@ class Refresher:
     def _write(self, db: sqlite3.Connection, key: int) -> None:
         try:
             write_run(db, key, self._cache.folded(key, None, ()), self._cache.rows)
-        except (KeyError, TypeError, ValueError):  # a damaged event leaves the row as it was
+        except sqlite3.Error:
+            raise
+        except Exception:  # a damaged event leaves the row as it was
             db.execute("UPDATE runs SET unsummed=0 WHERE key=?", (key,))

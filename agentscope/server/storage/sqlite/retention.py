@@ -25,6 +25,9 @@ _ADD_TOMBSTONES = f"INSERT OR REPLACE INTO tombstones SELECT project, id, :now F
 _QUEUE_REMOVAL = f"INSERT INTO deleted SELECT key, project FROM runs WHERE key IN {_KEYS}"  # noqa: S608
 _DELETE_RUNS = f"DELETE FROM runs WHERE key IN {_KEYS}"  # noqa: S608
 _OLD_RUNS = "SELECT key FROM runs WHERE touched_at<? ORDER BY touched_at LIMIT ?"
+_KEEP_KEY = (
+    "INSERT INTO last_removed VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET run=max(last_removed.run, excluded.run)"
+)
 _REMOVE_STEP_EVENTS = (
     "DELETE FROM events WHERE key IN (SELECT key FROM events WHERE run=:run AND step_id>'' LIMIT :most)"
 )
@@ -96,6 +99,7 @@ def _remove_portion(db: sqlite3.Connection) -> bool:
             return True
     db.execute("DELETE FROM run_sessions WHERE run=?", (run,))
     db.execute("DELETE FROM folds WHERE run=?", (run,))
+    db.execute(_KEEP_KEY, (run,))
     db.execute("DELETE FROM deleted WHERE run=?", (run,))
     return True
 

@@ -68,10 +68,6 @@ class StepRows:
         self._rows.clear()
         self._count = 0
 
-    def forget(self, run: int) -> None:
-        """Forget the rows of a run."""
-        self._count -= len(self._rows.pop(run, ()))
-
     def add(self, run: int, rows: Mapping[str, StepRow], is_new: bool) -> None:
         """Add rows of a run that were written. is_new: the run had no rows before."""
         known = self._rows.pop(run, {} if is_new else None)

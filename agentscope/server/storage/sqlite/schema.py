@@ -34,7 +34,8 @@ _CORRUPT = (11, 26)  # SQLITE_CORRUPT, SQLITE_NOTADB; Python 3.10 has no names f
 # others. `run_sessions` has the sessions that sent events of a run, with `own` for events of the run itself. `sessions` has the
 # moment at which a session that promised heartbeats counts as silent. `folds` has the registers of the runs (with an empty step)
 # and steps with many events, up to the event with the key `upto`. `tombstones` has the ids of deleted runs, and `deleted` the
-# keys of those whose events are still to be removed. `upgrade` has one row while the rows of an earlier version are made anew:
+# keys of those whose events are still to be removed. `last_removed` has the highest key of those of which nothing is left.
+# `upgrade` has one row while the rows of an earlier version are made anew:
 # the last one that is done. Of the columns of a run `summed` is the number of rows of steps that it was told from, and
 # `unsummed` that of the rows that were written since.
 _TABLES = """
@@ -85,6 +86,7 @@ CREATE TABLE IF NOT EXISTS tombstones (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tombstones_by_time ON tombstones (deleted_at);
 CREATE TABLE IF NOT EXISTS deleted (run INTEGER PRIMARY KEY, project TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS last_removed (one INTEGER PRIMARY KEY CHECK (one = 1), run INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS upgrade (run INTEGER NOT NULL, step TEXT);
 """
 _DEFINITIONS = [definition for definition in _TABLES.split(";") if definition.strip()]
@@ -356,8 +358,12 @@ def upgrade_rows(connection: sqlite3.Connection) -> bool:
             items = connection.execute(sql, (run, step, _REMADE_ROWS)).fetchall()
         end = time.monotonic() + _REMADE_SECONDS
         for item in items:
-            with suppress(KeyError, TypeError, ValueError):  # a damaged event leaves the row as it was
+            try:
                 write_row(connection, *item)
+            except sqlite3.Error:
+                raise
+            except Exception as problem:  # a damaged event leaves the row as it was
+                logger.warning("A row of an earlier version was not made anew: %s", type(problem).__name__)
             connection.execute("UPDATE upgrade SET run=?, step=?", item)
             if time.monotonic() > end:
                 break

@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
@@ -108,7 +108,10 @@ WHERE {_MATCHES}
   AND (:began IS NULL OR (began, key) < (:began, coalesce((SELECT key FROM runs WHERE project=:project AND id=:run_id), 0)))
 ORDER BY began DESC, key DESC LIMIT :limit
 """  # noqa: S608 - a constant of this module
-_KEYS = f"SELECT key FROM runs WHERE {_MATCHES} AND key > :last AND key <= :newest ORDER BY key LIMIT {_MOST_DELETED}"  # noqa: S608
+_IDS = (
+    f"SELECT key, id FROM runs WHERE {_MATCHES} AND key > :last AND key <= :newest ORDER BY key LIMIT {_MOST_DELETED}"  # noqa: S608
+)
+_KEYS = "SELECT key FROM runs WHERE project=? AND id IN (SELECT value FROM json_each(?))"
 _OF_RUN = "run=(SELECT key FROM runs WHERE project=? AND id=?)"
 _SIZE = f"SELECT sum(length(body)) FROM events WHERE {_OF_RUN}"  # noqa: S608 - a constant of this module
 _ITEM_EVENTS = f"""
@@ -267,14 +270,16 @@ class SQLiteStore:
         values["last"] = deleted = 0
         while True:
             with self._reading() as db:
-                keys = [key for (key,) in db.execute(_KEYS, values)]
-            if not keys:
+                found = db.execute(_IDS, values).fetchall()
+            if not found:
                 return deleted
-            values["last"] = keys[-1]
-            deleted += self._writer.submit(partial(self._delete, keys)).result()
+            values["last"] = found[-1][0]
+            deleted += self._writer.submit(partial(self._delete, project, [run_id for _, run_id in found])).result()
 
-    def _delete(self, keys: Collection[int], db: sqlite3.Connection) -> int:
+    def _delete(self, project: str, run_ids: Sequence[str], db: sqlite3.Connection) -> int:
         self._sweep.hasten()
+        # By their ids: the file may be another than the one in which they were found.
+        keys = [key for (key,) in db.execute(_KEYS, (project, json.dumps(run_ids)))]
         return delete_runs(db, keys, self._now())
 
     def health(self, *, project: str = DEFAULT_PROJECT) -> dict[str, Any]:

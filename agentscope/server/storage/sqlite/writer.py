@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agentscope.errors import ConfigurationError
 from agentscope.server.storage.base import Unavailable
 
 from .schema import BUSY_TIMEOUT_MS, PAGE_SIZE, WAL_LIMIT, Corrupt, is_corrupt, open_writer, quarantine
@@ -179,8 +180,8 @@ class Writer:
         try:
             quarantine(self._path, str(problem))
             self._open()
-        except (OSError, sqlite3.Error) as another:
-            logger.error("no fresh database could be made: %s", another)
+        except Exception as another:
+            logger.error("no fresh database could be made: %s", _told(another))
 
     def _upkeep(self) -> bool:
         if self._db is None:
@@ -191,8 +192,8 @@ class Writer:
                 self._truncate(self._db)
                 self._db.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
             return self._idle is not None and self._idle(self._db)
-        except (OSError, sqlite3.Error) as problem:
-            logger.warning("the upkeep of the database did not work: %s", problem)
+        except Exception as problem:
+            logger.warning("the upkeep of the database did not work: %s", _told(problem))
             return False
 
     def _truncate(self, db: sqlite3.Connection) -> None:
@@ -203,6 +204,11 @@ class Writer:
             logger.warning("the write-ahead log could not be checkpointed: %s", problem)
             busy, frames = 1, 0
         self._truncate_at = self._wal_limit + (frames * PAGE_SIZE if busy else 0)
+
+
+def _told(problem: Exception) -> str:
+    """Return the text of an exception for the log. The text of an unforeseen one may hold a payload, so that it is left out."""
+    return str(problem) if isinstance(problem, (OSError, sqlite3.Error, ConfigurationError)) else type(problem).__name__
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

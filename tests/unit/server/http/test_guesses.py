@@ -41,6 +41,14 @@ def test_every_wrong_key_is_counted_once() -> None:
     assert len(counted) == 9
 
 
+def test_an_address_of_ipv4_on_a_socket_of_ipv6_is_counted_as_itself(guesses: Guesses) -> None:
+    for _ in range(8):
+        guesses.wrong("::ffff:203.0.113.9")
+    assert guesses.seconds_to_wait("::ffff:198.51.100.7") == 0
+    assert guesses.seconds_to_wait("::1") == 0
+    assert guesses.seconds_to_wait("203.0.113.9") == guesses.seconds_to_wait("::ffff:203.0.113.9") > 0
+
+
 def test_an_address_may_try_again_after_its_time(guesses: Guesses, clock: Clock) -> None:
     assert guesses.seconds_to_wait("192.0.2.1") == 0
     for _ in range(2):

@@ -99,6 +99,21 @@ def test_a_wrong_key_in_a_header_is_not_made_up_for_by_a_session(keys: Keys) -> 
     assert keys.reader(request) is None
 
 
+@pytest.mark.parametrize("given", [b"Basic dTpw", b"Basic dTprZXk6", b"Bearer of-the-proxy", b"Negotiate x"])
+def test_what_a_proxy_asks_for_does_not_end_a_session(keys: Keys, given: bytes) -> None:
+    request = cookie(keys.open_session(PEOPLE))
+    request["headers"].append((b"authorization", given))
+    assert keys.reader(request) is PEOPLE
+    assert keys.reader({**cookie("ended"), "headers": [*cookie("ended")["headers"], (b"authorization", given)]}) is None
+
+
+def test_a_key_of_a_header_comes_before_a_session(keys: Keys) -> None:
+    for secret, expected in ((b"key-of-boss", BOSS), (b"key-of-agents", None)):
+        request = cookie(keys.open_session(PEOPLE))
+        request["headers"].append((b"authorization", b"Bearer " + secret))
+        assert keys.reader(request) is expected
+
+
 def test_the_cookie_is_sent_over_https_only_where_it_was_set_there() -> None:
     assert "; Secure" not in session_cookie("t", scope(), "")
     secure = session_cookie("t", {**scope(), "scheme": "https"}, "/agentscope")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope.protocols.agentscope.decode import Patch, decode_batch
+from agentscope.server.storage import registers
 from agentscope.server.storage.base import StoredEvent
 from agentscope.server.storage.fold import fold
 from agentscope.server.storage.rows import step_row
@@ -20,7 +21,7 @@ from agentscope.server.storage.sqlite.append import FoldCache, write_batch
 from agentscope.server.storage.sqlite.refresh import Refresher
 from agentscope.server.storage.sqlite.schema import _TABLES
 from agentscope.server.storage.summary import root_rows, summary_of
-from tests.support.receiver import at, envelope, run_start
+from tests.support.receiver import at, envelope, run_end, run_start
 
 Event = dict[str, Any]
 
@@ -245,3 +246,43 @@ def test_no_more_folds_are_kept_than_allowed_and_none_with_long_texts(db: sqlite
     assert len(cache._folds) == 2
     write(db, cache, [run_start("long", agent_name="n" * 500), run_start("tagged", tags=["t" * 50] * 10)])
     assert {run for run, _ in cache._folds} == {4, 5}
+
+
+def root(number: int) -> Event:
+    """A root of a trace that has several."""
+    values = {"span_id": f"{number:016x}", "step_type": "agent", "agent_name": "n", "started_at": at(number / 100)}
+    return run_end(id=f"root-{number}", **values)
+
+
+def test_one_more_root_of_a_trace_is_folded_and_written_without_the_others(
+    db: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded: list[registers._Item] = []
+    original = registers._Item.fields
+
+    def counted(item: registers._Item) -> dict[str, Any]:
+        folded.append(item)
+        return original(item)
+
+    monkeypatch.setattr(registers._Item, "fields", counted)
+    cache = FoldCache()
+    work = []
+    for first, last in ((0, 10), (11, 1500)):
+        write(db, cache, [root(number) for number in range(first, last)])
+        folded.clear()
+        before = db.total_changes
+        assert reads(db, cache, root(last)) == 0
+        work.append((len(folded), db.total_changes - before))
+    assert work[0] == work[1]
+    assert db.execute("SELECT count(*) FROM steps WHERE root").fetchone() == (1501,)
+
+
+def test_the_roots_of_the_folds_that_are_kept_are_counted(db: sqlite3.Connection) -> None:
+    cache = FoldCache(20)
+    write(db, cache, [run_start("a"), *(root(number) for number in range(10))])
+    assert [run for run, _ in cache._folds] == [1, 2]
+    write(db, cache, [run_start(f"b{number}") for number in range(10)])
+    assert [run for run, _ in cache._folds] == [*range(3, 13)]
+    write(db, cache, [root(number) for number in range(10, 30)])
+    assert 2 not in {run for run, _ in cache._folds}
+    assert cache._count == len(cache._folds) == 10

@@ -18,6 +18,7 @@ from agentscope.server.storage.sqlite.retention import TOMBSTONES_KEPT, Sweeper,
 from agentscope.server.storage.sqlite.schema import open_writer, transaction
 from agentscope.server.storage.sqlite.store import SQLiteStore
 from tests.support.receiver import envelope, run_end, run_start, step
+from tests.support.wait import until
 
 DAY = 86400.0
 
@@ -101,6 +102,56 @@ def test_a_new_run_never_takes_the_key_of_one_whose_events_are_still_to_be_remov
     while sweep(db):
         pass
     assert count(db, "events") == 1
+
+
+def test_a_key_is_never_given_again_not_even_after_the_removal_and_a_restart(path: Path) -> None:
+    clock = Clock()
+    for number, run_id in enumerate("abc", start=1):
+        with closing(open_writer(path)) as db:
+            write(db, clock.now, run_start(run_id))
+            assert db.execute("SELECT key FROM runs").fetchall() == [(number,)]
+            with transaction(db):
+                delete_runs(db, [number], clock.now)
+            sweep = Sweeper(None, clock, steady=clock)
+            while sweep(db):
+                pass
+            assert count(db, "deleted") == 0
+
+
+def test_the_highest_key_is_kept_when_runs_are_removed_in_another_order(db: sqlite3.Connection) -> None:
+    clock = Clock()
+    write(db, clock.now, *map(run_start, "ab"))
+    for keys in ([2], [1]):
+        with transaction(db):
+            delete_runs(db, keys, clock.now)
+        sweep = Sweeper(None, clock, steady=clock)
+        while sweep(db):
+            pass
+    write(db, clock.now, run_start("c"))
+    assert db.execute("SELECT key FROM runs").fetchall() == [(3,)]
+
+
+def test_a_deletion_that_is_late_leaves_the_runs_of_other_projects_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(SQLiteStore(path)) as store:
+        store.ingest(decode_batch(json.dumps(envelope(run_start("mine"))).encode()), project="a").result()
+        submit = store._writer.submit
+
+        def late(work: Any) -> Any:
+            monkeypatch.undo()
+            assert store.delete_runs(RunQuery(run_id="mine"), project="a") == 1
+            until(lambda: submit(lambda db: count(db, "deleted")).result() == 0, 60)
+            store.ingest(decode_batch(json.dumps(envelope(run_start("theirs"))).encode()), project="b").result()
+            return submit(work)
+
+        store._refresh()
+        monkeypatch.setattr(store, "_refresh", lambda: None)
+        monkeypatch.setattr(store._writer, "submit", late)
+        assert store.delete_runs(RunQuery(run_id="mine"), project="a") == 0
+        assert store.has_run("theirs", project="b")
+        assert submit(lambda db: store._delete("a", ["theirs"], db)).result() == 0
+        assert store.has_run("theirs", project="b")
 
 
 def test_a_deleted_run_may_come_again_when_no_sender_repeats_events_of_it_any_more(db: sqlite3.Connection) -> None:

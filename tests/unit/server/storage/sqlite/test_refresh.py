@@ -69,6 +69,21 @@ def test_a_run_of_many_batches_is_told_once_it_is_read_and_not_again(calm: Calm)
     assert Calm.told == 20
 
 
+def test_a_row_that_cannot_be_told_stays_and_the_others_are_made_anew(
+    calm: Calm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = run_rows.summary_of
+
+    def summary_of(run_id: str, run: Any, rows: Any) -> Any:
+        if run_id == "bad":
+            raise AttributeError("a bug")
+        return original(run_id, run, rows)
+
+    monkeypatch.setattr(run_rows, "summary_of", summary_of)
+    calm.send(step("bad"), step("r"), run_start("bad"))
+    assert {run["id"]: run["step_count"] for run in calm.list_runs(RunQuery()).runs} == {"bad": 0, "r": 1}
+
+
 def test_a_large_run_that_is_read_after_each_batch_is_told_when_it_has_grown_by_a_quarter(calm: Calm) -> None:
     calm._refresher._next_read = float("inf")
     size = 200

@@ -223,6 +223,25 @@ def test_events_that_come_during_an_upgrade_are_kept(path: Path, monkeypatch: py
     assert environments == {"r1": "prod", "r2": "test", "r3": "test"}
 
 
+def test_a_row_that_cannot_be_made_anew_does_not_stop_the_upgrade(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    version_2(path, *told(1), *told(2))
+    original, failed = schema.write_row, []
+
+    def write_row(db: sqlite3.Connection, run: int, step_id: str | None) -> None:
+        if run == 1 and step_id is None:
+            failed.append(run)
+            raise AttributeError("payload canary")
+        original(db, run, step_id)
+
+    monkeypatch.setattr(schema, "write_row", write_row)
+    with closing(SQLiteStore(path)) as store:
+        assert "r2" in found(store)[0]
+    assert failed == [1]
+    assert "canary" not in caplog.text
+
+
 def test_a_damaged_event_of_an_earlier_version_does_not_stop_the_upgrade(path: Path) -> None:
     version_2(path, *told(1), *told(2))
     with closing(sqlite3.connect(path)) as db:
