@@ -114,10 +114,11 @@ _IDS = (
 _KEYS = "SELECT key FROM runs WHERE project=? AND id IN (SELECT value FROM json_each(?))"
 _OF_RUN = "run=(SELECT key FROM runs WHERE project=? AND id=?)"
 _SIZE = f"SELECT sum(length(body)) FROM events WHERE {_OF_RUN}"  # noqa: S608 - a constant of this module
-_ITEM_EVENTS = f"""
+_ITEM_EVENTS = """
 SELECT session_id, body FROM events
-WHERE {_OF_RUN} AND step_id IS ? AND (?4 IS NULL OR session_id=?4) AND (?5='' OR instr(body, ?5)) ORDER BY key
-"""  # noqa: S608 - likewise
+WHERE run=(SELECT key FROM runs WHERE project=:project AND id=:run_id) AND step_id IS :step_id
+  AND (:session IS NULL OR session_id=:session) AND (:holding='' OR instr(body, :holding)) ORDER BY key
+"""
 _EVENT = """
 SELECT body FROM events WHERE project=:project AND id=:id AND (:session IS NULL OR session_id=:session) ORDER BY key LIMIT 1
 """
@@ -195,8 +196,9 @@ class SQLiteStore:
         project: str = DEFAULT_PROJECT,
     ) -> list[StoredEvent]:
         found: list[StoredEvent] = []
+        values = {"project": project, "run_id": run_id, "step_id": step_id, "session": session_id, "holding": holding}
         with self._reading() as db:
-            for row in db.execute(_ITEM_EVENTS, (project, run_id, step_id, session_id, holding)):
+            for row in db.execute(_ITEM_EVENTS, values):
                 found.append(StoredEvent(*row))
                 most -= len(found[-1].body)
                 if most < 0:
