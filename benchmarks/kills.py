@@ -32,7 +32,7 @@ for number in range(count):
     tracker.track_step("step", output_data={"log": text})
 if wait:
     print(count + 1, flush=True)
-    time.sleep(wait)
+    time.sleep(wait)  # the delay that is tried
     os.kill(os.getpid(), signal.SIGKILL)
 began = time.monotonic()
 tracker.shutdown(60)

@@ -231,7 +231,7 @@ def prepare() -> None:
     """Import everything, and choose the encoder, now and not at the first call: that may be a signal handler's, and imports
     take locks."""
     global _dumps, _seals
-    from . import exceptions, fallback  # noqa: F401
+    from . import exceptions, fallback  # noqa: F401 - loaded here, used later
 
     foreign.prepare()
     if _dumps is _choose_dumps:

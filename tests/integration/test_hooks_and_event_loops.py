@@ -148,7 +148,7 @@ def test_deliveries_that_are_awaited_and_cancelled_share_one_thread_at_most(
     with FaultProxy(mode="hang") as proxy:
         exporters = [AgentScopeExporter(api_key="ask_test", base_url=proxy.url) for _ in range(destinations)]
         face = make(exporters=exporters, timeout=60)
-        tracker = face if isinstance(face, Tracker) else face.tracker  # type: ignore[attr-defined]
+        tracker = face if isinstance(face, Tracker) else face.tracker  # type: ignore[attr-defined]  # the other face
         tracker.start_run("agent")
         pipelines = face._pipeline._pipelines
         until(lambda: all(pipeline._worker.running for pipeline in pipelines))

@@ -445,7 +445,7 @@ def test_no_error_of_the_upkeep_ends_the_writer_or_is_logged_with_a_payload(
 
     writer = Writer(path, idle=idle)
     for number in range(3):
-        assert writer.submit(lambda db, number=number: number).result(60) == number  # type: ignore[misc]
+        assert writer.submit(lambda db, number=number: number).result(60) == number  # type: ignore[misc]  # a default
     until(lambda: "upkeep" in caplog.text, 60)
     writer.close()
     assert "LookupError" in caplog.text

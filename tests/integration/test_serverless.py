@@ -98,7 +98,7 @@ def test_a_coroutine_that_is_closed_by_its_event_loop_waits_for_nothing(hanging:
     @hanging.lambda_handler(timeout=60)
     async def handler(event: object, context: object) -> None:
         track(hanging)
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # its loop is closed before
 
     call = handler({}, None)
 

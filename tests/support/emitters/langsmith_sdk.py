@@ -30,4 +30,4 @@ client.flush()
 
 from opentelemetry import trace  # noqa: E402 - after what it depends on
 
-trace.get_tracer_provider().force_flush()  # type: ignore[attr-defined]
+trace.get_tracer_provider().force_flush()  # type: ignore[attr-defined]  # of the SDK

@@ -23,4 +23,4 @@ mlflow.flush_trace_async_logging()
 
 from mlflow.tracing.provider import provider  # noqa: E402 - after what it depends on
 
-provider.get().force_flush()  # type: ignore[attr-defined]
+provider.get().force_flush()  # type: ignore[attr-defined]  # of the SDK

@@ -27,5 +27,5 @@ def run() -> str:
             return message.content or ""
         messages.append(message.model_dump(exclude_none=True))
         for call in message.tool_calls:
-            city = json.loads(call.function.arguments)["city"]  # type: ignore[union-attr]
+            city = json.loads(call.function.arguments)["city"]  # type: ignore[union-attr]  # a function
             messages.append({"role": "tool", "tool_call_id": call.id, "content": f"sunny in {city}"})

@@ -77,7 +77,7 @@ def as_protobuf(body: bytes) -> bytes:
     groups = json_form.decode_request(body)
     parts = []
     for group in groups:
-        spans = [protobuf_form.encode_span(each) for each in group.spans]  # type: ignore[arg-type]
+        spans = [protobuf_form.encode_span(each) for each in group.spans]  # type: ignore[arg-type]  # of the inbound model
         parts.append(protobuf_form.encode_request(spans, group.resource, group.scope_name, group.scope_version))
     return b"".join(parts)  # the fields of messages that follow each other are joined
 

@@ -169,7 +169,7 @@ class Attributes:
 
 
 def _is_amount(value: object) -> bool:
-    return type(value) in (int, float) and isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
+    return type(value) in (int, float) and isfinite(value) and value >= 0  # type: ignore[arg-type, operator]  # a number by now
 
 
 def payload_of(value: Value, mime_type: Value = None) -> Any:

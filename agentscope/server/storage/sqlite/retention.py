@@ -21,9 +21,9 @@ _BATCHES_KEPT = 30 * 86400.0  # seconds that batch ids are remembered, at the le
 
 _KEYS = "(SELECT value FROM json_each(:keys))"
 # The constants of this module are no input.
-_ADD_TOMBSTONES = f"INSERT OR REPLACE INTO tombstones SELECT project, id, :now FROM runs WHERE key IN {_KEYS}"  # noqa: S608
-_QUEUE_REMOVAL = f"INSERT INTO deleted SELECT key, project FROM runs WHERE key IN {_KEYS}"  # noqa: S608
-_DELETE_RUNS = f"DELETE FROM runs WHERE key IN {_KEYS}"  # noqa: S608
+_ADD_TOMBSTONES = f"INSERT OR REPLACE INTO tombstones SELECT project, id, :now FROM runs WHERE key IN {_KEYS}"  # noqa: S608 - a constant
+_QUEUE_REMOVAL = f"INSERT INTO deleted SELECT key, project FROM runs WHERE key IN {_KEYS}"  # noqa: S608 - a constant
+_DELETE_RUNS = f"DELETE FROM runs WHERE key IN {_KEYS}"  # noqa: S608 - a constant
 _OLD_RUNS = "SELECT key FROM runs WHERE touched_at<? ORDER BY touched_at LIMIT ?"
 _KEEP_KEY = (
     "INSERT INTO last_removed VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET run=max(last_removed.run, excluded.run)"

@@ -109,7 +109,7 @@ WHERE {_MATCHES}
 ORDER BY began DESC, key DESC LIMIT :limit
 """  # noqa: S608 - a constant of this module
 _IDS = (
-    f"SELECT key, id FROM runs WHERE {_MATCHES} AND key > :last AND key <= :newest ORDER BY key LIMIT {_MOST_DELETED}"  # noqa: S608
+    f"SELECT key, id FROM runs WHERE {_MATCHES} AND key > :last AND key <= :newest ORDER BY key LIMIT {_MOST_DELETED}"  # noqa: S608 - constants
 )
 _KEYS = "SELECT key FROM runs WHERE project=? AND id IN (SELECT value FROM json_each(?))"
 _OF_RUN = "run=(SELECT key FROM runs WHERE project=? AND id=?)"

@@ -64,12 +64,12 @@ def test_a_drain_ends_with_the_last_request_under_way() -> None:
     async def scenario() -> None:
         gate = Gate(slow, state)
         scope = {"type": "http", "method": "POST", "path": "/v1/traces", "headers": []}
-        requests = [asyncio.ensure_future(gate(scope, None, None)) for _ in range(2)]  # type: ignore[arg-type]
-        await asyncio.sleep(0)
+        requests = [asyncio.ensure_future(gate(scope, None, None)) for _ in range(2)]  # type: ignore[arg-type]  # unused
+        await asyncio.sleep(0)  # a turn of the loop
         assert state.requests == 2
         drain = asyncio.ensure_future(asyncio.to_thread(state.drain, 600))
         while state.phase != DRAINING:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn of the loop
         finish.set()
         await asyncio.gather(*requests, drain)
 
